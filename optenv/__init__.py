@@ -1,0 +1,30 @@
+"""Gymnasium environments in which an agent controls the training of a neural network.
+
+``import optenv`` registers them::
+
+    import gymnasium as gym
+    import optenv
+
+    env = gym.make("optenv/LearningRate-v0")
+    batch = gym.make_vec("optenv/LearningRate-v0", num_envs=256, tasks="train")
+"""
+
+from . import actions, rules, tasks, telemetry
+from .env import LearningRateEnv, LearningRateVectorEnv
+from .registration import ENVIRONMENTS, register_all
+from .tasks import from_module
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ENVIRONMENTS",
+    "LearningRateEnv",
+    "LearningRateVectorEnv",
+    "actions",
+    "from_module",
+    "rules",
+    "tasks",
+    "telemetry",
+]
+
+register_all()

@@ -1,0 +1,177 @@
+"""What an agent may do, and how it becomes a learning rate.
+
+The learning rate of an update is ``base * schedule(progress) * exp(s)``. An action moves
+the log-multiplier ``s``; ``s`` stays within ``[-bound, bound]``. The environment and the
+exported optimizer decode actions with the same functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+
+def _constant(progress: float) -> float:
+    return 1.0
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": _constant,
+    "cosine": _cosine,
+}
+
+
+@dataclass(frozen=True)
+class Action:
+    """Common part of the learning-rate actions.
+
+    Attributes:
+        bound: largest absolute log-multiplier, in nats.
+        start: log-multiplier before the first action.
+        schedule: name of the base schedule, a key of :data:`SCHEDULES`.
+    """
+
+    bound: float = 6.0
+    start: float = 0.0
+    schedule: str = "constant"
+    kind: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if not self.bound > 0:
+            raise ValueError(f"bound must be positive, got {self.bound!r}")
+        if not abs(self.start) <= self.bound:
+            raise ValueError(f"start must lie within ±{self.bound}, got {self.start!r}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(
+                f"unknown schedule {self.schedule!r}; valid schedules: "
+                f"{', '.join(SCHEDULES)}"
+            )
+
+    def space(self, dtype: type[np.floating] = np.float32) -> spaces.Space[Any]:
+        """Gymnasium space of one action."""
+        raise NotImplementedError
+
+    def shift(self, action: Tensor) -> Tensor:
+        """Change of the log-multiplier, ``[B]``, that a batch of actions asks for."""
+        raise NotImplementedError
+
+    def apply(self, action: Tensor, log_multiplier: Tensor) -> Tensor:
+        """Log-multiplier after the action: both tensors ``[B]``, result ``[B]``."""
+        moved = log_multiplier + self.shift(action).to(log_multiplier.dtype)
+        return moved.clamp(-self.bound, self.bound)
+
+    def factor(self, progress: float) -> float:
+        """Base schedule at ``progress`` in [0, 1]."""
+        return SCHEDULES[self.schedule](progress)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able description; :func:`make` reads it back."""
+        return {"kind": self.kind, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Continuous(Action):
+    """One number in [-1, 1]: ``s <- clip(s + step * a)``.
+
+    Attributes:
+        step: largest change of ``s`` per control step, in nats.
+    """
+
+    step: float = 0.9
+    kind: ClassVar[str] = "continuous"
+
+    def space(self, dtype: type[np.floating] = np.float32) -> spaces.Box:
+        return spaces.Box(-1.0, 1.0, (1,), dtype)
+
+    def shift(self, action: Tensor) -> Tensor:
+        return self.step * action.reshape(len(action)).clamp(-1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Discrete(Action):
+    """An index into a table of multipliers: ``s <- clip(s + log(multipliers[a]))``.
+
+    Attributes:
+        multipliers: positive, increasing, and 1.0 (leave it as it is) among them.
+    """
+
+    multipliers: tuple[float, ...] = tuple(2.0 ** (k / 2) for k in range(-3, 4))
+    kind: ClassVar[str] = "discrete"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))
+        if (
+            any(not m > 0 for m in self.multipliers)
+            or 1.0 not in self.multipliers
+            or list(self.multipliers) != sorted(set(self.multipliers))
+        ):
+            raise ValueError(
+                "multipliers must be positive, increasing and include 1.0, "
+                f"got {self.multipliers!r}"
+            )
+
+    def space(self, dtype: type[np.floating] = np.float32) -> spaces.Discrete:
+        return spaces.Discrete(len(self.multipliers))
+
+    def shift(self, action: Tensor) -> Tensor:
+        table = torch.tensor(self.multipliers, dtype=torch.float64).log()
+        return table.to(action.device)[action.reshape(len(action)).long()]
+
+
+ACTIONS: dict[str, type[Action]] = {cls.kind: cls for cls in (Continuous, Discrete)}
+
+
+def make(spec: str | dict[str, Any] | Action) -> Action:
+    """Build an action from its name, its ``to_dict()`` or itself.
+
+    Raises:
+        ValueError: the kind is unknown, or a field is out of its range.
+        TypeError: ``spec`` is of another type, or names an unknown field.
+    """
+    if isinstance(spec, Action):
+        return spec
+    if isinstance(spec, str):
+        spec = {"kind": spec}
+    if not isinstance(spec, dict):
+        raise TypeError(f"action must be a name, a dict or an Action, got {spec!r}")
+    fields = dict(spec)
+    kind = fields.pop("kind", None)
+    if kind not in ACTIONS:
+        raise ValueError(f"unknown action {kind!r}; valid actions: {', '.join(ACTIONS)}")
+    try:
+        return ACTIONS[kind](**fields)
+    except TypeError as error:
+        valid = ", ".join(ACTIONS[kind].__dataclass_fields__)
+        raise TypeError(f"action {spec!r}: {error}; valid fields: {valid}") from None
+
+
+def validate(space: spaces.Space[Any], actions: Any) -> np.ndarray:
+    """Return ``actions`` as an array of ``space`` (of the whole batch).
+
+    Raises:
+        ValueError: wrong shape, non-finite, or out of the space's range.
+    """
+    array = np.asarray(actions)
+    if array.shape != space.shape:
+        raise ValueError(f"actions must have shape {space.shape}, got {array.shape}")
+    if isinstance(space, spaces.Box):
+        array = array.astype(space.dtype)
+        if not np.all((array >= space.low) & (array <= space.high)):
+            raise ValueError(f"actions must lie in [-1, 1], got {actions!r}")
+    elif not (
+        np.issubdtype(array.dtype, np.integer) and space.contains(array.astype(space.dtype))
+    ):
+        raise ValueError(f"actions must be of {space}, got {actions!r}")
+    return array

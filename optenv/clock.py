@@ -1,0 +1,39 @@
+"""When decisions are made: a fixed number of control steps, whatever the run's length."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def boundaries(total_updates: int, horizon: int, spacing: float = 1.0) -> np.ndarray:
+    """Split a run into windows of updates, one per control step.
+
+    Control step ``i`` starts before update ``b[i]`` and holds up to ``b[i + 1]``, with
+    ``b[i]`` about ``total_updates * (i / horizon) ** spacing``: 1.0 gives equal windows,
+    larger values give shorter windows early in the run, where a wrong learning rate
+    must be mended soon.
+
+    Args:
+        total_updates: length of the run in updates, at least 1.
+        horizon: number of control steps. A run of fewer updates than that gets one
+            control step per update.
+        spacing: at least 1.0.
+
+    Returns:
+        Increasing int64 array of ``min(horizon, total_updates) + 1`` update counts; the
+        first is 0, the last ``total_updates``.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    if total_updates < 1:
+        raise ValueError(f"total_updates must be at least 1, got {total_updates!r}")
+    if horizon < 1:
+        raise ValueError(f"horizon must be at least 1, got {horizon!r}")
+    if not spacing >= 1.0:
+        raise ValueError(f"spacing must be at least 1.0, got {spacing!r}")
+    steps = min(horizon, total_updates)
+    index = np.arange(steps + 1)
+    ideal = np.rint(total_updates * (index / steps) ** spacing).astype(np.int64)
+    # Early windows would be empty in a short run: each takes at least one update.
+    return np.maximum.accumulate(np.maximum(ideal, index))

@@ -1,0 +1,164 @@
+"""The functional core: a batch of training runs as tensors, advanced together.
+
+A :class:`RunState` is a value. :func:`advance` maps it to a new one and changes nothing,
+so a kept state *is* a snapshot; with ``differentiable=True`` gradients flow through the
+updates to the learning rate and the initial parameters. Randomness enters only through
+the run's data and its ``order`` key.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from .rules import Rule, RuleState
+from .tasks.base import Data, Task
+from .telemetry import Losses, Probe, first_probe, probe
+
+T = TypeVar("T")
+
+
+class RunState(NamedTuple):
+    """``B`` training runs of one structure.
+
+    Attributes:
+        params: ``[B, P]`` flat parameters.
+        grad: ``[B, P]`` gradient at ``params`` on the batch of update ``updates``; it is
+            what the next update will use, as in ``Optimizer.step()``.
+        rule: state of the update rule, ``[B, ...]`` tensors.
+        updates: ``[B]`` int64, updates done.
+        losses: the training losses since :func:`advance` was last called.
+        probe: inner products around the last update.
+    """
+
+    params: Tensor
+    grad: Tensor
+    rule: RuleState
+    updates: Tensor
+    losses: Losses
+    probe: Probe
+
+
+def start(task: Task, rule: Rule, data: Data, params: Tensor) -> RunState:
+    """Runs that have made no update: ``params`` is ``[B, P]``."""
+    updates = torch.zeros(len(params), dtype=torch.int64, device=params.device)
+    batch = data.batch(data.batch_rows(updates, 1, task.batch_size))
+    loss, grad = loss_and_grad(task, params, batch)
+    return RunState(
+        params=params,
+        grad=grad,
+        rule=rule.init(params),
+        updates=updates,
+        losses=Losses.empty(loss).record(loss),
+        probe=first_probe(torch.linalg.vecdot, grad, params),
+    )
+
+
+def advance(
+    task: Task,
+    rule: Rule,
+    data: Data,
+    state: RunState,
+    lr: Tensor,
+    *,
+    counts: Tensor | None = None,
+    differentiable: bool = False,
+) -> RunState:
+    """Make ``U`` updates on every run.
+
+    Args:
+        task, rule, data: what is trained, how, and on what.
+        state: where the runs stand.
+        lr: ``[U, B]`` learning rate of each update and run.
+        counts: ``[B]`` int64 updates that each run makes, at most ``U``; by default all
+            make ``U``. Runs of one group that are out of phase need it.
+        differentiable: keep the graph (relevant where ``lr`` or ``state`` require grad).
+
+    Returns:
+        The state after the updates, with the window's losses and a probe of its last
+        update.
+    """
+    total = len(lr)
+    rows = data.batch_rows(state.updates + 1, total, task.batch_size)
+    state = state._replace(losses=Losses.empty(state.losses.mean))
+    for update in range(total):
+        here = slice(update * task.batch_size, (update + 1) * task.batch_size)
+        probed = counts is not None or update == total - 1
+        new = _update(
+            task, rule, data, state, lr[update], rows[:, here], probed, differentiable
+        )
+        state = new if counts is None else where(counts > update, new, state)
+    return state
+
+
+def _update(
+    task: Task,
+    rule: Rule,
+    data: Data,
+    state: RunState,
+    lr: Tensor,
+    rows: Tensor,
+    probed: bool,
+    differentiable: bool,
+) -> RunState:
+    with torch.set_grad_enabled(differentiable):
+        params, rule_state = rule.update(
+            state.params, state.grad, state.rule, lr.unsqueeze(1)
+        )
+    loss, grad = loss_and_grad(task, params, data.batch(rows), differentiable)
+    with torch.set_grad_enabled(differentiable):
+        measured = state.probe
+        if probed:
+            step = params - state.params
+            measured = probe(torch.linalg.vecdot, grad, params, state.grad, step)
+        return RunState(
+            params=params,
+            grad=grad,
+            rule=rule_state,
+            updates=state.updates + 1,
+            losses=state.losses.record(loss),
+            probe=measured,
+        )
+
+
+def loss_and_grad(
+    task: Task,
+    params: Tensor,
+    batch: tuple[Tensor, Tensor],
+    differentiable: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Loss ``[B]`` of each run on its batch, and its gradient ``[B, P]``."""
+    with torch.enable_grad():
+        if not (differentiable and params.requires_grad):
+            params = params.detach().requires_grad_()
+        loss = task.loss(task.unflatten(params), *batch)
+        (grad,) = torch.autograd.grad(loss.sum(), params, create_graph=differentiable)
+    return (loss if differentiable else loss.detach()), grad
+
+
+def evaluate(task: Task, data: Data, params: Tensor, rows: Tensor) -> Tensor:
+    """Loss ``[B]`` of ``params [B, P]`` on the examples ``rows [B, n]`` of each run."""
+    with torch.no_grad():
+        return task.loss(task.unflatten(params), *data.batch(rows))
+
+
+def where(mask: Tensor, new: T, old: T) -> T:
+    """Tree-wise ``torch.where`` over the leading dimension: ``mask`` is ``[B]`` bool."""
+    if isinstance(new, Tensor):
+        assert isinstance(old, Tensor)
+        return torch.where(mask.view(-1, *[1] * (new.dim() - 1)), new, old)  # type: ignore[return-value]
+    assert isinstance(new, tuple) and isinstance(old, tuple)
+    parts = [where(mask, a, b) for a, b in zip(new, old, strict=True)]
+    return type(new)(*parts) if hasattr(new, "_fields") else type(new)(parts)  # type: ignore[return-value]
+
+
+def put(old: T, index: Tensor, new: T) -> T:
+    """Copy of ``old`` with the rows ``index [n]`` replaced by those of ``new [n, ...]``."""
+    if isinstance(old, Tensor):
+        assert isinstance(new, Tensor)
+        return old.index_copy(0, index, new)  # type: ignore[return-value]
+    assert isinstance(new, tuple) and isinstance(old, tuple)
+    parts = [put(a, index, b) for a, b in zip(old, new, strict=True)]
+    return type(old)(*parts) if hasattr(old, "_fields") else type(old)(parts)  # type: ignore[return-value]

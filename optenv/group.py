@@ -1,0 +1,212 @@
+"""A group: runs of one structure that step together.
+
+Ties the core to actions, observations and rewards. Everything that changes from step to
+step is in one value, :class:`ControlState`; to keep it is to take a snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import actions, clock, core, rewards, rules, tasks
+from .settings import DTYPES, Settings, log_uniform
+from .telemetry import Control, History, observe
+
+#: Examples that the reward's loss is taken on, at most.
+REWARD_EXAMPLES = 128
+
+
+class ControlState(NamedTuple):
+    """State of ``B`` runs and of their controllers; ``[B]`` tensors unless stated."""
+
+    run: core.RunState
+    history: History
+    log_multiplier: Tensor
+    previous_action: Tensor
+    base_lr: Tensor
+    initial_loss: Tensor
+    loss: Tensor
+    potential: Tensor
+
+
+class StepResult(NamedTuple):
+    """What a control step returns: ``observation [B, F]``, the rest ``[B]``."""
+
+    observation: Tensor
+    reward: Tensor
+    terminated: Tensor
+    diverged: Tensor
+    lr: Tensor
+
+
+class Group:
+    """``size`` runs of one structure, redrawn whenever all of them are reset.
+
+    Attributes:
+        task: the structure.
+        total_updates: length of each run in updates.
+        data: examples of the runs.
+        state: where the runs stand.
+        steps: ``[B]`` control steps done, kept on the host so that the length of a
+            window is known without waiting for the device.
+    """
+
+    task: tasks.Task
+    total_updates: int
+    data: tasks.Data
+    state: ControlState
+    steps: np.ndarray
+
+    def __init__(self, settings: Settings, size: int) -> None:
+        self.settings = settings
+        self.size = size
+        self.rule = rules.get(settings.rule)
+        self.action = actions.make(settings.action)
+        self.sampler = tasks.make(settings.tasks)
+        self.device = torch.device(settings.device)
+        self.dtype = DTYPES[settings.dtype][0]
+
+    def reset(
+        self,
+        index: np.ndarray,
+        generators: Sequence[np.random.Generator],
+        structure: np.random.Generator,
+    ) -> Tensor:
+        """Start new runs at ``index [n]``; the others stay as they are.
+
+        Args:
+            index: which runs.
+            generators: one per reset run; each gives one draw, its run's key.
+            structure: draws the structure, if all runs are reset.
+
+        Returns:
+            ``[n, F]`` first observations.
+        """
+        everything = len(index) == self.size
+        if everything:
+            self.task = self.sampler.draw(structure)
+            self.total_updates = self.settings.draw_total_updates(structure)
+            self.boundaries = clock.boundaries(
+                self.total_updates, self.settings.horizon, self.settings.spacing
+            )
+        keys = [np.random.default_rng(int(g.integers(2**62))) for g in generators]
+        base_lr = [log_uniform(self.settings.base_lr, key) for key in keys]
+        data = self.task.sample(keys).to(self.device, self.dtype)
+        params = self.task.init(keys).to(self.device, self.dtype)
+        state = self._start(data, params, torch.tensor(base_lr, dtype=self.dtype))
+        observation, state = self._observe(state)
+        if everything:
+            self.data, self.state = data, state
+            self.steps = np.zeros(self.size, np.int64)
+        else:
+            rows = torch.from_numpy(index).to(self.device)
+            self.data = self.data.put(rows, data)
+            self.state = core.put(self.state, rows, state)
+            self.steps = self.steps.copy()
+            self.steps[index] = 0
+        return observation
+
+    def _start(self, data: tasks.Data, params: Tensor, base_lr: Tensor) -> ControlState:
+        run = core.start(self.task, self.rule, data, params)
+        like = run.losses.mean
+        loss = self._reward_loss(data, params)
+        return ControlState(
+            run=run,
+            history=History.empty(like),
+            log_multiplier=torch.full_like(like, self.action.start),
+            previous_action=torch.zeros_like(like),
+            base_lr=base_lr.to(self.device),
+            initial_loss=loss,
+            loss=loss,
+            potential=torch.zeros_like(like),
+        )
+
+    def step(self, action: Tensor, active: np.ndarray | None = None) -> StepResult:
+        """Take one control step.
+
+        Args:
+            action: ``[B, ...]`` actions.
+            active: ``[B]`` bool, which runs take part; by default all. What is returned
+                for the others is to be ignored, and their state stays as it is.
+        """
+        before = self.state
+        action = action.to(self.device)
+        moved = self.action.apply(action, before.log_multiplier)
+        lr, counts = self._learning_rates(before.base_lr * moved.exp(), active)
+        run = core.advance(self.task, self.rule, self.data, before.run, lr, counts=counts)
+        self.steps = self.steps + (1 if active is None else active)
+        loss = self._reward_loss(self.data, run.params)
+        potential = torch.where(
+            rewards.is_diverged(before.potential),  # once diverged, for good
+            before.potential,
+            rewards.potential(loss, before.initial_loss),
+        )
+        state = before._replace(
+            run=run,
+            log_multiplier=moved,
+            previous_action=self.action.shift(action).to(self.dtype),
+            loss=loss,
+            potential=potential,
+        )
+        observation, state = self._observe(state)
+        diverged = rewards.is_diverged(potential)
+        terminated = torch.from_numpy(self.steps >= self.num_steps).to(self.device)
+        if self.settings.on_divergence == "end":
+            terminated = terminated | diverged
+        if active is not None:
+            state = core.where(torch.from_numpy(active).to(self.device), state, before)
+        self.state = state
+        reward = before.potential - potential
+        return StepResult(observation, reward, terminated, diverged, lr[0])
+
+    @property
+    def num_steps(self) -> int:
+        """Control steps of a run: the horizon, or the number of updates if smaller."""
+        return len(self.boundaries) - 1
+
+    def _learning_rates(
+        self, peak: Tensor, active: np.ndarray | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Learning rates ``[U, B]`` of the next window, and its length if runs differ."""
+        position = np.minimum(self.steps, self.num_steps - 1)
+        first = self.boundaries[position]
+        counts = self.boundaries[position + 1] - first
+        if active is not None:
+            counts = np.where(active, counts, 0)
+        updates = first + np.arange(counts.max())[:, None]
+        factor = np.vectorize(self.action.factor, otypes=[float])(
+            updates / self.total_updates
+        )
+        lr = torch.from_numpy(factor).to(self.device, self.dtype) * peak
+        same = bool((counts == counts[0]).all())
+        return lr, None if same else torch.from_numpy(counts).to(self.device)
+
+    def _observe(self, state: ControlState) -> tuple[Tensor, ControlState]:
+        control = Control(
+            progress=state.run.updates.to(self.dtype) / self.total_updates,
+            log_multiplier=state.log_multiplier,
+            previous_action=state.previous_action,
+        )
+        observation, history = observe(
+            state.run.probe, state.run.losses, state.history, control
+        )
+        return observation, state._replace(history=history)
+
+    def _reward_loss(self, data: tasks.Data, params: Tensor) -> Tensor:
+        if self.settings.reward == "validation":
+            rows = data.validation_rows()[:, :REWARD_EXAMPLES]
+        else:
+            rows = data.train_rows(REWARD_EXAMPLES)
+        return core.evaluate(self.task, data, params, rows)
+
+    def validation_loss(self, index: np.ndarray) -> Tensor:
+        """Loss ``[n]`` of the runs ``index [n]`` on all their validation examples."""
+        rows = torch.from_numpy(index).to(self.device)
+        part = self.data._replace(rows=self.data.rows[rows])
+        examples = self.data.validation_rows()[rows]
+        return core.evaluate(self.task, part, self.state.run.params[rows], examples)

@@ -1,0 +1,113 @@
+"""Our batched environment as a Stable-Baselines3 ``VecEnv``.
+
+The only file of the package that imports Stable-Baselines3; nothing else imports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import (
+    VecEnvIndices,
+    VecEnvObs,
+    VecEnvStepReturn,
+)
+
+
+class SB3VecEnv(VecEnv):
+    """Adapter from a Gymnasium ``VectorEnv`` to SB3.
+
+    Equal, step for step, to ``DummyVecEnv`` over the single environments.
+
+    Args:
+        env: a vector environment whose autoreset mode is ``DISABLED``, so that the last
+            observation of an episode and the first of the next are both at hand.
+
+    Raises:
+        ValueError: the autoreset mode is another one.
+
+    Example::
+
+        batch = gym.make_vec(
+            "optenv/LearningRate-v0", 256, autoreset_mode=AutoresetMode.DISABLED
+        )
+        model = PPO("MlpPolicy", SB3VecEnv(batch))
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        mode = env.metadata.get("autoreset_mode")
+        if mode is not AutoresetMode.DISABLED:
+            raise ValueError(
+                "SB3VecEnv needs autoreset_mode=AutoresetMode.DISABLED "
+                f"(give it to make_vec), got {mode!r}"
+            )
+        self.env = env
+        self._actions: np.ndarray | None = None
+        super().__init__(
+            env.num_envs, env.single_observation_space, env.single_action_space
+        )
+
+    def reset(self) -> VecEnvObs:
+        seed = None if self._seeds[0] is None else list(self._seeds)
+        observation, info = self.env.reset(seed=seed, options=self._options[0] or None)
+        self.reset_infos = _split(info, self.num_envs)
+        self._reset_seeds()
+        self._reset_options()
+        return observation
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        observation, reward, terminated, truncated, info = self.env.step(self._actions)
+        dones = terminated | truncated
+        infos = _split(info, self.num_envs)
+        if dones.any():
+            final = observation
+            observation, reset_info = self.env.reset(options={"reset_mask": dones})
+            observation = np.where(dones[:, None], observation, final)
+            fresh = _split(reset_info, self.num_envs)
+            for i in np.flatnonzero(dones):
+                infos[i]["terminal_observation"] = final[i]
+                self.reset_infos[i] = fresh[i]
+        for i, entry in enumerate(infos):
+            entry["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
+        return observation, reward.astype(np.float32), dones, infos
+
+    def close(self) -> None:
+        self.env.close()
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        value = getattr(self.env, attr_name)
+        return [value for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        raise NotImplementedError("attributes belong to the whole batch; set them on .env")
+
+    def env_method(
+        self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any
+    ) -> list[Any]:
+        """Call a method of the batch; every entry of the list is its result."""
+        result = getattr(self.env, method_name)(*args, **kwargs)
+        return [result for _ in self._get_indices(indices)]
+
+    def env_is_wrapped(
+        self, wrapper_class: Any, indices: VecEnvIndices = None
+    ) -> list[bool]:
+        return [False for _ in self._get_indices(indices)]
+
+
+def _split(info: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
+    """Gymnasium's dict of arrays as SB3's list of dicts."""
+    infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+    for key, value in info.items():
+        if key.startswith("_"):
+            continue
+        mask: Sequence[bool] = info.get("_" + key, np.ones(num_envs, np.bool_))
+        for i in np.flatnonzero(mask):
+            infos[i][key] = value[i].item() if hasattr(value[i], "item") else value[i]
+    return infos

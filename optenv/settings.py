@@ -1,0 +1,133 @@
+"""Settings of an environment: checked once, shared by the single and the batched one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import actions, rewards, rules, tasks
+from .telemetry import FEATURE_VERSION, FEATURES
+
+DTYPES = {
+    "float32": (torch.float32, np.float32),
+    "float64": (torch.float64, np.float64),
+}
+ON_DIVERGENCE = ("end", "absorb")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Keyword arguments of the environments.
+
+    Attributes:
+        tasks: what to train on, see :func:`optenv.tasks.make`.
+        rule: update rule, a key of :data:`optenv.rules.RULES`.
+        action: ``"continuous"``, ``"discrete"``, or an action of :mod:`optenv.actions`.
+        horizon: control steps of a run.
+        updates_per_step: updates between two control steps, on average over a run; a pair
+            ``(low, high)`` draws it log-uniformly whenever a structure is drawn.
+        spacing: 1.0 for equal windows, larger for decisions denser early in the run, see
+            :func:`optenv.clock.boundaries`.
+        base_lr: base learning rate; a pair draws it log-uniformly for every run; None
+            takes the rule's default.
+        reward: examples whose loss is rewarded, ``"train"`` or ``"validation"``.
+        on_divergence: ``"end"`` the run, or ``"absorb"``: keep it, at the worst
+            potential, to the end of its horizon.
+        device: torch device of the runs.
+        dtype: ``"float32"`` or ``"float64"``, of the runs and of both spaces.
+
+    Raises:
+        ValueError: a value is not valid; the message quotes it and says what is.
+        TypeError: an argument is unknown or of the wrong type.
+    """
+
+    tasks: tasks.TaskSpec = "mlp-classification"
+    rule: str = "adam"
+    action: str | dict[str, Any] | actions.Action = "continuous"
+    horizon: int = 40
+    updates_per_step: int | tuple[float, float] = 10
+    spacing: float = 1.0
+    base_lr: float | tuple[float, float] | None = None
+    reward: str = "train"
+    on_divergence: str = "end"
+    device: str | torch.device = "cpu"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        tasks.make(self.tasks)
+        actions.make(self.action)
+        rewards.validate(self.reward)
+        rule = rules.get(self.rule)
+        if self.base_lr is None:
+            object.__setattr__(self, "base_lr", rule.default_lr)
+        for name in ("base_lr", "updates_per_step"):
+            object.__setattr__(self, name, _range(name, getattr(self, name)))
+        if not isinstance(self.horizon, int) or self.horizon < 1:
+            raise ValueError(f"horizon must be a positive integer, got {self.horizon!r}")
+        if self.updates_per_step[0] < 1:  # type: ignore[index]
+            raise ValueError(
+                f"updates_per_step must be at least 1, got {self.updates_per_step!r}"
+            )
+        if not self.spacing >= 1.0:
+            raise ValueError(f"spacing must be at least 1.0, got {self.spacing!r}")
+        if self.on_divergence not in ON_DIVERGENCE:
+            raise ValueError(
+                f"unknown on_divergence {self.on_divergence!r}; "
+                f"valid: {', '.join(ON_DIVERGENCE)}"
+            )
+        if self.dtype not in DTYPES:
+            raise ValueError(f"unknown dtype {self.dtype!r}; valid: {', '.join(DTYPES)}")
+        try:
+            torch.device(self.device)
+        except RuntimeError as error:
+            raise ValueError(f"unknown device {self.device!r}: {error}") from None
+
+    def draw_total_updates(self, rng: np.random.Generator) -> int:
+        """Draw the length of the runs of a structure, in updates."""
+        return max(1, round(self.horizon * log_uniform(self.updates_per_step, rng)))
+
+    def describe(self) -> dict[str, Any]:
+        """What a policy trained here must know to act elsewhere (JSON-able)."""
+        return {
+            "feature_version": FEATURE_VERSION,
+            "features": list(FEATURES),
+            "action": actions.make(self.action).to_dict(),
+            "rule": self.rule,
+            "horizon": self.horizon,
+            "spacing": self.spacing,
+        }
+
+
+def make(arguments: dict[str, Any]) -> Settings:
+    """Build settings from keyword arguments.
+
+    Raises:
+        TypeError: an argument is unknown; the message names the closest valid one.
+    """
+    valid = [field.name for field in fields(Settings)]
+    for name in arguments:
+        if name not in valid:
+            close = get_close_matches(name, valid, 1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise TypeError(f"unknown argument {name!r}; {hint}valid: {', '.join(valid)}")
+    return Settings(**arguments)
+
+
+def log_uniform(bounds: Any, rng: np.random.Generator) -> float:
+    """Draw from ``(low, high)``, uniformly in the logarithm."""
+    low, high = bounds
+    return math.exp(rng.uniform(math.log(low), math.log(high)))
+
+
+def _range(name: str, value: Any) -> tuple[float, float]:
+    pair = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2 or not all(isinstance(v, (int, float)) for v in pair):
+        raise TypeError(f"{name} must be a number or a pair of numbers, got {value!r}")
+    if not 0 < pair[0] <= pair[1] < math.inf:
+        raise ValueError(f"{name} must be positive and finite (low <= high), got {value!r}")
+    return float(pair[0]), float(pair[1])

@@ -1,0 +1,216 @@
+"""What a task is: data, initial parameters and a loss, for a batch of runs.
+
+A :class:`Task` object is one *structure*: everything that runs must share to be stacked
+(architecture, batch size, number of examples). What differs between runs (data, labels,
+scales, initial parameters, batch order) is drawn from each run's own generator.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Above 2**20, so that each is coprime to every admissible number of examples.
+_STRIDES = (
+    1048583, 1299709, 1566083, 2097169, 2750159, 3400043, 4194319, 5000011,
+    6291469, 7368787, 8388617, 9999991, 11111117, 12582917, 14500027, 16777259,
+)  # fmt: skip
+MAX_EXAMPLES = 2**20
+
+
+class Data(NamedTuple):
+    """Examples of ``B`` runs.
+
+    Attributes:
+        inputs: ``[R, ...]`` rows of all runs.
+        targets: ``[R, ...]``.
+        rows: ``[B, N]`` int64: which row is example ``n`` of run ``b``; training examples
+            first, then validation examples.
+        order: ``[B]`` int64 key of the batch order.
+        num_train: how many of the ``N`` examples are for training.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    rows: Tensor
+    order: Tensor
+    num_train: int
+
+    def batch(self, examples: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets ``[B, n, ...]`` of the examples ``[B, n]``."""
+        flat = self.rows.gather(1, examples).flatten()
+        size = examples.shape
+        # index_select is several times faster than advanced indexing here.
+        inputs = self.inputs.index_select(0, flat).unflatten(0, size)
+        return inputs, self.targets.index_select(0, flat).unflatten(0, size)
+
+    def batch_rows(self, first: Tensor, updates: int, batch_size: int) -> Tensor:
+        """Examples of consecutive batches, ``[B, updates * batch_size]``.
+
+        Each epoch visits every training example once, in an order of its own that
+        depends on the run's key and the epoch alone: the position in the epoch times a
+        stride coprime to the number of examples, plus an offset.
+
+        Args:
+            first: ``[B]`` int64 number of the first batch.
+            updates: how many batches.
+            batch_size: examples in each.
+        """
+        span = torch.arange(updates * batch_size, device=first.device)
+        position = first.unsqueeze(1) * batch_size + span
+        epoch = position.div(self.num_train, rounding_mode="floor")
+        bits = _mix(self.order.unsqueeze(1) + epoch * _GOLDEN)
+        strides = torch.tensor(_STRIDES, device=first.device)
+        stride = strides[bits & (len(_STRIDES) - 1)]
+        offset = (bits >> 8) & (MAX_EXAMPLES - 1)
+        within = position - epoch * self.num_train
+        return (within * stride + offset).remainder(self.num_train)
+
+    def train_rows(self, limit: int) -> Tensor:
+        """The first training examples, at most ``limit``: ``[B, n]``."""
+        return self._range(0, min(limit, self.num_train))
+
+    def validation_rows(self) -> Tensor:
+        """All validation examples, ``[B, n]``."""
+        return self._range(self.num_train, self.rows.shape[1])
+
+    def _range(self, begin: int, end: int) -> Tensor:
+        span = torch.arange(begin, end, device=self.rows.device)
+        return span.expand(len(self.rows), -1)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Data:
+        """Move to ``device``; floating-point examples become ``dtype``."""
+
+        def move(x: Tensor) -> Tensor:
+            return x.to(device, dtype if x.is_floating_point() else x.dtype)
+
+        return self._replace(
+            inputs=move(self.inputs),
+            targets=move(self.targets),
+            rows=move(self.rows),
+            order=move(self.order),
+        )
+
+    def put(self, index: Tensor, new: Data) -> Data:
+        """Copy in which the runs ``index [n]`` have the data of ``new`` (``n`` runs)."""
+        order = self.order.index_copy(0, index, new.order)
+        if new.inputs is self.inputs:  # examples shared by all runs
+            return self._replace(rows=self.rows.index_copy(0, index, new.rows), order=order)
+        runs = len(self.rows)
+
+        def replace(old: Tensor, fresh: Tensor) -> Tensor:
+            blocks = old.unflatten(0, (runs, -1))
+            fresh = fresh.unflatten(0, (len(index), -1))
+            return blocks.index_copy(0, index, fresh).flatten(0, 1)
+
+        return self._replace(
+            inputs=replace(self.inputs, new.inputs),
+            targets=replace(self.targets, new.targets),
+            order=order,
+        )
+
+
+_GOLDEN = -7046029254386353131  # 2**64 / golden ratio, as a signed integer
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """Scramble int64 keys (the finalizer of SplitMix64, Steele et al. 2014)."""
+    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
+        logical = (bits >> shift) & ((1 << (64 - shift)) - 1)
+        bits = (bits ^ logical) * factor
+    return bits ^ ((bits >> 31) & ((1 << 33) - 1))
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """One structure of training runs.
+
+    Attributes:
+        batch_size: examples in a batch, at most ``num_train``.
+        num_train: training examples of each run.
+        num_validation: validation examples of each run.
+    """
+
+    batch_size: int = 32
+    num_train: int = 1024
+    num_validation: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "num_train", "num_validation"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        if self.batch_size > self.num_train:
+            raise ValueError(
+                f"batch_size must be at most num_train ({self.num_train}), "
+                f"got {self.batch_size}"
+            )
+        if self.num_train > MAX_EXAMPLES:
+            raise ValueError(
+                f"num_train must be at most {MAX_EXAMPLES}, got {self.num_train}"
+            )
+
+    @property
+    @abstractmethod
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shape of each parameter of one run."""
+
+    @abstractmethod
+    def sample(self, generators: Sequence[np.random.Generator]) -> Data:
+        """Draw the data of one run per generator (float32, on the CPU)."""
+
+    @abstractmethod
+    def init(self, generators: Sequence[np.random.Generator]) -> Tensor:
+        """Draw initial parameters ``[B, P]`` (float32, on the CPU)."""
+
+    @abstractmethod
+    def loss(self, params: tuple[Tensor, ...], inputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss ``[B]``, at least 0.
+
+        Args:
+            params: one ``[B, *shape]`` tensor per shape.
+            inputs: ``[B, n, ...]``.
+            targets: ``[B, n, ...]``.
+        """
+
+    @property
+    def num_params(self) -> int:
+        """Parameters of one run, ``P``."""
+        return sum(int(np.prod(shape)) for shape in self.shapes)
+
+    def unflatten(self, params: Tensor) -> tuple[Tensor, ...]:
+        """Split flat parameters ``[B, P]`` into views ``[B, *shape]``."""
+        sizes = [int(np.prod(shape)) for shape in self.shapes]
+        parts = params.split(sizes, dim=1)
+        return tuple(
+            part.view(len(params), *shape)
+            for part, shape in zip(parts, self.shapes, strict=True)
+        )
+
+
+def stack_data(
+    examples: Sequence[tuple[np.ndarray, np.ndarray]],
+    generators: Sequence[np.random.Generator],
+    num_train: int,
+) -> Data:
+    """Data of runs that have examples of their own: one ``(inputs, targets)`` a run."""
+    inputs, targets = (np.concatenate(parts) for parts in zip(*examples, strict=True))
+    runs = len(examples)
+    return Data(
+        torch.from_numpy(inputs),
+        torch.from_numpy(targets),
+        torch.arange(len(inputs)).view(runs, -1),
+        order_keys(generators),
+        num_train,
+    )
+
+
+def order_keys(generators: Sequence[np.random.Generator]) -> Tensor:
+    """Draw the batch-order key of each run, ``[B]`` int64."""
+    return torch.tensor([int(g.integers(2**62)) for g in generators])

@@ -1,0 +1,117 @@
+"""Examples that tasks train on: generated per run, or real images.
+
+A source is a function ``(task, generator) -> (inputs [N, d] float32, targets [N] int64
+or [N, k] float32)`` with ``N = num_train + num_validation``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .mlp import MLP
+
+#: Images of scikit-learn's digits (shuffled once, by a fixed seed) in the train split.
+DIGITS_TRAIN = 1197
+
+
+def mixture(task: MLP, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Gaussian mixtures: 1 to 3 clusters a class, half of the runs with noisy labels."""
+    total = task.num_train + task.num_validation
+    clusters = int(rng.integers(1, 4))
+    distance = rng.uniform(0.5, 2.5)
+    centers = rng.standard_normal((task.outputs, clusters, task.inputs), np.float32)
+    classes = rng.integers(task.outputs, size=total)
+    inputs = rng.standard_normal((total, task.inputs), np.float32)
+    inputs += np.float32(distance) * centers[classes, rng.integers(clusters, size=total)]
+    return _rescale(inputs, rng), _noisy(classes, task.outputs, rng)
+
+
+def sine(task: MLP, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Regression on a random two-layer sine network, half of the runs with noise."""
+    total, units = task.num_train + task.num_validation, 16
+    frequency = np.exp(rng.uniform(-1.0, 1.0)) / np.sqrt(task.inputs)
+    inputs = rng.standard_normal((total, task.inputs), np.float32)
+    hidden = rng.standard_normal((task.inputs, units), np.float32)
+    phase = rng.uniform(0, 2 * np.pi, units)
+    mixing = rng.standard_normal((units, task.outputs), np.float32)
+    targets = np.sin(2 * frequency * (inputs @ hidden) + phase) @ mixing
+    targets = (targets - targets.mean(0)) / targets.std(0)
+    noise = rng.uniform(0.0, 0.5) * (rng.random() < 0.5)
+    targets += noise * rng.standard_normal(targets.shape)
+    targets *= np.exp(rng.uniform(-1.0, 1.0))
+    return _rescale(inputs, rng), targets.astype(np.float32)
+
+
+def digits(task: MLP, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Digits with permuted classes, half of the runs with noisy labels."""
+    images, labels = _pick_digits(task, rng)
+    classes = rng.permutation(10)[labels]
+    return _rescale(images, rng), _noisy(classes, 10, rng)
+
+
+def digits_autoencoder(
+    task: MLP, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Digits to be reconstructed, pixels in a permuted order."""
+    images, _ = _pick_digits(task, rng)
+    targets = images[:, rng.permutation(images.shape[1])]
+    return _rescale(images, rng), targets
+
+
+SOURCES: dict[str, Callable[[MLP, np.random.Generator], tuple[np.ndarray, np.ndarray]]] = {
+    "mixture": mixture,
+    "sine": sine,
+    "digits": digits,
+    "digits-autoencoder": digits_autoencoder,
+}
+
+
+def _rescale(inputs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Scale inputs as a whole (0.2 to 5) and per column (log-normal), as real data is."""
+    scale = np.exp(rng.uniform(np.log(0.2), np.log(5.0)))
+    spread = rng.uniform(0.0, 0.7)
+    columns = np.exp(spread * rng.standard_normal(inputs.shape[1]))
+    return inputs * (scale * columns).astype(np.float32)
+
+
+def _noisy(classes: np.ndarray, outputs: int, rng: np.random.Generator) -> np.ndarray:
+    rate = rng.uniform(0.0, 0.2) * (rng.random() < 0.5)
+    wrong = rng.random(len(classes)) < rate
+    return np.where(wrong, rng.integers(outputs, size=len(classes)), classes)
+
+
+def _pick_digits(task: MLP, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = load_digits(task.split)
+    total = task.num_train + task.num_validation
+    if total > len(images):
+        raise ValueError(
+            f"num_train + num_validation is {total}, but the {task.split} split of "
+            f"digits has {len(images)} images"
+        )
+    index = rng.permutation(len(images))[:total]
+    return images[index], labels[index]
+
+
+@cache
+def load_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Digits of a split: images ``[n, 64]`` of about unit variance, labels ``[n]``.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits as load
+    except ImportError as error:
+        raise ImportError(
+            "tasks on digits need scikit-learn: pip install scikit-learn"
+        ) from error
+    images, labels = load(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(images))
+    part = order[:DIGITS_TRAIN] if split == "train" else order[DIGITS_TRAIN:]
+    scaled = (images - images.mean()) / images.std()
+    return scaled[part].astype(np.float32), labels[part].astype(np.int64)

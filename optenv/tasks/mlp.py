@@ -1,0 +1,177 @@
+"""Multi-layer perceptrons on generated data and on scikit-learn's digits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import data
+from .base import Data, Task, stack_data
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+}
+
+
+@dataclass(frozen=True)
+class MLP(Task):
+    """A multi-layer perceptron; ``depth=0`` is a linear model.
+
+    Cross-entropy if the targets are classes, half mean squared error otherwise. Each run
+    draws its own gain of the initial weights (log-normal, deviation 0.4), unless
+    ``init_spread`` says otherwise.
+
+    Attributes:
+        source: where examples come from, a key of :data:`optenv.tasks.data.SOURCES`.
+        inputs: number of inputs.
+        outputs: number of classes or of regression targets.
+        width: units of each hidden layer.
+        depth: number of hidden layers.
+        activation: ``"relu"``, ``"tanh"`` or ``"gelu"``.
+        layer_norm: normalise each hidden layer before its activation.
+        init_spread: deviation of the log gain of a run's initial weights.
+        split: which disjoint part of the source to draw from.
+    """
+
+    source: str = "mixture"
+    inputs: int = 16
+    outputs: int = 4
+    width: int = 32
+    depth: int = 1
+    activation: str = "relu"
+    layer_norm: bool = False
+    init_spread: float = 0.4
+    split: str = "train"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, valid in (
+            ("activation", tuple(ACTIVATIONS)),
+            ("source", tuple(data.SOURCES)),
+            ("split", ("train", "test")),
+        ):
+            if getattr(self, name) not in valid:
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}; valid: {', '.join(valid)}"
+                )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Units of each layer, inputs and outputs included."""
+        return (self.inputs, *[self.width] * self.depth, self.outputs)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        # Weight before bias and [out, in], as torch.nn.Linear has them.
+        shapes: list[tuple[int, ...]] = []
+        for layer, (fan_in, fan_out) in enumerate(
+            zip(self.sizes, self.sizes[1:], strict=False)
+        ):
+            shapes += [(fan_out, fan_in), (fan_out,)]
+            if self.layer_norm and layer < self.depth:
+                shapes += [(fan_out,), (fan_out,)]
+        return tuple(shapes)
+
+    def sample(self, generators: Sequence[np.random.Generator]) -> Data:
+        draw = data.SOURCES[self.source]
+        return stack_data([draw(self, g) for g in generators], generators, self.num_train)
+
+    def init(self, generators: Sequence[np.random.Generator]) -> Tensor:
+        return torch.from_numpy(np.stack([self._init(g) for g in generators]))
+
+    def _init(self, rng: np.random.Generator) -> np.ndarray:
+        gain = np.exp(self.init_spread * rng.standard_normal())
+        uniform = rng.uniform(-1.0, 1.0, self.num_params)
+        # Kaiming for relu, LeCun otherwise, times the run's gain.
+        spread = gain * math.sqrt(6.0 if self.activation == "relu" else 3.0)
+        parts, begin, previous = [], 0, 0
+        for shape in self.shapes:
+            part = uniform[begin : begin + math.prod(shape)]
+            begin += len(part)
+            if len(shape) == 2:  # weight
+                parts.append(part * spread / math.sqrt(shape[1]))
+                previous = 0
+            else:  # bias, then scale and shift of the layer norm
+                parts.append(np.full_like(part, 1.0 if previous == 1 else 0.0))
+                previous += 1
+        return np.concatenate(parts).astype(np.float32)
+
+    def loss(self, params: tuple[Tensor, ...], inputs: Tensor, targets: Tensor) -> Tensor:
+        outputs = self.forward(params, inputs)
+        if targets.is_floating_point():
+            return 0.5 * (outputs - targets).square().mean((-2, -1))
+        loss = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
+        return loss.view(targets.shape).mean(-1)
+
+    def forward(self, params: tuple[Tensor, ...], inputs: Tensor) -> Tensor:
+        """Outputs ``[B, n, outputs]`` of inputs ``[B, n, inputs]``."""
+        activation = ACTIVATIONS[self.activation]
+        remaining = iter(params)
+        hidden = inputs
+        for layer in range(self.depth + 1):
+            weight, bias = next(remaining), next(remaining)
+            hidden = torch.baddbmm(bias.unsqueeze(1), hidden, weight.mT)
+            if layer < self.depth:
+                if self.layer_norm:
+                    scale, shift = next(remaining), next(remaining)
+                    hidden = F.layer_norm(hidden, hidden.shape[-1:])
+                    hidden = hidden * scale.unsqueeze(1) + shift.unsqueeze(1)
+                hidden = activation(hidden)
+        return hidden
+
+
+def _draw(rng: np.random.Generator, split: str, **fields: Any) -> MLP:
+    """Draw what all families vary; the splits have different widths."""
+    widths = {"train": (16, 24, 32, 48), "test": (20, 40, 64)}[split]
+    drawn: dict[str, Any] = {
+        "batch_size": int(rng.choice((8, 16, 32, 64))),
+        "num_train": int(rng.choice((512, 1024, 2048, 4096))),
+        "inputs": int(rng.choice((8, 16, 32))),
+        "width": int(rng.choice(widths)),
+        "depth": int(rng.integers(1, 4)),
+        "activation": str(rng.choice(tuple(ACTIVATIONS))),
+        "layer_norm": bool(rng.random() < 0.3),
+        "split": split,
+    }
+    return MLP(**{**drawn, **fields})
+
+
+def sample_logistic(rng: np.random.Generator, split: str) -> MLP:
+    """Draw a multinomial logistic regression; the splits have different inputs."""
+    inputs = int(rng.choice({"train": (8, 16, 32), "test": (12, 24, 40)}[split]))
+    outputs = int(rng.choice((2, 5, 10)))
+    return _draw(
+        rng, split, source="mixture", inputs=inputs, outputs=outputs, depth=0,
+        width=0, layer_norm=False,
+    )  # fmt: skip
+
+
+def sample_classification(rng: np.random.Generator, split: str) -> MLP:
+    """Draw an MLP that classifies Gaussian mixtures."""
+    return _draw(rng, split, source="mixture", outputs=int(rng.choice((2, 5, 10))))
+
+
+def sample_regression(rng: np.random.Generator, split: str) -> MLP:
+    """Draw an MLP that learns a random sine network."""
+    return _draw(rng, split, source="sine", outputs=int(rng.choice((1, 4))))
+
+
+def sample_digits(rng: np.random.Generator, split: str) -> MLP:
+    """Draw an MLP classifier (3 in 4) or autoencoder on digits of the split's images."""
+    reconstruct = bool(rng.random() < 0.25)
+    return _draw(
+        rng, split, inputs=64,
+        source="digits-autoencoder" if reconstruct else "digits",
+        outputs=64 if reconstruct else 10,
+        num_train=int(rng.choice({"train": (256, 512, 1024), "test": (256, 448)}[split])),
+        num_validation=128,
+    )  # fmt: skip

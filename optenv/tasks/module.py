@@ -1,0 +1,175 @@
+"""A user's own model and data as a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from .base import Data, Task, order_keys
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+LOSSES: dict[str, LossFunction] = {
+    "cross_entropy": F.cross_entropy,
+    "mse": F.mse_loss,
+    "l1": F.l1_loss,
+    "bce_with_logits": F.binary_cross_entropy_with_logits,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleTask(Task):
+    """Train the modules that a factory makes on given tensors; see :func:`from_module`."""
+
+    factory: Callable[[], nn.Module]
+    inputs: Tensor = field(repr=False)
+    targets: Tensor = field(repr=False)
+    loss_function: LossFunction = F.cross_entropy
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        module = _seeded(self.factory, 0)
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"factory must return a torch.nn.Module, got {module!r}")
+        if not any(True for _ in module.parameters()):
+            raise ValueError(f"the factory's module has no parameters: {module!r}")
+        stateful = [
+            name
+            for name, part in module.named_modules()
+            if getattr(part, "track_running_stats", False)
+        ]
+        if stateful:
+            raise ValueError(
+                f"modules {stateful} update running statistics in place, which stacked "
+                "runs cannot share; use track_running_stats=False or GroupNorm"
+            )
+        random = [
+            name
+            for name, part in module.named_modules()
+            if isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0
+        ]
+        if random:
+            raise ValueError(
+                f"modules {random} draw from the global random generator; set p=0"
+            )
+        object.__setattr__(self, "_module", module.to("meta"))
+        object.__setattr__(self, "_buffers", dict(_seeded(self.factory, 0).named_buffers()))
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(p.shape) for p in self._template.parameters())
+
+    @property
+    def _template(self) -> nn.Module:
+        return cast(nn.Module, self._module)  # type: ignore[attr-defined]
+
+    def sample(self, generators: Sequence[np.random.Generator]) -> Data:
+        total = self.num_train + self.num_validation
+        # The split is one for all runs; what differs is the order within each part.
+        rows = np.stack(
+            [
+                np.concatenate(
+                    [
+                        g.permutation(self.num_train),
+                        self.num_train + g.permutation(total - self.num_train),
+                    ]
+                )
+                for g in generators
+            ]
+        )
+        keys = order_keys(generators)
+        return Data(self.inputs, self.targets, torch.from_numpy(rows), keys, self.num_train)
+
+    def init(self, generators: Sequence[np.random.Generator]) -> Tensor:
+        modules = [_seeded(self.factory, int(g.integers(2**62))) for g in generators]
+        flat = [torch.cat([p.detach().flatten() for p in m.parameters()]) for m in modules]
+        return torch.stack(flat)
+
+    def loss(self, params: tuple[Tensor, ...], inputs: Tensor, targets: Tensor) -> Tensor:
+        names = [name for name, _ in self._template.named_parameters()]
+        buffers = {
+            name: b.to(params[0].device, params[0].dtype if b.is_floating_point() else None)
+            for name, b in self._buffers.items()  # type: ignore[attr-defined]
+        }
+
+        def one(values: tuple[Tensor, ...], x: Tensor, y: Tensor) -> Tensor:
+            named = dict(zip(names, values, strict=True))
+            outputs = functional_call(self._template, (named, buffers), (x,))
+            return self.loss_function(outputs, y)
+
+        if len(inputs) == 1:  # vmap costs more than it saves
+            return one(
+                tuple(p.squeeze(0) for p in params),
+                inputs.squeeze(0),
+                targets.squeeze(0),
+            ).unsqueeze(0)
+        return vmap(one)(params, inputs, targets)
+
+
+def _seeded(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Call ``factory`` with a seeded global generator, which is then put back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return factory()
+
+
+def from_module(
+    factory: Callable[[], nn.Module],
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    loss: str | LossFunction = "cross_entropy",
+    batch_size: int = 32,
+    validation_fraction: float = 0.2,
+) -> ModuleTask:
+    """Make a task of a module factory and tensors.
+
+    ``gym.make_vec("optenv/LearningRate-v0", 16, tasks=from_module(...))`` then trains 16
+    modules at once, each from its own initial parameters and in its own batch order.
+
+    Args:
+        factory: returns a new, randomly initialised module; called with a seeded
+            generator, which is put back afterwards.
+        inputs: ``[N, ...]`` examples.
+        targets: ``[N, ...]`` targets.
+        loss: ``"cross_entropy"``, ``"mse"``, ``"l1"``, ``"bce_with_logits"``, or a function
+            ``(outputs, targets) -> scalar mean loss``, at least 0.
+        batch_size: examples in a batch.
+        validation_fraction: share of the examples, the last ones, kept for validation.
+
+    Raises:
+        ValueError: sizes do not fit, the loss is unknown, or the module has running
+            statistics (BatchNorm) or dropout, which stacked runs cannot have.
+        TypeError: the factory does not return a module.
+    """
+    if len(inputs) != len(targets):
+        raise ValueError(
+            f"inputs and targets differ in length: {len(inputs)} and {len(targets)}"
+        )
+    if not 0 < validation_fraction < 1:
+        raise ValueError(
+            f"validation_fraction must lie in (0, 1), got {validation_fraction!r}"
+        )
+    if isinstance(loss, str):
+        if loss not in LOSSES:
+            raise ValueError(f"unknown loss {loss!r}; valid losses: {', '.join(LOSSES)}")
+        loss = LOSSES[loss]
+    if not callable(factory):
+        raise TypeError(f"factory must be callable, got {factory!r}")
+    validation = max(1, round(len(inputs) * validation_fraction))
+    return ModuleTask(
+        batch_size=batch_size,
+        num_train=len(inputs) - validation,
+        num_validation=validation,
+        factory=factory,
+        inputs=inputs,
+        targets=targets,
+        loss_function=loss,
+    )
