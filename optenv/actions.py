@@ -158,7 +158,7 @@ def make(spec: str | dict[str, Any] | Action) -> Action:
 
 
 def validate(space: spaces.Space[Any], actions: Any) -> np.ndarray:
-    """Return ``actions`` as an array of ``space`` (of the whole batch).
+    """Return ``actions`` as a new array of ``space``, of one environment or of a batch.
 
     Raises:
         ValueError: wrong shape, non-finite, or out of the space's range.
@@ -170,8 +170,9 @@ def validate(space: spaces.Space[Any], actions: Any) -> np.ndarray:
         array = array.astype(space.dtype)
         if not np.all((array >= space.low) & (array <= space.high)):
             raise ValueError(f"actions must lie in [-1, 1], got {actions!r}")
-    elif not (
-        np.issubdtype(array.dtype, np.integer) and space.contains(array.astype(space.dtype))
+        return array
+    if not np.issubdtype(array.dtype, np.integer) or not space.contains(
+        array.astype(space.dtype)
     ):
         raise ValueError(f"actions must be of {space}, got {actions!r}")
-    return array
+    return array.astype(space.dtype)

@@ -219,6 +219,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             ended = np.flatnonzero(terminated[where])
             if len(ended):
                 final[ended + where.start] = _finite(group.validation_loss(ended))
+        if not active.any():  # every run is being reset, which tells nothing
+            return observation, reward, terminated, {}
         info: dict[str, Any] = {
             "loss": loss, "_loss": active.copy(),
             "lr": lr, "_lr": active.copy(),
@@ -317,9 +319,9 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
         Raises:
             ValueError: the action is out of range, or the run has ended.
         """
-        observation, reward, terminated, _, batched = self.batch.step(
-            np.asarray(action)[None]
-        )
+        # Here too, so that what is wrong is said of this space, not of the batch's.
+        batch = validate(self.action_space, action)[None]
+        observation, reward, terminated, _, batched = self.batch.step(batch)
         info = {
             key: value[0].item()
             for key, value in batched.items()

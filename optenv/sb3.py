@@ -108,6 +108,7 @@ def _split(info: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
         if key.startswith("_"):
             continue
         mask: Sequence[bool] = info.get("_" + key, np.ones(num_envs, np.bool_))
+        values = _split(value, num_envs) if isinstance(value, dict) else value
         for i in np.flatnonzero(mask):
-            infos[i][key] = value[i].item() if hasattr(value[i], "item") else value[i]
+            infos[i][key] = values[i].item() if hasattr(values[i], "item") else values[i]
     return infos

@@ -34,6 +34,8 @@ class Data(NamedTuple):
             first, then validation examples.
         order: ``[B]`` int64 key of the batch order.
         num_train: how many of the ``N`` examples are for training.
+        shared: whether all runs have the same ``inputs`` and ``targets``; if not, those
+            of run ``b`` are the rows from ``b * N``.
     """
 
     inputs: Tensor
@@ -41,6 +43,7 @@ class Data(NamedTuple):
     rows: Tensor
     order: Tensor
     num_train: int
+    shared: bool = False
 
     def batch(self, examples: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and targets ``[B, n, ...]`` of the examples ``[B, n]``."""
@@ -100,7 +103,7 @@ class Data(NamedTuple):
     def put(self, index: Tensor, new: Data) -> Data:
         """Copy in which the runs ``index [n]`` have the data of ``new`` (``n`` runs)."""
         order = self.order.index_copy(0, index, new.order)
-        if new.inputs is self.inputs:  # examples shared by all runs
+        if self.shared:
             return self._replace(rows=self.rows.index_copy(0, index, new.rows), order=order)
         runs = len(self.rows)
 

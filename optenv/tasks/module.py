@@ -84,8 +84,14 @@ class ModuleTask(Task):
                 for g in generators
             ]
         )
-        keys = order_keys(generators)
-        return Data(self.inputs, self.targets, torch.from_numpy(rows), keys, self.num_train)
+        return Data(
+            self.inputs,
+            self.targets,
+            torch.from_numpy(rows),
+            order_keys(generators),
+            self.num_train,
+            shared=True,
+        )
 
     def init(self, generators: Sequence[np.random.Generator]) -> Tensor:
         modules = [_seeded(self.factory, int(g.integers(2**62))) for g in generators]

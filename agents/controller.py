@@ -1,0 +1,102 @@
+"""The part of a learned optimizer that is not about tensors: clock, telemetry, policy.
+
+The state is a flat dict of numbers and CPU tensors ``[1]``, so that it can live in
+``param_groups`` and be saved, copied and restored by torch like everything else there.
+Functions return a new dict and leave the old one alone.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optenv import clock
+from optenv.telemetry import Control, History, Losses, Probe, observe
+
+from .policy import Policy
+
+State = dict[str, Any]
+
+#: Share of the highest learning rate so far that steps past the horizon run at.
+FLOOR = 0.01
+
+
+def start(policy: Policy, total_steps: int, dtype: torch.dtype) -> State:
+    """State before the first step; ``dtype`` is that of the telemetry."""
+    zero = torch.zeros(1, dtype=dtype)
+    multiplier = torch.full_like(zero, policy.action.start)
+    return {
+        "total_steps": total_steps,
+        "steps": 0,
+        "skipped": 0,
+        "log_multiplier": multiplier,
+        "highest": multiplier,
+        "previous_action": zero,
+        "losses": Losses.empty(zero)._asdict(),
+        "history": History.empty(zero)._asdict(),
+    }
+
+
+@lru_cache(maxsize=64)
+def _starts(total_steps: int, horizon: int, spacing: float) -> frozenset[int]:
+    """Steps at which a window starts; the end of the run is none."""
+    return frozenset(clock.boundaries(total_steps, horizon, spacing)[:-1].tolist())
+
+
+def is_decision(policy: Policy, state: State, ahead: int = 0) -> bool:
+    """Whether the policy is asked at this step, or at the one ``ahead`` of it."""
+    described = policy.description
+    starts = _starts(state["total_steps"], described["horizon"], described["spacing"])
+    return state["steps"] + ahead in starts
+
+
+def record(state: State, loss: Tensor | float) -> State:
+    """Take note of the loss of this step; one that is not finite is ignored."""
+    like: Tensor = state["log_multiplier"]
+    value = torch.as_tensor(loss).detach().reshape(1).to(like.device, like.dtype)
+    if not torch.isfinite(value):
+        return state
+    return {**state, "losses": Losses(**state["losses"]).record(value)._asdict()}
+
+
+def decide(policy: Policy, state: State, probe: Probe) -> State:
+    """Observe, ask the policy, move the multiplier, and begin a new window."""
+    old: Tensor = state["log_multiplier"]
+    control = Control(
+        progress=torch.full_like(old, state["steps"]) / state["total_steps"],
+        log_multiplier=old,
+        previous_action=state["previous_action"],
+    )
+    losses = Losses(**state["losses"])
+    observation, history = observe(probe, losses, History(**state["history"]), control)
+    action = policy.to(old.dtype)(observation)
+    multiplier = policy.action.apply(action, old)
+    return {
+        **state,
+        "log_multiplier": multiplier,
+        "highest": torch.maximum(state["highest"], multiplier),
+        "previous_action": policy.action.shift(action).to(old.dtype),
+        "losses": Losses.empty(old)._asdict(),
+        "history": history._asdict(),
+        "observation": observation,
+    }
+
+
+def tick(policy: Policy, state: State) -> tuple[State, float]:
+    """Count this step, and return the multiplier of its learning rate."""
+    steps, total = state["steps"], state["total_steps"]
+    multiplier = policy.action.factor(steps / total) * math.exp(state["log_multiplier"])
+    if steps >= total:
+        multiplier = min(multiplier, FLOOR * math.exp(state["highest"]))
+        if steps == total:
+            warnings.warn(
+                f"total_steps={total} are done; further steps run at no more than "
+                f"{FLOOR:.0%} of the highest learning rate so far",
+                stacklevel=5,
+            )
+    return {**state, "steps": steps + 1}, multiplier

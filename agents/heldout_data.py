@@ -1,0 +1,165 @@
+"""Examples of the held-out tasks: patches of photographs, source code, a function.
+
+Photographs and code are cut into small pieces, some of which are for validation, so that
+both splits look alike and share no pixel and no character. Every sampler is a function
+``(split, generator, n)`` that draws ``n`` examples.
+"""
+
+from __future__ import annotations
+
+import sysconfig
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+#: Inputs ``[n, ...]`` and targets ``[n, ...]``.
+Batch = tuple[Tensor, Tensor]
+Split = Literal["train", "validation"]
+
+#: Pixels on a side of the tiles that photographs are split by: every fourth one validates.
+TILE = 40
+#: Characters in each stretch of a module; every fourth stretch validates.
+STRETCH = 256
+#: Characters in a snippet.
+SNIPPET = 32
+CHARACTERS = 96
+BIGRAM_BINS = 160
+SNIPPET_FEATURES = CHARACTERS + BIGRAM_BINS
+
+#: The language models' text. All are plain modules in Python 3.11 to 3.14.
+TRAIN_FILES = (
+    "argparse.py", "asyncio/base_events.py", "asyncio/streams.py", "asyncio/tasks.py",
+    "configparser.py", "difflib.py", "doctest.py", "email/message.py", "inspect.py",
+    "ipaddress.py", "json/decoder.py", "json/encoder.py", "logging/__init__.py",
+    "mailbox.py", "optparse.py", "pickle.py", "shutil.py", "socket.py", "subprocess.py",
+    "tarfile.py", "threading.py", "typing.py",
+)  # fmt: skip
+VALIDATION_FILES = (
+    "asyncio/locks.py", "email/header.py", "ftplib.py", "random.py", "statistics.py",
+    "tempfile.py",
+)  # fmt: skip
+#: The classes of the snippet classifier.
+MODULES = (
+    "_pydecimal.py", "argparse.py", "doctest.py", "inspect.py", "mailbox.py",
+    "subprocess.py", "tarfile.py", "typing.py",
+)  # fmt: skip
+
+
+@cache
+def photographs() -> np.ndarray:
+    """Both photographs in grey at half size, standardised: ``[2, H, W]`` float32."""
+    from sklearn.datasets import load_sample_images
+
+    grey = np.stack([image.mean(2) for image in load_sample_images().images])
+    height, width = (size // 2 * 2 for size in grey.shape[1:])
+    grey = grey[:, :height, :width].reshape(2, height // 2, 2, width // 2, 2).mean((2, 4))
+    return ((grey - grey.mean()) / grey.std()).astype(np.float32)
+
+
+@cache
+def patch_corners(split: Split, side: int) -> np.ndarray:
+    """Flat indices of the first pixel of every patch within a tile of ``split``."""
+    count, height, width = photographs().shape
+    photo, row, column = np.ogrid[:count, : height - side + 1, : width - side + 1]
+    tile_row, tile_column = row // TILE, column // TILE
+    inside = (row + side - 1) // TILE == tile_row
+    inside = inside & ((column + side - 1) // TILE == tile_column)
+    validates = (photo + tile_row + tile_column) % 4 == 0
+    chosen = inside & (validates if split == "validation" else ~validates)
+    return ((photo * height + row) * width + column)[chosen]
+
+
+def patch_pixels(split: Split, rng: np.random.Generator, n: int, side: int) -> np.ndarray:
+    """Flat indices of the pixels of random square patches, ``[n, side, side]``."""
+    corners = patch_corners(split, side)
+    corner = corners[rng.integers(len(corners), size=(n, 1, 1))]
+    span = np.arange(side)
+    return corner + span[:, None] * photographs().shape[2] + span
+
+
+def photo_patches(split: Split, rng: np.random.Generator, n: int) -> Batch:
+    """Patches ``[n, 1, 12, 12]``, brightness removed, and which photograph's ``[n]``."""
+    pixels = patch_pixels(split, rng, n, 12)
+    inputs = photographs().reshape(-1)[pixels]
+    inputs -= inputs.mean((1, 2), keepdims=True)
+    labels = pixels[:, 0, 0] // photographs()[0].size
+    return torch.from_numpy(inputs[:, None]), torch.from_numpy(labels)
+
+
+def flat_patches(split: Split, rng: np.random.Generator, n: int) -> Batch:
+    """Patches ``[n, 64]``, as inputs and as targets."""
+    flat = photographs().reshape(-1)[patch_pixels(split, rng, n, 8).reshape(n, -1)]
+    inputs = torch.from_numpy(flat)
+    return inputs, inputs
+
+
+@cache
+def source(name: str) -> np.ndarray:
+    """A file of the standard library as codes in [0, 96): printable ASCII, newline."""
+    path = Path(sysconfig.get_path("stdlib"), name)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: text tasks need Python's own source")
+    raw = np.frombuffer(path.read_bytes(), np.uint8).astype(np.int64)
+    codes = np.where((raw >= 32) & (raw < 127), raw - 32, 0)  # all others are a blank
+    return np.where(raw == 10, CHARACTERS - 1, codes)
+
+
+@cache
+def _text(split: Split) -> np.ndarray:
+    files = TRAIN_FILES if split == "train" else VALIDATION_FILES
+    return np.concatenate([source(name) for name in files])
+
+
+def sentences(split: Split, rng: np.random.Generator, n: int, length: int) -> Batch:
+    """Characters ``[n, length]`` and, for each, the one that follows ``[n, length]``."""
+    text = _text(split)
+    start = rng.integers(len(text) - length, size=(n, 1))
+    codes = torch.from_numpy(text[start + np.arange(length + 1)])
+    return codes[:, :-1], codes[:, 1:]
+
+
+@cache
+def _modules() -> tuple[np.ndarray, np.ndarray]:
+    """Text of all modules, and where each begins (and the last ends)."""
+    texts = [source(name) for name in MODULES]
+    return np.concatenate(texts), np.cumsum([0] + [len(text) for text in texts])
+
+
+def snippet_starts(
+    split: Split, rng: np.random.Generator, labels: np.ndarray
+) -> np.ndarray:
+    """Where in the text of all modules snippets of modules ``labels [n]`` begin, ``[n]``."""
+    begin = _modules()[1]
+    # Of every four stretches the first three train and the last validates.
+    groups = np.diff(begin)[labels] // (4 * STRETCH)
+    within = rng.integers(3, size=len(labels)) if split == "train" else 3
+    stretch = rng.integers(groups) * 4 + within
+    offset = rng.integers(STRETCH - SNIPPET + 1, size=len(labels))
+    return begin[labels] + stretch * STRETCH + offset
+
+
+def snippets(split: Split, rng: np.random.Generator, n: int) -> Batch:
+    """Roots of character and hashed bigram counts ``[n, 256]``, and the module ``[n]``."""
+    labels = rng.integers(len(MODULES), size=n)
+    starts = snippet_starts(split, rng, labels)
+    codes = _modules()[0][starts[:, None] + np.arange(SNIPPET)]
+    bigrams = (codes[:, :-1] * 31 + codes[:, 1:] * 7919) % BIGRAM_BINS + CHARACTERS
+    width = SNIPPET_FEATURES
+    cells = np.concatenate([codes, bigrams], 1) + np.arange(n)[:, None] * width
+    counts = np.bincount(cells.reshape(-1), minlength=n * width).reshape(n, width)
+    return torch.from_numpy(np.sqrt(counts, dtype=np.float32)), torch.from_numpy(labels)
+
+
+def friedman(split: Split, rng: np.random.Generator, n: int) -> Batch:
+    """Friedman's first function of 10 uniform inputs, noise of 4 % of the variance."""
+    from sklearn.datasets import make_friedman1
+
+    seed = int(rng.integers(2**31))  # never drawn twice: both splits are unlimited
+    inputs, targets = make_friedman1(n, n_features=10, noise=1.0, random_state=seed)
+    inputs = (inputs - 0.5) * np.sqrt(12.0)
+    targets = (targets[:, None] - 14.4) / 4.9
+    return torch.from_numpy(inputs).float(), torch.from_numpy(targets).float()

@@ -1,0 +1,120 @@
+"""The update rules on lists of parameters, by torch's own functional kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+from torch.optim.rmsprop import rmsprop
+from torch.optim.sgd import sgd
+
+from optenv.rules import HYPERPARAMETERS as H
+
+Kernel = Callable[[list[Tensor], list[dict[str, Any]], float, "bool | None"], None]
+
+
+def _sgd(
+    params: list[Tensor], states: list[dict[str, Any]], lr: float, foreach: bool | None
+) -> None:
+    _run_sgd(params, [None] * len(params), lr, 0.0, foreach)
+
+
+def _momentum(
+    params: list[Tensor], states: list[dict[str, Any]], lr: float, foreach: bool | None
+) -> None:
+    # torch fills None with the first gradient and leaves it to us to keep it.
+    buffers = [s.get("momentum_buffer") for s in states]
+    _run_sgd(params, buffers, lr, H.momentum, foreach)
+    for state, buffer in zip(states, buffers, strict=True):
+        state["momentum_buffer"] = buffer
+
+
+def _run_sgd(
+    params: list[Tensor],
+    buffers: list[Tensor | None],
+    lr: float,
+    momentum: float,
+    foreach: bool | None,
+) -> None:
+    sgd(
+        params,
+        _grads(params),
+        buffers,
+        foreach=foreach,
+        weight_decay=0.0,
+        momentum=momentum,
+        lr=lr,
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+    )
+
+
+def _rmsprop(
+    params: list[Tensor], states: list[dict[str, Any]], lr: float, foreach: bool | None
+) -> None:
+    _fill(params, states, ("square_avg",))
+    rmsprop(
+        params,
+        _grads(params),
+        [s["square_avg"] for s in states],
+        [],
+        [],
+        [s["step"] for s in states],
+        foreach=foreach,
+        lr=lr,
+        alpha=H.alpha,
+        eps=H.eps,
+        weight_decay=0.0,
+        momentum=0.0,
+        centered=False,
+        has_complex=any(p.is_complex() for p in params),
+    )
+
+
+def _adam(
+    params: list[Tensor], states: list[dict[str, Any]], lr: float, foreach: bool | None
+) -> None:
+    _fill(params, states, ("exp_avg", "exp_avg_sq"))
+    adamw(
+        params,
+        _grads(params),
+        [s["exp_avg"] for s in states],
+        [s["exp_avg_sq"] for s in states],
+        [],
+        [s["step"] for s in states],
+        foreach=foreach,
+        amsgrad=False,
+        beta1=H.beta1,
+        beta2=H.beta2,
+        lr=lr,
+        weight_decay=0.0,
+        eps=H.eps,
+        maximize=False,
+        has_complex=any(p.is_complex() for p in params),
+    )
+
+
+def _grads(params: list[Tensor]) -> list[Tensor]:
+    return [p.grad for p in params if p.grad is not None]
+
+
+def _fill(
+    params: list[Tensor], states: list[dict[str, Any]], names: tuple[str, ...]
+) -> None:
+    for param, state in zip(params, states, strict=True):
+        if "step" not in state:
+            state["step"] = torch.zeros(())
+            for name in names:
+                state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+
+
+KERNELS: dict[str, Kernel] = {
+    "sgd": _sgd,
+    "momentum": _momentum,
+    "rmsprop": _rmsprop,
+    "adam": _adam,
+}

@@ -1,0 +1,193 @@
+"""A learned policy as a drop-in ``torch.optim.Optimizer``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.optim.optimizer import Optimizer, ParamsT
+
+from optenv.telemetry import Probe, first_probe, probe
+
+from . import controller
+from .kernels import KERNELS
+from .policy import Policy, load_policy
+
+__all__ = ["LearnedOptimizer"]
+
+
+class LearnedOptimizer(Optimizer):
+    r"""Optimizer whose learning rate is chosen by a policy learned in an environment.
+
+    The policy looks at the run at a fixed number of moments, more of them early on, and
+    moves the log-multiplier :math:`s` of the learning rate. The update itself is the rule
+    that the policy was trained with, in torch's own implementation, at
+    :math:`\eta_t = \text{lr} \cdot \text{schedule}(t / T) \cdot e^s`. ``group["lr"]`` is
+    never written; the learning rate in force is ``group["effective_lr"]``.
+
+    A step with a gradient that is not finite is skipped and counted in ``skipped``; a
+    loss that is not finite is ignored.
+
+    Args:
+        params: parameters or parameter groups, as for any torch optimizer.
+        policy: path of a policy file, or a :class:`~agents.policy.Policy`.
+        total_steps: number of steps that the run will take.
+        lr: base learning rate, which the policy multiplies; it need not be right.
+        weight_decay: decoupled weight decay (Loshchilov & Hutter, 2019).
+        foreach: as in torch; None lets torch choose.
+
+    Raises:
+        ValueError: an argument is out of its range, or the policy cannot be used.
+        FileNotFoundError: there is no such policy file.
+
+    Example::
+
+        optimizer = LearnedOptimizer(model.parameters(), "policy", total_steps=1000)
+        for inputs, targets in batches:
+            optimizer.zero_grad()
+            loss = criterion(model(inputs), targets)
+            loss.backward()
+            optimizer.step(loss=loss)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        policy: str | Path | Policy,
+        *,
+        total_steps: int,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        foreach: bool | None = None,
+    ) -> None:
+        if isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1:
+            raise ValueError(f"total_steps must be a positive integer, got {total_steps!r}")
+        if not 0.0 <= lr < float("inf"):
+            raise ValueError(f"lr must be at least 0 and finite, got {lr!r}")
+        if not 0.0 <= weight_decay < float("inf"):
+            raise ValueError(
+                f"weight_decay must be at least 0 and finite, got {weight_decay!r}"
+            )
+        self._policy = policy if isinstance(policy, Policy) else load_policy(policy)
+        defaults = {"lr": lr, "weight_decay": weight_decay, "foreach": foreach}
+        super().__init__(params, defaults)
+        doubles = (torch.float64, torch.complex128)
+        every = [p for group in self.param_groups for p in group["params"]]
+        dtype = torch.float64 if all(p.dtype in doubles for p in every) else torch.float32
+        # In a param group, where torch saves, copies and restores it with the rest.
+        self.param_groups[0]["controller"] = controller.start(
+            self._policy, total_steps, dtype
+        )
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in use."""
+        return self._policy
+
+    @property
+    def skipped(self) -> int:
+        """Steps skipped so far because a gradient was not finite."""
+        return int(self.param_groups[0]["controller"]["skipped"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_policy": self._policy}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore a saved state.
+
+        Raises:
+            ValueError: it is not the state of a :class:`LearnedOptimizer`.
+        """
+        if "controller" not in state_dict["param_groups"][0]:
+            raise ValueError(
+                "state_dict is not of a LearnedOptimizer: param_groups[0] has "
+                f"{sorted(state_dict['param_groups'][0])}, but no 'controller'"
+            )
+        super().load_state_dict(state_dict)
+
+    @torch.no_grad()
+    def step(  # type: ignore[override]
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        loss: Tensor | float | None = None,
+    ) -> Any:
+        """Take one step.
+
+        Args:
+            closure: re-evaluates the model and returns the loss.
+            loss: the loss whose gradients the parameters hold (a scalar; its graph is not
+                used). By default what ``closure`` returns; without either, the policy
+                sees gradients alone.
+
+        Returns:
+            What ``closure`` returned, or None.
+        """
+        result = None
+        if closure is not None:
+            with torch.enable_grad():
+                result = closure()
+            loss = result if loss is None else loss
+        params = [p for group in self.param_groups for p in group["params"]]
+        params = [p for p in params if p.grad is not None]
+        if not params:
+            return result
+        state = self.param_groups[0]["controller"]
+        if not torch.isfinite(get_total_norm([p.grad for p in params])):
+            state = {**state, "skipped": state["skipped"] + 1}
+        else:
+            if loss is not None:
+                state = controller.record(state, loss)
+            if controller.is_decision(self._policy, state):
+                state = controller.decide(self._policy, state, self._measure(params, state))
+            self._remember(params, controller.is_decision(self._policy, state, ahead=1))
+            state, multiplier = controller.tick(self._policy, state)
+            self._update(multiplier)
+        self.param_groups[0]["controller"] = state
+        return result
+
+    def _measure(self, params: list[Tensor], state: controller.State) -> Probe:
+        """Probe of the last update, from what :meth:`_remember` kept."""
+        dtype = state["log_multiplier"].dtype
+
+        def dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
+            parts = [torch.dot(_flat(x, dtype), _flat(y, dtype)) for x, y in zip(a, b)]  # noqa: B905
+            return torch.stack([part.cpu() for part in parts]).sum().reshape(1)
+
+        kept = [p for p in params if "last_grad" in self.state[p]] or params
+        grads = [p.grad for p in kept if p.grad is not None]
+        if "last_grad" not in self.state[kept[0]]:
+            return first_probe(dot, grads, kept)
+        steps = [p - self.state[p]["last_param"] for p in kept]
+        return probe(dot, grads, kept, [self.state[p]["last_grad"] for p in kept], steps)
+
+    def _remember(self, params: list[Tensor], wanted: bool) -> None:
+        """Keep gradient and parameters of this step if the next one measures."""
+        for p in params:
+            state = self.state[p]
+            if wanted:
+                assert p.grad is not None
+                state["last_grad"], state["last_param"] = p.grad.clone(), p.clone()
+            elif "last_grad" in state:
+                del state["last_grad"], state["last_param"]
+
+    def _update(self, multiplier: float) -> None:
+        kernel = KERNELS[self._policy.description["rule"]]
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            lr = group["effective_lr"] = float(group["lr"]) * multiplier
+            if not params:
+                continue
+            if group["weight_decay"]:
+                torch._foreach_mul_(params, 1.0 - lr * group["weight_decay"])
+            kernel(params, [self.state[p] for p in params], lr, group["foreach"])
+
+
+def _flat(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    return tensor.reshape(-1).to(dtype)

@@ -1,0 +1,221 @@
+"""The policy file and the bare torch module it describes.
+
+A policy is two files side by side: ``NAME.safetensors`` with the weights, and
+``NAME.json`` with what they mean (feature version, features, action, rule, horizon,
+layers). Neither can hold code, and nothing of the training library is needed to use them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from optenv import actions, rules
+from optenv.telemetry import FEATURE_VERSION, FEATURES
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
+
+#: Keys of the description that a policy cannot do without, and their types.
+_REQUIRED: dict[str, type | tuple[type, ...]] = {
+    "feature_version": int,
+    "features": list,
+    "action": dict,
+    "rule": str,
+    "horizon": int,
+    "spacing": (int, float),
+    "layers": list,
+    "activation": str,
+}
+
+
+class Policy(nn.Module):
+    """A deterministic policy: a small network from observation to action.
+
+    Args:
+        description: see :func:`export_policy`.
+
+    Attributes:
+        description: as given.
+        action: decodes what the network says, as the environment did.
+
+    Raises:
+        ValueError: the description is incomplete, of another feature version, or names
+            something unknown.
+    """
+
+    def __init__(self, description: dict[str, Any]) -> None:
+        super().__init__()
+        _check(description)
+        self.description = description
+        self.action = actions.make(description["action"])
+        names = list(FEATURES)
+        self._columns = [names.index(name) for name in description["features"]]
+        sizes = description["layers"]
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+            layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[description["activation"]]()]
+        self.network = nn.Sequential(*layers[:-1])
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Actions of observations ``[B, len(FEATURES)]``: ``[B, 1]``, or ``[B]`` indices."""
+        output: Tensor = self.network(observation[:, self._columns])
+        if isinstance(self.action, actions.Discrete):
+            return output.argmax(dim=-1)
+        return output.clamp(-1.0, 1.0)
+
+
+def export_policy(model: Any, path: str | Path) -> Path:
+    """Write the policy of a Stable-Baselines3 model.
+
+    Args:
+        model: a PPO, A2C or DQN model with an MLP policy, trained on an optenv
+            environment (single or batched, wrapped or not).
+        path: where to write; ``.safetensors`` and ``.json`` take the place of its suffix.
+
+    Returns:
+        Path of the weights.
+
+    Raises:
+        ValueError: the model has no environment of ours, or a network that cannot be
+            exported.
+    """
+    env = model.get_env()
+    if env is None:
+        raise ValueError("the model has no environment; set_env() one of optenv's first")
+    try:
+        described = env.env_method("describe")[0]
+    except AttributeError as error:
+        raise ValueError(f"the model's environment is not one of optenv's: {env!r}") from error
+    modules = _network(model)
+    linear = [m for m in modules if isinstance(m, nn.Linear)]
+    hidden = {type(m) for m in modules if not isinstance(m, nn.Linear)}
+    known = {cls: name for name, cls in ACTIVATIONS.items()}
+    if len(hidden) > 1 or not hidden <= set(known):
+        raise ValueError(f"cannot export activations {hidden}; valid: {list(ACTIVATIONS)}")
+    description = {
+        **described,
+        "layers": [linear[0].in_features, *(m.out_features for m in linear)],
+        "activation": known[hidden.pop()] if hidden else "tanh",
+        "algorithm": type(model).__name__,
+        "timesteps": int(model.num_timesteps),
+        "seed": model.seed,
+    }
+    policy = Policy(description)
+    own = [m for m in policy.network if isinstance(m, nn.Linear)]
+    for mine, theirs in zip(own, linear, strict=True):
+        mine.load_state_dict(theirs.state_dict())
+    return save_policy(policy, path)
+
+
+def _network(model: Any) -> list[nn.Module]:
+    """Layers from observation to action of an SB3 model, in order."""
+    inner = model.policy
+    if hasattr(inner, "q_net"):
+        found = [*inner.q_net.features_extractor.children(), *inner.q_net.q_net]
+    elif hasattr(inner, "mlp_extractor"):
+        found = [
+            *inner.pi_features_extractor.children(),
+            *inner.mlp_extractor.policy_net,
+            inner.action_net,
+        ]
+    else:
+        raise ValueError(f"cannot export {type(inner).__name__}; valid: PPO, A2C, DQN, MLP")
+    return [m for m in found if not isinstance(m, nn.Flatten)]
+
+
+def save_policy(policy: Policy, path: str | Path) -> Path:
+    """Write weights and description; see :func:`export_policy` for ``path``."""
+    weights_path, text_path = _paths(path)
+    weights_path.parent.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().cpu().contiguous() for k, v in policy.state_dict().items()}
+    weights = save(state)
+    description = {**policy.description, "sha256": hashlib.sha256(weights).hexdigest()}
+    weights_path.write_bytes(weights)
+    text_path.write_text(json.dumps(description, indent=2) + "\n")
+    return weights_path
+
+
+def load_policy(path: str | Path) -> Policy:
+    """Read a policy; no code in the files is ever run.
+
+    Args:
+        path: the weights, the description, or their common stem.
+
+    Raises:
+        FileNotFoundError: one of the two files is missing.
+        ValueError: the files do not belong together, are damaged, or are of a feature
+            version that this version of the package does not know.
+    """
+    weights_path, text_path = _paths(path)
+    for file in (weights_path, text_path):
+        if not file.is_file():
+            raise FileNotFoundError(f"no policy at {str(path)!r}: {file} does not exist")
+    try:
+        description = json.loads(text_path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{text_path} is not a policy description: {error}") from None
+    if not isinstance(description, dict):
+        raise ValueError(f"{text_path} is not a policy description: {description!r}")
+    weights = weights_path.read_bytes()
+    expected, found = description.pop("sha256", None), hashlib.sha256(weights).hexdigest()
+    if expected != found:
+        raise ValueError(
+            f"{weights_path} (sha256 {found}) is not what {text_path} describes ({expected})"
+        )
+    try:
+        policy = Policy(description)
+        policy.load_state_dict(load(weights))
+    except Exception as error:
+        raise ValueError(f"cannot load policy {str(path)!r}: {error}") from error
+    if not all(torch.isfinite(p).all() for p in policy.parameters()):
+        raise ValueError(f"policy {str(path)!r} has weights that are not finite")
+    return policy.requires_grad_(False).eval()
+
+
+def _paths(path: str | Path) -> tuple[Path, Path]:
+    path = Path(path)
+    stem = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
+    return stem.with_name(stem.name + ".safetensors"), stem.with_name(stem.name + ".json")
+
+
+def _check(description: dict[str, Any]) -> None:
+    for key, kind in _REQUIRED.items():
+        if not isinstance(description.get(key), kind) or description[key] is True:
+            raise ValueError(
+                f"policy description: {key!r} is {description.get(key)!r}; "
+                f"required: {', '.join(_REQUIRED)}"
+            )
+    version = description["feature_version"]
+    if version != FEATURE_VERSION:
+        raise ValueError(
+            f"policy of feature version {version!r}; this version of optenv has "
+            f"{FEATURE_VERSION}"
+        )
+    rules.get(description["rule"])
+    unknown = [name for name in description["features"] if name not in FEATURES]
+    if unknown:
+        raise ValueError(f"unknown features {unknown}; valid: {', '.join(FEATURES)}")
+    if description["activation"] not in ACTIVATIONS:
+        raise ValueError(
+            f"unknown activation {description['activation']!r}; "
+            f"valid: {', '.join(ACTIVATIONS)}"
+        )
+    if description["horizon"] < 1 or not description["spacing"] >= 1.0:
+        raise ValueError(
+            f"horizon must be at least 1 and spacing at least 1.0, got "
+            f"{description['horizon']!r} and {description['spacing']!r}"
+        )
+    sizes = description["layers"]
+    action = actions.make(description["action"])
+    outputs = len(action.multipliers) if isinstance(action, actions.Discrete) else 1
+    ends = [len(description["features"]), outputs]
+    if not all(isinstance(n, int) and n > 0 for n in sizes) or sizes[:1] + sizes[-1:] != ends:
+        raise ValueError(
+            f"layers {sizes!r} do not lead from {ends[0]} features to {ends[1]} outputs"
+        )

@@ -1,0 +1,179 @@
+"""Train an agent of a preset: build the environment and the model, learn, keep the result."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+
+import optenv  # registers the environments
+from optenv.sb3 import SB3VecEnv
+
+from .policy import export_policy
+from .presets import PRESETS
+
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "dqn": DQN}
+
+
+def preset(agent: str) -> dict[str, Any]:
+    """Preset called ``agent``.
+
+    Raises:
+        ValueError: there is none; the message lists the valid names.
+    """
+    if agent not in PRESETS:
+        raise ValueError(f"unknown agent {agent!r}; valid agents: {', '.join(PRESETS)}")
+    return PRESETS[agent]
+
+
+def make_env(env_id: str, num_envs: int, arguments: Mapping[str, Any]) -> VecEnv:
+    """Batched environment for Stable-Baselines3, with episode statistics.
+
+    Raises:
+        ValueError, TypeError: an unknown id, or arguments that are not valid.
+    """
+    if env_id not in optenv.ENVIRONMENTS:
+        raise ValueError(
+            f"unknown environment {env_id!r}; valid: {', '.join(optenv.ENVIRONMENTS)}"
+        )
+    batch = gym.make_vec(
+        env_id,
+        num_envs,
+        vectorization_mode="vector_entry_point",
+        autoreset_mode=AutoresetMode.DISABLED,
+        **arguments,
+    )
+    return VecMonitor(SB3VecEnv(batch))
+
+
+def make_model(
+    agent: str,
+    env: VecEnv,
+    *,
+    seed: int | None = None,
+    tensorboard: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> BaseAlgorithm:
+    """Model of a preset on ``env``.
+
+    Args:
+        agent: key of :data:`~agents.presets.PRESETS`.
+        env: see :func:`make_env`.
+        seed: of the algorithm and the environments.
+        tensorboard: folder of the logs, if any.
+        overrides: replace arguments of the algorithm's class.
+
+    Raises:
+        ValueError: unknown agent, or an action space that its algorithm cannot drive.
+        TypeError: an override that the class does not take.
+    """
+    arguments = {**preset(agent)["algorithm"], **(overrides or {})}
+    discrete = isinstance(env.action_space, gym.spaces.Discrete)
+    if agent == "dqn" and not discrete:
+        raise ValueError(
+            f"agent 'dqn' needs a discrete action, got {env.action_space}; "
+            "use env 'optenv/DiscreteLearningRate-v0'"
+        )
+    return ALGORITHMS[agent](
+        "MlpPolicy",
+        env,
+        seed=seed,
+        device="cpu",
+        tensorboard_log=None if tensorboard is None else str(tensorboard),
+        **arguments,
+    )
+
+
+def learn(model: BaseAlgorithm, timesteps: int, folder: Path, *, progress: bool) -> bool:
+    """Learn, and leave ``model.zip`` and the exported policy in ``folder``.
+
+    Args:
+        model: see :func:`make_model`.
+        timesteps: control steps over all runs.
+        folder: gets the files; the policy is also renewed every tenth of the way, so that
+            even a killed process leaves one.
+        progress: show a progress bar.
+
+    Returns:
+        Whether learning went to its end; False if the user interrupted it.
+    """
+    finished = True
+    try:
+        model.learn(
+            timesteps, callback=_Keeper(folder, timesteps // 10), progress_bar=progress
+        )
+    except KeyboardInterrupt:
+        finished = False
+    model.save(folder / "model.zip")
+    export_policy(model, folder / "policy")
+    return finished
+
+
+class _Keeper(BaseCallback):
+    """Log how runs end, and export the policy every ``every`` timesteps."""
+
+    def __init__(self, folder: Path, every: int) -> None:
+        super().__init__()
+        self.folder, self.every, self.next = folder, every, every
+
+    def _on_step(self) -> bool:
+        ended = [i for i, done in zip(self.locals["infos"], self.locals["dones"], strict=True) if done]
+        if ended:
+            share = np.mean([info["diverged"] for info in ended])
+            self.logger.record("optenv/diverged", float(share))
+            final = [np.log(max(i["validation_loss"], 1e-12)) for i in ended]
+            self.logger.record("optenv/log_validation_loss", float(np.median(final)))
+        if self.num_timesteps >= self.next:
+            self.next += self.every
+            export_policy(self.model, self.folder / "policy")
+        return True
+
+
+def write_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Write what a run was made with: configuration, command, versions, commit."""
+    packages = ("optenv", "torch", "gymnasium", "stable-baselines3", "numpy")
+    versions = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    text = json.dumps(
+        {
+            **config,
+            "command": sys.argv,
+            "versions": versions,
+            "commit": _commit(),
+        },
+        indent=2,
+        default=str,
+    )
+    path.write_text(text + "\n")
+
+
+def _commit() -> str | None:
+    """Commit of the checkout, if the code runs from one."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(__file__).parent,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,149 @@
+"""A policy in the environment and the same policy as optimizer walk the same path."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+
+import optenv
+from agents import LearnedOptimizer, load_policy
+from agents.policy import Policy, save_policy
+from optenv import rules
+from optenv.telemetry import FEATURES
+
+HORIZON, TOTAL = 20, 130
+BASE_LR = {"sgd": 0.05, "momentum": 0.01, "rmsprop": 1e-3, "adam": 2e-3}
+
+
+def cnn() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(36, 3)
+    )
+
+
+def make_task(name: str) -> optenv.tasks.Task:
+    if name == "mlp":
+        return optenv.tasks.MLP(
+            batch_size=16, num_train=200, inputs=8, width=12, depth=2, activation="gelu",
+            layer_norm=True,
+        )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(150, 1, 8, 8, generator=generator)
+    targets = torch.randint(3, (150,), generator=generator)
+    return optenv.from_module(cnn, inputs, targets, batch_size=16)
+
+
+def make_policy(rule: str, action: dict, path) -> Policy:
+    """A policy of random weights, large enough to move the multiplier a lot."""
+    spec = optenv.actions.make(action)
+    outputs = 7 if spec.kind == "discrete" else 1
+    description = {
+        "feature_version": 1, "features": list(FEATURES), "action": spec.to_dict(),
+        "rule": rule, "horizon": HORIZON, "spacing": 1.7,
+        "layers": [len(FEATURES), 16, outputs], "activation": "tanh",
+    }  # fmt: skip
+    policy = Policy(description)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.copy_(1.0 * torch.randn(parameter.shape, generator=generator))
+    return load_policy(save_policy(policy, path))
+
+
+def walk_environment(task, policy, dtype, seed=5, index=2, runs=3):
+    """Observations, learning rates and parameters of one run in a batch of three."""
+    described = policy.description
+    env = optenv.LearningRateVectorEnv(
+        runs, tasks=task, rule=described["rule"], action=described["action"],
+        horizon=HORIZON, updates_per_step=TOTAL / HORIZON, spacing=described["spacing"],
+        base_lr=BASE_LR[described["rule"]], dtype=dtype, autoreset_mode="Disabled",
+        on_divergence="absorb",
+    )  # fmt: skip
+    observation, _ = env.reset(seed=seed)
+    group = env.groups[0][1]
+    start = group.state.run.params[index].clone()
+    data = group.data
+    policy = policy.to(torch.float64 if dtype == "float64" else torch.float32)
+    walk = []
+    for _ in range(HORIZON):
+        action = policy(torch.from_numpy(observation))
+        seen = observation[index]
+        observation, _, terminated, _, info = env.step(action.numpy())
+        walk.append((seen, info["lr"][index], group.state.run.params[index].numpy()))
+    assert terminated.all()
+    assert not info["diverged"][index]
+    return walk, start, data, group.boundaries
+
+
+def walk_optimizer(task, policy, start, data, boundaries, index=2):
+    """The same run by the exported optimizer, in an ordinary training loop."""
+    parameters = [p[0].clone().requires_grad_() for p in task.unflatten(start[None])]
+    lr = BASE_LR[policy.description["rule"]]
+    optimizer = LearnedOptimizer(parameters, policy, total_steps=TOTAL, lr=lr)
+    walk = []
+    for step in range(TOTAL):
+        first = torch.full((len(data.order),), step)
+        examples = data.batch_rows(first, 1, task.batch_size)
+        inputs, targets = (part[index] for part in data.batch(examples))
+        optimizer.zero_grad()
+        loss = loss_of(task, parameters, inputs, targets)
+        loss.backward()
+        optimizer.step(loss=loss)
+        if step in boundaries[:-1]:
+            seen = optimizer.param_groups[0]["controller"]["observation"][0]
+            walk.append([seen.numpy(), optimizer.param_groups[0]["effective_lr"]])
+        if step + 1 in boundaries:
+            walk[-1].append(torch.cat([p.detach().flatten() for p in parameters]).numpy())
+    return walk
+
+
+def loss_of(task, parameters, inputs, targets):
+    if isinstance(task, optenv.tasks.MLP):
+        stacked = tuple(p.unsqueeze(0) for p in parameters)
+        return task.loss(stacked, inputs[None], targets[None])[0]
+    module = cnn().to(inputs.dtype)
+    named = dict(zip(dict(module.named_parameters()), parameters, strict=True))
+    return nn.functional.cross_entropy(functional_call(module, named, (inputs,)), targets)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+@pytest.mark.parametrize("rule", list(rules.RULES))
+@pytest.mark.parametrize(
+    "action",
+    [
+        {"kind": "continuous", "bound": 3.0},
+        {"kind": "discrete", "bound": 3.0, "multipliers": [0.1, 0.2, 0.5, 1.0, 2, 5, 10]},
+        {"kind": "continuous", "bound": 3.0, "schedule": "cosine"},
+    ],
+    ids=["continuous", "discrete", "cosine"],
+)
+def test_optimizer_equals_environment_in_float64_over_a_whole_run(
+    name, rule, action, tmp_path
+):
+    task = make_task(name)
+    policy = make_policy(rule, action, tmp_path / "policy")
+    expected, start, data, boundaries = walk_environment(task, policy, "float64")
+    found = walk_optimizer(task, policy, start, data, boundaries)
+    rates = [lr for _, lr, _ in expected]
+    assert max(rates) >= 10 * min(rates), "the multipliers must span at least 10x"
+    for (seen, lr, params), (own_seen, own_lr, own_params) in zip(
+        expected, found, strict=True
+    ):
+        np.testing.assert_allclose(own_seen, seen, rtol=1e-8, atol=1e-8)
+        np.testing.assert_allclose(own_lr, lr, rtol=1e-8)
+        np.testing.assert_allclose(own_params, params, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("rule", list(rules.RULES))
+def test_optimizer_equals_environment_in_float32_over_the_first_steps(rule, tmp_path):
+    task = make_task("mlp")
+    policy = make_policy(rule, {"kind": "continuous"}, tmp_path / "policy")
+    expected, start, data, boundaries = walk_environment(task, policy, "float32")
+    found = walk_optimizer(task, policy, start, data, boundaries)
+    for i in range(4):
+        np.testing.assert_allclose(found[i][0], expected[i][0], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(found[i][1], expected[i][1], rtol=1e-3)
+        np.testing.assert_allclose(found[i][2], expected[i][2], rtol=1e-3, atol=1e-5)

@@ -1,0 +1,140 @@
+"""Every rule is its torch.optim namesake, for many runs at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import utils
+from torch import Tensor
+
+from optenv import rules
+
+RUNS, SIZE, UPDATES = 5, 7, 100
+
+#: The namesakes; what is not said here is torch's default and ours.
+NAMESAKES: dict[str, Callable[[list[Tensor], float], torch.optim.Optimizer]] = {
+    "sgd": lambda params, lr: torch.optim.SGD(params, lr),
+    "momentum": lambda params, lr: torch.optim.SGD(params, lr, momentum=0.9),
+    "rmsprop": lambda params, lr: torch.optim.RMSprop(params, lr),
+    "adam": lambda params, lr: torch.optim.Adam(params, lr),
+}
+every_rule = pytest.mark.parametrize("name", utils.RULES)
+
+
+def gradient(params: Tensor, noise: Tensor) -> Tensor:
+    """A gradient that depends on where one stands, of very different sizes."""
+    return torch.tanh(params) * 10.0 ** torch.arange(-6, 1).to(params.dtype) + noise
+
+
+def learning_rates(dtype: torch.dtype) -> Tensor:
+    return torch.logspace(-4, -1, RUNS, dtype=dtype)
+
+
+def noise_of(update: int, dtype: torch.dtype) -> Tensor:
+    generator = torch.Generator().manual_seed(update)
+    noise = torch.randn(RUNS, SIZE, generator=generator, dtype=torch.float64)
+    return (0.1 * noise).to(dtype)
+
+
+def start_params(dtype: torch.dtype) -> Tensor:
+    return 10 * noise_of(10_000, dtype)
+
+
+@every_rule
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_a_rule_equals_its_torch_optim_namesake(
+    name: str, dtype: torch.dtype, rtol: float
+) -> None:
+    rule, lr = rules.get(name), learning_rates(dtype)
+    ours = start_params(dtype)
+    state = rule.init(ours)
+    theirs = [torch.nn.Parameter(row.clone()) for row in ours]
+    optimizers = [
+        NAMESAKES[name]([param], rate.item())
+        for param, rate in zip(theirs, lr, strict=True)
+    ]
+    for update in range(UPDATES):
+        noise = noise_of(update, dtype)
+        ours, state = rule.update(ours, gradient(ours, noise), state, lr.unsqueeze(1))
+        for i, (param, optimizer) in enumerate(zip(theirs, optimizers, strict=True)):
+            param.grad = gradient(param.detach(), noise[i])
+            optimizer.step()
+        torch.testing.assert_close(
+            ours, torch.stack([p.detach() for p in theirs]), rtol=rtol, atol=rtol
+        )
+    moved = (ours - start_params(dtype)).norm(dim=1)
+    assert moved.min() > 100 * rtol, "nothing was tested"
+
+
+@every_rule
+def test_a_learning_rate_may_change_between_updates(name: str) -> None:
+    rule, ours = rules.get(name), start_params(torch.float64)
+    state = rule.init(ours)
+    param = torch.nn.Parameter(ours.clone())
+    optimizer = NAMESAKES[name]([param], 1.0)
+    for update, rate in enumerate((1e-2, 1e-1, 0.0, 1e-3)):
+        noise = noise_of(update, torch.float64)
+        lr = torch.full((RUNS, 1), rate, dtype=torch.float64)
+        ours, state = rule.update(ours, gradient(ours, noise), state, lr)
+        optimizer.param_groups[0]["lr"] = rate
+        param.grad = gradient(param.detach(), noise)
+        optimizer.step()
+        torch.testing.assert_close(ours, param.detach(), rtol=1e-12, atol=1e-12)
+
+
+@every_rule
+def test_a_rule_changes_none_of_its_arguments(name: str) -> None:
+    rule, params = rules.get(name), start_params(torch.float64)
+    lr = learning_rates(torch.float64).unsqueeze(1)
+    state = rule.init(params)
+    for update in range(3):
+        arguments = (params, noise_of(update, torch.float64), state, lr)
+        before = utils.clone(arguments)
+        params, state = rule.update(*arguments)
+        utils.assert_identical(arguments, before)
+
+
+@every_rule
+def test_runs_do_not_meet_in_a_rule(name: str) -> None:
+    rule, params = rules.get(name), start_params(torch.float64)
+    lr, state = learning_rates(torch.float64).unsqueeze(1), rule.init(params)
+    for update in range(3):
+        grad = noise_of(update, torch.float64)
+        alone, _ = rule.update(
+            params[1:2], grad[1:2], tuple(part[1:2] for part in state), lr[1:2]
+        )
+        grad[0] = float("nan")
+        params, state = rule.update(params, grad, state, lr)
+        torch.testing.assert_close(params[1:2], alone, rtol=1e-14, atol=0)
+        assert params[1:].isfinite().all()
+
+
+@every_rule
+def test_the_derivative_of_an_update_is_finite_where_the_gradient_is_zero(
+    name: str,
+) -> None:
+    rule, params = rules.get(name), start_params(torch.float64).requires_grad_()
+    grad = (0.0 * params).requires_grad_()
+    lr = learning_rates(torch.float64).unsqueeze(1).requires_grad_()
+    moved, state = params, rule.init(params)
+    for _ in range(3):
+        moved, state = rule.update(moved, grad, state, lr)
+    for derivative in torch.autograd.grad(moved.sum(), (params, lr)):
+        assert derivative.isfinite().all()
+
+
+def test_every_rule_has_a_namesake_and_a_usual_learning_rate() -> None:
+    assert set(rules.RULES) == set(NAMESAKES)
+    for name, rule in rules.RULES.items():
+        assert rule.name == name
+        assert 1e-4 <= rule.default_lr <= 1
+
+
+@pytest.mark.parametrize("name", ["adamw", "", "Adam", None])
+def test_an_unknown_rule_is_quoted_with_the_valid_ones(name: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown rule {name!r}") as error:
+        rules.get(name)
+    for valid in rules.RULES:
+        assert valid in str(error.value)
