@@ -22,6 +22,9 @@ from .policy import Policy
 
 State = dict[str, Any]
 
+# Losses are recorded at every step: as plain numbers, far cheaper than tensors of one.
+_NO_LOSSES = Losses.empty(0.0)
+
 #: Share of the highest learning rate so far that steps past the horizon run at.
 FLOOR = 0.01
 
@@ -34,10 +37,11 @@ def start(policy: Policy, total_steps: int, dtype: torch.dtype) -> State:
         "total_steps": total_steps,
         "steps": 0,
         "skipped": 0,
+        "probing": False,
         "log_multiplier": multiplier,
         "highest": multiplier,
         "previous_action": zero,
-        "losses": Losses.empty(zero)._asdict(),
+        "losses": _NO_LOSSES._asdict(),
         "history": History.empty(zero)._asdict(),
     }
 
@@ -49,7 +53,7 @@ def _starts(total_steps: int, horizon: int, spacing: float) -> frozenset[int]:
 
 
 def is_decision(policy: Policy, state: State, ahead: int = 0) -> bool:
-    """Whether the policy is asked at this step, or at the one ``ahead`` of it."""
+    """Whether the policy is asked at this step, or ``ahead`` steps later."""
     described = policy.description
     starts = _starts(state["total_steps"], described["horizon"], described["spacing"])
     return state["steps"] + ahead in starts
@@ -57,9 +61,8 @@ def is_decision(policy: Policy, state: State, ahead: int = 0) -> bool:
 
 def record(state: State, loss: Tensor | float) -> State:
     """Take note of the loss of this step; one that is not finite is ignored."""
-    like: Tensor = state["log_multiplier"]
-    value = torch.as_tensor(loss).detach().reshape(1).to(like.device, like.dtype)
-    if not torch.isfinite(value):
+    value = loss.item() if isinstance(loss, Tensor) else float(loss)
+    if not math.isfinite(value):
         return state
     return {**state, "losses": Losses(**state["losses"]).record(value)._asdict()}
 
@@ -72,7 +75,7 @@ def decide(policy: Policy, state: State, probe: Probe) -> State:
         log_multiplier=old,
         previous_action=state["previous_action"],
     )
-    losses = Losses(**state["losses"])
+    losses = Losses(*(torch.full_like(old, x) for x in state["losses"].values()))
     observation, history = observe(probe, losses, History(**state["history"]), control)
     action = policy.to(old.dtype)(observation)
     multiplier = policy.action.apply(action, old)
@@ -81,14 +84,18 @@ def decide(policy: Policy, state: State, probe: Probe) -> State:
         "log_multiplier": multiplier,
         "highest": torch.maximum(state["highest"], multiplier),
         "previous_action": policy.action.shift(action).to(old.dtype),
-        "losses": Losses.empty(old)._asdict(),
+        "losses": _NO_LOSSES._asdict(),
         "history": history._asdict(),
         "observation": observation,
     }
 
 
 def tick(policy: Policy, state: State) -> tuple[State, float]:
-    """Count this step, and return the multiplier of its learning rate."""
+    """Count this step, and return the multiplier of its learning rate.
+
+    ``probing`` then says whether the next step is a decision, which needs to know what
+    this one did.
+    """
     steps, total = state["steps"], state["total_steps"]
     multiplier = policy.action.factor(steps / total) * math.exp(state["log_multiplier"])
     if steps >= total:
@@ -99,4 +106,8 @@ def tick(policy: Policy, state: State) -> tuple[State, float]:
                 f"{FLOOR:.0%} of the highest learning rate so far",
                 stacklevel=5,
             )
-    return {**state, "steps": steps + 1}, multiplier
+    return {
+        **state,
+        "steps": steps + 1,
+        "probing": is_decision(policy, state, ahead=1),
+    }, multiplier

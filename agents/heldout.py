@@ -123,7 +123,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class CharLSTM(nn.Module):
-    """Character model: embedding, one LSTM layer, read-out; ``[n, T]`` to ``[n, T, 96]``."""
+    """Character model: one LSTM layer, ``[n, T]`` to ``[n, T, 96]``."""
 
     def __init__(self, units: int = 48) -> None:
         super().__init__()

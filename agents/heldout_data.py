@@ -132,7 +132,7 @@ def _modules() -> tuple[np.ndarray, np.ndarray]:
 def snippet_starts(
     split: Split, rng: np.random.Generator, labels: np.ndarray
 ) -> np.ndarray:
-    """Where in the text of all modules snippets of modules ``labels [n]`` begin, ``[n]``."""
+    """Where in the text of all modules snippets of ``labels [n]`` begin, ``[n]``."""
     begin = _modules()[1]
     # Of every four stretches the first three train and the last validates.
     groups = np.diff(begin)[labels] // (4 * STRETCH)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from optenv.telemetry import Probe, first_probe, probe
@@ -64,7 +63,7 @@ class LearnedOptimizer(Optimizer):
         weight_decay: float = 0.0,
         foreach: bool | None = None,
     ) -> None:
-        if isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1:
+        if type(total_steps) is not int or total_steps < 1:
             raise ValueError(f"total_steps must be a positive integer, got {total_steps!r}")
         if not 0.0 <= lr < float("inf"):
             raise ValueError(f"lr must be at least 0 and finite, got {lr!r}")
@@ -137,15 +136,17 @@ class LearnedOptimizer(Optimizer):
         if not params:
             return result
         state = self.param_groups[0]["controller"]
-        if not torch.isfinite(get_total_norm([p.grad for p in params])):
+        if not _all_finite(params):
             state = {**state, "skipped": state["skipped"] + 1}
         else:
             if loss is not None:
                 state = controller.record(state, loss)
             if controller.is_decision(self._policy, state):
                 state = controller.decide(self._policy, state, self._measure(params, state))
-            self._remember(params, controller.is_decision(self._policy, state, ahead=1))
+            self._forget(params, state)
             state, multiplier = controller.tick(self._policy, state)
+            if state["probing"]:
+                self._remember(params)
             self._update(multiplier)
         self.param_groups[0]["controller"] = state
         return result
@@ -165,15 +166,17 @@ class LearnedOptimizer(Optimizer):
         steps = [p - self.state[p]["last_param"] for p in kept]
         return probe(dot, grads, kept, [self.state[p]["last_grad"] for p in kept], steps)
 
-    def _remember(self, params: list[Tensor], wanted: bool) -> None:
-        """Keep gradient and parameters of this step if the next one measures."""
+    def _remember(self, params: list[Tensor]) -> None:
+        """Keep gradient and parameters of this step for the probe of the next."""
         for p in params:
-            state = self.state[p]
-            if wanted:
-                assert p.grad is not None
-                state["last_grad"], state["last_param"] = p.grad.clone(), p.clone()
-            elif "last_grad" in state:
-                del state["last_grad"], state["last_param"]
+            assert p.grad is not None
+            self.state[p].update(last_grad=p.grad.clone(), last_param=p.clone())
+
+    def _forget(self, params: list[Tensor], state: controller.State) -> None:
+        if state["probing"]:
+            for p in params:
+                self.state[p].pop("last_grad", None)
+                self.state[p].pop("last_param", None)
 
     def _update(self, multiplier: float) -> None:
         kernel = KERNELS[self._policy.description["rule"]]
@@ -185,6 +188,21 @@ class LearnedOptimizer(Optimizer):
             if group["weight_decay"]:
                 torch._foreach_mul_(params, 1.0 - lr * group["weight_decay"])
             kernel(params, [self.state[p] for p in params], lr, group["foreach"])
+
+
+def _all_finite(params: list[Tensor]) -> bool:
+    """Whether all gradients are finite, at one pass over them and one wait a device."""
+    # A sum is the cheapest reduction that an infinity or a NaN cannot hide from.
+    sums: dict[torch.device, list[Tensor]] = {}
+    for p in params:
+        assert p.grad is not None
+        sums.setdefault(p.device, []).append(p.grad.sum(dtype=_wide(p.dtype)))
+    return all(bool(torch.stack(part).sum().isfinite()) for part in sums.values())
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """Type to sum in, so that half-precision sums do not overflow."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def _flat(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,12 @@ class Policy(nn.Module):
         self._columns = [names.index(name) for name in description["features"]]
         sizes = description["layers"]
         layers: list[nn.Module] = []
-        for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+        for fan_in, fan_out in pairwise(sizes):
             layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[description["activation"]]()]
         self.network = nn.Sequential(*layers[:-1])
 
     def forward(self, observation: Tensor) -> Tensor:
-        """Actions of observations ``[B, len(FEATURES)]``: ``[B, 1]``, or ``[B]`` indices."""
+        """Actions ``[B, 1]`` (or indices ``[B]``) of observations ``[B, F]``."""
         output: Tensor = self.network(observation[:, self._columns])
         if isinstance(self.action, actions.Discrete):
             return output.argmax(dim=-1)
@@ -91,7 +92,7 @@ def export_policy(model: Any, path: str | Path) -> Path:
     try:
         described = env.env_method("describe")[0]
     except AttributeError as error:
-        raise ValueError(f"the model's environment is not one of optenv's: {env!r}") from error
+        raise ValueError(f"not an environment of optenv's: {env!r}") from error
     modules = _network(model)
     linear = [m for m in modules if isinstance(m, nn.Linear)]
     hidden = {type(m) for m in modules if not isinstance(m, nn.Linear)}
@@ -166,7 +167,7 @@ def load_policy(path: str | Path) -> Policy:
     expected, found = description.pop("sha256", None), hashlib.sha256(weights).hexdigest()
     if expected != found:
         raise ValueError(
-            f"{weights_path} (sha256 {found}) is not what {text_path} describes ({expected})"
+            f"{weights_path} has sha256 {found}, but {text_path} describes {expected}"
         )
     try:
         policy = Policy(description)
@@ -215,7 +216,8 @@ def _check(description: dict[str, Any]) -> None:
     action = actions.make(description["action"])
     outputs = len(action.multipliers) if isinstance(action, actions.Discrete) else 1
     ends = [len(description["features"]), outputs]
-    if not all(isinstance(n, int) and n > 0 for n in sizes) or sizes[:1] + sizes[-1:] != ends:
+    whole = all(isinstance(n, int) and n > 0 for n in sizes)
+    if not whole or len(sizes) < 2 or [sizes[0], sizes[-1]] != ends:
         raise ValueError(
             f"layers {sizes!r} do not lead from {ends[0]} features to {ends[1]} outputs"
         )

@@ -23,9 +23,9 @@ TRAINING_TASKS: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "ppo": {
         "env_id": "optenv/LearningRate-v0",
-        "env": {**TRAINING_TASKS, "action": {"kind": "continuous", "start": -2.0}},
+        "env": {**TRAINING_TASKS, "action": {"start": -2.0}},
         "num_envs": 256,
-        "timesteps": 1_000_000,
+        "timesteps": 860_160,
         "algorithm": {
             "n_steps": 40,
             "batch_size": 2560,
@@ -39,7 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "dqn": {
         "env_id": "optenv/DiscreteLearningRate-v0",
-        "env": {**TRAINING_TASKS, "action": {"kind": "discrete", "start": -2.0}},
+        "env": {**TRAINING_TASKS, "action": {"start": -2.0}},
         "num_envs": 256,
         "timesteps": 600_000,
         "algorithm": {

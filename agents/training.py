@@ -1,12 +1,14 @@
-"""Train an agent of a preset: build the environment and the model, learn, keep the result."""
+"""Train an agent of a preset: build the environment and the model, learn, export."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 import optenv  # registers the environments
@@ -42,6 +45,11 @@ def preset(agent: str) -> dict[str, Any]:
 def make_env(env_id: str, num_envs: int, arguments: Mapping[str, Any]) -> VecEnv:
     """Batched environment for Stable-Baselines3, with episode statistics.
 
+    Args:
+        env_id: one of :data:`optenv.ENVIRONMENTS`.
+        num_envs: runs at once.
+        arguments: of the environment; an ``action`` without a kind gets the id's.
+
     Raises:
         ValueError, TypeError: an unknown id, or arguments that are not valid.
     """
@@ -49,12 +57,15 @@ def make_env(env_id: str, num_envs: int, arguments: Mapping[str, Any]) -> VecEnv
         raise ValueError(
             f"unknown environment {env_id!r}; valid: {', '.join(optenv.ENVIRONMENTS)}"
         )
+    action = arguments.get("action", {})
+    if isinstance(action, dict):
+        action = {"kind": optenv.ENVIRONMENTS[env_id]["action"], **action}
     batch = gym.make_vec(
         env_id,
         num_envs,
         vectorization_mode="vector_entry_point",
         autoreset_mode=AutoresetMode.DISABLED,
-        **arguments,
+        **{**arguments, "action": action},
     )
     return VecMonitor(SB3VecEnv(batch))
 
@@ -64,8 +75,8 @@ def make_model(
     env: VecEnv,
     *,
     seed: int | None = None,
-    tensorboard: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
+    resume: Path | None = None,
 ) -> BaseAlgorithm:
     """Model of a preset on ``env``.
 
@@ -73,28 +84,50 @@ def make_model(
         agent: key of :data:`~agents.presets.PRESETS`.
         env: see :func:`make_env`.
         seed: of the algorithm and the environments.
-        tensorboard: folder of the logs, if any.
         overrides: replace arguments of the algorithm's class.
+        resume: ``model.zip`` to go on from.
 
     Raises:
         ValueError: unknown agent, or an action space that its algorithm cannot drive.
         TypeError: an override that the class does not take.
     """
     arguments = {**preset(agent)["algorithm"], **(overrides or {})}
+    algorithm = ALGORITHMS[agent]
+    valid = list(inspect.signature(algorithm).parameters)
+    for name in overrides or {}:
+        if name not in valid:
+            close = get_close_matches(name, valid, 1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise TypeError(
+                f"{algorithm.__name__} has no argument {name!r}; {hint}"
+                f"valid: {', '.join(valid)}"
+            )
     discrete = isinstance(env.action_space, gym.spaces.Discrete)
     if agent == "dqn" and not discrete:
         raise ValueError(
             f"agent 'dqn' needs a discrete action, got {env.action_space}; "
             "use env 'optenv/DiscreteLearningRate-v0'"
         )
-    return ALGORITHMS[agent](
-        "MlpPolicy",
-        env,
-        seed=seed,
-        device="cpu",
-        tensorboard_log=None if tensorboard is None else str(tensorboard),
-        **arguments,
-    )
+    if "n_steps" in arguments and "n_epochs" in arguments:  # PPO: a small batch of runs
+        rollout = arguments["n_steps"] * env.num_envs
+        arguments["batch_size"] = min(arguments["batch_size"], rollout)
+    if resume is not None:
+        return algorithm.load(resume, env=env, device="cpu", seed=seed, **(overrides or {}))
+    return algorithm("MlpPolicy", env, seed=seed, device="cpu", **arguments)
+
+
+def new_folder(path: Path) -> Path:
+    """Make a folder for results.
+
+    Raises:
+        ValueError: there is one already, with something in it.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(
+            f"{str(path)!r} already holds results; give another --out, or remove it"
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def learn(model: BaseAlgorithm, timesteps: int, folder: Path, *, progress: bool) -> bool:
@@ -111,9 +144,13 @@ def learn(model: BaseAlgorithm, timesteps: int, folder: Path, *, progress: bool)
         Whether learning went to its end; False if the user interrupted it.
     """
     finished = True
+    model.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
     try:
         model.learn(
-            timesteps, callback=_Keeper(folder, timesteps // 10), progress_bar=progress
+            timesteps,
+            callback=_Keeper(folder, max(1, timesteps // 10)),
+            progress_bar=progress,
+            reset_num_timesteps=False,
         )
     except KeyboardInterrupt:
         finished = False
@@ -130,7 +167,11 @@ class _Keeper(BaseCallback):
         self.folder, self.every, self.next = folder, every, every
 
     def _on_step(self) -> bool:
-        ended = [i for i, done in zip(self.locals["infos"], self.locals["dones"], strict=True) if done]
+        ended = [
+            i
+            for i, done in zip(self.locals["infos"], self.locals["dones"], strict=True)
+            if done
+        ]
         if ended:
             share = np.mean([info["diverged"] for info in ended])
             self.logger.record("optenv/diverged", float(share))

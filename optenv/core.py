@@ -41,19 +41,28 @@ class RunState(NamedTuple):
     probe: Probe
 
 
-def start(task: Task, rule: Rule, data: Data, params: Tensor) -> RunState:
-    """Runs that have made no update: ``params`` is ``[B, P]``."""
+def start(
+    task: Task, rule: Rule, data: Data, params: Tensor, *, differentiable: bool = False
+) -> RunState:
+    """Runs that have made no update.
+
+    Args:
+        task, rule, data: what is trained, how, and on what.
+        params: ``[B, P]`` initial parameters.
+        differentiable: keep the graph (relevant where ``params`` requires grad).
+    """
     updates = torch.zeros(len(params), dtype=torch.int64, device=params.device)
     batch = data.batch(data.batch_rows(updates, 1, task.batch_size))
-    loss, grad = loss_and_grad(task, params, batch)
-    return RunState(
-        params=params,
-        grad=grad,
-        rule=rule.init(params),
-        updates=updates,
-        losses=Losses.empty(loss).record(loss),
-        probe=first_probe(torch.linalg.vecdot, grad, params),
-    )
+    loss, grad = loss_and_grad(task, params, batch, differentiable)
+    with torch.set_grad_enabled(differentiable):
+        return RunState(
+            params=params,
+            grad=grad,
+            rule=rule.init(params),
+            updates=updates,
+            losses=Losses.empty(torch.zeros_like(loss)).record(loss),
+            probe=first_probe(torch.linalg.vecdot, grad, params),
+        )
 
 
 def advance(
@@ -82,7 +91,7 @@ def advance(
     """
     total = len(lr)
     rows = data.batch_rows(state.updates + 1, total, task.batch_size)
-    state = state._replace(losses=Losses.empty(state.losses.mean))
+    state = state._replace(losses=Losses.empty(torch.zeros_like(state.losses.mean)))
     for update in range(total):
         here = slice(update * task.batch_size, (update + 1) * task.batch_size)
         probed = counts is not None or update == total - 1

@@ -147,7 +147,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def _reset(self, mask: np.ndarray) -> np.ndarray:
         space = self.single_observation_space
-        observation = np.zeros((self.num_envs, *space.shape), space.dtype)
+        observation = np.zeros((self.num_envs, len(FEATURES)), space.dtype)
         for where, group in self.groups:
             index = np.flatnonzero(mask[where])
             if len(index):
@@ -198,7 +198,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self, actions: np.ndarray, active: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         space = self.single_observation_space
-        observation = np.zeros((self.num_envs, *space.shape), space.dtype)
+        observation = np.zeros((self.num_envs, len(FEATURES)), space.dtype)
         reward = np.zeros(self.num_envs)
         terminated = np.zeros(self.num_envs, np.bool_)
         diverged = np.zeros(self.num_envs, np.bool_)

@@ -6,7 +6,7 @@ The only file of the package that imports Stable-Baselines3; nothing else import
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -53,7 +53,9 @@ class SB3VecEnv(VecEnv):
 
     def reset(self) -> VecEnvObs:
         seed = None if self._seeds[0] is None else list(self._seeds)
-        observation, info = self.env.reset(seed=seed, options=self._options[0] or None)
+        observation, info = self.env.reset(  # a list is what the base class omits
+            seed=cast(Any, seed), options=self._options[0] or None
+        )
         self.reset_infos = _split(info, self.num_envs)
         self._reset_seeds()
         self._reset_options()
@@ -71,7 +73,7 @@ class SB3VecEnv(VecEnv):
             observation, reset_info = self.env.reset(options={"reset_mask": dones})
             observation = np.where(dones[:, None], observation, final)
             fresh = _split(reset_info, self.num_envs)
-            for i in np.flatnonzero(dones):
+            for i in np.flatnonzero(dones).tolist():
                 infos[i]["terminal_observation"] = final[i]
                 self.reset_infos[i] = fresh[i]
         for i, entry in enumerate(infos):
@@ -108,7 +110,7 @@ def _split(info: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
         if key.startswith("_"):
             continue
         mask: Sequence[bool] = info.get("_" + key, np.ones(num_envs, np.bool_))
-        values = _split(value, num_envs) if isinstance(value, dict) else value
+        values: Any = _split(value, num_envs) if isinstance(value, dict) else value
         for i in np.flatnonzero(mask):
             infos[i][key] = values[i].item() if hasattr(values[i], "item") else values[i]
     return infos

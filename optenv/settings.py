@@ -13,7 +13,7 @@ import torch
 from . import actions, rewards, rules, tasks
 from .telemetry import FEATURE_VERSION, FEATURES
 
-DTYPES = {
+DTYPES: dict[str, tuple[torch.dtype, Any]] = {
     "float32": (torch.float32, np.float32),
     "float64": (torch.float64, np.float64),
 }

@@ -52,19 +52,24 @@ FEATURES: dict[str, str] = {
 }
 
 
+#: A tensor ``[B]``, or a float for a single run.
+Number = Any
+
+
 class Losses(NamedTuple):
     """Running mean and sum of squared deviations of a window's losses (Welford)."""
 
-    seen: Tensor
-    mean: Tensor
-    deviation: Tensor
+    seen: Number
+    mean: Number
+    deviation: Number
 
     @classmethod
-    def empty(cls, like: Tensor) -> Losses:
-        zero = torch.zeros_like(like)
+    def empty(cls, zero: Number) -> Losses:
+        """No losses yet; ``zero`` is a zero of the wanted kind."""
         return cls(zero, zero, zero)
 
-    def record(self, loss: Tensor) -> Losses:
+    def record(self, loss: Number) -> Losses:
+        """The same with one more loss."""
         seen = self.seen + 1
         delta = loss - self.mean
         mean = self.mean + delta / seen
@@ -194,6 +199,9 @@ def observe(
         cos_grads=torch.lerp(history.cos_grads, cos_grads, _COSINE),
         cos_step=torch.lerp(history.cos_step, cos_step, _COSINE),
     )
+    # One overflow, as of half-precision gradients, is not remembered for ever.
+    remembered = zip(new, history, strict=True)
+    new = History(*(torch.where(n.isfinite(), n, old) for n, old in remembered))
     loss_previous = when_first(log_loss, history.loss_previous)
     loss_best = when_first(log_loss, history.loss_best)
     grad_previous = when_first(grad, history.grad_previous)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -59,8 +60,9 @@ class ModuleTask(Task):
             raise ValueError(
                 f"modules {random} draw from the global random generator; set p=0"
             )
-        object.__setattr__(self, "_module", module.to("meta"))
-        object.__setattr__(self, "_buffers", dict(_seeded(self.factory, 0).named_buffers()))
+        # A copy: the factory may keep its module, and tied parameters stay tied.
+        object.__setattr__(self, "_module", copy.deepcopy(module))
+        object.__setattr__(self, "_buffers", dict(self._template.named_buffers()))
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:

@@ -1,0 +1,115 @@
+"""One run of one optimizer on one held-out task."""
+
+from __future__ import annotations
+
+import math
+import time
+from concurrent.futures import CancelledError
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from .baselines import Arm
+from .heldout import HeldoutTask, Problem
+from .results import Row
+from .workers import stopped
+
+__all__ = ["CURVE_POINTS", "train"]
+
+#: Batches that BatchNorm's statistics are measured anew on, as Schedule-Free asks for.
+CALIBRATION_BATCHES = 50
+LR_TRACE_POINTS = 60
+#: How often, in updates, a run looks whether it is to stop.
+STOP_EVERY = 20
+CURVE_POINTS = 20
+
+
+def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POINTS) -> Row:
+    """One run, from initial parameters to final validation loss.
+
+    Args:
+        arm: optimizer.
+        task: what to train on.
+        seed: of the task.
+        curve_points: how often validation loss is measured on the way, besides the start
+            and the end.
+
+    Raises:
+        CancelledError: the process that this runs in is to end.
+    """
+    problem = task.build(seed)
+    module, total = problem.module, task.updates
+    optimizer = arm.factory(list(module.parameters()), total)
+    base = [group["lr"] for group in optimizer.param_groups]
+    measured, traced = _spread(total, curve_points + 1), _spread(total, LR_TRACE_POINTS)
+    curve = [(0, _finite(problem.validation_loss(module)))]
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+    lr_trace: list[tuple[int, float]] = []
+    losses: list[float] = []
+    cpu_seconds = 0.0
+    for t in range(total):
+        if t % STOP_EVERY == 0 and stopped():
+            raise CancelledError
+        if arm.schedule is not None:
+            for group, lr in zip(optimizer.param_groups, base, strict=True):
+                group["lr"] = lr * arm.schedule(t / total)
+        batch = problem.batch(t)
+        begin = time.process_time()
+        optimizer.zero_grad()
+        loss = problem.loss(module, batch)
+        loss.backward()
+        if arm.takes_loss:
+            optimizer.step(loss=loss.detach())  # type: ignore[call-overload]
+        else:
+            optimizer.step()
+        cpu_seconds += time.process_time() - begin
+        losses.append(loss.item())
+        if t + 1 in measured:
+            curve.append((t + 1, _validate(problem, optimizer, total)))
+        if t + 1 in traced:
+            lr_trace.append((t + 1, _lr_in_force(optimizer)))
+    last = losses[-max(1, total // 10) :]
+    return Row(
+        task=task.name,
+        arm=arm.name,
+        seed=seed,
+        learned=arm.takes_loss,
+        train_loss=_finite(sum(last) / len(last)),
+        validation_loss=curve[-1][1],
+        initial_validation_loss=curve[0][1],
+        lr=float(base[0]),
+        cpu_seconds=cpu_seconds,
+        curve=curve,
+        lr_trace=lr_trace,
+    )
+
+
+def _spread(total: int, count: int) -> set[int]:
+    """About ``count`` evenly spread updates, the last one among them."""
+    return {round(total * i / count) for i in range(1, count + 1)}
+
+
+def _finite(loss: float) -> float:
+    return loss if math.isfinite(loss) else math.inf
+
+
+def _lr_in_force(optimizer: Optimizer) -> float:
+    group = optimizer.param_groups[0]
+    # Ours publishes it; Prodigy multiplies its learning rate by its estimate ``d``.
+    return float(group.get("effective_lr", group["lr"] * group.get("d", 1.0)))
+
+
+def _validate(problem: Problem, optimizer: Optimizer, total: int) -> float:
+    """Validation loss, at the averaged parameters where the optimizer keeps any."""
+    if not hasattr(optimizer, "eval"):
+        return _finite(problem.validation_loss(problem.module))
+    optimizer.eval()
+    if any(isinstance(part, nn.BatchNorm2d) for part in problem.module.modules()):
+        with torch.no_grad():
+            for t in range(total, total + CALIBRATION_BATCHES):
+                problem.module(problem.batch(t)[0])
+    loss = problem.validation_loss(problem.module)
+    optimizer.train()  # type: ignore[attr-defined]
+    return _finite(loss)

@@ -1,0 +1,93 @@
+"""Epochs visit every example once, in orders that have nothing to do with each other."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from optenv.tasks import base
+
+SIZES = [1, 7, 60, 64, 100, 1000, 1021, 1024, 4095]
+
+
+def orders(num_train: int, epochs: int, runs: int, batch_size: int = 1) -> Tensor:
+    """Training examples in the order of their visits, ``[runs, epochs, num_train]``."""
+    data = data_of(num_train, runs)
+    updates = math.ceil(epochs * num_train / batch_size)
+    first = torch.zeros(runs, dtype=torch.int64)
+    rows = data.batch_rows(first, updates, batch_size)
+    assert rows.shape == (runs, updates * batch_size)
+    return rows[:, : epochs * num_train].unflatten(1, (epochs, num_train))
+
+
+def data_of(num_train: int, runs: int) -> base.Data:
+    keys = base.order_keys([np.random.default_rng(i) for i in range(runs)])
+    empty = torch.empty(0)
+    return base.Data(empty, empty, torch.empty(runs, num_train), keys, num_train)
+
+
+@pytest.mark.parametrize("num_train", SIZES)
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_each_epoch_visits_every_example_once(num_train: int, batch_size: int) -> None:
+    order = orders(num_train, epochs=4, runs=6, batch_size=batch_size)
+    expected = torch.arange(num_train).expand(6, 4, num_train)
+    assert order.sort(dim=-1).values.equal(expected)
+
+
+def test_no_number_of_examples_shares_a_factor_with_a_stride() -> None:
+    assert len(set(base._STRIDES)) == len(base._STRIDES)
+    # `bits & (len - 1)` picks each equally often only for a power of two.
+    assert len(base._STRIDES) & (len(base._STRIDES) - 1) == 0
+    for stride in base._STRIDES:
+        assert stride > base.MAX_EXAMPLES
+        assert all(stride % factor for factor in range(2, math.isqrt(stride) + 1))
+
+
+@pytest.mark.parametrize("batch_size", [3, 32])
+def test_an_order_does_not_depend_on_the_windows_it_is_read_in(batch_size: int) -> None:
+    data, first = data_of(100, 2), torch.tensor([0, 5])
+    whole = data.batch_rows(first, 20, batch_size).unflatten(1, (20, batch_size))
+    for begin, length in ((0, 7), (7, 1), (8, 12)):
+        part = data.batch_rows(first + begin, length, batch_size)
+        assert part.equal(whole[:, begin : begin + length].flatten(1))
+
+
+def test_epochs_and_runs_have_orders_of_their_own() -> None:
+    order = orders(1000, epochs=20, runs=20)
+    for same in (order[3], order[:, 3]):
+        assert len({tuple(row) for row in same.tolist()}) == 20
+
+
+def correlations(a: Tensor, b: Tensor) -> Tensor:
+    """Rank correlation of when each example is visited, one per pair of orders."""
+    when = [order.argsort(dim=-1).double() for order in (a, b)]
+    centred = [w - w.mean(-1, keepdim=True) for w in when]
+    dot = (centred[0] * centred[1]).sum(-1)
+    return dot / (centred[0].norm(dim=-1) * centred[1].norm(dim=-1))
+
+
+@pytest.mark.parametrize("num_train", [100, 1000, 1024])
+def test_orders_of_epochs_and_of_runs_are_nearly_uncorrelated(num_train: int) -> None:
+    order = orders(num_train, epochs=5, runs=400)
+    between_epochs = correlations(order[:, :-1], order[:, 1:])
+    between_runs = correlations(order[:-1], order[1:])
+    position = torch.arange(num_train).expand_as(order)
+    with_data = correlations(order, position)
+    for measured in (between_epochs, between_runs, with_data):
+        assert measured.mean().abs() < 0.02
+        assert measured.std() < 0.25
+
+
+@pytest.mark.parametrize("num_train", [100, 1000, 1024])
+def test_every_example_is_first_equally_often(num_train: int) -> None:
+    data = data_of(num_train, runs=5000)
+    starts = [torch.full((5000,), epoch * num_train) for epoch in range(10)]
+    first = torch.cat([data.batch_rows(start, 1, 1) for start in starts]).flatten()
+    counts = torch.bincount(first, minlength=num_train).double()
+    expected = len(first) / num_train
+    chi_squared = ((counts - expected) ** 2 / expected).sum() / (num_train - 1)
+    assert 0.7 < chi_squared < 1.4

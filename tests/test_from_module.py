@@ -1,0 +1,170 @@
+"""A user's module, stacked, is the user's module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import utils
+from torch import Tensor, nn
+
+import optenv
+from optenv import core, tasks
+
+
+class Tied(nn.Module):
+    """Shares a weight, keeps a buffer, and has a layer norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode = nn.Linear(4, 3)
+        self.norm = nn.LayerNorm(3)
+        self.decode = nn.Linear(3, 3)
+        self.again = nn.Linear(3, 3, bias=False)
+        self.again.weight = self.decode.weight
+        self.register_buffer("shift", torch.arange(3.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.norm(self.encode(x)) + self.shift
+        return self.again(self.decode(hidden).tanh())
+
+
+FACTORIES: dict[str, Callable[[], nn.Module]] = {
+    "mlp": utils.linear_module,
+    "cnn": utils.convolutional_module,
+    "tied": Tied,
+    "batch-norm": lambda: nn.Sequential(
+        nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_stats=False), nn.Linear(5, 3)
+    ),
+}
+TARGETS = torch.arange(40) % 3
+LOSSES: list[tuple[str | Any, Any, Tensor]] = [
+    ("cross_entropy", F.cross_entropy, TARGETS),
+    ("mse", F.mse_loss, F.one_hot(TARGETS).float()),
+    ("l1", F.l1_loss, F.one_hot(TARGETS).float()),
+    ("bce_with_logits", F.binary_cross_entropy_with_logits, F.one_hot(TARGETS).float()),
+    (F.huber_loss, F.huber_loss, F.one_hot(TARGETS).float()),
+]
+
+
+def inputs_of(name: str) -> Tensor:
+    shape = (40, 1, 8, 8) if name == "cnn" else (40, 4)
+    return torch.from_numpy(np.random.default_rng(0).standard_normal(shape))
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize(("loss", "expected", "targets"), LOSSES)
+@pytest.mark.parametrize("runs", [1, 3])
+def test_loss_and_gradient_are_those_of_the_module_alone(
+    name: str, loss: Any, expected: Any, targets: Tensor, runs: int
+) -> None:
+    inputs = inputs_of(name)
+    task = tasks.from_module(FACTORIES[name], inputs, targets, loss=loss, batch_size=8)
+    data, params = utils.new_runs(task, runs)
+    rows = data.batch_rows(torch.zeros(runs, dtype=torch.int64), 1, 8)
+    losses, gradients = core.loss_and_grad(task, params, data.batch(rows))
+    for run in range(runs):
+        module = FACTORIES[name]().double()
+        nn.utils.vector_to_parameters(params[run], module.parameters())
+        examples = data.rows[run][rows[run]]
+        target = targets[examples]
+        target = target.double() if target.is_floating_point() else target
+        alone = expected(module(inputs[examples]), target)
+        alone.backward()
+        gradient = torch.cat([p.grad.flatten() for p in module.parameters()])
+        torch.testing.assert_close(losses[run], alone.detach())
+        torch.testing.assert_close(gradients[run], gradient, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_initial_parameters_are_what_the_factory_draws(name: str) -> None:
+    task = tasks.from_module(FACTORIES[name], inputs_of(name).float(), TARGETS)
+    seeds = [int(g.integers(2**62)) for g in utils.generators(3)]
+    params = task.init(utils.generators(3))
+    for run, seed in enumerate(seeds):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            module = FACTORIES[name]()
+        flat = nn.utils.parameters_to_vector(module.parameters()).detach()
+        utils.assert_identical(params[run], flat)
+    assert len(params.unique(dim=0)) == 3
+
+
+def test_runs_share_the_split_and_order_it_each_in_its_own_way() -> None:
+    task = utils.module_task(validation_fraction=0.25)
+    assert (task.num_train, task.num_validation) == (30, 10)
+    data, _ = utils.new_runs(task, 3)
+    assert data.rows[:, :30].sort().values.equal(torch.arange(30).expand(3, 30))
+    assert data.rows[:, 30:].sort().values.equal(torch.arange(30, 40).expand(3, 10))
+    assert len(data.rows.unique(dim=0)) == 3
+    assert len(data.order.unique()) == 3
+
+
+@pytest.mark.parametrize("convolutional", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_environment_trains_the_modules(convolutional: bool, dtype: str) -> None:
+    task = utils.module_task(convolutional)
+    env = gym.make_vec(
+        "optenv/LearningRate-v0", 4, tasks=task, base_lr=1e-2, horizon=5, dtype=dtype
+    )
+    env.reset(seed=0)
+    initial = env.groups[0][1].state.initial_loss.clone()
+    for _ in range(5):
+        *_, terminated, _, info = env.step(utils.keep(env))
+    assert terminated.all()
+    assert (info["loss"] < 0.9 * initial.numpy()).all()
+    assert np.isfinite(info["validation_loss"]).all()
+
+
+def test_the_users_module_and_tensors_are_left_alone() -> None:
+    module, inputs = utils.linear_module(), inputs_of("mlp").float()
+    kept, examples = [p.detach().clone() for p in module.parameters()], inputs.clone()
+    task = tasks.from_module(lambda: module, inputs, TARGETS)
+    env = gym.make("optenv/LearningRate-v0", tasks=task, horizon=2)
+    env.reset(seed=0)
+    env.step(utils.keep(env))
+    for old, new in zip(kept, module.parameters(), strict=True):
+        assert new.device.type == "cpu"
+        utils.assert_identical(new.detach(), old)
+    utils.assert_identical(inputs, examples)
+
+
+def normalised() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+
+
+def dropped() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5), nn.Linear(5, 3))
+
+
+@pytest.mark.parametrize(
+    ("factory", "arguments", "error", "says"),
+    [
+        (normalised, {}, ValueError, r"\['1'\].*running statistics.*GroupNorm"),
+        (dropped, {}, ValueError, r"\['1'\].*random generator.*p=0"),
+        (lambda: nn.Flatten(), {}, ValueError, "no parameters.*Flatten"),
+        (lambda: F.relu, {}, TypeError, r"must return a torch\.nn\.Module, got <"),
+        (nn.Linear(4, 3), {"inputs": torch.zeros(9, 4)}, ValueError, "length: 9 and 40"),
+        (3, {}, TypeError, "factory must be callable, got 3"),
+        (Tied, {"loss": "nll"}, ValueError, "'nll'; valid losses: cross_entropy, mse, l1"),
+        (Tied, {"validation_fraction": 0.0}, ValueError, r"\(0, 1\), got 0\.0"),
+        (Tied, {"validation_fraction": 1.0}, ValueError, r"\(0, 1\), got 1\.0"),
+        (Tied, {"batch_size": 33}, ValueError, r"at most num_train \(32\), got 33"),
+    ],
+)
+def test_what_cannot_be_stacked_is_refused(
+    factory: Any, arguments: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    arguments = {"inputs": inputs_of("mlp").float(), "targets": TARGETS, **arguments}
+    with pytest.raises(error, match=says):
+        optenv.from_module(factory, **arguments)
+
+
+def test_dropout_with_probability_zero_is_welcome() -> None:
+    factory = lambda: nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.0))  # noqa: E731
+    assert tasks.from_module(factory, inputs_of("mlp").float(), TARGETS).num_params == 15
