@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from optenv import actions, rules
 from optenv.telemetry import FEATURE_VERSION, FEATURES
@@ -37,6 +38,8 @@ _REQUIRED: dict[str, type | tuple[type, ...]] = {
 
 class Policy(nn.Module):
     """A deterministic policy: a small network from observation to action.
+
+    Its weights are zero (an action that moves nothing) until they are loaded.
 
     Args:
         description: see :func:`export_policy`.
@@ -60,8 +63,12 @@ class Policy(nn.Module):
         sizes = description["layers"]
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(sizes):
-            layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[description["activation"]]()]
+            # Without the usual initialisation, which would draw from the global generator.
+            linear = skip_init(nn.Linear, fan_in, fan_out)
+            layers += [linear, ACTIVATIONS[description["activation"]]()]
         self.network = nn.Sequential(*layers[:-1])
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, observation: Tensor) -> Tensor:
         """Actions ``[B, 1]`` (or indices ``[B]``) of observations ``[B, F]``."""

@@ -10,9 +10,10 @@
 """
 
 from . import actions, rules, tasks, telemetry
-from .env import LearningRateEnv, LearningRateVectorEnv
+from .env import LearningRateEnv
 from .registration import ENVIRONMENTS, register_all
 from .tasks import from_module
+from .vector import LearningRateVectorEnv
 
 __version__ = "0.1.0"
 

@@ -1,4 +1,4 @@
-"""The Gymnasium environments: thin shells around groups of runs."""
+"""The single environment: a batch of one."""
 
 from __future__ import annotations
 
@@ -6,229 +6,12 @@ from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
-import torch
-from gymnasium import spaces
-from gymnasium.utils import seeding
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector import AutoresetMode
 
-from . import settings
-from .actions import make as make_action
 from .actions import validate
 from .group import Group
-from .telemetry import FEATURES, OBSERVATION_BOUND
-
-#: Runs that a group of a mixed batch holds, unless ``groups`` says otherwise.
-GROUP_SIZE = 32
-
-
-def observation_space(dtype: str) -> spaces.Box:
-    """Space of one observation, in the order of :data:`optenv.telemetry.FEATURES`."""
-    bound, numpy_dtype = OBSERVATION_BOUND, settings.DTYPES[dtype][1]
-    return spaces.Box(-bound, bound, (len(FEATURES),), numpy_dtype)
-
-
-class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """A batch of training runs; see :class:`LearningRateEnv` for what one of them is.
-
-    Sub-environment ``i`` of ``reset(seed=s)`` is the single environment of the same
-    structure with ``reset(seed=s + i)``, whatever the batch size.
-
-    Args:
-        num_envs: number of runs.
-        groups: number of structures at a time. By default 1 if ``tasks`` is one
-            :class:`~optenv.tasks.Task`, else one per 32 runs. A group draws a new
-            structure whenever all its runs are reset together.
-        autoreset_mode: any of Gymnasium's; ``DISABLED`` needs
-            ``reset(options={"reset_mask": mask})``.
-        render_mode: None; a batch is not rendered.
-        **arguments: :class:`optenv.settings.Settings`.
-
-    Raises:
-        ValueError, TypeError: an argument is not valid.
-    """
-
-    metadata: dict[str, Any] = {
-        "render_modes": [],
-        "autoreset_mode": AutoresetMode.NEXT_STEP,
-    }
-
-    def __init__(
-        self,
-        num_envs: int = 1,
-        *,
-        groups: int | None = None,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        render_mode: str | None = None,
-        **arguments: Any,
-    ) -> None:
-        self.settings = settings.make(arguments)
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs!r}")
-        if render_mode is not None:
-            raise ValueError(f"render_mode must be None, got {render_mode!r}")
-        self.num_envs = num_envs
-        self.render_mode = render_mode
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
-        self.single_observation_space = observation_space(self.settings.dtype)
-        self.single_action_space = make_action(self.settings.action).space(
-            settings.DTYPES[self.settings.dtype][1]
-        )
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self.groups = self._make_groups(groups)
-        self._generators: list[np.random.Generator] = []
-        self._finished = np.zeros(num_envs, np.bool_)
-
-    def _make_groups(self, count: int | None) -> list[tuple[slice, Group]]:
-        if count is None:
-            fixed = Group(self.settings, 1).sampler.fixed
-            count = 1 if fixed else max(1, self.num_envs // GROUP_SIZE)
-        if not 1 <= count <= self.num_envs:
-            raise ValueError(f"groups must lie in [1, {self.num_envs}], got {count!r}")
-        edges = np.linspace(0, self.num_envs, count + 1).round().astype(int)
-        return [
-            (slice(a, b), Group(self.settings, b - a))
-            for a, b in zip(edges.tolist(), edges[1:].tolist(), strict=False)
-        ]
-
-    def describe(self) -> dict[str, Any]:
-        """What a policy trained here must know to act elsewhere (JSON-able)."""
-        return self.settings.describe()
-
-    def reset(
-        self,
-        *,
-        seed: int | list[int | None] | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start new runs.
-
-        Args:
-            seed: seed of the first run; run ``i`` gets ``seed + i``. Or one seed a run.
-            options: ``{"reset_mask": bool array [num_envs]}`` resets only some.
-
-        Returns:
-            ``[num_envs, F]`` observations (zero where not reset) and an empty dict.
-        """
-        mask = _reset_mask(options, self.num_envs)
-        self._seed(seed)
-        observation = self._reset(mask)
-        return observation, {}
-
-    def _seed(self, seed: int | list[int | None] | None) -> None:
-        if isinstance(seed, list) and len(seed) != self.num_envs:
-            raise ValueError(
-                f"seed must have one entry per run ({self.num_envs}), got {len(seed)}"
-            )
-        first = not self._generators
-        if seed is None and not first:
-            return
-        if not isinstance(seed, list):
-            seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
-        else:
-            seeds = seed
-        pairs = [seeding.np_random(s) for s in seeds]
-        for i, (generator, _) in enumerate(pairs):
-            if first:
-                self._generators.append(generator)
-            elif seeds[i] is not None:
-                self._generators[i] = generator
-        if first or seeds[0] is not None:
-            self._np_random, self._np_random_seed = self._generators[0], pairs[0][1]
-            # A child stream: drawing structures leaves the runs' own streams alone.
-            self._structure = self._generators[0].spawn(1)[0]
-
-    def adopt(self, generator: np.random.Generator) -> None:
-        """Let the only run of a batch of one draw from ``generator``."""
-        self._generators = [generator]
-        self._structure = generator.spawn(1)[0]
-
-    def _reset(self, mask: np.ndarray) -> np.ndarray:
-        space = self.single_observation_space
-        observation = np.zeros((self.num_envs, len(FEATURES)), space.dtype)
-        for where, group in self.groups:
-            index = np.flatnonzero(mask[where])
-            if len(index):
-                rows = index + where.start
-                generators = [self._generators[i] for i in rows]
-                first = group.reset(index, generators, self._structure)
-                observation[rows] = first.cpu().numpy()
-        self._finished = self._finished & ~mask
-        return observation
-
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Take one control step in every run.
-
-        Args:
-            actions: ``[num_envs, ...]`` of ``action_space``.
-
-        Returns:
-            Observations ``[num_envs, F]``, rewards, terminated, truncated (never) and
-            ``info`` with ``loss``, ``lr`` and ``diverged`` of every run, and for runs that
-            ended ``validation_loss``.
-
-        Raises:
-            ValueError: actions out of range, or runs that ended and were not reset.
-        """
-        batch = validate(self.action_space, actions)
-        if not self._generators:
-            raise gym.error.ResetNeeded("call reset() before step()")
-        if self.autoreset_mode is AutoresetMode.DISABLED and self._finished.any():
-            ended = np.flatnonzero(self._finished).tolist()
-            raise ValueError(
-                f"runs {ended} have ended; reset them with "
-                "reset(options={'reset_mask': mask})"
-            )
-        resetting = self._finished.copy()
-        observation, reward, terminated, info = self._step(batch, ~resetting)
-        if resetting.any():  # NEXT_STEP: this step is their reset
-            observation[resetting] = self._reset(resetting)[resetting]
-        self._finished = terminated.copy()
-        if self.autoreset_mode is AutoresetMode.SAME_STEP and terminated.any():
-            info = _final(observation, info, terminated)
-            observation[terminated] = self._reset(terminated)[terminated]
-        truncated = np.zeros(self.num_envs, np.bool_)
-        return observation, reward, terminated, truncated, info
-
-    def _step(
-        self, actions: np.ndarray, active: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        space = self.single_observation_space
-        observation = np.zeros((self.num_envs, len(FEATURES)), space.dtype)
-        reward = np.zeros(self.num_envs)
-        terminated = np.zeros(self.num_envs, np.bool_)
-        diverged = np.zeros(self.num_envs, np.bool_)
-        loss, lr, final = (np.zeros(self.num_envs) for _ in range(3))
-        for where, group in self.groups:
-            here = active[where]
-            if not here.any():
-                continue
-            result = group.step(
-                torch.from_numpy(actions[where]), None if here.all() else here
-            )
-            observation[where] = result.observation.cpu().numpy()
-            reward[where] = result.reward.cpu().numpy() * here
-            terminated[where] = result.terminated.cpu().numpy() & here
-            diverged[where] = result.diverged.cpu().numpy()
-            loss[where] = _finite(group.state.loss)
-            lr[where] = result.lr.cpu().numpy()
-            ended = np.flatnonzero(terminated[where])
-            if len(ended):
-                final[ended + where.start] = _finite(group.validation_loss(ended))
-        if not active.any():  # every run is being reset, which tells nothing
-            return observation, reward, terminated, {}
-        info: dict[str, Any] = {
-            "loss": loss, "_loss": active.copy(),
-            "lr": lr, "_lr": active.copy(),
-            "diverged": diverged, "_diverged": active.copy(),
-        }  # fmt: skip
-        if terminated.any():
-            info |= {"validation_loss": final, "_validation_loss": terminated.copy()}
-        return observation, reward, terminated, info
+from .rendering import line, picture
+from .vector import LearningRateVectorEnv
 
 
 class LearningRateEnv(gym.Env[np.ndarray, Any]):
@@ -274,7 +57,8 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     (22,)
 
     ```
-    All arguments: :class:`optenv.settings.Settings`; `render_mode="ansi"` gives one line.
+    All arguments: :class:`optenv.settings.Settings`; `render_mode` is `"ansi"` (one
+    line of text) or `"rgb_array"` (curves of loss and learning rate).
 
     ## Vectorized environment
     `gym.make_vec(id, num_envs=256)` advances 256 runs at once as batched tensors.
@@ -283,18 +67,24 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     - v0: initial version.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 10}
+    metadata: dict[str, Any] = {
+        "render_modes": ["ansi", "rgb_array"],
+        "render_fps": 10,
+    }
 
     def __init__(self, *, render_mode: str | None = None, **arguments: Any) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode must be None or 'ansi', got {render_mode!r}")
+            valid = ", ".join(map(repr, self.metadata["render_modes"]))
+            raise ValueError(f"render_mode must be None, {valid}, got {render_mode!r}")
         self.render_mode = render_mode
         self.batch = LearningRateVectorEnv(
             1, autoreset_mode=AutoresetMode.DISABLED, **arguments
         )
         self.observation_space = self.batch.single_observation_space
         self.action_space = self.batch.single_action_space
-        self._line = ""
+        self._losses: list[float] = []
+        self._rates: list[float] = []
+        self._reward = 0.0
 
     def describe(self) -> dict[str, Any]:
         """What a policy trained here must know to act elsewhere (JSON-able)."""
@@ -308,7 +98,8 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
         if seed is not None or not self.batch._generators:
             self.batch.adopt(self.np_random)
         observation, _ = self.batch.reset()
-        self._line = "step 0"
+        self._losses = [float(self.group.state.loss[0])]
+        self._rates, self._reward = [], 0.0
         return observation[0], {}
 
     def step(
@@ -327,54 +118,22 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
             for key, value in batched.items()
             if not key.startswith("_") and batched["_" + key][0]
         }
-        group = self.batch.groups[0][1]
-        self._line = (
-            f"step {group.steps[0]}/{group.num_steps}  loss {info['loss']:.4g}  "
-            f"lr {info['lr']:.3g}  reward {reward[0]:+.4f}"
-        )
+        self._losses.append(info["loss"])
+        self._rates.append(info["lr"])
+        self._reward = float(reward[0])
         return observation[0], float(reward[0]), bool(terminated[0]), False, info
 
-    def render(self) -> str | None:  # type: ignore[override]
-        """One line: control step, loss, learning rate, reward (``"ansi"``), or None."""
-        return self._line if self.render_mode == "ansi" else None
+    @property
+    def group(self) -> Group:
+        """The group of one that this environment is."""
+        return self.batch.groups[0][1]
 
-
-def _finite(loss: torch.Tensor) -> np.ndarray:
-    """Losses with infinity for NaN, which does not even equal itself."""
-    return np.nan_to_num(loss.cpu().numpy().astype(np.float64), nan=np.inf, posinf=np.inf)
-
-
-def _reset_mask(options: dict[str, Any] | None, num_envs: int) -> np.ndarray:
-    mask = (options or {}).get("reset_mask")
-    if mask is None:
-        return np.ones(num_envs, np.bool_)
-    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-        raise TypeError(f"options['reset_mask'] must be a bool array, got {mask!r}")
-    if mask.shape != (num_envs,) or not mask.any():
-        raise ValueError(
-            f"options['reset_mask'] must have shape ({num_envs},) and a True in it, "
-            f"got {mask!r}"
-        )
-    return mask
-
-
-def _final(
-    observation: np.ndarray, info: dict[str, Any], ended: np.ndarray
-) -> dict[str, Any]:
-    """Info of a SAME_STEP step: what ended runs end with moves under ``final_*``."""
-    final_obs = np.full(len(ended), None, dtype=object)
-    for i in np.flatnonzero(ended):
-        final_obs[i] = observation[i].copy()
-    final_info: dict[str, Any] = {}
-    rest: dict[str, Any] = {}
-    for key, value in info.items():
-        if key.startswith("_"):
-            final_info[key], rest[key] = value & ended, value & ~ended
-        else:
-            final_info[key] = rest[key] = value
-    rest = {k: v for k, v in rest.items() if rest["_" + k.removeprefix("_")].any()}
-    return {
-        **rest,
-        "final_obs": final_obs, "_final_obs": ended.copy(),
-        "final_info": final_info, "_final_info": ended.copy(),
-    }  # fmt: skip
+    def render(self) -> str | np.ndarray | None:  # type: ignore[override]
+        """Loss and learning rate so far, as text or picture, by the render mode."""
+        if self.render_mode == "rgb_array":
+            return picture(self._losses, self._rates, self.group.num_steps)
+        if self.render_mode == "ansi":
+            rate = self._rates[-1] if self._rates else float(self.group.state.base_lr[0])
+            done, loss = len(self._rates), self._losses[-1]
+            return line(done, self.group.num_steps, loss, rate, self._reward)
+        return None

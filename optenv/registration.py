@@ -17,6 +17,6 @@ def register_all() -> None:
         gym.register(
             name,
             entry_point="optenv.env:LearningRateEnv",
-            vector_entry_point="optenv.env:LearningRateVectorEnv",
+            vector_entry_point="optenv.vector:LearningRateVectorEnv",
             kwargs=dict(arguments),
         )

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
+from utils import random_policy
 
 import optenv
 from agents import LearnedOptimizer, load_policy
-from agents.policy import Policy, save_policy
+from agents.policy import save_policy
 from optenv import rules
-from optenv.telemetry import FEATURES
 
 HORIZON, TOTAL = 20, 130
 BASE_LR = {"sgd": 0.05, "momentum": 0.01, "rmsprop": 1e-3, "adam": 2e-3}
@@ -34,23 +34,6 @@ def make_task(name: str) -> optenv.tasks.Task:
     inputs = torch.randn(150, 1, 8, 8, generator=generator)
     targets = torch.randint(3, (150,), generator=generator)
     return optenv.from_module(cnn, inputs, targets, batch_size=16)
-
-
-def make_policy(rule: str, action: dict, path) -> Policy:
-    """A policy of random weights, large enough to move the multiplier a lot."""
-    spec = optenv.actions.make(action)
-    outputs = 7 if spec.kind == "discrete" else 1
-    description = {
-        "feature_version": 1, "features": list(FEATURES), "action": spec.to_dict(),
-        "rule": rule, "horizon": HORIZON, "spacing": 1.7,
-        "layers": [len(FEATURES), 16, outputs], "activation": "tanh",
-    }  # fmt: skip
-    policy = Policy(description)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            parameter.copy_(1.0 * torch.randn(parameter.shape, generator=generator))
-    return load_policy(save_policy(policy, path))
 
 
 def walk_environment(task, policy, dtype, seed=5, index=2, runs=3):
@@ -124,7 +107,7 @@ def test_optimizer_equals_environment_in_float64_over_a_whole_run(
     name, rule, action, tmp_path
 ):
     task = make_task(name)
-    policy = make_policy(rule, action, tmp_path / "policy")
+    policy = load_policy(save_policy(random_policy(rule, action), tmp_path / "policy"))
     expected, start, data, boundaries = walk_environment(task, policy, "float64")
     found = walk_optimizer(task, policy, start, data, boundaries)
     rates = [lr for _, lr, _ in expected]
@@ -140,7 +123,7 @@ def test_optimizer_equals_environment_in_float64_over_a_whole_run(
 @pytest.mark.parametrize("rule", list(rules.RULES))
 def test_optimizer_equals_environment_in_float32_over_the_first_steps(rule, tmp_path):
     task = make_task("mlp")
-    policy = make_policy(rule, {"kind": "continuous"}, tmp_path / "policy")
+    policy = load_policy(save_policy(random_policy(rule), tmp_path / "policy"))
     expected, start, data, boundaries = walk_environment(task, policy, "float32")
     found = walk_optimizer(task, policy, start, data, boundaries)
     for i in range(4):

@@ -127,12 +127,12 @@ def test_a_run_that_diverged_once_stays_diverged_however_it_recovers() -> None:
     up, down, stay = (np.full((RUNS, 1), a) for a in (1.0, -1.0, 0.0))
     total, highest, env = run(
         [up, down, *[stay] * 4], tasks=tasks.Quadratic(batch_size=64, num_train=64, dim=4),
-        rule="adam", base_lr=0.3, action=action, updates_per_step=60,
+        rule="adam", base_lr=0.3, action=action, updates_per_step=10,
     )  # fmt: skip
     state = env.groups[0][1].state
-    recovered = (state.loss < 0.5 * state.initial_loss).numpy()
+    recovered = (state.loss < state.initial_loss).numpy()
     diverged = recovered & (highest > 25 * state.initial_loss.numpy())
-    assert diverged.any()
+    assert diverged.sum() >= 2
     np.testing.assert_allclose(total[diverged], -rewards.WORST)
 
 

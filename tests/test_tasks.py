@@ -62,6 +62,8 @@ def test_tasks_on_digits_see_images_of_their_split_only(split: str) -> None:
         seen = {image.tobytes() for image in images}
         assert seen <= allowed
         assert len(seen) == len(images)
+        others, _ = tasks.data._pick_digits(task, rng)
+        assert seen != {image.tobytes() for image in others}
 
 
 def test_a_digits_task_larger_than_its_split_is_refused() -> None:

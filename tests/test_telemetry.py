@@ -14,6 +14,7 @@ import torch
 import utils
 from torch import Tensor
 
+import optenv
 from optenv import tasks, telemetry
 from optenv.telemetry import FEATURES, Control, History, Losses, Probe, observe
 
@@ -184,6 +185,16 @@ def test_without_losses_all_loss_features_are_zero() -> None:
             utils.assert_identical(without[:, :, i], with_losses[:, :, i])
 
 
+def test_a_window_without_losses_keeps_what_was_known() -> None:
+    windows = list(random_windows())
+    windows[4] = replace(windows[4], 0.0, part=1)
+    seen = dict(zip(NAMES, observations(windows).unbind(-1), strict=True))
+    assert (seen["has_loss"][4] == 0).all() and (seen["has_loss"][5] == 1).all()
+    utils.assert_identical(seen["loss_vs_initial"][4], seen["loss_vs_initial"][3])
+    utils.assert_identical(seen["loss_noise"][4], seen["loss_noise"][3])
+    assert (seen["loss_vs_previous"][4] == 0).all()
+
+
 def test_the_first_observation_is_one_constant() -> None:
     expected = dict.fromkeys(NAMES, 0.0)
     expected |= {"progress": -1.0, "elapsed": np.log(0.003) / 3, "has_loss": 1.0}
@@ -206,9 +217,13 @@ def test_the_table_names_every_entry_of_an_observation() -> None:
 
 @pytest.mark.parametrize("env_id", utils.IDS)
 def test_the_controllers_own_part_is_what_it_did(env_id: str) -> None:
-    env = gym.make_vec(env_id, 3, tasks=utils.MLP, horizon=6, base_lr=1e-3, dtype="float64")
+    bounded = {**optenv.ENVIRONMENTS[env_id], "bound": 0.7}
+    bounded["kind"] = bounded.pop("action")
+    env = gym.make_vec(
+        env_id, 3, tasks=utils.MLP, action=bounded, horizon=6, base_lr=1e-3, dtype="float64"
+    )
     env.reset(seed=0)
-    total = np.zeros(3)
+    s, at_bound = np.zeros(3), False
     for step, action in enumerate(utils.random_actions(env.action_space, 6), 1):
         observation, _, _, _, info = env.step(action)
         seen = dict(zip(NAMES, observation.T, strict=True))
@@ -218,9 +233,11 @@ def test_the_controllers_own_part_is_what_it_did(env_id: str) -> None:
         np.testing.assert_allclose(
             3 * seen["log_multiplier"], np.log(info["lr"] / 1e-3), atol=1e-12
         )
-        total = total + asked
-        np.testing.assert_allclose(3 * seen["log_multiplier"], total, atol=1e-12)
+        s = np.clip(s + asked, -0.7, 0.7)
+        at_bound |= (np.abs(s) == 0.7).any()
+        np.testing.assert_allclose(3 * seen["log_multiplier"], s, atol=1e-12)
         np.testing.assert_allclose(seen["progress"], 2 * step / 6 - 1)
         assert (seen["has_loss"] == 1).all()
+    assert at_bound
     np.testing.assert_allclose(seen["elapsed"], 0, atol=1e-12)
     np.testing.assert_allclose(seen["remaining"], np.log(0.003) / 3)

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 import utils
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
@@ -154,6 +155,25 @@ def test_a_masked_reset_leaves_the_other_runs_as_they_are(task: tasks.Task) -> N
         utils.assert_identical(new[others], old[others])
     assert not (before[0][1] == group.state.run.params[1]).all()
     assert group.steps.tolist() == [2, 0, 2]
+
+
+@few_tasks
+def test_runs_that_take_no_part_in_a_step_stay_as_they_are(task: tasks.Task) -> None:
+    envs = [gym.make_vec(ID, 3, tasks=task, **SHORT) for _ in range(2)]
+    for env in envs:
+        env.reset(seed=0)
+    masked_group, group = (group_of(env) for env in envs)
+    active = np.array([True, False, True])
+    before = utils.clone(masked_group.state)
+    action = torch.tensor([[0.5], [1.0], [-0.5]], dtype=torch.float64)
+    masked_group.step(action, active)
+    group.step(action)
+    for old, new, all_moved in zip(
+        before, utils.leaves(masked_group.state), utils.leaves(group.state), strict=True
+    ):
+        utils.assert_identical(new[1], old[1])
+        torch.testing.assert_close(new[active], all_moved[active])
+    assert masked_group.steps.tolist() == [1, 0, 1]
 
 
 def test_a_mixed_batch_redraws_structures_when_whole_groups_end() -> None:

@@ -11,7 +11,8 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 import optenv
-from optenv import core, rules, tasks
+from agents import Policy
+from optenv import core, rules, tasks, telemetry
 
 IDS = list(optenv.ENVIRONMENTS)
 RULES = list(rules.RULES)
@@ -124,3 +125,28 @@ def assert_same(a: Any, b: Any, rtol: float = 0.0, atol: float = 0.0) -> None:
     else:
         assert np.asarray(a).dtype == np.asarray(b).dtype
         np.testing.assert_allclose(a, b, rtol, atol, equal_nan=True)
+
+
+def random_policy(
+    rule: str = "adam", action: dict[str, Any] | None = None, horizon: int = 20
+) -> Policy:
+    """A policy of random weights, large enough to move the learning rate a lot."""
+    spec = optenv.actions.make({"kind": "continuous", "bound": 3.0, **(action or {})})
+    outputs = len(spec.multipliers) if isinstance(spec, optenv.actions.Discrete) else 1
+    policy = Policy(
+        {
+            "feature_version": telemetry.FEATURE_VERSION,
+            "features": list(telemetry.FEATURES),
+            "action": spec.to_dict(),
+            "rule": rule,
+            "horizon": horizon,
+            "spacing": 1.7,
+            "layers": [len(telemetry.FEATURES), 16, outputs],
+            "activation": "tanh",
+        }
+    )
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return policy

@@ -1,0 +1,271 @@
+"""LearnedOptimizer as a torch optimizer: resuming, safety, groups, closures."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from utils import random_policy
+
+from agents import LearnedOptimizer
+from optenv import rules
+from optenv.telemetry import FEATURES
+
+STEPS = 60
+
+
+def make_model(dtype=torch.float32):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).to(dtype)
+
+
+def batches(dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(STEPS):
+        inputs = torch.randn(8, 6, generator=generator).to(dtype)
+        yield inputs, torch.randint(3, (8,), generator=generator)
+
+
+def train(model, optimizer, steps, use_loss=True):
+    for inputs, targets in steps:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs), targets)
+        loss.backward()
+        optimizer.step(loss=loss if use_loss else None)
+    return loss.item()
+
+
+def learned(model, **arguments):
+    arguments = {"total_steps": STEPS, **arguments}
+    return LearnedOptimizer(model.parameters(), random_policy(), **arguments)
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def save_and_load(state):
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+@pytest.mark.parametrize("rule", list(rules.RULES))
+@pytest.mark.parametrize("cut", [1, 7, 23, 24, 25, 41])
+def test_resuming_from_a_state_dict_is_bit_exact(rule, cut):
+    policy, data = random_policy(rule=rule), list(batches())
+    whole = make_model()
+    train(whole, LearnedOptimizer(whole.parameters(), policy, total_steps=STEPS), data)
+    first = make_model()
+    optimizer = LearnedOptimizer(first.parameters(), policy, total_steps=STEPS)
+    train(first, optimizer, data[:cut])
+    saved = save_and_load((first.state_dict(), optimizer.state_dict()))
+    train(first, optimizer, data[cut:])  # must not disturb what was saved
+    second = make_model()
+    resumed = LearnedOptimizer(second.parameters(), policy, total_steps=1)
+    second.load_state_dict(saved[0])
+    resumed.load_state_dict(saved[1])
+    train(second, resumed, data[cut:])
+    assert torch.equal(weights(second), weights(whole))
+    assert torch.equal(weights(first), weights(whole))
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_go_on_exactly_as_the_original(clone):
+    data, model = list(batches()), make_model()
+    optimizer = learned(model)
+    train(model, optimizer, data[:24])
+    other, other_optimizer = clone((model, optimizer))
+    train(model, optimizer, data[24:])
+    train(other, other_optimizer, data[24:])
+    assert torch.equal(weights(model), weights(other))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_gradients_that_are_not_finite_are_skipped_and_counted(bad):
+    data, model = list(batches()), make_model()
+    optimizer = learned(model)
+    train(model, optimizer, data[:11])
+    before = weights(model)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    next(model.parameters()).grad[0, 0] = bad
+    optimizer.step(loss=1.0)
+    assert torch.equal(weights(model), before)
+    assert optimizer.skipped == 1
+    assert train(model, optimizer, data[11:]) < 10
+    assert weights(model).isfinite().all()
+
+
+def test_opposite_infinities_do_not_cancel():
+    p = nn.Parameter(torch.zeros(2))
+    optimizer = LearnedOptimizer([p], random_policy(), total_steps=10)
+    p.grad = torch.tensor([float("inf"), -float("inf")])
+    optimizer.step()
+    assert torch.equal(p.detach(), torch.zeros(2))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), torch.tensor(float("nan"))])
+def test_losses_that_are_not_finite_are_ignored(bad):
+    data, model = list(batches()), make_model()
+    optimizer = learned(model)
+    train(model, optimizer, data[:5])
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step(loss=bad)
+    train(model, optimizer, data[6:])
+    assert weights(model).isfinite().all()
+    state = optimizer.param_groups[0]["controller"]
+    assert all(torch.isfinite(v).all() for v in state["history"].values())
+
+
+def test_training_works_without_any_loss():
+    model = make_model()
+    optimizer = learned(model)
+    train(model, optimizer, batches(), use_loss=False)
+    observation = optimizer.param_groups[0]["controller"]["observation"]
+    assert observation[0, list(FEATURES).index("has_loss")] == 0
+    assert weights(model).isfinite().all()
+
+
+def test_the_closure_is_called_once_with_gradients_and_its_value_returned():
+    data, calls = list(batches()), []
+    model, other = make_model(), make_model()
+    policy = random_policy()
+    optimizer = LearnedOptimizer(model.parameters(), policy, total_steps=STEPS)
+    for inputs, targets in data:
+
+        def closure(inputs=inputs, targets=targets):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(inputs), targets)
+            loss.backward()
+            calls.append(loss)
+            return loss
+
+        assert optimizer.step(closure) is calls[-1]
+    assert len(calls) == STEPS
+    train(other, LearnedOptimizer(other.parameters(), policy, total_steps=STEPS), data)
+    assert torch.equal(weights(model), weights(other))
+
+
+def test_each_group_has_its_own_base_rate_and_lr_is_never_written():
+    model = make_model()
+    groups = [
+        {"params": model[0].parameters(), "lr": 1e-4},
+        {"params": model[2].parameters()},
+    ]
+    optimizer = LearnedOptimizer(groups, random_policy(), total_steps=STEPS, lr=1e-2)
+    train(model, optimizer, batches())
+    first, second = optimizer.param_groups
+    assert (first["lr"], second["lr"]) == (1e-4, 1e-2)
+    assert second["effective_lr"] == pytest.approx(100 * first["effective_lr"])
+
+
+def test_a_zero_learning_rate_moves_nothing():
+    model = make_model()
+    optimizer = LearnedOptimizer(
+        model.parameters(), random_policy(), total_steps=STEPS, lr=0.0
+    )
+    before = weights(model)
+    train(model, optimizer, batches())
+    assert torch.equal(weights(model), before)
+
+
+def test_weight_decay_is_decoupled():
+    p = nn.Parameter(torch.ones(3))
+    optimizer = LearnedOptimizer(
+        [p], random_policy(), total_steps=10, lr=0.1, weight_decay=0.5
+    )
+    p.grad = torch.zeros(3)
+    optimizer.step()
+    lr = optimizer.param_groups[0]["effective_lr"]
+    torch.testing.assert_close(p.detach(), torch.full((3,), 1 - 0.5 * lr))
+
+
+def test_steps_past_the_end_run_at_a_floor_and_warn_once():
+    p = nn.Parameter(torch.ones(3))
+    optimizer = LearnedOptimizer([p], random_policy(), total_steps=20)
+    rates = []
+    for _ in range(20):
+        p.grad = torch.ones(3)
+        optimizer.step()
+        rates.append(optimizer.param_groups[0]["effective_lr"])
+    with pytest.warns(UserWarning, match="total_steps=20 are done") as caught:
+        for _ in range(5):
+            optimizer.step()
+            assert optimizer.param_groups[0]["effective_lr"] <= 0.0101 * max(rates)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+
+
+def test_parameters_without_gradient_and_late_groups_are_fine():
+    model, extra = make_model(), nn.Parameter(torch.ones(2))
+    unused = nn.Parameter(torch.ones(2))
+    optimizer = LearnedOptimizer(
+        [*model.parameters(), unused], random_policy(), total_steps=STEPS
+    )
+    optimizer.step()  # no gradient anywhere: nothing happens
+    assert optimizer.param_groups[0]["controller"]["steps"] == 0
+    data = list(batches())
+    train(model, optimizer, data[:10])
+    optimizer.add_param_group({"params": [extra]})
+    for inputs, targets in data[10:]:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs) + extra.sum(), targets)
+        (loss + extra.square().sum()).backward()
+        optimizer.step(loss=loss)
+    assert torch.equal(unused.detach(), torch.ones(2))
+    assert not torch.equal(extra.detach(), torch.ones(2))
+
+
+def test_the_global_generator_is_left_alone():
+    before = torch.get_rng_state()
+    model = make_model()
+    train(
+        model,
+        learned(model),
+        batches(),
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"total_steps": 0}, "total_steps must be a positive integer, got 0"),
+        ({"total_steps": 1.5}, "total_steps must be a positive integer, got 1.5"),
+        ({"total_steps": 5, "lr": -1.0}, "lr must be at least 0 and finite, got -1.0"),
+        ({"total_steps": 5, "lr": float("nan")}, "lr must be .* got nan"),
+        ({"total_steps": 5, "weight_decay": -1.0}, "weight_decay must be .* got -1.0"),
+    ],
+)
+def test_bad_arguments_are_quoted(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        LearnedOptimizer([nn.Parameter(torch.ones(1))], random_policy(), **arguments)
+
+
+def test_the_state_of_another_optimizer_is_refused():
+    p = nn.Parameter(torch.ones(1))
+    optimizer = LearnedOptimizer([p], random_policy(), total_steps=5)
+    with pytest.raises(ValueError, match="not of a LearnedOptimizer"):
+        optimizer.load_state_dict(torch.optim.AdamW([p]).state_dict())
+
+
+def test_a_scheduler_of_the_user_multiplies():
+    plain, scheduled = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    policy = random_policy()
+    one = LearnedOptimizer([plain], policy, total_steps=10, lr=0.1)
+    two = LearnedOptimizer([scheduled], policy, total_steps=10, lr=0.1)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(two, lambda step: 0.5)
+    plain.grad = scheduled.grad = torch.ones(3)
+    one.step()
+    two.step()
+    scheduler.step()
+    ratio = two.param_groups[0]["effective_lr"] / one.param_groups[0]["effective_lr"]
+    assert ratio == pytest.approx(0.5)
