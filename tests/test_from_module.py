@@ -147,6 +147,8 @@ def dropped() -> nn.Module:
     [
         (normalised, {}, ValueError, r"\['1'\].*running statistics.*GroupNorm"),
         (dropped, {}, ValueError, r"\['1'\].*random generator.*p=0"),
+        (lambda: nn.MultiheadAttention(4, 1, dropout=0.1), {}, ValueError, "random gen"),
+        (lambda: nn.LSTM(4, 3, 2, dropout=0.1), {}, ValueError, "random generator"),
         (lambda: nn.Flatten(), {}, ValueError, "no parameters.*Flatten"),
         (lambda: F.relu, {}, TypeError, r"must return a torch\.nn\.Module, got <"),
         (nn.Linear(4, 3), {"inputs": torch.zeros(9, 4)}, ValueError, "length: 9 and 40"),

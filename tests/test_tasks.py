@@ -75,7 +75,7 @@ def test_a_digits_task_larger_than_its_split_is_refused() -> None:
 @every_family
 @every_split
 def test_every_family_has_a_finite_loss_that_adam_reduces(family: str, split: str) -> None:
-    drawn = structures(family, split, 3)
+    drawn = structures(family, split, 2)
     if family == "digits":  # both classifier and autoencoder
         sources = {task.source: task for task in structures(family, split, 40)}
         drawn = list(sources.values())

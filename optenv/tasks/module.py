@@ -51,11 +51,7 @@ class ModuleTask(Task):
                 f"modules {stateful} update running statistics in place, which stacked "
                 "runs cannot share; use track_running_stats=False or GroupNorm"
             )
-        random = [
-            name
-            for name, part in module.named_modules()
-            if isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0
-        ]
+        random = [name for name, part in module.named_modules() if _drops(part)]
         if random:
             raise ValueError(
                 f"modules {random} draw from the global random generator; set p=0"
@@ -119,6 +115,13 @@ class ModuleTask(Task):
                 targets.squeeze(0),
             ).unsqueeze(0)
         return vmap(one)(params, inputs, targets)
+
+
+def _drops(module: nn.Module) -> bool:
+    # Attention and recurrent modules hold a probability instead of a submodule.
+    dropout = isinstance(module, nn.modules.dropout._DropoutNd)
+    p = module.p if dropout else getattr(module, "dropout", 0.0)
+    return isinstance(p, (int, float)) and p > 0
 
 
 def _seeded(factory: Callable[[], nn.Module], seed: int) -> nn.Module:

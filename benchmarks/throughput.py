@@ -1,0 +1,149 @@
+"""Updates per CPU-second of the environment, beside loops that do less.
+
+    python benchmarks/throughput.py
+
+1. 256 runs of a 64-32-10 MLP, batch size 32, Adam: the whole environment (telemetry,
+   rewards, data, reset) against a bare batched loop of forward, backward and Adam over the
+   same tensors. Interleaved in one process, one thread, CPU time, medians.
+2. The model of DACBench's smallest case (784-10 linear, batch size 32, 320 images): the
+   environment against an ordinary loop over one run (forward, backward, torch.optim.AdamW,
+   validation on 64 examples; tensors in memory). DACBench itself cannot be timed without
+   torchvision; on one machine it made 195 updates per CPU-second where that same loop made
+   2,280, so its speed here is estimated as the loop's divided by 11.7. With ``--dacbench``
+   an installed DACBench is timed instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from gymnasium.vector import AutoresetMode
+from torch import nn
+
+import optenv
+
+LOOP_OVER_DACBENCH = 11.7
+
+
+def make_env(runs: int, task: optenv.tasks.Task, updates: int) -> optenv.LearningRateVectorEnv:
+    env = optenv.LearningRateVectorEnv(
+        runs,
+        tasks=task,
+        updates_per_step=updates,
+        on_divergence="absorb",
+        autoreset_mode=AutoresetMode.NEXT_STEP,
+    )
+    env.reset(seed=0)
+    return env
+
+
+def env_steps(env: optenv.LearningRateVectorEnv, steps: int) -> int:
+    """Step, resets included; updates made."""
+    actions = np.zeros((env.num_envs, 1), np.float32)
+    made = 0
+    for _ in range(steps):
+        before = env.groups[0][1].state.run.updates.sum()
+        env.step(actions)
+        made += max(0, int(env.groups[0][1].state.run.updates.sum() - before))
+    return made
+
+
+def bare_updates(env: optenv.LearningRateVectorEnv, updates: int) -> int:
+    """Forward, backward and in-place Adam on the runs' own parameters and data."""
+    group = env.groups[0][1]
+    task, data = group.task, group.data
+    params = [p.clone().requires_grad_() for p in task.unflatten(group.state.run.params)]
+    means, squares = ([torch.zeros_like(p) for p in params] for _ in range(2))
+    examples = torch.randint(task.num_train, (env.num_envs, task.batch_size))
+    for step in range(1, updates + 1):
+        inputs, targets = data.batch(examples)
+        loss = task.loss(tuple(params), inputs, targets).sum()
+        grads = torch.autograd.grad(loss, params)
+        with torch.no_grad():
+            torch._foreach_lerp_(means, grads, 0.1)
+            torch._foreach_mul_(squares, 0.999)
+            torch._foreach_addcmul_(squares, grads, grads, 0.001)
+            scale = torch._foreach_sqrt(squares)
+            torch._foreach_div_(scale, (1 - 0.999**step) ** 0.5)
+            torch._foreach_add_(scale, 1e-8)
+            torch._foreach_addcdiv_(params, means, scale, -1e-3 / (1 - 0.9**step))
+    return env.num_envs * updates
+
+
+def single_updates(updates: int) -> int:
+    """One run in an ordinary loop, with DACBench's work per update."""
+    model = nn.Linear(784, 10)
+    optimizer = torch.optim.AdamW(model.parameters())
+    inputs, targets = torch.randn(320, 784), torch.randint(10, (320,))
+    for step in range(updates):
+        rows = slice(step % 8 * 32, step % 8 * 32 + 32)
+        loss = F.cross_entropy(model(inputs[rows]), targets[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            F.cross_entropy(model(inputs[256:]), targets[256:]).item()
+    return updates
+
+
+def speeds(work: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
+    """Updates per CPU-second of each, measured in turns."""
+    for run in work.values():
+        run()  # warm up
+    found: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(rounds):
+        for name, run in work.items():
+            begin = time.process_time()
+            updates = run()
+            found[name].append(updates / (time.process_time() - begin))
+    return found
+
+
+def report(found: dict[str, list[float]], ours: str, other: str) -> float:
+    for name, values in found.items():
+        print(f"  {name:34s} {statistics.median(values):>10,.0f} updates per CPU-second")
+    pairs = zip(found[ours], found[other], strict=True)
+    return statistics.median(a / b for a, b in pairs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9, help="timed rounds of each")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+
+    print("64-32-10 MLP, batch size 32, 256 runs, Adam, full telemetry")
+    mlp = optenv.tasks.MLP(
+        batch_size=32, num_train=1024, inputs=64, outputs=10, width=32, depth=1
+    )
+    for updates in (10, 2):
+        env = make_env(256, mlp, updates)
+        name = f"environment, {updates} updates a step"
+        work = {
+            name: lambda env=env, n=100 // updates: env_steps(env, n),
+            "bare batched loop": lambda env=env: bare_updates(env, 100),
+        }
+        ratio = report(speeds(work, arguments.rounds), name, "bare batched loop")
+        print(f"  ratio {ratio:.2f}")
+
+    print("784-10 linear model, batch size 32, Adam")
+    linear = optenv.tasks.MLP(
+        batch_size=32, num_train=256, num_validation=64, inputs=784, outputs=10, depth=0
+    )
+    env = make_env(64, linear, 25)
+    work = {
+        "environment, 64 runs": lambda: env_steps(env, 8),
+        "ordinary loop, one run": lambda: single_updates(300),
+    }
+    ratio = report(speeds(work, arguments.rounds), *work)
+    print(f"  ratio to the loop {ratio:.1f}, to DACBench {ratio * LOOP_OVER_DACBENCH:.0f}")
+
+
+if __name__ == "__main__":
+    main()
