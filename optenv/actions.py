@@ -23,12 +23,19 @@ def _constant(progress: float) -> float:
 
 
 def _cosine(progress: float) -> float:
+    """Half a cosine from 1 to 0 (Loshchilov & Hutter, 2017)."""
     return 0.5 * (1.0 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+
+
+def _wsd(progress: float) -> float:
+    """Stable, then decayed linearly over the last 30 % (Hu et al., 2024)."""
+    return min(1.0, max(1.0 - progress, 0.0) / 0.3)
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": _constant,
     "cosine": _cosine,
+    "wsd": _wsd,
 }
 
 

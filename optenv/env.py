@@ -29,13 +29,14 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     `2 ** (k / 2)`, `k = -3 ... 3`.
 
     ## Observation Space
-    `Box(-4, 4, (22,))`: the features of `optenv.telemetry.FEATURES`, all of them free of
+    `Box(-4, 4, (23,))`: the features of `optenv.telemetry.FEATURES`, all of them free of
     the scales of loss, gradient, learning rate and model.
 
     ## Rewards
     The decrease of `log((L + 0.003 L0) / (1.003 L0))`, where `L` is the loss on 128 fixed
-    examples of the run (`reward="train"` or `"validation"`) and `L0` its value at the
-    start. The return is thus the log progress of the whole run.
+    examples of the run (`reward="train"`, `"validation"`, or `"both"`: the mean over
+    the two) and `L0` its value at the start. The return is thus the log progress of the
+    whole run.
 
     ## Starting State
     A new task, newly initialised parameters; the first observation is that of a run
@@ -54,7 +55,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     >>> env = gym.make("optenv/LearningRate-v0", rule="momentum", horizon=20)
     >>> observation, info = env.reset(seed=0)
     >>> observation.shape
-    (22,)
+    (23,)
 
     ```
     All arguments: :class:`optenv.settings.Settings`; `render_mode` is `"ansi"` (one
@@ -98,7 +99,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
         if seed is not None or not self.batch._generators:
             self.batch.adopt(self.np_random)
         observation, _ = self.batch.reset()
-        self._losses = [float(self.group.state.loss[0])]
+        self._losses = [float(self.group.state.loss[0, 0])]
         self._rates, self._reward = [], 0.0
         return observation[0], {}
 

@@ -22,7 +22,10 @@ REWARD_EXAMPLES = 128
 
 
 class ControlState(NamedTuple):
-    """State of ``B`` runs and of their controllers; ``[B]`` tensors unless stated."""
+    """State of ``B`` runs and of their controllers; ``[B]`` tensors unless stated.
+
+    ``loss`` and ``initial_loss`` are those of the reward, ``[B, S]`` for ``S`` sources.
+    """
 
     run: core.RunState
     history: History
@@ -70,6 +73,7 @@ class Group:
         self.sampler = tasks.make(settings.tasks)
         self.device = torch.device(settings.device)
         self.dtype = DTYPES[settings.dtype][0]
+        self._placed: tasks.Task | None = None  # whose data is
 
     def reset(
         self,
@@ -96,7 +100,11 @@ class Group:
             )
         keys = [np.random.default_rng(int(g.integers(2**62))) for g in generators]
         base_lr = [log_uniform(self.settings.base_lr, key) for key in keys]
-        data = self.task.sample(keys).to(self.device, self.dtype)
+        data = self.task.sample(keys)
+        if data.shared and self._placed is self.task:  # it is on the device already
+            data = data._replace(inputs=self.data.inputs, targets=self.data.targets)
+        self._placed = self.task
+        data = data.to(self.device, self.dtype)
         params = self.task.init(keys).to(self.device, self.dtype)
         state = self._start(data, params, torch.tensor(base_lr, dtype=self.dtype))
         observation, state = self._observe(state)
@@ -114,7 +122,7 @@ class Group:
     def _start(self, data: tasks.Data, params: Tensor, base_lr: Tensor) -> ControlState:
         run = core.start(self.task, self.rule, data, params)
         like = run.losses.mean
-        loss = self._reward_loss(data, params)
+        loss = self._reward_losses(data, params)
         return ControlState(
             run=run,
             history=History.empty(like),
@@ -140,7 +148,7 @@ class Group:
         lr, counts = self._learning_rates(before.base_lr * moved.exp(), active)
         run = core.advance(self.task, self.rule, self.data, before.run, lr, counts=counts)
         self.steps = self.steps + (1 if active is None else active)
-        loss = self._reward_loss(self.data, run.params)
+        loss = self._reward_losses(self.data, run.params)
         potential = torch.where(
             rewards.is_diverged(before.potential),  # once diverged, for good
             before.potential,
@@ -197,12 +205,17 @@ class Group:
         )
         return observation, state._replace(history=history)
 
-    def _reward_loss(self, data: tasks.Data, params: Tensor) -> Tensor:
-        if self.settings.reward == "validation":
-            rows = data.validation_rows()[:, :REWARD_EXAMPLES]
-        else:
-            rows = data.train_rows(REWARD_EXAMPLES)
-        return core.evaluate(self.task, data, params, rows)
+    def _reward_losses(self, data: tasks.Data, params: Tensor) -> Tensor:
+        """Losses ``[B, S]`` that the reward is made of, one per source."""
+        rows = {
+            "train": data.train_rows(REWARD_EXAMPLES),
+            "validation": data.validation_rows()[:, :REWARD_EXAMPLES],
+        }
+        losses = [
+            core.evaluate(self.task, data, params, rows[source])
+            for source in rewards.sources(self.settings.reward)
+        ]
+        return torch.stack(losses, dim=-1)
 
     def validation_loss(self, index: np.ndarray) -> Tensor:
         """Loss ``[n]`` of the runs ``index [n]`` on all their validation examples."""

@@ -21,25 +21,34 @@ EPSILON = 0.003
 BOUND = math.log(20.0)
 WORST = BOUND + 1.0
 
-#: Which examples the reward's loss is taken on: ``reward=`` of the environments.
-SOURCES = ("train", "validation")
+#: Which examples a loss is taken on, by the name of the reward: ``reward=`` of the
+#: environments. With ``"both"``, the potential is the mean of the two.
+SOURCES: dict[str, tuple[str, ...]] = {
+    "train": ("train",),
+    "validation": ("validation",),
+    "both": ("train", "validation"),
+}
 
 
-def validate(source: str) -> str:
-    """Return ``source``.
+def sources(reward: str) -> tuple[str, ...]:
+    """Sources of the losses of ``reward``.
 
     Raises:
         ValueError: it is not one of :data:`SOURCES`.
     """
-    if source not in SOURCES:
-        raise ValueError(f"unknown reward {source!r}; valid: {', '.join(SOURCES)}")
-    return source
+    if reward not in SOURCES:
+        raise ValueError(f"unknown reward {reward!r}; valid: {', '.join(SOURCES)}")
+    return SOURCES[reward]
 
 
 def potential(loss: Tensor, initial_loss: Tensor) -> Tensor:
-    """Potential of a loss: ``[B], [B] -> [B]``, :data:`WORST` where it is diverged."""
+    """Mean potential of the losses of each run, ``[B, S], [B, S] -> [B]``.
+
+    :data:`WORST` where one of them is diverged.
+    """
     phi = ((loss / initial_loss + EPSILON) / (1 + EPSILON)).log()
-    return torch.where(phi <= BOUND, phi, torch.full_like(phi, WORST))
+    sound = (phi <= BOUND).all(-1)
+    return torch.where(sound, phi.mean(-1), torch.full_like(phi[:, 0], WORST))
 
 
 def is_diverged(phi: Tensor) -> Tensor:

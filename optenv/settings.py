@@ -35,7 +35,8 @@ class Settings:
             :func:`optenv.clock.boundaries`.
         base_lr: base learning rate; a pair draws it log-uniformly for every run; None
             takes the rule's default.
-        reward: examples whose loss is rewarded, ``"train"`` or ``"validation"``.
+        reward: examples whose loss is rewarded, ``"train"``, ``"validation"`` or
+            ``"both"``.
         on_divergence: ``"end"`` the run, or ``"absorb"``: keep it, at the worst
             potential, to the end of its horizon.
         device: torch device of the runs.
@@ -61,7 +62,7 @@ class Settings:
     def __post_init__(self) -> None:
         tasks.make(self.tasks)
         actions.make(self.action)
-        rewards.validate(self.reward)
+        rewards.sources(self.reward)
         rule = rules.get(self.rule)
         if self.base_lr is None:
             object.__setattr__(self, "base_lr", rule.default_lr)

@@ -38,6 +38,7 @@ FEATURES: dict[str, str] = {
     "loss_vs_best": "the same against the lowest window so far, squashed (k=30)",
     "loss_trend": "fast minus slow moving average of the log loss, squashed (k=30)",
     "loss_noise": "log of (deviation / mean) of the losses of a window, centred",
+    "loss_error": "the same for the mean of the window: its noise in the features above",
     "grad_vs_initial": "log gradient norm against the first, halved",
     "grad_vs_previous": "log gradient norm against the last probe, squashed (k=3)",
     "cos_grads": "cosine of the gradient and the one before it, squashed (k=10)",
@@ -118,12 +119,14 @@ class History(NamedTuple):
     """What the observation remembers of earlier windows."""
 
     windows: Tensor
+    loss_windows: Tensor
     loss_initial: Tensor
     loss_previous: Tensor
     loss_best: Tensor
     loss_fast: Tensor
     loss_slow: Tensor
     loss_noise: Tensor
+    loss_error: Tensor
     grad_initial: Tensor
     grad_previous: Tensor
     param_initial: Tensor
@@ -169,16 +172,21 @@ def observe(
         ``[B, len(FEATURES)]`` observation in the order of :data:`FEATURES`, finite and
         within the bound, and the history for the next decision.
     """
-    first = history.windows == 0
     has_loss = losses.seen > 0
     zero = torch.zeros_like(control.progress)
 
     def when_first(new: Tensor, old: Tensor) -> Tensor:
-        return torch.where(first, new, old)
+        return torch.where(history.windows == 0, new, old)
+
+    def when_first_loss(new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(history.loss_windows == 0, new, old)
 
     log_loss = torch.where(has_loss, _log(losses.mean), history.loss_previous)
-    deviation = (losses.deviation / losses.seen.clamp(min=2)).clamp(min=0).sqrt()
-    noise = _log(deviation / losses.mean.abs().clamp(min=_TINY)).clamp(-12, 4)
+    variance = losses.deviation / (losses.seen - 1).clamp(min=1)
+    noise = 0.5 * _log(variance) - _log(losses.mean.abs())
+    # A window of one loss tells nothing of the noise: keep what was known.
+    noise = torch.where(losses.seen > 1, noise.clamp(-12, 4), history.loss_noise)
+    error = torch.where(has_loss, noise - 0.5 * _log(losses.seen), history.loss_error)
     grad, param = 0.5 * _log(probe.grad_sq), 0.5 * _log(probe.param_sq)
     cos_grads = _cosine(probe.grad_dot_last, probe.grad_sq, probe.last_grad_sq)
     cos_step = _cosine(probe.grad_dot_step, probe.grad_sq, probe.step_sq)
@@ -186,13 +194,14 @@ def observe(
 
     new = History(
         windows=history.windows + 1,
-        loss_initial=when_first(log_loss, history.loss_initial),
+        loss_windows=history.loss_windows + has_loss.to(zero.dtype),
+        loss_initial=when_first_loss(log_loss, history.loss_initial),
         loss_previous=log_loss,
-        loss_best=when_first(log_loss, torch.minimum(history.loss_best, log_loss)),
-        loss_fast=when_first(log_loss, torch.lerp(history.loss_fast, log_loss, _FAST)),
-        loss_slow=when_first(log_loss, torch.lerp(history.loss_slow, log_loss, _SLOW)),
-        # A window of one loss tells nothing of the noise: keep what was known.
-        loss_noise=torch.where(losses.seen > 1, noise, history.loss_noise),
+        loss_best=when_first_loss(log_loss, torch.minimum(history.loss_best, log_loss)),
+        loss_fast=when_first_loss(log_loss, torch.lerp(history.loss_fast, log_loss, _FAST)),
+        loss_slow=when_first_loss(log_loss, torch.lerp(history.loss_slow, log_loss, _SLOW)),
+        loss_noise=noise,
+        loss_error=error,
         grad_initial=when_first(grad, history.grad_initial),
         grad_previous=grad,
         param_initial=when_first(param, history.param_initial),
@@ -202,8 +211,9 @@ def observe(
     # One overflow, as of half-precision gradients, is not remembered for ever.
     remembered = zip(new, history, strict=True)
     new = History(*(torch.where(n.isfinite(), n, old) for n, old in remembered))
-    loss_previous = when_first(log_loss, history.loss_previous)
-    loss_best = when_first(log_loss, history.loss_best)
+    loss_previous = when_first_loss(log_loss, history.loss_previous)
+    loss_best = when_first_loss(log_loss, history.loss_best)
+    noisy = new.loss_noise != 0
     grad_previous = when_first(grad, history.grad_previous)
     slope = probe.last_grad_dot_step.abs()
 
@@ -218,7 +228,8 @@ def observe(
         "loss_vs_previous": _squash(log_loss - loss_previous, 30),
         "loss_vs_best": _squash(log_loss - loss_best, 30),
         "loss_trend": _squash(new.loss_fast - new.loss_slow, 30),
-        "loss_noise": torch.where(new.loss_noise == 0, zero, (new.loss_noise + 2) / 2),
+        "loss_noise": torch.where(noisy, (new.loss_noise + 2) / 2, zero),
+        "loss_error": torch.where(noisy, (new.loss_error + 3) / 2, zero),
         "grad_vs_initial": (grad - new.grad_initial) / 2,
         "grad_vs_previous": _squash(grad - grad_previous, 3),
         "cos_grads": _squash(cos_grads, 10),

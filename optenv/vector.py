@@ -214,7 +214,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             reward[where] = result.reward.cpu().numpy() * here
             terminated[where] = result.terminated.cpu().numpy() & here
             diverged[where] = result.diverged.cpu().numpy()
-            loss[where] = _finite(group.state.loss)
+            loss[where] = _finite(group.state.loss[:, 0])
             lr[where] = result.lr.cpu().numpy()
             ended = np.flatnonzero(terminated[where])
             if len(ended):

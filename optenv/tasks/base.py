@@ -7,6 +7,7 @@ scales, initial parameters, batch order) is drawn from each run's own generator.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +17,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Above 2**20, so that each is coprime to every admissible number of examples.
-_STRIDES = (
-    1048583, 1299709, 1566083, 2097169, 2750159, 3400043, 4194319, 5000011,
-    6291469, 7368787, 8388617, 9999991, 11111117, 12582917, 14500027, 16777259,
-)  # fmt: skip
 MAX_EXAMPLES = 2**20
+
+
+def _primes(above: int, count: int) -> Tensor:
+    """The first ``count`` primes above ``above``, by a sieve (``count`` up to 1024)."""
+    limit = above + 32 * count
+    sieve = np.ones(limit, np.bool_)
+    for factor in range(2, math.isqrt(limit) + 1):
+        if sieve[factor]:
+            sieve[factor * factor :: factor] = False
+    return torch.from_numpy(above + 1 + np.flatnonzero(sieve[above + 1 :])[:count])
+
+
+# Above every admissible number of examples, so that each is coprime to it.
+_STRIDES = _primes(MAX_EXAMPLES, 1024)
 
 
 class Data(NamedTuple):
@@ -69,9 +79,8 @@ class Data(NamedTuple):
         position = first.unsqueeze(1) * batch_size + span
         epoch = position.div(self.num_train, rounding_mode="floor")
         bits = _mix(self.order.unsqueeze(1) + epoch * _GOLDEN)
-        strides = torch.tensor(_STRIDES, device=first.device)
-        stride = strides[bits & (len(_STRIDES) - 1)]
-        offset = (bits >> 8) & (MAX_EXAMPLES - 1)
+        stride = _STRIDES.to(first.device)[bits & (len(_STRIDES) - 1)]
+        offset = (bits >> 10) & (MAX_EXAMPLES - 1)
         within = position - epoch * self.num_train
         return (within * stride + offset).remainder(self.num_train)
 

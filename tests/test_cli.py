@@ -1,0 +1,120 @@
+"""The command line: what a user types, mistypes and interrupts."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from agents import load_policy
+
+SCRIPT = Path(__file__).parents[1] / "train_agent.py"
+SMALL = ["--num-envs", "8", "--no-progress"]
+
+
+def invoke(*arguments):
+    spec = importlib.util.spec_from_file_location("train_agent", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return CliRunner().invoke(module.main, [str(a) for a in arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tmesteps", "5"], "Did you mean '--timesteps'?"),
+        (["--agent", "ppoo"], "'ppoo' is not one of 'ppo', 'dqn'"),
+        (
+            ["--env", "optenv/Magic-v0"],
+            "unknown environment 'optenv/Magic-v0'; valid: optenv/",
+        ),
+        (["--env-arg", "task=digits"], "did you mean 'tasks'?"),
+        (["--env-arg", "tasks=digit"], "unknown task 'digit'; valid: train, test"),
+        (["--env-arg", "horizon"], "'horizon' is not of the form NAME=VALUE"),
+        (["--set", "learnin_rate=1"], "did you mean 'learning_rate'?"),
+        (["--agent", "dqn", "--env", "optenv/LearningRate-v0"], "needs a discrete action"),
+        (["--eval-task", "mnist"], "unknown held-out task 'mnist'; valid tasks: photo-cnn"),
+        (["--timesteps", "0"], "0 is not in the range x>=1"),
+    ],
+)
+def test_a_mistake_is_named_with_what_is_valid(arguments, message, tmp_path):
+    result = invoke(*arguments, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+    assert not (tmp_path / "run").exists(), "nothing is written before the check"
+
+
+def test_results_are_never_overwritten(tmp_path):
+    (tmp_path / "config.json").write_text("precious")
+    result = invoke("--out", tmp_path)
+    assert result.exit_code == 2
+    assert "already holds results" in result.output
+    assert (tmp_path / "config.json").read_text() == "precious"
+
+
+@pytest.mark.parametrize("agent", ["ppo", "dqn"])
+def test_a_short_run_leaves_a_usable_policy_and_can_go_on(agent, tmp_path):
+    first = ["--agent", agent, "--timesteps", 700, *SMALL, "--no-evaluate"]
+    result = invoke(*first, "--out", tmp_path / "a", "--env-arg", "rule=momentum")
+    assert result.exit_code == 0, result.output
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert config["env_arguments"]["rule"] == "momentum"
+    assert config["num_envs"] == 8
+    assert config["versions"]["torch"]
+    policy = load_policy(tmp_path / "a" / "policy")
+    assert policy.description["rule"] == "momentum"
+    assert list((tmp_path / "a" / "tensorboard").iterdir())
+    more = invoke(
+        *first, "--out", tmp_path / "b", "--resume", tmp_path / "a" / "model.zip",
+        "--env-arg", "rule=momentum",
+    )  # fmt: skip
+    assert more.exit_code == 0, more.output
+    steps = load_policy(tmp_path / "b" / "policy").description["timesteps"]
+    assert steps > policy.description["timesteps"]
+
+
+@pytest.mark.slow
+def test_the_whole_job_ends_with_the_table(tmp_path):
+    command = [
+        sys.executable, str(SCRIPT), "--timesteps", "640", *SMALL,
+        "--out", str(tmp_path / "run"),
+        "--eval-task", "friedman", "--eval-seeds", "2", "--tuning-seeds", "1",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    table = done.stdout[done.stdout.index("Validation loss") :]
+    for arm in ("AdamW default", "Schedule-Free AdamW", "Prodigy", "AdamW tuned", "PPO"):
+        assert arm in table
+    with (tmp_path / "run" / "eval.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["task"] for row in rows} == {"friedman"}
+    assert len([row for row in rows if row["arm"].startswith("PPO")]) == 2
+    picture = (tmp_path / "run" / "curves.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_an_interrupt_leaves_a_usable_checkpoint(tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, str(SCRIPT), "--num-envs", "16", "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    tensorboard = out / "tensorboard"
+    deadline = time.monotonic() + 120
+    while not (tensorboard.exists() and list(tensorboard.iterdir())):
+        assert time.monotonic() < deadline, "training did not begin"
+        time.sleep(0.2)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert load_policy(out / "policy").description["algorithm"] == "PPO"
+    assert (out / "model.zip").is_file()
