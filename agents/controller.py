@@ -60,7 +60,13 @@ def is_decision(policy: Policy, state: State, ahead: int = 0) -> bool:
 
 
 def record(state: State, loss: Tensor | float) -> State:
-    """Take note of the loss of this step; one that is not finite is ignored."""
+    """Take note of the loss of this step; one that is not finite is ignored.
+
+    Raises:
+        ValueError: the loss is not a scalar.
+    """
+    if isinstance(loss, Tensor) and loss.numel() != 1:
+        raise ValueError(f"loss must be a scalar, got a tensor of shape {list(loss.shape)}")
     value = loss.item() if isinstance(loss, Tensor) else float(loss)
     if not math.isfinite(value):
         return state

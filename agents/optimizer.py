@@ -143,7 +143,8 @@ class LearnedOptimizer(Optimizer):
                 state = controller.record(state, loss)
             if controller.is_decision(self._policy, state):
                 state = controller.decide(self._policy, state, self._measure(params, state))
-            self._forget(params, state)
+            if state["probing"]:
+                self._forget()
             state, multiplier = controller.tick(self._policy, state)
             if state["probing"]:
                 self._remember(params)
@@ -156,8 +157,9 @@ class LearnedOptimizer(Optimizer):
         dtype = state["log_multiplier"].dtype
 
         def dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
-            parts = [torch.dot(_flat(x, dtype), _flat(y, dtype)) for x, y in zip(a, b)]  # noqa: B905
-            return torch.stack([part.cpu() for part in parts]).sum().reshape(1)
+            pairs = zip(a, b, strict=True)
+            parts = [torch.dot(_flat(x, dtype), _flat(y, dtype)).cpu() for x, y in pairs]
+            return torch.stack(parts).sum().reshape(1)
 
         kept = [p for p in params if "last_grad" in self.state[p]] or params
         grads = [p.grad for p in kept if p.grad is not None]
@@ -172,11 +174,10 @@ class LearnedOptimizer(Optimizer):
             assert p.grad is not None
             self.state[p].update(last_grad=p.grad.clone(), last_param=p.clone())
 
-    def _forget(self, params: list[Tensor], state: controller.State) -> None:
-        if state["probing"]:
-            for p in params:
-                self.state[p].pop("last_grad", None)
-                self.state[p].pop("last_param", None)
+    def _forget(self) -> None:
+        for state in self.state.values():
+            state.pop("last_grad", None)
+            state.pop("last_param", None)
 
     def _update(self, multiplier: float) -> None:
         kernel = KERNELS[self._policy.description["rule"]]

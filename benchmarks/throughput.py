@@ -1,16 +1,17 @@
 """Updates per CPU-second of the environment, beside loops that do less.
 
-    python benchmarks/throughput.py
+    python benchmarks/throughput.py [--dacbench]
 
 1. 256 runs of a 64-32-10 MLP, batch size 32, Adam: the whole environment (telemetry,
    rewards, data, reset) against a bare batched loop of forward, backward and Adam over the
    same tensors. Interleaved in one process, one thread, CPU time, medians.
 2. The model of DACBench's smallest case (784-10 linear, batch size 32, 320 images): the
    environment against an ordinary loop over one run (forward, backward, torch.optim.AdamW,
-   validation on 64 examples; tensors in memory). DACBench itself cannot be timed without
-   torchvision; on one machine it made 195 updates per CPU-second where that same loop made
-   2,280, so its speed here is estimated as the loop's divided by 11.7. With ``--dacbench``
-   an installed DACBench is timed instead.
+   validation on 64 examples; tensors in memory). With ``--dacbench``, DACBench's own
+   environment takes its turns in the same process (``dacbench_case.py``), and the ratio to
+   it is measured: with 64 runs and 25 updates a step, and with DACBench's 1 update a step
+   for 64 runs and for one. Without, it is an estimate: the ratio to the loop times 11.7,
+   the loop over DACBench as once measured on another occasion.
 """
 
 from __future__ import annotations
@@ -31,11 +32,14 @@ import optenv
 LOOP_OVER_DACBENCH = 11.7
 
 
-def make_env(runs: int, task: optenv.tasks.Task, updates: int) -> optenv.LearningRateVectorEnv:
+def make_env(
+    runs: int, task: optenv.tasks.Task, updates: int, horizon: int = 40
+) -> optenv.LearningRateVectorEnv:
     env = optenv.LearningRateVectorEnv(
         runs,
         tasks=task,
         updates_per_step=updates,
+        horizon=horizon,
         on_divergence="absorb",
         autoreset_mode=AutoresetMode.NEXT_STEP,
     )
@@ -77,7 +81,7 @@ def bare_updates(env: optenv.LearningRateVectorEnv, updates: int) -> int:
 
 
 def single_updates(updates: int) -> int:
-    """One run in an ordinary loop, with DACBench's work per update."""
+    """One run in an ordinary loop; DACBench validates on 32 of the 64 at most updates."""
     model = nn.Linear(784, 10)
     optimizer = torch.optim.AdamW(model.parameters())
     inputs, targets = torch.randn(320, 784), torch.randint(10, (320,))
@@ -105,19 +109,18 @@ def speeds(work: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[fl
     return found
 
 
-def report(found: dict[str, list[float]], ours: str, other: str) -> float:
+def report(found: dict[str, list[float]]) -> None:
     for name, values in found.items():
-        print(f"  {name:34s} {statistics.median(values):>10,.0f} updates per CPU-second")
+        print(f"  {name:39s} {statistics.median(values):>10,.0f} updates per CPU-second")
+
+
+def ratio(found: dict[str, list[float]], ours: str, other: str) -> float:
+    """Median over the rounds of the ratio within a round."""
     pairs = zip(found[ours], found[other], strict=True)
     return statistics.median(a / b for a, b in pairs)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9, help="timed rounds of each")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-
+def beside_bare_loop(rounds: int) -> None:
     print("64-32-10 MLP, batch size 32, 256 runs, Adam, full telemetry")
     mlp = optenv.tasks.MLP(
         batch_size=32, num_train=1024, inputs=64, outputs=10, width=32, depth=1
@@ -129,20 +132,58 @@ def main() -> None:
             name: lambda env=env, n=100 // updates: env_steps(env, n),
             "bare batched loop": lambda env=env: bare_updates(env, 100),
         }
-        ratio = report(speeds(work, arguments.rounds), name, "bare batched loop")
-        print(f"  ratio {ratio:.2f}")
+        found = speeds(work, rounds)
+        report(found)
+        print(f"  ratio {ratio(found, name, 'bare batched loop'):.2f}")
 
+
+def beside_dacbench(rounds: int, dacbench: Callable[[], int] | None) -> None:
     print("784-10 linear model, batch size 32, Adam")
     linear = optenv.tasks.MLP(
         batch_size=32, num_train=256, num_validation=64, inputs=784, outputs=10, depth=0
     )
-    env = make_env(64, linear, 25)
-    work = {
-        "environment, 64 runs": lambda: env_steps(env, 8),
-        "ordinary loop, one run": lambda: single_updates(300),
-    }
-    ratio = report(speeds(work, arguments.rounds), *work)
-    print(f"  ratio to the loop {ratio:.1f}, to DACBench {ratio * LOOP_OVER_DACBENCH:.0f}")
+    loop, theirs = "ordinary loop, one run", "DACBench, one run, 1 update a step"
+
+    def episode(runs: int, updates: int) -> Callable[[], int]:
+        """One reset and 100 updates of each run, as in DACBench's episode."""
+        steps = 100 // updates
+        env = make_env(runs, linear, updates, horizon=steps)
+        return lambda: env_steps(env, steps + 1)
+
+    ours = "environment, 64 runs, 25 updates a step"
+    work = {ours: episode(64, 25), loop: lambda: single_updates(300)}
+    if dacbench is not None:
+        work["environment, 64 runs, 1 update a step"] = episode(64, 1)
+        work["environment, one run, 1 update a step"] = episode(1, 1)
+        work[theirs] = dacbench
+    found = speeds(work, rounds)
+    report(found)
+    to_loop = ratio(found, ours, loop)
+    print(f"  ratio to the loop {to_loop:.1f}")
+    if dacbench is None:
+        estimate = to_loop * LOOP_OVER_DACBENCH
+        print(f"  ratio to DACBench {estimate:.0f}, an estimate; --dacbench measures it")
+        return
+    print("  ratio to DACBench, measured:")
+    for name in work:
+        if name != theirs:
+            print(f"    {name:39s} {ratio(found, name, theirs):.1f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9, help="timed rounds of each")
+    parser.add_argument("--dacbench", action="store_true", help="time DACBench as well")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    dacbench = None
+    if arguments.dacbench:
+        from dacbench_case import Case
+
+        dacbench = Case()
+        print(f"DACBench {dacbench.version} over {dacbench.library}")
+    beside_bare_loop(arguments.rounds)
+    beside_dacbench(arguments.rounds, dacbench)
 
 
 if __name__ == "__main__":

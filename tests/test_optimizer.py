@@ -250,6 +250,19 @@ def test_bad_arguments_are_quoted(arguments, message):
         LearnedOptimizer([nn.Parameter(torch.ones(1))], random_policy(), **arguments)
 
 
+def test_a_loss_that_is_not_a_scalar_is_refused_before_anything_moves():
+    model = make_model()
+    optimizer = learned(model)
+    before = weights(model)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    with pytest.raises(
+        ValueError, match=r"loss must be a scalar, got a tensor of shape \[3\]"
+    ):
+        optimizer.step(loss=torch.ones(3))
+    assert torch.equal(weights(model), before)
+
+
 def test_the_state_of_another_optimizer_is_refused():
     p = nn.Parameter(torch.ones(1))
     optimizer = LearnedOptimizer([p], random_policy(), total_steps=5)

@@ -130,7 +130,10 @@ def assert_same(a: Any, b: Any, rtol: float = 0.0, atol: float = 0.0) -> None:
 def random_policy(
     rule: str = "adam", action: dict[str, Any] | None = None, horizon: int = 20
 ) -> Policy:
-    """A policy of random weights, large enough to move the learning rate a lot."""
+    """A policy that raises the learning rate, then lowers it, and else does as it likes.
+
+    Random weights make every observation count; the first hidden unit follows progress.
+    """
     spec = optenv.actions.make({"kind": "continuous", "bound": 3.0, **(action or {})})
     outputs = len(spec.multipliers) if isinstance(spec, optenv.actions.Discrete) else 1
     policy = Policy(
@@ -148,5 +151,10 @@ def random_policy(
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in policy.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+        policy.network[0].weight[0] = 0.0
+        policy.network[0].weight[0, list(telemetry.FEATURES).index("progress")] = 3.0
+        policy.network[2].weight[:, 0] = 2.0 * torch.linspace(-1, 1, outputs).neg()
+        if outputs == 1:
+            policy.network[2].weight[0, 0] = -2.0
     return policy
