@@ -1,7 +1,8 @@
 """Hyperparameters of the agents, as data.
 
 One entry per agent: the environment it learns in, the algorithm's own arguments (those
-of the Stable-Baselines3 class, by their names), and how long it learns.
+of the Stable-Baselines3 class, by their names; ``("linear", x)`` falls from ``x`` to 0),
+and how long it learns.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "n_steps": 40,
             "batch_size": 2560,
             "n_epochs": 5,
-            "learning_rate": 4e-4,
+            "learning_rate": ("linear", 6e-4),
             "gamma": 1.0,
             "gae_lambda": 0.95,
             "ent_coef": 0.0,

@@ -20,6 +20,7 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 import optenv  # registers the environments
@@ -93,6 +94,9 @@ def make_model(
     """
     arguments = {**preset(agent)["algorithm"], **(overrides or {})}
     algorithm = ALGORITHMS[agent]
+    if isinstance(arguments["learning_rate"], tuple):
+        _, initial = arguments["learning_rate"]
+        arguments["learning_rate"] = LinearSchedule(initial, 0.0, 1.0)
     valid = list(inspect.signature(algorithm).parameters)
     for name in overrides or {}:
         if name not in valid:

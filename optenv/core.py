@@ -92,12 +92,18 @@ def advance(
     total = len(lr)
     rows = data.batch_rows(state.updates + 1, total, task.batch_size)
     state = state._replace(losses=Losses.empty(torch.zeros_like(state.losses.mean)))
+    # One copy a window, not new tensors at every update: the caller's stay as they are.
+    inplace = counts is None and not differentiable
+    if inplace:
+        rule_state = tuple(part.clone() for part in state.rule)
+        state = state._replace(params=state.params.clone(), rule=rule_state)
     for update in range(total):
         here = slice(update * task.batch_size, (update + 1) * task.batch_size)
         probed = counts is not None or update == total - 1
         new = _update(
-            task, rule, data, state, lr[update], rows[:, here], probed, differentiable
-        )
+            task, rule, data, state, lr[update], rows[:, here],
+            probed=probed, inplace=inplace, differentiable=differentiable,
+        )  # fmt: skip
         state = new if counts is None else where(counts > update, new, state)
     return state
 
@@ -109,19 +115,21 @@ def _update(
     state: RunState,
     lr: Tensor,
     rows: Tensor,
+    *,
     probed: bool,
+    inplace: bool,
     differentiable: bool,
 ) -> RunState:
+    before = state.params.clone() if probed and inplace else state.params
     with torch.set_grad_enabled(differentiable):
         params, rule_state = rule.update(
-            state.params, state.grad, state.rule, lr.unsqueeze(1)
+            state.params, state.grad, state.rule, lr.unsqueeze(1), inplace
         )
     loss, grad = loss_and_grad(task, params, data.batch(rows), differentiable)
     with torch.set_grad_enabled(differentiable):
         measured = state.probe
         if probed:
-            step = params - state.params
-            measured = probe(torch.linalg.vecdot, grad, params, state.grad, step)
+            measured = probe(torch.linalg.vecdot, grad, params, state.grad, params - before)
         return RunState(
             params=params,
             grad=grad,

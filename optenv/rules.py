@@ -1,8 +1,9 @@
 """Update rules as pure functions on a batch of flat parameters.
 
 A rule turns a gradient into new parameters. All tensors carry one leading batch
-dimension ``B`` (runs); parameters are flat, ``[B, P]``. Nothing is changed in place,
-so that gradients flow through an update and a kept state stays valid.
+dimension ``B`` (runs); parameters are flat, ``[B, P]``. By default nothing is changed in
+place, so that gradients flow through an update and a kept state stays valid; with
+``inplace=True`` parameters and state are overwritten, which spares the time to allocate.
 
 Every rule equals its ``torch.optim`` namesake (no weight decay) to float tolerance.
 """
@@ -26,13 +27,14 @@ class Rule(NamedTuple):
         name: the key in :data:`RULES`.
         default_lr: a usual base learning rate of the rule.
         init: ``params [B, P] -> state``, a tuple of ``[B, ...]`` tensors.
-        update: ``(params [B, P], grad [B, P], state, lr [B, 1]) -> (params, state)``.
+        update: ``(params [B, P], grad [B, P], state, lr [B, 1], inplace=False) -> (params,
+            state)``.
     """
 
     name: str
     default_lr: float
     init: Callable[[Tensor], RuleState]
-    update: Callable[[Tensor, Tensor, RuleState, Tensor], tuple[Tensor, RuleState]]
+    update: Callable[..., tuple[Tensor, RuleState]]
 
 
 @dataclass(frozen=True)
@@ -63,33 +65,37 @@ def _adam_state(params: Tensor) -> RuleState:
 
 
 def sgd(
-    params: Tensor, grad: Tensor, state: RuleState, lr: Tensor
+    params: Tensor, grad: Tensor, state: RuleState, lr: Tensor, inplace: bool = False
 ) -> tuple[Tensor, RuleState]:
     r""":math:`\theta \leftarrow \theta - \eta g`."""
-    return torch.addcmul(params, grad, lr, value=-1.0), state
+    return _addcmul(params, grad, lr, -1.0, inplace), state
 
 
 def momentum(
-    params: Tensor, grad: Tensor, state: RuleState, lr: Tensor
+    params: Tensor, grad: Tensor, state: RuleState, lr: Tensor, inplace: bool = False
 ) -> tuple[Tensor, RuleState]:
     r""":math:`b \leftarrow \mu b + g;\ \theta \leftarrow \theta - \eta b` (Polyak)."""
-    buffer = torch.add(grad, state[0], alpha=HYPERPARAMETERS.momentum)
-    return torch.addcmul(params, buffer, lr, value=-1.0), (buffer,)
+    buffer = _mul(state[0], HYPERPARAMETERS.momentum, inplace)
+    buffer = buffer.add_(grad) if inplace else buffer + grad
+    return _addcmul(params, buffer, lr, -1.0, inplace), (buffer,)
 
 
 def rmsprop(
-    params: Tensor, grad: Tensor, state: RuleState, lr: Tensor
+    params: Tensor, grad: Tensor, state: RuleState, lr: Tensor, inplace: bool = False
 ) -> tuple[Tensor, RuleState]:
     r""":math:`v \leftarrow \alpha v + (1-\alpha) g^2;\
     \theta \leftarrow \theta - \eta g / (\sqrt v + \epsilon)` (Tieleman & Hinton).
     """
     h = HYPERPARAMETERS
-    square = torch.addcmul(state[0] * h.alpha, grad, grad, value=1 - h.alpha)
-    return params - lr * grad / (_sqrt(square) + h.eps), (square,)
+    square = _mul(state[0], h.alpha, inplace)
+    square = _addcmul(square, grad, grad, 1 - h.alpha, inplace)
+    root = _sqrt(square)
+    denominator = root.add_(h.eps) if inplace else root + h.eps
+    return _addcdiv(params, grad * lr, denominator, inplace), (square,)
 
 
 def adam(
-    params: Tensor, grad: Tensor, state: RuleState, lr: Tensor
+    params: Tensor, grad: Tensor, state: RuleState, lr: Tensor, inplace: bool = False
 ) -> tuple[Tensor, RuleState]:
     r"""Adam with bias correction (Kingma & Ba, 2015).
 
@@ -100,19 +106,27 @@ def adam(
     h = HYPERPARAMETERS
     mean, square, step = state
     step = step + 1
-    mean = torch.lerp(mean, grad, 1 - h.beta1)
-    square = torch.addcmul(square * h.beta2, grad, grad, value=1 - h.beta2)
-    scale = lr / (1 - h.beta1**step)
-    # sqrt(v)/c + eps as one fused pass; c differs between runs of different age.
-    correction = (1 - h.beta2**step).rsqrt()
-    denominator = torch.addcmul(
-        torch.full_like(correction, h.eps), _sqrt(square), correction
-    )
-    return torch.addcdiv(params, mean * scale, denominator, value=-1.0), (
-        mean,
-        square,
-        step,
-    )
+    mean = mean.lerp_(grad, 1 - h.beta1) if inplace else mean.lerp(grad, 1 - h.beta1)
+    square = _mul(square, h.beta2, inplace)
+    square = _addcmul(square, grad, grad, 1 - h.beta2, inplace)
+    root = _mul(_sqrt(square), (1 - h.beta2**step).rsqrt(), inplace)
+    denominator = root.add_(h.eps) if inplace else root + h.eps
+    scaled = mean * (lr / (1 - h.beta1**step))
+    return _addcdiv(params, scaled, denominator, inplace), (mean, square, step)
+
+
+def _mul(a: Tensor, b: Tensor | float, inplace: bool) -> Tensor:
+    return a.mul_(b) if inplace else a * b
+
+
+def _addcmul(a: Tensor, b: Tensor, c: Tensor, value: float, inplace: bool) -> Tensor:
+    """``a + value * b * c``."""
+    return a.addcmul_(b, c, value=value) if inplace else a.addcmul(b, c, value=value)
+
+
+def _addcdiv(a: Tensor, b: Tensor, c: Tensor, inplace: bool) -> Tensor:
+    """``a - b / c``."""
+    return a.addcdiv_(b, c, value=-1.0) if inplace else a.addcdiv(b, c, value=-1.0)
 
 
 def _sqrt(square: Tensor) -> Tensor:

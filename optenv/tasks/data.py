@@ -27,7 +27,8 @@ def mixture(task: MLP, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
     centers = rng.standard_normal((task.outputs, clusters, task.inputs), np.float32)
     classes = rng.integers(task.outputs, size=total)
     inputs = rng.standard_normal((total, task.inputs), np.float32)
-    inputs += np.float32(distance) * centers[classes, rng.integers(clusters, size=total)]
+    centers *= np.float32(distance)
+    inputs += centers[classes, rng.integers(clusters, size=total)]
     return _rescale(inputs, rng), _noisy(classes, task.outputs, rng)
 
 
@@ -72,11 +73,12 @@ SOURCES: dict[str, Callable[[MLP, np.random.Generator], tuple[np.ndarray, np.nda
 
 
 def _rescale(inputs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Scale inputs as a whole (0.2 to 5) and per column (log-normal), as real data is."""
+    """Scale inputs as a whole (0.2 to 5) and per column (log-normal), in place."""
     scale = np.exp(rng.uniform(np.log(0.2), np.log(5.0)))
     spread = rng.uniform(0.0, 0.7)
     columns = np.exp(spread * rng.standard_normal(inputs.shape[1]))
-    return inputs * (scale * columns).astype(np.float32)
+    inputs *= (scale * columns).astype(np.float32)
+    return inputs
 
 
 def _noisy(classes: np.ndarray, outputs: int, rng: np.random.Generator) -> np.ndarray:

@@ -109,8 +109,8 @@ class MLP(Task):
         outputs = self.forward(params, inputs)
         if targets.is_floating_point():
             return 0.5 * (outputs - targets).square().mean((-2, -1))
-        loss = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
-        return loss.view(targets.shape).mean(-1)
+        # Classes before examples: torch's log-softmax is several times faster so.
+        return F.cross_entropy(outputs.mT, targets, reduction="none").mean(-1)
 
     def forward(self, params: tuple[Tensor, ...], inputs: Tensor) -> Tensor:
         """Outputs ``[B, n, outputs]`` of inputs ``[B, n, inputs]``."""
