@@ -31,7 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "n_steps": 40,
             "batch_size": 2560,
             "n_epochs": 5,
-            "learning_rate": ("linear", 6e-4),
+            "learning_rate": 4e-4,
             "gamma": 1.0,
             "gae_lambda": 0.95,
             "ent_coef": 0.0,

@@ -2,9 +2,10 @@
 
     python benchmarks/throughput.py [--dacbench]
 
-1. 256 runs of a 64-32-10 MLP, batch size 32, Adam: the whole environment (telemetry,
-   rewards, data, reset) against a bare batched loop of forward, backward and Adam over the
-   same tensors. Interleaved in one process, one thread, CPU time, medians.
+1. 256 runs of a 64-32-10 MLP, batch size 32, Adam: the environment (telemetry, rewards,
+   batches, infos) against a bare batched loop of forward, backward and in-place Adam over
+   the same tensors, and the same with the drawing of new tasks at each reset. Interleaved
+   in one process, one thread, CPU time, medians.
 2. The model of DACBench's smallest case (784-10 linear, batch size 32, 320 images): the
    environment against an ordinary loop over one run (forward, backward, torch.optim.AdamW,
    validation on 64 examples; tensors in memory). With ``--dacbench``, DACBench's own
@@ -125,16 +126,19 @@ def beside_bare_loop(rounds: int) -> None:
     mlp = optenv.tasks.MLP(
         batch_size=32, num_train=1024, inputs=64, outputs=10, width=32, depth=1
     )
+    bare = "bare batched loop"
+    work = {bare: lambda env=make_env(256, mlp, 10): bare_updates(env, 100)}
     for updates in (10, 2):
-        env = make_env(256, mlp, updates)
-        name = f"environment, {updates} updates a step"
-        work = {
-            name: lambda env=env, n=100 // updates: env_steps(env, n),
-            "bare batched loop": lambda env=env: bare_updates(env, 100),
-        }
-        found = speeds(work, rounds)
-        report(found)
-        print(f"  ratio {ratio(found, name, 'bare batched loop'):.2f}")
+        # Stepping alone: a horizon that these rounds do not reach.
+        env = make_env(256, mlp, updates, horizon=100_000)
+        steps = 100 // updates
+        work[f"stepping, {updates} updates a step"] = lambda e=env, n=steps: env_steps(e, n)
+    env = make_env(256, mlp, 10)
+    work["whole runs with reset, 10 a step"] = lambda: env_steps(env, 41)
+    found = speeds(work, rounds)
+    report(found)
+    for name in list(work)[1:]:
+        print(f"  ratio to the bare loop: {name:34s} {ratio(found, name, bare):.2f}")
 
 
 def beside_dacbench(rounds: int, dacbench: Callable[[], int] | None) -> None:

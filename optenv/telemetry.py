@@ -38,7 +38,6 @@ FEATURES: dict[str, str] = {
     "loss_vs_best": "the same against the lowest window so far, squashed (k=30)",
     "loss_trend": "fast minus slow moving average of the log loss, squashed (k=30)",
     "loss_noise": "log of (deviation / mean) of the losses of a window, centred",
-    "loss_error": "the same for the mean of the window: its noise in the features above",
     "grad_vs_initial": "log gradient norm against the first, halved",
     "grad_vs_previous": "log gradient norm against the last probe, squashed (k=3)",
     "cos_grads": "cosine of the gradient and the one before it, squashed (k=10)",
@@ -126,7 +125,6 @@ class History(NamedTuple):
     loss_fast: Tensor
     loss_slow: Tensor
     loss_noise: Tensor
-    loss_error: Tensor
     grad_initial: Tensor
     grad_previous: Tensor
     param_initial: Tensor
@@ -186,7 +184,6 @@ def observe(
     noise = 0.5 * _log(variance) - _log(losses.mean.abs())
     # A window of one loss tells nothing of the noise: keep what was known.
     noise = torch.where(losses.seen > 1, noise.clamp(-12, 4), history.loss_noise)
-    error = torch.where(has_loss, noise - 0.5 * _log(losses.seen), history.loss_error)
     grad, param = 0.5 * _log(probe.grad_sq), 0.5 * _log(probe.param_sq)
     cos_grads = _cosine(probe.grad_dot_last, probe.grad_sq, probe.last_grad_sq)
     cos_step = _cosine(probe.grad_dot_step, probe.grad_sq, probe.step_sq)
@@ -201,7 +198,6 @@ def observe(
         loss_fast=when_first_loss(log_loss, torch.lerp(history.loss_fast, log_loss, _FAST)),
         loss_slow=when_first_loss(log_loss, torch.lerp(history.loss_slow, log_loss, _SLOW)),
         loss_noise=noise,
-        loss_error=error,
         grad_initial=when_first(grad, history.grad_initial),
         grad_previous=grad,
         param_initial=when_first(param, history.param_initial),
@@ -213,7 +209,6 @@ def observe(
     new = History(*(torch.where(n.isfinite(), n, old) for n, old in remembered))
     loss_previous = when_first_loss(log_loss, history.loss_previous)
     loss_best = when_first_loss(log_loss, history.loss_best)
-    noisy = new.loss_noise != 0
     grad_previous = when_first(grad, history.grad_previous)
     slope = probe.last_grad_dot_step.abs()
 
@@ -228,8 +223,7 @@ def observe(
         "loss_vs_previous": _squash(log_loss - loss_previous, 30),
         "loss_vs_best": _squash(log_loss - loss_best, 30),
         "loss_trend": _squash(new.loss_fast - new.loss_slow, 30),
-        "loss_noise": torch.where(noisy, (new.loss_noise + 2) / 2, zero),
-        "loss_error": torch.where(noisy, (new.loss_error + 3) / 2, zero),
+        "loss_noise": torch.where(new.loss_noise == 0, zero, (new.loss_noise + 2) / 2),
         "grad_vs_initial": (grad - new.grad_initial) / 2,
         "grad_vs_previous": _squash(grad - grad_previous, 3),
         "cos_grads": _squash(cos_grads, 10),

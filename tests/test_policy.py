@@ -108,7 +108,7 @@ def edit(path, **changes):
         ({"activation": "softmax"}, "unknown activation 'softmax'; valid: tanh"),
         ({"horizon": 0}, "horizon must be at least 1"),
         ({"spacing": None}, "'spacing' is None; required"),
-        ({"layers": [3, 1]}, r"layers \[3, 1\] do not lead from 23 features to 1"),
+        ({"layers": [3, 1]}, r"layers \[3, 1\] do not lead from 22 features to 1"),
         ({"sha256": "0" * 64}, "has sha256"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
