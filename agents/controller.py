@@ -31,7 +31,7 @@ FLOOR = 0.01
 
 def start(policy: Policy, total_steps: int, dtype: torch.dtype) -> State:
     """State before the first step; ``dtype`` is that of the telemetry."""
-    zero = torch.zeros(1, dtype=dtype)
+    zero = torch.zeros(1, dtype=dtype, device="cpu")  # whatever torch's default device
     multiplier = torch.full_like(zero, policy.action.start)
     return {
         "total_steps": total_steps,
@@ -43,6 +43,16 @@ def start(policy: Policy, total_steps: int, dtype: torch.dtype) -> State:
         "previous_action": zero,
         "losses": _NO_LOSSES._asdict(),
         "history": History.empty(zero)._asdict(),
+    }
+
+
+def on_cpu(state: State) -> State:
+    """The same with its tensors on the CPU, where ``torch.load`` may have moved them."""
+    return {
+        key: on_cpu(value)
+        if isinstance(value, dict)
+        else (value.cpu() if isinstance(value, Tensor) else value)
+        for key, value in state.items()
     }
 
 
@@ -63,11 +73,15 @@ def record(state: State, loss: Tensor | float) -> State:
     """Take note of the loss of this step; one that is not finite is ignored.
 
     Raises:
-        ValueError: the loss is not a scalar.
+        ValueError: the loss is a tensor of more than one element.
+        TypeError: the loss is no number.
     """
     if isinstance(loss, Tensor) and loss.numel() != 1:
         raise ValueError(f"loss must be a scalar, got a tensor of shape {list(loss.shape)}")
-    value = loss.item() if isinstance(loss, Tensor) else float(loss)
+    try:
+        value = loss.item() if isinstance(loss, Tensor) else float(loss)
+    except TypeError:
+        raise TypeError(f"loss must be a scalar, got {loss!r}") from None
     if not math.isfinite(value):
         return state
     return {**state, "losses": Losses(**state["losses"]).record(value)._asdict()}
@@ -83,7 +97,8 @@ def decide(policy: Policy, state: State, probe: Probe) -> State:
     )
     losses = Losses(*(torch.full_like(old, x) for x in state["losses"].values()))
     observation, history = observe(probe, losses, History(**state["history"]), control)
-    action = policy.to(old.dtype)(observation)
+    with torch.autocast("cpu", enabled=False):  # of the caller, if it steps within one
+        action = policy.to(old.dtype)(observation)
     multiplier = policy.action.apply(action, old)
     return {
         **state,

@@ -107,7 +107,8 @@ def _fill(
 ) -> None:
     for param, state in zip(params, states, strict=True):
         if "step" not in state:
-            state["step"] = torch.zeros(())
+            # Not of torch's default type: half precision cannot count beyond 256.
+            state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
             for name in names:
                 state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
 

@@ -26,7 +26,8 @@ class LearnedOptimizer(Optimizer):
     moves the log-multiplier :math:`s` of the learning rate. The update itself is the rule
     that the policy was trained with, in torch's own implementation, at
     :math:`\eta_t = \text{lr} \cdot \text{schedule}(t / T) \cdot e^s`. ``group["lr"]`` is
-    never written; the learning rate in force is ``group["effective_lr"]``.
+    never written; the learning rate in force is ``group["effective_lr"]``, 0 before the
+    first step.
 
     A step with a gradient that is not finite is skipped and counted in ``skipped``; a
     loss that is not finite is ignored.
@@ -73,7 +74,7 @@ class LearnedOptimizer(Optimizer):
             )
         self._policy = policy if isinstance(policy, Policy) else load_policy(policy)
         defaults = {"lr": lr, "weight_decay": weight_decay, "foreach": foreach}
-        super().__init__(params, defaults)
+        super().__init__(params, {**defaults, "effective_lr": 0.0})
         doubles = (torch.float64, torch.complex128)
         every = [p for group in self.param_groups for p in group["params"]]
         dtype = torch.float64 if all(p.dtype in doubles for p in every) else torch.float32
@@ -107,6 +108,8 @@ class LearnedOptimizer(Optimizer):
                 f"{sorted(state_dict['param_groups'][0])}, but no 'controller'"
             )
         super().load_state_dict(state_dict)
+        first = self.param_groups[0]
+        first["controller"] = controller.on_cpu(first["controller"])
 
     @torch.no_grad()
     def step(  # type: ignore[override]
@@ -125,9 +128,18 @@ class LearnedOptimizer(Optimizer):
 
         Returns:
             What ``closure`` returned, or None.
+
+        Raises:
+            ValueError, TypeError: the loss is no scalar, or the closure no function.
+            RuntimeError: a gradient is sparse.
         """
         result = None
         if closure is not None:
+            if not callable(closure):
+                raise TypeError(
+                    f"closure must be callable, got {closure!r}; "
+                    "a loss is given by name: step(loss=loss)"
+                )
             with torch.enable_grad():
                 result = closure()
             loss = result if loss is None else loss
@@ -197,6 +209,11 @@ def _all_finite(params: list[Tensor]) -> bool:
     sums: dict[torch.device, list[Tensor]] = {}
     for p in params:
         assert p.grad is not None
+        if p.grad.is_sparse:
+            raise RuntimeError(
+                "LearnedOptimizer does not support sparse gradients, got one of a "
+                f"parameter of shape {list(p.shape)}"
+            )
         sums.setdefault(p.device, []).append(p.grad.sum(dtype=_wide(p.dtype)))
     return all(bool(torch.stack(part).sum().isfinite()) for part in sums.values())
 

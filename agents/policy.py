@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from optenv import actions, rules
+from optenv.settings import DTYPES
 from optenv.telemetry import FEATURE_VERSION, FEATURES
+from optenv.vector import observation_space
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
@@ -63,8 +65,9 @@ class Policy(nn.Module):
         sizes = description["layers"]
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(sizes):
-            # Without the usual initialisation, which would draw from the global generator.
-            linear = skip_init(nn.Linear, fan_in, fan_out)
+            # Without the usual initialisation, which would draw from the global generator,
+            # and on the CPU in float32, whatever torch's defaults are.
+            linear = skip_init(nn.Linear, fan_in, fan_out, dtype=torch.float32)
             layers += [linear, ACTIVATIONS[description["activation"]]()]
         self.network = nn.Sequential(*layers[:-1])
         for parameter in self.parameters():
@@ -90,8 +93,8 @@ def export_policy(model: Any, path: str | Path) -> Path:
         Path of the weights.
 
     Raises:
-        ValueError: the model has no environment of ours, or a network that cannot be
-            exported.
+        ValueError: the model has no environment of ours, one whose observations or
+            actions a wrapper changes, or a network that cannot be exported.
     """
     env = model.get_env()
     if env is None:
@@ -100,9 +103,14 @@ def export_policy(model: Any, path: str | Path) -> Path:
         described = env.env_method("describe")[0]
     except AttributeError as error:
         raise ValueError(f"not an environment of optenv's: {env!r}") from error
+    _check_unwrapped(model, env, actions.make(described["action"]))
     modules = _network(model)
-    linear = [m for m in modules if isinstance(m, nn.Linear)]
-    hidden = {type(m) for m in modules if not isinstance(m, nn.Linear)}
+    linear, hidden = modules[::2], {type(m) for m in modules[1::2]}
+    if len(modules) % 2 == 0 or not all(isinstance(m, nn.Linear) for m in linear):
+        raise ValueError(
+            "cannot export layers other than Linear, one activation, Linear, ..., got "
+            f"{[type(m).__name__ for m in modules]}"
+        )
     known = {cls: name for name, cls in ACTIVATIONS.items()}
     if len(hidden) > 1 or not hidden <= set(known):
         raise ValueError(f"cannot export activations {hidden}; valid: {list(ACTIVATIONS)}")
@@ -119,6 +127,24 @@ def export_policy(model: Any, path: str | Path) -> Path:
     for mine, theirs in zip(own, linear, strict=True):
         mine.load_state_dict(theirs.state_dict())
     return save_policy(policy, path)
+
+
+def _check_unwrapped(model: Any, env: Any, action: actions.Action) -> None:
+    """Refuse models that see or do something else than our environments offer."""
+    if getattr(env, "norm_obs", False):
+        raise ValueError(
+            "the model was trained on normalised observations, whose statistics a policy "
+            "does not hold; use VecNormalize(..., norm_obs=False)"
+        )
+    own = [(observation_space(name), action.space(DTYPES[name][1])) for name in DTYPES]
+    found = (model.observation_space, model.action_space)
+    if found not in own:
+        raise ValueError(
+            f"a wrapper changes observations or actions: the model's are {found[0]} and "
+            f"{found[1]}, the environment's {own[0][0]} and {own[0][1]}"
+        )
+    if getattr(model.policy, "squash_output", False):
+        raise ValueError("cannot export a policy with squash_output=True")
 
 
 def _network(model: Any) -> list[nn.Module]:
@@ -177,8 +203,15 @@ def load_policy(path: str | Path) -> Policy:
             f"{weights_path} has sha256 {found}, but {text_path} describes {expected}"
         )
     try:
+        state = load(weights)
+        _check(description)
+        sizes = description["layers"]
+        needed = sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(sizes))
+        held = sum(tensor.numel() for tensor in state.values())
+        if needed != held:  # before memory is taken for whatever the description says
+            raise ValueError(f"layers {sizes!r} need {needed} weights, there are {held}")
         policy = Policy(description)
-        policy.load_state_dict(load(weights))
+        policy.load_state_dict(state)
     except Exception as error:
         raise ValueError(f"cannot load policy {str(path)!r}: {error}") from error
     if not all(torch.isfinite(p).all() for p in policy.parameters()):
@@ -189,7 +222,7 @@ def load_policy(path: str | Path) -> Policy:
 def _paths(path: str | Path) -> tuple[Path, Path]:
     path = Path(path)
     stem = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
-    return stem.with_name(stem.name + ".safetensors"), stem.with_name(stem.name + ".json")
+    return Path(f"{stem}.safetensors"), Path(f"{stem}.json")
 
 
 def _check(description: dict[str, Any]) -> None:
@@ -206,7 +239,7 @@ def _check(description: dict[str, Any]) -> None:
             f"{FEATURE_VERSION}"
         )
     rules.get(description["rule"])
-    unknown = [name for name in description["features"] if name not in FEATURES]
+    unknown = [name for name in description["features"] if name not in list(FEATURES)]
     if unknown:
         raise ValueError(f"unknown features {unknown}; valid: {', '.join(FEATURES)}")
     if description["activation"] not in ACTIVATIONS:
@@ -223,7 +256,7 @@ def _check(description: dict[str, Any]) -> None:
     action = actions.make(description["action"])
     outputs = len(action.multipliers) if isinstance(action, actions.Discrete) else 1
     ends = [len(description["features"]), outputs]
-    whole = all(isinstance(n, int) and n > 0 for n in sizes)
+    whole = all(type(n) is int and n > 0 for n in sizes)
     if not whole or len(sizes) < 2 or [sizes[0], sizes[-1]] != ends:
         raise ValueError(
             f"layers {sizes!r} do not lead from {ends[0]} features to {ends[1]} outputs"

@@ -15,19 +15,23 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium.vector import AutoresetMode
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+from torch import Tensor
 
 import optenv  # registers the environments
 from optenv.sb3 import SB3VecEnv
 
 from .policy import export_policy
 from .presets import PRESETS
+
+#: Last share of the training over which policies are averaged (Izmailov et al., 2018).
+AVERAGED = 0.4
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "dqn": DQN}
 
@@ -94,9 +98,6 @@ def make_model(
     """
     arguments = {**preset(agent)["algorithm"], **(overrides or {})}
     algorithm = ALGORITHMS[agent]
-    if isinstance(arguments["learning_rate"], tuple):
-        _, initial = arguments["learning_rate"]
-        arguments["learning_rate"] = LinearSchedule(initial, 0.0, 1.0)
     valid = list(inspect.signature(algorithm).parameters)
     for name in overrides or {}:
         if name not in valid:
@@ -137,6 +138,9 @@ def new_folder(path: Path) -> Path:
 def learn(model: BaseAlgorithm, timesteps: int, folder: Path, *, progress: bool) -> bool:
     """Learn, and leave ``model.zip`` and the exported policy in ``folder``.
 
+    Both hold the average of the policies of the last part of the training, in which the
+    noise of the single ones cancels.
+
     Args:
         model: see :func:`make_model`.
         timesteps: control steps over all runs.
@@ -149,26 +153,45 @@ def learn(model: BaseAlgorithm, timesteps: int, folder: Path, *, progress: bool)
     """
     finished = True
     model.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
+    keeper = _Keeper(folder, timesteps)
     try:
         model.learn(
-            timesteps,
-            callback=_Keeper(folder, max(1, timesteps // 10)),
-            progress_bar=progress,
-            reset_num_timesteps=False,
+            timesteps, callback=keeper, progress_bar=progress, reset_num_timesteps=False
         )
     except KeyboardInterrupt:
         finished = False
+    keeper.load_average()
     model.save(folder / "model.zip")
     export_policy(model, folder / "policy")
     return finished
 
 
 class _Keeper(BaseCallback):
-    """Log how runs end, and export the policy every ``every`` timesteps."""
+    """Log how runs end, export the policy now and then, average the late ones."""
 
-    def __init__(self, folder: Path, every: int) -> None:
+    def __init__(self, folder: Path, timesteps: int) -> None:
         super().__init__()
-        self.folder, self.every, self.next = folder, every, every
+        self.folder, self.timesteps = folder, timesteps
+        self.average: dict[str, Tensor] = {}
+        self.averaged = 0
+
+    def _on_training_start(self) -> None:
+        self.every = max(1, self.timesteps // 10)
+        self.next = self.num_timesteps + self.every
+        self.average_from = self.num_timesteps + (1 - AVERAGED) * self.timesteps
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps < self.average_from:
+            return
+        self.averaged += 1
+        for name, value in self.model.policy.state_dict().items():
+            mean = self.average.get(name, torch.zeros_like(value))
+            self.average[name] = torch.lerp(mean, value, 1 / self.averaged)
+
+    def load_average(self) -> None:
+        """Give the model the average of its late policies, if it got that far."""
+        if self.averaged:
+            self.model.policy.load_state_dict(self.average)
 
     def _on_step(self) -> bool:
         ended = [

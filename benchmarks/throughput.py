@@ -127,7 +127,8 @@ def beside_bare_loop(rounds: int) -> None:
         batch_size=32, num_train=1024, inputs=64, outputs=10, width=32, depth=1
     )
     bare = "bare batched loop"
-    work = {bare: lambda env=make_env(256, mlp, 10): bare_updates(env, 100)}
+    tensors = make_env(256, mlp, 10)
+    work = {bare: lambda: bare_updates(tensors, 100)}
     for updates in (10, 2):
         # Stepping alone: a horizon that these rounds do not reach.
         env = make_env(256, mlp, updates, horizon=100_000)

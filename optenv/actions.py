@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -55,6 +56,7 @@ class Action:
     kind: ClassVar[str]
 
     def __post_init__(self) -> None:
+        self._as_floats("bound", "start")
         if not self.bound > 0:
             raise ValueError(f"bound must be positive, got {self.bound!r}")
         if not abs(self.start) <= self.bound:
@@ -64,6 +66,14 @@ class Action:
                 f"unknown schedule {self.schedule!r}; valid schedules: "
                 f"{', '.join(SCHEDULES)}"
             )
+
+    def _as_floats(self, *names: str) -> None:
+        """Make plain floats of fields, as a policy file can hold no other numbers."""
+        for name in names:
+            value = getattr(self, name)
+            if not isinstance(value, Real):
+                raise TypeError(f"{name} must be a number, got {value!r}")
+            object.__setattr__(self, name, float(value))
 
     def space(self, dtype: type[np.floating] = np.float32) -> spaces.Space[Any]:
         """Gymnasium space of one action."""
@@ -98,6 +108,12 @@ class Continuous(Action):
     step: float = 0.9
     kind: ClassVar[str] = "continuous"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._as_floats("step")
+        if not 0 < self.step < math.inf:
+            raise ValueError(f"step must be positive and finite, got {self.step!r}")
+
     def space(self, dtype: type[np.floating] = np.float32) -> spaces.Box:
         return spaces.Box(-1.0, 1.0, (1,), dtype)
 
@@ -118,7 +134,9 @@ class Discrete(Action):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "multipliers", tuple(self.multipliers))
+        if not all(isinstance(m, Real) for m in self.multipliers):
+            raise TypeError(f"multipliers must be numbers, got {self.multipliers!r}")
+        object.__setattr__(self, "multipliers", tuple(map(float, self.multipliers)))
         if (
             any(not m > 0 for m in self.multipliers)
             or 1.0 not in self.multipliers
@@ -133,7 +151,7 @@ class Discrete(Action):
         return spaces.Discrete(len(self.multipliers))
 
     def shift(self, action: Tensor) -> Tensor:
-        table = torch.tensor(self.multipliers, dtype=torch.float64).log()
+        table = torch.tensor(self.multipliers, dtype=torch.float64, device="cpu").log()
         return table.to(action.device)[action.reshape(len(action)).long()]
 
 
@@ -155,7 +173,7 @@ def make(spec: str | dict[str, Any] | Action) -> Action:
         raise TypeError(f"action must be a name, a dict or an Action, got {spec!r}")
     fields = dict(spec)
     kind = fields.pop("kind", None)
-    if kind not in ACTIONS:
+    if kind not in list(ACTIONS):
         raise ValueError(f"unknown action {kind!r}; valid actions: {', '.join(ACTIONS)}")
     try:
         return ACTIONS[kind](**fields)

@@ -113,6 +113,8 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
         """
         # Here too, so that what is wrong is said of this space, not of the batch's.
         batch = validate(self.action_space, action)[None]
+        if self.batch._finished[0]:
+            raise ValueError("the run has ended; call reset()")
         observation, reward, terminated, _, batched = self.batch.step(batch)
         info = {
             key: value[0].item()
@@ -131,6 +133,8 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
 
     def render(self) -> str | np.ndarray | None:  # type: ignore[override]
         """Loss and learning rate so far, as text or picture, by the render mode."""
+        if self.render_mode is not None and not self._losses:
+            raise gym.error.ResetNeeded("call reset() before render()")
         if self.render_mode == "rgb_array":
             return picture(self._losses, self._rates, self.group.num_steps)
         if self.render_mode == "ansi":

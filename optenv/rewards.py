@@ -36,7 +36,7 @@ def sources(reward: str) -> tuple[str, ...]:
     Raises:
         ValueError: it is not one of :data:`SOURCES`.
     """
-    if reward not in SOURCES:
+    if reward not in list(SOURCES):
         raise ValueError(f"unknown reward {reward!r}; valid: {', '.join(SOURCES)}")
     return SOURCES[reward]
 

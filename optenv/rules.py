@@ -154,6 +154,6 @@ def get(name: str) -> Rule:
     Raises:
         ValueError: there is no such rule; the message lists the valid names.
     """
-    if name not in RULES:
+    if name not in list(RULES):
         raise ValueError(f"unknown rule {name!r}; valid rules: {', '.join(RULES)}")
     return RULES[name]

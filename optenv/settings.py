@@ -74,18 +74,18 @@ class Settings:
             raise ValueError(
                 f"updates_per_step must be at least 1, got {self.updates_per_step!r}"
             )
-        if not self.spacing >= 1.0:
+        if not isinstance(self.spacing, (int, float)) or not self.spacing >= 1.0:
             raise ValueError(f"spacing must be at least 1.0, got {self.spacing!r}")
         if self.on_divergence not in ON_DIVERGENCE:
             raise ValueError(
                 f"unknown on_divergence {self.on_divergence!r}; "
                 f"valid: {', '.join(ON_DIVERGENCE)}"
             )
-        if self.dtype not in DTYPES:
+        if self.dtype not in list(DTYPES):
             raise ValueError(f"unknown dtype {self.dtype!r}; valid: {', '.join(DTYPES)}")
         try:
             torch.device(self.device)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise ValueError(f"unknown device {self.device!r}: {error}") from None
 
     def draw_total_updates(self, rng: np.random.Generator) -> int:

@@ -63,6 +63,10 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         **arguments: Any,
     ) -> None:
         self.settings = settings.make(arguments)
+        counts = {"num_envs": num_envs, "groups": 1 if groups is None else groups}
+        for name, value in counts.items():
+            if not isinstance(value, (int, np.integer)):
+                raise TypeError(f"{name} must be an integer, got {value!r}")
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs!r}")
         if render_mode is not None:
@@ -107,17 +111,25 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         Args:
             seed: seed of the first run; run ``i`` gets ``seed + i``. Or one seed a run.
-            options: ``{"reset_mask": bool array [num_envs]}`` resets only some.
+            options: ``{"reset_mask": bool array [num_envs]}`` resets and seeds only some.
 
         Returns:
             ``[num_envs, F]`` observations (zero where not reset) and an empty dict.
+
+        Raises:
+            ValueError, TypeError: the seeds or the mask do not fit the batch.
+            gymnasium.error.ResetNeeded: the first reset leaves some runs out.
         """
         mask = _reset_mask(options, self.num_envs)
-        self._seed(seed)
+        if not self._generators and not mask.all():
+            raise gym.error.ResetNeeded("reset all runs before some of them")
+        self._seed(seed, mask)
         observation = self._reset(mask)
         return observation, {}
 
-    def _seed(self, seed: int | list[int | None] | None) -> None:
+    def _seed(self, seed: int | list[int | None] | None, mask: np.ndarray) -> None:
+        if isinstance(seed, tuple):
+            seed = list(seed)
         if isinstance(seed, list) and len(seed) != self.num_envs:
             raise ValueError(
                 f"seed must have one entry per run ({self.num_envs}), got {len(seed)}"
@@ -133,9 +145,9 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         for i, (generator, _) in enumerate(pairs):
             if first:
                 self._generators.append(generator)
-            elif seeds[i] is not None:
+            elif seeds[i] is not None and mask[i]:
                 self._generators[i] = generator
-        if first or seeds[0] is not None:
+        if first or (seeds[0] is not None and mask[0]):
             self._np_random, self._np_random_seed = self._generators[0], pairs[0][1]
             # A child stream: drawing structures leaves the runs' own streams alone.
             self._structure = self._generators[0].spawn(1)[0]

@@ -145,7 +145,11 @@ def test_the_learning_rate_is_base_times_schedule_times_multiplier(schedule: str
     for step, chosen in enumerate((1.0, -0.5, 0.25, 0.0, -1.0)):
         info = env.step(np.array([chosen], np.float32))[4]
         s += 0.9 * chosen
-        factor = {"constant": 1.0, "cosine": (1 + math.cos(math.pi * step / 5)) / 2}
+        factor = {
+            "constant": 1.0,
+            "cosine": (1 + math.cos(math.pi * step / 5)) / 2,
+            "wsd": 1.0 if step < 4 else 0.2 / 0.3,
+        }
         assert info["lr"] == pytest.approx(1e-2 * factor[schedule] * math.exp(s))
 
 

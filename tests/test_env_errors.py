@@ -80,6 +80,22 @@ BAD_ARGUMENTS: list[tuple[str, Any, type[Exception], list[str]]] = [
         ValueError,
         ["(-1.0, 1.0)", "positive"],
     ),
+    (
+        "action",
+        {"kind": "discrete", "multipliers": ("a", 1.0)},
+        TypeError,
+        ["('a', 1.0)", "numbers"],
+    ),
+    ("action", {"kind": "continuous", "step": float("nan")}, ValueError, ["step", "nan"]),
+    ("action", {"kind": "continuous", "step": -1.0}, ValueError, ["-1.0", "positive"]),
+    ("action", {"kind": "continuous", "step": "1"}, TypeError, ["step", "'1'", "number"]),
+    ("action", {"kind": "continuous", "bound": "6"}, TypeError, ["bound", "'6'"]),
+    ("action", {"kind": ["box"]}, ValueError, ["['box']", *actions.ACTIONS]),
+    ("rule", ["adam"], ValueError, ["['adam']", *rules.RULES]),
+    ("reward", ["train"], ValueError, ["['train']", "validation"]),
+    ("dtype", ["float32"], ValueError, ["['float32']", *settings.DTYPES]),
+    ("spacing", "2", ValueError, ["at least 1"]),
+    ("device", None, ValueError, ["unknown device"]),
     ("action", 1.5, TypeError, ["name", "dict", "Action"]),
     ("horizon", 0, ValueError, ["positive integer"]),
     ("horizon", -3, ValueError, ["positive integer"]),
@@ -127,6 +143,9 @@ def test_render_modes_other_than_ansi_are_refused() -> None:
     ("arguments", "error", "says"),
     [
         ({"num_envs": 0}, ValueError, "num_envs must be at least 1, got 0"),
+        ({"num_envs": 2.5}, TypeError, "num_envs must be an integer, got 2.5"),
+        ({"num_envs": "3"}, TypeError, "num_envs must be an integer, got '3'"),
+        ({"num_envs": 4, "groups": 1.5}, TypeError, "groups must be an integer, got 1.5"),
         ({"num_envs": 4, "groups": 5}, ValueError, r"\[1, 4\], got 5"),
         ({"num_envs": 4, "groups": 0}, ValueError, r"\[1, 4\], got 0"),
         ({"autoreset_mode": "Never"}, ValueError, "Never"),
@@ -205,3 +224,24 @@ def test_seeds_are_one_per_run() -> None:
     env = gym.make_vec(CONTINUOUS, 3, **SHORT)
     with pytest.raises(ValueError, match=r"one entry per run \(3\), got 2"):
         env.reset(seed=[1, 2])
+
+
+def test_the_first_reset_is_of_all_runs() -> None:
+    env = gym.make_vec(CONTINUOUS, 3, **SHORT)
+    with pytest.raises(gym.error.ResetNeeded, match="all runs"):
+        env.reset(options={"reset_mask": np.array([True, False, True])})
+    env.reset(seed=0)
+    env.reset(options={"reset_mask": np.array([True, False, True])})
+
+
+def test_a_picture_before_the_first_reset_is_refused() -> None:
+    env = optenv.LearningRateEnv(render_mode="ansi", **SHORT)
+    with pytest.raises(gym.error.ResetNeeded, match="render"):
+        env.render()
+
+
+def test_a_single_run_that_has_ended_asks_for_its_own_reset() -> None:
+    env = gym.make(CONTINUOUS, **SHORT)
+    utils.rollout(env, [utils.keep(env)] * 3, seed=0)
+    with pytest.raises(ValueError, match=r"^the run has ended; call reset\(\)$"):
+        env.step(utils.keep(env))

@@ -149,6 +149,10 @@ def dropped() -> nn.Module:
         (dropped, {}, ValueError, r"\['1'\].*random generator.*p=0"),
         (lambda: nn.MultiheadAttention(4, 1, dropout=0.1), {}, ValueError, "random gen"),
         (lambda: nn.LSTM(4, 3, 2, dropout=0.1), {}, ValueError, "random generator"),
+        (lambda: Tied().requires_grad_(False), {}, ValueError, "no parameters to train"),
+        (Tied, {"inputs": np.zeros((40, 4))}, TypeError, "inputs must be .* got ndarray"),
+        (Tied, {"targets": [0] * 40}, TypeError, r"targets must be .*Tensor, got list"),
+        (Tied, {"loss": 3}, TypeError, "loss must be a name or a function, got 3"),
         (lambda: nn.Flatten(), {}, ValueError, "no parameters.*Flatten"),
         (lambda: F.relu, {}, TypeError, r"must return a torch\.nn\.Module, got <"),
         (nn.Linear(4, 3), {"inputs": torch.zeros(9, 4)}, ValueError, "length: 9 and 40"),
@@ -170,3 +174,53 @@ def test_what_cannot_be_stacked_is_refused(
 def test_dropout_with_probability_zero_is_welcome() -> None:
     factory = lambda: nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.0))  # noqa: E731
     assert tasks.from_module(factory, inputs_of("mlp").float(), TARGETS).num_params == 15
+
+
+@pytest.mark.parametrize("runs", [1, 3, 8])
+def test_a_loss_that_is_no_mean_is_refused(runs: int) -> None:
+    task = utils.module_task(loss=lambda x, y: F.cross_entropy(x, y, reduction="none"))
+    env = gym.make_vec("optenv/LearningRate-v0", runs, tasks=task)
+    with pytest.raises(ValueError, match=r"scalar mean over the batch, .* shape \[8\]"):
+        env.reset(seed=0)
+
+
+def half_frozen() -> nn.Module:
+    module = utils.linear_module()
+    module[0].weight.requires_grad_(False)  # type: ignore[index]
+    return module
+
+
+def test_frozen_parameters_are_not_trained() -> None:
+    inputs = inputs_of("mlp")
+    task = tasks.from_module(half_frozen, inputs, TARGETS, batch_size=8)
+    data, params = utils.new_runs(task, 3)
+    assert task.shapes == ((5,), (3, 5), (3,))
+    rows = data.batch_rows(torch.zeros(3, dtype=torch.int64), 1, 8)
+    losses, gradients = core.loss_and_grad(task, params, data.batch(rows))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = half_frozen().double()  # all runs have the frozen weights of this one
+    trained = [p for p in module.parameters() if p.requires_grad]
+    for run in range(3):
+        nn.utils.vector_to_parameters(params[run], trained)
+        module.zero_grad()
+        examples = data.rows[run][rows[run]]
+        alone = F.cross_entropy(module(inputs[examples]), TARGETS[examples])
+        alone.backward()
+        gradient = torch.cat([p.grad.flatten() for p in trained])
+        torch.testing.assert_close(losses[run], alone.detach())
+        torch.testing.assert_close(gradients[run], gradient)
+
+
+def test_generators_of_other_devices_are_not_seeded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if torch.cuda.is_initialized():
+        before = torch.cuda.get_rng_state_all()
+    else:
+        monkeypatch.setattr(torch.cuda, "manual_seed_all", pytest.fail)
+    cpu = torch.get_rng_state()
+    utils.module_task().init(utils.generators(2))
+    assert torch.equal(torch.get_rng_state(), cpu)
+    if torch.cuda.is_initialized():
+        utils.assert_identical(torch.cuda.get_rng_state_all(), before)

@@ -282,3 +282,92 @@ def test_a_scheduler_of_the_user_multiplies():
     scheduler.step()
     ratio = two.param_groups[0]["effective_lr"] / one.param_groups[0]["effective_lr"]
     assert ratio == pytest.approx(0.5)
+
+
+def test_defaults_of_torch_do_not_matter():
+    generator, policy = torch.Generator().manual_seed(2), random_policy()
+    # More steps than a counter in bfloat16 can count.
+    gradients = torch.randn(300, 3, generator=generator)
+
+    def walk():
+        p = nn.Parameter(torch.ones(3, dtype=torch.float32, device="cpu"))
+        optimizer = LearnedOptimizer([p], policy, total_steps=300)
+        for gradient in gradients:
+            p.grad = gradient.clone()
+            optimizer.step(loss=gradient.square().sum())
+        return p.detach()
+
+    expected = walk()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            found = walk()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, expected)
+
+
+def test_a_step_within_autocast_is_the_same_step():
+    walks = []
+    for enabled in (False, True):
+        p = nn.Parameter(torch.ones(3))
+        optimizer = LearnedOptimizer([p], random_policy(), total_steps=20)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            for step in range(20):
+                p.grad = torch.linspace(-1, 1, 3) * (step + 1)
+                optimizer.step(loss=1.0 / (step + 1))
+        walks.append(p.detach())
+    assert torch.equal(*walks)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_state_that_was_loaded_onto_a_gpu_resumes():
+    data, model = list(batches()), make_model().cuda()
+    data = [(inputs.cuda(), targets.cuda()) for inputs, targets in data]
+    optimizer = learned(model)
+    train(model, optimizer, data[:24])
+    buffer = io.BytesIO()
+    torch.save((model.state_dict(), optimizer.state_dict()), buffer)
+    buffer.seek(0)
+    saved = torch.load(buffer, map_location="cuda")
+    other = make_model().cuda()
+    resumed = learned(other)
+    other.load_state_dict(saved[0])
+    resumed.load_state_dict(saved[1])
+    train(model, optimizer, data[24:])
+    train(other, resumed, data[24:])
+    assert torch.equal(weights(model), weights(other))
+
+
+def test_the_effective_rate_is_zero_until_a_step_is_taken():
+    p = nn.Parameter(torch.ones(2))
+    optimizer = LearnedOptimizer([p], random_policy(), total_steps=5)
+    p.grad = torch.full((2,), torch.nan)
+    optimizer.step()
+    assert optimizer.param_groups[0]["effective_lr"] == 0.0
+    p.grad = torch.ones(2)
+    optimizer.step()
+    assert optimizer.param_groups[0]["effective_lr"] > 0
+
+
+def test_a_loss_in_the_place_of_the_closure_is_refused():
+    p = nn.Parameter(torch.ones(2))
+    optimizer = LearnedOptimizer([p], random_policy(), total_steps=5)
+    p.grad = torch.ones(2)
+    with pytest.raises(TypeError, match=r"got tensor\(1\.\); .* step\(loss=loss\)"):
+        optimizer.step(torch.tensor(1.0))
+    with pytest.raises(TypeError, match=r"loss must be a scalar, got \[1\.0, 2\.0\]"):
+        optimizer.step(loss=[1.0, 2.0])
+
+
+@pytest.mark.parametrize("rule", list(rules.RULES))
+def test_sparse_gradients_are_refused_before_anything_moves(rule):
+    module = nn.Embedding(5, 2, sparse=True)
+    before = weights(module)
+    optimizer = LearnedOptimizer(
+        module.parameters(), random_policy(rule=rule), total_steps=5
+    )
+    module(torch.tensor([1])).sum().backward()
+    with pytest.raises(RuntimeError, match=r"sparse gradients.* shape \[5, 2\]"):
+        optimizer.step()
+    assert torch.equal(weights(module), before)

@@ -14,7 +14,8 @@ from gymnasium.vector import AutoresetMode
 from safetensors.torch import load_file, save_file
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecMonitor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecNormalize
 from utils import random_policy
 
 from agents import export_policy, load_policy
@@ -33,6 +34,15 @@ def policy_path(tmp_path):
 def batch(env_id, **arguments):
     env = gym.make_vec(env_id, 4, autoreset_mode=AutoresetMode.DISABLED, **arguments)
     return SB3VecEnv(env)
+
+
+class Projection(BaseFeaturesExtractor):
+    def __init__(self, space):
+        super().__init__(space, 5)
+        self.linear = torch.nn.Linear(len(FEATURES), 5)
+
+    def forward(self, observations):
+        return self.linear(observations)
 
 
 NEWER = FEATURE_VERSION + 1
@@ -108,6 +118,14 @@ def edit(path, **changes):
         ({"activation": "softmax"}, "unknown activation 'softmax'; valid: tanh"),
         ({"horizon": 0}, "horizon must be at least 1"),
         ({"spacing": None}, "'spacing' is None; required"),
+        ({"features": [["loss"]]}, r"unknown features \[\['loss'\]\]; valid: progress"),
+        ({"action": {"kind": ["magic"]}}, r"unknown action \['magic'\]; valid actions"),
+        ({"action": {"kind": "continuous", "step": float("nan")}}, "step must be .*nan"),
+        ({"layers": [22, True, 1]}, r"layers \[22, True, 1\] do not lead"),
+        (
+            {"layers": [22, 10**20, 1]},
+            rf"layers \[22, {10**20}, 1\] need {24 * 10**20 + 1} weights, there are 385",
+        ),
         ({"layers": [3, 1]}, r"layers \[3, 1\] do not lead from 22 features to 1"),
         ({"sha256": "0" * 64}, "has sha256"),
     ],
@@ -160,3 +178,68 @@ def test_weights_that_are_not_finite_are_refused(policy_path, tmp_path):
 def test_a_model_of_another_environment_is_refused(tmp_path):
     with pytest.raises(ValueError, match="not an environment of optenv's"):
         export_policy(PPO("MlpPolicy", make_vec_env("CartPole-v1")), tmp_path / "policy")
+
+
+@pytest.mark.parametrize("path", [".", "/", ""])
+def test_a_path_without_a_name_is_no_policy(path):
+    with pytest.raises(FileNotFoundError, match=f"no policy at '{path}'"):
+        load_policy(path)
+
+
+def test_a_policy_is_of_float32_whatever_the_default_type(policy_path):
+    expected = load_policy(policy_path)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = load_policy(policy_path)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for own, other in zip(found.parameters(), expected.parameters(), strict=True):
+        assert own.dtype == torch.float32 and torch.equal(own, other)
+
+
+def test_numbers_of_numpy_in_an_action_can_be_exported(tmp_path):
+    multipliers = np.geomspace(0.5, 2, 3).astype(np.float32)
+    for env_id, action in (
+        (DISCRETE, {"kind": "discrete", "multipliers": multipliers}),
+        (CONTINUOUS, {"kind": "continuous", "step": np.float32(0.5)}),
+    ):
+        model = PPO("MlpPolicy", batch(env_id, action=action))
+        export_policy(model, tmp_path / "policy")
+    assert load_policy(tmp_path / "policy").action.step == 0.5
+
+
+def wrapped(wrapper):
+    return make_vec_env(lambda: wrapper(gym.make(CONTINUOUS)))
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "says"),
+    [
+        (lambda: VecMonitor(VecNormalize(batch(CONTINUOUS))), {}, "norm_obs=False"),
+        (lambda: wrapped(gym.wrappers.NormalizeObservation), {}, r"Box\(-inf, inf, .*22"),
+        (
+            lambda: wrapped(lambda env: gym.wrappers.RescaleAction(env, -2, 2)),
+            {},
+            r"model's are .* Box\(-2\.0, 2\.0",
+        ),
+        (lambda: VecFrameStack(make_vec_env(CONTINUOUS), 2), {}, r"model's .*\(44,\)"),
+        (
+            lambda: make_vec_env(CONTINUOUS),
+            {"use_sde": True, "policy_kwargs": {"squash_output": True}},
+            "squash_output=True",
+        ),
+        (
+            lambda: make_vec_env(CONTINUOUS),
+            {"policy_kwargs": {"features_extractor_class": Projection}},
+            r"one activation, .* got \['Linear', 'Linear', 'Tanh'",
+        ),
+    ],
+    ids=["normalised", "normalised single", "rescaled", "stacked", "squashed", "projected"],
+)
+def test_a_model_that_a_policy_could_not_stand_for_is_refused(
+    make, arguments, says, tmp_path
+):
+    model = PPO("MlpPolicy", make(), n_steps=2, batch_size=2, **arguments)
+    with pytest.raises(ValueError, match=says):
+        export_policy(model, tmp_path / "policy")
+    assert not any(tmp_path.iterdir())

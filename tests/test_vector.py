@@ -226,3 +226,26 @@ def test_absorbed_divergence_keeps_runs_in_phase_and_returns_the_same(
             early.any() and not early.all() if on_divergence == "end" else not early.any()
         )
     np.testing.assert_allclose(returns["absorb"], returns["end"], **TOLERANCE)
+
+
+def test_a_masked_reset_seeds_no_other_runs() -> None:
+    arguments: dict[str, Any] = {**SHORT, "tasks": utils.MLP}
+    mode = AutoresetMode.DISABLED
+    batch = gym.make_vec(ID, 3, autoreset_mode=mode, **arguments)
+    singles = SyncVectorEnv([lambda: gym.make(ID, **arguments)] * 3, autoreset_mode=mode)
+    losses = []
+    for env in (batch, singles):
+        env.reset(seed=0)
+        mask = np.array([False, True, False])
+        env.reset(seed=50, options={"reset_mask": mask})
+        env.reset()
+        losses.append(env.step(utils.keep(batch))[4]["loss"])
+    np.testing.assert_allclose(*losses, **TOLERANCE)
+
+
+def test_seeds_of_the_runs_are_a_list_or_a_tuple() -> None:
+    env = gym.make_vec(ID, 3, tasks=utils.MLP, **SHORT)
+    actions = [utils.keep(env)] * 2
+    expected = utils.rollout(env, actions, seed=5)
+    for seed in ([5, 6, 7], (5, 6, 7)):
+        utils.assert_same(utils.rollout(env, actions, seed=seed), expected)  # type: ignore[arg-type]

@@ -156,5 +156,5 @@ def random_policy(
         policy.network[0].weight[0, list(telemetry.FEATURES).index("progress")] = 3.0
         policy.network[2].weight[:, 0] = 2.0 * torch.linspace(-1, 1, outputs).neg()
         if outputs == 1:
-            policy.network[2].weight[0, 0] = -2.0
+            policy.network[2].weight[0, 0] = -3.0
     return policy

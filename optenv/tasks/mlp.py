@@ -19,6 +19,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "tanh": torch.tanh,
     "gelu": F.gelu,
+    "silu": F.silu,
 }
 
 
@@ -36,7 +37,7 @@ class MLP(Task):
         outputs: number of classes or of regression targets.
         width: units of each hidden layer.
         depth: number of hidden layers.
-        activation: ``"relu"``, ``"tanh"`` or ``"gelu"``.
+        activation: ``"relu"``, ``"tanh"``, ``"gelu"`` or ``"silu"``.
         layer_norm: normalise each hidden layer before its activation.
         init_spread: deviation of the log gain of a run's initial weights.
         split: which disjoint part of the source to draw from.
@@ -137,7 +138,7 @@ def _draw(rng: np.random.Generator, split: str, **fields: Any) -> MLP:
         "num_train": int(rng.choice((512, 1024, 2048, 4096))),
         "inputs": int(rng.choice((8, 16, 32))),
         "width": int(rng.choice(widths)),
-        "depth": int(rng.integers(1, 4)),
+        "depth": int(rng.integers(1, 6)),
         "activation": str(rng.choice(tuple(ACTIVATIONS))),
         "layer_norm": bool(rng.random() < 0.3),
         "split": split,
@@ -166,8 +167,8 @@ def sample_regression(rng: np.random.Generator, split: str) -> MLP:
 
 
 def sample_digits(rng: np.random.Generator, split: str) -> MLP:
-    """Draw an MLP classifier (3 in 4) or autoencoder on digits of the split's images."""
-    reconstruct = bool(rng.random() < 0.25)
+    """Draw an MLP classifier (3 in 5) or autoencoder on digits of the split's images."""
+    reconstruct = bool(rng.random() < 0.4)
     return _draw(
         rng, split, inputs=64,
         source="digits-autoencoder" if reconstruct else "digits",

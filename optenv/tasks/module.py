@@ -39,8 +39,8 @@ class ModuleTask(Task):
         module = _seeded(self.factory, 0)
         if not isinstance(module, nn.Module):
             raise TypeError(f"factory must return a torch.nn.Module, got {module!r}")
-        if not any(True for _ in module.parameters()):
-            raise ValueError(f"the factory's module has no parameters: {module!r}")
+        if not any(p.requires_grad for p in module.parameters()):
+            raise ValueError(f"the factory's module has no parameters to train: {module!r}")
         stateful = [
             name
             for name, part in module.named_modules()
@@ -58,11 +58,18 @@ class ModuleTask(Task):
             )
         # A copy: the factory may keep its module, and tied parameters stay tied.
         object.__setattr__(self, "_module", copy.deepcopy(module))
-        object.__setattr__(self, "_buffers", dict(self._template.named_buffers()))
+        # Frozen parameters are held like buffers: those of one module, for all runs.
+        frozen = {
+            name: p.detach()
+            for name, p in self._template.named_parameters()
+            if not p.requires_grad
+        }
+        buffers = {**dict(self._template.named_buffers()), **frozen}
+        object.__setattr__(self, "_buffers", buffers)
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        return tuple(tuple(p.shape) for p in self._template.parameters())
+        return tuple(tuple(p.shape) for p in _trained(self._template).values())
 
     @property
     def _template(self) -> nn.Module:
@@ -93,11 +100,13 @@ class ModuleTask(Task):
 
     def init(self, generators: Sequence[np.random.Generator]) -> Tensor:
         modules = [_seeded(self.factory, int(g.integers(2**62))) for g in generators]
-        flat = [torch.cat([p.detach().flatten() for p in m.parameters()]) for m in modules]
+        flat = [
+            torch.cat([p.detach().flatten() for p in _trained(m).values()]) for m in modules
+        ]
         return torch.stack(flat)
 
     def loss(self, params: tuple[Tensor, ...], inputs: Tensor, targets: Tensor) -> Tensor:
-        names = [name for name, _ in self._template.named_parameters()]
+        names = list(_trained(self._template))
         buffers = {
             name: b.to(params[0].device, params[0].dtype if b.is_floating_point() else None)
             for name, b in self._buffers.items()  # type: ignore[attr-defined]
@@ -106,7 +115,13 @@ class ModuleTask(Task):
         def one(values: tuple[Tensor, ...], x: Tensor, y: Tensor) -> Tensor:
             named = dict(zip(names, values, strict=True))
             outputs = functional_call(self._template, (named, buffers), (x,))
-            return self.loss_function(outputs, y)
+            loss = self.loss_function(outputs, y)
+            if loss.dim() != 0:
+                raise ValueError(
+                    "loss must be a scalar mean over the batch, got a tensor of shape "
+                    f"{list(loss.shape)}"
+                )
+            return loss
 
         if len(inputs) == 1:  # vmap costs more than it saves
             return one(
@@ -117,6 +132,10 @@ class ModuleTask(Task):
         return vmap(one)(params, inputs, targets)
 
 
+def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
 def _drops(module: nn.Module) -> bool:
     # Attention and recurrent modules hold a probability instead of a submodule.
     dropout = isinstance(module, nn.modules.dropout._DropoutNd)
@@ -125,9 +144,13 @@ def _drops(module: nn.Module) -> bool:
 
 
 def _seeded(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Call ``factory`` with a seeded global generator, which is then put back."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    """Call ``factory`` with seeded global generators, which are then put back."""
+    # torch.manual_seed() would seed all devices, in use or not, and leave them so.
+    cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else range(0)
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            torch.cuda.manual_seed_all(seed)
         return factory()
 
 
@@ -147,7 +170,8 @@ def from_module(
 
     Args:
         factory: returns a new, randomly initialised module; called with a seeded
-            generator, which is put back afterwards.
+            generator, which is put back afterwards. Parameters that require no gradient
+            stay as they are, the same in all runs.
         inputs: ``[N, ...]`` examples.
         targets: ``[N, ...]`` targets.
         loss: ``"cross_entropy"``, ``"mse"``, ``"l1"``, ``"bce_with_logits"``, or a function
@@ -158,8 +182,12 @@ def from_module(
     Raises:
         ValueError: sizes do not fit, the loss is unknown, or the module has running
             statistics (BatchNorm) or dropout, which stacked runs cannot have.
-        TypeError: the factory does not return a module.
+        TypeError: the factory does not return a module, or inputs or targets are no
+            tensors.
     """
+    for name, value in (("inputs", inputs), ("targets", targets)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if len(inputs) != len(targets):
         raise ValueError(
             f"inputs and targets differ in length: {len(inputs)} and {len(targets)}"
@@ -172,6 +200,8 @@ def from_module(
         if loss not in LOSSES:
             raise ValueError(f"unknown loss {loss!r}; valid losses: {', '.join(LOSSES)}")
         loss = LOSSES[loss]
+    if not callable(loss):
+        raise TypeError(f"loss must be a name or a function, got {loss!r}")
     if not callable(factory):
         raise TypeError(f"factory must be callable, got {factory!r}")
     validation = max(1, round(len(inputs) * validation_fraction))
