@@ -155,10 +155,10 @@ def loss_and_grad(
     return (loss if differentiable else loss.detach()), grad
 
 
-def evaluate(task: Task, data: Data, params: Tensor, rows: Tensor) -> Tensor:
-    """Loss ``[B]`` of ``params [B, P]`` on the examples ``rows [B, n]`` of each run."""
+def evaluate(task: Task, params: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Loss ``[B]`` of ``params [B, P]`` on inputs and targets ``[B, n, ...]``."""
     with torch.no_grad():
-        return task.loss(task.unflatten(params), *data.batch(rows))
+        return task.loss(task.unflatten(params), *batch)
 
 
 def where(mask: Tensor, new: T, old: T) -> T:

@@ -207,19 +207,18 @@ class Group:
 
     def _reward_losses(self, data: tasks.Data, params: Tensor) -> Tensor:
         """Losses ``[B, S]`` that the reward is made of, one per source."""
-        rows = {
-            "train": data.train_rows(REWARD_EXAMPLES),
-            "validation": data.validation_rows()[:, :REWARD_EXAMPLES],
+        batches = {
+            "train": lambda: data.train(REWARD_EXAMPLES),
+            "validation": lambda: data.validation(REWARD_EXAMPLES),
         }
         losses = [
-            core.evaluate(self.task, data, params, rows[source])
+            core.evaluate(self.task, params, batches[source]())
             for source in rewards.sources(self.settings.reward)
         ]
         return torch.stack(losses, dim=-1)
 
     def validation_loss(self, index: np.ndarray) -> Tensor:
         """Loss ``[n]`` of the runs ``index [n]`` on all their validation examples."""
-        rows = torch.from_numpy(index).to(self.device)
-        part = self.data._replace(rows=self.data.rows[rows])
-        examples = self.data.validation_rows()[rows]
-        return core.evaluate(self.task, part, self.state.run.params[rows], examples)
+        runs = torch.from_numpy(index).to(self.device)
+        params = self.state.run.params[runs]
+        return core.evaluate(self.task, params, self.data.validation(runs=runs))

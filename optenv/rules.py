@@ -90,8 +90,8 @@ def rmsprop(
     square = _mul(state[0], h.alpha, inplace)
     square = _addcmul(square, grad, grad, 1 - h.alpha, inplace)
     root = _sqrt(square)
-    denominator = root.add_(h.eps) if inplace else root + h.eps
-    return _addcdiv(params, grad * lr, denominator, inplace), (square,)
+    direction = _ratio(grad, root, inplace)
+    return _addcmul(params, direction, lr, -1.0, inplace), (square,)
 
 
 def adam(
@@ -110,9 +110,9 @@ def adam(
     square = _mul(square, h.beta2, inplace)
     square = _addcmul(square, grad, grad, 1 - h.beta2, inplace)
     root = _mul(_sqrt(square), (1 - h.beta2**step).rsqrt(), inplace)
-    denominator = root.add_(h.eps) if inplace else root + h.eps
-    scaled = mean * (lr / (1 - h.beta1**step))
-    return _addcdiv(params, scaled, denominator, inplace), (mean, square, step)
+    direction = _ratio(mean, root, inplace)
+    lr = lr / (1 - h.beta1**step)
+    return _addcmul(params, direction, lr, -1.0, inplace), (mean, square, step)
 
 
 def _mul(a: Tensor, b: Tensor | float, inplace: bool) -> Tensor:
@@ -124,9 +124,11 @@ def _addcmul(a: Tensor, b: Tensor, c: Tensor, value: float, inplace: bool) -> Te
     return a.addcmul_(b, c, value=value) if inplace else a.addcmul(b, c, value=value)
 
 
-def _addcdiv(a: Tensor, b: Tensor, c: Tensor, inplace: bool) -> Tensor:
-    """``a - b / c``."""
-    return a.addcdiv_(b, c, value=-1.0) if inplace else a.addcdiv(b, c, value=-1.0)
+def _ratio(a: Tensor, root: Tensor, inplace: bool) -> Tensor:
+    """``a / (root + eps)``; ``root`` is overwritten if ``inplace``."""
+    if inplace:
+        return torch.div(a, root.add_(HYPERPARAMETERS.eps), out=root)
+    return a / (root + HYPERPARAMETERS.eps)
 
 
 def _sqrt(square: Tensor) -> Tensor:

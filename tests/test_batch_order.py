@@ -91,3 +91,25 @@ def test_every_example_is_first_equally_often(num_train: int) -> None:
     expected = len(first) / num_train
     chi_squared = ((counts - expected) ** 2 / expected).sum() / (num_train - 1)
     assert 0.7 < chi_squared < 1.4
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_fixed_examples_are_those_that_the_rows_name(shared: bool) -> None:
+    total, runs = 10, 3
+    size = total if shared else runs * total
+    rows = torch.arange(runs * total).view(runs, total)
+    if shared:
+        rows = torch.stack([torch.randperm(total) for _ in range(runs)])
+    data = base.Data(
+        torch.randn(size, 2), torch.randn(size, 4), rows, rows[:, 0], 6, shared
+    )
+    for got, examples, picked in (
+        (data.train(4), range(4), slice(None)),
+        (data.train(99), range(6), slice(None)),
+        (data.validation(), range(6, 10), slice(None)),
+        (data.validation(3), range(6, 9), slice(None)),
+        (data.validation(runs=torch.tensor([2, 0])), range(6, 10), [2, 0]),
+    ):
+        index = torch.tensor(list(examples)).expand(runs, -1)
+        for part, expected in zip(got, data.batch(index), strict=True):
+            torch.testing.assert_close(part, expected[picked], rtol=0, atol=0)

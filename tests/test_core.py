@@ -92,7 +92,7 @@ def test_gradients_through_updates_match_finite_differences(
             state = core.advance(
                 task, rules.get(rule), data, state, window, differentiable=True
             )
-        return task.loss(task.unflatten(state.params), *data.batch(data.train_rows(16)))
+        return task.loss(task.unflatten(state.params), *data.train(16))
 
     lr = rates(6, runs=2).requires_grad_()
     arguments = (lr, params.requires_grad_())
@@ -114,7 +114,7 @@ def test_a_window_records_its_losses_and_probes_its_last_update(rule: str) -> No
             utils.MLP, rules.get(rule), data, state, lr[update : update + 1]
         )
         rows = data.batch_rows(state.updates, 1, utils.MLP.batch_size)
-        losses.append(core.evaluate(utils.MLP, data, state.params, rows))
+        losses.append(core.evaluate(utils.MLP, state.params, data.batch(rows)))
     window = torch.stack(losses)
     torch.testing.assert_close(end.losses.mean, window.mean(0))
     torch.testing.assert_close(end.losses.deviation, 5 * window.var(0, correction=0))

@@ -85,16 +85,12 @@ def test_every_family_has_a_finite_loss_that_adam_reduces(family: str, split: st
         assert params.shape == (4, task.num_params)
         assert data.rows.shape == (4, task.num_train + task.num_validation)
         state = core.start(task, rules.get("adam"), data, params)
-        rows = data.train_rows(256)
-        before = core.evaluate(task, data, params, rows)
+        batch = data.train(256)
+        before = core.evaluate(task, params, batch)
         lr = torch.full((200, 4), 1e-2)
         state = core.advance(task, rules.get("adam"), data, state, lr)
-        after = core.evaluate(task, data, state.params, rows)
-        for loss in (
-            before,
-            after,
-            core.evaluate(task, data, params, data.validation_rows()),
-        ):
+        after = core.evaluate(task, state.params, batch)
+        for loss in (before, after, core.evaluate(task, params, data.validation())):
             assert loss.shape == (4,) and loss.isfinite().all() and (loss >= 0).all()
         # Some regressions are barely learnable, from where they start, in 200 updates.
         assert (after < before).all() and (after < 0.7 * before).sum() >= 3
@@ -142,7 +138,7 @@ def test_an_mlp_is_the_sequential_module_of_its_parameters(
     params = params + 0.1 * torch.randn(
         params.shape, generator=torch.Generator().manual_seed(0)
     )
-    inputs, targets = data.batch(data.train_rows(16))
+    inputs, targets = data.train(16)
     outputs = task.forward(task.unflatten(params), inputs)
     losses = task.loss(task.unflatten(params), inputs, targets)
     for run in range(3):
@@ -160,7 +156,7 @@ def test_an_mlp_is_the_sequential_module_of_its_parameters(
 def test_a_regression_has_half_the_mean_squared_error() -> None:
     task = tasks.MLP(source="sine", outputs=4, num_train=40, num_validation=8)
     data, params = utils.new_runs(task, 3)
-    inputs, targets = data.batch(data.train_rows(16))
+    inputs, targets = data.train(16)
     outputs = task.forward(task.unflatten(params), inputs)
     losses = task.loss(task.unflatten(params), inputs, targets)
     for run in range(3):
@@ -172,7 +168,7 @@ def test_a_regression_has_half_the_mean_squared_error() -> None:
 def test_the_minimum_of_a_quadratic_is_where_analysis_puts_it(rows: int) -> None:
     task = tasks.Quadratic(batch_size=4, num_train=64, num_validation=16, dim=8)
     data, params = utils.new_runs(task, 5)
-    batch = data.batch(data.train_rows(rows))
+    batch = data.train(rows)
     minimum = batch[0].mean(dim=1)
     loss, grad = core.loss_and_grad(task, minimum, batch)
     assert (grad.abs() < 1e-9).all()

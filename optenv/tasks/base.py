@@ -57,11 +57,7 @@ class Data(NamedTuple):
 
     def batch(self, examples: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and targets ``[B, n, ...]`` of the examples ``[B, n]``."""
-        flat = self.rows.gather(1, examples).flatten()
-        size = examples.shape
-        # index_select is several times faster than advanced indexing here.
-        inputs = self.inputs.index_select(0, flat).unflatten(0, size)
-        return inputs, self.targets.index_select(0, flat).unflatten(0, size)
+        return self._take(self.rows.gather(1, examples))
 
     def batch_rows(self, first: Tensor, updates: int, batch_size: int) -> Tensor:
         """Examples of consecutive batches, ``[B, updates * batch_size]``.
@@ -84,17 +80,38 @@ class Data(NamedTuple):
         within = position - epoch * self.num_train
         return (within * stride + offset).remainder(self.num_train)
 
-    def train_rows(self, limit: int) -> Tensor:
-        """The first training examples, at most ``limit``: ``[B, n]``."""
-        return self._range(0, min(limit, self.num_train))
+    def train(self, limit: int) -> tuple[Tensor, Tensor]:
+        """The first training examples, at most ``limit``: ``[B, n, ...]``."""
+        return self._between(0, min(limit, self.num_train))
 
-    def validation_rows(self) -> Tensor:
-        """All validation examples, ``[B, n]``."""
-        return self._range(self.num_train, self.rows.shape[1])
+    def validation(
+        self, limit: int | None = None, runs: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The first validation examples, at most ``limit``, of all or of some ``runs``."""
+        end = self.rows.shape[1]
+        if limit is not None:
+            end = min(end, self.num_train + limit)
+        return self._between(self.num_train, end, runs)
 
-    def _range(self, begin: int, end: int) -> Tensor:
-        span = torch.arange(begin, end, device=self.rows.device)
-        return span.expand(len(self.rows), -1)
+    def _between(
+        self, begin: int, end: int, runs: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if runs is not None:
+            return self._take(self.rows[runs, begin:end])
+        if self.shared:
+            return self._take(self.rows[:, begin:end])
+        blocks = (len(self.rows), -1)  # no copy: each run's examples are one block
+        inputs, targets = (
+            self.inputs.unflatten(0, blocks),
+            self.targets.unflatten(0, blocks),
+        )
+        return inputs[:, begin:end], targets[:, begin:end]
+
+    def _take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        flat, size = rows.flatten(), rows.shape
+        # index_select is several times faster than advanced indexing here.
+        inputs = self.inputs.index_select(0, flat).unflatten(0, size)
+        return inputs, self.targets.index_select(0, flat).unflatten(0, size)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Data:
         """Move to ``device``; floating-point examples become ``dtype``."""

@@ -28,7 +28,8 @@ def mixture(task: MLP, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
     classes = rng.integers(task.outputs, size=total)
     inputs = rng.standard_normal((total, task.inputs), np.float32)
     centers *= np.float32(distance)
-    inputs += centers[classes, rng.integers(clusters, size=total)]
+    cluster = classes * clusters + rng.integers(clusters, size=total)
+    inputs += np.take(centers.reshape(-1, task.inputs), cluster, axis=0)
     return _rescale(inputs, rng), _noisy(classes, task.outputs, rng)
 
 

@@ -120,9 +120,13 @@ class MLP(Task):
         hidden = inputs
         for layer in range(self.depth + 1):
             weight, bias = next(remaining), next(remaining)
-            hidden = torch.baddbmm(bias.unsqueeze(1), hidden, weight.mT)
+            normed = self.layer_norm and layer < self.depth
+            if normed:  # wants the units innermost in memory
+                hidden = torch.baddbmm(bias.unsqueeze(1), hidden, weight.mT)
+            else:  # faster: gradients of the weights come out in the weights' own layout
+                hidden = torch.baddbmm(bias.unsqueeze(2), weight, hidden.mT).mT
             if layer < self.depth:
-                if self.layer_norm:
+                if normed:
                     scale, shift = next(remaining), next(remaining)
                     hidden = F.layer_norm(hidden, hidden.shape[-1:])
                     hidden = hidden * scale.unsqueeze(1) + shift.unsqueeze(1)
