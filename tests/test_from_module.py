@@ -176,12 +176,53 @@ def test_dropout_with_probability_zero_is_welcome() -> None:
     assert tasks.from_module(factory, inputs_of("mlp").float(), TARGETS).num_params == 15
 
 
-@pytest.mark.parametrize("runs", [1, 3, 8])
-def test_a_loss_that_is_no_mean_is_refused(runs: int) -> None:
-    task = utils.module_task(loss=lambda x, y: F.cross_entropy(x, y, reduction="none"))
-    env = gym.make_vec("optenv/LearningRate-v0", runs, tasks=task)
+def test_a_loss_that_is_no_mean_is_refused() -> None:
     with pytest.raises(ValueError, match=r"scalar mean over the batch, .* shape \[8\]"):
-        env.reset(seed=0)
+        utils.module_task(loss=lambda x, y: F.cross_entropy(x, y, reduction="none"))
+
+
+class Dropping(nn.Linear):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return F.dropout(super().forward(inputs), 0.5, training=True)
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        states: Tensor = self.lstm(inputs)[0]
+        return self.head(states[:, -1])
+
+
+def test_random_functions_are_refused_and_leave_the_generator_alone() -> None:
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match="draws from the global random generator"):
+        optenv.from_module(lambda: Dropping(4, 3), inputs_of("mlp").float(), TARGETS)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_modules_that_cannot_be_stacked_run_one_after_the_other() -> None:
+    inputs = torch.randn(40, 6, 4)
+    task = optenv.from_module(Recurrent, inputs, TARGETS, batch_size=8)
+    data, params = utils.new_runs(task, 3)
+    losses, gradients = core.loss_and_grad(task, params, data.train(8))
+    for run in range(3):
+        module = Recurrent().double()
+        nn.utils.vector_to_parameters(params[run], module.parameters())
+        alone = F.cross_entropy(
+            module(inputs[data.rows[run, :8]].double()), TARGETS[data.rows[run, :8]]
+        )
+        alone.backward()
+        expected = torch.cat([p.grad.flatten() for p in module.parameters()])
+        torch.testing.assert_close(losses[run], alone.detach())
+        torch.testing.assert_close(gradients[run], expected)
+
+
+def test_tasks_of_modules_can_be_compared() -> None:
+    one, two = utils.module_task(), utils.module_task()
+    assert one == one and one != two and len({one, two}) == 2
 
 
 def half_frozen() -> nn.Module:

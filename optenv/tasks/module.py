@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ LOSSES: dict[str, LossFunction] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ModuleTask(Task):
     """Train the modules that a factory makes on given tensors; see :func:`from_module`."""
 
@@ -33,6 +32,13 @@ class ModuleTask(Task):
     inputs: Tensor = field(repr=False)
     targets: Tensor = field(repr=False)
     loss_function: LossFunction = F.cross_entropy
+    _template: nn.Module = field(init=False, repr=False)
+    _buffers: dict[str, Tensor] = field(init=False, repr=False)
+    _stacks: bool = field(init=False, repr=False)
+
+    # By identity: tensors have no truth value to compare them by.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,7 +63,7 @@ class ModuleTask(Task):
                 f"modules {random} draw from the global random generator; set p=0"
             )
         # A copy: the factory may keep its module, and tied parameters stay tied.
-        object.__setattr__(self, "_module", copy.deepcopy(module))
+        object.__setattr__(self, "_template", copy.deepcopy(module))
         # Frozen parameters are held like buffers: those of one module, for all runs.
         frozen = {
             name: p.detach()
@@ -66,14 +72,11 @@ class ModuleTask(Task):
         }
         buffers = {**dict(self._template.named_buffers()), **frozen}
         object.__setattr__(self, "_buffers", buffers)
+        object.__setattr__(self, "_stacks", self._try())
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         return tuple(tuple(p.shape) for p in _trained(self._template).values())
-
-    @property
-    def _template(self) -> nn.Module:
-        return cast(nn.Module, self._module)  # type: ignore[attr-defined]
 
     def sample(self, generators: Sequence[np.random.Generator]) -> Data:
         total = self.num_train + self.num_validation
@@ -106,13 +109,21 @@ class ModuleTask(Task):
         return torch.stack(flat)
 
     def loss(self, params: tuple[Tensor, ...], inputs: Tensor, targets: Tensor) -> Tensor:
+        one = self._loss_of_one(params[0])
+        if self._stacks and len(inputs) > 1:  # for one, vmap costs more than it saves
+            return vmap(one)(params, inputs, targets)
+        runs = zip(zip(*params, strict=True), inputs, targets, strict=True)
+        return torch.stack([one(*run) for run in runs])
+
+    def _loss_of_one(self, like: Tensor) -> Callable[..., Tensor]:
+        """Function from parameters, inputs and targets of one run to its loss."""
         names = list(_trained(self._template))
         buffers = {
-            name: b.to(params[0].device, params[0].dtype if b.is_floating_point() else None)
-            for name, b in self._buffers.items()  # type: ignore[attr-defined]
+            name: b.to(like.device, like.dtype if b.is_floating_point() else None)
+            for name, b in self._buffers.items()
         }
 
-        def one(values: tuple[Tensor, ...], x: Tensor, y: Tensor) -> Tensor:
+        def one(values: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
             named = dict(zip(names, values, strict=True))
             outputs = functional_call(self._template, (named, buffers), (x,))
             loss = self.loss_function(outputs, y)
@@ -123,13 +134,33 @@ class ModuleTask(Task):
                 )
             return loss
 
-        if len(inputs) == 1:  # vmap costs more than it saves
-            return one(
-                tuple(p.squeeze(0) for p in params),
-                inputs.squeeze(0),
-                targets.squeeze(0),
-            ).unsqueeze(0)
-        return vmap(one)(params, inputs, targets)
+        return one
+
+    def _try(self) -> bool:
+        """Whether runs can be stacked; what could never train is refused here."""
+        params = [p.detach() for p in _trained(self._template).values()]
+        rows = slice(0, self.batch_size)
+        # As an environment will give them: floats of the type of the parameters.
+        inputs, targets = (
+            x[rows].to(params[0].device, params[0].dtype if x.is_floating_point() else None)
+            for x in (self.inputs, self.targets)
+        )
+        one = self._loss_of_one(params[0])
+        with torch.random.fork_rng(devices=[]):
+            before = torch.get_rng_state()
+            one(params, inputs, targets)
+            if not torch.equal(torch.get_rng_state(), before):
+                raise ValueError(
+                    "the module or its loss draws from the global random generator, "
+                    "which runs cannot share; train it without dropout and the like"
+                )
+        try:
+            vmap(one)([p[None] for p in params], inputs[None], targets[None])
+        except RuntimeError as error:
+            if "atching rule" not in str(error):
+                raise
+            return False  # recurrent layers, among others, run one after the other
+        return True
 
 
 def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -167,6 +198,7 @@ def from_module(
 
     ``gym.make_vec("optenv/LearningRate-v0", 16, tasks=from_module(...))`` then trains 16
     modules at once, each from its own initial parameters and in its own batch order.
+    Modules that torch cannot stack (``torch.nn.LSTM`` and its like) run in a loop.
 
     Args:
         factory: returns a new, randomly initialised module; called with a seeded
@@ -180,8 +212,9 @@ def from_module(
         validation_fraction: share of the examples, the last ones, kept for validation.
 
     Raises:
-        ValueError: sizes do not fit, the loss is unknown, or the module has running
-            statistics (BatchNorm) or dropout, which stacked runs cannot have.
+        ValueError: sizes do not fit, the loss is unknown or no scalar, or the module has
+            running statistics (BatchNorm) or dropout, which runs cannot share.
+        RuntimeError: as the module raises it, if it does not accept the inputs.
         TypeError: the factory does not return a module, or inputs or targets are no
             tensors.
     """
