@@ -34,6 +34,7 @@ def start(policy: Policy, total_steps: int, dtype: torch.dtype) -> State:
     zero = torch.zeros(1, dtype=dtype, device="cpu")  # whatever torch's default device
     multiplier = torch.full_like(zero, policy.action.start)
     return {
+        "policy": policy.fingerprint(),
         "total_steps": total_steps,
         "steps": 0,
         "skipped": 0,

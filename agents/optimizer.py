@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from optenv.checks import positive_int
 from optenv.telemetry import Probe, first_probe, probe
 
 from . import controller
@@ -64,20 +66,20 @@ class LearnedOptimizer(Optimizer):
         weight_decay: float = 0.0,
         foreach: bool | None = None,
     ) -> None:
-        if type(total_steps) is not int or total_steps < 1:
-            raise ValueError(f"total_steps must be a positive integer, got {total_steps!r}")
+        total_steps = positive_int("total_steps", total_steps)
         if not 0.0 <= lr < float("inf"):
             raise ValueError(f"lr must be at least 0 and finite, got {lr!r}")
         if not 0.0 <= weight_decay < float("inf"):
             raise ValueError(
                 f"weight_decay must be at least 0 and finite, got {weight_decay!r}"
             )
-        self._policy = policy if isinstance(policy, Policy) else load_policy(policy)
         defaults = {"lr": lr, "weight_decay": weight_decay, "foreach": foreach}
         super().__init__(params, {**defaults, "effective_lr": 0.0})
         doubles = (torch.float64, torch.complex128)
         every = [p for group in self.param_groups for p in group["params"]]
         dtype = torch.float64 if all(p.dtype in doubles for p in every) else torch.float32
+        own = policy if isinstance(policy, Policy) else load_policy(policy)
+        self._policy = copy.deepcopy(own).to(dtype)  # the caller's stays as it is
         # In a param group, where torch saves, copies and restores it with the rest.
         self.param_groups[0]["controller"] = controller.start(
             self._policy, total_steps, dtype
@@ -100,12 +102,19 @@ class LearnedOptimizer(Optimizer):
         """Restore a saved state.
 
         Raises:
-            ValueError: it is not the state of a :class:`LearnedOptimizer`.
+            ValueError: it is not the state of a :class:`LearnedOptimizer`, or of one with
+                another policy.
         """
-        if "controller" not in state_dict["param_groups"][0]:
+        found = state_dict["param_groups"][0]
+        if "controller" not in found:
             raise ValueError(
                 "state_dict is not of a LearnedOptimizer: param_groups[0] has "
-                f"{sorted(state_dict['param_groups'][0])}, but no 'controller'"
+                f"{sorted(found)}, but no 'controller'"
+            )
+        used, own = found["controller"]["policy"], self._policy.fingerprint()
+        if used != own:
+            raise ValueError(
+                f"state_dict is of policy {used[:12]}, but this optimizer has {own[:12]}"
             )
         super().load_state_dict(state_dict)
         first = self.param_groups[0]

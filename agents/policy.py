@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from optenv import actions, rules
+from optenv import actions, clock, rules
 from optenv.settings import DTYPES
 from optenv.telemetry import FEATURE_VERSION, FEATURES
 from optenv.vector import observation_space
@@ -79,6 +79,19 @@ class Policy(nn.Module):
         if isinstance(self.action, actions.Discrete):
             return output.argmax(dim=-1)
         return output.clamp(-1.0, 1.0)
+
+    def weights(self) -> bytes:
+        """The weights in the form of a policy file, float32."""
+        state = self.state_dict()
+        return save(
+            {name: w.detach().cpu().float().contiguous() for name, w in state.items()}
+        )
+
+    def fingerprint(self) -> str:
+        """Hash that two policies share only if they act alike."""
+        acts = {key: self.description[key] for key in _REQUIRED}
+        text = json.dumps(acts, sort_keys=True).encode()
+        return hashlib.sha256(text + self.weights()).hexdigest()
 
 
 def export_policy(model: Any, path: str | Path) -> Path:
@@ -167,8 +180,7 @@ def save_policy(policy: Policy, path: str | Path) -> Path:
     """Write weights and description; see :func:`export_policy` for ``path``."""
     weights_path, text_path = _paths(path)
     weights_path.parent.mkdir(parents=True, exist_ok=True)
-    state = {k: v.detach().cpu().contiguous() for k, v in policy.state_dict().items()}
-    weights = save(state)
+    weights = policy.weights()
     description = {**policy.description, "sha256": hashlib.sha256(weights).hexdigest()}
     weights_path.write_bytes(weights)
     text_path.write_text(json.dumps(description, indent=2) + "\n")
@@ -247,11 +259,7 @@ def _check(description: dict[str, Any]) -> None:
             f"unknown activation {description['activation']!r}; "
             f"valid: {', '.join(ACTIVATIONS)}"
         )
-    if description["horizon"] < 1 or not description["spacing"] >= 1.0:
-        raise ValueError(
-            f"horizon must be at least 1 and spacing at least 1.0, got "
-            f"{description['horizon']!r} and {description['spacing']!r}"
-        )
+    clock.boundaries(1, description["horizon"], description["spacing"])
     sizes = description["layers"]
     action = actions.make(description["action"])
     outputs = len(action.multipliers) if isinstance(action, actions.Discrete) else 1

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
+
+from .checks import is_number
 
 
 def _constant(progress: float) -> float:
@@ -71,7 +72,7 @@ class Action:
         """Make plain floats of fields, as a policy file can hold no other numbers."""
         for name in names:
             value = getattr(self, name)
-            if not isinstance(value, Real):
+            if not is_number(value):
                 raise TypeError(f"{name} must be a number, got {value!r}")
             object.__setattr__(self, name, float(value))
 
@@ -134,7 +135,7 @@ class Discrete(Action):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not all(isinstance(m, Real) for m in self.multipliers):
+        if not all(map(is_number, self.multipliers)):
             raise TypeError(f"multipliers must be numbers, got {self.multipliers!r}")
         object.__setattr__(self, "multipliers", tuple(map(float, self.multipliers)))
         if (

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from .checks import is_number
+
+#: Largest spacing; with it, half of the decisions fall into the first thousandth of a run.
+MAX_SPACING = 10.0
+
+
+def check_spacing(spacing: float) -> float:
+    """Return ``spacing`` as a float; a ValueError if it is out of its range."""
+    if not is_number(spacing) or not 1.0 <= spacing <= MAX_SPACING:
+        raise ValueError(f"spacing must lie in [1, {MAX_SPACING:g}], got {spacing!r}")
+    return float(spacing)
+
 
 def boundaries(total_updates: int, horizon: int, spacing: float = 1.0) -> np.ndarray:
     """Split a run into windows of updates, one per control step.
@@ -17,7 +29,7 @@ def boundaries(total_updates: int, horizon: int, spacing: float = 1.0) -> np.nda
         total_updates: length of the run in updates, at least 1.
         horizon: number of control steps. A run of fewer updates than that gets one
             control step per update.
-        spacing: at least 1.0.
+        spacing: at least 1.0, at most :data:`MAX_SPACING`.
 
     Returns:
         Increasing int64 array of ``min(horizon, total_updates) + 1`` update counts; the
@@ -30,8 +42,7 @@ def boundaries(total_updates: int, horizon: int, spacing: float = 1.0) -> np.nda
         raise ValueError(f"total_updates must be at least 1, got {total_updates!r}")
     if horizon < 1:
         raise ValueError(f"horizon must be at least 1, got {horizon!r}")
-    if not spacing >= 1.0:
-        raise ValueError(f"spacing must be at least 1.0, got {spacing!r}")
+    check_spacing(spacing)
     steps = min(horizon, total_updates)
     index = np.arange(steps + 1)
     ideal = np.rint(total_updates * (index / steps) ** spacing).astype(np.int64)

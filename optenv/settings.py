@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import actions, rewards, rules, tasks
+from . import actions, clock, rewards, rules, tasks
+from .checks import is_number, positive_int
 from .telemetry import FEATURE_VERSION, FEATURES
 
 DTYPES: dict[str, tuple[torch.dtype, Any]] = {
@@ -68,14 +69,12 @@ class Settings:
             object.__setattr__(self, "base_lr", rule.default_lr)
         for name in ("base_lr", "updates_per_step"):
             object.__setattr__(self, name, _range(name, getattr(self, name)))
-        if not isinstance(self.horizon, int) or self.horizon < 1:
-            raise ValueError(f"horizon must be a positive integer, got {self.horizon!r}")
+        object.__setattr__(self, "horizon", positive_int("horizon", self.horizon))
         if self.updates_per_step[0] < 1:  # type: ignore[index]
             raise ValueError(
                 f"updates_per_step must be at least 1, got {self.updates_per_step!r}"
             )
-        if not isinstance(self.spacing, (int, float)) or not self.spacing >= 1.0:
-            raise ValueError(f"spacing must be at least 1.0, got {self.spacing!r}")
+        object.__setattr__(self, "spacing", clock.check_spacing(self.spacing))
         if self.on_divergence not in ON_DIVERGENCE:
             raise ValueError(
                 f"unknown on_divergence {self.on_divergence!r}; "
@@ -127,7 +126,7 @@ def log_uniform(bounds: Any, rng: np.random.Generator) -> float:
 
 def _range(name: str, value: Any) -> tuple[float, float]:
     pair = value if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2 or not all(isinstance(v, (int, float)) for v in pair):
+    if len(pair) != 2 or not all(map(is_number, pair)):
         raise TypeError(f"{name} must be a number or a pair of numbers, got {value!r}")
     if not 0 < pair[0] <= pair[1] < math.inf:
         raise ValueError(f"{name} must be positive and finite (low <= high), got {value!r}")

@@ -59,8 +59,9 @@ def test_a_short_run_gets_a_decision_per_update() -> None:
     [
         ((0, 40), "total_updates must be at least 1, got 0"),
         ((10, 0), "horizon must be at least 1, got 0"),
-        ((10, 5, 0.9), r"spacing must be at least 1\.0, got 0\.9"),
-        ((10, 5, math.nan), r"spacing must be at least 1\.0, got nan"),
+        ((10, 5, 0.9), r"spacing must lie in \[1, 10\], got 0\.9"),
+        ((10, 5, math.nan), r"spacing must lie in \[1, 10\], got nan"),
+        ((10, 5, math.inf), r"spacing must lie in \[1, 10\], got inf"),
     ],
 )
 def test_an_impossible_clock_is_refused(arguments: tuple[Any, ...], says: str) -> None:

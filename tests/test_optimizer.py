@@ -76,6 +76,25 @@ def test_resuming_from_a_state_dict_is_bit_exact(rule, cut):
     assert torch.equal(weights(first), weights(whole))
 
 
+def test_a_state_of_another_policy_is_refused():
+    model = make_model()
+    saved = learned(model).state_dict()
+    policy = random_policy()
+    with torch.no_grad():
+        next(policy.parameters())[0, 0] += 1e-3
+    other = LearnedOptimizer(model.parameters(), policy, total_steps=STEPS)
+    with pytest.raises(ValueError, match=r"is of policy .*, but this optimizer has"):
+        other.load_state_dict(saved)
+
+
+def test_the_callers_policy_stays_as_it_is():
+    policy, model = random_policy(), make_model().double()
+    optimizer = LearnedOptimizer(model.parameters(), policy, total_steps=STEPS)
+    train(model, optimizer, batches(dtype=torch.float64))
+    assert all(p.dtype == torch.float32 for p in policy.parameters())
+    assert optimizer.policy.fingerprint() == policy.fingerprint()
+
+
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 def test_copies_go_on_exactly_as_the_original(clone):
     data, model = list(batches()), make_model()
@@ -239,6 +258,7 @@ def test_the_global_generator_is_left_alone():
     ("arguments", "message"),
     [
         ({"total_steps": 0}, "total_steps must be a positive integer, got 0"),
+        ({"total_steps": True}, "total_steps must be a positive integer, got True"),
         ({"total_steps": 1.5}, "total_steps must be a positive integer, got 1.5"),
         ({"total_steps": 5, "lr": -1.0}, "lr must be at least 0 and finite, got -1.0"),
         ({"total_steps": 5, "lr": float("nan")}, "lr must be .* got nan"),

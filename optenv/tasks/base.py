@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import positive_int
+
 MAX_EXAMPLES = 2**20
 
 
@@ -172,9 +174,7 @@ class Task(ABC):
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "num_train", "num_validation"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+            object.__setattr__(self, name, positive_int(name, getattr(self, name)))
         if self.batch_size > self.num_train:
             raise ValueError(
                 f"batch_size must be at most num_train ({self.num_train}), "
