@@ -148,7 +148,9 @@ def main(**options: Any) -> None:
             tuning = range(1000, 1000 + options["tuning_seeds"])
             seeds = range(options["eval_seeds"])
             baselines = stack.enter_context(
-                start_baselines(tasks, tuning, seeds, options["workers"])
+                contextlib.closing(
+                    start_baselines(tasks, tuning, seeds, options["workers"])
+                )
             )
         finished = training.learn(model, timesteps, folder, progress=options["progress"])
         if not finished:

@@ -1,6 +1,7 @@
 """Agents that learn on the environments, and what learning leaves behind."""
 
+from .export import export_policy
 from .optimizer import LearnedOptimizer
-from .policy import Policy, export_policy, load_policy
+from .policy import Policy, load_policy
 
 __all__ = ["LearnedOptimizer", "Policy", "export_policy", "load_policy"]

@@ -10,8 +10,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from types import TracebackType
-from typing import NamedTuple, Self
+from contextlib import closing
+from typing import NamedTuple
 
 from .baselines import SCHEDULES, Arm, Choice, choose, default_arms, grid_arms, tuned_arms
 from .heldout import HeldoutTask
@@ -58,7 +58,7 @@ def evaluate(
     jobs = list(_jobs(arms, tasks, seeds, curve_points))
     with progress_bar(len(jobs), "evaluation", progress) as advance:
         if workers > 0:
-            with Workers(workers) as processes:
+            with closing(Workers(workers)) as processes:
                 return processes.map(_train, jobs, advance)
         rows = []
         for job in jobs:
@@ -108,7 +108,7 @@ def tune(
 class BaselineRuns:
     """Baselines that run in processes of their own while this one goes on.
 
-    Use it as a context manager: leaving it ends the processes.
+    Close it, as with ``contextlib.closing``, to end the processes.
 
     Attributes:
         total: number of runs.
@@ -168,17 +168,6 @@ class BaselineRuns:
         """End the processes, finished or not."""
         self._workers.close()
         self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def start_baselines(

@@ -27,7 +27,7 @@ from torch import Tensor
 import optenv  # registers the environments
 from optenv.sb3 import SB3VecEnv
 
-from .policy import export_policy
+from .export import export_policy
 from .presets import PRESETS
 
 #: Last share of the training over which policies are averaged (Izmailov et al., 2018).

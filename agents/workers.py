@@ -18,8 +18,7 @@ from concurrent.futures import (
     wait,
 )
 from multiprocessing.synchronize import Event
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -128,17 +127,6 @@ class Workers:
         """Abandon what runs, forget what waits, end the processes."""
         self._stop.set()
         self._executor.shutdown(wait=True, cancel_futures=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @contextlib.contextmanager

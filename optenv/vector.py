@@ -15,6 +15,7 @@ from gymnasium.vector.utils import batch_space
 from . import settings
 from .actions import make as make_action
 from .actions import validate
+from .autoreset import reset_mask, split_final
 from .group import Group
 from .telemetry import FEATURES, OBSERVATION_BOUND
 
@@ -120,7 +121,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             ValueError, TypeError: the seeds or the mask do not fit the batch.
             gymnasium.error.ResetNeeded: the first reset leaves some runs out.
         """
-        mask = _reset_mask(options, self.num_envs)
+        mask = reset_mask(options, self.num_envs)
         if not self._generators and not mask.all():
             raise gym.error.ResetNeeded("reset all runs before some of them")
         self._seed(seed, mask)
@@ -201,7 +202,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             observation[resetting] = self._reset(resetting)[resetting]
         self._finished = terminated.copy()
         if self.autoreset_mode is AutoresetMode.SAME_STEP and terminated.any():
-            info = _final(observation, info, terminated)
+            info = split_final(observation, info, terminated)
             observation[terminated] = self._reset(terminated)[terminated]
         truncated = np.zeros(self.num_envs, np.bool_)
         return observation, reward, terminated, truncated, info
@@ -246,39 +247,3 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 def _finite(loss: torch.Tensor) -> np.ndarray:
     """Losses with infinity for NaN, which does not even equal itself."""
     return np.nan_to_num(loss.cpu().numpy().astype(np.float64), nan=np.inf, posinf=np.inf)
-
-
-def _reset_mask(options: dict[str, Any] | None, num_envs: int) -> np.ndarray:
-    mask = (options or {}).get("reset_mask")
-    if mask is None:
-        return np.ones(num_envs, np.bool_)
-    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-        raise TypeError(f"options['reset_mask'] must be a bool array, got {mask!r}")
-    if mask.shape != (num_envs,) or not mask.any():
-        raise ValueError(
-            f"options['reset_mask'] must have shape ({num_envs},) and a True in it, "
-            f"got {mask!r}"
-        )
-    return mask
-
-
-def _final(
-    observation: np.ndarray, info: dict[str, Any], ended: np.ndarray
-) -> dict[str, Any]:
-    """Info of a SAME_STEP step: what ended runs end with moves under ``final_*``."""
-    final_obs = np.full(len(ended), None, dtype=object)
-    for i in np.flatnonzero(ended):
-        final_obs[i] = observation[i].copy()
-    final_info: dict[str, Any] = {}
-    rest: dict[str, Any] = {}
-    for key, value in info.items():
-        if key.startswith("_"):
-            final_info[key], rest[key] = value & ended, value & ~ended
-        else:
-            final_info[key] = rest[key] = value
-    rest = {k: v for k, v in rest.items() if rest["_" + k.removeprefix("_")].any()}
-    return {
-        **rest,
-        "final_obs": final_obs, "_final_obs": ended.copy(),
-        "final_info": final_info, "_final_info": ended.copy(),
-    }  # fmt: skip

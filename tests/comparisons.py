@@ -1,0 +1,31 @@
+"""Short tasks, an arm and made-up results, for tests of comparisons."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+from agents.baselines import Arm, adamw
+from agents.heldout import task_named
+
+ADAMW = Arm("AdamW", partial(adamw, lr=1e-2))
+
+
+def short(name, updates=8):
+    return dataclasses.replace(task_named(name), updates=updates, validation_size=64)
+
+
+def row(task, arm, seed, loss, learned=False, trace=True):
+    return {
+        "task": task,
+        "arm": arm,
+        "seed": seed,
+        "learned": learned,
+        "train_loss": loss,
+        "validation_loss": loss,
+        "initial_validation_loss": 2.0,
+        "lr": 1e-3,
+        "cpu_seconds": 0.1,
+        "curve": [(0, 2.0), (5, 1.5 * loss), (10, loss)],
+        "lr_trace": [(5, 1e-3), (10, 1e-4)] if trace else [],
+    }

@@ -1,0 +1,120 @@
+"""What goes wrong in training neither harms LearnedOptimizer nor passes unnoticed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ordinary_loop import STEPS, batches, learned, make_model, train, weights
+from torch import nn
+from utils import random_policy
+
+from agents import LearnedOptimizer
+from optenv import rules
+
+
+def test_a_state_of_another_policy_is_refused():
+    model = make_model()
+    saved = learned(model).state_dict()
+    policy = random_policy()
+    with torch.no_grad():
+        next(policy.parameters())[0, 0] += 1e-3
+    other = LearnedOptimizer(model.parameters(), policy, total_steps=STEPS)
+    with pytest.raises(ValueError, match=r"is of policy .*, but this optimizer has"):
+        other.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_gradients_that_are_not_finite_are_skipped_and_counted(bad):
+    data, model = list(batches()), make_model()
+    optimizer = learned(model)
+    train(model, optimizer, data[:11])
+    before = weights(model)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    next(model.parameters()).grad[0, 0] = bad
+    optimizer.step(loss=1.0)
+    assert torch.equal(weights(model), before)
+    assert optimizer.skipped == 1
+    assert train(model, optimizer, data[11:]) < 10
+    assert weights(model).isfinite().all()
+
+
+def test_opposite_infinities_do_not_cancel():
+    p = nn.Parameter(torch.zeros(2))
+    optimizer = LearnedOptimizer([p], random_policy(), total_steps=10)
+    p.grad = torch.tensor([float("inf"), -float("inf")])
+    optimizer.step()
+    assert torch.equal(p.detach(), torch.zeros(2))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), torch.tensor(float("nan"))])
+def test_losses_that_are_not_finite_are_ignored(bad):
+    data, model = list(batches()), make_model()
+    optimizer = learned(model)
+    train(model, optimizer, data[:5])
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step(loss=bad)
+    train(model, optimizer, data[6:])
+    assert weights(model).isfinite().all()
+    state = optimizer.param_groups[0]["controller"]
+    assert all(torch.isfinite(v).all() for v in state["history"].values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"total_steps": 0}, "total_steps must be a positive integer, got 0"),
+        ({"total_steps": True}, "total_steps must be a positive integer, got True"),
+        ({"total_steps": 1.5}, "total_steps must be a positive integer, got 1.5"),
+        ({"total_steps": 5, "lr": -1.0}, "lr must be at least 0 and finite, got -1.0"),
+        ({"total_steps": 5, "lr": float("nan")}, "lr must be .* got nan"),
+        ({"total_steps": 5, "weight_decay": -1.0}, "weight_decay must be .* got -1.0"),
+    ],
+)
+def test_bad_arguments_are_quoted(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        LearnedOptimizer([nn.Parameter(torch.ones(1))], random_policy(), **arguments)
+
+
+def test_a_loss_that_is_not_a_scalar_is_refused_before_anything_moves():
+    model = make_model()
+    optimizer = learned(model)
+    before = weights(model)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    with pytest.raises(
+        ValueError, match=r"loss must be a scalar, got a tensor of shape \[3\]"
+    ):
+        optimizer.step(loss=torch.ones(3))
+    assert torch.equal(weights(model), before)
+
+
+def test_the_state_of_another_optimizer_is_refused():
+    p = nn.Parameter(torch.ones(1))
+    optimizer = LearnedOptimizer([p], random_policy(), total_steps=5)
+    with pytest.raises(ValueError, match="not of a LearnedOptimizer"):
+        optimizer.load_state_dict(torch.optim.AdamW([p]).state_dict())
+
+
+def test_a_loss_in_the_place_of_the_closure_is_refused():
+    p = nn.Parameter(torch.ones(2))
+    optimizer = LearnedOptimizer([p], random_policy(), total_steps=5)
+    p.grad = torch.ones(2)
+    with pytest.raises(TypeError, match=r"got tensor\(1\.\); .* step\(loss=loss\)"):
+        optimizer.step(torch.tensor(1.0))
+    with pytest.raises(TypeError, match=r"loss must be a scalar, got \[1\.0, 2\.0\]"):
+        optimizer.step(loss=[1.0, 2.0])
+
+
+@pytest.mark.parametrize("rule", list(rules.RULES))
+def test_sparse_gradients_are_refused_before_anything_moves(rule):
+    module = nn.Embedding(5, 2, sparse=True)
+    before = weights(module)
+    optimizer = LearnedOptimizer(
+        module.parameters(), random_policy(rule=rule), total_steps=5
+    )
+    module(torch.tensor([1])).sum().backward()
+    with pytest.raises(RuntimeError, match=r"sparse gradients.* shape \[5, 2\]"):
+        optimizer.step()
+    assert torch.equal(weights(module), before)
