@@ -22,12 +22,12 @@ import click
 import torch
 
 from agents import training
-from agents.baselines import learned_arm
 from agents.evaluation import evaluate, start_baselines
-from agents.heldout import HELDOUT, task_named
-from agents.plots import plot_curves
+from agents.evaluation.baselines import learned_arm
+from agents.evaluation.heldout import HELDOUT, task_named
+from agents.evaluation.plots import plot_curves
+from agents.evaluation.results import format_table, write_csv
 from agents.presets import PRESETS
-from agents.results import format_table, write_csv
 
 
 def parse_assignments(context: Any, option: Any, values: tuple[str, ...]) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 
-from agents.baselines import Arm, adamw
-from agents.heldout import task_named
+from agents.evaluation.baselines import Arm, adamw
+from agents.evaluation.heldout import task_named
 
 ADAMW = Arm("AdamW", partial(adamw, lr=1e-2))
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from comparisons import ADAMW, row, short
 
-from agents import heldout_data as data
-from agents.baselines import (
+from agents.evaluation import data, evaluate, format_table, start_baselines, tune
+from agents.evaluation.baselines import (
     GRID,
     Arm,
     Choice,
@@ -19,9 +19,8 @@ from agents.baselines import (
     grid_arms,
     tuned_arms,
 )
-from agents.evaluation import evaluate, format_table, start_baselines, tune
-from agents.plots import plot_curves
-from agents.run import train
+from agents.evaluation.plots import plot_curves
+from agents.evaluation.run import train
 
 pytest.importorskip("sklearn")
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from comparisons import ADAMW
 
-from agents import heldout_data as data
-from agents.heldout import HELDOUT, task_named
-from agents.run import train
+from agents.evaluation import data
+from agents.evaluation.heldout import HELDOUT, task_named
+from agents.evaluation.run import train
 
 pytest.importorskip("sklearn")
 

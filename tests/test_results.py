@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from comparisons import row
 
-from agents.baselines import (
+from agents.evaluation import format_table, write_csv
+from agents.evaluation.baselines import (
     TUNED,
 )
-from agents.evaluation import format_table, write_csv
-from agents.plots import plot_curves
-from agents.results import difference, gap, interval
+from agents.evaluation.plots import plot_curves
+from agents.evaluation.results import difference, gap, interval
 
 pytest.importorskip("scipy")
 

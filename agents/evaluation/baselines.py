@@ -106,7 +106,7 @@ def learned(
     params: Iterable[nn.Parameter], total_updates: int, **arguments: Any
 ) -> Optimizer:
     """A learned policy; ``arguments`` are those of :class:`LearnedOptimizer`."""
-    from .optimizer import LearnedOptimizer
+    from ..optimizer import LearnedOptimizer
 
     return LearnedOptimizer(params, total_steps=total_updates, **arguments)
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .baselines import Arm
-from .heldout import HeldoutTask, Problem
+from .problem import HeldoutTask, Problem
 from .results import Row
 from .workers import stopped
 

@@ -14,20 +14,10 @@ from contextlib import closing
 from typing import NamedTuple
 
 from .baselines import SCHEDULES, Arm, Choice, choose, default_arms, grid_arms, tuned_arms
-from .heldout import HeldoutTask
-from .results import Row, format_table, write_csv
+from .problem import HeldoutTask
+from .results import Row
 from .run import CURVE_POINTS, train
 from .workers import Workers, progress_bar
-
-__all__ = [
-    "BaselineRuns",
-    "evaluate",
-    "format_table",
-    "start_baselines",
-    "train",
-    "tune",
-    "write_csv",
-]
 
 #: Arms for all tasks, or those of each task by its name.
 Arms = Sequence[Arm] | Mapping[str, Sequence[Arm]]

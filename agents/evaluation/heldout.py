@@ -1,0 +1,71 @@
+"""Six tasks that no policy is trained on, for judging optimizers.
+
+They were named before any policy was trained. Five use real data that every installation
+has (scikit-learn's two sample photographs, the source text of Python's standard library),
+three are not multilayer perceptrons. Batches are fresh random crops, so that the number
+of updates, not the number of examples, is what limits them.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch.nn.functional as F
+from torch import nn
+
+from .data import (
+    MODULES,
+    SNIPPET_FEATURES,
+    flat_patches,
+    friedman,
+    photo_patches,
+    sentences,
+    snippets,
+)
+from .networks import CharLSTM, CharTransformer, convnet, cross_entropy, perceptron
+from .problem import HeldoutTask
+
+__all__ = ["HELDOUT", "HeldoutTask", "task_named"]
+
+#: The held-out tasks, in the order of the table.
+HELDOUT: tuple[HeldoutTask, ...] = (
+    HeldoutTask(
+        "photo-cnn", "real", "CNN, 2 convolutions with BatchNorm, ReLU", 500, 32,
+        convnet, photo_patches, cross_entropy, 1024,
+    ),
+    HeldoutTask(
+        "photo-autoencoder", "real", "autoencoder 64-64-8-64-64, SiLU", 600, 64,
+        partial(perceptron, (64, 64, 8, 64, 64), nn.SiLU), flat_patches, F.mse_loss, 1024,
+    ),
+    HeldoutTask(
+        "code-lstm", "real", "LSTM, 48 units", 400, 16,
+        CharLSTM, partial(sentences, length=24), cross_entropy, 512,
+    ),
+    HeldoutTask(
+        "code-transformer", "real", "causal transformer, width 32, 1 block", 500, 16,
+        CharTransformer, partial(sentences, length=32),
+        cross_entropy, 256,
+    ),
+    HeldoutTask(
+        "module-classifier", "real", "MLP 256-64-64-8, LayerNorm, GELU", 500, 64,
+        partial(perceptron, (SNIPPET_FEATURES, 64, 64, len(MODULES)), nn.GELU, norm=True),
+        snippets, cross_entropy, 2048,
+    ),
+    HeldoutTask(
+        "friedman", "generated", "wide MLP 10-256-256-1, ReLU", 500, 64,
+        partial(perceptron, (10, 256, 256, 1), nn.ReLU), friedman, F.mse_loss, 2048,
+    ),
+)  # fmt: skip
+
+
+def task_named(name: str) -> HeldoutTask:
+    """Held-out task called ``name``.
+
+    Raises:
+        ValueError: there is none; the message lists the valid names.
+    """
+    for task in HELDOUT:
+        if task.name == name:
+            return task
+    names = ", ".join(task.name for task in HELDOUT)
+    raise ValueError(f"unknown held-out task {name!r}; valid tasks: {names}")

@@ -1,0 +1,97 @@
+"""Networks of the held-out tasks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .data import CHARACTERS
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of ``[..., classes]`` logits and ``[...]`` classes, in nats."""
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
+
+
+class CharLSTM(nn.Module):
+    """Character model: one LSTM layer, ``[n, T]`` to ``[n, T, 96]``."""
+
+    def __init__(self, units: int = 48) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(CHARACTERS, 24)
+        self.recurrent = nn.LSTM(24, units, batch_first=True)
+        self.readout = nn.Linear(units, CHARACTERS)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        states, _ = self.recurrent(self.embedding(codes))
+        return self.readout(states)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block (causal attention, GELU), ``[n, T, width]``."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention_in = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, 4 * width),
+            nn.GELU(),
+            nn.Linear(4 * width, width),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        projected = self.attention_in(self.attention_norm(x))
+        query, key, value = projected.unflatten(-1, (3, self.heads, -1)).permute(
+            2, 0, 3, 1, 4
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + self.attention_out(mixed.transpose(1, 2).flatten(2))
+        return x + self.feed_forward(x)
+
+
+class CharTransformer(nn.Module):
+    """Character model: causal transformer, ``[n, T]`` to ``[n, T, 96]``."""
+
+    def __init__(self, length: int = 32, width: int = 32, heads: int = 2) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(CHARACTERS, width)
+        self.position = nn.Embedding(length, width)
+        self.block = Block(width, heads)
+        self.readout = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, CHARACTERS))
+
+    def forward(self, codes: Tensor) -> Tensor:
+        x = self.embedding(codes) + self.position.weight[: codes.shape[1]]
+        return self.readout(self.block(x))
+
+
+def convnet() -> nn.Module:
+    """Two convolutions with BatchNorm, ``[n, 1, 12, 12]`` to ``[n, 2]``."""
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16 * 4 * 4, 2),
+    )
+
+
+def perceptron(
+    sizes: Sequence[int], activation: type[nn.Module], norm: bool = False
+) -> nn.Module:
+    """Fully connected layers of these sizes; hidden ones normalised if ``norm``."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(sizes[:-1]):
+        layers.append(nn.Linear(inputs, outputs))
+        layers += [nn.LayerNorm(outputs)] * norm
+        layers.append(activation())
+    return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
