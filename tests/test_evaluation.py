@@ -9,7 +9,7 @@ import pytest
 import torch
 from comparisons import ADAMW, row, short
 
-from agents.evaluation import data, evaluate, format_table, start_baselines, tune
+from agents.evaluation import evaluate, format_table, start_baselines, tabular, tune
 from agents.evaluation.baselines import (
     GRID,
     Arm,
@@ -138,7 +138,7 @@ def test_tuning_uses_the_tuning_seeds_only():
 
     def sample(split, rng, n):
         asked.append(rng)
-        return data.friedman(split, rng, n)
+        return tabular.friedman(split, rng, n)
 
     built = []
 

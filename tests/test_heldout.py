@@ -9,7 +9,7 @@ import pytest
 import torch
 from comparisons import ADAMW
 
-from agents.evaluation import data
+from agents.evaluation import photos, text
 from agents.evaluation.heldout import HELDOUT, task_named
 from agents.evaluation.run import train
 
@@ -73,11 +73,11 @@ def test_validation_loss_keeps_the_mode_and_the_statistics():
 
 @pytest.mark.parametrize("side", [8, 12])
 def test_splits_of_the_photographs_share_no_pixel(side):
-    height, width = data.photographs().shape[1:]
+    height, width = photos.photographs().shape[1:]
     seen = {}
     for split in ("train", "validation"):
         span = np.arange(side)
-        corners = data.patch_corners(split, side)[:, None, None]
+        corners = photos.patch_corners(split, side)[:, None, None]
         pixels = np.unique(corners + span[:, None] * width + span)
         seen[split] = pixels
         rows, columns = corners // width % height, corners % width
@@ -87,23 +87,23 @@ def test_splits_of_the_photographs_share_no_pixel(side):
 
 
 def test_splits_of_the_text_share_no_file_and_snippets_no_character():
-    assert not set(data.TRAIN_FILES) & set(data.VALIDATION_FILES)
+    assert not set(text.TRAIN_FILES) & set(text.VALIDATION_FILES)
     rng = np.random.default_rng(0)
-    labels = rng.integers(len(data.MODULES), size=50_000)
+    labels = rng.integers(len(text.MODULES), size=50_000)
     seen = {}
     for split in ("train", "validation"):
-        starts = data.snippet_starts(split, rng, labels)
-        begin = data._modules()[1]
+        starts = text.snippet_starts(split, rng, labels)
+        begin = text._modules()[1]
         assert (starts >= begin[labels]).all()
-        assert (starts + data.SNIPPET <= begin[labels + 1]).all()
-        seen[split] = np.unique(starts[:, None] + np.arange(data.SNIPPET))
+        assert (starts + text.SNIPPET <= begin[labels + 1]).all()
+        seen[split] = np.unique(starts[:, None] + np.arange(text.SNIPPET))
     assert not np.intersect1d(seen["train"], seen["validation"]).size
 
 
 def test_language_models_predict_the_next_character_and_see_no_later_one():
-    inputs, targets = data.sentences("train", np.random.default_rng(0), 4, 24)
+    inputs, targets = text.sentences("train", np.random.default_rng(0), 4, 24)
     assert torch.equal(inputs[:, 1:], targets[:, :-1])
-    assert 0 <= inputs.min() and inputs.max() < data.CHARACTERS
+    assert 0 <= inputs.min() and inputs.max() < text.CHARACTERS
     changed = inputs.clone()
     changed[:, 12:] = 0
     for name in ("code-lstm", "code-transformer"):
@@ -113,4 +113,4 @@ def test_language_models_predict_the_next_character_and_see_no_later_one():
 
 def test_a_missing_file_of_the_library_is_named():
     with pytest.raises(FileNotFoundError, match="nothing_here"):
-        data.source("nothing_here.py")
+        text.source("nothing_here.py")

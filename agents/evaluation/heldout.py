@@ -13,17 +13,11 @@ from functools import partial
 import torch.nn.functional as F
 from torch import nn
 
-from .data import (
-    MODULES,
-    SNIPPET_FEATURES,
-    flat_patches,
-    friedman,
-    photo_patches,
-    sentences,
-    snippets,
-)
 from .networks import CharLSTM, CharTransformer, convnet, cross_entropy, perceptron
+from .photos import flat_patches, photo_patches
 from .problem import HeldoutTask
+from .tabular import friedman
+from .text import MODULES, SNIPPET_FEATURES, sentences, snippets
 
 __all__ = ["HELDOUT", "HeldoutTask", "task_named"]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import CHARACTERS
+from .text import CHARACTERS
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

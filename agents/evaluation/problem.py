@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .data import Batch, Split
+#: Inputs ``[n, ...]`` and targets ``[n, ...]``.
+Batch = tuple[Tensor, Tensor]
+Split = Literal["train", "validation"]
 
 
 @dataclass(frozen=True)
