@@ -3,6 +3,7 @@
 
     python train_agent.py                       # PPO on optenv/LearningRate-v0
     python train_agent.py --agent dqn           # DQN on optenv/DiscreteLearningRate-v0
+    python train_agent.py --policy runs/ppo_seed0/policy        # judge it once more
     python train_agent.py --env-arg tasks=digits --set learning_rate=1e-3 --no-evaluate
 
 The folder ``--out`` gets config.json, model.zip (Stable-Baselines3), policy.safetensors and
@@ -16,12 +17,13 @@ import contextlib
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 
-from agents import training
+from agents import load_policy, training
 from agents.evaluation import evaluate, start_baselines
 from agents.evaluation.baselines import learned_arm
 from agents.evaluation.heldout import HELDOUT, task_named
@@ -59,7 +61,7 @@ def parse_assignments(context: Any, option: Any, values: tuple[str, ...]) -> dic
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder of results, new or empty.  [default: runs/AGENT_seedSEED]",
+    help="Folder of results, new or empty.  [default: runs/AGENT_seedSEED, or -2, -3 ...]",
 )
 @click.option(
     "--env-arg",
@@ -79,7 +81,12 @@ def parse_assignments(context: Any, option: Any, values: tuple[str, ...]) -> dic
 @click.option(
     "--resume",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Go on from this model.zip.",
+    help="Go on from this model.zip, up to --timesteps in all.",
+)
+@click.option(
+    "--policy",
+    type=click.Path(path_type=Path),
+    help="Judge this policy instead of training one.",
 )
 @click.option(
     "--evaluate/--no-evaluate",
@@ -111,62 +118,76 @@ def parse_assignments(context: Any, option: Any, values: tuple[str, ...]) -> dic
 def main(**options: Any) -> None:
     begun = time.monotonic()
     torch.set_num_threads(1)  # the batched networks are too small for more to pay
-    preset = PRESETS[options["agent"]]
-    env_id = options["env_id"] or preset["env_id"]
-    timesteps = options["timesteps"] or preset["timesteps"]
-    num_envs = options["num_envs"] or preset["num_envs"]
-    env_arguments = {**preset["env"], **options["env_arg"]}
     try:
         tasks = [task_named(name) for name in options["eval_task"]] or list(HELDOUT)
-        env = training.make_env(env_id, num_envs, env_arguments)
-        model = training.make_model(
-            options["agent"], env, seed=options["seed"], overrides=options["overrides"],
-            resume=options["resume"],
-        )  # fmt: skip
+        if options["policy"] is None:
+            model, timesteps, config = prepare(options)
+        else:
+            load_policy(options["policy"])
+        name = f"{options['agent']}_seed{options['seed']}"
         folder = training.new_folder(
-            options["out"] or Path("runs") / f"{options['agent']}_seed{options['seed']}"
+            options["out"] or Path("runs") / name, numbered=options["out"] is None
         )
-    except (TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
-    training.write_config(
-        folder / "config.json",
-        {
-            **options,
-            "env_id": env_id,
-            "env_arguments": env_arguments,
-            "timesteps": timesteps,
-            "num_envs": num_envs,
-            "algorithm": preset["algorithm"] | options["overrides"],
-        },
-    )
-    click.echo(
-        f"{options['agent']} on {env_id}, {timesteps:,} control steps, results in {folder}"
-    )
 
+    policy = options["policy"] or folder / "policy"
     with contextlib.ExitStack() as stack:
         if options["do_evaluate"]:  # the baselines do not wait for the policy
-            tuning = range(1000, 1000 + options["tuning_seeds"])
             seeds = range(options["eval_seeds"])
+            tuning = range(1000, 1000 + options["tuning_seeds"])
             baselines = stack.enter_context(
                 contextlib.closing(
                     start_baselines(tasks, tuning, seeds, options["workers"])
                 )
             )
-        finished = training.learn(model, timesteps, folder, progress=options["progress"])
-        if not finished:
-            click.echo(f"interrupted; model.zip and the policy so far are in {folder}")
-            sys.exit(130)
-        click.echo(f"trained in {(time.monotonic() - begun) / 60:.1f} minutes")
+        if options["policy"] is None:
+            training.write_config(folder / "config.json", {**options, **config})
+            click.echo(
+                f"{options['agent']} on {config['env_id']}, {timesteps:,} control steps, "
+                f"results in {folder}"
+            )
+            if not training.learn(model, timesteps, folder, progress=options["progress"]):
+                stop(f"interrupted; model.zip and the policy so far are in {folder}")
+            click.echo(f"trained in {(time.monotonic() - begun) / 60:.1f} minutes")
         if not options["do_evaluate"]:
             return
-        ours = learned_arm(f"{options['agent'].upper()} (ours)", folder / "policy")
-        rows = evaluate([ours], tasks, seeds, progress=options["progress"])
-        rows = baselines.result(options["progress"])[0] + rows
+        try:
+            algorithm = load_policy(policy).description.get("algorithm", "policy")
+            ours = learned_arm(f"{algorithm} (ours)", policy)
+            rows = evaluate([ours], tasks, seeds, progress=options["progress"])
+            rows = baselines.result(options["progress"])[0] + rows
+        except KeyboardInterrupt:
+            stop(f"interrupted; --policy {policy} judges the policy anew")
     write_csv(rows, folder / "eval.csv")
     plot_curves(rows, folder / "curves.png")
     click.echo(f"wrote {folder}/eval.csv and {folder}/curves.png")
     click.echo(f"all done in {(time.monotonic() - begun) / 60:.1f} minutes\n")
     click.echo(format_table(rows))
+
+
+def prepare(options: dict[str, Any]) -> tuple[BaseAlgorithm, int, dict[str, Any]]:
+    """Model, control steps that it has to make, and what it was made with."""
+    preset = PRESETS[options["agent"]]
+    config = {
+        "env_id": options["env_id"] or preset["env_id"],
+        "env_arguments": {**preset["env"], **options["env_arg"]},
+        "timesteps": options["timesteps"] or preset["timesteps"],
+        "num_envs": options["num_envs"] or preset["num_envs"],
+        "algorithm": preset["algorithm"] | options["overrides"],
+    }
+    env = training.make_env(config["env_id"], config["num_envs"], config["env_arguments"])
+    model = training.make_model(
+        options["agent"], env, seed=options["seed"], overrides=options["overrides"],
+        resume=options["resume"],
+    )  # fmt: skip
+    return model, training.remaining(model, config["timesteps"]), config
+
+
+def stop(message: str) -> NoReturn:
+    """Say what an interrupt leaves behind, and end as an interrupted program does."""
+    click.echo(message)
+    sys.exit(130)
 
 
 if __name__ == "__main__":

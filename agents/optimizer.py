@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from .policy import Policy, load_policy
 
 __all__ = ["LearnedOptimizer"]
 
+#: How many times longer than all runs of its training a policy may run without a warning.
+FAR = 2
+
 
 class LearnedOptimizer(Optimizer):
     r"""Optimizer whose learning rate is chosen by a policy learned in an environment.
@@ -30,6 +34,10 @@ class LearnedOptimizer(Optimizer):
     :math:`\eta_t = \text{lr} \cdot \text{schedule}(t / T) \cdot e^s`. ``group["lr"]`` is
     never written; the learning rate in force is ``group["effective_lr"]``, 0 before the
     first step.
+
+    The policy was trained on runs of a certain length; for one that is far longer, a
+    warning says so, and the policy may do badly. Loading a saved state restores the
+    ``total_steps`` that it was saved with.
 
     A step with a gradient that is not finite is skipped and counted in ``skipped``; a
     loss that is not finite is ignored.
@@ -80,6 +88,13 @@ class LearnedOptimizer(Optimizer):
         dtype = torch.float64 if all(p.dtype in doubles for p in every) else torch.float32
         own = policy if isinstance(policy, Policy) else load_policy(policy)
         self._policy = copy.deepcopy(own).to(dtype)  # the caller's stays as it is
+        longest = self._policy.description["total_updates"][1]
+        if total_steps > FAR * longest:
+            warnings.warn(
+                f"total_steps={total_steps} is far beyond the runs that this policy was "
+                f"trained on, of at most {longest} updates; it may do badly",
+                stacklevel=2,
+            )
         # In a param group, where torch saves, copies and restores it with the rest.
         self.param_groups[0]["controller"] = controller.start(
             self._policy, total_steps, dtype
@@ -94,6 +109,14 @@ class LearnedOptimizer(Optimizer):
     def skipped(self) -> int:
         """Steps skipped so far because a gradient was not finite."""
         return int(self.param_groups[0]["controller"]["skipped"])
+
+    def __repr__(self) -> str:
+        hidden = ("params", "controller")  # as torch shows it, without the policy's state
+        lines = [f"{type(self).__name__} ("]
+        for i, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {i}")
+            lines += [f"    {key}: {group[key]}" for key in group if key not in hidden]
+        return "\n".join([*lines, ")"])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_policy": self._policy}

@@ -31,6 +31,7 @@ _REQUIRED: dict[str, type | tuple[type, ...]] = {
     "rule": str,
     "horizon": int,
     "spacing": (int, float),
+    "total_updates": list,
     "layers": list,
     "activation": str,
 }
@@ -107,17 +108,23 @@ def load_policy(path: str | Path) -> Policy:
     """Read a policy; no code in the files is ever run.
 
     Args:
-        path: the weights, the description, or their common stem.
+        path: the weights, the description, their common stem, or a folder of results.
 
     Raises:
         FileNotFoundError: one of the two files is missing.
+        TypeError: ``path`` is no path.
         ValueError: the files do not belong together, are damaged, or are of a feature
             version that this version of the package does not know.
     """
+    if not isinstance(path, (str, Path)):
+        raise TypeError(f"policy must be a path or a Policy, got {path!r}")
     weights_path, text_path = _paths(path)
     for file in (weights_path, text_path):
         if not file.is_file():
-            raise FileNotFoundError(f"no policy at {str(path)!r}: {file} does not exist")
+            raise FileNotFoundError(
+                f"no policy at {str(path)!r}: {file} does not exist; "
+                "a policy is two files, NAME.safetensors and NAME.json"
+            )
     try:
         description = json.loads(text_path.read_text())
     except ValueError as error:
@@ -149,6 +156,8 @@ def load_policy(path: str | Path) -> Policy:
 
 def _paths(path: str | Path) -> tuple[Path, Path]:
     path = Path(path)
+    if path.is_dir():  # results of a training
+        path = path / "policy"
     stem = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
     return Path(f"{stem}.safetensors"), Path(f"{stem}.json")
 
@@ -175,6 +184,9 @@ def _check(description: dict[str, Any]) -> None:
             f"unknown activation {description['activation']!r}; "
             f"valid: {', '.join(ACTIVATIONS)}"
         )
+    lengths = description["total_updates"]
+    if len(lengths) != 2 or not all(type(n) is int and n > 0 for n in lengths):
+        raise ValueError(f"total_updates must be two positive integers, got {lengths!r}")
     clock.boundaries(1, description["horizon"], description["spacing"])
     sizes = description["layers"]
     action = actions.make(description["action"])

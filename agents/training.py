@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import platform
 import subprocess
@@ -62,6 +63,8 @@ def make_env(env_id: str, num_envs: int, arguments: Mapping[str, Any]) -> VecEnv
         raise ValueError(
             f"unknown environment {env_id!r}; valid: {', '.join(optenv.ENVIRONMENTS)}"
         )
+    if "num_envs" in arguments:
+        raise ValueError("num_envs is not an argument of the runs; use --num-envs")
     action = arguments.get("action", {})
     if isinstance(action, dict):
         action = {"kind": optenv.ENVIRONMENTS[env_id]["action"], **action}
@@ -93,7 +96,8 @@ def make_model(
         resume: ``model.zip`` to go on from.
 
     Raises:
-        ValueError: unknown agent, or an action space that its algorithm cannot drive.
+        ValueError: unknown agent, an action space that its algorithm cannot drive, or what
+            Stable-Baselines3 does not accept.
         TypeError: an override that the class does not take.
     """
     arguments = {**preset(agent)["algorithm"], **(overrides or {})}
@@ -116,23 +120,59 @@ def make_model(
     if "n_steps" in arguments and "n_epochs" in arguments:  # PPO: a small batch of runs
         rollout = arguments["n_steps"] * env.num_envs
         arguments["batch_size"] = min(arguments["batch_size"], rollout)
-    if resume is not None:
+    try:
+        if resume is None:
+            return algorithm("MlpPolicy", env, seed=seed, device="cpu", **arguments)
         return algorithm.load(resume, env=env, device="cpu", seed=seed, **(overrides or {}))
-    return algorithm("MlpPolicy", env, seed=seed, device="cpu", **arguments)
+    except Exception as error:
+        what = f"{arguments}" if resume is None else f"{str(resume)!r}"
+        raise ValueError(
+            f"cannot make a {algorithm.__name__} model of {what}: {error}"
+        ) from error
 
 
-def new_folder(path: Path) -> Path:
+def remaining(model: BaseAlgorithm, timesteps: int) -> int:
+    """Control steps that ``model`` still has to make, of ``timesteps`` in all.
+
+    Raises:
+        ValueError: none, or too few for the algorithm to begin to learn.
+    """
+    left = timesteps - model.num_timesteps
+    if left < 1:
+        raise ValueError(
+            f"the model has made {model.num_timesteps:,} control steps, so that none of "
+            f"{timesteps:,} are left; give more timesteps"
+        )
+    first = getattr(model, "learning_starts", 0)
+    if timesteps <= first:
+        raise ValueError(
+            f"timesteps must exceed learning_starts ({first:,}), got {timesteps:,}"
+        )
+    return left
+
+
+def new_folder(path: Path, *, numbered: bool = False) -> Path:
     """Make a folder for results.
+
+    Args:
+        path: where; the folders above are made as well.
+        numbered: if there is one already, take the first free of ``path-2``, ``path-3``...
 
     Raises:
         ValueError: there is one already, with something in it.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(
-            f"{str(path)!r} already holds results; give another --out, or remove it"
-        )
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+    candidates = (path.with_name(f"{path.name}-{i}") for i in itertools.count(2))
+    wanted = path
+    while wanted.exists() and (not wanted.is_dir() or any(wanted.iterdir())):
+        if not numbered:
+            raise ValueError(
+                f"{str(path)!r} already holds results; give another --out, or remove it"
+                if path.is_dir()
+                else f"{str(path)!r} is a file; results need a folder"
+            )
+        wanted = next(candidates)
+    wanted.mkdir(parents=True, exist_ok=True)
+    return wanted
 
 
 def learn(model: BaseAlgorithm, timesteps: int, folder: Path, *, progress: bool) -> bool:

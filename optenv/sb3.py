@@ -29,6 +29,7 @@ class SB3VecEnv(VecEnv):
 
     Raises:
         ValueError: the autoreset mode is another one.
+        TypeError: it is no vector environment.
 
     Example::
 
@@ -39,6 +40,8 @@ class SB3VecEnv(VecEnv):
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        if not isinstance(env, VectorEnv):
+            raise TypeError(f"SB3VecEnv needs a VectorEnv, as make_vec gives, got {env!r}")
         mode = env.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.DISABLED:
             raise ValueError(

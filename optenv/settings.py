@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -83,13 +83,16 @@ class Settings:
         if self.dtype not in list(DTYPES):
             raise ValueError(f"unknown dtype {self.dtype!r}; valid: {', '.join(DTYPES)}")
         try:
-            torch.device(self.device)
-        except (RuntimeError, TypeError) as error:
-            raise ValueError(f"unknown device {self.device!r}: {error}") from None
+            torch.empty(0, device=torch.device(self.device))
+        except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
+            raise ValueError(f"cannot use device {self.device!r}: {error}") from None
 
     def draw_total_updates(self, rng: np.random.Generator) -> int:
         """Draw the length of the runs of a structure, in updates."""
-        return max(1, round(self.horizon * log_uniform(self.updates_per_step, rng)))
+        return self._total(log_uniform(self.updates_per_step, rng))
+
+    def _total(self, updates_per_step: float) -> int:
+        return max(1, round(self.horizon * updates_per_step))
 
     def describe(self) -> dict[str, Any]:
         """What a policy trained here must know to act elsewhere (JSON-able)."""
@@ -100,6 +103,7 @@ class Settings:
             "rule": self.rule,
             "horizon": self.horizon,
             "spacing": self.spacing,
+            "total_updates": [self._total(n) for n in cast(Any, self.updates_per_step)],
         }
 
 

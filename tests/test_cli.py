@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from utils import random_policy
 
 from agents import load_policy
+from agents.policy import save_policy
 
 SCRIPT = Path(__file__).parents[1] / "train_agent.py"
 SMALL = ["--num-envs", "8", "--no-progress"]
@@ -42,6 +44,11 @@ def invoke(*arguments):
         (["--set", "learnin_rate=1"], "did you mean 'learning_rate'?"),
         (["--agent", "dqn", "--env", "optenv/LearningRate-v0"], "needs a discrete action"),
         (["--eval-task", "mnist"], "unknown held-out task 'mnist'; valid tasks: photo-cnn"),
+        (["--agent", "dqn", "--timesteps", "9"], "must exceed learning_starts (20,480)"),
+        (["--set", "learning_rate=abc"], "cannot make a PPO model of"),
+        (["--env-arg", "num_envs=4"], "use --num-envs"),
+        (["--resume", SCRIPT], "cannot make a PPO model of"),
+        (["--policy", "nowhere"], "no policy at 'nowhere'"),
         (["--timesteps", "0"], "0 is not in the range x>=1"),
     ],
 )
@@ -62,8 +69,12 @@ def test_results_are_never_overwritten(tmp_path):
 
 @pytest.mark.parametrize("agent", ["ppo", "dqn"])
 def test_a_short_run_leaves_a_usable_policy_and_can_go_on(agent, tmp_path):
-    first = ["--agent", agent, "--timesteps", 700, *SMALL, "--no-evaluate"]
-    result = invoke(*first, "--out", tmp_path / "a", "--env-arg", "rule=momentum")
+    first = ["--agent", agent, *SMALL, "--no-evaluate"]
+    if agent == "dqn":
+        first += ["--set", "learning_starts=100"]
+    result = invoke(
+        *first, "--timesteps", 700, "--out", tmp_path / "a", "--env-arg", "rule=momentum"
+    )
     assert result.exit_code == 0, result.output
     config = json.loads((tmp_path / "a" / "config.json").read_text())
     assert config["env_arguments"]["rule"] == "momentum"
@@ -72,13 +83,34 @@ def test_a_short_run_leaves_a_usable_policy_and_can_go_on(agent, tmp_path):
     policy = load_policy(tmp_path / "a" / "policy")
     assert policy.description["rule"] == "momentum"
     assert list((tmp_path / "a" / "tensorboard").iterdir())
-    more = invoke(
-        *first, "--out", tmp_path / "b", "--resume", tmp_path / "a" / "model.zip",
-        "--env-arg", "rule=momentum",
-    )  # fmt: skip
+    resume = ["--out", tmp_path / "b", "--resume", tmp_path / "a" / "model.zip"]
+    done = invoke(*first, *resume, "--timesteps", 100)
+    assert done.exit_code == 2 and "none of 100 are left" in " ".join(done.output.split())
+    more = invoke(*first, *resume, "--timesteps", 1400)
     assert more.exit_code == 0, more.output
     steps = load_policy(tmp_path / "b" / "policy").description["timesteps"]
-    assert steps > policy.description["timesteps"]
+    assert policy.description["timesteps"] < 1400 <= steps < 1800
+
+
+def test_the_default_folder_is_a_new_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert invoke("--timesteps", 300, *SMALL, "--no-evaluate").exit_code == 0
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == [
+        "ppo_seed0", "ppo_seed0-2"
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_policy_can_be_judged_once_more(tmp_path):
+    save_policy(random_policy(), tmp_path / "mine")
+    result = invoke(
+        "--policy", tmp_path / "mine", "--out", tmp_path / "run", "--no-progress",
+        "--eval-task", "friedman", "--eval-seeds", "2", "--tuning-seeds", "1",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "policy (ours) minus the baseline" in result.output
+    assert (tmp_path / "run" / "eval.csv").is_file()
 
 
 @pytest.mark.slow

@@ -95,7 +95,7 @@ BAD_ARGUMENTS: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("reward", ["train"], ValueError, ["['train']", "validation"]),
     ("dtype", ["float32"], ValueError, ["['float32']", *settings.DTYPES]),
     ("spacing", "2", ValueError, ["[1, 10]"]),
-    ("device", None, ValueError, ["unknown device"]),
+    ("device", None, ValueError, ["cannot use device"]),
     ("action", 1.5, TypeError, ["name", "dict", "Action"]),
     ("horizon", 0, ValueError, ["positive integer"]),
     ("horizon", -3, ValueError, ["positive integer"]),

@@ -9,14 +9,18 @@ import pytest
 import torch
 from comparisons import ADAMW, row, short
 
-from agents.evaluation import evaluate, format_table, start_baselines, tabular, tune
+from agents.evaluation import evaluate, format_table, start_baselines
 from agents.evaluation.baselines import (
-    GRID,
+    CANDIDATES,
+    SHARED,
+    TUNED,
     Arm,
     Choice,
     choose,
+    choose_shared,
     default_arms,
     grid_arms,
+    mean_losses,
     tuned_arms,
 )
 from agents.evaluation.plots import plot_curves
@@ -44,7 +48,7 @@ def test_learned_arms_are_given_the_detached_loss():
 
 
 def test_schedules_start_at_the_base_and_end_near_zero():
-    arm = tuned_arms(Choice(constant=1e-2, cosine=3e-2, schedule="cosine"))[0]
+    arm = tuned_arms({TUNED: Choice(3e-2, "cosine")})[0]
     result = train(arm, short("friedman", 20), 0)
     rates = [lr for _, lr in result["lr_trace"]]
     assert result["lr"] == rates[0] == 3e-2
@@ -107,10 +111,11 @@ def test_baselines_in_the_background():
     task = short("friedman", 3)
     with closing(start_baselines([task], [10], [0, 1])) as baselines:
         rows, choices = baselines.result(progress=False)
-    assert baselines.done == baselines.total == 14 + 5 * 2
+    assert baselines.done == baselines.total == 21 + 5 * 2
     assert {r["seed"] for r in rows} == {0, 1} and list(choices) == ["friedman"]
-    arms = {task.name: [*default_arms(), *tuned_arms(choices[task.name])]}
-    expected = evaluate(arms, [task], [0, 1], progress=False)
+    # With one task, what is best for all of them is best for it.
+    both = tuned_arms(dict.fromkeys((SHARED, TUNED), choices[task.name]))
+    expected = evaluate([*default_arms(), *both], [task], [0, 1], progress=False)
     found, expected = ([r["validation_loss"] for r in some] for some in (rows, expected))
     assert found == pytest.approx(expected, rel=1e-4)
 
@@ -118,38 +123,38 @@ def test_baselines_in_the_background():
 # Tuning
 
 
+def grid_rows(task, best):
+    """Losses of the grid, 1 at ``best`` and more the further away."""
+    losses = {
+        name: 1.0 + abs(math.log10(lr / best.lr)) + 0.1 * (schedule != best.schedule)
+        for name, (lr, schedule) in CANDIDATES.items()
+    }
+    return [row(task, name, seed, losses[name]) for name in losses for seed in (0, 1)]
+
+
 def test_tuning_picks_the_best_mean_and_shuns_what_is_not_finite():
-    rows = []
-    for arm in grid_arms():
-        lr, cosine = arm.factory.keywords["lr"], arm.schedule is not None
-        distance = abs(math.log10(lr / (1e-2 if cosine else 1e-3)))
-        rows += [row("a", arm.name, seed, 1 + distance - 0.1 * cosine) for seed in (0, 1)]
-    assert choose(rows) == {"a": Choice(1e-3, 1e-2, "cosine")}
+    rows = grid_rows("a", Choice(1e-2, "wsd"))
+    assert {row["arm"] for row in rows} == {arm.name for arm in grid_arms()}
+    assert choose(mean_losses(rows)) == {"a": Choice(1e-2, "wsd")}
     for each in rows:
-        if each["arm"] == "AdamW 0.01, cosine" and each["seed"] == 1:
+        if each["arm"] == "AdamW 0.01, wsd" and each["seed"] == 1:
             each["validation_loss"] = math.inf
-    assert choose(rows)["a"].schedule == "constant"
-    with pytest.raises(ValueError, match=r"'AdamW 0.1, cosine'.*'a'"):
-        choose(rows[:-2])
+    assert choose(mean_losses(rows))["a"].schedule != "wsd"
+    with pytest.raises(ValueError, match=r"'AdamW 0.1, wsd'.*'a'"):
+        mean_losses(rows[:-2])
 
 
-def test_tuning_uses_the_tuning_seeds_only():
-    asked = []
+def test_the_shared_setting_is_the_best_compromise():
+    tasks = {"a": Choice(1e-3, "cosine"), "b": Choice(1e-1, "cosine")}
+    rows = [row for task, best in tasks.items() for row in grid_rows(task, best)]
+    for each in rows:  # good everywhere, best nowhere
+        if each["arm"] == "AdamW 0.0003, constant":
+            each["validation_loss"] = 1.01
+    means = mean_losses(rows)
+    assert choose(means) == tasks
+    assert choose_shared(means) == Choice(3e-4, "constant")
 
-    def sample(split, rng, n):
-        asked.append(rng)
-        return tabular.friedman(split, rng, n)
 
-    built = []
-
-    class Recorded(type(short("friedman"))):
-        def build(self, seed):
-            built.append(seed)
-            return super().build(seed)
-
-    task = Recorded(**{**vars(short("friedman", 2)), "sample": sample})
-    choice = tune([task], [7, 8], progress=False)["friedman"]
-    assert asked and set(built) == {7, 8} and len(built) == 2 * 2 * len(GRID)
-    assert choice.constant in GRID and choice.cosine in GRID
+def test_tuning_and_evaluation_share_no_seed():
     with pytest.raises(ValueError, match=r"both have \[1\]"):
-        start_baselines([task], [0, 1], [1, 2])
+        start_baselines([short("friedman", 2)], [0, 1], [1, 2])

@@ -156,6 +156,7 @@ def dropped() -> nn.Module:
         (lambda: nn.Flatten(), {}, ValueError, "no parameters.*Flatten"),
         (lambda: F.relu, {}, TypeError, r"must return a torch\.nn\.Module, got <"),
         (nn.Linear(4, 3), {"inputs": torch.zeros(9, 4)}, ValueError, "length: 9 and 40"),
+        (Tied(), {}, TypeError, r"not a module: give lambda: Tied\(\.\.\.\)"),
         (3, {}, TypeError, "factory must be callable, got 3"),
         (Tied, {"loss": "nll"}, ValueError, "'nll'; valid losses: cross_entropy, mse, l1"),
         (Tied, {"validation_fraction": 0.0}, ValueError, r"\(0, 1\), got 0\.0"),

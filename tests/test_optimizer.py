@@ -105,6 +105,12 @@ def test_each_group_has_its_own_base_rate_and_lr_is_never_written():
     assert second["effective_lr"] == pytest.approx(100 * first["effective_lr"])
 
 
+def test_a_printed_optimizer_shows_groups_and_not_the_policys_state():
+    text = repr(learned(make_model(), lr=0.25))
+    assert "Parameter Group 0" in text and "lr: 0.25" in text
+    assert "controller" not in text and "tensor" not in text
+
+
 def test_a_zero_learning_rate_moves_nothing():
     model = make_model()
     optimizer = LearnedOptimizer(

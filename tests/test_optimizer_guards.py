@@ -39,6 +39,20 @@ def test_gradients_that_are_not_finite_are_skipped_and_counted(bad):
     assert weights(model).isfinite().all()
 
 
+def test_a_run_far_longer_than_those_of_the_training_is_warned_of():
+    policy = random_policy()
+    policy.description["total_updates"] = [10, 50]
+    p = nn.Parameter(torch.zeros(2))
+    LearnedOptimizer([p], policy, total_steps=100)
+    with pytest.warns(UserWarning, match=r"total_steps=101 .* at most 50 updates"):
+        LearnedOptimizer([p], policy, total_steps=101)
+
+
+def test_a_policy_that_is_no_path_is_refused():
+    with pytest.raises(TypeError, match="policy must be a path or a Policy, got None"):
+        LearnedOptimizer([nn.Parameter(torch.zeros(2))], None, total_steps=5)
+
+
 def test_opposite_infinities_do_not_cancel():
     p = nn.Parameter(torch.zeros(2))
     optimizer = LearnedOptimizer([p], random_policy(), total_steps=10)

@@ -116,6 +116,7 @@ def edit(path, **changes):
         ),
         ({"action": {"kind": "continuous", "size": 1}}, "valid fields: bound"),
         ({"activation": "softmax"}, "unknown activation 'softmax'; valid: tanh"),
+        ({"total_updates": [10]}, r"two positive integers, got \[10\]"),
         ({"horizon": 0}, "horizon must be at least 1"),
         ({"spacing": None}, "'spacing' is None; required"),
         ({"features": [["loss"]]}, r"unknown features \[\['loss'\]\]; valid: progress"),
@@ -135,6 +136,11 @@ def test_a_description_that_cannot_be_used_is_refused(policy_path, changes, mess
     edit(policy_path, **changes)
     with pytest.raises(ValueError, match=message):
         load_policy(policy_path)
+
+
+def test_a_folder_of_results_stands_for_its_policy(policy_path):
+    found, expected = load_policy(policy_path.parent), load_policy(policy_path)
+    assert found.fingerprint() == expected.fingerprint()
 
 
 @pytest.mark.parametrize("suffix", [".json", ".safetensors"])

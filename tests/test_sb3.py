@@ -146,3 +146,8 @@ def test_importing_optenv_does_not_import_stable_baselines3() -> None:
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_single_environment_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"needs a VectorEnv, as make_vec gives, got"):
+        SB3VecEnv(gym.make(utils.IDS[0]))  # type: ignore[arg-type]

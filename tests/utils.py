@@ -140,6 +140,7 @@ def random_policy(
         {
             "feature_version": telemetry.FEATURE_VERSION,
             "features": list(telemetry.FEATURES),
+            "total_updates": [10, 10_000],
             "action": spec.to_dict(),
             "rule": rule,
             "horizon": horizon,

@@ -2,7 +2,7 @@
 
 from .results import Row, format_table, write_csv
 from .run import train
-from .runner import BaselineRuns, evaluate, start_baselines, tune
+from .runner import BaselineRuns, evaluate, start_baselines
 
 __all__ = [
     "BaselineRuns",
@@ -11,6 +11,5 @@ __all__ = [
     "format_table",
     "start_baselines",
     "train",
-    "tune",
     "write_csv",
 ]

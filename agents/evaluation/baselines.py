@@ -1,9 +1,10 @@
 """The optimizers that a learned policy is measured against.
 
-An :class:`Arm` is an optimizer as a user would set it up. AdamW is there three times: with
-torch's defaults, and with the learning rate tuned per task from :data:`GRID`, constant and
-decayed by a cosine. Schedule-Free (Defazio et al., 2024) and Prodigy (Mishchenko & Defazio,
-2023) run with their own defaults; they promise to need no tuning, as a learned policy does.
+An :class:`Arm` is an optimizer as a user would set it up. AdamW is there with torch's
+defaults; *tuned*, with the learning rate and schedule that are best for the task; and
+*shared*, with the one setting that is best for all tasks together. Schedule-Free (Defazio
+et al., 2024) and Prodigy (Mishchenko & Defazio, 2023) run with their own defaults; they
+promise to need no tuning, as a learned policy does.
 """
 
 from __future__ import annotations
@@ -19,23 +20,28 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from optenv.actions import SCHEDULES
+
 __all__ = [
+    "CANDIDATES",
     "GRID",
+    "SHARED",
     "TUNED",
     "Arm",
     "Choice",
     "choose",
+    "choose_shared",
     "default_arms",
     "grid_arms",
     "learned_arm",
+    "mean_losses",
     "tuned_arms",
 ]
 
 #: Learning rates tried per task.
 GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-#: The better, by the tuning seeds, of the two tuned arms.
 TUNED = "AdamW tuned"
-SCHEDULES = ("constant", "cosine")
+SHARED = "AdamW shared"
 
 Factory = Callable[[Iterable[nn.Parameter], int], Optimizer]
 
@@ -60,27 +66,10 @@ class Arm:
 
 
 class Choice(NamedTuple):
-    """What the tuning seeds chose for one task.
+    """What the tuning seeds chose: a learning rate and the name of a schedule."""
 
-    Attributes:
-        constant: best learning rate held constant.
-        cosine: best learning rate decayed by a cosine.
-        schedule: "constant" or "cosine", whichever was better.
-    """
-
-    constant: float
-    cosine: float
+    lr: float
     schedule: str
-
-    @property
-    def lr(self) -> float:
-        """Learning rate of the better schedule."""
-        return self.cosine if self.schedule == "cosine" else self.constant
-
-
-def cosine(progress: float) -> float:
-    """Cosine decay from 1 to 0 (Loshchilov & Hutter, 2017)."""
-    return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def adamw(params: Iterable[nn.Parameter], total_updates: int, lr: float) -> Optimizer:
@@ -126,30 +115,29 @@ def default_arms() -> list[Arm]:
     ]
 
 
-def _adamw_arm(name: str, lr: float, schedule: str) -> Arm:
-    decay = cosine if schedule == "cosine" else None
-    return Arm(name, partial(adamw, lr=lr), decay)
+def _adamw_arm(name: str, choice: Choice) -> Arm:
+    decay = None if choice.schedule == "constant" else SCHEDULES[choice.schedule]
+    return Arm(name, partial(adamw, lr=choice.lr), decay)
 
 
-def _grid_name(lr: float, schedule: str) -> str:
-    return f"AdamW {lr:g}, {schedule}"
+#: Every learning rate of :data:`GRID` with every schedule, by the name of its arm.
+CANDIDATES = {
+    f"AdamW {lr:g}, {schedule}": Choice(lr, schedule)
+    for schedule in SCHEDULES
+    for lr in GRID
+}
 
 
 def grid_arms() -> list[Arm]:
     """AdamW with every learning rate of :data:`GRID` and every schedule."""
-    return [
-        _adamw_arm(_grid_name(lr, schedule), lr, schedule)
-        for schedule in SCHEDULES
-        for lr in GRID
-    ]
+    return tuned_arms(CANDIDATES)
 
 
-def choose(rows: Sequence[Mapping[str, Any]]) -> dict[str, Choice]:
-    """Best learning rates of each task, by mean validation loss over the rows' seeds.
+def mean_losses(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Mean validation loss of the rows' seeds, by task and by candidate.
 
     Args:
-        rows: results of :func:`grid_arms`. A loss that is not finite makes a mean that is
-            not, which loses against every finite one.
+        rows: results of :func:`grid_arms`. A loss that is not finite makes a mean of inf.
 
     Raises:
         ValueError: results of a task are missing.
@@ -157,28 +145,35 @@ def choose(rows: Sequence[Mapping[str, Any]]) -> dict[str, Choice]:
     losses: dict[tuple[str, str], list[float]] = {}
     for row in rows:
         losses.setdefault((row["task"], row["arm"]), []).append(row["validation_loss"])
-    choices = {}
+    means: dict[str, dict[str, float]] = {}
     for task in dict.fromkeys(row["task"] for row in rows):
-        means = {}
-        for arm in (_grid_name(lr, schedule) for schedule in SCHEDULES for lr in GRID):
-            if (task, arm) not in losses:
-                raise ValueError(f"no results of {arm!r} on task {task!r}")
-            mean = sum(losses[task, arm]) / len(losses[task, arm])
-            means[arm] = mean if math.isfinite(mean) else math.inf
-        best = {
-            schedule: min(GRID, key=lambda lr, s=schedule: means[_grid_name(lr, s)])  # type: ignore[misc]
-            for schedule in SCHEDULES
-        }
-        schedule = min(SCHEDULES, key=lambda s: means[_grid_name(best[s], s)])
-        choices[task] = Choice(best["constant"], best["cosine"], schedule)
-    return choices
+        means[task] = {}
+        for name in CANDIDATES:
+            if (task, name) not in losses:
+                raise ValueError(f"no results of {name!r} on task {task!r}")
+            mean = sum(losses[task, name]) / len(losses[task, name])
+            means[task][name] = mean if math.isfinite(mean) else math.inf
+    return means
 
 
-def tuned_arms(choice: Choice) -> list[Arm]:
-    """AdamW as tuned for one task: the better schedule under the name :data:`TUNED`."""
-    other = "constant" if choice.schedule == "cosine" else "cosine"
-    other_lr = choice.constant if other == "constant" else choice.cosine
-    return [
-        _adamw_arm(TUNED, choice.lr, choice.schedule),
-        _adamw_arm(f"{TUNED}, {other}", other_lr, other),
-    ]
+def choose(means: Mapping[str, Mapping[str, float]]) -> dict[str, Choice]:
+    """Best candidate of each task, given the :func:`mean_losses`."""
+    return {
+        task: CANDIDATES[min(losses, key=lambda name, of=losses: of[name])]  # type: ignore[misc]
+        for task, losses in means.items()
+    }
+
+
+def choose_shared(means: Mapping[str, Mapping[str, float]]) -> Choice:
+    """Candidate whose loss is, in geometric mean, closest to the best of each task."""
+
+    def behind(name: str) -> float:
+        ratios = [losses[name] / min(losses.values()) for losses in means.values()]
+        return sum(math.log(ratio) for ratio in ratios)
+
+    return CANDIDATES[min(CANDIDATES, key=behind)]
+
+
+def tuned_arms(choices: Mapping[str, Choice]) -> list[Arm]:
+    """AdamW under the names of ``choices``."""
+    return [_adamw_arm(name, choice) for name, choice in choices.items()]

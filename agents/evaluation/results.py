@@ -136,8 +136,6 @@ def _behind(ours: float, theirs: float, start: float) -> float:
 def format_table(rows: Sequence[Row], width: int = WIDTH) -> str:
     """The results as text: mean losses, then each learned arm against every baseline.
 
-    Of the two tuned arms, the better one on the tuning seeds is shown.
-
     Args:
         rows: as :func:`~agents.evaluation.evaluate` gives them.
         width: columns that do not fit are continued below.
@@ -183,10 +181,9 @@ def _versus(
 
 
 def shown_arms(rows: Sequence[Row]) -> list[str]:
-    """Arms in order of appearance, learned ones last, without the worse tuned one."""
+    """Arms in order of appearance, learned ones last."""
     learned = {row["arm"]: row["learned"] for row in rows}
-    arms = [arm for arm in learned if not arm.startswith(f"{TUNED}, ")]
-    return sorted(arms, key=lambda arm: learned[arm])
+    return sorted(learned, key=lambda arm: learned[arm])
 
 
 def _loss(value: Interval) -> str:

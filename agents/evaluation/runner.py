@@ -13,7 +13,18 @@ from concurrent.futures import Future
 from contextlib import closing
 from typing import NamedTuple
 
-from .baselines import SCHEDULES, Arm, Choice, choose, default_arms, grid_arms, tuned_arms
+from .baselines import (
+    SHARED,
+    TUNED,
+    Arm,
+    Choice,
+    choose,
+    choose_shared,
+    default_arms,
+    grid_arms,
+    mean_losses,
+    tuned_arms,
+)
 from .problem import HeldoutTask
 from .results import Row
 from .run import CURVE_POINTS, train
@@ -81,20 +92,6 @@ def _jobs(
                 yield _Job(arm, task, seed, curve_points)
 
 
-def tune(
-    tasks: Sequence[HeldoutTask],
-    seeds: Sequence[int],
-    *,
-    workers: int = 0,
-    progress: bool = True,
-) -> dict[str, Choice]:
-    """Choose AdamW's learning rate for each task on seeds kept apart for it."""
-    rows = evaluate(
-        grid_arms(), tasks, seeds, workers=workers, curve_points=0, progress=progress
-    )
-    return choose(rows)
-
-
 class BaselineRuns:
     """Baselines that run in processes of their own while this one goes on.
 
@@ -117,7 +114,7 @@ class BaselineRuns:
             raise ValueError(f"tuning and evaluation seeds must differ, both have {both}")
         self._tasks, self._seeds = tasks, eval_seeds
         self._tuning = list(_jobs(grid_arms(), tasks, tuning_seeds, 0))
-        arms = len(default_arms()) + len(SCHEDULES)
+        arms = len(default_arms()) + len((SHARED, TUNED))
         self.total = len(self._tuning) + len(tasks) * arms * len(eval_seeds)
         self.done = 0
         self._outcome: Future[tuple[list[Row], dict[str, Choice]]] = Future()
@@ -128,8 +125,12 @@ class BaselineRuns:
 
     def _work(self) -> None:
         try:
-            choices = choose(self._workers.map(_train, self._tuning, self._advance))
-            arms = {name: [*default_arms(), *tuned_arms(c)] for name, c in choices.items()}
+            means = mean_losses(self._workers.map(_train, self._tuning, self._advance))
+            choices, shared = choose(means), choose_shared(means)
+            arms = {
+                name: [*default_arms(), *tuned_arms({SHARED: shared, TUNED: own})]
+                for name, own in choices.items()
+            }
             jobs = list(_jobs(arms, self._tasks, self._seeds, CURVE_POINTS))
             rows = self._workers.map(_train, jobs, self._advance)
             self._outcome.set_result((rows, choices))

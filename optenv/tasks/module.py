@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -146,14 +147,11 @@ class ModuleTask(Task):
             for x in (self.inputs, self.targets)
         )
         one = self._loss_of_one(params[0])
-        with torch.random.fork_rng(devices=[]):
-            before = torch.get_rng_state()
-            one(params, inputs, targets)
-            if not torch.equal(torch.get_rng_state(), before):
-                raise ValueError(
-                    "the module or its loss draws from the global random generator, "
-                    "which runs cannot share; train it without dropout and the like"
-                )
+        try:
+            self._try_one(one, params, inputs, targets)
+        except Exception as error:
+            error.add_note("(of the factory's module and the loss, on the first examples)")
+            raise
         try:
             vmap(one)([p[None] for p in params], inputs[None], targets[None])
         except RuntimeError as error:
@@ -161,6 +159,18 @@ class ModuleTask(Task):
                 raise
             return False  # recurrent layers, among others, run one after the other
         return True
+
+    @staticmethod
+    def _try_one(one: Callable[..., Tensor], *arguments: Any) -> None:
+        """Take the loss once; refuse one that draws random numbers."""
+        with torch.random.fork_rng(devices=[]):
+            before = torch.get_rng_state()
+            one(*arguments)
+            if not torch.equal(torch.get_rng_state(), before):
+                raise ValueError(
+                    "the module or its loss draws from the global random generator, "
+                    "which runs cannot share; train it without dropout and the like"
+                )
 
 
 def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -235,6 +245,11 @@ def from_module(
         loss = LOSSES[loss]
     if not callable(loss):
         raise TypeError(f"loss must be a name or a function, got {loss!r}")
+    if isinstance(factory, nn.Module):
+        raise TypeError(
+            "factory must be a function that makes a new module, not a module: give "
+            f"lambda: {type(factory).__name__}(...)"
+        )
     if not callable(factory):
         raise TypeError(f"factory must be callable, got {factory!r}")
     validation = max(1, round(len(inputs) * validation_fraction))
