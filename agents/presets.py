@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-#: What all agents learn on: all families, lengths of 60 to 640 updates, base learning
+#: What all agents learn on: all families, lengths of 60 to 2,560 updates, base learning
 #: rates over two decades around the rule's default, decisions dense early in the run.
 #: The actions below start low, so that a base rate far too high does not spoil the first
 #: updates, and move around a cosine, so that a policy needs not learn to anneal.
@@ -16,7 +16,7 @@ TRAINING_TASKS: dict[str, Any] = {
     "tasks": "train",
     "rule": "adam",
     "horizon": 40,
-    "updates_per_step": (1.5, 16),
+    "updates_per_step": (1.5, 64),
     "spacing": 1.7,
     "base_lr": (1e-4, 1e-2),
     "on_divergence": "absorb",
@@ -27,7 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "env_id": "optenv/LearningRate-v0",
         "env": {**TRAINING_TASKS, "action": {"start": -2.0, "schedule": "cosine"}},
         "num_envs": 256,
-        "timesteps": 860_160,
+        "timesteps": 512_000,
         "algorithm": {
             "n_steps": 40,
             "batch_size": 2560,
