@@ -27,7 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "env_id": "optenv/LearningRate-v0",
         "env": {**TRAINING_TASKS, "action": {"start": -2.0, "schedule": "cosine"}},
         "num_envs": 256,
-        "timesteps": 512_000,
+        "timesteps": 409_600,
         "algorithm": {
             "n_steps": 40,
             "batch_size": 2560,
@@ -43,7 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "env_id": "optenv/DiscreteLearningRate-v0",
         "env": {**TRAINING_TASKS, "action": {"start": -2.0, "schedule": "cosine"}},
         "num_envs": 256,
-        "timesteps": 400_000,
+        "timesteps": 307_200,
         "algorithm": {
             "buffer_size": 300_000,
             "learning_starts": 20_480,
