@@ -100,6 +100,12 @@ def parse_assignments(context: Any, option: Any, values: tuple[str, ...]) -> dic
     help=f"Held-out task; repeatable.  [default: {', '.join(t.name for t in HELDOUT)}]",
 )
 @click.option(
+    "--eval-length",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    help="Factor on the number of updates of the held-out tasks.",
+)
+@click.option(
     "--eval-seeds", type=click.IntRange(1), default=5, help="Seeds of the comparison."
 )
 @click.option(
@@ -120,6 +126,7 @@ def main(**options: Any) -> None:
     torch.set_num_threads(1)  # the batched networks are too small for more to pay
     try:
         tasks = [task_named(name) for name in options["eval_task"]] or list(HELDOUT)
+        tasks = [task.lasting(options["eval_length"]) for task in tasks]
         if options["policy"] is None:
             model, timesteps, config = prepare(options)
         else:

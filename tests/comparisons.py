@@ -20,6 +20,7 @@ def row(task, arm, seed, loss, learned=False, trace=True):
         "task": task,
         "arm": arm,
         "seed": seed,
+        "updates": 10,
         "learned": learned,
         "train_loss": loss,
         "validation_loss": loss,

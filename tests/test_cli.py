@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from utils import random_policy
 
 from agents import load_policy
+from agents.evaluation.heldout import task_named
 from agents.policy import save_policy
 
 SCRIPT = Path(__file__).parents[1] / "train_agent.py"
@@ -107,10 +108,14 @@ def test_a_policy_can_be_judged_once_more(tmp_path):
     result = invoke(
         "--policy", tmp_path / "mine", "--out", tmp_path / "run", "--no-progress",
         "--eval-task", "friedman", "--eval-seeds", "2", "--tuning-seeds", "1",
+        "--eval-length", "0.5",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "policy (ours) minus the baseline" in result.output
-    assert (tmp_path / "run" / "eval.csv").is_file()
+    with (tmp_path / "run" / "eval.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    half = task_named("friedman").updates // 2
+    assert {int(row["updates"]) for row in rows} == {half}
 
 
 @pytest.mark.slow

@@ -30,6 +30,15 @@ def test_six_tasks_of_which_five_are_real():
         task_named("digits")
 
 
+def test_a_task_can_last_longer_or_shorter():
+    task = HELDOUT[0]
+    assert [task.lasting(f).updates for f in (1, 10, 0.5, 1e-9)] == [500, 5000, 250, 1]
+    assert dataclasses.replace(task.lasting(2), updates=500) == task
+    for factor in (0, -1, float("inf"), float("nan"), True, "2"):
+        with pytest.raises(ValueError, match=f"positive number, got {factor!r}"):
+            task.lasting(factor)
+
+
 @TASKS
 def test_tasks_depend_on_the_seed_alone(task):
     before = global_state()

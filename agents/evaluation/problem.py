@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from optenv.checks import is_number
 
 #: Inputs ``[n, ...]`` and targets ``[n, ...]``.
 Batch = tuple[Tensor, Tensor]
@@ -72,6 +75,16 @@ class HeldoutTask:
     sample: Callable[[Split, np.random.Generator, int], Batch]
     objective: Callable[[Tensor, Tensor], Tensor]
     validation_size: int
+
+    def lasting(self, factor: float) -> HeldoutTask:
+        """The same task with ``factor`` times the updates, rounded, at least 1.
+
+        Raises:
+            ValueError: ``factor`` is not a positive finite number.
+        """
+        if not (is_number(factor) and 0 < factor < math.inf):
+            raise ValueError(f"factor must be a positive number, got {factor!r}")
+        return replace(self, updates=max(1, round(self.updates * factor)))
 
     def build(self, seed: int) -> Problem:
         """The task at one seed; torch's global generator is left as it was.

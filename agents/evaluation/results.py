@@ -29,6 +29,7 @@ class Row(TypedDict):
         task: name of the held-out task.
         arm: name of the optimizer.
         seed: of initial parameters, batches and validation set.
+        updates: length of the run.
         learned: whether the optimizer is one of ours.
         train_loss: mean over the last tenth of the updates; inf if not finite.
         validation_loss: at the end; inf if not finite.
@@ -42,6 +43,7 @@ class Row(TypedDict):
     task: str
     arm: str
     seed: int
+    updates: int
     learned: bool
     train_loss: float
     validation_loss: float

@@ -75,6 +75,7 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
         task=task.name,
         arm=arm.name,
         seed=seed,
+        updates=total,
         learned=arm.takes_loss,
         train_loss=_finite(sum(last) / len(last)),
         validation_loss=curve[-1][1],
