@@ -142,15 +142,22 @@ def test_the_whole_job_ends_with_the_table(tmp_path):
 def test_an_interrupt_leaves_a_usable_checkpoint(tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, str(SCRIPT), "--num-envs", "16", "--out", str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    tensorboard = out / "tensorboard"
-    deadline = time.monotonic() + 120
-    while not (tensorboard.exists() and list(tensorboard.iterdir())):
-        assert time.monotonic() < deadline, "training did not begin"
-        time.sleep(0.2)
-    time.sleep(2)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True,
+        # A shell's background jobs, and so this test in one, ignore interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    try:
+        tensorboard = out / "tensorboard"
+        deadline = time.monotonic() + 120
+        while not (tensorboard.exists() and list(tensorboard.iterdir())):
+            assert time.monotonic() < deadline, "training did not begin"
+            time.sleep(0.2)
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert load_policy(out / "policy").description["algorithm"] == "PPO"
