@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-#: What all agents learn on: all families, lengths of 60 to 2,560 updates, base learning
+#: What all agents learn on: five families, lengths of 60 to 2,560 updates, base learning
 #: rates over two decades around the rule's default, decisions dense early in the run.
 #: The actions below start low, so that a base rate far too high does not spoil the first
 #: updates, and move around a cosine, so that a policy needs not learn to anneal.
 TRAINING_TASKS: dict[str, Any] = {
-    "tasks": "train",
+    "tasks": ["quadratic", "logistic", "mlp-classification", "mlp-regression", "digits"],
     "rule": "adam",
     "horizon": 40,
     "updates_per_step": (1.5, 64),

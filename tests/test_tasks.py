@@ -76,10 +76,13 @@ def test_a_digits_task_larger_than_its_split_is_refused() -> None:
 @every_split
 def test_every_family_has_a_finite_loss_that_adam_reduces(family: str, split: str) -> None:
     drawn = structures(family, split, 2)
-    if family == "digits":  # both classifier and autoencoder
-        sources = {task.source: task for task in structures(family, split, 40)}
-        drawn = list(sources.values())
+    kinds = {"digits": "source", "language": "network"}
+    if family in kinds:  # classifier and autoencoder, or both networks
+        named = {getattr(t, kinds[family]): t for t in structures(family, split, 40)}
+        drawn = list(named.values())
         assert len(drawn) == 2
+    # The loss of text ends at its entropy.
+    enough = 0.9 if family == "language" else 0.7
     for task in drawn:
         data, params = utils.new_runs(task, 4, dtype=torch.float32)
         assert params.shape == (4, task.num_params)
@@ -93,7 +96,7 @@ def test_every_family_has_a_finite_loss_that_adam_reduces(family: str, split: st
         for loss in (before, after, core.evaluate(task, params, data.validation())):
             assert loss.shape == (4,) and loss.isfinite().all() and (loss >= 0).all()
         # Some regressions are barely learnable, from where they start, in 200 updates.
-        assert (after < before).all() and (after < 0.7 * before).sum() >= 3
+        assert (after < before).all() and (after < enough * before).sum() >= 3
 
 
 @every_family

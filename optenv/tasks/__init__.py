@@ -11,14 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import mlp, quadratic
+from . import language, mlp, quadratic
 from .base import Data, Task
+from .language import LanguageModel
 from .mlp import MLP
 from .module import ModuleTask, from_module
 from .quadratic import Quadratic
 
 __all__ = [
-    "FAMILIES", "MLP", "SPLITS", "Data", "ModuleTask", "Quadratic", "Task",
+    "FAMILIES", "MLP", "SPLITS", "Data", "LanguageModel", "ModuleTask", "Quadratic", "Task",
     "TaskSampler", "from_module", "make",
 ]  # fmt: skip
 
@@ -28,6 +29,7 @@ FAMILIES: dict[str, Callable[[np.random.Generator, str], Task]] = {
     "mlp-classification": mlp.sample_classification,
     "mlp-regression": mlp.sample_regression,
     "digits": mlp.sample_digits,
+    "language": language.sample_language,
 }
 
 SPLITS = ("train", "test")

@@ -1,0 +1,174 @@
+"""Language models of generated text: residual perceptrons and Elman networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import Data, Task, stack_data
+
+NETWORKS = ("residual", "elman")
+
+#: Classes of the last token but one that the next token depends on.
+CONTEXTS = 4
+
+
+@dataclass(frozen=True)
+class LanguageModel(Task):
+    """Predict the next token of a random Markov source.
+
+    The distribution of a token depends on the token before it and on the class of the
+    one before that; tokens are as unevenly frequent as words (Zipf, 1949). Loss is the
+    mean cross-entropy in nats.
+
+    Attributes:
+        network: ``"residual"``, a perceptron with pre-norm residual blocks that predicts
+            the token after a context; or ``"elman"`` (Elman, 1990), a tanh recurrence
+            that predicts the token after each.
+        vocabulary: number of tokens.
+        length: tokens of a context.
+        embedding: numbers that a token is embedded in.
+        width: units of each block, or of the recurrence.
+        depth: residual blocks; an Elman network has one layer.
+        init_spread: deviation of the log gain of a run's initial weights.
+    """
+
+    network: str = "residual"
+    vocabulary: int = 32
+    length: int = 6
+    embedding: int = 12
+    width: int = 32
+    depth: int = 1
+    init_spread: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.network not in NETWORKS:
+            raise ValueError(
+                f"unknown network {self.network!r}; valid: {', '.join(NETWORKS)}"
+            )
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        v, e, w = self.vocabulary, self.embedding, self.width
+        if self.network == "elman":
+            return ((v, e), (w, e), (w, w), (w,), (v, w), (v,))
+        block = ((w,), (w,), (2 * w, w), (2 * w,), (w, 2 * w), (w,))
+        first = ((v, e), (w, self.length * e), (w,))
+        return (*first, *block * self.depth, (w,), (w,), (v, w), (v,))
+
+    def sample(self, generators: Sequence[np.random.Generator]) -> Data:
+        return stack_data([self._text(g) for g in generators], generators, self.num_train)
+
+    def _text(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        v, total = self.vocabulary, self.num_train + self.num_validation
+        zipf = -rng.uniform(0.5, 1.5) * np.log(1.0 + rng.permutation(v))
+        sharpness = rng.uniform(0.5, 2.5)
+        logits = sharpness * rng.standard_normal((CONTEXTS, v, v), np.float32) + zipf
+        rates = np.exp(logits - logits.max(-1, keepdims=True)).cumsum(-1)
+        rates /= rates[..., -1:]
+        classes = rng.integers(CONTEXTS, size=v)
+        tokens = np.empty((total, self.length + 1), np.int64)
+        before = rng.integers(v, size=total)
+        token = rng.integers(v, size=total)
+        chances = rng.random((self.length + 2, total, 1), np.float32)
+        for t, chance in enumerate(chances):
+            drawn = (rates[classes[before], token] < chance).sum(-1)
+            before, token = token, np.minimum(drawn, v - 1)
+            if t > 0:  # the first depends on tokens that are not of the source
+                tokens[:, t - 1] = token
+        after = tokens[:, 1:] if self.network == "elman" else tokens[:, -1]
+        return tokens[:, :-1], after
+
+    def init(self, generators: Sequence[np.random.Generator]) -> Tensor:
+        return torch.from_numpy(np.stack([self._init(g) for g in generators]))
+
+    def _init(self, rng: np.random.Generator) -> np.ndarray:
+        # As torch has them: normal embeddings, then uniform by the inputs of the layer.
+        gain = np.exp(self.init_spread * rng.standard_normal())
+        parts: list[np.ndarray] = []
+        for i, shape in enumerate(self.shapes):
+            if i == 0:
+                parts.append(rng.standard_normal(math.prod(shape)))
+            elif len(shape) == 2:
+                spread = gain / math.sqrt(shape[1])
+                parts.append(rng.uniform(-spread, spread, math.prod(shape)))
+            else:
+                parts.append(np.full(shape, 1.0 if i in self._scales else 0.0))
+        return np.concatenate(parts).astype(np.float32)
+
+    @property
+    def _scales(self) -> tuple[int, ...]:
+        """Which parameters scale what was normalised."""
+        if self.network == "elman":
+            return ()
+        return tuple(3 + 6 * block for block in range(self.depth + 1))
+
+    def loss(self, params: tuple[Tensor, ...], inputs: Tensor, targets: Tensor) -> Tensor:
+        rest = iter(params)
+        embedded = self._embed(next(rest), inputs)
+        outputs = (self._elman if self.network == "elman" else self._residual)(
+            rest, embedded
+        )
+        targets = targets.flatten(1)
+        return F.cross_entropy(outputs.mT, targets, reduction="none").mean(-1)
+
+    def _embed(self, table: Tensor, tokens: Tensor) -> Tensor:
+        """``[B, V, e], [B, n, T] -> [B, n, T, e]``: one look-up in the tables of all."""
+        runs = torch.arange(len(table), device=table.device).view(-1, 1, 1)
+        return F.embedding(tokens + runs * self.vocabulary, table.flatten(0, 1))
+
+    def _elman(self, rest: Iterator[Tensor], embedded: Tensor) -> Tensor:
+        """Logits ``[B, n * T, V]``, places innermost as in the targets."""
+        from_input, from_state, bias = next(rest), next(rest), next(rest)
+        count, length = embedded.shape[1:3]
+        driven = torch.baddbmm(bias.unsqueeze(1), embedded.flatten(1, 2), from_input.mT)
+        steps = driven.unflatten(1, (count, length)).unbind(2)
+        state = steps[0].tanh()
+        states = [state]
+        for step in steps[1:]:
+            state = torch.baddbmm(step, state, from_state.mT).tanh()
+            states.append(state)
+        hidden = torch.stack(states, 2).flatten(1, 2)
+        readout, offset = next(rest), next(rest)
+        return torch.baddbmm(offset.unsqueeze(1), hidden, readout.mT)
+
+    def _residual(self, rest: Iterator[Tensor], embedded: Tensor) -> Tensor:
+        """Logits ``[B, n, V]``."""
+        hidden = _linear(rest, embedded.flatten(2))
+        for _ in range(self.depth):
+            inner = F.gelu(_linear(rest, _norm(rest, hidden)))
+            hidden = hidden + _linear(rest, inner)
+        return _linear(rest, _norm(rest, hidden))
+
+
+def _linear(rest: Iterator[Tensor], x: Tensor) -> Tensor:
+    weight, bias = next(rest), next(rest)
+    return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+
+
+def _norm(rest: Iterator[Tensor], x: Tensor) -> Tensor:
+    scale, shift = next(rest), next(rest)
+    return F.layer_norm(x, x.shape[-1:]) * scale.unsqueeze(1) + shift.unsqueeze(1)
+
+
+def sample_language(rng: np.random.Generator, split: str) -> LanguageModel:
+    """Draw a language model; the splits have different vocabularies."""
+    network = str(rng.choice(NETWORKS))
+    elman = network == "elman"
+    return LanguageModel(
+        network=network,
+        vocabulary=int(rng.choice({"train": (16, 32, 64), "test": (24, 48)}[split])),
+        length=int(rng.choice((8, 12) if elman else (3, 5, 8))),
+        embedding=int(rng.choice((8, 16))),
+        width=int(rng.choice((16, 24, 32, 48))),
+        depth=int(rng.integers(1, 4)),
+        batch_size=int(rng.choice((4, 8, 16) if elman else (8, 16, 32, 64))),
+        num_train=int(rng.choice((1024, 4096, 8192))),
+    )
