@@ -9,13 +9,14 @@ import pytest
 import torch
 from comparisons import ADAMW
 
-from agents.evaluation import photos, text
+from agents.evaluation import photos, text, tiles
 from agents.evaluation.heldout import HELDOUT, task_named
 from agents.evaluation.run import train
+from agents.evaluation.selection import SELECTION
 
 pytest.importorskip("sklearn")
 
-TASKS = pytest.mark.parametrize("task", HELDOUT, ids=lambda task: task.name)
+TASKS = pytest.mark.parametrize("task", HELDOUT + SELECTION, ids=lambda task: task.name)
 
 
 def global_state():
@@ -28,6 +29,17 @@ def test_six_tasks_of_which_five_are_real():
     assert sum(task.kind == "real" for task in HELDOUT) == 5
     with pytest.raises(ValueError, match=r"'digits'.*photo-cnn"):
         task_named("digits")
+
+
+def test_the_selection_shares_no_name_and_no_data_with_the_held_out_tasks():
+    names = [task.name for task in HELDOUT + SELECTION]
+    assert len(set(names)) == len(names)
+    seen = {}
+    for tasks in (HELDOUT, SELECTION):
+        samplers = [getattr(task.sample, "func", task.sample) for task in tasks]
+        seen[tasks] = {sampler.__module__ for sampler in samplers}
+    both = seen[HELDOUT] & seen[SELECTION]
+    assert both == {"agents.evaluation.tabular"}  # friedman's function, wines
 
 
 def test_a_task_can_last_longer_or_shorter():
@@ -82,11 +94,12 @@ def test_validation_loss_keeps_the_mode_and_the_statistics():
 
 @pytest.mark.parametrize("side", [8, 12])
 def test_splits_of_the_photographs_share_no_pixel(side):
-    height, width = photos.photographs().shape[1:]
+    shape = photos.photographs().shape
+    height, width = shape[1:]
     seen = {}
     for split in ("train", "validation"):
         span = np.arange(side)
-        corners = photos.patch_corners(split, side)[:, None, None]
+        corners = tiles.corners(shape, split, side)[:, None, None]
         pixels = np.unique(corners + span[:, None] * width + span)
         seen[split] = pixels
         rows, columns = corners // width % height, corners % width

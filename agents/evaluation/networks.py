@@ -30,6 +30,63 @@ class CharLSTM(nn.Module):
         return self.readout(states)
 
 
+class CharRNN(nn.Module):
+    """Character model: one layer of Elman's tanh network, ``[n, T]`` to ``[n, T, 96]``."""
+
+    def __init__(self, units: int = 64) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(CHARACTERS, 24)
+        self.recurrent = nn.RNN(24, units, batch_first=True)
+        self.readout = nn.Linear(units, CHARACTERS)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        states, _ = self.recurrent(self.embedding(codes))
+        return self.readout(states)
+
+
+class Residual(nn.Module):
+    """``x + f(x)``."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+def context_model(length: int, width: int = 64, blocks: int = 2) -> nn.Module:
+    """Next character from ``[n, length]`` characters: pre-norm residual perceptron."""
+    return nn.Sequential(
+        nn.Embedding(CHARACTERS, 16),
+        nn.Flatten(),
+        nn.Linear(16 * length, width),
+        *(
+            Residual(
+                nn.LayerNorm(width),
+                nn.Linear(width, 2 * width),
+                nn.GELU(),
+                nn.Linear(2 * width, width),
+            )
+            for _ in range(blocks)
+        ),
+        nn.LayerNorm(width),
+        nn.Linear(width, CHARACTERS),
+    )
+
+
+def plain_convnet() -> nn.Module:
+    """Two convolutions without normalisation, ``[n, 1, 10, 10]`` to ``[n, 3]``."""
+    return nn.Sequential(
+        nn.Conv2d(1, 12, 3),
+        nn.SiLU(),
+        nn.Conv2d(12, 16, 3, stride=2),
+        nn.SiLU(),
+        nn.Flatten(),
+        nn.Linear(16 * 3 * 3, 3),
+    )
+
+
 class Block(nn.Module):
     """Pre-norm transformer block (causal attention, GELU), ``[n, T, width]``."""
 

@@ -1,7 +1,6 @@
 """Patches and pixels of scikit-learn's two photographs.
 
-Photographs are cut into tiles, some of which are for validation, so that both splits look
-alike and share no pixel. Every sampler is ``(split, generator, n)`` to ``n`` examples.
+Every sampler is ``(split, generator, n)`` to ``n`` examples.
 """
 
 from __future__ import annotations
@@ -11,10 +10,8 @@ from functools import cache
 import numpy as np
 import torch
 
+from . import tiles
 from .problem import Batch, Split
-
-#: Pixels on a side of the tiles that photographs are split by: every fourth one validates.
-TILE = 40
 
 
 @cache
@@ -28,25 +25,9 @@ def photographs() -> np.ndarray:
     return ((grey - grey.mean()) / grey.std()).astype(np.float32)
 
 
-@cache
-def patch_corners(split: Split, side: int) -> np.ndarray:
-    """Flat indices of the first pixel of every patch within a tile of ``split``."""
-    count, height, width = photographs().shape
-    photo, row, column = np.ogrid[:count, : height - side + 1, : width - side + 1]
-    tile_row, tile_column = row // TILE, column // TILE
-    inside = (row + side - 1) // TILE == tile_row
-    inside = inside & ((column + side - 1) // TILE == tile_column)
-    validates = (photo + tile_row + tile_column) % 4 == 0
-    chosen = inside & (validates if split == "validation" else ~validates)
-    return ((photo * height + row) * width + column)[chosen]
-
-
 def patch_pixels(split: Split, rng: np.random.Generator, n: int, side: int) -> np.ndarray:
     """Flat indices of the pixels of random square patches, ``[n, side, side]``."""
-    corners = patch_corners(split, side)
-    corner = corners[rng.integers(len(corners), size=(n, 1, 1))]
-    span = np.arange(side)
-    return corner + span[:, None] * photographs().shape[2] + span
+    return tiles.pixels(photographs().shape, split, rng, n, side)
 
 
 def photo_patches(split: Split, rng: np.random.Generator, n: int) -> Batch:

@@ -41,15 +41,20 @@ MODULES = (
 )  # fmt: skip
 
 
+def encode(text: bytes) -> np.ndarray:
+    """Codes in [0, 96), int64: printable ASCII, newline; all others are a blank."""
+    raw = np.frombuffer(text, np.uint8).astype(np.int64)
+    codes = np.where((raw >= 32) & (raw < 127), raw - 32, 0)
+    return np.where(raw == 10, CHARACTERS - 1, codes)
+
+
 @cache
 def source(name: str) -> np.ndarray:
-    """A file of the standard library as codes in [0, 96): printable ASCII, newline."""
+    """A file of the standard library, as :func:`encode` has it."""
     path = Path(sysconfig.get_path("stdlib"), name)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: text tasks need Python's own source")
-    raw = np.frombuffer(path.read_bytes(), np.uint8).astype(np.int64)
-    codes = np.where((raw >= 32) & (raw < 127), raw - 32, 0)  # all others are a blank
-    return np.where(raw == 10, CHARACTERS - 1, codes)
+    return encode(path.read_bytes())
 
 
 @cache

@@ -1,0 +1,108 @@
+"""Pictures that Matplotlib ships as sample data, for the selection of policies.
+
+Every sampler is ``(split, generator, n)`` to ``n`` examples.
+"""
+
+from __future__ import annotations
+
+import gzip
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from . import tiles
+from .problem import Batch, Split
+
+#: Sine and cosine waves that a place in the portrait is described by.
+WAVES = 24
+
+
+def _sample(name: str) -> Path:
+    import matplotlib
+
+    return Path(matplotlib.get_data_path(), "sample_data", name)
+
+
+def _standardised(picture: np.ndarray) -> np.ndarray:
+    grey = picture.astype(np.float64)
+    return ((grey - grey.mean()) / grey.std()).astype(np.float32)
+
+
+@cache
+def elevation() -> np.ndarray:
+    """Heights of a mountain side, ``[1, 344, 403]`` float32."""
+    with np.load(_sample("jacksboro_fault_dem.npz")) as archive:
+        return _standardised(archive["elevation"][None])
+
+
+@cache
+def scan() -> np.ndarray:
+    """A magnetic-resonance image of a head, ``[1, 256, 256]`` float32."""
+    raw = gzip.decompress(_sample("s1045.ima.gz").read_bytes())
+    return _standardised(np.frombuffer(raw, ">u2").reshape(1, 256, 256))
+
+
+@cache
+def portrait() -> np.ndarray:
+    """A portrait of Grace Hopper at half size, grey, ``[1, 300, 256]`` float32."""
+    from PIL import Image
+
+    grey = np.asarray(Image.open(_sample("grace_hopper.jpg")).convert("L"), np.float64)
+    return _standardised(grey.reshape(1, 300, 2, 256, 2).mean((2, 4)))
+
+
+def next_height(split: Split, rng: np.random.Generator, n: int) -> Batch:
+    """Heights around a place, ``[n, 80]``, and its own ``[n, 1]``, at one scale."""
+    heights = elevation()
+    patches = heights.reshape(-1)[tiles.pixels(heights.shape, split, rng, n, 9)]
+    flat = patches.reshape(n, 81)
+    around = np.delete(flat, 40, axis=1)
+    mean = around.mean(1, keepdims=True)
+    # In a typical patch heights deviate by a twentieth from their mean.
+    return torch.from_numpy(20 * (around - mean)), torch.from_numpy(
+        20 * (flat[:, 40:41] - mean)
+    )
+
+
+def scan_patches(split: Split, rng: np.random.Generator, n: int) -> Batch:
+    """Patches ``[n, 64]`` of the scan, as inputs and as targets."""
+    image = scan()
+    pixels = tiles.pixels(image.shape, split, rng, n, 8).reshape(n, -1)
+    inputs = torch.from_numpy(image.reshape(-1)[pixels])
+    return inputs, inputs
+
+
+def portrait_places(split: Split, rng: np.random.Generator, n: int) -> Batch:
+    """Random Fourier features ``[n, 48]`` of places, and their brightness ``[n, 1]``."""
+    image = portrait()
+    places = _portrait_places(split)
+    index = places[rng.integers(len(places), size=n)]
+    rows, columns = np.divmod(index, image.shape[2])
+    frequencies = 8 * np.random.default_rng(0).standard_normal((2, WAVES))
+    angles = np.stack([rows / 300, columns / 300], 1) @ frequencies
+    features = np.concatenate([np.sin(angles), np.cos(angles)], 1).astype(np.float32)
+    brightness = image.reshape(-1)[index][:, None]
+    return torch.from_numpy(features), torch.from_numpy(brightness)
+
+
+@cache
+def _portrait_places(split: Split) -> np.ndarray:
+    """Flat indices of the pixels of a split; one in ten validates, at random."""
+    order = np.random.default_rng(0).permutation(portrait().size)
+    cut = len(order) // 10
+    return order[:cut] if split == "validation" else order[cut:]
+
+
+def texture_patches(split: Split, rng: np.random.Generator, n: int) -> Batch:
+    """Patches ``[n, 1, 10, 10]`` of unit variance, and which picture's ``[n]``."""
+    labels = rng.integers(3, size=n)
+    inputs = np.empty((n, 10, 10), np.float32)
+    for label, image in enumerate((elevation(), scan(), portrait())):
+        chosen = labels == label
+        pixels = tiles.pixels(image.shape, split, rng, int(chosen.sum()), 10)
+        inputs[chosen] = image.reshape(-1)[pixels]
+    inputs -= inputs.mean((1, 2), keepdims=True)
+    inputs /= inputs.std((1, 2), keepdims=True) + 0.01
+    return torch.from_numpy(inputs[:, None]), torch.from_numpy(labels)
