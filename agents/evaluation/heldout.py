@@ -13,7 +13,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import nn
 
-from .networks import CharLSTM, CharTransformer, convnet, cross_entropy, perceptron
+from .networks import CharRecurrent, CharTransformer, convnet, cross_entropy, perceptron
 from .photos import flat_patches, photo_patches
 from .problem import HeldoutTask
 from .tabular import friedman
@@ -33,7 +33,8 @@ HELDOUT: tuple[HeldoutTask, ...] = (
     ),
     HeldoutTask(
         "code-lstm", "real", "LSTM, 48 units", 400, 16,
-        CharLSTM, partial(sentences, length=24), cross_entropy, 512,
+        partial(CharRecurrent, nn.LSTM, 48), partial(sentences, length=24),
+        cross_entropy, 512,
     ),
     HeldoutTask(
         "code-transformer", "real", "causal transformer, width 32, 1 block", 500, 16,

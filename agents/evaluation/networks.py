@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,27 +16,13 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
 
 
-class CharLSTM(nn.Module):
-    """Character model: one LSTM layer, ``[n, T]`` to ``[n, T, 96]``."""
+class CharRecurrent(nn.Module):
+    """Character model: one recurrent layer, ``[n, T]`` to ``[n, T, 96]``."""
 
-    def __init__(self, units: int = 48) -> None:
+    def __init__(self, layer: Callable[..., nn.Module], units: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(CHARACTERS, 24)
-        self.recurrent = nn.LSTM(24, units, batch_first=True)
-        self.readout = nn.Linear(units, CHARACTERS)
-
-    def forward(self, codes: Tensor) -> Tensor:
-        states, _ = self.recurrent(self.embedding(codes))
-        return self.readout(states)
-
-
-class CharRNN(nn.Module):
-    """Character model: one layer of Elman's tanh network, ``[n, T]`` to ``[n, T, 96]``."""
-
-    def __init__(self, units: int = 64) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(CHARACTERS, 24)
-        self.recurrent = nn.RNN(24, units, batch_first=True)
+        self.recurrent = layer(24, units, batch_first=True)
         self.readout = nn.Linear(units, CHARACTERS)
 
     def forward(self, codes: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import nn
 
-from .networks import CharRNN, context_model, cross_entropy, perceptron, plain_convnet
+from .networks import CharRecurrent, context_model, cross_entropy, perceptron, plain_convnet
 from .pictures import next_height, portrait_places, scan_patches, texture_patches
 from .problem import HeldoutTask
 from .tabular import wines
@@ -40,11 +40,13 @@ SELECTION: tuple[HeldoutTask, ...] = (
     ),
     HeldoutTask(
         "english-rnn", "real", "Elman network, 64 units", 700, 16,
-        CharRNN, partial(sentences, length=24), cross_entropy, 512,
+        partial(CharRecurrent, nn.RNN, 64), partial(sentences, length=24),
+        cross_entropy, 512,
     ),
     HeldoutTask(
         "english-rnn-long", "real", "Elman network, 64 units", 4000, 16,
-        CharRNN, partial(sentences, length=24), cross_entropy, 512,
+        partial(CharRecurrent, nn.RNN, 64), partial(sentences, length=24),
+        cross_entropy, 512,
     ),
     HeldoutTask(
         "english-context", "real", "residual MLP, LayerNorm, width 64", 1000, 64,
