@@ -41,6 +41,17 @@ class Residual(nn.Module):
         return x + self.layers(x)
 
 
+def small_context_model(length: int, width: int) -> nn.Module:
+    """Next character from ``[n, length]`` characters: one hidden layer, ReLU."""
+    return nn.Sequential(
+        nn.Embedding(CHARACTERS, 8),
+        nn.Flatten(),
+        nn.Linear(8 * length, width),
+        nn.ReLU(),
+        nn.Linear(width, CHARACTERS),
+    )
+
+
 def context_model(length: int, width: int = 64, blocks: int = 2) -> nn.Module:
     """Next character from ``[n, length]`` characters: pre-norm residual perceptron."""
     return nn.Sequential(
@@ -114,8 +125,8 @@ class CharTransformer(nn.Module):
         return self.readout(self.block(x))
 
 
-def convnet() -> nn.Module:
-    """Two convolutions with BatchNorm, ``[n, 1, 12, 12]`` to ``[n, 2]``."""
+def convnet(side: int = 12, classes: int = 2) -> nn.Sequential:
+    """Two convolutions with BatchNorm, ``[n, 1, side, side]`` to ``[n, classes]``."""
     return nn.Sequential(
         nn.Conv2d(1, 8, 3, bias=False),
         nn.BatchNorm2d(8),
@@ -124,7 +135,7 @@ def convnet() -> nn.Module:
         nn.BatchNorm2d(16),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(16 * 4 * 4, 2),
+        nn.Linear(16 * ((side - 3) // 2) ** 2, classes),
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from . import tiles
+from .places import places
 from .problem import Batch, Split
 
 
@@ -44,3 +45,8 @@ def flat_patches(split: Split, rng: np.random.Generator, n: int) -> Batch:
     flat = photographs().reshape(-1)[patch_pixels(split, rng, n, 8).reshape(n, -1)]
     inputs = torch.from_numpy(flat)
     return inputs, inputs
+
+
+def photo_places(split: Split, rng: np.random.Generator, n: int) -> Batch:
+    """Fourier features ``[n, 64]`` of places of a photograph, and brightness ``[n, 1]``."""
+    return places(split, rng, n, photographs()[0], waves=32)

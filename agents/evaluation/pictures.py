@@ -13,10 +13,8 @@ import numpy as np
 import torch
 
 from . import tiles
+from .places import places
 from .problem import Batch, Split
-
-#: Sine and cosine waves that a place in the portrait is described by.
-WAVES = 24
 
 
 def _sample(name: str) -> Path:
@@ -75,24 +73,8 @@ def scan_patches(split: Split, rng: np.random.Generator, n: int) -> Batch:
 
 
 def portrait_places(split: Split, rng: np.random.Generator, n: int) -> Batch:
-    """Random Fourier features ``[n, 48]`` of places, and their brightness ``[n, 1]``."""
-    image = portrait()
-    places = _portrait_places(split)
-    index = places[rng.integers(len(places), size=n)]
-    rows, columns = np.divmod(index, image.shape[2])
-    frequencies = 8 * np.random.default_rng(0).standard_normal((2, WAVES))
-    angles = np.stack([rows / 300, columns / 300], 1) @ frequencies
-    features = np.concatenate([np.sin(angles), np.cos(angles)], 1).astype(np.float32)
-    brightness = image.reshape(-1)[index][:, None]
-    return torch.from_numpy(features), torch.from_numpy(brightness)
-
-
-@cache
-def _portrait_places(split: Split) -> np.ndarray:
-    """Flat indices of the pixels of a split; one in ten validates, at random."""
-    order = np.random.default_rng(0).permutation(portrait().size)
-    cut = len(order) // 10
-    return order[:cut] if split == "validation" else order[cut:]
+    """Fourier features ``[n, 48]`` of places of the portrait, and brightness ``[n, 1]``."""
+    return places(split, rng, n, portrait()[0], waves=24)
 
 
 def texture_patches(split: Split, rng: np.random.Generator, n: int) -> Batch:

@@ -64,6 +64,8 @@ class HeldoutTask:
         sample: ``(split, generator, n)`` to ``n`` examples.
         objective: scalar loss of outputs and targets.
         validation_size: examples of the validation set.
+        told: factor between the length that optimizers and schedules are told and the
+            true one, for users who guess it wrong.
     """
 
     name: str
@@ -75,6 +77,12 @@ class HeldoutTask:
     sample: Callable[[Split, np.random.Generator, int], Batch]
     objective: Callable[[Tensor, Tensor], Tensor]
     validation_size: int
+    told: float = 1.0
+
+    @property
+    def told_updates(self) -> int:
+        """Length of a run that optimizers and schedules are told."""
+        return max(1, round(self.updates * self.told))
 
     def lasting(self, factor: float) -> HeldoutTask:
         """The same task with ``factor`` times the updates, rounded, at least 1.

@@ -40,7 +40,7 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
     """
     problem = task.build(seed)
     module, total = problem.module, task.updates
-    optimizer = arm.factory(list(module.parameters()), total)
+    optimizer = arm.factory(list(module.parameters()), task.told_updates)
     base = [group["lr"] for group in optimizer.param_groups]
     measured, traced = _spread(total, curve_points + 1), _spread(total, LR_TRACE_POINTS)
     curve = [(0, _finite(problem.validation_loss(module)))]
@@ -54,7 +54,7 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
             raise CancelledError
         if arm.schedule is not None:
             for group, lr in zip(optimizer.param_groups, base, strict=True):
-                group["lr"] = lr * arm.schedule(t / total)
+                group["lr"] = lr * arm.schedule(min(t / task.told_updates, 1.0))
         batch = problem.batch(t)
         begin = time.process_time()
         optimizer.zero_grad()

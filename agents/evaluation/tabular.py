@@ -1,4 +1,4 @@
-"""Examples in rows: wines, and a generated function.
+"""Examples in rows: small data sets of scikit-learn, and a generated function.
 
 Every sampler is ``(split, generator, n)`` to ``n`` examples.
 """
@@ -12,29 +12,54 @@ import torch
 
 from .problem import Batch, Split
 
-#: Share of the wines whose cultivar is given wrong.
+
+@cache
+def _table(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Standardised inputs and targets of a data set of scikit-learn, in random order."""
+    from sklearn import datasets
+
+    inputs, targets = getattr(datasets, f"load_{name}")(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(targets))
+    inputs = ((inputs - inputs.mean(0)) / inputs.std(0)).astype(np.float32)
+    if targets.dtype.kind == "f":
+        targets = ((targets - targets.mean()) / targets.std())[:, None].astype(np.float32)
+    return inputs[order], targets[order]
+
+
+def _pick(
+    split: Split, rng: np.random.Generator, n: int, inputs: np.ndarray, targets: np.ndarray
+) -> Batch:
+    """``n`` random training rows, or all that validate: the first third."""
+    cut = len(inputs) // 3
+    rows = np.arange(cut)
+    if split == "train":
+        rows = rng.integers(cut, len(inputs), size=n)
+    return torch.from_numpy(inputs[rows]), torch.from_numpy(targets[rows])
+
+
+def table(split: Split, rng: np.random.Generator, n: int, name: str) -> Batch:
+    """Examples of scikit-learn's ``name``: inputs ``[n, d]``, targets ``[n(, 1)]``.
+
+    Of a validation set all rows are given, whatever ``n``.
+    """
+    return _pick(split, rng, n, *_table(name))
+
+
+#: Share of the wines whose cultivar is given at random, for training and validation.
 WRONG_WINES = 0.1
 
 
 @cache
 def _wines() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_wine
-
-    inputs, labels = load_wine(return_X_y=True)
-    rng = np.random.default_rng(0)
-    order = rng.permutation(len(labels))
-    inputs = (inputs - inputs.mean(0)) / inputs.std(0)
+    inputs, labels = _table("wine")
+    rng = np.random.default_rng(1)
     wrong = rng.random(len(labels)) < WRONG_WINES
-    noisy = np.where(wrong, rng.integers(3, size=len(labels)), labels)
-    return inputs[order].astype(np.float32), noisy[order]
+    return inputs, np.where(wrong, rng.integers(3, size=len(labels)), labels)
 
 
 def wines(split: Split, rng: np.random.Generator, n: int) -> Batch:
-    """Analyses of wines ``[n, 13]`` and their cultivar ``[n]``, with noise."""
-    inputs, labels = _wines()
-    low, high = (0, 60) if split == "validation" else (60, len(labels))
-    rows = rng.integers(low, high, size=n)
-    return torch.from_numpy(inputs[rows]), torch.from_numpy(labels[rows])
+    """Analyses of wines ``[n, 13]`` and their cultivar ``[n]``, some of them wrong."""
+    return _pick(split, rng, n, *_wines())
 
 
 def friedman(split: Split, rng: np.random.Generator, n: int) -> Batch:

@@ -71,6 +71,12 @@ def sentences(split: Split, rng: np.random.Generator, n: int, length: int) -> Ba
     return codes[:, :-1], codes[:, 1:]
 
 
+def contexts(split: Split, rng: np.random.Generator, n: int, length: int) -> Batch:
+    """Characters ``[n, length]`` and the one that follows them ``[n]``."""
+    inputs, targets = sentences(split, rng, n, length)
+    return inputs, targets[:, -1]
+
+
 @cache
 def _modules() -> tuple[np.ndarray, np.ndarray]:
     """Text of all modules, and where each begins (and the last ends)."""
@@ -89,6 +95,16 @@ def snippet_starts(
     stretch = rng.integers(groups) * 4 + within
     offset = rng.integers(STRETCH - SNIPPET + 1, size=len(labels))
     return begin[labels] + stretch * STRETCH + offset
+
+
+def noisy_snippets(split: Split, rng: np.random.Generator, n: int) -> Batch:
+    """:func:`snippets` of which, for training, a fifth have a random label."""
+    inputs, labels = snippets(split, rng, n)
+    if split == "train":
+        wrong = torch.from_numpy(rng.random(n) < 0.2)
+        random = torch.from_numpy(rng.integers(len(MODULES), size=n))
+        labels = torch.where(wrong, random, labels)
+    return inputs, labels
 
 
 def snippets(split: Split, rng: np.random.Generator, n: int) -> Batch:

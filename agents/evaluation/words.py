@@ -51,8 +51,8 @@ def sentences(split: Split, rng: np.random.Generator, n: int, length: int) -> Ba
 
 def contexts(split: Split, rng: np.random.Generator, n: int, length: int) -> Batch:
     """Characters ``[n, length]`` and the one that follows them ``[n]``."""
-    codes = torch.from_numpy(_passages(split, rng, n, length + 1))
-    return codes[:, :-1], codes[:, -1]
+    inputs, targets = sentences(split, rng, n, length)
+    return inputs, targets[:, -1]
 
 
 @cache
