@@ -24,6 +24,7 @@ from optenv.actions import SCHEDULES
 
 __all__ = [
     "CANDIDATES",
+    "DEFAULT",
     "GRID",
     "SHARED",
     "TUNED",
@@ -40,6 +41,7 @@ __all__ = [
 
 #: Learning rates tried per task.
 GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+DEFAULT = "AdamW default"
 TUNED = "AdamW tuned"
 SHARED = "AdamW shared"
 
@@ -109,7 +111,7 @@ def learned_arm(name: str, policy: str | Path, **arguments: Any) -> Arm:
 def default_arms() -> list[Arm]:
     """The baselines that need no tuning."""
     return [
-        Arm("AdamW default", partial(adamw, lr=1e-3)),
+        Arm(DEFAULT, partial(adamw, lr=1e-3)),
         Arm("Schedule-Free AdamW", schedule_free),
         Arm("Prodigy", prodigy),
     ]

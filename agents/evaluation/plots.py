@@ -14,8 +14,9 @@ from .results import Row, interval, shown_arms
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["plot_curves"]
+__all__ = ["arm_styles", "new_figure", "plot_curves", "tidy"]
 
 COLUMNS = 3
 #: Okabe & Ito's colours, told apart with every kind of colour vision; ours come first.
@@ -42,25 +43,20 @@ def plot_curves(rows: Sequence[Row], path: str | Path) -> None:
     """
     if not rows:
         raise ValueError("there are no results to plot")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     arms = shown_arms(rows)
-    learned = [arm for arm in arms if any(r["arm"] == arm and r["learned"] for r in rows)]
+    learned = _learned(rows)
     traced = [*(arm for arm in arms if arm == TUNED), *learned] if learned else []
     heights = [3.0, 1.3] if traced else [3.0]
     columns = min(COLUMNS, len(tasks))
     bands = math.ceil(len(tasks) / columns)
-    # A figure of its own, not pyplot's: no backend is chosen, nothing is left open.
-    figure = Figure((4.0 * columns, sum(heights) * bands + 0.7), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.0 * columns, sum(heights) * bands + 0.7)
     axes = figure.subplots(
         bands * len(heights), columns, squeeze=False, height_ratios=heights * bands
     )
     for ax in axes.flat:
         ax.set_visible(False)
-    styles = _styles(arms, learned)
+    styles = arm_styles(rows)
     for i, task in enumerate(tasks):
         row, column = i // columns * len(heights), i % columns
         panel = axes[row, column]
@@ -82,17 +78,35 @@ def plot_curves(rows: Sequence[Row], path: str | Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _styles(arms: Sequence[str], learned: Sequence[str]) -> dict[str, dict[str, Any]]:
+def new_figure(width: float, height: float) -> Figure:
+    """A figure in inches, not pyplot's: no backend is chosen, nothing is left open."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _learned(rows: Sequence[Row]) -> list[str]:
+    ours = {row["arm"] for row in rows if row["learned"]}
+    return [arm for arm in shown_arms(rows) if arm in ours]
+
+
+def arm_styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """Colour, dashes and width of every arm: ours are thick, solid and on top."""
     styles: dict[str, dict[str, Any]] = {}
-    baselines = [arm for arm in arms if arm not in learned]
+    learned = _learned(rows)
+    baselines = [arm for arm in shown_arms(rows) if arm not in learned]
     for i, arm in enumerate(baselines):
         color = "#000000" if arm == TUNED else BASELINES[i % len(BASELINES)]
-        dash = "-" if arm == TUNED else DASHES[i % len(DASHES)]
+        # Every further round of the colours has other dashes, so that no two look alike.
+        dash = "-" if arm == TUNED else DASHES[(i + i // len(BASELINES)) % len(DASHES)]
         styles[arm] = {"color": color, "linestyle": dash, "linewidth": 1.4, "zorder": 2}
     for i, arm in enumerate(learned):
         color = OURS[i % len(OURS)]
-        styles[arm] = {"color": color, "linestyle": "-", "linewidth": 2.2, "zorder": 3}
+        dash = ("-", *DASHES)[i // len(OURS) % (1 + len(DASHES))]
+        styles[arm] = {"color": color, "linestyle": dash, "linewidth": 2.2, "zorder": 3}
     return styles
 
 
@@ -129,7 +143,7 @@ def _curves(
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(ScalarFormatter())
     ax.yaxis.set_minor_formatter(NullFormatter())
-    _tidy(ax)
+    tidy(ax)
 
 
 def _rates(
@@ -153,7 +167,7 @@ def _rates(
         ax.set_ylim(highest / RATE_RANGE, 2.0 * highest)
         ax.yaxis.set_major_locator(LogLocator(numticks=8))
         ax.yaxis.set_minor_formatter(NullFormatter())
-    _tidy(ax)
+    tidy(ax)
 
 
 def _columns(curves: Sequence[Sequence[tuple[int, float]]]) -> np.ndarray:
@@ -161,6 +175,7 @@ def _columns(curves: Sequence[Sequence[tuple[int, float]]]) -> np.ndarray:
     return np.array([[value for _, value in curve] for curve in curves]).T
 
 
-def _tidy(ax: Axes) -> None:
+def tidy(ax: Axes) -> None:
+    """No frame at the top and right, and a faint grid."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25, linewidth=0.6)

@@ -126,12 +126,13 @@ def gap(rows: Sequence[Row], tasks: Sequence[str], arm: str, baseline: str) -> I
     has learned nothing. Over several tasks, the interval is one over seeds of their mean.
     """
     per_task = [
-        [_behind(*pair) for pair in _pairs(rows, task, arm, baseline)] for task in tasks
+        [behind(*pair) for pair in _pairs(rows, task, arm, baseline)] for task in tasks
     ]
     return interval([sum(values) / len(values) for values in zip(*per_task, strict=True)])
 
 
-def _behind(ours: float, theirs: float, start: float) -> float:
+def behind(ours: float, theirs: float, start: float) -> float:
+    """How far ``ours`` stays behind ``theirs``, in % of the way from ``start``."""
     return 100.0 * (ours - theirs) / (start - theirs) if start != theirs else math.nan
 
 
@@ -150,7 +151,7 @@ def format_table(rows: Sequence[Row], width: int = WIDTH) -> str:
         for arm in arms
     }
     title = f"Validation loss, mean ± 95 % interval over {seeds} seeds"
-    parts = [_grid(title, tasks, cells, width)]
+    parts = [grid(title, tasks, cells, width)]
     learned = {row["arm"] for row in rows if row["learned"]}
     baselines = [arm for arm in arms if arm not in learned]
     for arm in (arm for arm in arms if arm in learned and baselines):
@@ -159,7 +160,7 @@ def format_table(rows: Sequence[Row], width: int = WIDTH) -> str:
             "(gap: of the way from initial to tuned AdamW's loss, how much is missing)"
         )
         parts.append(
-            _grid(title, [*tasks, "all tasks"], _versus(rows, arm, baselines), width)
+            grid(title, [*tasks, "all tasks"], _versus(rows, arm, baselines), width)
         )
     return "\n\n".join(parts)
 
@@ -205,7 +206,7 @@ def _half(half: float, spec: str) -> str:
     return "" if math.isnan(half) else f" ±{half:{spec}}"
 
 
-def _grid(
+def grid(
     title: str, names: Sequence[str], columns: Mapping[str, Sequence[str]], width: int
 ) -> str:
     """Lines of a table, broken into blocks of columns that are at most ``width`` wide."""
