@@ -30,3 +30,8 @@ def row(task, arm, seed, loss, learned=False, trace=True):
         "curve": [(0, 2.0), (5, 1.5 * loss), (10, loss)],
         "lr_trace": [(5, 1e-3), (10, 1e-4)] if trace else [],
     }
+
+
+def runs_of(task, arm, losses, **changed):
+    """Rows of an arm on a task, a seed for every loss."""
+    return [{**row(task, arm, s, loss), **changed} for s, loss in enumerate(losses)]
