@@ -3,13 +3,16 @@
 from .results import Row, format_table, write_csv
 from .run import train
 from .runner import BaselineRuns, evaluate, start_baselines
+from .summary import format_summary, summarize
 
 __all__ = [
     "BaselineRuns",
     "Row",
     "evaluate",
+    "format_summary",
     "format_table",
     "start_baselines",
+    "summarize",
     "train",
     "write_csv",
 ]
