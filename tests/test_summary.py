@@ -1,4 +1,4 @@
-"""Aggregates with bootstrap intervals, and the table of a benchmark."""
+"""Aggregates with bootstrap intervals, the table of a benchmark and its pictures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from comparisons import row
 
 from agents.evaluation.baselines import DEFAULT, TUNED
 from agents.evaluation.intervals import iqm, probability_of_improvement
+from agents.evaluation.profiles import plot_final_losses, plot_profiles
 from agents.evaluation.summary import format_summary, summarize
 
 pytest.importorskip("scipy")
@@ -125,3 +126,14 @@ def test_table_does_without_intervals_and_baselines():
         [*TUNED.split(), "1.000", "0.492", "0.50", "100%", "1.00", "1.00", "1.00", "0"]
     )
     assert "98 % of its way" in text and "won" not in text
+
+
+@pytest.mark.parametrize("draw", [plot_profiles, plot_final_losses])
+def test_pictures_of_a_benchmark_are_drawn(draw, tmp_path):
+    pytest.importorskip("matplotlib")
+    many = {f"arm {i}": 1.0 + 0.01 * i for i in range(9)}
+    draw(benchmark({**LOSSES, **many}), tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+    draw(benchmark({TUNED: 1.0}, tasks=1, seeds=1), tmp_path / "one.png")
+    with pytest.raises(ValueError, match="no results of the arm 'AdamW tuned'"):
+        draw([], tmp_path / "none.png")
