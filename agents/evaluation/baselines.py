@@ -4,7 +4,8 @@ An :class:`Arm` is an optimizer as a user would set it up. AdamW is there with t
 defaults; *tuned*, with the learning rate and schedule that are best for the task; and
 *shared*, with the one setting that is best for all tasks together. Schedule-Free (Defazio
 et al., 2024) and Prodigy (Mishchenko & Defazio, 2023) run with their own defaults; they
-promise to need no tuning, as a learned policy does.
+promise to need no tuning, as a learned policy does. What is tuned, and how, is a
+:class:`Search`; :mod:`.arms` has more of both.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from torch.optim import Optimizer
 from optenv.actions import SCHEDULES
 
 __all__ = [
+    "ADAMW",
     "CANDIDATES",
     "DEFAULT",
     "GRID",
@@ -30,9 +32,11 @@ __all__ = [
     "TUNED",
     "Arm",
     "Choice",
+    "Search",
     "choose",
     "choose_shared",
     "default_arms",
+    "grid",
     "grid_arms",
     "learned_arm",
     "mean_losses",
@@ -45,7 +49,9 @@ DEFAULT = "AdamW default"
 TUNED = "AdamW tuned"
 SHARED = "AdamW shared"
 
-Factory = Callable[[Iterable[nn.Parameter], int], Optimizer]
+Factory = Callable[[Any, int], Optimizer]
+#: Called with the loss of each update, after it.
+Watcher = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,19 @@ class Arm:
         schedule: progress in [0, 1) to the factor of every group's learning rate; None
             leaves the learning rate to the optimizer.
         takes_loss: ``step`` wants the loss, as ``step(loss=loss.detach())``.
+        takes_module: the factory wants the module instead of its parameters, as the rule
+            is not the same for all layers.
+        watch: ``(optimizer, total_updates)`` to a function that is called with the loss
+            of each update after it, such as the step of a torch scheduler; picklable.
+            None for nothing.
     """
 
     name: str
     factory: Factory
     schedule: Callable[[float], float] | None = None
     takes_loss: bool = False
+    takes_module: bool = False
+    watch: Callable[[Optimizer, int], Watcher] | None = None
 
 
 class Choice(NamedTuple):
@@ -117,29 +130,51 @@ def default_arms() -> list[Arm]:
     ]
 
 
-def _adamw_arm(name: str, choice: Choice) -> Arm:
-    decay = None if choice.schedule == "constant" else SCHEDULES[choice.schedule]
-    return Arm(name, partial(adamw, lr=choice.lr), decay)
+@dataclass(frozen=True)
+class Search:
+    """Settings of one update rule, of which the tuning seeds choose.
+
+    Attributes:
+        rule: its name, which those of the arms begin with.
+        factory: like an arm's, with the keyword ``lr``; picklable.
+        choices: what is tried.
+    """
+
+    rule: str
+    factory: Callable[..., Optimizer]
+    choices: tuple[Choice, ...]
+
+    @cached_property
+    def candidates(self) -> dict[str, Choice]:
+        """The choices by the names of their arms."""
+        return {f"{self.rule} {c.lr:g}, {c.schedule}": c for c in self.choices}
 
 
-#: Every learning rate of :data:`GRID` with every schedule, by the name of its arm.
-CANDIDATES = {
-    f"AdamW {lr:g}, {schedule}": Choice(lr, schedule)
-    for schedule in SCHEDULES
-    for lr in GRID
-}
+def grid(rates: Iterable[float]) -> tuple[Choice, ...]:
+    """Every learning rate with every schedule, of :data:`optenv.actions.SCHEDULES`."""
+    rates = tuple(rates)
+    return tuple(Choice(lr, schedule) for schedule in SCHEDULES for lr in rates)
 
 
-def grid_arms() -> list[Arm]:
-    """AdamW with every learning rate of :data:`GRID` and every schedule."""
-    return tuned_arms(CANDIDATES)
+#: Every learning rate of :data:`GRID` with every schedule.
+ADAMW = Search("AdamW", adamw, grid(GRID))
+CANDIDATES = ADAMW.candidates
 
 
-def mean_losses(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Mean validation loss of the rows' seeds, by task and by candidate.
+def grid_arms(search: Search = ADAMW) -> list[Arm]:
+    """The rule with all that is tried."""
+    return tuned_arms(search.candidates, search)
+
+
+def mean_losses(
+    rows: Sequence[Mapping[str, Any]], search: Search = ADAMW
+) -> dict[str, dict[str, float]]:
+    """Mean validation loss of the rows' seeds, by task and by candidate of ``search``.
 
     Args:
-        rows: results of :func:`grid_arms`. A loss that is not finite makes a mean of inf.
+        rows: results of :func:`grid_arms`; other arms' are passed over. A loss that is
+            not finite makes a mean of inf.
+        search: what was tried.
 
     Raises:
         ValueError: results of a task are missing.
@@ -150,7 +185,7 @@ def mean_losses(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]
     means: dict[str, dict[str, float]] = {}
     for task in dict.fromkeys(row["task"] for row in rows):
         means[task] = {}
-        for name in CANDIDATES:
+        for name in search.candidates:
             if (task, name) not in losses:
                 raise ValueError(f"no results of {name!r} on task {task!r}")
             mean = sum(losses[task, name]) / len(losses[task, name])
@@ -158,24 +193,34 @@ def mean_losses(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]
     return means
 
 
-def choose(means: Mapping[str, Mapping[str, float]]) -> dict[str, Choice]:
+def choose(
+    means: Mapping[str, Mapping[str, float]], search: Search = ADAMW
+) -> dict[str, Choice]:
     """Best candidate of each task, given the :func:`mean_losses`."""
     return {
-        task: CANDIDATES[min(losses, key=lambda name, of=losses: of[name])]  # type: ignore[misc]
+        task: search.candidates[min(losses, key=losses.__getitem__)]
         for task, losses in means.items()
     }
 
 
-def choose_shared(means: Mapping[str, Mapping[str, float]]) -> Choice:
+def choose_shared(
+    means: Mapping[str, Mapping[str, float]], search: Search = ADAMW
+) -> Choice:
     """Candidate whose loss is, in geometric mean, closest to the best of each task."""
 
     def behind(name: str) -> float:
         ratios = [losses[name] / min(losses.values()) for losses in means.values()]
         return sum(math.log(ratio) for ratio in ratios)
 
-    return CANDIDATES[min(CANDIDATES, key=behind)]
+    return search.candidates[min(search.candidates, key=behind)]
 
 
-def tuned_arms(choices: Mapping[str, Choice]) -> list[Arm]:
-    """AdamW under the names of ``choices``."""
-    return [_adamw_arm(name, choice) for name, choice in choices.items()]
+def tuned_arms(choices: Mapping[str, Choice], search: Search = ADAMW) -> list[Arm]:
+    """The rule of ``search`` with ``choices``, under their names."""
+
+    def arm(name: str, choice: Choice) -> Arm:
+        # None, so that a constant rate is not written into the optimizer at every update.
+        decay = None if choice.schedule == "constant" else SCHEDULES[choice.schedule]
+        return Arm(name, partial(search.factory, lr=choice.lr), decay)
+
+    return [arm(name, choice) for name, choice in choices.items()]

@@ -40,7 +40,9 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
     """
     problem = task.build(seed)
     module, total = problem.module, task.updates
-    optimizer = arm.factory(list(module.parameters()), task.told_updates)
+    params = module if arm.takes_module else [*module.parameters()]
+    optimizer = arm.factory(params, task.told_updates)
+    watch = None if arm.watch is None else arm.watch(optimizer, task.told_updates)
     base = [group["lr"] for group in optimizer.param_groups]
     measured, traced = _spread(total, curve_points + 1), _spread(total, LR_TRACE_POINTS)
     curve = [(0, _finite(problem.validation_loss(module)))]
@@ -64,6 +66,8 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
             optimizer.step(loss=loss.detach())  # type: ignore[call-overload]
         else:
             optimizer.step()
+        if watch is not None:
+            watch(loss.item())
         cpu_seconds += time.process_time() - begin
         losses.append(loss.item())
         if t + 1 in measured:
