@@ -8,7 +8,12 @@ from functools import partial
 import pytest
 import torch
 
-from agents.evaluation.optimizers import AdamHD
+from agents.evaluation.heldout import HELDOUT
+from agents.evaluation.optimizers import AdamHD, MuonAdamW, hidden_weights
+
+needs_muon = pytest.mark.skipif(
+    not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon needs torch 2.9"
+)
 
 # Adam-HD
 
@@ -77,3 +82,47 @@ def test_adam_hd_refuses_settings_out_of_range(settings):
     with pytest.raises(ValueError, match=name) as caught:
         AdamHD([torch.nn.Parameter(torch.ones(2))], **settings)
     assert repr(value) in str(caught.value)
+
+
+# Muon
+
+
+def test_hidden_weights_are_neither_first_nor_last_nor_embeddings():
+    hidden = {}
+    for task in HELDOUT:
+        module = task.network()
+        named = {id(p): name for name, p in module.named_parameters()}
+        hidden[task.name] = [named[id(p)] for p in hidden_weights(module)]
+    assert hidden["photo-cnn"] == ["3.weight"]
+    assert hidden["friedman"] == ["2.weight"]
+    assert hidden["code-lstm"] == ["recurrent.weight_ih_l0", "recurrent.weight_hh_l0"]
+    assert len(hidden["code-transformer"]) == 4
+    assert all(name.startswith("block.") for name in hidden["code-transformer"])
+
+
+@needs_muon
+def test_muon_and_adamw_each_move_their_own_by_their_own_rate():
+    module = torch.nn.Sequential(*(torch.nn.Conv2d(2, 2, 3, padding=1) for _ in range(3)))
+    optimizer = MuonAdamW(module)
+    middle = module[1].weight
+    muon, other = optimizer.param_groups
+    assert muon["params"] == [middle] and len(other["params"]) == 5
+
+    def moved(rates):
+        muon["lr"], other["lr"] = rates
+        before = {name: p.detach().clone() for name, p in module.named_parameters()}
+        optimizer.zero_grad()
+        module(torch.ones(1, 2, 5, 5)).square().mean().backward()
+        optimizer.step()
+        now = module.named_parameters()
+        return {name: (p - before[name]).abs().max().item() for name, p in now}
+
+    steps = moved([1e-3, 0.0])
+    assert steps.pop("1.weight") > 1e-4 and set(steps.values()) == {0.0}
+    steps = moved([0.0, 1e-3])
+    assert steps.pop("1.weight") == 0.0 and min(steps.values()) > 1e-4
+    with pytest.raises(NotImplementedError, match="saved"):
+        optimizer.state_dict()
+    linear = MuonAdamW(torch.nn.Linear(2, 1))  # nothing is hidden
+    assert linear.param_groups[0]["params"] == []
+    linear.step()

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from optenv.checks import is_number
 
-__all__ = ["AdamHD"]
+__all__ = ["AdamHD", "MuonAdamW", "hidden_weights"]
 
 
 class Rule(Optimizer):
@@ -104,3 +104,85 @@ class AdamHD(Rule):
         state["square"].mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
         root = (state["square"] / (1 - beta2 ** state["t"])).sqrt_().add_(group["eps"])
         state["direction"] = (state["mean"] / root).div_(1 - beta1 ** state["t"])
+
+
+def hidden_weights(module: nn.Module) -> list[nn.Parameter]:
+    """Weights that are neither of the first layer, nor of the last, nor an embedding.
+
+    First and last are those in the order of ``module.parameters()``, the parameters of
+    fewer than two dimensions (biases, normalisation) left out.
+    """
+    embeddings = {
+        id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)
+    }
+    weights = [p for p in module.parameters() if p.ndim >= 2]
+    return [p for p in weights[1:-1] if id(p) not in embeddings]
+
+
+class MuonAdamW(Rule):
+    """Muon for the :func:`hidden_weights` of a module, AdamW for all else.
+
+    Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024. A
+    convolution's weight ``[out, in, ...]`` is to Muon the matrix ``[out, in * ...]``. Its
+    steps are scaled to the size of AdamW's, so that the settings of AdamW serve for both
+    (Liu et al., "Muon is Scalable for LLM Training", 2025). The first parameter group is
+    Muon's, the second AdamW's; both follow their ``"lr"``.
+
+    Args:
+        module: the whole network, since the parameters alone do not say what they are.
+        lr: learning rate of both, AdamW's default.
+        weight_decay: decoupled, of both, AdamW's default.
+
+    Raises:
+        ImportError: torch has no Muon, as before 2.9.
+        ValueError: torch refuses a setting.
+    """
+
+    def __init__(
+        self, module: nn.Module, lr: float = 1e-3, weight_decay: float = 1e-2
+    ) -> None:
+        try:
+            from torch.optim import Muon
+        except ImportError:
+            raise ImportError(
+                f"Muon needs torch 2.9 or later, got {torch.__version__}: "
+                'pip install "optenv[benchmark]"'
+            ) from None
+        settings: dict[str, Any] = dict(lr=lr, weight_decay=weight_decay)
+        hidden = hidden_weights(module)
+        kept = {id(p) for p in hidden}
+        rest = [p for p in module.parameters() if id(p) not in kept]
+        super().__init__([{"params": hidden}, {"params": rest}], settings)
+        # Muon takes matrices only: it steps on views, which share the weights' memory.
+        self._views = [(p, p.detach().view(len(p), -1)) for p in hidden]
+        self._parts: list[tuple[dict[str, Any], Optimizer]] = []
+        if hidden:
+            matrices = [view for _, view in self._views]
+            muon = Muon(matrices, adjust_lr_fn="match_rms_adamw", **settings)
+            self._parts.append((self.param_groups[0], muon))
+        if rest:
+            adamw = torch.optim.AdamW(rest, fused=True, **settings)
+            self._parts.append((self.param_groups[1], adamw))
+
+    def update(self) -> None:
+        for p, view in self._views:
+            view.grad = None if p.grad is None else p.grad.view_as(view)
+        for group, part in self._parts:
+            part.param_groups[0]["lr"] = group["lr"]
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Not supported.
+
+        Raises:
+            NotImplementedError: always, rather than lose the state of the two parts.
+        """
+        raise NotImplementedError("MuonAdamW cannot be saved")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Not supported.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("MuonAdamW cannot be restored")
