@@ -11,23 +11,33 @@ from torch.optim.adamw import adamw
 from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
-from optenv.rules import HYPERPARAMETERS as H
+from optenv.rules import Hyperparameters
 
-Kernel = Callable[[list[Tensor], list[dict[str, Any]], float, "bool | None"], None]
+Kernel = Callable[
+    [list[Tensor], list[dict[str, Any]], float, "bool | None", Hyperparameters], None
+]
 
 
 def _sgd(
-    params: list[Tensor], states: list[dict[str, Any]], lr: float, foreach: bool | None
+    params: list[Tensor],
+    states: list[dict[str, Any]],
+    lr: float,
+    foreach: bool | None,
+    h: Hyperparameters,
 ) -> None:
     _run_sgd(params, [None] * len(params), lr, 0.0, foreach)
 
 
 def _momentum(
-    params: list[Tensor], states: list[dict[str, Any]], lr: float, foreach: bool | None
+    params: list[Tensor],
+    states: list[dict[str, Any]],
+    lr: float,
+    foreach: bool | None,
+    h: Hyperparameters,
 ) -> None:
     # torch fills None with the first gradient and leaves it to us to keep it.
     buffers = [s.get("momentum_buffer") for s in states]
-    _run_sgd(params, buffers, lr, H.momentum, foreach)
+    _run_sgd(params, buffers, lr, h.momentum, foreach)
     for state, buffer in zip(states, buffers, strict=True):
         state["momentum_buffer"] = buffer
 
@@ -54,7 +64,11 @@ def _run_sgd(
 
 
 def _rmsprop(
-    params: list[Tensor], states: list[dict[str, Any]], lr: float, foreach: bool | None
+    params: list[Tensor],
+    states: list[dict[str, Any]],
+    lr: float,
+    foreach: bool | None,
+    h: Hyperparameters,
 ) -> None:
     _fill(params, states, ("square_avg",))
     rmsprop(
@@ -66,8 +80,8 @@ def _rmsprop(
         [s["step"] for s in states],
         foreach=foreach,
         lr=lr,
-        alpha=H.alpha,
-        eps=H.eps,
+        alpha=h.alpha,
+        eps=h.eps,
         weight_decay=0.0,
         momentum=0.0,
         centered=False,
@@ -76,7 +90,11 @@ def _rmsprop(
 
 
 def _adam(
-    params: list[Tensor], states: list[dict[str, Any]], lr: float, foreach: bool | None
+    params: list[Tensor],
+    states: list[dict[str, Any]],
+    lr: float,
+    foreach: bool | None,
+    h: Hyperparameters,
 ) -> None:
     _fill(params, states, ("exp_avg", "exp_avg_sq"))
     adamw(
@@ -88,11 +106,11 @@ def _adam(
         [s["step"] for s in states],
         foreach=foreach,
         amsgrad=False,
-        beta1=H.beta1,
-        beta2=H.beta2,
+        beta1=h.beta1,
+        beta2=h.beta2,
         lr=lr,
         weight_decay=0.0,
-        eps=H.eps,
+        eps=h.eps,
         maximize=False,
         has_complex=any(p.is_complex() for p in params),
     )

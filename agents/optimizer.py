@@ -224,7 +224,8 @@ class LearnedOptimizer(Optimizer):
             state.pop("last_param", None)
 
     def _update(self, multiplier: float) -> None:
-        kernel = KERNELS[self._policy.description["rule"]]
+        rule = self._policy.rule
+        kernel = KERNELS[rule.name]
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             lr = group["effective_lr"] = float(group["lr"]) * multiplier
@@ -232,7 +233,8 @@ class LearnedOptimizer(Optimizer):
                 continue
             if group["weight_decay"]:
                 torch._foreach_mul_(params, 1.0 - lr * group["weight_decay"])
-            kernel(params, [self.state[p] for p in params], lr, group["foreach"])
+            states = [self.state[p] for p in params]
+            kernel(params, states, lr, group["foreach"], rule.hyperparameters)
 
 
 def _all_finite(params: list[Tensor]) -> bool:

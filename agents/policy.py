@@ -28,7 +28,7 @@ _REQUIRED: dict[str, type | tuple[type, ...]] = {
     "feature_version": int,
     "features": list,
     "action": dict,
-    "rule": str,
+    "rule": (str, dict),
     "horizon": int,
     "spacing": (int, float),
     "total_updates": list,
@@ -48,6 +48,7 @@ class Policy(nn.Module):
     Attributes:
         description: as given.
         action: decodes what the network says, as the environment did.
+        rule: the update that the learning rate is of.
 
     Raises:
         ValueError: the description is incomplete, of another feature version, or names
@@ -59,6 +60,7 @@ class Policy(nn.Module):
         _check(description)
         self.description = description
         self.action = actions.make(description["action"])
+        self.rule = rules.get(description["rule"])
         names = list(FEATURES)
         self._columns = [names.index(name) for name in description["features"]]
         sizes = description["layers"]

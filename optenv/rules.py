@@ -5,19 +5,57 @@ dimension ``B`` (runs); parameters are flat, ``[B, P]``. By default nothing is c
 place, so that gradients flow through an update and a kept state stays valid; with
 ``inplace=True`` parameters and state are overwritten, which spares the time to allocate.
 
-Every rule equals its ``torch.optim`` namesake (no weight decay) to float tolerance.
+Every rule equals its ``torch.optim`` namesake (no weight decay) to float tolerance. Its
+hyperparameters are torch's defaults unless a specification gives others, as in
+``{"name": "adam", "beta1": 0.8}``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .checks import is_number
+
 RuleState = tuple[Tensor, ...]
+
+#: Name of a rule, or its name and hyperparameters.
+RuleSpec = str | dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What a rule holds fixed; the defaults are torch's.
+
+    Raises:
+        ValueError: ``eps`` is not positive, or another is not in [0, 1).
+        TypeError: one is no number.
+    """
+
+    momentum: float = 0.9
+    alpha: float = 0.99
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not is_number(value):
+                raise TypeError(f"{name} must be a number, got {value!r}")
+            if name == "eps" and not 0 < value < math.inf:
+                raise ValueError(f"eps must be positive and finite, got {value!r}")
+            if name != "eps" and not 0 <= value < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
+            object.__setattr__(self, name, float(value))
+
+
+HYPERPARAMETERS = Hyperparameters()
 
 
 class Rule(NamedTuple):
@@ -26,6 +64,7 @@ class Rule(NamedTuple):
     Attributes:
         name: the key in :data:`RULES`.
         default_lr: a usual base learning rate of the rule.
+        fields: the hyperparameters that it has.
         init: ``params [B, P] -> state``, a tuple of ``[B, ...]`` tensors.
         update: ``(params [B, P], grad [B, P], state, lr [B, 1], inplace=False) -> (params,
             state)``.
@@ -33,22 +72,16 @@ class Rule(NamedTuple):
 
     name: str
     default_lr: float
+    fields: tuple[str, ...]
     init: Callable[[Tensor], RuleState]
     update: Callable[..., tuple[Tensor, RuleState]]
+    hyperparameters: Hyperparameters
 
-
-@dataclass(frozen=True)
-class Hyperparameters:
-    """What the rules hold fixed; the values are torch's defaults."""
-
-    momentum: float = 0.9
-    alpha: float = 0.99
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-
-
-HYPERPARAMETERS = Hyperparameters()
+    def to_spec(self) -> RuleSpec:
+        """Name, with the hyperparameters that are not torch's; :func:`get` reads it."""
+        ours, default = asdict(self.hyperparameters), asdict(HYPERPARAMETERS)
+        changed = {name: ours[name] for name in self.fields if ours[name] != default[name]}
+        return {"name": self.name, **changed} if changed else self.name
 
 
 def _no_state(params: Tensor) -> RuleState:
@@ -65,37 +98,56 @@ def _adam_state(params: Tensor) -> RuleState:
 
 
 def sgd(
-    params: Tensor, grad: Tensor, state: RuleState, lr: Tensor, inplace: bool = False
+    params: Tensor,
+    grad: Tensor,
+    state: RuleState,
+    lr: Tensor,
+    inplace: bool = False,
+    h: Hyperparameters = HYPERPARAMETERS,
 ) -> tuple[Tensor, RuleState]:
     r""":math:`\theta \leftarrow \theta - \eta g`."""
     return _addcmul(params, grad, lr, -1.0, inplace), state
 
 
 def momentum(
-    params: Tensor, grad: Tensor, state: RuleState, lr: Tensor, inplace: bool = False
+    params: Tensor,
+    grad: Tensor,
+    state: RuleState,
+    lr: Tensor,
+    inplace: bool = False,
+    h: Hyperparameters = HYPERPARAMETERS,
 ) -> tuple[Tensor, RuleState]:
     r""":math:`b \leftarrow \mu b + g;\ \theta \leftarrow \theta - \eta b` (Polyak)."""
-    buffer = _mul(state[0], HYPERPARAMETERS.momentum, inplace)
+    buffer = _mul(state[0], h.momentum, inplace)
     buffer = buffer.add_(grad) if inplace else buffer + grad
     return _addcmul(params, buffer, lr, -1.0, inplace), (buffer,)
 
 
 def rmsprop(
-    params: Tensor, grad: Tensor, state: RuleState, lr: Tensor, inplace: bool = False
+    params: Tensor,
+    grad: Tensor,
+    state: RuleState,
+    lr: Tensor,
+    inplace: bool = False,
+    h: Hyperparameters = HYPERPARAMETERS,
 ) -> tuple[Tensor, RuleState]:
     r""":math:`v \leftarrow \alpha v + (1-\alpha) g^2;\
     \theta \leftarrow \theta - \eta g / (\sqrt v + \epsilon)` (Tieleman & Hinton).
     """
-    h = HYPERPARAMETERS
     square = _mul(state[0], h.alpha, inplace)
     square = _addcmul(square, grad, grad, 1 - h.alpha, inplace)
     root = _sqrt(square)
-    direction = _ratio(grad, root, inplace)
+    direction = _ratio(grad, root, h.eps, inplace)
     return _addcmul(params, direction, lr, -1.0, inplace), (square,)
 
 
 def adam(
-    params: Tensor, grad: Tensor, state: RuleState, lr: Tensor, inplace: bool = False
+    params: Tensor,
+    grad: Tensor,
+    state: RuleState,
+    lr: Tensor,
+    inplace: bool = False,
+    h: Hyperparameters = HYPERPARAMETERS,
 ) -> tuple[Tensor, RuleState]:
     r"""Adam with bias correction (Kingma & Ba, 2015).
 
@@ -103,14 +155,13 @@ def adam(
     (1-\beta_2) g^2;\ \theta \leftarrow \theta - \frac{\eta}{1-\beta_1^t}
     \frac{m}{\sqrt{v}/\sqrt{1-\beta_2^t} + \epsilon}`
     """
-    h = HYPERPARAMETERS
     mean, square, step = state
     step = step + 1
     mean = mean.lerp_(grad, 1 - h.beta1) if inplace else mean.lerp(grad, 1 - h.beta1)
     square = _mul(square, h.beta2, inplace)
     square = _addcmul(square, grad, grad, 1 - h.beta2, inplace)
     root = _mul(_sqrt(square), (1 - h.beta2**step).rsqrt(), inplace)
-    direction = _ratio(mean, root, inplace)
+    direction = _ratio(mean, root, h.eps, inplace)
     lr = lr / (1 - h.beta1**step)
     return _addcmul(params, direction, lr, -1.0, inplace), (mean, square, step)
 
@@ -124,11 +175,11 @@ def _addcmul(a: Tensor, b: Tensor, c: Tensor, value: float, inplace: bool) -> Te
     return a.addcmul_(b, c, value=value) if inplace else a.addcmul(b, c, value=value)
 
 
-def _ratio(a: Tensor, root: Tensor, inplace: bool) -> Tensor:
+def _ratio(a: Tensor, root: Tensor, eps: float, inplace: bool) -> Tensor:
     """``a / (root + eps)``; ``root`` is overwritten if ``inplace``."""
     if inplace:
-        return torch.div(a, root.add_(HYPERPARAMETERS.eps), out=root)
-    return a / (root + HYPERPARAMETERS.eps)
+        return torch.div(a, root.add_(eps), out=root)
+    return a / (root + eps)
 
 
 def _sqrt(square: Tensor) -> Tensor:
@@ -140,22 +191,34 @@ def _sqrt(square: Tensor) -> Tensor:
 
 
 RULES: dict[str, Rule] = {
-    rule.name: rule
-    for rule in (
-        Rule("sgd", 1e-1, _no_state, sgd),
-        Rule("momentum", 1e-2, _one_buffer, momentum),
-        Rule("rmsprop", 1e-3, _one_buffer, rmsprop),
-        Rule("adam", 1e-3, _adam_state, adam),
+    name: Rule(name, default_lr, fields, init, update, HYPERPARAMETERS)
+    for name, default_lr, fields, init, update in (
+        ("sgd", 1e-1, (), _no_state, sgd),
+        ("momentum", 1e-2, ("momentum",), _one_buffer, momentum),
+        ("rmsprop", 1e-3, ("alpha", "eps"), _one_buffer, rmsprop),
+        ("adam", 1e-3, ("beta1", "beta2", "eps"), _adam_state, adam),
     )
 }
 
 
-def get(name: str) -> Rule:
-    """Return the rule called ``name``.
+def get(spec: RuleSpec) -> Rule:
+    """Return the rule of a name, or of a dict of ``name`` and hyperparameters.
 
     Raises:
-        ValueError: there is no such rule; the message lists the valid names.
+        ValueError: there is no such rule, or a hyperparameter is out of its range; the
+            message lists what is valid.
+        TypeError: the rule has no such hyperparameter, or it is no number.
     """
+    fields = dict(spec) if isinstance(spec, dict) else {"name": spec}
+    name = fields.pop("name", None)
     if name not in list(RULES):
         raise ValueError(f"unknown rule {name!r}; valid rules: {', '.join(RULES)}")
-    return RULES[name]
+    rule = RULES[name]
+    for field in fields:
+        if field not in rule.fields:
+            valid = ", ".join(rule.fields) or "none"
+            raise TypeError(
+                f"rule {name!r} has no hyperparameter {field!r}; valid: {valid}"
+            )
+    h = Hyperparameters(**fields)
+    return rule._replace(update=partial(rule.update, h=h), hyperparameters=h)

@@ -27,7 +27,8 @@ class Settings:
 
     Attributes:
         tasks: what to train on, see :func:`optenv.tasks.make`.
-        rule: update rule, a key of :data:`optenv.rules.RULES`.
+        rule: update rule, a key of :data:`optenv.rules.RULES`, or a dict of its ``name``
+            and hyperparameters, see :func:`optenv.rules.get`.
         action: ``"continuous"``, ``"discrete"``, or an action of :mod:`optenv.actions`.
         horizon: control steps of a run.
         updates_per_step: updates between two control steps, on average over a run; a pair
@@ -49,7 +50,7 @@ class Settings:
     """
 
     tasks: tasks.TaskSpec = "mlp-classification"
-    rule: str = "adam"
+    rule: rules.RuleSpec = "adam"
     action: str | dict[str, Any] | actions.Action = "continuous"
     horizon: int = 40
     updates_per_step: int | tuple[float, float] = 10
@@ -100,7 +101,7 @@ class Settings:
             "feature_version": FEATURE_VERSION,
             "features": list(FEATURES),
             "action": actions.make(self.action).to_dict(),
-            "rule": self.rule,
+            "rule": rules.get(self.rule).to_spec(),
             "horizon": self.horizon,
             "spacing": self.spacing,
             "total_updates": [self._total(n) for n in cast(Any, self.updates_per_step)],

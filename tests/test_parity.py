@@ -42,7 +42,7 @@ def walk_environment(task, policy, dtype, seed=5, index=2, runs=3):
     env = optenv.LearningRateVectorEnv(
         runs, tasks=task, rule=described["rule"], action=described["action"],
         horizon=HORIZON, updates_per_step=TOTAL / HORIZON, spacing=described["spacing"],
-        base_lr=BASE_LR[described["rule"]], dtype=dtype, autoreset_mode="Disabled",
+        base_lr=BASE_LR[policy.rule.name], dtype=dtype, autoreset_mode="Disabled",
         on_divergence="absorb",
     )  # fmt: skip
     observation, _ = env.reset(seed=seed)
@@ -64,7 +64,7 @@ def walk_environment(task, policy, dtype, seed=5, index=2, runs=3):
 def walk_optimizer(task, policy, start, data, boundaries, index=2):
     """The same run by the exported optimizer, in an ordinary training loop."""
     parameters = [p[0].clone().requires_grad_() for p in task.unflatten(start[None])]
-    lr = BASE_LR[policy.description["rule"]]
+    lr = BASE_LR[policy.rule.name]
     optimizer = LearnedOptimizer(parameters, policy, total_steps=TOTAL, lr=lr)
     walk = []
     for step in range(TOTAL):
@@ -93,7 +93,9 @@ def loss_of(task, parameters, inputs, targets):
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
-@pytest.mark.parametrize("rule", list(rules.RULES))
+@pytest.mark.parametrize(
+    "rule", [*rules.RULES, {"name": "adam", "beta1": 0.8, "beta2": 0.99}], ids=str
+)
 @pytest.mark.parametrize(
     "action",
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -66,6 +67,64 @@ def test_a_rule_equals_its_torch_optim_namesake(
         )
     moved = (ours - start_params(dtype)).norm(dim=1)
     assert moved.min() > 100 * rtol, "nothing was tested"
+
+
+def test_hyperparameters_mean_what_they_mean_in_torch() -> None:
+    param = torch.nn.Parameter(start_params(torch.float64).clone())
+    specs: list[tuple[dict[str, Any], torch.optim.Optimizer]] = [
+        (
+            {"name": "momentum", "momentum": 0.5},
+            torch.optim.SGD([param], 0.1, momentum=0.5),
+        ),
+        (
+            {"name": "rmsprop", "alpha": 0.9, "eps": 1e-3},
+            torch.optim.RMSprop([param], 0.1, alpha=0.9, eps=1e-3),
+        ),
+        (
+            {"name": "adam", "beta1": 0.8, "beta2": 0.99, "eps": 1e-4},
+            torch.optim.Adam([param], 0.1, betas=(0.8, 0.99), eps=1e-4),
+        ),
+    ]
+    for spec, optimizer in specs:
+        rule = rules.get(spec)
+        assert rule.to_spec() == spec
+        assert rules.get(rule.to_spec()) is not rules.get(rule.name)
+        ours = param.detach().clone()
+        state, lr = rule.init(ours), torch.full((RUNS, 1), 0.1, dtype=torch.float64)
+        for update in range(20):
+            noise = noise_of(update, torch.float64)
+            ours, state = rule.update(ours, gradient(ours, noise), state, lr)
+            param.grad = gradient(param.detach(), noise)
+            optimizer.step()
+        torch.testing.assert_close(ours, param.detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_a_default_hyperparameter_leaves_the_name_alone() -> None:
+    assert rules.get({"name": "adam", "beta1": 0.9}).to_spec() == "adam"
+    assert [rules.get(name).to_spec() for name in rules.RULES] == list(rules.RULES)
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "match"),
+    [
+        (
+            {"name": "adam", "beta1": 1.0},
+            ValueError,
+            r"beta1 must lie in \[0, 1\), got 1.0",
+        ),
+        ({"name": "adam", "beta2": -0.1}, ValueError, r"beta2 must lie in .* got -0.1"),
+        ({"name": "adam", "eps": 0}, ValueError, "eps must be positive and finite, got 0"),
+        ({"name": "adam", "beta1": "0.8"}, TypeError, "beta1 must be a number, got '0.8'"),
+        ({"name": "adam", "beta": 0.8}, TypeError, "'beta'; valid: beta1, beta2, eps"),
+        ({"name": "sgd", "momentum": 0.8}, TypeError, "'momentum'; valid: none"),
+        ({"beta1": 0.8}, ValueError, "unknown rule None; valid rules: sgd"),
+    ],
+)
+def test_a_wrong_specification_is_refused(
+    spec: dict[str, Any], error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        rules.get(spec)
 
 
 @every_rule
