@@ -7,31 +7,38 @@ Processes are spawned, so a script that uses ``workers`` needs the usual
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import closing
-from typing import NamedTuple
 
-from .baselines import (
-    SHARED,
-    TUNED,
-    Arm,
-    Choice,
-    choose,
-    choose_shared,
-    default_arms,
-    grid_arms,
-    mean_losses,
-    tuned_arms,
-)
+from .baselines import ADAMW, TUNED, Choice, default_arms
+from .jobs import Arms, Choices, Job, Phases, make_jobs, run_job
 from .problem import HeldoutTask
 from .results import Row
-from .run import CURVE_POINTS, train
+from .run import CURVE_POINTS
 from .workers import Workers, progress_bar
 
-#: Arms for all tasks, or those of each task by its name.
-Arms = Sequence[Arm] | Mapping[str, Sequence[Arm]]
+
+def run_jobs(
+    jobs: Sequence[Job],
+    workers: Workers | None,
+    ended: Callable[[Job, Row], object],
+) -> list[Row]:
+    """Rows of jobs, in their order.
+
+    Args:
+        jobs: to run, the first ones first.
+        workers: processes to run them in; None runs them here.
+        ended: called with every job that has ended and its row, at once.
+    """
+    if workers is not None:
+        return workers.map(run_job, jobs, ended)
+    rows = []
+    for job in jobs:
+        rows.append(run_job(job))
+        ended(job, rows[-1])
+    return rows
 
 
 def evaluate(
@@ -56,40 +63,13 @@ def evaluate(
     Returns:
         Rows by task, then arm, then seed. Runs that diverged have a loss of inf.
     """
-    jobs = list(_jobs(arms, tasks, seeds, curve_points))
-    with progress_bar(len(jobs), "evaluation", progress) as advance:
+    jobs = list(make_jobs(arms, tasks, seeds, curve_points))
+    with contextlib.ExitStack() as stack:
+        advance = stack.enter_context(progress_bar(len(jobs), "evaluation", progress))
+        processes = None
         if workers > 0:
-            with closing(Workers(workers)) as processes:
-                return processes.map(_train, jobs, advance)
-        rows = []
-        for job in jobs:
-            rows.append(_train(job))
-            advance()
-        return rows
-
-
-class _Job(NamedTuple):
-    arm: Arm
-    task: HeldoutTask
-    seed: int
-    curve_points: int
-
-
-def _train(job: _Job) -> Row:
-    try:
-        return train(*job)
-    except Exception as error:
-        error.add_note(f"{job.arm.name}, task {job.task.name}, seed {job.seed}")
-        raise
-
-
-def _jobs(
-    arms: Arms, tasks: Sequence[HeldoutTask], seeds: Sequence[int], curve_points: int
-) -> Iterable[_Job]:
-    for task in tasks:
-        for arm in arms[task.name] if isinstance(arms, Mapping) else arms:
-            for seed in seeds:
-                yield _Job(arm, task, seed, curve_points)
+            processes = stack.enter_context(contextlib.closing(Workers(workers)))
+        return run_jobs(jobs, processes, lambda job, row: advance())
 
 
 class BaselineRuns:
@@ -109,15 +89,12 @@ class BaselineRuns:
         eval_seeds: Sequence[int],
         workers: int,
     ) -> None:
-        both = sorted(set(tuning_seeds) & set(eval_seeds))
-        if both:
-            raise ValueError(f"tuning and evaluation seeds must differ, both have {both}")
-        self._tasks, self._seeds = tasks, eval_seeds
-        self._tuning = list(_jobs(grid_arms(), tasks, tuning_seeds, 0))
-        arms = len(default_arms()) + len((SHARED, TUNED))
-        self.total = len(self._tuning) + len(tasks) * arms * len(eval_seeds)
+        self._phases = Phases(
+            tasks, tuning_seeds, eval_seeds, default_arms(), {TUNED: ADAMW}
+        )
+        self.total = self._phases.total
         self.done = 0
-        self._outcome: Future[tuple[list[Row], dict[str, Choice]]] = Future()
+        self._outcome: Future[tuple[list[Row], Choices]] = Future()
         self._workers = Workers(workers)
         # A daemon, so that a caller who forgets close() can still exit.
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -125,19 +102,14 @@ class BaselineRuns:
 
     def _work(self) -> None:
         try:
-            means = mean_losses(self._workers.map(_train, self._tuning, self._advance))
-            choices, shared = choose(means), choose_shared(means)
-            arms = {
-                name: [*default_arms(), *tuned_arms({SHARED: shared, TUNED: own})]
-                for name, own in choices.items()
-            }
-            jobs = list(_jobs(arms, self._tasks, self._seeds, CURVE_POINTS))
-            rows = self._workers.map(_train, jobs, self._advance)
-            self._outcome.set_result((rows, choices))
+            self._outcome.set_result(self._phases.run(self._run))
         except BaseException as error:
             self._outcome.set_exception(error)
 
-    def _advance(self) -> None:
+    def _run(self, jobs: Sequence[Job]) -> list[Row]:
+        return run_jobs(jobs, self._workers, self._advance)
+
+    def _advance(self, job: Job, row: Row) -> None:
         self.done += 1
 
     def result(self, progress: bool = True) -> tuple[list[Row], dict[str, Choice]]:
@@ -153,7 +125,8 @@ class BaselineRuns:
                 while shown < self.done:
                     shown += 1
                     advance()
-        return self._outcome.result()
+        rows, choices = self._outcome.result()
+        return rows, {task: chosen[TUNED] for task, chosen in choices.items()}
 
     def close(self) -> None:
         """End the processes, finished or not."""

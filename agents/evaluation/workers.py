@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections import deque
@@ -52,6 +53,11 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
+def _call(pickled: bytes) -> Any:
+    function, job = pickle.loads(pickled)
+    return function(job)
+
+
 @contextlib.contextmanager
 def _interrupts_ignored() -> Iterator[None]:
     """Children started within ignore Ctrl-C from their very first instruction."""
@@ -93,16 +99,16 @@ class Workers:
         self,
         function: Callable[[Job], Result],
         jobs: Sequence[Job],
-        advance: Callable[[], object],
+        ended: Callable[[Job, Result], object],
     ) -> list[Result]:
-        """Results in the order of ``jobs``; calls ``advance`` whenever one has ended.
+        """Results in the order of ``jobs``; calls ``ended`` with each that has ended.
 
         Raises:
             CancelledError: :meth:`close` was called meanwhile, or the interpreter exits.
             BrokenProcessPool: a worker died.
         """
         waiting = deque(enumerate(jobs))
-        running: dict[Future[Result], int] = {}
+        running: dict[Future[Any], int] = {}
         results: dict[int, Result] = {}
         while waiting or running:
             # Few at a time: the interpreter waits at its exit for all that are submitted.
@@ -111,13 +117,16 @@ class Workers:
                 running[self._submit(function, job)] = i
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                results[running.pop(future)] = future.result()
-                advance()
+                i = running.pop(future)
+                results[i] = future.result()
+                ended(jobs[i], results[i])
         return [results[i] for i in range(len(jobs))]
 
-    def _submit(self, function: Callable[[Job], Result], job: Job) -> Future[Result]:
+    def _submit(self, function: Callable[[Job], Result], job: Job) -> Future[Any]:
+        # Plain pickle, with tensors as bytes: torch's own way from process to process is
+        # through files that are shared, of which a policy of a job would need several.
         try:
-            return self._executor.submit(function, job)
+            return self._executor.submit(_call, pickle.dumps((function, job)))
         except BrokenExecutor:
             raise
         except RuntimeError:  # no more submissions: closed
