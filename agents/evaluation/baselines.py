@@ -23,6 +23,8 @@ from torch.optim import Optimizer
 
 from optenv.actions import SCHEDULES
 
+from ..policy import Policy
+
 __all__ = [
     "ADAMW",
     "CANDIDATES",
@@ -115,9 +117,10 @@ def learned(
     return LearnedOptimizer(params, total_steps=total_updates, **arguments)
 
 
-def learned_arm(name: str, policy: str | Path, **arguments: Any) -> Arm:
-    """Arm of a policy file; ``arguments`` go to :class:`LearnedOptimizer` (``lr``, ...)."""
-    factory = partial(learned, policy=str(policy), **arguments)
+def learned_arm(name: str, policy: str | Path | Policy, **arguments: Any) -> Arm:
+    """Arm of a policy; ``arguments`` go to :class:`LearnedOptimizer` (``lr``, ...)."""
+    given = policy if isinstance(policy, Policy) else str(policy)
+    factory = partial(learned, policy=given, **arguments)
     return Arm(name, factory, takes_loss=True)
 
 
