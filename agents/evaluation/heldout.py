@@ -8,6 +8,7 @@ of updates, not the number of examples, is what limits them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch.nn.functional as F
@@ -53,14 +54,14 @@ HELDOUT: tuple[HeldoutTask, ...] = (
 )  # fmt: skip
 
 
-def task_named(name: str) -> HeldoutTask:
-    """Held-out task called ``name``.
+def task_named(name: str, tasks: Sequence[HeldoutTask] = HELDOUT) -> HeldoutTask:
+    """Held-out task called ``name``, among ``tasks``.
 
     Raises:
         ValueError: there is none; the message lists the valid names.
     """
-    for task in HELDOUT:
+    for task in tasks:
         if task.name == name:
             return task
-    names = ", ".join(task.name for task in HELDOUT)
+    names = ", ".join(task.name for task in tasks)
     raise ValueError(f"unknown held-out task {name!r}; valid tasks: {names}")

@@ -73,8 +73,9 @@ def plot_curves(rows: Sequence[Row], path: str | Path) -> None:
         panel.set_xlabel("update")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=len(arms), frameon=False
-    )
+        handles, labels, loc="outside lower center", frameon=False,
+        ncols=min(len(arms), 2 * columns),
+    )  # fmt: skip
     figure.savefig(path, dpi=150)
 
 

@@ -14,7 +14,7 @@ from .measures import MISS, measure, per_task
 from .results import Row, grid, shown_arms
 from .standings import BAND, Record, mean_speedup, profile_score, time_ratios, versus
 
-__all__ = ["Summary", "format_summary", "summarize"]
+__all__ = ["Summary", "format_record", "format_summary", "summarize"]
 
 WIDTH = 140
 
@@ -135,7 +135,7 @@ def format_summary(
         "CPU": [f"{each.cpu_speedup:.2f}" for each in found],
         "profile": [f"{each.profile:.2f}" for each in found],
         **{
-            baseline: [_record(each.records[baseline]) for each in found]
+            baseline: [format_record(each.records[baseline]) for each in found]
             for baseline in found[0].records
         },
         "diverged": [str(each.diverged) for each in found],
@@ -149,5 +149,6 @@ def _estimate(value: Estimate) -> str:
     return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
 
 
-def _record(record: Record) -> str:
+def format_record(record: Record) -> str:
+    """Tasks won, won or tied, and lost, as ``3/4/1``."""
     return f"{record.wins}/{record.wins_or_ties}/{record.losses}"
