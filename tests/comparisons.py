@@ -29,6 +29,7 @@ def row(task, arm, seed, loss, learned=False, trace=True):
         "cpu_seconds": 0.1,
         "curve": [(0, 2.0), (5, 1.5 * loss), (10, loss)],
         "lr_trace": [(5, 1e-3), (10, 1e-4)] if trace else [],
+        "shifts": [],
     }
 
 

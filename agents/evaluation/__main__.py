@@ -21,6 +21,7 @@ import click
 import torch
 
 from .benchmark import BENCHMARK
+from .controls import CONTROLS, control_jobs
 from .entrants import Baselines, Entrant, load_entrants, pick_baselines
 from .heldout import HeldoutTask, task_named
 from .jobs import Choices, Phases
@@ -97,6 +98,11 @@ FIRST_TUNING_SEED = 1000
     default=1.0,
     help="Factor on the number of updates of the tasks.",
 )
+@click.option(
+    "--controls/--no-controls",
+    default=True,
+    help="Also run each policy untrained, as noise, and replayed blindly.",
+)
 @click.option("--progress/--no-progress", default=True, help="Progress bar.")
 def main(**options: Any) -> None:
     begun = time.monotonic()
@@ -122,7 +128,12 @@ def main(**options: Any) -> None:
             f"in {store.path}"
         )
         sys.exit(130)
-    families = {each.family(): [*map(each.name, each.rates)] for each in entrants}
+    kinds = ("", *CONTROLS) if options["controls"] else ("",)
+    families = {
+        each.family(kind): [each.name(lr, kind) for lr in each.rates]
+        for each in entrants
+        for kind in kinds
+    }
     write(rows, families, choices, folder)
     click.echo(f"all done in {(time.monotonic() - begun) / 60:.1f} minutes")
 
@@ -140,13 +151,17 @@ def run(
     ours = [arm for entrant in entrants for arm in entrant.arms()]
     arms = [*baselines.untuned, *ours]
     phases = Phases(tasks, tuning, seeds, arms, baselines.searches, baselines.shared)
+    judged = entrants if options["controls"] else []
+    controls = sum(len(CONTROLS) * len(each.rates) for each in judged)
+    total = phases.total + controls * len(tasks) * len(seeds)
     workers = None
     with contextlib.ExitStack() as stack:
         if options["workers"]:
             workers = stack.enter_context(contextlib.closing(Workers(options["workers"])))
-        bar = progress_bar(phases.total, "benchmark", options["progress"])
+        bar = progress_bar(total, "benchmark", options["progress"])
         runner = StoredRuns(store, workers, stack.enter_context(bar))
         rows, choices = phases.run(runner)
+        rows += runner([job for e in judged for job in control_jobs(e, rows, tasks, seeds)])
     click.echo(f"{runner.ran} runs done, {runner.reused} reused of {store.path}")
     return rows, choices
 

@@ -72,6 +72,8 @@ class Arm:
         watch: ``(optimizer, total_updates)`` to a function that is called with the loss
             of each update after it, such as the step of a torch scheduler; picklable.
             None for nothing.
+        control: it is a control of one of ours, so that it takes the loss but counts as
+            a baseline.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Arm:
     takes_loss: bool = False
     takes_module: bool = False
     watch: Callable[[Optimizer, int], Watcher] | None = None
+    control: bool = False
 
 
 class Choice(NamedTuple):

@@ -38,6 +38,8 @@ class Row(TypedDict):
         cpu_seconds: of the updates, without validation.
         curve: ``(update, validation loss)`` from 0 to the last update.
         lr_trace: ``(update, learning rate in force)``.
+        shifts: change of the log-multiplier, in nats, that each decision of a policy
+            asked for; empty for all other optimizers.
     """
 
     task: str
@@ -52,6 +54,7 @@ class Row(TypedDict):
     cpu_seconds: float
     curve: list[tuple[int, float]]
     lr_trace: list[tuple[int, float]]
+    shifts: list[float]
 
 
 class Interval(NamedTuple):
@@ -227,14 +230,15 @@ def grid(
 
 
 def write_csv(rows: Sequence[Row], path: str | Path) -> None:
-    """One line a run; the curves are left out.
+    """One line a run; what is a series of numbers is left out.
 
     Raises:
         ValueError: there are no rows.
     """
     if not rows:
         raise ValueError("there are no results to write")
-    names = [name for name in Row.__annotations__ if name not in ("curve", "lr_trace")]
+    series = ("curve", "lr_trace", "shifts")
+    names = [name for name in Row.__annotations__ if name not in series]
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, names, extrasaction="ignore")
         writer.writeheader()

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ..optimizer import LearnedOptimizer
 from .baselines import Arm
 from .problem import HeldoutTask, Problem
 from .results import Row
@@ -49,6 +50,7 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
     if hasattr(optimizer, "train"):
         optimizer.train()
     lr_trace: list[tuple[int, float]] = []
+    shifts = _shifts_of(optimizer)
     losses: list[float] = []
     cpu_seconds = 0.0
     for t in range(total):
@@ -80,7 +82,7 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
         arm=arm.name,
         seed=seed,
         updates=total,
-        learned=arm.takes_loss,
+        learned=arm.takes_loss and not arm.control,
         train_loss=_finite(sum(last) / len(last)),
         validation_loss=curve[-1][1],
         initial_validation_loss=curve[0][1],
@@ -88,7 +90,19 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
         cpu_seconds=cpu_seconds,
         curve=curve,
         lr_trace=lr_trace,
+        shifts=shifts,
     )
+
+
+def _shifts_of(optimizer: Optimizer) -> list[float]:
+    """A list that each decision of a learned policy appends its shift to, in nats."""
+    shifts: list[float] = []
+    if isinstance(optimizer, LearnedOptimizer):
+        action = optimizer.policy.action
+        optimizer.policy.register_forward_hook(
+            lambda policy, observed, said: shifts.append(float(action.shift(said)))
+        )
+    return shifts
 
 
 def _spread(total: int, count: int) -> set[int]:

@@ -106,6 +106,7 @@ def _decoded(line: bytes) -> tuple[dict[str, Any], Row]:
         cpu_seconds=float(found["cpu_seconds"]),
         curve=[(update, float(loss)) for update, loss in found["curve"]],
         lr_trace=[(update, float(lr)) for update, lr in found["lr_trace"]],
+        shifts=[float(shift) for shift in found["shifts"]],
     )
 
 
