@@ -1,9 +1,12 @@
-"""Short tasks, an arm and made-up results, for tests of comparisons."""
+"""Short tasks, an arm, made-up results and the command, for tests of comparisons."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from functools import partial
+
+from click.testing import CliRunner
 
 from agents.evaluation.baselines import Arm, adamw
 from agents.evaluation.heldout import task_named
@@ -36,3 +39,9 @@ def row(task, arm, seed, loss, learned=False, trace=True):
 def runs_of(task, arm, losses, **changed):
     """Rows of an arm on a task, a seed for every loss."""
     return [{**row(task, arm, s, loss), **changed} for s, loss in enumerate(losses)]
+
+
+def benchmark(*arguments):
+    """Result of ``python -m agents.evaluation``, run in this process."""
+    main = importlib.import_module("agents.evaluation.__main__").main
+    return CliRunner().invoke(main, [str(a) for a in arguments])
