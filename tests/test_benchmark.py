@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from comparisons import benchmark as invoke
+from comparisons import row
 from utils import random_policy
 
 from agents.evaluation.baselines import DEFAULT, SHARED, TUNED
@@ -142,6 +144,17 @@ def test_replay_has_the_mean_learning_rates_of_the_policy(results):
     # The other task is shorter: these decisions are made on this one alone.
     mean = [sum(values) / 2 for values in zip(*traces["mine lr 0.01"], strict=True)]
     assert first[2:] == pytest.approx(mean[2:], abs=1e-5)
+
+
+def test_where_nothing_is_learned_there_is_no_summary(tmp_path, capsys):
+    for name in ("summary.csv", "losses.png", "profiles.png"):
+        (tmp_path / name).write_text("of an earlier call")
+    rows = [row("a", arm, 0, 3.0) for arm in (DEFAULT, TUNED)]
+    importlib.import_module("agents.evaluation.__main__").write(rows, {}, {}, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"choices.json", "curves.png"}
+    text = capsys.readouterr().out
+    assert "Validation loss" in text
+    assert "no summary and no profiles: the reference 'AdamW tuned' has learned" in text
 
 
 @pytest.mark.slow

@@ -174,10 +174,15 @@ def write(
     plot_rates(rows, folder / "curves.png")
     click.echo(f"\n{format_table(rows)}\n")
     more = with_worst_cases(rows, families)
+    summary, losses, profiles = (
+        folder / name for name in ("summary.csv", "losses.png", "profiles.png")
+    )
+    for path in (summary, losses, profiles):
+        path.unlink(missing_ok=True)  # those of an earlier call may not be renewed
     try:
-        write_summary(more, folder / "summary.csv")
-        plot_final_losses(more, folder / "losses.png")
-        plot_profiles(more, folder / "profiles.png")
+        write_summary(more, summary)
+        plot_final_losses(more, losses)
+        plot_profiles(more, profiles)
         click.echo(f"{format_standings(more)}\n")
     except ValueError as error:  # as when runs are so short that nothing is learned
         click.echo(f"no summary and no profiles: {error}\n")
