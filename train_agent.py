@@ -23,7 +23,7 @@ import click
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from agents import load_policy, training
+from agents import load_policy, models, training
 from agents.evaluation import evaluate, start_baselines
 from agents.evaluation.baselines import learned_arm
 from agents.evaluation.heldout import HELDOUT, task_named
@@ -56,6 +56,11 @@ def parse_assignments(context: Any, option: Any, values: tuple[str, ...]) -> dic
 )
 @click.option(
     "--num-envs", type=click.IntRange(1), help="Runs at once.  [default: the preset's]"
+)
+@click.option(
+    "--copies",
+    type=click.IntRange(1),
+    help="Runs of each task; from 2 on, rewards are relative.  [default: the preset's]",
 )
 @click.option("--seed", type=int, default=0, help="Seed of agent and environments.")
 @click.option(
@@ -181,14 +186,18 @@ def prepare(options: dict[str, Any]) -> tuple[BaseAlgorithm, int, dict[str, Any]
         "env_arguments": {**preset["env"], **options["env_arg"]},
         "timesteps": options["timesteps"] or preset["timesteps"],
         "num_envs": options["num_envs"] or preset["num_envs"],
+        "copies": options["copies"] or preset["copies"],
         "algorithm": preset["algorithm"] | options["overrides"],
     }
-    env = training.make_env(config["env_id"], config["num_envs"], config["env_arguments"])
-    model = training.make_model(
+    env = models.make_env(
+        config["env_id"], config["num_envs"], config["env_arguments"],
+        copies=config["copies"],
+    )  # fmt: skip
+    model = models.make_model(
         options["agent"], env, seed=options["seed"], overrides=options["overrides"],
         resume=options["resume"],
     )  # fmt: skip
-    return model, training.remaining(model, config["timesteps"]), config
+    return model, models.remaining(model, config["timesteps"]), config
 
 
 def stop(message: str) -> NoReturn:

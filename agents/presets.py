@@ -27,6 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "env_id": "optenv/LearningRate-v0",
         "env": {**TRAINING_TASKS, "action": {"start": -2.0, "schedule": "cosine"}},
         "num_envs": 256,
+        "copies": 1,
         "timesteps": 409_600,
         "algorithm": {
             "n_steps": 40,
@@ -43,6 +44,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "env_id": "optenv/DiscreteLearningRate-v0",
         "env": {**TRAINING_TASKS, "action": {"start": -2.0, "schedule": "cosine"}},
         "num_envs": 256,
+        "copies": 1,
         "timesteps": 307_200,
         "algorithm": {
             "buffer_size": 300_000,

@@ -1,154 +1,28 @@
-"""Train an agent of a preset: build the environment and the model, learn, export."""
+"""Learn, keep what is learned, and say how it came about."""
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import json
 import platform
 import subprocess
 import sys
 from collections.abc import Mapping
-from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode
-from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from torch import Tensor
 
-import optenv  # registers the environments
-from optenv.sb3 import SB3VecEnv
-
 from .export import export_policy
-from .presets import PRESETS
 
 #: Last share of the training over which policies are averaged (Izmailov et al., 2018).
 AVERAGED = 0.4
-
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "dqn": DQN}
-
-
-def preset(agent: str) -> dict[str, Any]:
-    """Preset called ``agent``.
-
-    Raises:
-        ValueError: there is none; the message lists the valid names.
-    """
-    if agent not in PRESETS:
-        raise ValueError(f"unknown agent {agent!r}; valid agents: {', '.join(PRESETS)}")
-    return PRESETS[agent]
-
-
-def make_env(env_id: str, num_envs: int, arguments: Mapping[str, Any]) -> VecEnv:
-    """Batched environment for Stable-Baselines3, with episode statistics.
-
-    Args:
-        env_id: one of :data:`optenv.ENVIRONMENTS`.
-        num_envs: runs at once.
-        arguments: of the environment; an ``action`` without a kind gets the id's.
-
-    Raises:
-        ValueError, TypeError: an unknown id, or arguments that are not valid.
-    """
-    if env_id not in optenv.ENVIRONMENTS:
-        raise ValueError(
-            f"unknown environment {env_id!r}; valid: {', '.join(optenv.ENVIRONMENTS)}"
-        )
-    if "num_envs" in arguments:
-        raise ValueError("num_envs is not an argument of the runs; use --num-envs")
-    action = arguments.get("action", {})
-    if isinstance(action, dict):
-        action = {"kind": optenv.ENVIRONMENTS[env_id]["action"], **action}
-    batch = gym.make_vec(
-        env_id,
-        num_envs,
-        vectorization_mode="vector_entry_point",
-        autoreset_mode=AutoresetMode.DISABLED,
-        **{**arguments, "action": action},
-    )
-    return VecMonitor(SB3VecEnv(batch))
-
-
-def make_model(
-    agent: str,
-    env: VecEnv,
-    *,
-    seed: int | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    resume: Path | None = None,
-) -> BaseAlgorithm:
-    """Model of a preset on ``env``.
-
-    Args:
-        agent: key of :data:`~agents.presets.PRESETS`.
-        env: see :func:`make_env`.
-        seed: of the algorithm and the environments.
-        overrides: replace arguments of the algorithm's class.
-        resume: ``model.zip`` to go on from.
-
-    Raises:
-        ValueError: unknown agent, an action space that its algorithm cannot drive, or what
-            Stable-Baselines3 does not accept.
-        TypeError: an override that the class does not take.
-    """
-    arguments = {**preset(agent)["algorithm"], **(overrides or {})}
-    algorithm = ALGORITHMS[agent]
-    valid = list(inspect.signature(algorithm).parameters)
-    for name in overrides or {}:
-        if name not in valid:
-            close = get_close_matches(name, valid, 1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise TypeError(
-                f"{algorithm.__name__} has no argument {name!r}; {hint}"
-                f"valid: {', '.join(valid)}"
-            )
-    discrete = isinstance(env.action_space, gym.spaces.Discrete)
-    if agent == "dqn" and not discrete:
-        raise ValueError(
-            f"agent 'dqn' needs a discrete action, got {env.action_space}; "
-            "use env 'optenv/DiscreteLearningRate-v0'"
-        )
-    if "n_steps" in arguments and "n_epochs" in arguments:  # PPO: a small batch of runs
-        rollout = arguments["n_steps"] * env.num_envs
-        arguments["batch_size"] = min(arguments["batch_size"], rollout)
-    try:
-        if resume is None:
-            return algorithm("MlpPolicy", env, seed=seed, device="cpu", **arguments)
-        return algorithm.load(resume, env=env, device="cpu", seed=seed, **(overrides or {}))
-    except Exception as error:
-        what = f"{arguments}" if resume is None else f"{str(resume)!r}"
-        raise ValueError(
-            f"cannot make a {algorithm.__name__} model of {what}: {error}"
-        ) from error
-
-
-def remaining(model: BaseAlgorithm, timesteps: int) -> int:
-    """Control steps that ``model`` still has to make, of ``timesteps`` in all.
-
-    Raises:
-        ValueError: none, or too few for the algorithm to begin to learn.
-    """
-    left = timesteps - model.num_timesteps
-    if left < 1:
-        raise ValueError(
-            f"the model has made {model.num_timesteps:,} control steps, so that none of "
-            f"{timesteps:,} are left; give more timesteps"
-        )
-    first = getattr(model, "learning_starts", 0)
-    if timesteps <= first:
-        raise ValueError(
-            f"timesteps must exceed learning_starts ({first:,}), got {timesteps:,}"
-        )
-    return left
 
 
 def new_folder(path: Path, *, numbered: bool = False) -> Path:

@@ -53,7 +53,7 @@ def start(
     """
     updates = torch.zeros(len(params), dtype=torch.int64, device=params.device)
     batch = data.batch(data.batch_rows(updates, 1, task.batch_size))
-    loss, grad = loss_and_grad(task, params, batch, differentiable)
+    loss, grad = loss_and_grad(task, params, batch, differentiable, data.scale)
     with torch.set_grad_enabled(differentiable):
         return RunState(
             params=params,
@@ -125,7 +125,7 @@ def _update(
         params, rule_state = rule.update(
             state.params, state.grad, state.rule, lr.unsqueeze(1), inplace
         )
-    loss, grad = loss_and_grad(task, params, data.batch(rows), differentiable)
+    loss, grad = loss_and_grad(task, params, data.batch(rows), differentiable, data.scale)
     with torch.set_grad_enabled(differentiable):
         measured = state.probe
         if probed:
@@ -145,20 +145,39 @@ def loss_and_grad(
     params: Tensor,
     batch: tuple[Tensor, Tensor],
     differentiable: bool = False,
+    scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Loss ``[B]`` of each run on its batch, and its gradient ``[B, P]``."""
+    """Loss ``[B]`` of each run on its batch, and its gradient ``[B, P]``.
+
+    ``scale`` is that of the runs' :class:`~optenv.tasks.Data`.
+    """
     with torch.enable_grad():
         if not (differentiable and params.requires_grad):
             params = params.detach().requires_grad_()
-        loss = task.loss(task.unflatten(params), *batch)
+        loss = _loss(task, params, batch, scale)
         (grad,) = torch.autograd.grad(loss.sum(), params, create_graph=differentiable)
     return (loss if differentiable else loss.detach()), grad
 
 
-def evaluate(task: Task, params: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Loss ``[B]`` of ``params [B, P]`` on inputs and targets ``[B, n, ...]``."""
+def evaluate(
+    task: Task,
+    params: Tensor,
+    batch: tuple[Tensor, Tensor],
+    scale: Tensor | None = None,
+) -> Tensor:
+    """Loss ``[B]`` of ``params [B, P]`` on inputs and targets ``[B, n, ...]``.
+
+    ``scale`` is that of the runs' :class:`~optenv.tasks.Data`.
+    """
     with torch.no_grad():
-        return task.loss(task.unflatten(params), *batch)
+        return _loss(task, params, batch, scale)
+
+
+def _loss(
+    task: Task, params: Tensor, batch: tuple[Tensor, Tensor], scale: Tensor | None
+) -> Tensor:
+    inner = params if scale is None else params * scale
+    return task.loss(task.unflatten(inner), *batch)
 
 
 def where(mask: Tensor, new: T, old: T) -> T:

@@ -106,6 +106,9 @@ class Group:
         self._placed = self.task
         data = data.to(self.device, self.dtype)
         params = self.task.init(keys).to(self.device, self.dtype)
+        if self.settings.reparametrize > 0:
+            scale = self._draw_scale(keys)
+            data, params = data._replace(scale=scale), params / scale
         state = self._start(data, params, torch.tensor(base_lr, dtype=self.dtype))
         observation, state = self._observe(state)
         if everything:
@@ -118,6 +121,15 @@ class Group:
             self.steps = self.steps.copy()
             self.steps[index] = 0
         return observation
+
+    def _draw_scale(self, keys: Sequence[np.random.Generator]) -> Tensor:
+        """One factor for each parameter tensor of each run, ``[n, P]``."""
+        sizes = [int(np.prod(shape)) for shape in self.task.shapes]
+        logs = [
+            key.standard_normal(len(sizes)) * self.settings.reparametrize for key in keys
+        ]
+        scale = np.exp(np.stack([np.repeat(log, sizes) for log in logs]))
+        return torch.from_numpy(scale).to(self.device, self.dtype)
 
     def _start(self, data: tasks.Data, params: Tensor, base_lr: Tensor) -> ControlState:
         run = core.start(self.task, self.rule, data, params)
@@ -212,7 +224,7 @@ class Group:
             "validation": lambda: data.validation(REWARD_EXAMPLES),
         }
         losses = [
-            core.evaluate(self.task, params, batches[source]())
+            core.evaluate(self.task, params, batches[source](), data.scale)
             for source in rewards.sources(self.settings.reward)
         ]
         return torch.stack(losses, dim=-1)
@@ -221,4 +233,5 @@ class Group:
         """Loss ``[n]`` of the runs ``index [n]`` on all their validation examples."""
         runs = torch.from_numpy(index).to(self.device)
         params = self.state.run.params[runs]
-        return core.evaluate(self.task, params, self.data.validation(runs=runs))
+        scale = None if self.data.scale is None else self.data.scale[runs]
+        return core.evaluate(self.task, params, self.data.validation(runs=runs), scale)

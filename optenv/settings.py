@@ -37,6 +37,10 @@ class Settings:
             :func:`optenv.clock.boundaries`.
         base_lr: base learning rate; a pair draws it log-uniformly for every run; None
             takes the rule's default.
+        reparametrize: deviation of the log of a factor that every parameter tensor of a
+            run is multiplied by in the loss, its initial values divided by it: the same
+            network, for which other learning rates are best (as Metz et al., 2022, and
+            others train learned optimizers). 0 leaves it out.
         reward: examples whose loss is rewarded, ``"train"``, ``"validation"`` or
             ``"both"``.
         on_divergence: ``"end"`` the run, or ``"absorb"``: keep it, at the worst
@@ -58,6 +62,7 @@ class Settings:
     base_lr: float | tuple[float, float] | None = None
     reward: str = "train"
     on_divergence: str = "end"
+    reparametrize: float = 0.0
     device: str | torch.device = "cpu"
     dtype: str = "float32"
 
@@ -76,6 +81,10 @@ class Settings:
                 f"updates_per_step must be at least 1, got {self.updates_per_step!r}"
             )
         object.__setattr__(self, "spacing", clock.check_spacing(self.spacing))
+        if not is_number(self.reparametrize) or not 0 <= self.reparametrize < math.inf:
+            raise ValueError(
+                f"reparametrize must be a number, at least 0, got {self.reparametrize!r}"
+            )
         if self.on_divergence not in ON_DIVERGENCE:
             raise ValueError(
                 f"unknown on_divergence {self.on_divergence!r}; "

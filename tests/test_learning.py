@@ -8,7 +8,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 
-from agents import load_policy, training
+from agents import load_policy, models, training
 from agents.presets import PRESETS
 
 RUNS = 256
@@ -55,11 +55,11 @@ def best_constant(env_id, base_lr):
 @pytest.mark.parametrize("agent", ["ppo", "dqn"])
 def test_an_agent_beats_the_best_constant_action(agent, base_lr, tmp_path):
     env_id = PRESETS[agent]["env_id"]
-    env = training.make_env(
+    env = models.make_env(
         env_id, 128, {"tasks": TRAIN, "groups": 8, "base_lr": base_lr, **SETTINGS}
     )
     budget = BUDGET[agent]
-    model = training.make_model(agent, env, seed=0, overrides=budget["overrides"])
+    model = models.make_model(agent, env, seed=0, overrides=budget["overrides"])
     training.learn(model, budget["timesteps"], tmp_path, progress=False)
     policy = load_policy(tmp_path / "policy")
     learned = returns(env_id, base_lr, lambda o: policy(torch.from_numpy(o)).numpy())

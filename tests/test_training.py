@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from agents import training
+from agents import models, training
 from agents.presets import PRESETS
 
 SMALL = {"tasks": "quadratic", "updates_per_step": 2}
@@ -13,8 +13,8 @@ SMALL = {"tasks": "quadratic", "updates_per_step": 2}
 
 def small_model(agent):
     preset = PRESETS[agent]
-    env = training.make_env(preset["env_id"], 4, {**preset["env"], **SMALL})
-    return training.make_model(agent, env, seed=0)
+    env = models.make_env(preset["env_id"], 4, {**preset["env"], **SMALL})
+    return models.make_model(agent, env, seed=0)
 
 
 @pytest.mark.parametrize("agent", list(PRESETS))
@@ -58,4 +58,4 @@ def test_an_interrupt_before_the_late_part_keeps_the_policy_as_it_is(tmp_path):
 
 def test_unknown_agents_are_named_with_the_valid_ones():
     with pytest.raises(ValueError, match="unknown agent 'sac'; valid agents: ppo, dqn"):
-        training.preset("sac")
+        models.preset("sac")

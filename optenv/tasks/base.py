@@ -46,6 +46,7 @@ class Data(NamedTuple):
             first, then validation examples.
         order: ``[B]`` int64 key of the batch order.
         num_train: how many of the ``N`` examples are for training.
+        scale: ``[B, P]`` factors of the parameters within the loss, or None.
         shared: whether all runs have the same ``inputs`` and ``targets``; if not, those
             of run ``b`` are the rows from ``b * N``.
     """
@@ -56,6 +57,7 @@ class Data(NamedTuple):
     order: Tensor
     num_train: int
     shared: bool = False
+    scale: Tensor | None = None
 
     def batch(self, examples: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and targets ``[B, n, ...]`` of the examples ``[B, n]``."""
@@ -126,13 +128,18 @@ class Data(NamedTuple):
             targets=move(self.targets),
             rows=move(self.rows),
             order=move(self.order),
+            scale=None if self.scale is None else move(self.scale),
         )
 
     def put(self, index: Tensor, new: Data) -> Data:
         """Copy in which the runs ``index [n]`` have the data of ``new`` (``n`` runs)."""
         order = self.order.index_copy(0, index, new.order)
+        scale = self.scale
+        if scale is not None and new.scale is not None:
+            scale = scale.index_copy(0, index, new.scale)
         if self.shared:
-            return self._replace(rows=self.rows.index_copy(0, index, new.rows), order=order)
+            rows = self.rows.index_copy(0, index, new.rows)
+            return self._replace(rows=rows, order=order, scale=scale)
         runs = len(self.rows)
 
         def replace(old: Tensor, fresh: Tensor) -> Tensor:
@@ -144,6 +151,7 @@ class Data(NamedTuple):
             inputs=replace(self.inputs, new.inputs),
             targets=replace(self.targets, new.targets),
             order=order,
+            scale=scale,
         )
 
 
