@@ -3,8 +3,9 @@
 The held-out tasks of ``train_agent.py``, and more: deeper, wider and recurrent networks,
 small tables, noisy labels, long runs, fine-tuning, and lengths that were guessed wrong.
 Their data sets are none of those that policies are trained or selected on. Lengths were
-fixed before any policy was judged, so that tuned AdamW ends close to its best validation
-loss: on no task does it pay to stop training early.
+fixed before any policy was judged. They are meant to let tuned AdamW end close to its best
+validation loss, so that it does not pay to stop early; on ``cancer`` it does from a rate
+of 3e-3 on.
 """
 
 from __future__ import annotations

@@ -157,8 +157,9 @@ class Phases:
         for column, search in self._searches.items():
             means = mean_losses(rows, search)
             if self._shared and column == TUNED:
+                shared = choose_shared(means, search)
                 for task in chosen:
-                    chosen[task][SHARED] = choose_shared(means, search)
+                    chosen[task][SHARED] = shared
             for task, choice in choose(means, search).items():
                 chosen[task][column] = choice
         return chosen
