@@ -29,8 +29,11 @@ _NO_LOSSES = Losses.empty(0.0)
 FLOOR = 0.01
 
 
-def start(policy: Policy, total_steps: int, dtype: torch.dtype) -> State:
-    """State before the first step; ``dtype`` is that of the telemetry."""
+def start(policy: Policy, total_steps: int | None, dtype: torch.dtype) -> State:
+    """State before the first step; ``dtype`` is that of the telemetry.
+
+    ``total_steps`` of None is for an anytime policy.
+    """
     zero = torch.zeros(1, dtype=dtype, device="cpu")  # whatever torch's default device
     multiplier = torch.full_like(zero, policy.action.start)
     return {
@@ -66,8 +69,10 @@ def _starts(total_steps: int, horizon: int, spacing: float) -> frozenset[int]:
 def is_decision(policy: Policy, state: State, ahead: int = 0) -> bool:
     """Whether the policy is asked at this step, or ``ahead`` steps later."""
     described = policy.description
-    starts = _starts(state["total_steps"], described["horizon"], described["spacing"])
-    return state["steps"] + ahead in starts
+    step, total = state["steps"] + ahead, state["total_steps"]
+    if total is None:
+        return clock.opens_window(step, described["spacing"])
+    return step in _starts(total, described["horizon"], described["spacing"])
 
 
 def record(state: State, loss: Tensor | float) -> State:
@@ -91,8 +96,10 @@ def record(state: State, loss: Tensor | float) -> State:
 def decide(policy: Policy, state: State, probe: Probe) -> State:
     """Observe, ask the policy, move the multiplier, and begin a new window."""
     old: Tensor = state["log_multiplier"]
+    total = state["total_steps"]
+    progress = None if total is None else torch.full_like(old, state["steps"]) / total
     control = Control(
-        progress=torch.full_like(old, state["steps"]) / state["total_steps"],
+        progress=progress,
         log_multiplier=old,
         previous_action=state["previous_action"],
     )
@@ -119,8 +126,9 @@ def tick(policy: Policy, state: State) -> tuple[State, float]:
     this one did.
     """
     steps, total = state["steps"], state["total_steps"]
-    multiplier = policy.action.factor(steps / total) * math.exp(state["log_multiplier"])
-    if steps >= total:
+    progress = 0.0 if total is None else steps / total
+    multiplier = policy.action.factor(progress) * math.exp(state["log_multiplier"])
+    if total is not None and steps >= total:
         multiplier = min(multiplier, FLOOR * math.exp(state["highest"]))
         if steps == total:
             warnings.warn(

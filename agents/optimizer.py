@@ -45,8 +45,10 @@ class LearnedOptimizer(Optimizer):
     Args:
         params: parameters or parameter groups, as for any torch optimizer.
         policy: path of a policy file, or a :class:`~agents.policy.Policy`.
-        total_steps: number of steps that the run will take.
-        lr: base learning rate, which the policy multiplies; it need not be right.
+        total_steps: number of steps that the run will take. An anytime policy needs none,
+            and has no use for it.
+        lr: base learning rate, which the policy multiplies; it need not be right. By
+            default a usual one of the policy's rule, 1e-3 for Adam.
         weight_decay: decoupled weight decay (Loshchilov & Hutter, 2019).
         foreach: as in torch; None lets torch choose.
 
@@ -69,12 +71,15 @@ class LearnedOptimizer(Optimizer):
         params: ParamsT,
         policy: str | Path | Policy,
         *,
-        total_steps: int,
-        lr: float = 1e-3,
+        total_steps: int | None = None,
+        lr: float | None = None,
         weight_decay: float = 0.0,
         foreach: bool | None = None,
     ) -> None:
-        total_steps = positive_int("total_steps", total_steps)
+        if total_steps is not None:
+            total_steps = positive_int("total_steps", total_steps)
+        own = policy if isinstance(policy, Policy) else load_policy(policy)
+        lr = own.rule.default_lr if lr is None else lr
         if not 0.0 <= lr < float("inf"):
             raise ValueError(f"lr must be at least 0 and finite, got {lr!r}")
         if not 0.0 <= weight_decay < float("inf"):
@@ -86,10 +91,16 @@ class LearnedOptimizer(Optimizer):
         doubles = (torch.float64, torch.complex128)
         every = [p for group in self.param_groups for p in group["params"]]
         dtype = torch.float64 if all(p.dtype in doubles for p in every) else torch.float32
-        own = policy if isinstance(policy, Policy) else load_policy(policy)
         self._policy = copy.deepcopy(own).to(dtype)  # the caller's stays as it is
         longest = self._policy.description["total_updates"][1]
-        if total_steps > FAR * longest:
+        if self._policy.anytime:
+            total_steps = None
+        elif total_steps is None:
+            raise ValueError(
+                "total_steps is missing: this policy must know how many steps the run will "
+                "take; only an anytime policy does without"
+            )
+        elif total_steps > FAR * longest:
             warnings.warn(
                 f"total_steps={total_steps} is far beyond the runs that this policy was "
                 f"trained on, of at most {longest} updates; it may do badly",

@@ -49,6 +49,7 @@ class Policy(nn.Module):
         description: as given.
         action: decodes what the network says, as the environment did.
         rule: the update that the learning rate is of.
+        anytime: whether it needs not know how long a run will be.
 
     Raises:
         ValueError: the description is incomplete, of another feature version, or names
@@ -61,6 +62,7 @@ class Policy(nn.Module):
         self.description = description
         self.action = actions.make(description["action"])
         self.rule = rules.get(description["rule"])
+        self.anytime = bool(description.get("anytime", False))
         names = list(FEATURES)
         self._columns = [names.index(name) for name in description["features"]]
         sizes = description["layers"]
@@ -91,6 +93,7 @@ class Policy(nn.Module):
     def fingerprint(self) -> str:
         """Hash that two policies share only if they act alike."""
         acts = {key: self.description[key] for key in _REQUIRED}
+        acts |= {"anytime": True} if self.anytime else {}
         text = json.dumps(acts, sort_keys=True).encode()
         return hashlib.sha256(text + self.weights()).hexdigest()
 

@@ -1,4 +1,7 @@
-"""When decisions are made: a fixed number of control steps, whatever the run's length."""
+"""When decisions are made: a fixed number of control steps, whatever the run's length.
+
+In a run whose length nobody knows, they are made at fixed updates instead.
+"""
 
 from __future__ import annotations
 
@@ -48,3 +51,23 @@ def boundaries(total_updates: int, horizon: int, spacing: float = 1.0) -> np.nda
     ideal = np.rint(total_updates * (index / steps) ** spacing).astype(np.int64)
     # Early windows would be empty in a short run: each takes at least one update.
     return np.maximum.accumulate(np.maximum(ideal, index))
+
+
+def opens_window(update: int, spacing: float = 1.0) -> bool:
+    """Whether a control step starts before this update of a run of unknown length.
+
+    Control step ``i`` starts before update ``i ** spacing``, rounded: windows that grow as
+    those of :func:`boundaries` do, whenever the run ends.
+
+    Args:
+        update: number of updates done, at least 0.
+        spacing: see :func:`boundaries`.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    if update < 0:
+        raise ValueError(f"update must be at least 0, got {update!r}")
+    nearest = round(update ** (1 / check_spacing(spacing)))
+    near = range(max(0, nearest - 1), nearest + 2)
+    return any(round(i**spacing) == update for i in near)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import actions, clock, core, rewards, rules, tasks
 from .settings import DTYPES, Settings, log_uniform
-from .telemetry import Control, History, observe
+from .telemetry import Control, History, Losses, observe
 
 #: Examples that the reward's loss is taken on, at most.
 REWARD_EXAMPLES = 128
@@ -32,6 +32,7 @@ class ControlState(NamedTuple):
     log_multiplier: Tensor
     previous_action: Tensor
     base_lr: Tensor
+    sees_loss: Tensor
     initial_loss: Tensor
     loss: Tensor
     potential: Tensor
@@ -109,7 +110,9 @@ class Group:
         if self.settings.reparametrize > 0:
             scale = self._draw_scale(keys)
             data, params = data._replace(scale=scale), params / scale
-        state = self._start(data, params, torch.tensor(base_lr, dtype=self.dtype))
+        state = self._start(
+            data, params, torch.tensor(base_lr, dtype=self.dtype), self._draw_sight(keys)
+        )
         observation, state = self._observe(state)
         if everything:
             self.data, self.state = data, state
@@ -131,7 +134,15 @@ class Group:
         scale = np.exp(np.stack([np.repeat(log, sizes) for log in logs]))
         return torch.from_numpy(scale).to(self.device, self.dtype)
 
-    def _start(self, data: tasks.Data, params: Tensor, base_lr: Tensor) -> ControlState:
+    def _draw_sight(self, keys: Sequence[np.random.Generator]) -> Tensor:
+        """Which runs show their losses, ``[n]`` bool."""
+        share = self.settings.loss_dropout
+        # Without dropout nothing is drawn: seeds mean what they meant before it existed.
+        return torch.tensor([share == 0 or bool(key.random() >= share) for key in keys])
+
+    def _start(
+        self, data: tasks.Data, params: Tensor, base_lr: Tensor, sees_loss: Tensor
+    ) -> ControlState:
         run = core.start(self.task, self.rule, data, params)
         like = run.losses.mean
         loss = self._reward_losses(data, params)
@@ -141,6 +152,7 @@ class Group:
             log_multiplier=torch.full_like(like, self.action.start),
             previous_action=torch.zeros_like(like),
             base_lr=base_lr.to(self.device),
+            sees_loss=sees_loss.to(self.device),
             initial_loss=loss,
             loss=loss,
             potential=torch.zeros_like(like),
@@ -207,14 +219,16 @@ class Group:
         return lr, None if same else torch.from_numpy(counts).to(self.device)
 
     def _observe(self, state: ControlState) -> tuple[Tensor, ControlState]:
+        progress = state.run.updates.to(self.dtype) / self.total_updates
+        losses = state.run.losses
+        if self.settings.loss_dropout > 0:
+            losses = Losses(*(part * state.sees_loss for part in losses))
         control = Control(
-            progress=state.run.updates.to(self.dtype) / self.total_updates,
+            progress=None if self.settings.anytime else progress,
             log_multiplier=state.log_multiplier,
             previous_action=state.previous_action,
         )
-        observation, history = observe(
-            state.run.probe, state.run.losses, state.history, control
-        )
+        observation, history = observe(state.run.probe, losses, state.history, control)
         return observation, state._replace(history=history)
 
     def _reward_losses(self, data: tasks.Data, params: Tensor) -> Tensor:

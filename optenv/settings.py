@@ -41,6 +41,10 @@ class Settings:
             run is multiplied by in the loss, its initial values divided by it: the same
             network, for which other learning rates are best (as Metz et al., 2022, and
             others train learned optimizers). 0 leaves it out.
+        loss_dropout: share of the runs whose losses are not observed, as those of a user
+            who gives the optimizer none; 1 hides them all. Rewards stay.
+        anytime: hide how long a run will be: nothing about its progress is observed, and
+            the action's schedule must be constant.
         reward: examples whose loss is rewarded, ``"train"``, ``"validation"`` or
             ``"both"``.
         on_divergence: ``"end"`` the run, or ``"absorb"``: keep it, at the worst
@@ -63,12 +67,14 @@ class Settings:
     reward: str = "train"
     on_divergence: str = "end"
     reparametrize: float = 0.0
+    loss_dropout: float = 0.0
+    anytime: bool = False
     device: str | torch.device = "cpu"
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
         tasks.make(self.tasks)
-        actions.make(self.action)
+        action = actions.make(self.action)
         rewards.sources(self.reward)
         rule = rules.get(self.rule)
         if self.base_lr is None:
@@ -84,6 +90,17 @@ class Settings:
         if not is_number(self.reparametrize) or not 0 <= self.reparametrize < math.inf:
             raise ValueError(
                 f"reparametrize must be a number, at least 0, got {self.reparametrize!r}"
+            )
+        if not is_number(self.loss_dropout) or not 0 <= self.loss_dropout <= 1:
+            raise ValueError(
+                f"loss_dropout must be a number in [0, 1], got {self.loss_dropout!r}"
+            )
+        if not isinstance(self.anytime, bool):
+            raise TypeError(f"anytime must be True or False, got {self.anytime!r}")
+        if self.anytime and action.schedule != "constant":
+            raise ValueError(
+                "anytime=True needs an action with schedule 'constant', which knows of no "
+                f"end, got {action.schedule!r}"
             )
         if self.on_divergence not in ON_DIVERGENCE:
             raise ValueError(
@@ -113,6 +130,7 @@ class Settings:
             "rule": rules.get(self.rule).to_spec(),
             "horizon": self.horizon,
             "spacing": self.spacing,
+            "anytime": self.anytime,
             "total_updates": [self._total(n) for n in cast(Any, self.updates_per_step)],
         }
 

@@ -140,12 +140,13 @@ class Control(NamedTuple):
     """The controller's own part of the observation.
 
     Attributes:
-        progress: share of the run's updates done, in [0, 1].
+        progress: share of the run's updates done, in [0, 1]; None if nobody knows how
+            long the run will be, and the features of progress are then all 0.
         log_multiplier: current ``s``.
         previous_action: what the last action asked ``s`` to move by, in nats.
     """
 
-    progress: Tensor
+    progress: Tensor | None
     log_multiplier: Tensor
     previous_action: Tensor
 
@@ -171,7 +172,7 @@ def observe(
         within the bound, and the history for the next decision.
     """
     has_loss = losses.seen > 0
-    zero = torch.zeros_like(control.progress)
+    zero = torch.zeros_like(control.log_multiplier)
 
     def when_first(new: Tensor, old: Tensor) -> Tensor:
         return torch.where(history.windows == 0, new, old)
@@ -212,10 +213,11 @@ def observe(
     grad_previous = when_first(grad, history.grad_previous)
     slope = probe.last_grad_dot_step.abs()
 
+    progress = control.progress
     values = {
-        "progress": 2 * control.progress - 1,
-        "elapsed": _share(control.progress),
-        "remaining": _share(1 - control.progress),
+        "progress": zero if progress is None else 2 * progress - 1,
+        "elapsed": zero if progress is None else _share(progress),
+        "remaining": zero if progress is None else _share(1 - progress),
         "log_multiplier": control.log_multiplier / 3,
         "previous_action": control.previous_action,
         "has_loss": has_loss.to(zero.dtype),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -36,14 +38,14 @@ def make_task(name: str) -> optenv.tasks.Task:
     return optenv.from_module(cnn, inputs, targets, batch_size=16)
 
 
-def walk_environment(task, policy, dtype, seed=5, index=2, runs=3):
+def walk_environment(task, policy, dtype, seed=5, index=2, runs=3, hidden=False):
     """Observations, learning rates and parameters of one run in a batch of three."""
     described = policy.description
     env = optenv.LearningRateVectorEnv(
         runs, tasks=task, rule=described["rule"], action=described["action"],
         horizon=HORIZON, updates_per_step=TOTAL / HORIZON, spacing=described["spacing"],
         base_lr=BASE_LR[policy.rule.name], dtype=dtype, autoreset_mode="Disabled",
-        on_divergence="absorb",
+        on_divergence="absorb", anytime=policy.anytime, loss_dropout=float(hidden),
     )  # fmt: skip
     observation, _ = env.reset(seed=seed)
     group = env.groups[0][1]
@@ -61,7 +63,7 @@ def walk_environment(task, policy, dtype, seed=5, index=2, runs=3):
     return walk, start, data, group.boundaries
 
 
-def walk_optimizer(task, policy, start, data, boundaries, index=2):
+def walk_optimizer(task, policy, start, data, boundaries, index=2, hidden=False):
     """The same run by the exported optimizer, in an ordinary training loop."""
     parameters = [p[0].clone().requires_grad_() for p in task.unflatten(start[None])]
     lr = BASE_LR[policy.rule.name]
@@ -74,7 +76,7 @@ def walk_optimizer(task, policy, start, data, boundaries, index=2):
         optimizer.zero_grad()
         loss = loss_of(task, parameters, inputs, targets)
         loss.backward()
-        optimizer.step(loss=loss)
+        optimizer.step(loss=None if hidden else loss)
         if step in boundaries[:-1]:
             seen = optimizer.param_groups[0]["controller"]["observation"][0]
             walk.append([seen.numpy(), optimizer.param_groups[0]["effective_lr"]])
@@ -117,6 +119,23 @@ def test_optimizer_equals_environment_in_float64_over_a_whole_run(
     for (seen, lr, params), (own_seen, own_lr, own_params) in zip(
         expected, found, strict=True
     ):
+        np.testing.assert_allclose(own_seen, seen, rtol=1e-8, atol=1e-8)
+        np.testing.assert_allclose(own_lr, lr, rtol=1e-8)
+        np.testing.assert_allclose(own_params, params, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("described", "hidden"),
+    [({}, True), ({"anytime": True, "spacing": math.log(TOTAL, HORIZON)}, False)],
+    ids=["no loss", "anytime"],
+)
+def test_what_the_environment_hides_is_what_the_optimizer_is_not_told(described, hidden):
+    task, policy = make_task("mlp"), random_policy(horizon=HORIZON, **described)
+    policy.requires_grad_(False)
+    walk, start, data, boundaries = walk_environment(task, policy, "float64", hidden=hidden)
+    found = walk_optimizer(task, policy, start, data, boundaries, hidden=hidden)
+    assert len({lr for _, lr, _ in walk}) > 5
+    for (seen, lr, params), (own_seen, own_lr, own_params) in zip(walk, found, strict=True):
         np.testing.assert_allclose(own_seen, seen, rtol=1e-8, atol=1e-8)
         np.testing.assert_allclose(own_lr, lr, rtol=1e-8)
         np.testing.assert_allclose(own_params, params, rtol=1e-8, atol=1e-10)

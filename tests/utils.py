@@ -128,7 +128,10 @@ def assert_same(a: Any, b: Any, rtol: float = 0.0, atol: float = 0.0) -> None:
 
 
 def random_policy(
-    rule: str = "adam", action: dict[str, Any] | None = None, horizon: int = 20
+    rule: str = "adam",
+    action: dict[str, Any] | None = None,
+    horizon: int = 20,
+    **described: Any,
 ) -> Policy:
     """A policy that raises the learning rate, then lowers it, and else does as it likes.
 
@@ -147,6 +150,7 @@ def random_policy(
             "spacing": 1.7,
             "layers": [len(telemetry.FEATURES), 16, outputs],
             "activation": "tanh",
+            **described,
         }
     )
     generator = torch.Generator().manual_seed(3)

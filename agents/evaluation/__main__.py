@@ -2,6 +2,7 @@
 
     python -m agents.evaluation --policy runs/ppo_seed0     # everything: many hours
     python -m agents.evaluation --task cancer --task diabetes --seeds 2     # minutes
+    python -m agents.evaluation --suite selection --policy A --policy B     # choose
 
 The folder ``--out`` gets rows.jsonl (every run, as soon as it has ended), choices.json
 (what tuning chose), summary.csv, curves.png, losses.png and profiles.png. A call with the
@@ -34,11 +35,16 @@ from .report import (
     write_summary,
 )
 from .results import Row, format_table
+from .selection import SELECTION
 from .store import FILE, Store, StoredRuns
 from .workers import Workers, progress_bar
 
 #: Tuning seeds begin here; evaluation seeds are below.
 FIRST_TUNING_SEED = 1000
+
+
+#: Tasks to judge on, by what they are for.
+SUITES = {"benchmark": BENCHMARK, "selection": SELECTION}
 
 
 @click.command(help=__doc__.splitlines()[0], context_settings={"show_default": True})
@@ -48,6 +54,12 @@ FIRST_TUNING_SEED = 1000
     multiple=True,
     type=click.Path(path_type=Path),
     help="Policy to judge; repeatable.  [default: baselines only]",
+)
+@click.option(
+    "--suite",
+    type=click.Choice(list(SUITES)),
+    default="benchmark",
+    help="Tasks to report on, or those to choose among policies by.",
 )
 @click.option(
     "--lr",
@@ -62,7 +74,7 @@ FIRST_TUNING_SEED = 1000
     "tasks",
     multiple=True,
     metavar="NAME",
-    help="Task of the benchmark; repeatable.  [default: all]",
+    help="Task of the suite; repeatable.  [default: all]",
 )
 @click.option(
     "--arm",
@@ -89,8 +101,7 @@ FIRST_TUNING_SEED = 1000
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path("runs/benchmark"),
-    help="Folder of results, new or to go on in.",
+    help="Folder of results, new or to go on in.  [default: runs/SUITE]",
 )
 @click.option(
     "--length",
@@ -107,10 +118,11 @@ FIRST_TUNING_SEED = 1000
 def main(**options: Any) -> None:
     begun = time.monotonic()
     torch.set_num_threads(1)
-    folder: Path = options["out"]
+    suite = SUITES[options["suite"]]
+    folder: Path = options["out"] or Path("runs") / options["suite"]
     try:
-        tasks = [task_named(name, BENCHMARK) for name in dict.fromkeys(options["tasks"])]
-        tasks = [task.lasting(options["length"]) for task in tasks or BENCHMARK]
+        tasks = [task_named(name, suite) for name in dict.fromkeys(options["tasks"])]
+        tasks = [task.lasting(options["length"]) for task in tasks or suite]
         if not all(map(math.isfinite, options["rates"])):
             raise ValueError(f"learning rates must be finite, got {options['rates']}")
         entrants = load_entrants(options["policies"], options["rates"])
