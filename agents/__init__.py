@@ -2,6 +2,7 @@
 
 from .export import export_policy
 from .optimizer import LearnedOptimizer
+from .policies import SHIPPED
 from .policy import Policy, load_policy
 
-__all__ = ["LearnedOptimizer", "Policy", "export_policy", "load_policy"]
+__all__ = ["SHIPPED", "LearnedOptimizer", "Policy", "export_policy", "load_policy"]

@@ -56,7 +56,7 @@ def export_policy(model: Any, path: str | Path) -> Path:
         "seed": model.seed,
     }
     policy = Policy(description)
-    own = [m for m in policy.network if isinstance(m, nn.Linear)]
+    own = [m for m in policy.members[0] if isinstance(m, nn.Linear)]
     for mine, theirs in zip(own, linear, strict=True):
         mine.load_state_dict(theirs.state_dict())
     return save_policy(policy, path)

@@ -17,6 +17,7 @@ from optenv.telemetry import Probe, first_probe, probe
 
 from . import controller
 from .kernels import KERNELS
+from .policies import ANYTIME, DEFAULT
 from .policy import Policy, load_policy
 
 __all__ = ["LearnedOptimizer"]
@@ -44,7 +45,9 @@ class LearnedOptimizer(Optimizer):
 
     Args:
         params: parameters or parameter groups, as for any torch optimizer.
-        policy: path of a policy file, or a :class:`~agents.policy.Policy`.
+        policy: name of a shipped policy (one of :data:`agents.SHIPPED`), path of a policy
+            file, or a :class:`~agents.policy.Policy`. By default ``"default"``, or
+            ``"anytime"`` if there is no ``total_steps``.
         total_steps: number of steps that the run will take. An anytime policy needs none,
             and has no use for it.
         lr: base learning rate, which the policy multiplies; it need not be right. By
@@ -69,7 +72,7 @@ class LearnedOptimizer(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        policy: str | Path | Policy,
+        policy: str | Path | Policy | None = None,
         *,
         total_steps: int | None = None,
         lr: float | None = None,
@@ -78,6 +81,8 @@ class LearnedOptimizer(Optimizer):
     ) -> None:
         if total_steps is not None:
             total_steps = positive_int("total_steps", total_steps)
+        if policy is None:
+            policy = ANYTIME if total_steps is None else DEFAULT
         own = policy if isinstance(policy, Policy) else load_policy(policy)
         lr = own.rule.default_lr if lr is None else lr
         if not 0.0 <= lr < float("inf"):

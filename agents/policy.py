@@ -11,7 +11,7 @@ import hashlib
 import json
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load, save
@@ -19,7 +19,10 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from optenv import actions, clock, rules
+from optenv.checks import positive_int
 from optenv.telemetry import FEATURE_VERSION, FEATURES
+
+from .policies import SHIPPED
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
@@ -40,7 +43,8 @@ _REQUIRED: dict[str, type | tuple[type, ...]] = {
 class Policy(nn.Module):
     """A deterministic policy: a small network from observation to action.
 
-    Its weights are zero (an action that moves nothing) until they are loaded.
+    Or several of one shape, whose outputs are averaged. The weights are zero (an action
+    that moves nothing) until they are loaded.
 
     Args:
         description: see :func:`agents.export_policy`.
@@ -65,20 +69,20 @@ class Policy(nn.Module):
         self.anytime = bool(description.get("anytime", False))
         names = list(FEATURES)
         self._columns = [names.index(name) for name in description["features"]]
-        sizes = description["layers"]
-        layers: list[nn.Module] = []
-        for fan_in, fan_out in pairwise(sizes):
-            # Without the usual initialisation, which would draw from the global generator,
-            # and on the CPU in float32, whatever torch's defaults are.
-            linear = skip_init(nn.Linear, fan_in, fan_out, dtype=torch.float32)
-            layers += [linear, ACTIVATIONS[description["activation"]]()]
-        self.network = nn.Sequential(*layers[:-1])
+        members = range(description.get("members", 1))
+        self.networks = nn.ModuleList(_network(description) for _ in members)
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
 
+    @property
+    def members(self) -> list[nn.Sequential]:
+        """The networks whose outputs are averaged."""
+        return [cast(nn.Sequential, network) for network in self.networks]
+
     def forward(self, observation: Tensor) -> Tensor:
         """Actions ``[B, 1]`` (or indices ``[B]``) of observations ``[B, F]``."""
-        output: Tensor = self.network(observation[:, self._columns])
+        seen = observation[:, self._columns]
+        output = torch.stack([network(seen) for network in self.networks]).mean(0)
         if isinstance(self.action, actions.Discrete):
             return output.argmax(dim=-1)
         return output.clamp(-1.0, 1.0)
@@ -90,12 +94,25 @@ class Policy(nn.Module):
             {name: w.detach().cpu().float().contiguous() for name, w in state.items()}
         )
 
+    def acts(self) -> dict[str, Any]:
+        """The part of the description that what it does depends on."""
+        acts = {key: self.description[key] for key in _REQUIRED}
+        return acts | {"anytime": self.anytime, "members": len(self.networks)}
+
     def fingerprint(self) -> str:
         """Hash that two policies share only if they act alike."""
-        acts = {key: self.description[key] for key in _REQUIRED}
-        acts |= {"anytime": True} if self.anytime else {}
-        text = json.dumps(acts, sort_keys=True).encode()
+        text = json.dumps(self.acts(), sort_keys=True).encode()
         return hashlib.sha256(text + self.weights()).hexdigest()
+
+
+def _network(description: dict[str, Any]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(description["layers"]):
+        # Without the usual initialisation, which would draw from the global generator, and
+        # on the CPU in float32, whatever torch's defaults are.
+        linear = skip_init(nn.Linear, fan_in, fan_out, dtype=torch.float32)
+        layers += [linear, ACTIVATIONS[description["activation"]]()]
+    return nn.Sequential(*layers[:-1])
 
 
 def save_policy(policy: Policy, path: str | Path) -> Path:
@@ -113,22 +130,26 @@ def load_policy(path: str | Path) -> Policy:
     """Read a policy; no code in the files is ever run.
 
     Args:
-        path: the weights, the description, their common stem, or a folder of results.
+        path: the name of a shipped policy (a string, see :data:`agents.SHIPPED`), or the
+            weights, the description, their common stem, or a folder of results. For a file
+            called as a shipped policy is, give a ``Path``.
 
     Raises:
-        FileNotFoundError: one of the two files is missing.
+        FileNotFoundError: there is no such name, or one of the two files is missing.
         TypeError: ``path`` is no path.
         ValueError: the files do not belong together, are damaged, or are of a feature
             version that this version of the package does not know.
     """
     if not isinstance(path, (str, Path)):
         raise TypeError(f"policy must be a path or a Policy, got {path!r}")
-    weights_path, text_path = _paths(path)
+    found_path = SHIPPED.get(path, path) if isinstance(path, str) else path
+    weights_path, text_path = _paths(found_path)
     for file in (weights_path, text_path):
         if not file.is_file():
             raise FileNotFoundError(
                 f"no policy at {str(path)!r}: {file} does not exist; "
-                "a policy is two files, NAME.safetensors and NAME.json"
+                "a policy is two files, NAME.safetensors and NAME.json; "
+                f"shipped policies: {', '.join(SHIPPED) or 'none'}"
             )
     try:
         description = json.loads(text_path.read_text())
@@ -147,6 +168,7 @@ def load_policy(path: str | Path) -> Policy:
         _check(description)
         sizes = description["layers"]
         needed = sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(sizes))
+        needed *= description.get("members", 1)
         held = sum(tensor.numel() for tensor in state.values())
         if needed != held:  # before memory is taken for whatever the description says
             raise ValueError(f"layers {sizes!r} need {needed} weights, there are {held}")
@@ -189,6 +211,7 @@ def _check(description: dict[str, Any]) -> None:
             f"unknown activation {description['activation']!r}; "
             f"valid: {', '.join(ACTIVATIONS)}"
         )
+    positive_int("members", description.get("members", 1))
     lengths = description["total_updates"]
     if len(lengths) != 2 or not all(type(n) is int and n > 0 for n in lengths):
         raise ValueError(f"total_updates must be two positive integers, got {lengths!r}")

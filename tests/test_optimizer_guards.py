@@ -49,8 +49,8 @@ def test_a_run_far_longer_than_those_of_the_training_is_warned_of():
 
 
 def test_a_policy_that_is_no_path_is_refused():
-    with pytest.raises(TypeError, match="policy must be a path or a Policy, got None"):
-        LearnedOptimizer([nn.Parameter(torch.zeros(2))], None, total_steps=5)
+    with pytest.raises(TypeError, match="policy must be a path or a Policy, got 5"):
+        LearnedOptimizer([nn.Parameter(torch.zeros(2))], 5, total_steps=5)
 
 
 def test_opposite_infinities_do_not_cancel():

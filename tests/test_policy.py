@@ -174,7 +174,7 @@ def test_loading_never_runs_code_from_the_file(policy_path):
 
 def test_weights_that_are_not_finite_are_refused(policy_path, tmp_path):
     weights = load_file(policy_path.with_name("policy.safetensors"))
-    weights["network.0.bias"][0] = torch.nan
+    weights["networks.0.0.bias"][0] = torch.nan
     save_file(weights, tmp_path / "bad")
     replace_weights(policy_path, (tmp_path / "bad").read_bytes())
     with pytest.raises(ValueError, match="not finite"):

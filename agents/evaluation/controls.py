@@ -86,14 +86,15 @@ def untrained(policy: Policy, seed: int) -> Policy:
     """
     fresh = Policy(policy.description)
     generator = torch.Generator("cpu").manual_seed(seed)
-    layers = [layer for layer in fresh.network if isinstance(layer, nn.Linear)]
+    layers = [layer for layer in fresh.modules() if isinstance(layer, nn.Linear)]
+    last = [network[-1] for network in fresh.members]
     for layer in layers:
         if policy.description.get("algorithm") == "DQN":
             bound = 1.0 / math.sqrt(layer.in_features)
             for parameter in (layer.weight, layer.bias):
                 nn.init.uniform_(parameter, -bound, bound, generator=generator)
         else:
-            gain = 0.01 if layer is layers[-1] else math.sqrt(2.0)
+            gain = 0.01 if layer in last else math.sqrt(2.0)
             nn.init.orthogonal_(layer.weight, gain, generator=generator)
     return fresh.requires_grad_(False).eval()
 

@@ -1,0 +1,21 @@
+"""The policies that come with the package, by name.
+
+Each is the two files of :func:`agents.save_policy`; ``README.md`` beside them says how each
+was made and how it did on the benchmark.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["ANYTIME", "DEFAULT", "SHIPPED"]
+
+#: What an optimizer runs on unless it is given a policy: with a number of steps, or
+#: without.
+DEFAULT, ANYTIME = "default", "anytime"
+
+#: Paths of the policies, without suffix, by name.
+SHIPPED: dict[str, Path] = {
+    path.stem: path.with_suffix("")
+    for path in sorted(Path(__file__).parent.glob("*.safetensors"))
+}
