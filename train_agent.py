@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -21,10 +22,10 @@ from typing import Any, NoReturn
 
 import click
 import torch
-from stable_baselines3.common.base_class import BaseAlgorithm
 
 from agents import load_policy, models, training
-from agents.evaluation import evaluate, start_baselines
+from agents.candidates import train_candidates
+from agents.evaluation import BaselineRuns, evaluate, start_baselines
 from agents.evaluation.baselines import learned_arm
 from agents.evaluation.heldout import HELDOUT, task_named
 from agents.evaluation.plots import plot_curves
@@ -61,6 +62,17 @@ def parse_assignments(context: Any, option: Any, values: tuple[str, ...]) -> dic
     "--copies",
     type=click.IntRange(1),
     help="Runs of each task; from 2 on, rewards are relative.  [default: the preset's]",
+)
+@click.option(
+    "--candidates",
+    type=click.IntRange(1),
+    help="Trainings, each with a seed of its own, to choose from on the selection tasks.  "
+    "[default: the preset's]",
+)
+@click.option(
+    "--members",
+    type=click.IntRange(1),
+    help="How many of the candidates to average.  [default: the preset's]",
 )
 @click.option("--seed", type=int, default=0, help="Seed of agent and environments.")
 @click.option(
@@ -122,8 +134,8 @@ def parse_assignments(context: Any, option: Any, values: tuple[str, ...]) -> dic
 @click.option(
     "--workers",
     type=click.IntRange(1),
-    default=1,
-    help="Processes that run the baselines meanwhile.",
+    help="Processes that train candidates, or run the baselines.  [default: 2, or 1 if "
+    "there is one candidate]",
 )
 @click.option("--progress/--no-progress", default=True, help="Progress bars.")
 def main(**options: Any) -> None:
@@ -132,8 +144,13 @@ def main(**options: Any) -> None:
     try:
         tasks = [task_named(name) for name in options["eval_task"]] or list(HELDOUT)
         tasks = [task.lasting(options["eval_length"]) for task in tasks]
+        config = configure(options)
         if options["policy"] is None:
-            model, timesteps, config = prepare(options)
+            check_candidates(options, config)
+            model = models.build(
+                options["agent"], config, seed=options["seed"], resume=options["resume"]
+            )
+            timesteps = models.remaining(model, config["timesteps"])
         else:
             load_policy(options["policy"])
         name = f"{options['agent']}_seed{options['seed']}"
@@ -144,26 +161,33 @@ def main(**options: Any) -> None:
         raise click.UsageError(str(error)) from error
 
     policy = options["policy"] or folder / "policy"
+    several = options["policy"] is None and config["candidates"] > 1
+    workers = options["workers"] or (2 if several else 1)
+    seeds = range(options["eval_seeds"])
+    tuning = range(1000, 1000 + options["tuning_seeds"])
     with contextlib.ExitStack() as stack:
-        if options["do_evaluate"]:  # the baselines do not wait for the policy
-            seeds = range(options["eval_seeds"])
-            tuning = range(1000, 1000 + options["tuning_seeds"])
-            baselines = stack.enter_context(
-                contextlib.closing(
-                    start_baselines(tasks, tuning, seeds, options["workers"])
-                )
-            )
+
+        def start() -> BaselineRuns:
+            runs = start_baselines(tasks, tuning, seeds, workers)
+            return stack.enter_context(contextlib.closing(runs))
+
+        # The baselines do not wait for the policy, unless its training takes all cores.
+        baselines = start() if options["do_evaluate"] and not several else None
         if options["policy"] is None:
             training.write_config(folder / "config.json", {**options, **config})
             click.echo(
-                f"{options['agent']} on {config['env_id']}, {timesteps:,} control steps, "
-                f"results in {folder}"
+                f"{options['agent']} on {config['env_id']}, {config['timesteps']:,} "
+                f"control steps, results in {folder}"
             )
-            if not training.learn(model, timesteps, folder, progress=options["progress"]):
+            if several:
+                learn_several(options, config, folder, workers)
+            elif not training.learn(model, timesteps, folder, progress=options["progress"]):
                 stop(f"interrupted; model.zip and the policy so far are in {folder}")
+            training.sign(policy, shlex.join(["python", "train_agent.py", *sys.argv[1:]]))
             click.echo(f"trained in {(time.monotonic() - begun) / 60:.1f} minutes")
         if not options["do_evaluate"]:
             return
+        baselines = baselines or start()
         try:
             algorithm = load_policy(policy).description.get("algorithm", "policy")
             ours = learned_arm(f"{algorithm} (ours)", policy)
@@ -178,26 +202,42 @@ def main(**options: Any) -> None:
     click.echo(format_table(rows))
 
 
-def prepare(options: dict[str, Any]) -> tuple[BaseAlgorithm, int, dict[str, Any]]:
-    """Model, control steps that it has to make, and what it was made with."""
+def configure(options: dict[str, Any]) -> dict[str, Any]:
+    """What the agent is made with: the preset's, unless an option says otherwise."""
     preset = PRESETS[options["agent"]]
-    config = {
-        "env_id": options["env_id"] or preset["env_id"],
+    names = ("env_id", "timesteps", "num_envs", "copies", "candidates", "members")
+    return {
+        **{name: options[name] or preset[name] for name in names},
         "env_arguments": {**preset["env"], **options["env_arg"]},
-        "timesteps": options["timesteps"] or preset["timesteps"],
-        "num_envs": options["num_envs"] or preset["num_envs"],
-        "copies": options["copies"] or preset["copies"],
         "algorithm": preset["algorithm"] | options["overrides"],
+        "overrides": options["overrides"],
     }
-    env = models.make_env(
-        config["env_id"], config["num_envs"], config["env_arguments"],
-        copies=config["copies"],
-    )  # fmt: skip
-    model = models.make_model(
-        options["agent"], env, seed=options["seed"], overrides=options["overrides"],
-        resume=options["resume"],
-    )  # fmt: skip
-    return model, models.remaining(model, config["timesteps"]), config
+
+
+def check_candidates(options: dict[str, Any], config: dict[str, Any]) -> None:
+    """Refuse numbers of candidates that make no sense."""
+    count, members = config["candidates"], config["members"]
+    if members > count:
+        raise ValueError(
+            f"members ({members}) are chosen among the candidates ({count}); "
+            "give at most as many"
+        )
+    if count > 1 and options["resume"] is not None:
+        raise ValueError("--resume goes on with one model; give --candidates 1 as well")
+
+
+def learn_several(
+    options: dict[str, Any], config: dict[str, Any], folder: Path, workers: int
+) -> None:
+    """Train the candidates, and leave the average of the best."""
+    try:
+        train_candidates(
+            options["agent"], options["seed"], config, folder,
+            count=config["candidates"], members=config["members"], workers=workers,
+            progress=options["progress"],
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        stop(f"interrupted; the policies so far are in {folder}")
 
 
 def stop(message: str) -> NoReturn:

@@ -20,7 +20,7 @@ from optenv.sb3 import SB3VecEnv
 from .presets import PRESETS
 from .relative import GroupScaledBuffer, RelativeReward
 
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "dqn": DQN}
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"PPO": PPO, "DQN": DQN}
 
 
 def preset(agent: str) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def make_model(
         TypeError: an override that the class does not take.
     """
     arguments = {**preset(agent)["algorithm"], **(overrides or {})}
-    algorithm = ALGORITHMS[agent]
+    algorithm = ALGORITHMS[preset(agent)["class"]]
     valid = list(inspect.signature(algorithm).parameters)
     for name in overrides or {}:
         if name not in valid:
@@ -103,12 +103,12 @@ def make_model(
                 f"valid: {', '.join(valid)}"
             )
     discrete = isinstance(env.action_space, gym.spaces.Discrete)
-    if agent == "dqn" and not discrete:
+    if algorithm is DQN and not discrete:
         raise ValueError(
-            f"agent 'dqn' needs a discrete action, got {env.action_space}; "
+            f"agent {agent!r} needs a discrete action, got {env.action_space}; "
             "use env 'optenv/DiscreteLearningRate-v0'"
         )
-    if agent == "ppo":  # a small batch of runs
+    if algorithm is PPO:  # a small batch of runs
         rollout = arguments["n_steps"] * env.num_envs
         arguments["batch_size"] = min(arguments["batch_size"], rollout)
         if isinstance(env, RelativeReward):
@@ -142,6 +142,31 @@ def _group_scaled(env: RelativeReward, n_steps: int) -> dict[str, Any]:
         "rollout_buffer_class": GroupScaledBuffer,
         "rollout_buffer_kwargs": {"group": min(sizes)},
     }
+
+
+def build(
+    agent: str,
+    config: Mapping[str, Any],
+    *,
+    seed: int | None = None,
+    resume: Path | None = None,
+) -> BaseAlgorithm:
+    """Model of a preset on an environment of its own.
+
+    Args:
+        agent: key of :data:`~agents.presets.PRESETS`.
+        config: ``env_id``, ``env_arguments``, ``num_envs``, ``copies`` (see
+            :func:`make_env`) and ``overrides`` (see :func:`make_model`).
+        seed, resume: see :func:`make_model`.
+
+    Raises:
+        ValueError, TypeError: as those two do.
+    """
+    env = make_env(
+        config["env_id"], config["num_envs"], config["env_arguments"],
+        copies=config["copies"],
+    )  # fmt: skip
+    return make_model(agent, env, seed=seed, overrides=config["overrides"], resume=resume)
 
 
 def remaining(model: BaseAlgorithm, timesteps: int) -> int:

@@ -24,10 +24,13 @@ TRAINING_TASKS: dict[str, Any] = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     "ppo": {
+        "class": "PPO",
         "env_id": "optenv/LearningRate-v0",
         "env": {**TRAINING_TASKS, "action": {"start": -2.0, "schedule": "cosine"}},
         "num_envs": 256,
         "copies": 1,
+        "candidates": 1,
+        "members": 1,
         "timesteps": 409_600,
         "algorithm": {
             "n_steps": 40,
@@ -41,10 +44,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
     },
     "dqn": {
+        "class": "DQN",
         "env_id": "optenv/DiscreteLearningRate-v0",
         "env": {**TRAINING_TASKS, "action": {"start": -2.0, "schedule": "cosine"}},
         "num_envs": 256,
         "copies": 1,
+        "candidates": 1,
+        "members": 1,
         "timesteps": 307_200,
         "algorithm": {
             "buffer_size": 300_000,

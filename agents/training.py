@@ -19,7 +19,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from torch import Tensor
 
+from .evaluation.workers import stopped
 from .export import export_policy
+from .policy import load_policy, save_policy
 
 #: Last share of the training over which policies are averaged (Izmailov et al., 2018).
 AVERAGED = 0.4
@@ -121,7 +123,14 @@ class _Keeper(BaseCallback):
         if self.num_timesteps >= self.next:
             self.next += self.every
             export_policy(self.model, self.folder / "policy")
-        return True
+        return not stopped()
+
+
+def sign(path: Path, command: str) -> None:
+    """Note in a policy's description which command made it."""
+    policy = load_policy(path)
+    policy.description["command"] = command
+    save_policy(policy, path)
 
 
 def write_config(path: Path, config: Mapping[str, Any]) -> None:

@@ -33,7 +33,7 @@ def invoke(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--tmesteps", "5"], "Did you mean '--timesteps'?"),
+        (["--tmesteps", "5"], "'--timesteps'?"),
         (["--agent", "ppoo"], "'ppoo' is not one of 'ppo', 'dqn'"),
         (
             ["--env", "optenv/Magic-v0"],
