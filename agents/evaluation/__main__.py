@@ -25,6 +25,7 @@ from .benchmark import BENCHMARK
 from .controls import CONTROLS, control_jobs
 from .entrants import Baselines, Entrant, load_entrants, pick_baselines
 from .heldout import HeldoutTask, task_named
+from .horizons import format_overshoots
 from .jobs import Choices, Phases
 from .profiles import plot_final_losses, plot_profiles
 from .report import (
@@ -185,6 +186,7 @@ def write(
     write_choices(choices, folder / "choices.json")
     plot_rates(rows, folder / "curves.png")
     click.echo(f"\n{format_table(rows)}\n")
+    click.echo(f"{format_overshoots(rows)}\n")
     more = with_worst_cases(rows, families)
     summary, losses, profiles = (
         folder / name for name in ("summary.csv", "losses.png", "profiles.png")
