@@ -40,8 +40,8 @@ def returns(
     env = optenv.LearningRateVectorEnv(
         RUNS * arguments.structures, groups=arguments.structures, tasks=family,
         rule=described["rule"], action=action, horizon=described["horizon"],
-        updates_per_step=(2, 16), spacing=described["spacing"], base_lr=base_lr,
-        anytime=policy.anytime, reparametrize=0.7, on_divergence="absorb",
+        updates_per_step=tuple(arguments.updates_per_step), spacing=described["spacing"],
+        base_lr=base_lr, anytime=policy.anytime, reparametrize=0.7, on_divergence="absorb",
         reward=arguments.reward, autoreset_mode="Disabled",
     )  # fmt: skip
     observation, _ = env.reset(seed=arguments.seed)
@@ -59,6 +59,8 @@ def main() -> None:
     parser.add_argument("--policy", action="append", required=True, help="repeatable")
     parser.add_argument("--lr", type=float, default=1e-3, help="base learning rate")
     parser.add_argument("--reward", default="train", help="train, validation or both")
+    parser.add_argument("--family", action="append", choices=FAMILIES, help="repeatable")
+    parser.add_argument("--updates-per-step", type=float, nargs=2, default=(2, 16))
     parser.add_argument("--structures", type=int, default=10, help="of each family")
     parser.add_argument("--seed", type=int, default=991)
     arguments = parser.parse_args()
@@ -71,7 +73,7 @@ def main() -> None:
         # Policies that share all that a constant depends on share the constants.
         game = str([policy.acts()[key] for key in ("rule", "action", "horizon", "spacing")])
         gaps = {}
-        for family in FAMILIES:
+        for family in arguments.family or FAMILIES:
             for lr in RATES:
                 if (game, family, lr) not in constants:
                     found = returns(policy, family, lr, arguments, still=True)
