@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import closing
+from functools import partial
 
 import pytest
 import torch
@@ -45,6 +46,30 @@ def test_learned_arms_are_given_the_detached_loss():
     assert len(TakesLoss.seen) == 8 and result["learned"]
     assert result["train_loss"] == TakesLoss.seen[-1]
     assert [lr for _, lr in result["lr_trace"]] == [0.1] * 8
+
+
+class Breaks(torch.optim.SGD):
+    steps = 0
+
+    def step(self, closure=None, *, loss=None):
+        self.steps += 1
+        if self.steps > 3:
+            torch.linalg.inv(torch.zeros(2, 2))
+        return super().step(closure)
+
+
+def test_an_optimizer_of_others_that_raises_has_diverged_and_ours_has_a_bug():
+    factory = partial(Breaks, lr=0.1)
+    arm = Arm("theirs", lambda params, total: factory(params))
+    with pytest.warns(UserWarning, match=r"theirs failed at update 3 of friedman, seed 0"):
+        result = train(arm, short("friedman"), 0)
+    assert result["validation_loss"] == result["train_loss"] == math.inf
+    assert [update for update, _ in result["curve"]] == list(range(9))
+    assert [loss for update, loss in result["curve"] if update > 3] == [math.inf] * 5
+    assert result["curve"][3][1] < math.inf
+    ours = Arm("ours", lambda params, total: factory(params), takes_loss=True)
+    with pytest.raises(RuntimeError, match="singular"):
+        train(ours, short("friedman"), 0)
 
 
 def test_schedules_start_at_the_base_and_end_near_zero():

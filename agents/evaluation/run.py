@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from concurrent.futures import CancelledError
 
 import torch
@@ -36,6 +37,10 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
         curve_points: how often validation loss is measured on the way, besides the start
             and the end.
 
+    Returns:
+        The result; that of an optimizer of others that raises an error in a step, as where
+        a matrix is singular, is that of a run that diverged, with a warning.
+
     Raises:
         CancelledError: the process that this runs in is to end.
     """
@@ -64,10 +69,19 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
         optimizer.zero_grad()
         loss = problem.loss(module, batch)
         loss.backward()
-        if arm.takes_loss:
-            optimizer.step(loss=loss.detach())  # type: ignore[call-overload]
-        else:
-            optimizer.step()
+        try:
+            if arm.takes_loss:
+                optimizer.step(loss=loss.detach())  # type: ignore[call-overload]
+            else:
+                optimizer.step()
+        except (ArithmeticError, RuntimeError) as error:
+            if arm.takes_loss:  # ours has no excuse
+                raise
+            _warn(arm, task, seed, t, error)
+            curve += [(u, math.inf) for u in sorted(measured) if u > t]
+            lr_trace.append((t + 1, _lr_in_force(optimizer)))
+            losses.append(math.inf)
+            break
         if watch is not None:
             watch(loss.item())
         cpu_seconds += time.process_time() - begin
@@ -91,6 +105,14 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
         curve=curve,
         lr_trace=lr_trace,
         shifts=shifts,
+    )
+
+
+def _warn(arm: Arm, task: HeldoutTask, seed: int, t: int, error: Exception) -> None:
+    warnings.warn(
+        f"{arm.name} failed at update {t} of {task.name}, seed {seed}, which counts as "
+        f"diverged: {error}",
+        stacklevel=3,
     )
 
 
