@@ -13,7 +13,7 @@ from utils import random_policy
 
 from agents.evaluation.baselines import adamw, learned_arm
 from agents.evaluation.jobs import Job, job_key
-from agents.evaluation.store import Store, StoredRuns
+from agents.evaluation.store import Store, StoredRuns, exclusive
 
 JOB = Job(ADAMW, short("friedman"), 0)
 ROW = {**row("friedman", "AdamW", 0, math.inf), "train_loss": math.nan}
@@ -121,3 +121,14 @@ def test_a_damaged_line_is_named(line, tmp_path):
         file.write(line + "\n")
     with pytest.raises(ValueError, match=r"line 2 of .*rows.jsonl is not a run"):
         Store(path)
+
+
+def test_a_folder_is_one_process_s_at_a_time_and_free_once_it_ends(tmp_path):
+    pytest.importorskip("fcntl")
+    with (
+        exclusive(tmp_path),
+        pytest.raises(ValueError, match="another benchmark is running"),
+    ):
+        exclusive(tmp_path).__enter__()
+    with exclusive(tmp_path):
+        pass

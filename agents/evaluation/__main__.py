@@ -37,7 +37,7 @@ from .report import (
 )
 from .results import Row, format_table
 from .selection import SELECTION
-from .store import FILE, Store, StoredRuns
+from .store import FILE, Store, StoredRuns, exclusive
 from .workers import Workers, progress_bar
 
 #: Tuning seeds begin here; evaluation seeds are below.
@@ -129,6 +129,7 @@ def main(**options: Any) -> None:
         entrants = load_entrants(options["policies"], options["rates"])
         baselines = pick_baselines(options["arms"])
         folder.mkdir(parents=True, exist_ok=True)
+        click.get_current_context().with_resource(exclusive(folder))
         store = Store(folder / FILE)
     except (ImportError, OSError, TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error

@@ -9,10 +9,11 @@ appended; of two with the same key, the last counts.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,12 @@ from .results import Row
 from .runner import run_jobs
 from .workers import Workers
 
-__all__ = ["FILE", "Store", "StoredRuns"]
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["FILE", "Store", "StoredRuns", "exclusive"]
 
 #: Name of the file in the folder of a benchmark.
 FILE = "rows.jsonl"
@@ -75,6 +81,28 @@ class Store:
         with self.path.open("a") as file:  # closed, and so flushed, at once
             file.write(line + "\n")
         self._rows[_spelled(key)] = row
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Keep other processes from running into the same folder (on Unix).
+
+    The lock is the process's and ends with it, however it ends.
+
+    Raises:
+        ValueError: another process has it.
+    """
+    if fcntl is None:
+        yield
+        return
+    with (folder / FILE).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(
+                f"another benchmark is running in {str(folder)!r}; give another --out"
+            ) from error
+        yield
 
 
 def _spelled(key: Mapping[str, Any]) -> str:
