@@ -170,8 +170,8 @@ def test_an_interrupted_benchmark_goes_on(tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "rows.jsonl").exists():
+        deadline, rows = time.monotonic() + 120, tmp_path / "rows.jsonl"
+        while not rows.exists() or not rows.stat().st_size:
             assert time.monotonic() < deadline, "no run has ended"
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
