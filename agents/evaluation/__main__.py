@@ -24,6 +24,7 @@ import torch
 from .benchmark import BENCHMARK
 from .controls import CONTROLS, control_jobs
 from .entrants import Baselines, Entrant, load_entrants, pick_baselines
+from .folder import folder_tasks
 from .heldout import HeldoutTask, task_named
 from .horizons import format_overshoots
 from .jobs import Choices, Phases
@@ -78,6 +79,11 @@ SUITES = {"benchmark": BENCHMARK, "selection": SELECTION}
     help="Task of the suite; repeatable.  [default: all]",
 )
 @click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Folder of further data: tinyshakespeare.txt, Omniglot's small background set.",
+)
+@click.option(
     "--arm",
     "arms",
     multiple=True,
@@ -122,6 +128,8 @@ def main(**options: Any) -> None:
     suite = SUITES[options["suite"]]
     folder: Path = options["out"] or Path("runs") / options["suite"]
     try:
+        if options["data"] is not None:
+            suite = (*suite, *folder_tasks(options["data"]))
         tasks = [task_named(name, suite) for name in dict.fromkeys(options["tasks"])]
         tasks = [task.lasting(options["length"]) for task in tasks or suite]
         if not all(map(math.isfinite, options["rates"])):

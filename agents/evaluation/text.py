@@ -63,12 +63,16 @@ def _text(split: Split) -> np.ndarray:
     return np.concatenate([source(name) for name in files])
 
 
-def sentences(split: Split, rng: np.random.Generator, n: int, length: int) -> Batch:
-    """Characters ``[n, length]`` and, for each, the one that follows ``[n, length]``."""
-    text = _text(split)
+def windows(text: np.ndarray, rng: np.random.Generator, n: int, length: int) -> Batch:
+    """Stretches of a text ``[n, length]`` and, for each character, the next one."""
     start = rng.integers(len(text) - length, size=(n, 1))
     codes = torch.from_numpy(text[start + np.arange(length + 1)])
     return codes[:, :-1], codes[:, 1:]
+
+
+def sentences(split: Split, rng: np.random.Generator, n: int, length: int) -> Batch:
+    """Characters ``[n, length]`` and, for each, the one that follows ``[n, length]``."""
+    return windows(_text(split), rng, n, length)
 
 
 def contexts(split: Split, rng: np.random.Generator, n: int, length: int) -> Batch:

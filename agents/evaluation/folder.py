@@ -1,0 +1,119 @@
+"""Tasks on data that no package ships, for those who have them in a folder.
+
+``tinyshakespeare.txt`` (1,115,394 characters) and Omniglot's small background set
+``images_background_small1.zip`` (Lake et al., 2015; 136 characters by 20 drawers), in the
+folder or in ``omniglot-small`` in it.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zipfile
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from .networks import CharRecurrent, CharTransformer, convnet, cross_entropy
+from .problem import Batch, HeldoutTask, Split
+from .text import encode, windows
+
+__all__ = ["folder_tasks"]
+
+TEXT = "tinyshakespeare.txt"
+IMAGES = "images_background_small1.zip"
+#: The last part of the text validates.
+TEXT_VALIDATION = 0.1
+#: Of 20 drawers, those from here on validate.
+FIRST_VALIDATION_DRAWER = 16
+#: Pixels of a side of an image, and of the squares that are averaged.
+SIDE, SQUARE = 21, 5
+
+
+@cache
+def _text(path: Path) -> np.ndarray:
+    return encode(path.read_bytes())
+
+
+def _sentences(
+    split: Split, rng: np.random.Generator, n: int, path: Path, length: int
+) -> Batch:
+    """Characters ``[n, length]`` and, for each, the one that follows ``[n, length]``."""
+    text = _text(path)
+    border = round(len(text) * (1 - TEXT_VALIDATION))
+    return windows(text[:border] if split == "train" else text[border:], rng, n, length)
+
+
+@cache
+def _drawings(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images ``[n, 21, 21]`` (ink is 1), their characters and their drawers ``[n]``."""
+    from PIL import Image
+
+    images, characters, drawers = [], [], []
+    with zipfile.ZipFile(path) as archive:
+        for name in sorted(archive.namelist()):
+            if name.endswith(".png"):
+                with Image.open(io.BytesIO(archive.read(name))) as image:
+                    ink = 1.0 - np.asarray(image.convert("1"), np.float32)
+                squares = ink.reshape(SIDE, SQUARE, SIDE, SQUARE)
+                images.append(squares.mean((1, 3)))
+                characters.append(name.rsplit("/", 1)[0])
+                drawers.append(int(name.rsplit("_", 1)[1].removesuffix(".png")))
+    labels = np.unique(characters, return_inverse=True)[1]
+    return np.stack(images), labels, np.array(drawers)
+
+
+def _characters(split: Split, rng: np.random.Generator, n: int, path: Path) -> Batch:
+    """Images ``[n, 1, 21, 21]`` and characters ``[n]``, of other drawers in each split."""
+    images, labels, drawers = _drawings(path)
+    late = drawers >= FIRST_VALIDATION_DRAWER
+    pool = np.flatnonzero(late if split == "validation" else ~late)
+    index = rng.choice(pool, n)
+    inputs = torch.from_numpy(images[index]).unsqueeze(1)
+    return inputs, torch.from_numpy(labels[index])
+
+
+def folder_tasks(folder: str | Path) -> tuple[HeldoutTask, ...]:
+    """Held-out tasks on the data in ``folder``; a warning names what is not there.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(folder)!r}")
+    tasks: list[HeldoutTask] = []
+    text = folder / TEXT
+    if text.is_file():
+        sample = partial(_sentences, path=text, length=32)
+        tasks += [
+            HeldoutTask(
+                "shakespeare-gru", "real", "GRU, 64 units", 1500, 16,
+                partial(CharRecurrent, nn.GRU, 64), sample, cross_entropy, 512,
+            ),
+            HeldoutTask(
+                "shakespeare-transformer", "real", "causal transformer, width 32, 1 block",
+                1500, 16, CharTransformer, sample, cross_entropy, 512,
+            ),
+        ]  # fmt: skip
+    else:
+        warnings.warn(f"{text} is missing: no tasks on Shakespeare", stacklevel=2)
+    candidates = (folder / IMAGES, folder / "omniglot-small" / IMAGES)
+    images = next((path for path in candidates if path.is_file()), None)
+    if images is not None:
+        tasks.append(
+            HeldoutTask(
+                "omniglot-cnn", "real", "CNN, 2 convolutions with BatchNorm, ReLU", 400, 32,
+                partial(convnet, SIDE, 136), partial(_characters, path=images),
+                cross_entropy, 680,
+            )
+        )  # fmt: skip
+    else:
+        warnings.warn(
+            f"{IMAGES} is in neither {folder} nor its omniglot-small: no task on Omniglot",
+            stacklevel=2,
+        )
+    return tuple(tasks)

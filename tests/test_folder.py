@@ -1,0 +1,64 @@
+"""Tasks on data from a folder: read where it is, named where it is not."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agents.evaluation.baselines import default_arms
+from agents.evaluation.folder import folder_tasks
+from agents.evaluation.run import train
+
+FOLDER = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    if not FOLDER.is_dir():
+        pytest.skip(f"needs the data sets in {FOLDER}")
+    return {task.name: task for task in folder_tasks(FOLDER)}
+
+
+def test_what_a_folder_lacks_is_named(tmp_path):
+    with pytest.warns(UserWarning) as caught:
+        assert folder_tasks(tmp_path) == ()
+    texts = [str(warning.message) for warning in caught]
+    assert "tinyshakespeare.txt is missing" in texts[0]
+    assert "images_background_small1.zip is in neither" in texts[1]
+    with pytest.raises(FileNotFoundError, match="no folder 'nowhere'"):
+        folder_tasks("nowhere")
+
+
+@pytest.mark.filterwarnings("ignore:images_background")
+def test_training_text_never_holds_what_validates(tmp_path):
+    (tmp_path / "tinyshakespeare.txt").write_text("a" * 900 + "b" * 100)
+    task = folder_tasks(tmp_path)[0]
+    rng = np.random.default_rng(0)
+    inputs, targets = task.sample("train", rng, 300)
+    held_inputs, held_targets = task.sample("validation", rng, 300)
+    assert inputs.unique().tolist() == targets.unique().tolist()
+    assert held_inputs.unique().tolist() == held_targets.unique().tolist()
+    assert inputs.unique().tolist() != held_inputs.unique().tolist()
+
+
+def test_each_task_trains(tasks):
+    adamw = default_arms()[0]
+    for task in tasks.values():
+        again = pickle.loads(pickle.dumps(task))
+        result = train(adamw, again.lasting(0.05), 0, curve_points=0)
+        assert result["validation_loss"] < result["initial_validation_loss"]
+
+
+def test_drawings_are_ink_on_paper_by_other_drawers(tasks):
+    task, rng = tasks["omniglot-cnn"], np.random.default_rng(0)
+    images, labels = task.sample("train", rng, 2000)
+    held, _ = task.sample("validation", rng, 2000)
+    assert images.shape[1:] == (1, 21, 21) and set(labels.tolist()) <= set(range(136))
+    assert 0.02 < images.mean() < 0.3 and images.min() == 0
+    own = {image.numpy().tobytes() for image in images}
+    assert not own & {image.numpy().tobytes() for image in held}
+    assert isinstance(images, torch.Tensor)
