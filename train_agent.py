@@ -102,7 +102,7 @@ def parse_assignments(context: Any, option: Any, values: tuple[str, ...]) -> dic
 )
 @click.option(
     "--policy",
-    type=click.Path(path_type=Path),
+    metavar="NAME|PATH",
     help="Judge this policy instead of training one.",
 )
 @click.option(
@@ -237,7 +237,10 @@ def learn_several(
             progress=options["progress"],
         )  # fmt: skip
     except KeyboardInterrupt:
-        stop(f"interrupted; the policies so far are in {folder}")
+        stop(
+            f"interrupted; the policies so far are in {folder}; `python -m "
+            "agents.evaluation --suite selection --policy ...` judges those that ended"
+        )
 
 
 def stop(message: str) -> NoReturn:

@@ -11,6 +11,7 @@ import contextlib
 import math
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from .evaluation.baselines import learned_arm
 from .evaluation.problem import HeldoutTask
 from .evaluation.results import Row, write_csv
 from .evaluation.selection import SELECTION
-from .evaluation.workers import Workers
+from .evaluation.workers import Workers, stopped
 from .policy import load_policy, save_policy
 
 __all__ = ["Candidate", "mean_gaps", "train_candidates"]
@@ -97,6 +98,8 @@ def train_candidates(
 
 def _train(candidate: Candidate) -> float:
     """Train in a worker process; minutes that it took."""
+    if stopped():  # it was still waiting when the user interrupted
+        raise CancelledError
     begun = time.monotonic()
     candidate.folder.mkdir(parents=True)
     model = models.build(candidate.agent, candidate.config, seed=candidate.seed)

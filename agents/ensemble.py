@@ -12,7 +12,8 @@ __all__ = ["average"]
 def average(policies: Sequence[Policy]) -> Policy:
     """One policy whose networks are those of all the given ones.
 
-    Its description is the first one's, with ``members`` and the ``seeds`` of all.
+    Its description is the first one's, with ``members`` and the ``seeds`` of all in the
+    place of its seed and command.
 
     Raises:
         ValueError: there are none, or two act by different rules of the game (features,
@@ -29,8 +30,13 @@ def average(policies: Sequence[Policy]) -> Policy:
                     f"{other.acts()[key]!r}"
                 )
     networks = [network for policy in policies for network in policy.members]
-    seeds = [policy.description.get("seed") for policy in policies]
-    merged = Policy({**first.description, "members": len(networks), "seeds": seeds})
+    kept = {k: v for k, v in first.description.items() if k not in ("seed", "command")}
+    seeds = [
+        seed
+        for policy in policies
+        for seed in policy.description.get("seeds", [policy.description.get("seed")])
+    ]
+    merged = Policy({**kept, "members": len(networks), "seeds": seeds})
     for own, theirs in zip(merged.members, networks, strict=True):
         own.load_state_dict(theirs.state_dict())
     return merged.requires_grad_(False).eval()

@@ -29,14 +29,15 @@ FAR = 2
 class LearnedOptimizer(Optimizer):
     r"""Optimizer whose learning rate is chosen by a policy learned in an environment.
 
-    The policy looks at the run at a fixed number of moments, more of them early on, and
-    moves the log-multiplier :math:`s` of the learning rate. The update itself is the rule
-    that the policy was trained with, in torch's own implementation, at
+    The policy looks at the run at a fixed number of moments, more of them early on (an
+    anytime policy at fixed steps, further and further apart), and moves the log-multiplier
+    :math:`s` of the learning rate. The update itself is the rule that the policy was
+    trained with, in torch's own implementation, at
     :math:`\eta_t = \text{lr} \cdot \text{schedule}(t / T) \cdot e^s`. ``group["lr"]`` is
     never written; the learning rate in force is ``group["effective_lr"]``, 0 before the
     first step.
 
-    The policy was trained on runs of a certain length; for one that is far longer, a
+    The policy was trained on runs of a certain length; if ``total_steps`` is far more, a
     warning says so, and the policy may do badly. Loading a saved state restores the
     ``total_steps`` that it was saved with.
 
@@ -98,14 +99,12 @@ class LearnedOptimizer(Optimizer):
         dtype = torch.float64 if all(p.dtype in doubles for p in every) else torch.float32
         self._policy = copy.deepcopy(own).to(dtype)  # the caller's stays as it is
         longest = self._policy.description["total_updates"][1]
-        if self._policy.anytime:
-            total_steps = None
-        elif total_steps is None:
+        if total_steps is None and not self._policy.anytime:
             raise ValueError(
                 "total_steps is missing: this policy must know how many steps the run will "
                 "take; only an anytime policy does without"
             )
-        elif total_steps > FAR * longest:
+        if total_steps is not None and total_steps > FAR * longest:
             warnings.warn(
                 f"total_steps={total_steps} is far beyond the runs that this policy was "
                 f"trained on, of at most {longest} updates; it may do badly",
@@ -113,7 +112,7 @@ class LearnedOptimizer(Optimizer):
             )
         # In a param group, where torch saves, copies and restores it with the rest.
         self.param_groups[0]["controller"] = controller.start(
-            self._policy, total_steps, dtype
+            self._policy, None if self._policy.anytime else total_steps, dtype
         )
 
     @property

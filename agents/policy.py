@@ -66,7 +66,7 @@ class Policy(nn.Module):
         self.description = description
         self.action = actions.make(description["action"])
         self.rule = rules.get(description["rule"])
-        self.anytime = bool(description.get("anytime", False))
+        self.anytime: bool = description.get("anytime", False)
         names = list(FEATURES)
         self._columns = [names.index(name) for name in description["features"]]
         members = range(description.get("members", 1))
@@ -172,6 +172,8 @@ def load_policy(path: str | Path) -> Policy:
         held = sum(tensor.numel() for tensor in state.values())
         if needed != held:  # before memory is taken for whatever the description says
             raise ValueError(f"layers {sizes!r} need {needed} weights, there are {held}")
+        if "network.0.weight" in state:
+            raise ValueError("it was written by an earlier version; export it again")
         policy = Policy(description)
         policy.load_state_dict(state)
     except Exception as error:
@@ -218,6 +220,12 @@ def _check(description: dict[str, Any]) -> None:
     clock.boundaries(1, description["horizon"], description["spacing"])
     sizes = description["layers"]
     action = actions.make(description["action"])
+    anytime = description.get("anytime", False)
+    if not isinstance(anytime, bool) or (anytime and action.schedule != "constant"):
+        raise ValueError(
+            "anytime must be True or False, and True needs schedule 'constant', got "
+            f"{anytime!r} with {action.schedule!r}"
+        )
     outputs = len(action.multipliers) if isinstance(action, actions.Discrete) else 1
     ends = [len(description["features"]), outputs]
     whole = all(type(n) is int and n > 0 for n in sizes)

@@ -56,8 +56,8 @@ def boundaries(total_updates: int, horizon: int, spacing: float = 1.0) -> np.nda
 def opens_window(update: int, spacing: float = 1.0) -> bool:
     """Whether a control step starts before this update of a run of unknown length.
 
-    Control step ``i`` starts before update ``i ** spacing``, rounded: windows that grow as
-    those of :func:`boundaries` do, whenever the run ends.
+    Control step ``i`` starts before update ``i ** spacing``, rounded: the windows of
+    :func:`boundaries` for a run of ``horizon ** spacing`` updates, which go on after it.
 
     Args:
         update: number of updates done, at least 0.

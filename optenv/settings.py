@@ -44,7 +44,9 @@ class Settings:
         loss_dropout: share of the runs whose losses are not observed, as those of a user
             who gives the optimizer none; 1 hides them all. Rewards stay.
         anytime: hide how long a run will be: nothing about its progress is observed, and
-            the action's schedule must be constant.
+            the action's schedule must be constant. Windows are still shares of the run,
+            which the agent cannot tell; an optimizer, which does not know the length, has
+            windows as of a run of ``horizon ** spacing`` updates, and goes on after it.
         reward: examples whose loss is rewarded, ``"train"``, ``"validation"`` or
             ``"both"``.
         on_divergence: ``"end"`` the run, or ``"absorb"``: keep it, at the worst

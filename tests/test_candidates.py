@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
@@ -52,14 +53,20 @@ def test_the_best_candidates_are_averaged_and_each_is_left_in_its_folder(tmp_pat
         progress=False,
     )  # fmt: skip
     merged = load_policy(tmp_path / "policy")
-    lines = (tmp_path / "selection.csv").read_text().splitlines()
-    assert len(lines) == 1 + 3 * 2
+    with (tmp_path / "selection.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * 2
+    losses = {name: 0.0 for name in ("candidate-0", "candidate-1", "candidate-2")}
+    for found in rows:
+        losses[found["arm"]] += float(found["validation_loss"])
+    worst = int(max(losses, key=losses.__getitem__)[-1])
     seeds = [5 + i * STRIDE for i in range(3)]
     for i, seed in enumerate(seeds):
         folder = tmp_path / f"candidate-{i}"
         assert json.loads((folder / "policy.json").read_text())["seed"] == seed
         assert (folder / "model.zip").exists()
-    assert len(merged.members) == 2 and set(merged.description["seeds"]) < set(seeds)
+    assert len(merged.members) == 2 and len(set(losses.values())) == 3
+    assert set(merged.description["seeds"]) == set(seeds) - {seeds[worst]}
     seen = torch.randn(6, 22, generator=torch.Generator().manual_seed(0))
     own = [
         load_policy(tmp_path / f"candidate-{seeds.index(s)}")

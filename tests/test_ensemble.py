@@ -49,6 +49,8 @@ def test_ensembles_merge_with_their_members_and_one_is_itself():
     members, seen = policies(), observations()
     nested = average([average(members[:2]), members[2]])
     torch.testing.assert_close(nested(seen), average(members)(seen))
+    assert nested.description["seeds"] == [0, 1, 2]
+    assert not {"seed", "command"} & set(nested.description)
     torch.testing.assert_close(average(members[:1])(seen), members[0](seen))
 
 

@@ -33,6 +33,20 @@ def test_what_a_folder_lacks_is_named(tmp_path):
         folder_tasks("nowhere")
 
 
+@pytest.mark.filterwarnings("ignore:.*missing")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tinyshakespeare.txt", "tinyshakespeare.txt has only 4 characters"),
+        ("images_background_small1.zip", "small1.zip is not a zip archive"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_refused_at_once(name, message, tmp_path):
+    (tmp_path / name).write_text("junk")
+    with pytest.raises(ValueError, match=message):
+        folder_tasks(tmp_path)
+
+
 @pytest.mark.filterwarnings("ignore:images_background")
 def test_training_text_never_holds_what_validates(tmp_path):
     (tmp_path / "tinyshakespeare.txt").write_text("a" * 900 + "b" * 100)

@@ -49,8 +49,13 @@ def test_a_share_of_the_runs_shows_no_loss_from_beginning_to_end():
     assert 0.6 < has_loss[0].mean() < 0.8
 
 
-def test_without_dropout_runs_are_those_of_their_seeds_as_ever():
-    np.testing.assert_array_equal(rollout()[0], rollout(loss_dropout=0.0)[0])
+def test_without_dropout_nothing_is_drawn_so_that_seeds_mean_what_they_did_before_it():
+    group = optenv.LearningRateVectorEnv(2, tasks=utils.MLP).groups[0][1]
+    keys = [np.random.default_rng(i) for i in range(3)]
+    assert group._draw_sight(keys).all()
+    assert [key.random() for key in keys] == [
+        np.random.default_rng(i).random() for i in range(3)
+    ]
 
 
 def test_an_anytime_run_shows_nothing_of_its_progress():
@@ -104,6 +109,20 @@ def test_an_anytime_policy_never_ends_and_needs_no_length():
         rates.append(optimizer.param_groups[0]["effective_lr"])
     moved = [i for i in range(1, 50) if rates[i] != rates[i - 1]]
     assert set(moved) <= {i * i for i in range(8)} and len(moved) >= 4
+
+
+def test_an_anytime_policy_warns_of_a_length_that_is_far_beyond_its_training():
+    policy = random_policy(anytime=True, total_updates=[10, 20])
+    with pytest.warns(UserWarning, match="total_steps=200 is far beyond"):
+        LearnedOptimizer([nn.Parameter(torch.ones(3))], policy, total_steps=200)
+
+
+@pytest.mark.parametrize("anytime", ["no", None, 1])
+def test_a_policy_file_says_in_a_bool_whether_it_is_anytime(anytime):
+    with pytest.raises(ValueError, match="anytime must be True or False"):
+        random_policy(anytime=anytime)
+    with pytest.raises(ValueError, match="needs schedule 'constant', got True with 'wsd'"):
+        random_policy(anytime=True, action={"kind": "continuous", "schedule": "wsd"})
 
 
 def test_a_policy_that_must_know_the_length_says_so():

@@ -54,7 +54,7 @@ SUITES = {"benchmark": BENCHMARK, "selection": SELECTION}
     "--policy",
     "policies",
     multiple=True,
-    type=click.Path(path_type=Path),
+    metavar="NAME|PATH",
     help="Policy to judge; repeatable.  [default: baselines only]",
 )
 @click.option(
@@ -129,6 +129,8 @@ def main(**options: Any) -> None:
     folder: Path = options["out"] or Path("runs") / options["suite"]
     try:
         if options["data"] is not None:
+            if suite is SELECTION:
+                raise ValueError("--data is for the benchmark: its tasks are reported on")
             suite = (*suite, *folder_tasks(options["data"]))
         tasks = [task_named(name, suite) for name in dict.fromkeys(options["tasks"])]
         tasks = [task.lasting(options["length"]) for task in tasks or suite]

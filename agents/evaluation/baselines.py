@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 
 from optenv.actions import SCHEDULES
 
-from ..policy import Policy
+from ..policy import Policy, load_policy
 
 __all__ = [
     "ADAMW",
@@ -122,8 +122,9 @@ def learned(
 
 def learned_arm(name: str, policy: str | Path | Policy, **arguments: Any) -> Arm:
     """Arm of a policy; ``arguments`` go to :class:`LearnedOptimizer` (``lr``, ...)."""
-    given = policy if isinstance(policy, Policy) else str(policy)
-    factory = partial(learned, policy=given, **arguments)
+    # Loaded now: a path may be another file's by the time that a process reads it.
+    own = policy if isinstance(policy, Policy) else load_policy(policy)
+    factory = partial(learned, policy=own, **arguments)
     return Arm(name, factory, takes_loss=True)
 
 

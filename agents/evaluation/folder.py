@@ -27,6 +27,8 @@ TEXT = "tinyshakespeare.txt"
 IMAGES = "images_background_small1.zip"
 #: The last part of the text validates.
 TEXT_VALIDATION = 0.1
+#: Characters below which it cannot be Shakespeare.
+LEAST_TEXT = 1000
 #: Of 20 drawers, those from here on validate.
 FIRST_VALIDATION_DRAWER = 16
 #: Pixels of a side of an image, and of the squares that are averaged.
@@ -81,6 +83,7 @@ def folder_tasks(folder: str | Path) -> tuple[HeldoutTask, ...]:
 
     Raises:
         FileNotFoundError: there is no such folder.
+        ValueError: a file in it is not what its name says.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -88,6 +91,8 @@ def folder_tasks(folder: str | Path) -> tuple[HeldoutTask, ...]:
     tasks: list[HeldoutTask] = []
     text = folder / TEXT
     if text.is_file():
+        if len(_text(text)) < LEAST_TEXT:
+            raise ValueError(f"{text} has only {len(_text(text))} characters")
         sample = partial(_sentences, path=text, length=32)
         tasks += [
             HeldoutTask(
@@ -104,6 +109,8 @@ def folder_tasks(folder: str | Path) -> tuple[HeldoutTask, ...]:
     candidates = (folder / IMAGES, folder / "omniglot-small" / IMAGES)
     images = next((path for path in candidates if path.is_file()), None)
     if images is not None:
+        if not zipfile.is_zipfile(images):
+            raise ValueError(f"{images} is not a zip archive")
         tasks.append(
             HeldoutTask(
                 "omniglot-cnn", "real", "CNN, 2 convolutions with BatchNorm, ReLU", 400, 32,

@@ -24,7 +24,7 @@ def overshoots(rows: Sequence[Row], arm: str = TUNED) -> dict[str, float]:
     """Validation loss at the end over the lowest of the run, less 1, by task.
 
     Both are of the mean curve over the seeds of ``arm``, in which the noise of one
-    validation set does not make a minimum.
+    validation set does not make a minimum; a lowest loss of 0 counts as 1e-12.
 
     Raises:
         ValueError: there are no rows of ``arm``.
@@ -37,7 +37,9 @@ def overshoots(rows: Sequence[Row], arm: str = TUNED) -> dict[str, float]:
     if not curves:
         raise ValueError(f"there are no rows of {arm!r}")
     means = {task: np.mean(found, axis=0) for task, found in curves.items()}
-    return {task: float(mean[-1] / mean.min() - 1.0) for task, mean in means.items()}
+    return {
+        task: float(mean[-1] / max(mean.min(), 1e-12) - 1.0) for task, mean in means.items()
+    }
 
 
 def format_overshoots(rows: Sequence[Row], arm: str = TUNED) -> str:

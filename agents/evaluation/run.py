@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError
 
 import torch
 from torch import nn
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.optim import Optimizer
 
 from ..optimizer import LearnedOptimizer
@@ -74,7 +75,7 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
                 optimizer.step(loss=loss.detach())  # type: ignore[call-overload]
             else:
                 optimizer.step()
-        except (ArithmeticError, RuntimeError) as error:
+        except (ArithmeticError, LinAlgError) as error:
             if arm.takes_loss:  # ours has no excuse
                 raise
             _warn(arm, task, seed, t, error)

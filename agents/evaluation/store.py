@@ -98,7 +98,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     with (folder / FILE).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise ValueError(
                 f"another benchmark is running in {str(folder)!r}; give another --out"
             ) from error
