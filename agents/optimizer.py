@@ -47,8 +47,9 @@ class LearnedOptimizer(Optimizer):
     Args:
         params: parameters or parameter groups, as for any torch optimizer.
         policy: name of a shipped policy (one of :data:`agents.SHIPPED`), path of a policy
-            file, or a :class:`~agents.policy.Policy`. By default ``"default"``, or
-            ``"anytime"`` if there is no ``total_steps``.
+            file, or a :class:`~agents.policy.Policy`. By default the shipped
+            ``"default"``, or ``"anytime"`` if there is no ``total_steps`` (neither is
+            shipped yet).
         total_steps: number of steps that the run will take. An anytime policy needs none,
             and has no use for it.
         lr: base learning rate, which the policy multiplies; it need not be right. By
