@@ -1,8 +1,7 @@
 """Several trainings of one recipe, judged on the selection tasks, the best averaged.
 
 Trainings differ by some per cent from seed to seed. The selection tasks are neither
-trained on nor reported, and the networks of the chosen policies together do better than
-each of them.
+trained on nor reported; what averaging brings is in docs/policy-log.md.
 """
 
 from __future__ import annotations
@@ -82,18 +81,18 @@ def train_candidates(
 
     with contextlib.closing(Workers(workers)) as processes:
         processes.map(_train, candidates, ended)
-    arms = [learned_arm(c.folder.name, c.folder / "policy") for c in candidates]
+    policies = {c.folder.name: load_policy(c.folder / "policy") for c in candidates}
+    arms = [learned_arm(name, policy) for name, policy in policies.items()]
     rows = evaluate(
         arms, tasks, SELECTION_SEEDS, workers=workers, curve_points=0, progress=progress
     )
     write_csv(rows, folder / "selection.csv")
     gaps = mean_gaps(rows)
-    best = sorted(candidates, key=lambda c: gaps[c.folder.name])[:members]
-    for candidate in candidates if progress else ():
-        name, note = candidate.folder.name, ", chosen" if candidate in best else ""
+    best = sorted(policies, key=gaps.__getitem__)[:members]
+    for name in policies if progress else ():
+        note = ", chosen" if name in best else ""
         click.echo(f"{name}: behind the best by {gaps[name]:.2%}{note}")
-    chosen = [load_policy(c.folder / "policy") for c in best]
-    save_policy(average(chosen), folder / "policy")
+    save_policy(average([policies[name] for name in best]), folder / "policy")
 
 
 def _train(candidate: Candidate) -> float:
