@@ -1,4 +1,4 @@
-"""The update rules on lists of parameters, by torch's own functional kernels."""
+"""The update rules on lists of parameters, by torch's own kernels where it has them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.optim.adamw import adamw
 from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
+from optenv.orthogonal import as_matrix, orthogonalize
 from optenv.rules import Hyperparameters
 
 Kernel = Callable[
@@ -116,6 +117,61 @@ def _adam(
     )
 
 
+def _orthogonal_adam(
+    params: list[Tensor],
+    states: list[dict[str, Any]],
+    lr: float,
+    foreach: bool | None,
+    h: Hyperparameters,
+) -> None:
+    _fill(params, states, ("exp_avg", "exp_avg_sq"))
+    if foreach is False and len(params) > 1:  # one after the other takes less memory
+        for param, state in zip(params, states, strict=True):
+            _orthogonal_adam([param], [state], lr, foreach, h)
+        return
+    grads, means, squares, values = (
+        [torch.view_as_real(x) if x.is_complex() else x for x in part]
+        for part in (
+            _grads(params),
+            [s["exp_avg"] for s in states],
+            [s["exp_avg_sq"] for s in states],
+            params,
+        )
+    )
+    for state in states:
+        state["step"] += 1
+    steps = [state["step"].item() for state in states]
+    torch._foreach_lerp_(means, grads, 1 - h.beta1)
+    torch._foreach_mul_(squares, h.beta2)
+    torch._foreach_addcmul_(squares, grads, grads, 1 - h.beta2)
+    roots = torch._foreach_sqrt(squares)
+    torch._foreach_mul_(roots, [(1 - h.beta2**t) ** -0.5 for t in steps])
+    torch._foreach_add_(roots, h.eps)
+    directions = torch._foreach_mul(
+        means, [h.beta1 / (1 - h.beta1 ** (t + 1)) for t in steps]
+    )
+    now = torch._foreach_mul(grads, [(1 - h.beta1) / (1 - h.beta1**t) for t in steps])
+    torch._foreach_add_(directions, now)
+    torch._foreach_div_(directions, roots)
+    torch._foreach_add_(values, _orthogonalized(list(directions), params), alpha=-lr)
+
+
+def _orthogonalized(directions: list[Tensor], params: list[Tensor]) -> list[Tensor]:
+    """The directions, those of real matrices orthogonalised; equal shapes all at once."""
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for i, param in enumerate(params):
+        matrix = None if param.is_complex() else as_matrix(param.shape)
+        if matrix is not None:
+            alike.setdefault((matrix, param.device, param.dtype), []).append(i)
+    for (matrix, _, dtype), group in alike.items():
+        stacked = torch.stack([directions[i].reshape(matrix) for i in group])
+        # Half precision is too coarse for the squares of squares in it.
+        wide = stacked.to(torch.promote_types(dtype, torch.float32))
+        for i, result in zip(group, orthogonalize(wide).to(dtype), strict=True):
+            directions[i] = result.view_as(directions[i])
+    return directions
+
+
 def _grads(params: list[Tensor]) -> list[Tensor]:
     return [p.grad for p in params if p.grad is not None]
 
@@ -136,4 +192,5 @@ KERNELS: dict[str, Kernel] = {
     "momentum": _momentum,
     "rmsprop": _rmsprop,
     "adam": _adam,
+    "orthogonal-adam": _orthogonal_adam,
 }

@@ -51,6 +51,7 @@ def start(
         params: ``[B, P]`` initial parameters.
         differentiable: keep the graph (relevant where ``params`` requires grad).
     """
+    rule = rule.bind(task.shapes)
     updates = torch.zeros(len(params), dtype=torch.int64, device=params.device)
     batch = data.batch(data.batch_rows(updates, 1, task.batch_size))
     loss, grad = loss_and_grad(task, params, batch, differentiable, data.scale)
@@ -90,6 +91,7 @@ def advance(
         update.
     """
     total = len(lr)
+    rule = rule.bind(task.shapes)
     rows = data.batch_rows(state.updates + 1, total, task.batch_size)
     state = state._replace(losses=Losses.empty(torch.zeros_like(state.losses.mean)))
     # One copy a window, not new tensors at every update: the caller's stay as they are.

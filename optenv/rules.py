@@ -5,15 +5,15 @@ dimension ``B`` (runs); parameters are flat, ``[B, P]``. By default nothing is c
 place, so that gradients flow through an update and a kept state stays valid; with
 ``inplace=True`` parameters and state are overwritten, which spares the time to allocate.
 
-Every rule equals its ``torch.optim`` namesake (no weight decay) to float tolerance. Its
-hyperparameters are torch's defaults unless a specification gives others, as in
+Every rule that has a namesake in ``torch.optim`` equals it (no weight decay) to float
+tolerance. Hyperparameters are torch's defaults unless a specification gives others, as in
 ``{"name": "adam", "beta1": 0.8}``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .checks import is_number
+from .orthogonal import orthogonalize_flat
 
 RuleState = tuple[Tensor, ...]
 
@@ -68,6 +69,8 @@ class Rule(NamedTuple):
         init: ``params [B, P] -> state``, a tuple of ``[B, ...]`` tensors.
         update: ``(params [B, P], grad [B, P], state, lr [B, 1], inplace=False) -> (params,
             state)``.
+        hyperparameters: what it holds fixed.
+        shaped: whether an update depends on the shapes of the parameters; see :meth:`bind`.
     """
 
     name: str
@@ -76,6 +79,13 @@ class Rule(NamedTuple):
     init: Callable[[Tensor], RuleState]
     update: Callable[..., tuple[Tensor, RuleState]]
     hyperparameters: Hyperparameters
+    shaped: bool = False
+
+    def bind(self, shapes: Sequence[Sequence[int]]) -> Rule:
+        """The rule for parameters of these shapes; only then can a shaped rule update."""
+        if not self.shaped:
+            return self
+        return self._replace(update=partial(self.update, shapes=shapes))
 
     def to_spec(self) -> RuleSpec:
         """Name, with the hyperparameters that are not torch's; :func:`get` reads it."""
@@ -155,15 +165,50 @@ def adam(
     (1-\beta_2) g^2;\ \theta \leftarrow \theta - \frac{\eta}{1-\beta_1^t}
     \frac{m}{\sqrt{v}/\sqrt{1-\beta_2^t} + \epsilon}`
     """
+    mean, root, state = _moments(grad, state, inplace, h)
+    direction = _ratio(mean, root, h.eps, inplace)
+    lr = lr / (1 - h.beta1 ** state[2])
+    return _addcmul(params, direction, lr, -1.0, inplace), state
+
+
+def orthogonal_adam(
+    params: Tensor,
+    grad: Tensor,
+    state: RuleState,
+    lr: Tensor,
+    inplace: bool = False,
+    h: Hyperparameters = HYPERPARAMETERS,
+    shapes: Sequence[Sequence[int]] | None = None,
+) -> tuple[Tensor, RuleState]:
+    r"""Adam whose directions of matrices are orthogonalised.
+
+    The direction is that of Adam with Nesterov's momentum, :math:`d = \left(
+    \frac{\beta_1 m}{1-\beta_1^{t+1}} + \frac{(1-\beta_1) g}{1-\beta_1^t}\right) /
+    (\sqrt{v}/\sqrt{1-\beta_2^t} + \epsilon)` (Dozat, 2016). Of a matrix, it is replaced
+    by its approximate polar factor, as long as it (:func:`optenv.orthogonal.orthogonalize`,
+    after Muon of Jordan et al., 2024), so that learning rates of Adam serve.
+    """
+    if shapes is None:
+        raise TypeError("orthogonal-adam needs shapes: bind the rule to them first")
+    mean, root, state = _moments(grad, state, inplace, h)
+    step = state[2]
+    ahead = mean * (h.beta1 / (1 - h.beta1 ** (step + 1)))
+    ahead = _addcmul(ahead, grad, (1 - h.beta1) / (1 - h.beta1**step), 1.0, inplace)
+    direction = orthogonalize_flat(_ratio(ahead, root, h.eps, inplace), shapes)
+    return _addcmul(params, direction, lr, -1.0, inplace), state
+
+
+def _moments(
+    grad: Tensor, state: RuleState, inplace: bool, h: Hyperparameters
+) -> tuple[Tensor, Tensor, RuleState]:
+    """Adam's mean, unbiased root of the mean square (which may be overwritten), state."""
     mean, square, step = state
     step = step + 1
     mean = mean.lerp_(grad, 1 - h.beta1) if inplace else mean.lerp(grad, 1 - h.beta1)
     square = _mul(square, h.beta2, inplace)
     square = _addcmul(square, grad, grad, 1 - h.beta2, inplace)
     root = _mul(_sqrt(square), (1 - h.beta2**step).rsqrt(), inplace)
-    direction = _ratio(mean, root, h.eps, inplace)
-    lr = lr / (1 - h.beta1**step)
-    return _addcmul(params, direction, lr, -1.0, inplace), (mean, square, step)
+    return mean, root, (mean, square, step)
 
 
 def _mul(a: Tensor, b: Tensor | float, inplace: bool) -> Tensor:
@@ -190,13 +235,16 @@ def _sqrt(square: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
 
 
+_ADAM = ("beta1", "beta2", "eps")
+
 RULES: dict[str, Rule] = {
-    name: Rule(name, default_lr, fields, init, update, HYPERPARAMETERS)
-    for name, default_lr, fields, init, update in (
-        ("sgd", 1e-1, (), _no_state, sgd),
-        ("momentum", 1e-2, ("momentum",), _one_buffer, momentum),
-        ("rmsprop", 1e-3, ("alpha", "eps"), _one_buffer, rmsprop),
-        ("adam", 1e-3, ("beta1", "beta2", "eps"), _adam_state, adam),
+    name: Rule(name, default_lr, fields, init, update, HYPERPARAMETERS, shaped)
+    for name, default_lr, fields, init, update, shaped in (
+        ("sgd", 1e-1, (), _no_state, sgd, False),
+        ("momentum", 1e-2, ("momentum",), _one_buffer, momentum, False),
+        ("rmsprop", 1e-3, ("alpha", "eps"), _one_buffer, rmsprop, False),
+        ("adam", 1e-3, _ADAM, _adam_state, adam, False),
+        ("orthogonal-adam", 1e-3, _ADAM, _adam_state, orthogonal_adam, True),
     )
 }
 

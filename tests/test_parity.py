@@ -17,7 +17,13 @@ from agents.policy import save_policy
 from optenv import rules
 
 HORIZON, TOTAL = 20, 130
-BASE_LR = {"sgd": 0.05, "momentum": 0.01, "rmsprop": 1e-3, "adam": 2e-3}
+BASE_LR = {
+    "sgd": 0.05,
+    "momentum": 0.01,
+    "rmsprop": 1e-3,
+    "adam": 2e-3,
+    "orthogonal-adam": 2e-3,
+}
 
 
 def cnn() -> nn.Module:

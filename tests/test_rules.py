@@ -1,4 +1,4 @@
-"""Every rule is its torch.optim namesake, for many runs at once."""
+"""Every rule with a torch.optim namesake equals it; all are for many runs at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ NAMESAKES: dict[str, Callable[[list[Tensor], float], torch.optim.Optimizer]] = {
     "rmsprop": lambda params, lr: torch.optim.RMSprop(params, lr),
     "adam": lambda params, lr: torch.optim.Adam(params, lr),
 }
+every_namesake = pytest.mark.parametrize("name", NAMESAKES)
 every_rule = pytest.mark.parametrize("name", utils.RULES)
+
+#: Of the parameters, to rules that ask for it: a matrix and a vector.
+SHAPES = ((2, 2), (3,))
+assert sum(torch.Size(shape).numel() for shape in SHAPES) == SIZE
 
 
 def gradient(params: Tensor, noise: Tensor) -> Tensor:
@@ -43,7 +48,7 @@ def start_params(dtype: torch.dtype) -> Tensor:
     return 10 * noise_of(10_000, dtype)
 
 
-@every_rule
+@every_namesake
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_a_rule_equals_its_torch_optim_namesake(
     name: str, dtype: torch.dtype, rtol: float
@@ -127,7 +132,7 @@ def test_a_wrong_specification_is_refused(
         rules.get(spec)
 
 
-@every_rule
+@every_namesake
 def test_a_learning_rate_may_change_between_updates(name: str) -> None:
     rule, ours = rules.get(name), start_params(torch.float64)
     state = rule.init(ours)
@@ -145,7 +150,7 @@ def test_a_learning_rate_may_change_between_updates(name: str) -> None:
 
 @every_rule
 def test_a_rule_changes_none_of_its_arguments(name: str) -> None:
-    rule, params = rules.get(name), start_params(torch.float64)
+    rule, params = rules.get(name).bind(SHAPES), start_params(torch.float64)
     lr = learning_rates(torch.float64).unsqueeze(1)
     state = rule.init(params)
     for update in range(3):
@@ -157,7 +162,7 @@ def test_a_rule_changes_none_of_its_arguments(name: str) -> None:
 
 @every_rule
 def test_runs_do_not_meet_in_a_rule(name: str) -> None:
-    rule, params = rules.get(name), start_params(torch.float64)
+    rule, params = rules.get(name).bind(SHAPES), start_params(torch.float64)
     lr, state = learning_rates(torch.float64).unsqueeze(1), rule.init(params)
     for update in range(3):
         grad = noise_of(update, torch.float64)
@@ -174,7 +179,10 @@ def test_runs_do_not_meet_in_a_rule(name: str) -> None:
 def test_the_derivative_of_an_update_is_finite_where_the_gradient_is_zero(
     name: str,
 ) -> None:
-    rule, params = rules.get(name), start_params(torch.float64).requires_grad_()
+    rule, params = (
+        rules.get(name).bind(SHAPES),
+        start_params(torch.float64).requires_grad_(),
+    )
     grad = (0.0 * params).requires_grad_()
     lr = learning_rates(torch.float64).unsqueeze(1).requires_grad_()
     moved, state = params, rule.init(params)
@@ -184,8 +192,8 @@ def test_the_derivative_of_an_update_is_finite_where_the_gradient_is_zero(
         assert derivative.isfinite().all()
 
 
-def test_every_rule_has_a_namesake_and_a_usual_learning_rate() -> None:
-    assert set(rules.RULES) == set(NAMESAKES)
+def test_every_rule_but_the_orthogonal_has_a_namesake_and_a_usual_learning_rate() -> None:
+    assert set(rules.RULES) == {*NAMESAKES, "orthogonal-adam"}
     for name, rule in rules.RULES.items():
         assert rule.name == name
         assert 1e-4 <= rule.default_lr <= 1

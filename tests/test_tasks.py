@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,10 @@ def structures(family: str, split: str, count: int = DRAWS) -> list[tasks.Task]:
     sampler = tasks.make(f"{family}/{split}")
     rng = np.random.default_rng(0)
     return [sampler.draw(rng) for _ in range(count)]
+
+
+def shares(task: tasks.Task) -> bool:
+    return getattr(task, "data_seed", None) is not None
 
 
 @every_family
@@ -83,6 +88,7 @@ def test_every_family_has_a_finite_loss_that_adam_reduces(family: str, split: st
         assert len(drawn) == 2
     # The loss of text ends at its entropy.
     enough = 0.9 if family == "language" else 0.7
+    ratios = []
     for task in drawn:
         data, params = utils.new_runs(task, 4, dtype=torch.float32)
         assert params.shape == (4, task.num_params)
@@ -95,15 +101,18 @@ def test_every_family_has_a_finite_loss_that_adam_reduces(family: str, split: st
         after = core.evaluate(task, state.params, batch)
         for loss in (before, after, core.evaluate(task, params, data.validation())):
             assert loss.shape == (4,) and loss.isfinite().all() and (loss >= 0).all()
-        # Some regressions are barely learnable, from where they start, in 200 updates.
-        assert (after < before).all() and (after < enough * before).sum() >= 3
+        ratios.append(after / before)
+    # Some regressions are barely learnable, from where they start, in 200 updates, and
+    # if runs share their data, then all of them.
+    reduced = torch.cat(ratios) < enough
+    assert reduced.float().mean() >= (0.5 if family == "mlp-regression" else 0.75)
 
 
 @every_family
 def test_runs_differ_in_data_parameters_and_order_and_repeat_with_their_key(
     family: str,
 ) -> None:
-    (task,) = structures(family, "train", 1)
+    task = next(t for t in structures(family, "train") if not shares(t))
     first = utils.new_runs(task, 3)
     again = utils.new_runs(task, 3)
     utils.assert_identical((first[0][:4], first[1]), (again[0][:4], again[1]))
@@ -111,6 +120,29 @@ def test_runs_differ_in_data_parameters_and_order_and_repeat_with_their_key(
     inputs = data.inputs[data.rows]
     for part in (inputs.flatten(1), params, data.order.unsqueeze(1)):
         assert len(part.unique(dim=0)) == 3
+
+
+@pytest.mark.parametrize("family", ["logistic", "mlp-regression", "language"])
+def test_runs_of_a_data_seed_share_examples_but_not_parameters_or_order(
+    family: str,
+) -> None:
+    drawn = structures(family, "train", 100)
+    assert 30 <= sum(map(shares, drawn)) <= 70
+    task = dataclasses.replace(
+        next(t for t in drawn if shares(t)), num_train=200, num_validation=20, batch_size=8
+    )
+    data, params = utils.new_runs(task, 3)
+    later, _ = utils.new_runs(task, 2, seed=77)
+    assert data.shared and len(data.inputs) == 220
+    utils.assert_identical((data.inputs, data.targets), (later.inputs, later.targets))
+    other, _ = utils.new_runs(dataclasses.replace(task, data_seed=5), 1)
+    assert not torch.equal(other.inputs, data.inputs)
+    assert len(params.unique(dim=0)) == len(data.order.unique()) == 3
+    batches = data.batch_rows(torch.zeros(3, dtype=torch.int64), 1, task.batch_size)
+    assert len(batches.unique(dim=0)) == 3
+    (inputs, _), (validation, _) = data.batch(batches), data.validation()
+    assert inputs.shape[:2] == (3, 8) and validation.shape[:2] == (3, 20)
+    assert torch.equal(validation[0], validation[2])
 
 
 def manual_mlp(task: tasks.MLP) -> nn.Sequential:
@@ -199,6 +231,7 @@ def test_the_minimum_of_a_quadratic_is_where_analysis_puts_it(rows: int) -> None
         ({"num_train": 1.5}, "num_train must be a positive integer, got 1.5"),
         ({"batch_size": 65, "num_train": 64}, r"at most num_train \(64\), got 65"),
         ({"num_train": 2**20 + 1}, "at most 1048576, got 1048577"),
+        ({"data_seed": -1}, "data_seed must be at least 0, got -1"),
         ({"activation": "swish"}, "unknown activation 'swish'; valid: relu, tanh, gelu"),
         ({"source": "mnist"}, "unknown source 'mnist'; valid: mixture, sine"),
         ({"split": "validation"}, "unknown split 'validation'; valid: train, test"),
@@ -207,6 +240,12 @@ def test_the_minimum_of_a_quadratic_is_where_analysis_puts_it(rows: int) -> None
 def test_an_impossible_structure_is_refused(arguments: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         tasks.MLP(**arguments)
+
+
+@pytest.mark.parametrize("seed", [1.0, "0", True])
+def test_a_data_seed_that_is_no_integer_is_refused(seed: object) -> None:
+    with pytest.raises(TypeError, match=f"an integer or None, got {seed!r}"):
+        tasks.Quadratic(data_seed=seed)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

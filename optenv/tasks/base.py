@@ -231,23 +231,6 @@ class Task(ABC):
         )
 
 
-def stack_data(
-    examples: Sequence[tuple[np.ndarray, np.ndarray]],
-    generators: Sequence[np.random.Generator],
-    num_train: int,
-) -> Data:
-    """Data of runs that have examples of their own: one ``(inputs, targets)`` a run."""
-    inputs, targets = (np.concatenate(parts) for parts in zip(*examples, strict=True))
-    runs = len(examples)
-    return Data(
-        torch.from_numpy(inputs),
-        torch.from_numpy(targets),
-        torch.arange(len(inputs)).view(runs, -1),
-        order_keys(generators),
-        num_train,
-    )
-
-
 def order_keys(generators: Sequence[np.random.Generator]) -> Tensor:
     """Draw the batch-order key of each run, ``[B]`` int64."""
     return torch.tensor([int(g.integers(2**62)) for g in generators])

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Data, Task, stack_data
+from .generated import MANY, Examples, GeneratedTask, data_size
 
 NETWORKS = ("residual", "elman")
 
@@ -20,7 +20,7 @@ CONTEXTS = 4
 
 
 @dataclass(frozen=True)
-class LanguageModel(Task):
+class LanguageModel(GeneratedTask):
     """Predict the next token of a random Markov source.
 
     The distribution of a token depends on the token before it and on the class of the
@@ -63,10 +63,7 @@ class LanguageModel(Task):
         first = ((v, e), (w, self.length * e), (w,))
         return (*first, *block * self.depth, (w,), (w,), (v, w), (v,))
 
-    def sample(self, generators: Sequence[np.random.Generator]) -> Data:
-        return stack_data([self._text(g) for g in generators], generators, self.num_train)
-
-    def _text(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def examples(self, rng: np.random.Generator) -> Examples:
         v, total = self.vocabulary, self.num_train + self.num_validation
         zipf = -rng.uniform(0.5, 1.5) * np.log(1.0 + rng.permutation(v))
         sharpness = rng.uniform(0.5, 2.5)
@@ -164,11 +161,11 @@ def sample_language(rng: np.random.Generator, split: str) -> LanguageModel:
     elman = network == "elman"
     return LanguageModel(
         network=network,
-        vocabulary=int(rng.choice({"train": (16, 32, 64), "test": (24, 48)}[split])),
-        length=int(rng.choice((8, 12) if elman else (3, 5, 8))),
+        vocabulary=int(rng.choice({"train": (16, 32, 64, 96), "test": (24, 48)}[split])),
+        length=int(rng.choice((8, 16, 24) if elman else (3, 5, 8, 12))),
         embedding=int(rng.choice((8, 16))),
-        width=int(rng.choice((16, 24, 32, 48))),
+        width=int(rng.choice((16, 32, 48, 64))),
         depth=int(rng.integers(1, 4)),
         batch_size=int(rng.choice((4, 8, 16) if elman else (8, 16, 32, 64))),
-        num_train=int(rng.choice((1024, 4096, 8192))),
+        **data_size(rng, (1024, 4096), MANY // 2 if elman else MANY),
     )

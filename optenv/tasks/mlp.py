@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import data
-from .base import Data, Task, stack_data
+from .generated import MANY, Examples, GeneratedTask, data_size
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class MLP(Task):
+class MLP(GeneratedTask):
     """A multi-layer perceptron; ``depth=0`` is a linear model.
 
     Cross-entropy if the targets are classes, half mean squared error otherwise. Each run
@@ -82,9 +82,8 @@ class MLP(Task):
                 shapes += [(fan_out,), (fan_out,)]
         return tuple(shapes)
 
-    def sample(self, generators: Sequence[np.random.Generator]) -> Data:
-        draw = data.SOURCES[self.source]
-        return stack_data([draw(self, g) for g in generators], generators, self.num_train)
+    def examples(self, rng: np.random.Generator) -> Examples:
+        return data.SOURCES[self.source](self, rng)
 
     def init(self, generators: Sequence[np.random.Generator]) -> Tensor:
         return torch.from_numpy(np.stack([self._init(g) for g in generators]))
@@ -136,10 +135,10 @@ class MLP(Task):
 
 def _draw(rng: np.random.Generator, split: str, **fields: Any) -> MLP:
     """Draw what all families vary; the splits have different widths."""
-    widths = {"train": (16, 24, 32, 48), "test": (20, 40, 64)}[split]
+    widths = {"train": (16, 24, 32, 48, 64), "test": (20, 40, 72)}[split]
     drawn: dict[str, Any] = {
         "batch_size": int(rng.choice((8, 16, 32, 64))),
-        "num_train": int(rng.choice((512, 1024, 2048, 4096))),
+        **data_size(rng, (128, 512, 2048), MANY),
         "inputs": int(rng.choice((8, 16, 32))),
         "width": int(rng.choice(widths)),
         "depth": int(rng.integers(1, 6)),
@@ -179,4 +178,5 @@ def sample_digits(rng: np.random.Generator, split: str) -> MLP:
         outputs=64 if reconstruct else 10,
         num_train=int(rng.choice({"train": (256, 512, 1024), "test": (256, 448)}[split])),
         num_validation=128,
+        data_seed=None,
     )  # fmt: skip

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import Data, Task, stack_data
+from .generated import Examples, GeneratedTask
 
 
 @dataclass(frozen=True)
-class Quadratic(Task):
+class Quadratic(GeneratedTask):
     r"""Mean of quadratics with a common curvature and scattered minima.
 
     :math:`f_i(\theta) = \frac12 \|\sqrt{h} \odot Q(\theta - x_i)\|^2` with :math:`x_i
@@ -32,11 +32,7 @@ class Quadratic(Task):
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         return ((self.dim,),)
 
-    def sample(self, generators: Sequence[np.random.Generator]) -> Data:
-        examples = [self._examples(g) for g in generators]
-        return stack_data(examples, generators, self.num_train)
-
-    def _examples(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def examples(self, rng: np.random.Generator) -> Examples:
         total = self.num_train + self.num_validation
         scale = np.exp(rng.uniform(-2.0, 2.0))
         sigma = np.exp(rng.uniform(np.log(0.01), 0.0))
