@@ -49,7 +49,7 @@ def export_policy(model: Any, path: str | Path) -> Path:
         raise ValueError(f"cannot export activations {hidden}; valid: {list(ACTIVATIONS)}")
     description = {
         **described,
-        "layers": [linear[0].in_features, *(m.out_features for m in linear)],
+        "layers": [len(described["features"]), *(m.out_features for m in linear)],
         "activation": known[hidden.pop()] if hidden else "tanh",
         "algorithm": type(model).__name__,
         "timesteps": int(model.num_timesteps),
@@ -57,8 +57,11 @@ def export_policy(model: Any, path: str | Path) -> Path:
     }
     policy = Policy(description)
     own = [m for m in policy.members[0] if isinstance(m, nn.Linear)]
-    for mine, theirs in zip(own, linear, strict=True):
-        mine.load_state_dict(theirs.state_dict())
+    for i, (mine, theirs) in enumerate(zip(own, linear, strict=True)):
+        state = theirs.state_dict()
+        if i == 0:  # features that were always 0 are left out
+            state = {**state, "weight": state["weight"][:, policy.columns]}
+        mine.load_state_dict(state)
     return save_policy(policy, path)
 
 

@@ -172,7 +172,7 @@ class LearnedOptimizer(Optimizer):
             closure: re-evaluates the model and returns the loss.
             loss: the loss whose gradients the parameters hold (a scalar; its graph is not
                 used). By default what ``closure`` returns; without either, the policy
-                sees gradients alone.
+                sees gradients alone, as one that was trained without losses always does.
 
         Returns:
             What ``closure`` returned, or None.
@@ -199,7 +199,7 @@ class LearnedOptimizer(Optimizer):
         if not _all_finite(params):
             state = {**state, "skipped": state["skipped"] + 1}
         else:
-            if loss is not None:
+            if loss is not None and self._policy.sees_loss:
                 state = controller.record(state, loss)
             if controller.is_decision(self._policy, state):
                 state = controller.decide(self._policy, state, self._measure(params, state))

@@ -20,7 +20,7 @@ from torch.nn.utils import skip_init
 
 from optenv import actions, clock, rules
 from optenv.checks import positive_int
-from optenv.telemetry import FEATURE_VERSION, FEATURES
+from optenv.telemetry import FEATURE_VERSION, FEATURES, LOSS_FEATURES
 
 from .policies import SHIPPED
 
@@ -54,6 +54,8 @@ class Policy(nn.Module):
         action: decodes what the network says, as the environment did.
         rule: the update that the learning rate is of.
         anytime: whether it needs not know how long a run will be.
+        columns: of an observation, which the network sees.
+        sees_loss: whether any of them is of a loss.
 
     Raises:
         ValueError: the description is incomplete, of another feature version, or names
@@ -68,7 +70,8 @@ class Policy(nn.Module):
         self.rule = rules.get(description["rule"])
         self.anytime: bool = description.get("anytime", False)
         names = list(FEATURES)
-        self._columns = [names.index(name) for name in description["features"]]
+        self.columns = [names.index(name) for name in description["features"]]
+        self.sees_loss = not set(LOSS_FEATURES).isdisjoint(description["features"])
         members = range(description.get("members", 1))
         self.networks = nn.ModuleList(_network(description) for _ in members)
         for parameter in self.parameters():
@@ -81,7 +84,7 @@ class Policy(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """Actions ``[B, 1]`` (or indices ``[B]``) of observations ``[B, F]``."""
-        seen = observation[:, self._columns]
+        seen = observation[:, self.columns]
         output = torch.stack([network(seen) for network in self.networks]).mean(0)
         if isinstance(self.action, actions.Discrete):
             return output.argmax(dim=-1)

@@ -1,69 +1,113 @@
 """Hyperparameters of the agents, as data.
 
-One entry per agent: the environment it learns in, the algorithm's own arguments (those
-of the Stable-Baselines3 class, by their names), and how long it learns.
+One entry per agent: the algorithm, the environment it learns in, the algorithm's own
+arguments (those of the Stable-Baselines3 class, by their names), how long it learns, and
+how many trainings there are to choose from. ``ppo`` is for a first try, in minutes; the
+others made the policies in :data:`agents.SHIPPED`. What was tried on the way is in
+docs/policy-log.md.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-#: What all agents learn on: five families, lengths of 60 to 2,560 updates, base learning
-#: rates over two decades around the rule's default, decisions dense early in the run.
-#: The actions below start low, so that a base rate far too high does not spoil the first
-#: updates, and move around a cosine, so that a policy needs not learn to anneal.
-TRAINING_TASKS: dict[str, Any] = {
-    "tasks": ["quadratic", "logistic", "mlp-classification", "mlp-regression", "digits"],
-    "rule": "adam",
+#: Update rule of the policies but for those of SGD with momentum; see
+#: :func:`optenv.rules.orthogonal_adam`.
+RULE: dict[str, Any] = {"name": "orthogonal-adam", "beta1": 0.85, "beta2": 0.995}
+
+#: What all agents learn on: every family but quadratics, language models most,
+#: reparametrised, from base rates over three and a half decades. Some users give no loss.
+#: Decisions are dense early in the run, and the actions start low, so that a base rate far
+#: too high does not spoil the first updates.
+TRAINING: dict[str, Any] = {
+    "tasks": [
+        "logistic",
+        *["mlp-classification"] * 2,
+        *["mlp-regression"] * 2,
+        "digits",
+        *["language"] * 3,
+    ],
+    "rule": RULE,
     "horizon": 40,
-    "updates_per_step": (1.5, 64),
+    "updates_per_step": (1.5, 48),  # runs of 60 to 1,920 updates
     "spacing": 1.7,
-    "base_lr": (1e-4, 1e-2),
+    "base_lr": (1e-5, 3e-2),
+    "reparametrize": 0.7,
+    "reward": "validation",
+    "loss_dropout": 0.1,
     "on_divergence": "absorb",
+    "action": {"start": -2.0, "schedule": "wsd", "bound": 8.0, "step": 1.0},
+}
+
+#: Runs of 60 to 640 updates, for a first try.
+SHORT: dict[str, Any] = {**TRAINING, "updates_per_step": (1.5, 16)}
+
+PPO: dict[str, Any] = {
+    "class": "PPO",
+    "env_id": "optenv/LearningRate-v0",
+    "env": TRAINING,
+    "num_envs": 256,
+    "copies": 4,
+    "candidates": 2,
+    "members": 2,
+    "timesteps": 286_720,
+    "algorithm": {
+        "n_steps": 40,
+        "batch_size": 512,
+        "n_epochs": 10,
+        "learning_rate": 4e-4,
+        "gamma": 1.0,
+        "gae_lambda": 0.95,
+        "ent_coef": 0.0,
+        "policy_kwargs": {"net_arch": [64, 64], "log_std_init": -1.0},
+    },
+}
+
+DQN: dict[str, Any] = {
+    "class": "DQN",
+    "env_id": "optenv/DiscreteLearningRate-v0",
+    "env": {**TRAINING, "action": {"start": -2.0, "schedule": "wsd", "bound": 8.0}},
+    "num_envs": 256,
+    "copies": 4,
+    "candidates": 1,
+    "members": 1,
+    "timesteps": 286_720,
+    "algorithm": {
+        "buffer_size": 300_000,
+        "learning_starts": 20_480,
+        "batch_size": 512,
+        "train_freq": 1,
+        "gradient_steps": 8,
+        "learning_rate": 5e-4,
+        "gamma": 1.0,
+        "target_update_interval": 2_560,
+        "exploration_fraction": 0.3,
+        "exploration_final_eps": 0.02,
+        "policy_kwargs": {"net_arch": [64, 64]},
+    },
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "ppo": {
-        "class": "PPO",
-        "env_id": "optenv/LearningRate-v0",
-        "env": {**TRAINING_TASKS, "action": {"start": -2.0, "schedule": "cosine"}},
-        "num_envs": 256,
-        "copies": 1,
-        "candidates": 1,
-        "members": 1,
-        "timesteps": 409_600,
-        "algorithm": {
-            "n_steps": 40,
-            "batch_size": 2560,
-            "n_epochs": 5,
-            "learning_rate": 4e-4,
-            "gamma": 1.0,
-            "gae_lambda": 0.95,
-            "ent_coef": 0.0,
-            "policy_kwargs": {"net_arch": [64, 64], "log_std_init": -0.7},
+    "ppo": {**PPO, "env": SHORT, "timesteps": 204_800, "candidates": 1, "members": 1},
+    "default": PPO,
+    "gradient-only": {**PPO, "env": {**TRAINING, "loss_dropout": 1.0}},
+    "anytime": {
+        **PPO,
+        "env": {
+            **TRAINING,
+            "anytime": True,
+            "action": {**TRAINING["action"], "schedule": "constant"},
+        },
+        "algorithm": {**PPO["algorithm"], "gamma": 0.97},
+    },
+    "momentum": {
+        **PPO,
+        "env": {
+            **TRAINING,
+            "rule": "momentum",
+            "base_lr": (1e-4, 3e-1),
+            "reparametrize": 0.3,
         },
     },
-    "dqn": {
-        "class": "DQN",
-        "env_id": "optenv/DiscreteLearningRate-v0",
-        "env": {**TRAINING_TASKS, "action": {"start": -2.0, "schedule": "cosine"}},
-        "num_envs": 256,
-        "copies": 1,
-        "candidates": 1,
-        "members": 1,
-        "timesteps": 307_200,
-        "algorithm": {
-            "buffer_size": 300_000,
-            "learning_starts": 20_480,
-            "batch_size": 512,
-            "train_freq": 1,
-            "gradient_steps": 4,
-            "learning_rate": 5e-4,
-            "gamma": 1.0,
-            "target_update_interval": 2_560,
-            "exploration_fraction": 0.3,
-            "exploration_final_eps": 0.02,
-            "policy_kwargs": {"net_arch": [64, 64]},
-        },
-    },
+    "dqn": DQN,
 }

@@ -12,7 +12,7 @@ import torch
 
 from . import actions, clock, rewards, rules, tasks
 from .checks import is_number, positive_int
-from .telemetry import FEATURE_VERSION, FEATURES
+from .telemetry import FEATURE_VERSION, FEATURES, LOSS_FEATURES
 
 DTYPES: dict[str, tuple[torch.dtype, Any]] = {
     "float32": (torch.float32, np.float32),
@@ -124,10 +124,14 @@ class Settings:
         return max(1, round(self.horizon * updates_per_step))
 
     def describe(self) -> dict[str, Any]:
-        """What a policy trained here must know to act elsewhere (JSON-able)."""
+        """What a policy trained here must know to act elsewhere (JSON-able).
+
+        The features of a policy that never saw a loss are those that do without.
+        """
+        blind = LOSS_FEATURES if self.loss_dropout == 1 else ()
         return {
             "feature_version": FEATURE_VERSION,
-            "features": list(FEATURES),
+            "features": [name for name in FEATURES if name not in blind],
             "action": actions.make(self.action).to_dict(),
             "rule": rules.get(self.rule).to_spec(),
             "horizon": self.horizon,

@@ -51,6 +51,12 @@ FEATURES: dict[str, str] = {
     "param_growth": "log parameter norm against the first, squashed (k=3)",
 }
 
+#: Features that are 0 where no loss is given.
+LOSS_FEATURES = (
+    "has_loss", "loss_vs_initial", "loss_vs_previous", "loss_vs_best", "loss_trend",
+    "loss_noise", "predicted_decrease",
+)  # fmt: skip
+
 
 #: A tensor ``[B]``, or a float for a single run.
 Number = Any

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 import utils
+from stable_baselines3 import PPO
 from torch import nn
 from utils import random_policy
 
 import optenv
-from agents import LearnedOptimizer
+from agents import LearnedOptimizer, export_policy, load_policy
 from optenv import clock
-from optenv.telemetry import FEATURES
+from optenv.sb3 import SB3VecEnv
+from optenv.telemetry import FEATURES, LOSS_FEATURES
 
-LOSS = [i for i, name in enumerate(FEATURES) if "loss" in name] + [
-    list(FEATURES).index("predicted_decrease")
-]
+LOSS = [list(FEATURES).index(name) for name in LOSS_FEATURES]
 PROGRESS = [list(FEATURES).index(name) for name in ("progress", "elapsed", "remaining")]
 
 
@@ -40,6 +40,34 @@ def test_dropped_losses_leave_all_other_features_and_the_rewards_as_they_are():
     rest = [i for i in range(len(FEATURES)) if i not in LOSS]
     np.testing.assert_array_equal(hidden[..., rest], shown[..., rest])
     np.testing.assert_array_equal(others, rewards)
+
+
+def test_a_policy_that_never_saw_a_loss_is_exported_without_and_never_looks_at_one(
+    tmp_path,
+):
+    env = optenv.LearningRateVectorEnv(
+        4, tasks=utils.MLP, loss_dropout=1.0, autoreset_mode="Disabled"
+    )
+    model = PPO("MlpPolicy", SB3VecEnv(env), seed=0)
+    policy = load_policy(export_policy(model, tmp_path / "policy"))
+    assert not policy.sees_loss and len(policy.columns) == len(FEATURES) - len(LOSS)
+    observation = np.random.default_rng(0).uniform(-4, 4, (64, len(FEATURES)))
+    observation = observation.astype(np.float32)
+    found = policy(torch.from_numpy(observation)).numpy()
+    observation[:, LOSS] = 0.0
+    expected, _ = model.predict(observation, deterministic=True)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+    def end(loss):
+        p = nn.Parameter(torch.ones(3))
+        optimizer = LearnedOptimizer([p], policy, total_steps=60)
+        for step in range(60):
+            p.grad = p.detach().cos() + step % 3
+            optimizer.step(loss=loss(step))
+        return p.detach()
+
+    assert torch.equal(end(lambda step: None), end(lambda step: 2.0**-step))
+    assert random_policy().sees_loss
 
 
 def test_a_share_of_the_runs_shows_no_loss_from_beginning_to_end():

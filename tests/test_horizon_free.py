@@ -22,7 +22,7 @@ GRADIENT_FEATURES = (
 class Bowl(tasks.Quadratic):
     """The same curvature everywhere: stationary after some 20 updates."""
 
-    def _examples(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def examples(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         total = self.num_train + self.num_validation
         inputs = 1 + rng.standard_normal((total, self.dim), np.float32)
         curvature = np.stack([np.ones(self.dim), np.zeros(self.dim)]).astype(np.float32)

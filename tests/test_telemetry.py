@@ -106,8 +106,8 @@ class ScaledQuadratic(tasks.Quadratic):
     loss_unit: float = 1.0
     param_unit: float = 1.0
 
-    def _examples(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        inputs, curvature = super()._examples(rng)
+    def examples(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        inputs, curvature = super().examples(rng)
         unit = np.sqrt(self.loss_unit) / self.param_unit
         scale = np.array([unit, 1.0], np.float32)[:, None]
         return inputs * np.float32(self.param_unit), curvature * scale

@@ -57,5 +57,5 @@ def test_an_interrupt_before_the_late_part_keeps_the_policy_as_it_is(tmp_path):
 
 
 def test_unknown_agents_are_named_with_the_valid_ones():
-    with pytest.raises(ValueError, match="unknown agent 'sac'; valid agents: ppo, dqn"):
+    with pytest.raises(ValueError, match="unknown agent 'sac'; valid agents: ppo, default"):
         models.preset("sac")

@@ -22,8 +22,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from optenv.actions import SCHEDULES
 from optenv.checks import positive_int
 
+from ..presets import RULE
 from .baselines import (
     ADAMW,
+    GRID,
     TUNED,
     Arm,
     Choice,
@@ -33,9 +35,10 @@ from .baselines import (
     default_arms,
     grid,
 )
-from .optimizers import AdamHD, MuonAdamW
+from .optimizers import AdamHD, MuonAdamW, OrthogonalAdam
 
 __all__ = [
+    "ORTHOGONAL",
     "RANDOM",
     "SEARCHES",
     "SGD",
@@ -95,6 +98,11 @@ def nadamw(params: Parameters, total_updates: int) -> Optimizer:
 def sgd_momentum(params: Parameters, total_updates: int, lr: float) -> Optimizer:
     """SGD with momentum 0.9, without weight decay."""
     return torch.optim.SGD(params, lr=lr, momentum=0.9)
+
+
+def orthogonal_adam(params: Parameters, total_updates: int, lr: float) -> Optimizer:
+    """The rule of the default policy, with its hyperparameters, without the policy."""
+    return OrthogonalAdam(params, lr, RULE)
 
 
 def schedule_free_sgd(params: Parameters, total_updates: int) -> Optimizer:
@@ -217,6 +225,13 @@ def random_choices(trials: int = RANDOM_TRIALS, seed: int = 0) -> tuple[Choice, 
 SGD = Search("SGD", sgd_momentum, grid(SGD_GRID))
 #: What one might try by hand.
 RANDOM = Search("AdamW", adamw, random_choices())
+#: What our rule comes to if its learning rates are tuned instead of learned.
+ORTHOGONAL = Search("Orthogonal Adam", orthogonal_adam, grid(GRID))
 
 #: What is tuned for each task, by the name of the column.
-SEARCHES = {TUNED: ADAMW, "SGD tuned": SGD, "AdamW random search": RANDOM}
+SEARCHES = {
+    TUNED: ADAMW,
+    "SGD tuned": SGD,
+    "AdamW random search": RANDOM,
+    "Orthogonal Adam tuned": ORTHOGONAL,
+}

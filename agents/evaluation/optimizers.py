@@ -10,9 +10,12 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from optenv import rules
 from optenv.checks import is_number
 
-__all__ = ["AdamHD", "MuonAdamW", "hidden_weights"]
+from ..kernels import KERNELS
+
+__all__ = ["AdamHD", "MuonAdamW", "OrthogonalAdam", "hidden_weights"]
 
 
 class Rule(Optimizer):
@@ -104,6 +107,34 @@ class AdamHD(Rule):
         state["square"].mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
         root = (state["square"] / (1 - beta2 ** state["t"])).sqrt_().add_(group["eps"])
         state["direction"] = (state["mean"] / root).div_(1 - beta1 ** state["t"])
+
+
+class OrthogonalAdam(Rule):
+    """The rule of the default policy without the policy; :mod:`optenv.orthogonal`.
+
+    It is what tells apart what the policy brings, and what the rule that it drives.
+
+    Args:
+        params: parameters, or groups of them; gradients must be dense.
+        lr: learning rate.
+        spec: the rule and its hyperparameters, see :func:`optenv.rules.get`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        lr: float,
+        spec: rules.RuleSpec = "orthogonal-adam",
+    ) -> None:
+        self._hyperparameters = rules.get(spec).hyperparameters
+        super().__init__(params, {"lr": lr})
+
+    def update(self) -> None:
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            states = [self.state[p] for p in params]
+            kernel = KERNELS["orthogonal-adam"]
+            kernel(params, states, group["lr"], None, self._hyperparameters)
 
 
 def hidden_weights(module: nn.Module) -> list[nn.Parameter]:
