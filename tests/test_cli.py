@@ -34,7 +34,7 @@ def invoke(*arguments):
     ("arguments", "message"),
     [
         (["--tmesteps", "5"], "'--timesteps'?"),
-        (["--agent", "ppoo"], "'ppoo' is not one of 'ppo', 'dqn'"),
+        (["--agent", "ppoo"], "'ppoo' is not one of 'ppo', 'default', 'gradient-only'"),
         (
             ["--env", "optenv/Magic-v0"],
             "unknown environment 'optenv/Magic-v0'; valid: optenv/",
