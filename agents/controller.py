@@ -93,14 +93,21 @@ def record(state: State, loss: Tensor | float) -> State:
     return {**state, "losses": Losses(**state["losses"]).record(value)._asdict()}
 
 
-def decide(policy: Policy, state: State, probe: Probe) -> State:
-    """Observe, ask the policy, move the multiplier, and begin a new window."""
+def decide(policy: Policy, state: State, probe: Probe, log_lr: float) -> State:
+    """Observe, ask the policy, move the multiplier, and begin a new window.
+
+    Args:
+        policy, state: which controller, and where it stands.
+        probe: of the last step.
+        log_lr: log of the base learning rate.
+    """
     old: Tensor = state["log_multiplier"]
     total = state["total_steps"]
     progress = None if total is None else torch.full_like(old, state["steps"]) / total
     control = Control(
         progress=progress,
         log_multiplier=old,
+        log_lr=log_lr - math.log(policy.rule.default_lr) + old,
         previous_action=state["previous_action"],
     )
     losses = Losses(*(torch.full_like(old, x) for x in state["losses"].values()))

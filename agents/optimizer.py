@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from optenv.checks import positive_int
-from optenv.telemetry import Probe, first_probe, probe
 
-from . import controller
+from . import controller, measuring
 from .kernels import KERNELS
 from .policies import ANYTIME, DEFAULT
 from .policy import Policy, load_policy
@@ -196,48 +195,23 @@ class LearnedOptimizer(Optimizer):
         if not params:
             return result
         state = self.param_groups[0]["controller"]
-        if not _all_finite(params):
+        if not measuring.all_finite(params):
             state = {**state, "skipped": state["skipped"] + 1}
         else:
             if loss is not None and self._policy.sees_loss:
                 state = controller.record(state, loss)
             if controller.is_decision(self._policy, state):
-                state = controller.decide(self._policy, state, self._measure(params, state))
+                probe = measuring.measure(params, self.state, state["log_multiplier"].dtype)
+                log_lr = measuring.mean_log_lr(self.param_groups)
+                state = controller.decide(self._policy, state, probe, log_lr)
             if state["probing"]:
-                self._forget()
+                measuring.forget(self.state)
             state, multiplier = controller.tick(self._policy, state)
             if state["probing"]:
-                self._remember(params)
+                measuring.remember(params, self.state)
             self._update(multiplier)
         self.param_groups[0]["controller"] = state
         return result
-
-    def _measure(self, params: list[Tensor], state: controller.State) -> Probe:
-        """Probe of the last update, from what :meth:`_remember` kept."""
-        dtype = state["log_multiplier"].dtype
-
-        def dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
-            pairs = zip(a, b, strict=True)
-            parts = [torch.dot(_flat(x, dtype), _flat(y, dtype)).cpu() for x, y in pairs]
-            return torch.stack(parts).sum().reshape(1)
-
-        kept = [p for p in params if "last_grad" in self.state[p]] or params
-        grads = [p.grad for p in kept if p.grad is not None]
-        if "last_grad" not in self.state[kept[0]]:
-            return first_probe(dot, grads, kept)
-        steps = [p - self.state[p]["last_param"] for p in kept]
-        return probe(dot, grads, kept, [self.state[p]["last_grad"] for p in kept], steps)
-
-    def _remember(self, params: list[Tensor]) -> None:
-        """Keep gradient and parameters of this step for the probe of the next."""
-        for p in params:
-            assert p.grad is not None
-            self.state[p].update(last_grad=p.grad.clone(), last_param=p.clone())
-
-    def _forget(self) -> None:
-        for state in self.state.values():
-            state.pop("last_grad", None)
-            state.pop("last_param", None)
 
     def _update(self, multiplier: float) -> None:
         rule = self._policy.rule
@@ -251,29 +225,3 @@ class LearnedOptimizer(Optimizer):
                 torch._foreach_mul_(params, 1.0 - lr * group["weight_decay"])
             states = [self.state[p] for p in params]
             kernel(params, states, lr, group["foreach"], rule.hyperparameters)
-
-
-def _all_finite(params: list[Tensor]) -> bool:
-    """Whether all gradients are finite, at one pass over them and one wait a device."""
-    # A sum is the cheapest reduction that an infinity or a NaN cannot hide from.
-    sums: dict[torch.device, list[Tensor]] = {}
-    for p in params:
-        assert p.grad is not None
-        if p.grad.is_sparse:
-            raise RuntimeError(
-                "LearnedOptimizer does not support sparse gradients, got one of a "
-                f"parameter of shape {list(p.shape)}"
-            )
-        sums.setdefault(p.device, []).append(p.grad.sum(dtype=_wide(p.dtype)))
-    return all(bool(torch.stack(part).sum().isfinite()) for part in sums.values())
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """Type to sum in, so that half-precision sums do not overflow."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-
-
-def _flat(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
-    return tensor.reshape(-1).to(dtype)

@@ -226,6 +226,7 @@ class Group:
         control = Control(
             progress=None if self.settings.anytime else progress,
             log_multiplier=state.log_multiplier,
+            log_lr=(state.base_lr / self.rule.default_lr).log() + state.log_multiplier,
             previous_action=state.previous_action,
         )
         observation, history = observe(state.run.probe, losses, state.history, control)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 #: Bumped with every change of meaning of an observation; policies carry it.
-FEATURE_VERSION = 1
+FEATURE_VERSION = 2
 
 #: Observations lie in ``[-OBSERVATION_BOUND, OBSERVATION_BOUND]``.
 OBSERVATION_BOUND = 4.0
@@ -31,6 +31,7 @@ FEATURES: dict[str, str] = {
     "elapsed": "log of the elapsed share of the run, 0 at the end",
     "remaining": "log of the remaining share of the run, 0 at the start",
     "log_multiplier": "log-multiplier s of the learning rate, divided by 3",
+    "learning_rate": "log of the learning rate against a usual one of the rule, halved",
     "previous_action": "what the last action asked s to move by, in nats",
     "has_loss": "1 if losses are given, 0 if not (all loss features are then 0)",
     "loss_vs_initial": "log mean loss of the window against the first loss, halved",
@@ -149,11 +150,15 @@ class Control(NamedTuple):
         progress: share of the run's updates done, in [0, 1]; None if nobody knows how
             long the run will be, and the features of progress are then all 0.
         log_multiplier: current ``s``.
+        log_lr: log of (base learning rate times ``e^s`` / a usual learning rate of the
+            rule), without the schedule. The one observation that is not free of scales:
+            where it misleads, as with weights in unusual units, the others must tell.
         previous_action: what the last action asked ``s`` to move by, in nats.
     """
 
     progress: Tensor | None
     log_multiplier: Tensor
+    log_lr: Tensor
     previous_action: Tensor
 
 
@@ -225,6 +230,7 @@ def observe(
         "elapsed": zero if progress is None else _share(progress),
         "remaining": zero if progress is None else _share(1 - progress),
         "log_multiplier": control.log_multiplier / 3,
+        "learning_rate": control.log_lr / 2,
         "previous_action": control.previous_action,
         "has_loss": has_loss.to(zero.dtype),
         "loss_vs_initial": (log_loss - new.loss_initial) / 2,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import pickle
 
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 from utils import random_policy
 
 from agents import LearnedOptimizer
+from agents.measuring import mean_log_lr
 from optenv import rules
 from optenv.telemetry import FEATURES
 
@@ -257,3 +259,31 @@ def test_the_effective_rate_is_zero_until_a_step_is_taken():
     p.grad = torch.ones(2)
     optimizer.step()
     assert optimizer.param_groups[0]["effective_lr"] > 0
+
+
+def test_the_policy_sees_the_mean_log_of_the_groups_learning_rates():
+    a, b = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(1))
+
+    def group(p, lr):
+        return {"params": [p], "lr": lr}
+
+    both = mean_log_lr([group(a, 1e-3), group(b, 1e-1)])
+    assert both == pytest.approx(0.75 * math.log(1e-3) + 0.25 * math.log(1e-1))
+    assert mean_log_lr([group(a, 0.0), group(b, 1e-1)]) == pytest.approx(math.log(1e-1))
+    assert mean_log_lr([group(a, 0.0)]) == 0.0
+
+
+def test_a_base_rate_shows_in_the_learning_rate_feature_alone():
+    column = list(FEATURES).index("learning_rate")
+
+    def first_observation(lr):
+        model = make_model()
+        policy = random_policy()
+        optimizer = LearnedOptimizer(model.parameters(), policy, total_steps=STEPS, lr=lr)
+        train(model, optimizer, list(batches())[:1])
+        return optimizer.param_groups[0]["controller"]["observation"][0]
+
+    low, high = first_observation(1e-3), first_observation(2e-3)
+    assert high[column] - low[column] == pytest.approx(math.log(2) / 2)
+    others = [i for i in range(len(FEATURES)) if i != column]
+    assert torch.equal(low[others], high[others])

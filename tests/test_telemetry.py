@@ -54,7 +54,7 @@ def random_windows(
 
 def control(window: int, dtype: torch.dtype) -> Control:
     one = torch.ones(RUNS, dtype=dtype)
-    return Control(one * window / WINDOWS, 0.1 * window * one, 0.1 * one)
+    return Control(one * window / WINDOWS, 0.1 * window * one, 0.2 * one, 0.1 * one)
 
 
 def observations(windows: Any) -> Tensor:
@@ -95,7 +95,7 @@ def test_units_of_loss_and_of_parameters_do_not_show(
     )
     changing = plain[1:].std(dim=0).amin(dim=0) > 0
     assert {n for n, c in zip(NAMES, changing, strict=True) if not c} <= {
-        "previous_action", "has_loss",
+        "learning_rate", "previous_action", "has_loss",
     }  # fmt: skip
 
 
@@ -126,7 +126,9 @@ def test_a_run_in_other_units_looks_the_same(rule: str, loss: float, param: floa
             updates_per_step=5, base_lr=1e-3 * param_unit**2 / loss_unit, dtype="float64",
         )  # fmt: skip
         steps = utils.rollout(env, utils.random_actions(env.action_space, 8), seed=0)
-        return [step[0] for step in steps] + [step[1] for step in steps[1:]]
+        free = [i for i, name in enumerate(NAMES) if name != "learning_rate"]
+        seen = [step[0][..., free] for step in steps]
+        return seen + [step[1] for step in steps[1:]]
 
     utils.assert_same(trajectory(loss, param), trajectory(1.0, 1.0), rtol=1e-6, atol=1e-7)
 

@@ -83,7 +83,7 @@ def _rescale(inputs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _noisy(classes: np.ndarray, outputs: int, rng: np.random.Generator) -> np.ndarray:
-    rate = rng.uniform(0.0, 0.2) * (rng.random() < 0.5)
+    rate = rng.uniform(0.0, 0.4) * (rng.random() < 0.5)
     wrong = rng.random(len(classes)) < rate
     return np.where(wrong, rng.integers(outputs, size=len(classes)), classes)
 

@@ -138,7 +138,7 @@ def _draw(rng: np.random.Generator, split: str, **fields: Any) -> MLP:
     widths = {"train": (16, 24, 32, 48, 64), "test": (20, 40, 72)}[split]
     drawn: dict[str, Any] = {
         "batch_size": int(rng.choice((8, 16, 32, 64))),
-        **data_size(rng, (128, 512, 2048), MANY),
+        **data_size(rng, (64, 128, 512, 2048), MANY),
         "inputs": int(rng.choice((8, 16, 32))),
         "width": int(rng.choice(widths)),
         "depth": int(rng.integers(1, 6)),
