@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 #: Of the quintic :math:`x \mapsto a x + b x^3 + c x^5` that is applied to singular values
@@ -21,6 +22,11 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 #: Iterations: three do as well as Muon's five here, and cost less.
 ITERATIONS = 3
+
+#: Larger matrices are cut into strips of at most as many rows (or columns, of which they
+#: have more), each orthogonalised on its own: time then grows with the number of parameters
+#: and not faster.
+STRIP = 128
 
 
 def as_matrix(shape: Sequence[int]) -> tuple[int, int] | None:
@@ -42,19 +48,31 @@ def orthogonalize(direction: Tensor) -> Tensor:
 
     Returns:
         ``[n, r, c]``: the same singular vectors, singular values of a matrix about equal
-        but for those that are far below the rest. Zero where ``direction`` is.
+        but for those that are far below the rest. Zero where ``direction`` is. Of a matrix
+        with both sides longer than :data:`STRIP`, that holds for each strip.
     """
-    norm_sq = direction.square().sum((-2, -1), keepdim=True)
+    if direction.shape[-2] > direction.shape[-1]:
+        return orthogonalize(direction.mT).mT
+    count, rows, columns = direction.shape
+    if rows <= STRIP:
+        return _orthogonalize(direction)
+    strips = math.ceil(rows / STRIP)
+    height = math.ceil(rows / strips)
+    padded = F.pad(direction, (0, 0, 0, strips * height - rows))  # by rows of zeros
+    found = _orthogonalize(padded.reshape(count * strips, height, columns))
+    return found.reshape(count, strips * height, columns)[:, :rows]
+
+
+def _orthogonalize(wide: Tensor) -> Tensor:
+    """The same of matrices that are no taller than wide, without cutting them."""
+    norm_sq = wide.square().sum((-2, -1), keepdim=True)
     positive = norm_sq > 0  # elsewhere 1, so that derivatives at 0 stay finite
     norm_sq = torch.where(positive, norm_sq, 1.0)
-    tall = direction.shape[-2] > direction.shape[-1]
-    x = direction.mT if tall else direction
-    x = x * norm_sq.rsqrt()
+    x = wide * norm_sq.rsqrt()
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    x = x.mT if tall else x
     length_sq = torch.where(positive, x.square().sum((-2, -1), keepdim=True), 1.0)
     return x * (norm_sq / length_sq).sqrt()
 

@@ -58,6 +58,16 @@ def test_singular_vectors_stay_and_values_come_closer() -> None:
     assert own.max() / own.min() < 0.5 * values.max() / values.min()
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_large_matrices_are_cut_into_strips_of_about_equal_height(turned: bool) -> None:
+    x = torch.randn(2, 130, 200, dtype=torch.float64)  # two strips of 65 rows
+    found = orthogonalize(x.mT).mT if turned else orthogonalize(x)
+    for rows in (slice(0, 65), slice(65, 130)):
+        torch.testing.assert_close(found[:, rows], orthogonalize(x[:, rows]))
+    odd = orthogonalize(torch.randn(1, 259, 300))  # three of 87, 87 and 85
+    assert odd.shape == (1, 259, 300) and odd.isfinite().all()
+
+
 def test_zero_stays_zero_and_has_finite_derivatives() -> None:
     x = torch.zeros(2, 3, 3, requires_grad=True)
     y = orthogonalize(x)
