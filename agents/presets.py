@@ -32,8 +32,8 @@ TRAINING: dict[str, Any] = {
     "updates_per_step": (1.5, 48),  # runs of 60 to 1,920 updates
     "spacing": 1.7,
     "base_lr": (1e-5, 3e-2),
-    "reparametrize": 0.7,
-    "reward": "validation",
+    "reparametrize": 0.4,
+    "reward": "both",
     "loss_dropout": 0.1,
     "on_divergence": "absorb",
     "action": {"start": -2.0, "schedule": "wsd", "bound": 8.0, "step": 1.0},
@@ -48,8 +48,8 @@ PPO: dict[str, Any] = {
     "env": TRAINING,
     "num_envs": 256,
     "copies": 4,
-    "candidates": 2,
-    "members": 2,
+    "candidates": 1,
+    "members": 1,
     "timesteps": 286_720,
     "algorithm": {
         "n_steps": 40,
@@ -88,8 +88,8 @@ DQN: dict[str, Any] = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "ppo": {**PPO, "env": SHORT, "timesteps": 204_800, "candidates": 1, "members": 1},
-    "default": PPO,
+    "ppo": {**PPO, "env": SHORT, "timesteps": 204_800},
+    "default": {**PPO, "candidates": 2, "members": 2},
     "gradient-only": {**PPO, "env": {**TRAINING, "loss_dropout": 1.0}},
     "anytime": {
         **PPO,
