@@ -75,8 +75,8 @@ def is_decision(policy: Policy, state: State, ahead: int = 0) -> bool:
     return step in _starts(total, described["horizon"], described["spacing"])
 
 
-def record(state: State, loss: Tensor | float) -> State:
-    """Take note of the loss of this step; one that is not finite is ignored.
+def check_loss(loss: Any) -> None:
+    """Refuse what cannot be a loss, without waiting for a device.
 
     Raises:
         ValueError: the loss is a tensor of more than one element.
@@ -85,9 +85,14 @@ def record(state: State, loss: Tensor | float) -> State:
     if isinstance(loss, Tensor) and loss.numel() != 1:
         raise ValueError(f"loss must be a scalar, got a tensor of shape {list(loss.shape)}")
     try:
-        value = loss.item() if isinstance(loss, Tensor) else float(loss)
-    except TypeError:
+        loss if isinstance(loss, Tensor) else float(loss)
+    except (TypeError, ValueError):
         raise TypeError(f"loss must be a scalar, got {loss!r}") from None
+
+
+def record(state: State, loss: Tensor | float) -> State:
+    """Take note of the loss of this step; one that is not finite is ignored."""
+    value = loss.item() if isinstance(loss, Tensor) else float(loss)
     if not math.isfinite(value):
         return state
     return {**state, "losses": Losses(**state["losses"]).record(value)._asdict()}

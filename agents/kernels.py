@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,10 @@ from torch.optim.sgd import sgd
 
 from optenv.orthogonal import as_matrix, orthogonalize
 from optenv.rules import Hyperparameters
+
+#: Numbers in the matrices that are orthogonalised together: with more, memory is what
+#: takes the time.
+AT_ONCE = 2**18
 
 Kernel = Callable[
     [list[Tensor], list[dict[str, Any]], float, "bool | None", Hyperparameters], None
@@ -157,18 +162,24 @@ def _orthogonal_adam(
 
 
 def _orthogonalized(directions: list[Tensor], params: list[Tensor]) -> list[Tensor]:
-    """The directions, those of real matrices orthogonalised; equal shapes all at once."""
+    """The directions, those of real matrices orthogonalised; small ones alike together."""
     alike: dict[tuple[Any, ...], list[int]] = {}
     for i, param in enumerate(params):
         matrix = None if param.is_complex() else as_matrix(param.shape)
         if matrix is not None:
             alike.setdefault((matrix, param.device, param.dtype), []).append(i)
-    for (matrix, _, dtype), group in alike.items():
-        stacked = torch.stack([directions[i].reshape(matrix) for i in group])
-        # Half precision is too coarse for the squares of squares in it.
-        wide = stacked.to(torch.promote_types(dtype, torch.float32))
-        for i, result in zip(group, orthogonalize(wide).to(dtype), strict=True):
-            directions[i] = result.view_as(directions[i])
+    for (matrix, _, dtype), every in alike.items():
+        count = max(1, AT_ONCE // math.prod(matrix))
+        for begin in range(0, len(every), count):
+            group = every[begin : begin + count]
+            stacked = torch.stack([directions[i].reshape(matrix) for i in group])
+            # Half precision is too coarse for the squares of squares in it, also where
+            # the caller steps within an autocast.
+            wide = stacked.to(torch.promote_types(dtype, torch.float32))
+            with torch.autocast(wide.device.type, enabled=False):
+                found = orthogonalize(wide).to(dtype)
+            for i, result in zip(group, found, strict=True):
+                directions[i] = result.view_as(directions[i])
     return directions
 
 

@@ -16,14 +16,18 @@ States = Mapping[Tensor, dict[str, Any]]
 
 
 def mean_log_lr(groups: Sequence[Mapping[str, Any]]) -> float:
-    """Log of the learning rate of parameter groups, the mean over their parameters.
+    """Log of the learning rate of parameter groups, the mean over all that moves.
 
-    Groups whose learning rate is 0 do not count; 0 if all are.
+    Parameters without a gradient, and groups whose learning rate is 0, do not count;
+    ``-inf`` if nothing does.
     """
-    moving = [group for group in groups if group["lr"] > 0]
-    sizes = [sum(p.numel() for p in group["params"]) for group in moving]
-    logs = [math.log(group["lr"]) for group in moving]
-    return sum(map(float.__mul__, logs, map(float, sizes))) / max(sum(sizes), 1)
+    total, moving = 0.0, 0
+    for group in groups:
+        size = sum(p.numel() for p in group["params"] if p.grad is not None)
+        if group["lr"] > 0 and size > 0:
+            total += size * math.log(group["lr"])
+            moving += size
+    return total / moving if moving else -math.inf
 
 
 def measure(params: Sequence[Tensor], states: States, dtype: torch.dtype) -> Probe:

@@ -31,7 +31,7 @@ class LearnedOptimizer(Optimizer):
     The policy looks at the run at a fixed number of moments, more of them early on (an
     anytime policy at fixed steps, further and further apart), and moves the log-multiplier
     :math:`s` of the learning rate. The update itself is the rule that the policy was
-    trained with, in torch's own implementation, at
+    trained with, in torch's own implementation where there is one, at
     :math:`\eta_t = \text{lr} \cdot \text{schedule}(t / T) \cdot e^s`. ``group["lr"]`` is
     never written; the learning rate in force is ``group["effective_lr"]``, 0 before the
     first step.
@@ -47,8 +47,7 @@ class LearnedOptimizer(Optimizer):
         params: parameters or parameter groups, as for any torch optimizer.
         policy: name of a shipped policy (one of :data:`agents.SHIPPED`), path of a policy
             file, or a :class:`~agents.policy.Policy`. By default the shipped
-            ``"default"``, or ``"anytime"`` if there is no ``total_steps`` (neither is
-            shipped yet).
+            ``"default"``, or ``"anytime"`` if there is no ``total_steps``.
         total_steps: number of steps that the run will take. An anytime policy needs none,
             and has no use for it.
         lr: base learning rate, which the policy multiplies; it need not be right. By
@@ -62,7 +61,7 @@ class LearnedOptimizer(Optimizer):
 
     Example::
 
-        optimizer = LearnedOptimizer(model.parameters(), "policy", total_steps=1000)
+        optimizer = LearnedOptimizer(model.parameters(), total_steps=1000)
         for inputs, targets in batches:
             optimizer.zero_grad()
             loss = criterion(model(inputs), targets)
@@ -190,6 +189,8 @@ class LearnedOptimizer(Optimizer):
             with torch.enable_grad():
                 result = closure()
             loss = result if loss is None else loss
+        if loss is not None:
+            controller.check_loss(loss)
         params = [p for group in self.param_groups for p in group["params"]]
         params = [p for p in params if p.grad is not None]
         if not params:

@@ -23,9 +23,9 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 #: Iterations: three do as well as Muon's five here, and cost less.
 ITERATIONS = 3
 
-#: Larger matrices are cut into strips of at most as many rows (or columns, of which they
-#: have more), each orthogonalised on its own: time then grows with the number of parameters
-#: and not faster.
+#: Matrices with more rows and more columns are cut into strips, along the longer side and
+#: at most as wide as this, each orthogonalised on its own: time then grows with the number
+#: of parameters and not faster.
 STRIP = 128
 
 
@@ -47,9 +47,9 @@ def orthogonalize(direction: Tensor) -> Tensor:
         direction: ``[n, r, c]``.
 
     Returns:
-        ``[n, r, c]``: the same singular vectors, singular values of a matrix about equal
-        but for those that are far below the rest. Zero where ``direction`` is. Of a matrix
-        with both sides longer than :data:`STRIP`, that holds for each strip.
+        ``[n, r, c]``: the same singular vectors; singular values of a matrix much closer
+        to each other, those far below the rest less so. Zero where ``direction`` is. Of a
+        matrix with both sides longer than :data:`STRIP`, that holds for each strip.
     """
     if direction.shape[-2] > direction.shape[-1]:
         return orthogonalize(direction.mT).mT
@@ -58,23 +58,28 @@ def orthogonalize(direction: Tensor) -> Tensor:
         return _orthogonalize(direction)
     strips = math.ceil(rows / STRIP)
     height = math.ceil(rows / strips)
-    padded = F.pad(direction, (0, 0, 0, strips * height - rows))  # by rows of zeros
-    found = _orthogonalize(padded.reshape(count * strips, height, columns))
+    if strips * height > rows:  # rows of zeros stay what they are
+        direction = F.pad(direction, (0, 0, 0, strips * height - rows))
+    found = _orthogonalize(direction.reshape(count * strips, height, columns))
     return found.reshape(count, strips * height, columns)[:, :rows]
 
 
 def _orthogonalize(wide: Tensor) -> Tensor:
     """The same of matrices that are no taller than wide, without cutting them."""
-    norm_sq = wide.square().sum((-2, -1), keepdim=True)
-    positive = norm_sq > 0  # elsewhere 1, so that derivatives at 0 stay finite
-    norm_sq = torch.where(positive, norm_sq, 1.0)
+    # In units of the largest entry, so that no square underflows; a matrix of zeros in
+    # those of 1, so that its derivatives stay finite.
+    unit = wide.detach().abs().amax((-2, -1), keepdim=True)
+    positive = unit > 0
+    unit = torch.where(positive, unit, 1.0)
+    wide = wide / unit
+    norm_sq = torch.where(positive, wide.square().sum((-2, -1), keepdim=True), 1.0)
     x = wide * norm_sq.rsqrt()
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     length_sq = torch.where(positive, x.square().sum((-2, -1), keepdim=True), 1.0)
-    return x * (norm_sq / length_sq).sqrt()
+    return x * ((norm_sq / length_sq).sqrt() * unit)
 
 
 def orthogonalize_flat(direction: Tensor, shapes: Sequence[Sequence[int]]) -> Tensor:

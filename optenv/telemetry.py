@@ -5,9 +5,9 @@ Environment and exported optimizer both (1) record the loss of every update,
 and (3) call :func:`observe`. They differ only in how an inner product is taken: row sums
 over a batch of flat parameters, or a sum over a list of tensors.
 
-The observation is *scale-free*: log-ratios to the run's own history, cosines, relative
-step sizes, progress; never a raw loss, gradient norm, learning rate, parameter count or
-step number. It is *horizon-free*: one probe a window, however long the window.
+The observation is *scale-free* but for the learning rate: log-ratios to the run's own
+history, cosines, relative step sizes, progress; never a raw loss, gradient norm, parameter
+count or step number. It is *horizon-free*: one probe a window, however long the window.
 
 All tensors here have shape ``[B]``, one entry a run, unless stated.
 """

@@ -16,7 +16,7 @@ from utils import random_policy
 from agents import LearnedOptimizer
 from agents.measuring import mean_log_lr
 from optenv import rules
-from optenv.telemetry import FEATURES
+from optenv.telemetry import FEATURES, OBSERVATION_BOUND
 
 
 def save_and_load(state):
@@ -264,13 +264,16 @@ def test_the_effective_rate_is_zero_until_a_step_is_taken():
 def test_the_policy_sees_the_mean_log_of_the_groups_learning_rates():
     a, b = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(1))
 
+    frozen = torch.nn.Parameter(torch.zeros(1000), requires_grad=False)
+    a.grad, b.grad = torch.ones(3), torch.ones(1)
+
     def group(p, lr):
-        return {"params": [p], "lr": lr}
+        return {"params": [p, frozen], "lr": lr}
 
     both = mean_log_lr([group(a, 1e-3), group(b, 1e-1)])
     assert both == pytest.approx(0.75 * math.log(1e-3) + 0.25 * math.log(1e-1))
     assert mean_log_lr([group(a, 0.0), group(b, 1e-1)]) == pytest.approx(math.log(1e-1))
-    assert mean_log_lr([group(a, 0.0)]) == 0.0
+    assert mean_log_lr([group(a, 0.0)]) == mean_log_lr([group(frozen, 1.0)]) == -math.inf
 
 
 def test_a_base_rate_shows_in_the_learning_rate_feature_alone():
@@ -283,6 +286,7 @@ def test_a_base_rate_shows_in_the_learning_rate_feature_alone():
         train(model, optimizer, list(batches())[:1])
         return optimizer.param_groups[0]["controller"]["observation"][0]
 
+    assert first_observation(0.0)[column] == -OBSERVATION_BOUND
     low, high = first_observation(1e-3), first_observation(2e-3)
     assert high[column] - low[column] == pytest.approx(math.log(2) / 2)
     others = [i for i in range(len(FEATURES)) if i != column]

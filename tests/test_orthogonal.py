@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from agents import kernels
 from agents.evaluation.optimizers import OrthogonalAdam
 from agents.kernels import KERNELS
 from optenv import rules
@@ -204,9 +206,60 @@ def test_complex_parameters_move_as_their_two_real_parts() -> None:
     torch.testing.assert_close(torch.view_as_real(complex_).flatten(), real)
 
 
+def test_many_matrices_at_once_are_what_each_is_alone(monkeypatch) -> None:
+    expected = end(None)
+    monkeypatch.setattr(kernels, "AT_ONCE", 1)
+    for found, alone in zip(expected, end(None), strict=True):
+        torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-7)
+
+
+def test_a_step_within_an_autocast_is_the_same_step() -> None:
+    expected = end(None)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = end(None)
+    for a, b in zip(expected, found, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_derivatives_stay_finite_long_after_the_last_gradient() -> None:
+    spec = {"name": "orthogonal-adam", "beta1": 0.85, "beta2": 0.995}
+    rule = rules.get(spec).bind([(4, 3)])
+    first = torch.randn(1, 12, requires_grad=True)
+    params = torch.zeros(1, 12)
+    state, lr = rule.init(params), torch.full((1, 1), 0.1)
+    for t in range(300):
+        grad = first if t == 0 else torch.zeros_like(first)
+        params, state = rule.update(params, grad, state, lr)
+    (derivative,) = torch.autograd.grad(params.square().sum(), first)
+    assert derivative.isfinite().all() and derivative.any()
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-10, 1e20])
+def test_the_length_is_kept_whatever_the_units(size: float) -> None:
+    x = torch.randn(1, 4, 3)
+    found = orthogonalize(x * size) / size
+    torch.testing.assert_close(found, orthogonalize(x), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lr": -1.0}, "lr must be a number of at least 0, got -1.0"),
+        ({"lr": "x"}, "lr must be a number of at least 0, got 'x'"),
+        ({"lr": 1.0, "spec": "sgd"}, "of the rule 'orthogonal-adam', got 'sgd'"),
+    ],
+)
+def test_the_rule_alone_refuses(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OrthogonalAdam([torch.nn.Parameter(torch.zeros(2))], **arguments)
+
+
 def test_the_rule_alone_is_an_optimizer_to_compare_with() -> None:
     p, q = torch.nn.Parameter(torch.zeros(3, 2)), torch.zeros(3, 2)
-    optimizer, state = OrthogonalAdam([p], lr=0.01), dict[str, Any]()
+    frozen = torch.nn.Parameter(torch.zeros(2), requires_grad=False)
+    groups = [{"params": [frozen]}, {"params": [p]}]
+    optimizer, state = copy.deepcopy(OrthogonalAdam(groups, lr=0.01)), dict[str, Any]()
+    p = optimizer.param_groups[1]["params"][0]
     default = rules.get("orthogonal-adam").hyperparameters
     for t in range(3):
         p.grad = q.grad = gradients([(3, 2)], torch.float32, t)[0]

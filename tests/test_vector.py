@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import gymnasium as gym
@@ -21,13 +22,16 @@ TASKS = {
     "mlp": utils.MLP,
     "digits": tasks.MLP(source="digits", inputs=64, outputs=10, width=8, num_train=64),
     "quadratic": utils.QUADRATIC,
+    "shared": dataclasses.replace(utils.MLP, data_seed=4),
     "module": utils.module_task(),
     "cnn": utils.module_task(convolutional=True),
 }
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 #: One of each way to hold examples: drawn per run, or shared by all runs.
 few_tasks = pytest.mark.parametrize(
-    "task", [TASKS["mlp"], TASKS["module"]], ids=["mlp", "module"]
+    "task",
+    [TASKS["mlp"], TASKS["module"], TASKS["shared"]],
+    ids=["mlp", "module", "shared"],
 )
 every_mode = pytest.mark.parametrize("mode", AutoresetMode)
 

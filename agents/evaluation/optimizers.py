@@ -117,7 +117,11 @@ class OrthogonalAdam(Rule):
     Args:
         params: parameters, or groups of them; gradients must be dense.
         lr: learning rate.
-        spec: the rule and its hyperparameters, see :func:`optenv.rules.get`.
+        spec: ``orthogonal-adam``, or a dict with it and its hyperparameters, see
+            :func:`optenv.rules.get`.
+
+    Raises:
+        ValueError: ``lr`` is out of its range, or ``spec`` is of another rule.
     """
 
     def __init__(
@@ -126,15 +130,20 @@ class OrthogonalAdam(Rule):
         lr: float,
         spec: rules.RuleSpec = "orthogonal-adam",
     ) -> None:
-        self._hyperparameters = rules.get(spec).hyperparameters
-        super().__init__(params, {"lr": lr})
+        if not (is_number(lr) and 0 <= lr < math.inf):
+            raise ValueError(f"lr must be a number of at least 0, got {lr!r}")
+        rule = rules.get(spec)
+        if rule.name != "orthogonal-adam":
+            raise ValueError(f"spec must be of the rule 'orthogonal-adam', got {spec!r}")
+        super().__init__(params, {"lr": lr, "hyperparameters": rule.hyperparameters})
 
     def update(self) -> None:
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
-            states = [self.state[p] for p in params]
-            kernel = KERNELS["orthogonal-adam"]
-            kernel(params, states, group["lr"], None, self._hyperparameters)
+            if params:
+                states = [self.state[p] for p in params]
+                kernel = KERNELS["orthogonal-adam"]
+                kernel(params, states, group["lr"], None, group["hyperparameters"])
 
 
 def hidden_weights(module: nn.Module) -> list[nn.Parameter]:

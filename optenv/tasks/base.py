@@ -121,7 +121,9 @@ class Data(NamedTuple):
         """Move to ``device``; floating-point examples become ``dtype``."""
 
         def move(x: Tensor) -> Tensor:
-            return x.to(device, dtype if x.is_floating_point() else x.dtype)
+            kept = x[:1] if x.stride(0) == 0 else x  # one row for all moves as one
+            kept = kept.to(device, dtype if x.is_floating_point() else x.dtype)
+            return kept.expand(x.shape)
 
         return self._replace(
             inputs=move(self.inputs),
@@ -138,7 +140,9 @@ class Data(NamedTuple):
         if scale is not None and new.scale is not None:
             scale = scale.index_copy(0, index, new.scale)
         if self.shared:
-            rows = self.rows.index_copy(0, index, new.rows)
+            rows = self.rows
+            if rows.stride(0) != 0:  # else it is one row, the same for all
+                rows = rows.index_copy(0, index, new.rows)
             return self._replace(rows=rows, order=order, scale=scale)
         runs = len(self.rows)
 

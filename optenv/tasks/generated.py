@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -45,6 +45,12 @@ class GeneratedTask(Task):
     def examples(self, rng: np.random.Generator) -> Examples:
         """Draw ``num_train`` training examples, then ``num_validation`` for validation."""
 
+    @cached_property
+    def _shared(self) -> Examples:
+        """Those of all runs, drawn once for this object."""
+        drawn = self.examples(np.random.default_rng(self.data_seed))
+        return np.ascontiguousarray(drawn[0]), np.ascontiguousarray(drawn[1])
+
     def sample(self, generators: Sequence[np.random.Generator]) -> Data:
         runs = len(generators)
         if self.data_seed is None:
@@ -52,7 +58,7 @@ class GeneratedTask(Task):
             inputs, targets = (np.concatenate(part) for part in zip(*drawn, strict=True))
             rows = torch.arange(len(inputs)).view(runs, -1)
         else:
-            inputs, targets = _draw_once(self)
+            inputs, targets = self._shared
             rows = torch.arange(len(inputs)).expand(runs, -1)
         return Data(
             torch.from_numpy(inputs),
@@ -62,12 +68,6 @@ class GeneratedTask(Task):
             self.num_train,
             shared=self.data_seed is not None,
         )
-
-
-@lru_cache(maxsize=1)  # for runs that are reset one after another
-def _draw_once(task: GeneratedTask) -> Examples:
-    inputs, targets = task.examples(np.random.default_rng(task.data_seed))
-    return np.ascontiguousarray(inputs), np.ascontiguousarray(targets)
 
 
 def data_size(rng: np.random.Generator, few: Sequence[int], many: int) -> dict[str, int]:
