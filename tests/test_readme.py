@@ -6,9 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-from utils import random_policy
-
-from agents.policy import save_policy
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
@@ -21,5 +18,4 @@ def test_there_are_blocks_to_run():
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n")[0])
 def test_a_block_runs_as_it_stands(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    save_policy(random_policy(), tmp_path / "runs" / "ppo_seed0" / "policy")
     exec(compile(block, str(README), "exec"), {})

@@ -35,16 +35,18 @@ batch = gym.make_vec("optenv/DiscreteLearningRate-v0", num_envs=4, tasks="logist
 batch.reset(seed=0)
 batch.step(batch.action_space.sample())
 
-model = torch.nn.Linear(3, 2)
-optimizer = agents.LearnedOptimizer(model.parameters(), "policy", total_steps=50)
-first = last = None
-for _ in range(50):
-    optimizer.zero_grad()
-    last = model(torch.ones(4, 3)).square().mean()
-    first = last.item() if first is None else first
-    last.backward()
-    optimizer.step(loss=last)
-assert last.item() < first
+for policy in ("policy", *agents.SHIPPED):
+    model = torch.nn.Linear(3, 2)
+    optimizer = agents.LearnedOptimizer(model.parameters(), policy, total_steps=50)
+    first = last = None
+    for _ in range(50):
+        optimizer.zero_grad()
+        last = model(torch.ones(4, 3)).square().mean()
+        first = last.item() if first is None else first
+        last.backward()
+        optimizer.step(loss=last)
+    assert last.item() < first, policy
+assert "default" in agents.SHIPPED
 loaded = [name for name in sys.modules if name.startswith(("stable_baselines3", "sb3"))]
 assert not loaded, loaded
 print("works")
