@@ -12,6 +12,7 @@ from agents import load_policy
 from agents.candidates import STRIDE, mean_gaps, train_candidates
 from agents.evaluation.heldout import task_named
 from agents.presets import PRESETS
+from optenv.telemetry import FEATURES
 
 
 def row(task, arm, loss, seed=0, initial=2.0):
@@ -67,7 +68,7 @@ def test_the_best_candidates_are_averaged_and_each_is_left_in_its_folder(tmp_pat
         assert (folder / "model.zip").exists()
     assert len(merged.members) == 2 and len(set(losses.values())) == 3
     assert set(merged.description["seeds"]) == set(seeds) - {seeds[worst]}
-    seen = torch.randn(6, 22, generator=torch.Generator().manual_seed(0))
+    seen = torch.randn(6, len(FEATURES), generator=torch.Generator().manual_seed(0))
     own = [
         load_policy(tmp_path / f"candidate-{seeds.index(s)}")
         for s in merged.description["seeds"]
