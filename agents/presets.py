@@ -91,7 +91,7 @@ DQN: dict[str, Any] = {
 ONE: dict[str, Any] = {**PPO, "timesteps": 204_800}
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "ppo": {**ONE, "env": SHORT},
+    "ppo": {**PPO, "env": SHORT, "timesteps": 122_880},
     "default": {**PPO, "candidates": 2, "members": 2},
     "gradient-only": {**ONE, "env": {**TRAINING, "loss_dropout": 1.0}},
     "anytime": {
