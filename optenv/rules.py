@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .checks import is_number
+from .inplace import addcmul, mul, ratio, root_of
 from .orthogonal import orthogonalize_flat
 
 RuleState = tuple[Tensor, ...]
@@ -116,7 +117,7 @@ def sgd(
     h: Hyperparameters = HYPERPARAMETERS,
 ) -> tuple[Tensor, RuleState]:
     r""":math:`\theta \leftarrow \theta - \eta g`."""
-    return _addcmul(params, grad, lr, -1.0, inplace), state
+    return addcmul(params, grad, lr, -1.0, inplace), state
 
 
 def momentum(
@@ -128,9 +129,9 @@ def momentum(
     h: Hyperparameters = HYPERPARAMETERS,
 ) -> tuple[Tensor, RuleState]:
     r""":math:`b \leftarrow \mu b + g;\ \theta \leftarrow \theta - \eta b` (Polyak)."""
-    buffer = _mul(state[0], h.momentum, inplace)
+    buffer = mul(state[0], h.momentum, inplace)
     buffer = buffer.add_(grad) if inplace else buffer + grad
-    return _addcmul(params, buffer, lr, -1.0, inplace), (buffer,)
+    return addcmul(params, buffer, lr, -1.0, inplace), (buffer,)
 
 
 def rmsprop(
@@ -144,11 +145,11 @@ def rmsprop(
     r""":math:`v \leftarrow \alpha v + (1-\alpha) g^2;\
     \theta \leftarrow \theta - \eta g / (\sqrt v + \epsilon)` (Tieleman & Hinton).
     """
-    square = _mul(state[0], h.alpha, inplace)
-    square = _addcmul(square, grad, grad, 1 - h.alpha, inplace)
-    root = _sqrt(square)
-    direction = _ratio(grad, root, h.eps, inplace)
-    return _addcmul(params, direction, lr, -1.0, inplace), (square,)
+    square = mul(state[0], h.alpha, inplace)
+    square = addcmul(square, grad, grad, 1 - h.alpha, inplace)
+    root = root_of(square)
+    direction = ratio(grad, root, h.eps, inplace)
+    return addcmul(params, direction, lr, -1.0, inplace), (square,)
 
 
 def adam(
@@ -166,9 +167,9 @@ def adam(
     \frac{m}{\sqrt{v}/\sqrt{1-\beta_2^t} + \epsilon}`
     """
     mean, root, state = _moments(grad, state, inplace, h)
-    direction = _ratio(mean, root, h.eps, inplace)
+    direction = ratio(mean, root, h.eps, inplace)
     lr = lr / (1 - h.beta1 ** state[2])
-    return _addcmul(params, direction, lr, -1.0, inplace), state
+    return addcmul(params, direction, lr, -1.0, inplace), state
 
 
 def orthogonal_adam(
@@ -193,9 +194,9 @@ def orthogonal_adam(
     mean, root, state = _moments(grad, state, inplace, h)
     step = state[2]
     ahead = mean * (h.beta1 / (1 - h.beta1 ** (step + 1)))
-    ahead = _addcmul(ahead, grad, (1 - h.beta1) / (1 - h.beta1**step), 1.0, inplace)
-    direction = orthogonalize_flat(_ratio(ahead, root, h.eps, inplace), shapes)
-    return _addcmul(params, direction, lr, -1.0, inplace), state
+    ahead = addcmul(ahead, grad, (1 - h.beta1) / (1 - h.beta1**step), 1.0, inplace)
+    direction = orthogonalize_flat(ratio(ahead, root, h.eps, inplace), shapes)
+    return addcmul(params, direction, lr, -1.0, inplace), state
 
 
 def _moments(
@@ -205,34 +206,10 @@ def _moments(
     mean, square, step = state
     step = step + 1
     mean = mean.lerp_(grad, 1 - h.beta1) if inplace else mean.lerp(grad, 1 - h.beta1)
-    square = _mul(square, h.beta2, inplace)
-    square = _addcmul(square, grad, grad, 1 - h.beta2, inplace)
-    root = _mul(_sqrt(square), (1 - h.beta2**step).rsqrt(), inplace)
+    square = mul(square, h.beta2, inplace)
+    square = addcmul(square, grad, grad, 1 - h.beta2, inplace)
+    root = mul(root_of(square), (1 - h.beta2**step).rsqrt(), inplace)
     return mean, root, (mean, square, step)
-
-
-def _mul(a: Tensor, b: Tensor | float, inplace: bool) -> Tensor:
-    return a.mul_(b) if inplace else a * b
-
-
-def _addcmul(a: Tensor, b: Tensor, c: Tensor, value: float, inplace: bool) -> Tensor:
-    """``a + value * b * c``."""
-    return a.addcmul_(b, c, value=value) if inplace else a.addcmul(b, c, value=value)
-
-
-def _ratio(a: Tensor, root: Tensor, eps: float, inplace: bool) -> Tensor:
-    """``a / (root + eps)``; ``root`` is overwritten if ``inplace``."""
-    if inplace:
-        return torch.div(a, root.add_(eps), out=root)
-    return a / (root + eps)
-
-
-def _sqrt(square: Tensor) -> Tensor:
-    """Square root whose derivative at 0 is 0, so that unrolled gradients stay finite."""
-    if not square.requires_grad:
-        return square.sqrt()
-    positive = square > 0
-    return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
 
 
 _ADAM = ("beta1", "beta2", "eps")
