@@ -33,7 +33,7 @@ def small_module():
 
 
 def test_the_policies_that_are_promised_are_there():
-    assert {"default", "gradient-only", "anytime"} <= set(SHIPPED)
+    assert {"default", "gradient-only", "anytime", "momentum"} <= set(SHIPPED)
     assert load_policy("anytime").anytime and not load_policy("gradient-only").sees_loss
 
 
