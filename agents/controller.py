@@ -82,10 +82,14 @@ def check_loss(loss: Any) -> None:
         ValueError: the loss is a tensor of more than one element.
         TypeError: the loss is no number.
     """
-    if isinstance(loss, Tensor) and loss.numel() != 1:
-        raise ValueError(f"loss must be a scalar, got a tensor of shape {list(loss.shape)}")
+    if isinstance(loss, Tensor):
+        if loss.numel() != 1:
+            raise ValueError(
+                f"loss must be a scalar, got a tensor of shape {list(loss.shape)}"
+            )
+        return
     try:
-        loss if isinstance(loss, Tensor) else float(loss)
+        float(loss)
     except (TypeError, ValueError):
         raise TypeError(f"loss must be a scalar, got {loss!r}") from None
 

@@ -3,7 +3,7 @@
 One entry per agent: the algorithm, the environment it learns in, the algorithm's own
 arguments (those of the Stable-Baselines3 class, by their names), how long it learns, and
 how many trainings there are to choose from. ``ppo`` is for a first try, in minutes; the
-others made the policies in :data:`agents.SHIPPED`. What was tried on the way is in
+others, but for ``dqn``, made the policies in :data:`agents.SHIPPED`. What was tried on the way is in
 docs/policy-log.md.
 """
 
