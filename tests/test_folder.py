@@ -11,6 +11,7 @@ import torch
 
 from agents.evaluation.baselines import default_arms
 from agents.evaluation.folder import folder_tasks
+from agents.evaluation.jobs import Job, job_key
 from agents.evaluation.run import train
 
 FOLDER = Path(__file__).parents[2] / "shared" / "data"
@@ -57,6 +58,17 @@ def test_training_text_never_holds_what_validates(tmp_path):
     assert inputs.unique().tolist() == targets.unique().tolist()
     assert held_inputs.unique().tolist() == held_targets.unique().tolist()
     assert inputs.unique().tolist() != held_inputs.unique().tolist()
+
+
+@pytest.mark.filterwarnings("ignore:images_background")
+def test_runs_on_other_files_of_the_same_name_are_other_runs(tmp_path):
+    keys = []
+    for i, text in enumerate(["a" * 1000, "a" * 1000, "b" * 1000]):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        (folder / "tinyshakespeare.txt").write_text(text)
+        keys.append(job_key(Job(default_arms()[0], folder_tasks(folder)[0], 0)))
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_each_task_trains(tasks):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import warnings
 import zipfile
+import zlib
 from functools import cache, partial
 from pathlib import Path
 
@@ -78,6 +79,11 @@ def _characters(split: Split, rng: np.random.Generator, n: int, path: Path) -> B
     return inputs, torch.from_numpy(labels[index])
 
 
+def _source(path: Path) -> str:
+    """Checksum of a file, which tells it from another one of the same name."""
+    return f"{path.name} {zlib.crc32(path.read_bytes()):08x}"
+
+
 def folder_tasks(folder: str | Path) -> tuple[HeldoutTask, ...]:
     """Held-out tasks on the data in ``folder``; a warning names what is not there.
 
@@ -93,15 +99,16 @@ def folder_tasks(folder: str | Path) -> tuple[HeldoutTask, ...]:
     if text.is_file():
         if len(_text(text)) < LEAST_TEXT:
             raise ValueError(f"{text} has only {len(_text(text))} characters")
-        sample = partial(_sentences, path=text, length=32)
+        sample, source = partial(_sentences, path=text, length=32), _source(text)
         tasks += [
             HeldoutTask(
                 "shakespeare-gru", "real", "GRU, 64 units", 1500, 16,
                 partial(CharRecurrent, nn.GRU, 64), sample, cross_entropy, 512,
+                source=source,
             ),
             HeldoutTask(
                 "shakespeare-transformer", "real", "causal transformer, width 32, 1 block",
-                1500, 16, CharTransformer, sample, cross_entropy, 512,
+                1500, 16, CharTransformer, sample, cross_entropy, 512, source=source,
             ),
         ]  # fmt: skip
     else:
@@ -115,7 +122,7 @@ def folder_tasks(folder: str | Path) -> tuple[HeldoutTask, ...]:
             HeldoutTask(
                 "omniglot-cnn", "real", "CNN, 2 convolutions with BatchNorm, ReLU", 400, 32,
                 partial(convnet, SIDE, 136), partial(_characters, path=images),
-                cross_entropy, 680,
+                cross_entropy, 680, source=_source(images),
             )
         )  # fmt: skip
     else:

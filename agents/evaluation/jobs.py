@@ -75,9 +75,9 @@ def make_jobs(
 def job_key(job: Job) -> dict[str, Any]:
     """What a run was, for JSON: two runs with one key have the same result.
 
-    That is the task with its length and the length that is told, the arm with what its
-    optimizer is made with (of a policy, the fingerprint), and the seed. It does not tell
-    versions of this package, or of others, apart.
+    That is the task with its length, the length that is told and the file that its data
+    are from, the arm with what its optimizer is made with (of a policy, the fingerprint),
+    and the seed. It does not tell versions of this package, or of others, apart.
     """
     arm, task = job.arm, job.task
     made = arm.factory.keywords if isinstance(arm.factory, partial) else {}
@@ -91,6 +91,7 @@ def job_key(job: Job) -> dict[str, Any]:
         "factory": _name(arm.factory),
         "schedule": _name(arm.schedule),
         "watch": _name(arm.watch),
+        **({"source": task.source} if task.source else {}),
         **{name: _plain(value) for name, value in made.items()},
     }
 

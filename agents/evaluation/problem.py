@@ -66,6 +66,7 @@ class HeldoutTask:
         validation_size: examples of the validation set.
         told: factor between the length that optimizers and schedules are told and the
             true one, for users who guess it wrong.
+        source: tells files that the data are from apart; empty for data of packages.
     """
 
     name: str
@@ -78,6 +79,7 @@ class HeldoutTask:
     objective: Callable[[Tensor, Tensor], Tensor]
     validation_size: int
     told: float = 1.0
+    source: str = ""
 
     @property
     def told_updates(self) -> int:
