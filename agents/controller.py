@@ -115,6 +115,7 @@ def decide(policy: Policy, state: State, probe: Probe, log_lr: float) -> State:
     progress = None if total is None else torch.full_like(old, state["steps"]) / total
     control = Control(
         progress=progress,
+        length=total,
         log_multiplier=old,
         log_lr=log_lr - math.log(policy.rule.default_lr) + old,
         previous_action=state["previous_action"],

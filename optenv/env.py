@@ -29,7 +29,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     `2 ** (k / 2)`, `k = -3 ... 3`.
 
     ## Observation Space
-    `Box(-4, 4, (23,))`: the features of `optenv.telemetry.FEATURES`, all but one free of
+    `Box(-4, 4, (24,))`: the features of `optenv.telemetry.FEATURES`, all but two free of
     the scales of loss, gradient, learning rate and model.
 
     ## Rewards
@@ -55,7 +55,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     >>> env = gym.make("optenv/LearningRate-v0", rule="momentum", horizon=20)
     >>> observation, info = env.reset(seed=0)
     >>> observation.shape
-    (23,)
+    (24,)
 
     ```
     All arguments: :class:`optenv.settings.Settings`; `render_mode` is `"ansi"` (one

@@ -95,7 +95,7 @@ class Group:
         everything = len(index) == self.size
         if everything:
             self.task = self.sampler.draw(structure)
-            self.total_updates = self.settings.draw_total_updates(structure)
+            self.total_updates = self.settings.draw_total_updates(self.task, structure)
             self.boundaries = clock.boundaries(
                 self.total_updates, self.settings.horizon, self.settings.spacing
             )
@@ -223,8 +223,10 @@ class Group:
         losses = state.run.losses
         if self.settings.loss_dropout > 0:
             losses = Losses(*(part * state.sees_loss for part in losses))
+        anytime = self.settings.anytime
         control = Control(
-            progress=None if self.settings.anytime else progress,
+            progress=None if anytime else progress,
+            length=None if anytime else self.total_updates,
             log_multiplier=state.log_multiplier,
             log_lr=(state.base_lr / self.rule.default_lr).log() + state.log_multiplier,
             previous_action=state.previous_action,

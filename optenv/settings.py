@@ -12,6 +12,7 @@ import torch
 
 from . import actions, clock, rewards, rules, tasks
 from .checks import is_number, positive_int
+from .tasks.base import Task
 from .telemetry import FEATURE_VERSION, FEATURES, LOSS_FEATURES
 
 DTYPES: dict[str, tuple[torch.dtype, Any]] = {
@@ -33,6 +34,11 @@ class Settings:
         horizon: control steps of a run.
         updates_per_step: updates between two control steps, on average over a run; a pair
             ``(low, high)`` draws it log-uniformly whenever a structure is drawn.
+        max_work: most multiplications of forward passes in a run, about: with
+            :attr:`optenv.tasks.Task.work` an update, runs that would need more are
+            shortened, though not below the least ``updates_per_step``. So runs of small
+            networks can be long without all of the time going into those of large ones.
+            None is no limit.
         spacing: 1.0 for equal windows, larger for decisions denser early in the run, see
             :func:`optenv.clock.boundaries`.
         base_lr: base learning rate; a pair draws it log-uniformly for every run; None
@@ -43,10 +49,11 @@ class Settings:
             others train learned optimizers). 0 leaves it out.
         loss_dropout: share of the runs whose losses are not observed, as those of a user
             who gives the optimizer none; 1 hides them all. Rewards stay.
-        anytime: hide how long a run will be: nothing about its progress is observed, and
-            the action's schedule must be constant. Windows are still shares of the run,
-            which the agent cannot tell; an optimizer, which does not know the length, has
-            windows as of a run of ``horizon ** spacing`` updates, and goes on after it.
+        anytime: hide how long a run will be: nothing about its length and progress is
+            observed, and the action's schedule must be constant. Windows are still shares
+            of the run, which the agent cannot tell; an optimizer, which does not know the
+            length, has windows as of a run of ``horizon ** spacing`` updates, and goes on
+            after it.
         reward: examples whose loss is rewarded, ``"train"``, ``"validation"`` or
             ``"both"``.
         on_divergence: ``"end"`` the run, or ``"absorb"``: keep it, at the worst
@@ -64,6 +71,7 @@ class Settings:
     action: str | dict[str, Any] | actions.Action = "continuous"
     horizon: int = 40
     updates_per_step: int | tuple[float, float] = 10
+    max_work: float | None = None
     spacing: float = 1.0
     base_lr: float | tuple[float, float] | None = None
     reward: str = "train"
@@ -88,6 +96,9 @@ class Settings:
             raise ValueError(
                 f"updates_per_step must be at least 1, got {self.updates_per_step!r}"
             )
+        work = self.max_work
+        if work is not None and (not is_number(work) or not 0 < work < math.inf):
+            raise ValueError(f"max_work must be a positive number or None, got {work!r}")
         object.__setattr__(self, "spacing", clock.check_spacing(self.spacing))
         if not is_number(self.reparametrize) or not 0 <= self.reparametrize < math.inf:
             raise ValueError(
@@ -116,9 +127,13 @@ class Settings:
         except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
             raise ValueError(f"cannot use device {self.device!r}: {error}") from None
 
-    def draw_total_updates(self, rng: np.random.Generator) -> int:
+    def draw_total_updates(self, task: Task, rng: np.random.Generator) -> int:
         """Draw the length of the runs of a structure, in updates."""
-        return self._total(log_uniform(self.updates_per_step, rng))
+        drawn = self._total(log_uniform(self.updates_per_step, rng))
+        if self.max_work is None:
+            return drawn
+        least = self._total(cast(Any, self.updates_per_step)[0])
+        return min(drawn, max(least, int(self.max_work / task.work)))
 
     def _total(self, updates_per_step: float) -> int:
         return max(1, round(self.horizon * updates_per_step))

@@ -5,15 +5,17 @@ Environment and exported optimizer both (1) record the loss of every update,
 and (3) call :func:`observe`. They differ only in how an inner product is taken: row sums
 over a batch of flat parameters, or a sum over a list of tensors.
 
-The observation is *scale-free* but for the learning rate: log-ratios to the run's own
-history, cosines, relative step sizes, progress; never a raw loss, gradient norm, parameter
-count or step number. It is *horizon-free*: one probe a window, however long the window.
+The observation is *scale-free*: log-ratios to the run's own history, cosines, relative step
+sizes, progress; never a raw loss, gradient norm or parameter count. The two exceptions are
+what a user sets: the learning rate, and the length of the run, which says how far that rate
+leads. Windows are shares of the run with one probe each, however long they are.
 
 All tensors here have shape ``[B]``, one entry a run, unless stated.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -30,6 +32,7 @@ FEATURES: dict[str, str] = {
     "progress": "2 t/T - 1",
     "elapsed": "log of the elapsed share of the run, 0 at the end",
     "remaining": "log of the remaining share of the run, 0 at the start",
+    "run_length": "log of the run's updates against 400, divided by 3",
     "log_multiplier": "log-multiplier s of the learning rate, divided by 3",
     "learning_rate": "log of the learning rate against a usual one of the rule, halved",
     "previous_action": "what the last action asked s to move by, in nats",
@@ -148,15 +151,17 @@ class Control(NamedTuple):
 
     Attributes:
         progress: share of the run's updates done, in [0, 1]; None if nobody knows how
-            long the run will be, and the features of progress are then all 0.
+            long the run will be, and the features of progress and length are then all 0.
+        length: updates of the whole run; None if unknown.
         log_multiplier: current ``s``.
         log_lr: log of (base learning rate times ``e^s`` / a usual learning rate of the
-            rule), without the schedule. The one observation that is not free of scales:
-            where it misleads, as with weights in unusual units, the others must tell.
+            rule), without the schedule. Where it misleads, as with weights in unusual
+            units, the other observations must tell.
         previous_action: what the last action asked ``s`` to move by, in nats.
     """
 
     progress: Tensor | None
+    length: int | None
     log_multiplier: Tensor
     log_lr: Tensor
     previous_action: Tensor
@@ -224,11 +229,12 @@ def observe(
     grad_previous = when_first(grad, history.grad_previous)
     slope = probe.last_grad_dot_step.abs()
 
-    progress = control.progress
+    progress, length = control.progress, control.length
     values = {
         "progress": zero if progress is None else 2 * progress - 1,
         "elapsed": zero if progress is None else _share(progress),
         "remaining": zero if progress is None else _share(1 - progress),
+        "run_length": zero if length is None else zero + math.log(length / 400) / 3,
         "log_multiplier": control.log_multiplier / 3,
         "learning_rate": control.log_lr / 2,
         "previous_action": control.previous_action,

@@ -12,7 +12,8 @@ import pytest
 import torch
 import utils
 
-from optenv import actions, clock
+from optenv import actions, clock, tasks
+from optenv.telemetry import FEATURES
 
 ACTIONS = [
     actions.Continuous(),
@@ -96,6 +97,38 @@ def test_the_number_of_updates_is_drawn_between_its_bounds() -> None:
     assert 10 <= min(lengths) < 14 and 150 < max(lengths) <= 200
     # Uniform in the logarithm: half of them below the geometric mean.
     assert 80 < sum(length < 10 * 20**0.5 for length in lengths) < 120
+
+
+def test_work_shortens_the_runs_of_large_tasks_alone() -> None:
+    small, large = (tasks.Quadratic(dim=dim, batch_size=8) for dim in (4, 64))
+    for task, longest in ((small, 200), (large, 60)):
+        env = gym.make(
+            utils.IDS[0], tasks=task, horizon=10, updates_per_step=(1, 20),
+            max_work=60 * large.work,
+        )  # fmt: skip
+        lengths = []
+        for seed in range(100):
+            env.reset(seed=seed)
+            lengths.append(env.unwrapped.batch.groups[0][1].total_updates)
+        assert 10 <= min(lengths) < 14 and 0.8 * longest < max(lengths) <= longest
+    least = gym.make(utils.IDS[0], tasks=large, updates_per_step=(2, 20), max_work=1)
+    least.reset(seed=0)
+    assert least.unwrapped.batch.groups[0][1].total_updates == 80  # of 40 control steps
+
+
+def test_a_recurrent_task_works_once_a_token() -> None:
+    elman = tasks.LanguageModel(network="elman", length=8, batch_size=4)
+    assert elman.work == elman.num_params * 4 * 8
+    assert utils.MLP.work == utils.MLP.num_params * utils.MLP.batch_size
+
+
+def test_the_length_of_a_run_is_observed() -> None:
+    for updates, seen in ((10, 0.0), (20, math.log(2) / 3)):
+        env = gym.make(utils.IDS[0], tasks=utils.QUADRATIC, updates_per_step=updates)
+        first, _ = env.reset(seed=0)
+        later = env.step(utils.keep(env))[0]
+        for observation in (first, later):
+            assert observation[list(FEATURES).index("run_length")] == pytest.approx(seen)
 
 
 def test_base_learning_rates_are_drawn_log_uniformly_one_per_run() -> None:

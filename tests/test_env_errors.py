@@ -107,6 +107,8 @@ BAD_ARGUMENTS: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("updates_per_step", (20, 10), ValueError, ["low <= high"]),
     ("updates_per_step", "10", TypeError, ["number", "pair"]),
     ("updates_per_step", (1, 2, 3), TypeError, ["number", "pair"]),
+    ("max_work", 0, ValueError, ["positive", "None"]),
+    ("max_work", "1e9", ValueError, ["positive", "None"]),
     ("base_lr", 0.0, ValueError, ["positive"]),
     ("base_lr", -1e-3, ValueError, ["positive"]),
     ("base_lr", float("nan"), ValueError, ["positive", "finite"]),

@@ -17,7 +17,10 @@ from optenv.sb3 import SB3VecEnv
 from optenv.telemetry import FEATURES, LOSS_FEATURES
 
 LOSS = [list(FEATURES).index(name) for name in LOSS_FEATURES]
-PROGRESS = [list(FEATURES).index(name) for name in ("progress", "elapsed", "remaining")]
+PROGRESS = [
+    list(FEATURES).index(name)
+    for name in ("progress", "elapsed", "remaining", "run_length")
+]
 
 
 def rollout(num_envs=4, steps=5, **arguments):

@@ -136,7 +136,8 @@ def test_optimizer_equals_environment_in_float64_over_a_whole_run(
     ids=["no loss", "anytime"],
 )
 def test_what_the_environment_hides_is_what_the_optimizer_is_not_told(described, hidden):
-    task, policy = make_task("mlp"), random_policy(horizon=HORIZON, **described)
+    action = {"step": 0.2}  # not at a bound so soon
+    task, policy = make_task("mlp"), random_policy("adam", action, HORIZON, **described)
     policy.requires_grad_(False)
     walk, start, data, boundaries = walk_environment(task, policy, "float64", hidden=hidden)
     found = walk_optimizer(task, policy, start, data, boundaries, hidden=hidden)

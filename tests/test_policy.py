@@ -122,12 +122,12 @@ def edit(path, **changes):
         ({"features": [["loss"]]}, r"unknown features \[\['loss'\]\]; valid: progress"),
         ({"action": {"kind": ["magic"]}}, r"unknown action \['magic'\]; valid actions"),
         ({"action": {"kind": "continuous", "step": float("nan")}}, "step must be .*nan"),
-        ({"layers": [23, True, 1]}, r"layers \[23, True, 1\] do not lead"),
+        ({"layers": [24, True, 1]}, r"layers \[24, True, 1\] do not lead"),
         (
-            {"layers": [23, 10**20, 1]},
-            rf"layers \[23, {10**20}, 1\] need {25 * 10**20 + 1} weights, there are 401",
+            {"layers": [24, 10**20, 1]},
+            rf"layers \[24, {10**20}, 1\] need {26 * 10**20 + 1} weights, there are 417",
         ),
-        ({"layers": [3, 1]}, r"layers \[3, 1\] do not lead from 23 features to 1"),
+        ({"layers": [3, 1]}, r"layers \[3, 1\] do not lead from 24 features to 1"),
         ({"sha256": "0" * 64}, "has sha256"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
@@ -222,13 +222,13 @@ def wrapped(wrapper):
     ("make", "arguments", "says"),
     [
         (lambda: VecMonitor(VecNormalize(batch(CONTINUOUS))), {}, "norm_obs=False"),
-        (lambda: wrapped(gym.wrappers.NormalizeObservation), {}, r"Box\(-inf, inf, .*23"),
+        (lambda: wrapped(gym.wrappers.NormalizeObservation), {}, r"Box\(-inf, inf, .*24"),
         (
             lambda: wrapped(lambda env: gym.wrappers.RescaleAction(env, -2, 2)),
             {},
             r"model's are .* Box\(-2\.0, 2\.0",
         ),
-        (lambda: VecFrameStack(make_vec_env(CONTINUOUS), 2), {}, r"model's .*\(46,\)"),
+        (lambda: VecFrameStack(make_vec_env(CONTINUOUS), 2), {}, r"model's .*\(48,\)"),
         (
             lambda: make_vec_env(CONTINUOUS),
             {"use_sde": True, "policy_kwargs": {"squash_output": True}},

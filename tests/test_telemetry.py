@@ -54,7 +54,7 @@ def random_windows(
 
 def control(window: int, dtype: torch.dtype) -> Control:
     one = torch.ones(RUNS, dtype=dtype)
-    return Control(one * window / WINDOWS, 0.1 * window * one, 0.2 * one, 0.1 * one)
+    return Control(one * window / WINDOWS, 400, 0.1 * window * one, 0.2 * one, 0.1 * one)
 
 
 def observations(windows: Any) -> Tensor:
@@ -95,7 +95,7 @@ def test_units_of_loss_and_of_parameters_do_not_show(
     )
     changing = plain[1:].std(dim=0).amin(dim=0) > 0
     assert {n for n, c in zip(NAMES, changing, strict=True) if not c} <= {
-        "learning_rate", "previous_action", "has_loss",
+        "run_length", "learning_rate", "previous_action", "has_loss",
     }  # fmt: skip
 
 

@@ -225,6 +225,14 @@ class Task(ABC):
         """Parameters of one run, ``P``."""
         return sum(int(np.prod(shape)) for shape in self.shapes)
 
+    @property
+    def work(self) -> int:
+        """About the multiplications of a forward pass on one batch of one run.
+
+        Parameters times the places in a batch where they are used.
+        """
+        return self.num_params * self.batch_size
+
     def unflatten(self, params: Tensor) -> tuple[Tensor, ...]:
         """Split flat parameters ``[B, P]`` into views ``[B, *shape]``."""
         sizes = [int(np.prod(shape)) for shape in self.shapes]

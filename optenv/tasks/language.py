@@ -63,6 +63,11 @@ class LanguageModel(GeneratedTask):
         first = ((v, e), (w, self.length * e), (w,))
         return (*first, *block * self.depth, (w,), (w,), (v, w), (v,))
 
+    @property
+    def work(self) -> int:
+        places = self.length if self.network == "elman" else 1
+        return super().work * places
+
     def examples(self, rng: np.random.Generator) -> Examples:
         v, total = self.vocabulary, self.num_train + self.num_validation
         zipf = -rng.uniform(0.5, 1.5) * np.log(1.0 + rng.permutation(v))
