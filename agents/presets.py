@@ -29,7 +29,8 @@ TRAINING: dict[str, Any] = {
     ],
     "rule": RULE,
     "horizon": 40,
-    "updates_per_step": (1.5, 48),  # runs of 60 to 1,920 updates
+    "updates_per_step": (1.5, 320),  # runs of 60 to 12,800 updates
+    "max_work": 1e9,  # the longest of them of small networks
     "spacing": 1.7,
     "base_lr": (1e-5, 3e-2),
     "reparametrize": 0.4,
@@ -50,7 +51,7 @@ PPO: dict[str, Any] = {
     "copies": 4,
     "candidates": 1,
     "members": 1,
-    "timesteps": 286_720,
+    "timesteps": 204_800,
     "algorithm": {
         "n_steps": 40,
         "batch_size": 512,
@@ -87,15 +88,12 @@ DQN: dict[str, Any] = {
     },
 }
 
-#: What the other shipped policies are made with: one shorter training each.
-ONE: dict[str, Any] = {**PPO, "timesteps": 204_800}
-
 PRESETS: dict[str, dict[str, Any]] = {
     "ppo": {**PPO, "env": SHORT, "timesteps": 122_880},
     "default": {**PPO, "candidates": 2, "members": 2},
-    "gradient-only": {**ONE, "env": {**TRAINING, "loss_dropout": 1.0}},
+    "gradient-only": {**PPO, "env": {**TRAINING, "loss_dropout": 1.0}},
     "anytime": {
-        **ONE,
+        **PPO,
         "env": {
             **TRAINING,
             "anytime": True,
@@ -104,7 +102,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "algorithm": {**PPO["algorithm"], "gamma": 0.97},
     },
     "momentum": {
-        **ONE,
+        **PPO,
         "env": {
             **TRAINING,
             "rule": "momentum",

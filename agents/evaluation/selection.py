@@ -11,7 +11,14 @@ from functools import partial
 import torch.nn.functional as F
 from torch import nn
 
-from .networks import CharRecurrent, context_model, cross_entropy, perceptron, plain_convnet
+from .networks import (
+    CharRecurrent,
+    context_model,
+    cross_entropy,
+    perceptron,
+    plain_convnet,
+    small_context_model,
+)
 from .pictures import next_height, portrait_places, scan_patches, texture_patches
 from .problem import HeldoutTask
 from .tabular import wines
@@ -55,6 +62,15 @@ SELECTION: tuple[HeldoutTask, ...] = (
     HeldoutTask(
         "english-context-long", "real", "residual MLP, LayerNorm, width 64", 6000, 64,
         partial(context_model, 12), partial(contexts, length=12), cross_entropy, 4096,
+    ),
+    HeldoutTask(
+        "english-small-long", "real", "4 characters, MLP 32-48-96, ReLU", 15_000, 32,
+        partial(small_context_model, 4, 48), partial(contexts, length=4),
+        cross_entropy, 4096,
+    ),
+    HeldoutTask(
+        "height-long", "real", "MLP 80-24-1, tanh", 10_000, 8,
+        partial(perceptron, (80, 24, 1), nn.Tanh), next_height, F.mse_loss, 2048,
     ),
     HeldoutTask(
         "unicode-names", "real", "MLP 192-48-48-48-48-8, ReLU", 800, 32,
