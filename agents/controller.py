@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from optenv import clock
-from optenv.telemetry import Control, History, Losses, Probe, observe
+from optenv.probing import Losses, Probe
+from optenv.telemetry import Control, History, observe
 
 from .policy import Policy
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optenv.telemetry import Probe, first_probe, probe
+from optenv.probing import Probe, first_probe, probe
 
 #: State of each parameter, as a torch optimizer has it.
 States = Mapping[Tensor, dict[str, Any]]

@@ -13,9 +13,9 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from .probing import Losses, Probe, first_probe, probe
 from .rules import Rule, RuleState
 from .tasks.base import Data, Task
-from .telemetry import Losses, Probe, first_probe, probe
 
 T = TypeVar("T")
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from . import actions, clock, core, rewards, rules, tasks
+from .probing import Losses
 from .settings import DTYPES, Settings, log_uniform
-from .telemetry import Control, History, Losses, observe
+from .telemetry import Control, History, observe
 
 #: Examples that the reward's loss is taken on, at most.
 REWARD_EXAMPLES = 128

@@ -1,9 +1,9 @@
-"""Telemetry: sufficient statistics of updates, and the observation made of them.
+"""Telemetry: the observation that is made of the statistics of updates.
 
-Environment and exported optimizer both (1) record the loss of every update,
-(2) measure a :class:`Probe` of gradients and steps on the last update of each window,
-and (3) call :func:`observe`. They differ only in how an inner product is taken: row sums
-over a batch of flat parameters, or a sum over a list of tensors.
+Environment and exported optimizer both (1) record the loss of every update, (2) measure a
+:class:`~optenv.probing.Probe` of gradients and steps on the last update of each window, and
+(3) call :func:`observe`. They differ only in how an inner product is taken: row sums over a
+batch of flat parameters, or a sum over a list of tensors.
 
 The observation is *scale-free*: log-ratios to the run's own history, cosines, relative step
 sizes, progress; never a raw loss, gradient norm or parameter count. The two exceptions are
@@ -16,11 +16,12 @@ All tensors here have shape ``[B]``, one entry a run, unless stated.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from .probing import Losses, Probe
 
 #: Bumped with every change of meaning of an observation; policies carry it.
 FEATURE_VERSION = 2
@@ -60,68 +61,6 @@ LOSS_FEATURES = (
     "has_loss", "loss_vs_initial", "loss_vs_previous", "loss_vs_best", "loss_trend",
     "loss_noise", "predicted_decrease",
 )  # fmt: skip
-
-
-#: A tensor ``[B]``, or a float for a single run.
-Number = Any
-
-
-class Losses(NamedTuple):
-    """Running mean and sum of squared deviations of a window's losses (Welford)."""
-
-    seen: Number
-    mean: Number
-    deviation: Number
-
-    @classmethod
-    def empty(cls, zero: Number) -> Losses:
-        """No losses yet; ``zero`` is a zero of the wanted kind."""
-        return cls(zero, zero, zero)
-
-    def record(self, loss: Number) -> Losses:
-        """The same with one more loss."""
-        seen = self.seen + 1
-        delta = loss - self.mean
-        mean = self.mean + delta / seen
-        return Losses(seen, mean, self.deviation + delta * (loss - mean))
-
-
-class Probe(NamedTuple):
-    """Inner products around one update ``theta -> theta + step``.
-
-    ``last_grad`` is the gradient that the update used; ``grad`` the next one, at the new
-    parameters ``param``. All zero where there was no update yet.
-    """
-
-    grad_sq: Tensor
-    last_grad_sq: Tensor
-    step_sq: Tensor
-    param_sq: Tensor
-    grad_dot_last: Tensor
-    grad_dot_step: Tensor
-    last_grad_dot_step: Tensor
-
-
-def first_probe(dot: Callable[[Any, Any], Tensor], grad: Any, param: Any) -> Probe:
-    """Probe before the first update: gradient and parameter norm alone."""
-    grad_sq, param_sq = dot(grad, grad), dot(param, param)
-    zero = torch.zeros_like(grad_sq)
-    return Probe(grad_sq, zero, zero, param_sq, zero, zero, zero)
-
-
-def probe(
-    dot: Callable[[Any, Any], Tensor], grad: Any, param: Any, last_grad: Any, step: Any
-) -> Probe:
-    """Measure a probe with ``dot``, the inner product ``-> [B]`` of two operands."""
-    return Probe(
-        grad_sq=dot(grad, grad),
-        last_grad_sq=dot(last_grad, last_grad),
-        step_sq=dot(step, step),
-        param_sq=dot(param, param),
-        grad_dot_last=dot(grad, last_grad),
-        grad_dot_step=dot(grad, step),
-        last_grad_dot_step=dot(last_grad, step),
-    )
 
 
 class History(NamedTuple):

@@ -15,8 +15,9 @@ import utils
 from torch import Tensor
 
 import optenv
-from optenv import tasks, telemetry
-from optenv.telemetry import FEATURES, Control, History, Losses, Probe, observe
+from optenv import probing, tasks, telemetry
+from optenv.probing import Losses, Probe
+from optenv.telemetry import FEATURES, Control, History, observe
 
 RUNS, WINDOWS = 6, 8
 NAMES = list(FEATURES)
@@ -42,10 +43,10 @@ def random_windows(
         for _ in range(5):
             losses = losses.record((0.2 * draw(RUNS)).exp() * 0.9**window)
         if window == 0:
-            yield telemetry.first_probe(dot, grad, param), losses, control(window, dtype)
+            yield probing.first_probe(dot, grad, param), losses, control(window, dtype)
         else:
             yield (
-                telemetry.probe(dot, grad, param, last, step),
+                probing.probe(dot, grad, param, last, step),
                 losses,
                 control(window, dtype),
             )
