@@ -30,6 +30,7 @@ def row(task, arm, seed, loss, learned=False, trace=True):
         "initial_validation_loss": 2.0,
         "lr": 1e-3,
         "cpu_seconds": 0.1,
+        "adamw_seconds": 0.1,
         "curve": [(0, 2.0), (5, 1.5 * loss), (10, loss)],
         "lr_trace": [(5, 1e-3), (10, 1e-4)] if trace else [],
         "shifts": [],

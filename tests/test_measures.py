@@ -53,7 +53,7 @@ def test_target_is_reached_where_the_straight_line_first_meets_it(curve, expecte
 def test_speedup_is_against_the_reference_run_of_the_same_seed():
     # The curves are (0, 2), (5, 1.5 loss), (10, loss); the targets 1 and 1.2.
     first, second = measured([0.5, 0.6], theirs=[1.0, 1.2], cpu_seconds=0.2)
-    assert (first.updates, first.seconds) == pytest.approx((4.0, 0.08))
+    assert (first.updates, first.cpu) == pytest.approx((4.0, 8.0))
     assert (first.speedup, first.cpu_speedup) == pytest.approx((2.5, 1.25))
     assert second.updates == pytest.approx(5 * 0.8 / 1.1)
     half_way = measured([1.2], way=0.5)[0]
@@ -63,7 +63,7 @@ def test_speedup_is_against_the_reference_run_of_the_same_seed():
 
 def test_missed_target_counts_as_the_slowest():
     missed = measured([1.01])[0]
-    assert (missed.updates, missed.seconds) == (math.inf, math.inf)
+    assert (missed.updates, missed.cpu) == (math.inf, math.inf)
     assert (missed.speedup, missed.cpu_speedup) == (MISS, MISS) == (0.25, 0.25)
     fast = runs_of("a", TUNED, [1.0], curve=[(0, 2.0), (1, 1.0), (10, 1.0)])
     late = [run for run in measure(runs_of("a", "ours", [1.0]) + fast) if run.arm == "ours"]

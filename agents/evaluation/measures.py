@@ -1,9 +1,9 @@
 """Measures of single runs, relative to a reference optimizer on the same task.
 
 A run is compared with the reference's run of the same task and seed, since the two share
-initial parameters, batches and validation set. All measures but CPU seconds stay the same
-when a task's losses are multiplied by a constant, or one is added to them, so that they
-can be put together over tasks.
+initial parameters, batches and validation set. All measures stay the same when a task's
+losses are multiplied by a constant, or one is added to them, so that they can be put
+together over tasks.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ __all__ = [
     "MISS",
     "Measured",
     "check_runs",
+    "cost",
     "diverged",
     "mean_loss",
     "measure",
@@ -51,7 +52,7 @@ class Measured(NamedTuple):
             the reference's seeds, :data:`BOUND` the upper bound; higher is better.
         area: mean of the normalised validation loss over the run; higher is better.
         updates: until the target is reached, inf if it never is.
-        seconds: CPU time until then.
+        cpu: CPU time until then, in updates of AdamW.
         speedup: the reference's updates to the target over this run's, at least
             :data:`MISS`, which a missed target gets.
         cpu_speedup: the same in CPU time.
@@ -64,7 +65,7 @@ class Measured(NamedTuple):
     normalised: float
     area: float
     updates: float
-    seconds: float
+    cpu: float
     speedup: float
     cpu_speedup: float
     diverged: bool
@@ -109,11 +110,12 @@ def measure(
         start = peer["initial_validation_loss"]
         target = (1.0 - way) * start + way * peer["validation_loss"]
         updates, theirs = (updates_to(each["curve"], target) for each in (row, peer))
-        seconds, their_seconds = _seconds(row, updates), _seconds(peer, theirs)
-        if not (updates > 0.0 and seconds > 0.0 and math.isfinite(theirs)):
+        cpu, their_cpu = updates * cost(row), theirs * cost(peer)
+        if not (updates > 0.0 and cpu > 0.0 and math.isfinite(theirs)):
             raise ValueError(
                 f"no speed of {row['arm']!r} on {_where(row)}: the target {target} took "
-                f"{updates} updates, {seconds} s, and {theirs} updates of {reference!r}"
+                f"{updates} updates, CPU time of {cpu}, and {theirs} updates of "
+                f"{reference!r}"
             )
         found.append(
             Measured(
@@ -123,9 +125,9 @@ def measure(
                 normalised=_normalised(row["validation_loss"], final, start),
                 area=_area(row, final, start),
                 updates=updates,
-                seconds=seconds,
+                cpu=cpu,
                 speedup=max(theirs / updates, MISS),
-                cpu_speedup=max(their_seconds / seconds, MISS),
+                cpu_speedup=max(their_cpu / cpu, MISS),
                 diverged=diverged(row),
             )
         )
@@ -198,8 +200,9 @@ def _area(row: Row, final: float, start: float) -> float:
     return float(trapezoid(scores, progress))
 
 
-def _seconds(row: Row, updates: float) -> float:
-    return row["cpu_seconds"] * updates / row["updates"]
+def cost(row: Row) -> float:
+    """CPU time of an update, in updates of AdamW that were timed beside the run."""
+    return row["cpu_seconds"] / row["adamw_seconds"]
 
 
 def _unknown(arm: str, arms: Iterable[str]) -> str:

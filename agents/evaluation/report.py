@@ -9,12 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .baselines import DEFAULT, SHARED, TUNED
 from .intervals import Estimate
 from .jobs import Choices
-from .measures import check_runs
+from .measures import check_runs, cost
 from .plots import plot_curves
 from .results import Row, grid, shown_arms
 from .standings import BAND, Record, versus, worst_case
@@ -49,26 +47,20 @@ def with_worst_cases(
     return more
 
 
-def cpu_ratios(rows: Sequence[Row], baseline: str = DEFAULT) -> dict[str, float]:
-    """CPU time of an update over that of one of ``baseline``, by arm.
+def cpu_ratios(rows: Sequence[Row]) -> dict[str, float]:
+    """CPU time of an update over that of one of AdamW beside it, by arm.
 
-    It is that of forward, backward and step: the geometric mean over tasks of the ratio
-    of means over seeds.
+    It is that of forward, backward and step: the geometric mean over tasks and seeds.
 
     Raises:
         ValueError: an arm lacks runs that another has, or no CPU time was measured.
     """
-    check_runs(rows, baseline)
-    seconds: dict[tuple[str, str], list[float]] = {}
-    for row in rows:
-        found = seconds.setdefault((row["arm"], row["task"]), [])
-        found.append(row["cpu_seconds"] / row["updates"])
-    means = {key: float(np.mean(values)) for key, values in seconds.items()}
-    if not all(mean > 0.0 for mean in means.values()):
-        raise ValueError("the CPU time of some runs is not positive")
+    check_runs(rows, DEFAULT)
     logs: dict[str, list[float]] = {}
-    for (arm, task), mean in means.items():
-        logs.setdefault(arm, []).append(math.log(mean / means[baseline, task]))
+    for row in rows:
+        if not cost(row) > 0.0:
+            raise ValueError("the CPU time of some runs is not positive")
+        logs.setdefault(row["arm"], []).append(math.log(cost(row)))
     return {arm: math.exp(sum(values) / len(values)) for arm, values in logs.items()}
 
 
@@ -76,7 +68,7 @@ def format_cpu(rows: Sequence[Row], width: int = WIDTH) -> str:
     """The :func:`cpu_ratios` as text, a line an arm."""
     ratios = cpu_ratios(rows)
     arms = shown_arms(rows)
-    title = f"CPU time of an update, that of {DEFAULT} is 1; geometric mean over tasks"
+    title = "CPU time of an update, in updates of AdamW; geometric mean"
     return grid(title, arms, {"CPU": [f"{ratios[arm]:.2f}" for arm in arms]}, width)
 
 

@@ -36,6 +36,7 @@ class Row(TypedDict):
         initial_validation_loss: before the first update.
         lr: learning rate that the optimizer was made with.
         cpu_seconds: of the updates, without validation.
+        adamw_seconds: CPU time of as many updates with AdamW, measured beside them.
         curve: ``(update, validation loss)`` from 0 to the last update.
         lr_trace: ``(update, learning rate in force)``.
         shifts: change of the log-multiplier, in nats, that each decision of a policy
@@ -52,6 +53,7 @@ class Row(TypedDict):
     initial_validation_loss: float
     lr: float
     cpu_seconds: float
+    adamw_seconds: float
     curve: list[tuple[int, float]]
     lr_trace: list[tuple[int, float]]
     shifts: list[float]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 import warnings
 from concurrent.futures import CancelledError
+from statistics import median
 
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ from torch.optim import Optimizer
 
 from ..optimizer import LearnedOptimizer
 from .baselines import Arm
-from .problem import HeldoutTask, Problem
+from .problem import Batch, HeldoutTask, Problem
 from .results import Row
 from .workers import stopped
 
@@ -23,6 +25,8 @@ __all__ = ["CURVE_POINTS", "train"]
 #: Batches that BatchNorm's statistics are measured anew on, as Schedule-Free asks for.
 CALIBRATION_BATCHES = 50
 LR_TRACE_POINTS = 60
+#: Updates of AdamW that are timed beside a run.
+REFERENCE_POINTS = 20
 #: How often, in updates, a run looks whether it is to stop.
 STOP_EVERY = 20
 CURVE_POINTS = 20
@@ -52,6 +56,7 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
     watch = None if arm.watch is None else arm.watch(optimizer, task.told_updates)
     base = [group["lr"] for group in optimizer.param_groups]
     measured, traced = _spread(total, curve_points + 1), _spread(total, LR_TRACE_POINTS)
+    timed, reference = {0} | _spread(total, REFERENCE_POINTS), _Reference(problem)
     curve = [(0, _finite(problem.validation_loss(module)))]
     if hasattr(optimizer, "train"):
         optimizer.train()
@@ -87,6 +92,8 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
             watch(loss.item())
         cpu_seconds += time.process_time() - begin
         losses.append(loss.item())
+        if t in timed:
+            reference.measure(batch)
         if t + 1 in measured:
             curve.append((t + 1, _validate(problem, optimizer, total)))
         if t + 1 in traced:
@@ -103,10 +110,38 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
         initial_validation_loss=curve[0][1],
         lr=float(base[0]),
         cpu_seconds=cpu_seconds,
+        adamw_seconds=reference.seconds * len(losses),
         curve=curve,
         lr_trace=lr_trace,
         shifts=shifts,
     )
+
+
+class _Reference:
+    """A copy of the module that AdamW updates now and then, to be timed.
+
+    Runs that are compared can be hours apart, in which the speed of a shared machine
+    changes by factors; what is timed within seconds can be compared.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem, self._module = problem, copy.deepcopy(problem.module)
+        self._optimizer = torch.optim.AdamW(self._module.parameters(), fused=True)
+        self._times: list[float] = []
+
+    def measure(self, batch: Batch) -> None:
+        for _ in range(2):  # what the first of them takes is to warm up
+            begin = time.process_time()
+            self._optimizer.zero_grad()
+            self._problem.loss(self._module, batch).backward()
+            self._optimizer.step()
+            seconds = time.process_time() - begin
+        self._times.append(seconds)
+
+    @property
+    def seconds(self) -> float:
+        """CPU time of an update."""
+        return median(self._times) if self._times else math.nan
 
 
 def _warn(arm: Arm, task: HeldoutTask, seed: int, t: int, error: Exception) -> None:

@@ -75,7 +75,7 @@ def time_ratios(
 
     Args:
         runs: of all arms that are compared: the fastest is one of them.
-        by: ``"updates"`` or ``"seconds"``.
+        by: ``"updates"`` or ``"cpu"``.
 
     Returns:
         ``[tasks]``, at least 1, by arm; tasks in alphabetical order.

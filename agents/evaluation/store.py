@@ -132,6 +132,7 @@ def _decoded(line: bytes) -> tuple[dict[str, Any], Row]:
         initial_validation_loss=float(found["initial_validation_loss"]),
         lr=float(found["lr"]),
         cpu_seconds=float(found["cpu_seconds"]),
+        adamw_seconds=float(found["adamw_seconds"]),
         curve=[(update, float(loss)) for update, loss in found["curve"]],
         lr_trace=[(update, float(lr)) for update, lr in found["lr_trace"]],
         shifts=[float(shift) for shift in found["shifts"]],
