@@ -13,7 +13,7 @@ from typing import Any
 
 #: Update rule of the policies but for those of SGD with momentum; see
 #: :func:`optenv.rules.orthogonal_adam`.
-RULE: dict[str, Any] = {"name": "orthogonal-adam", "beta1": 0.85, "beta2": 0.995}
+RULE: dict[str, Any] = {"name": "orthogonal-adam", "beta2": 0.9999, "power": 0.9}
 
 #: What all agents learn on: every family but quadratics, language models most,
 #: reparametrised, from base rates over three and a half decades. Some users give no loss.

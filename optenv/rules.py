@@ -33,7 +33,12 @@ RuleSpec = str | dict[str, Any]
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """What a rule holds fixed; the defaults are torch's.
+    r"""What a rule holds fixed; the defaults are torch's.
+
+    With a ``power`` :math:`p > 0`, the mean square decays by :math:`\min(\beta_2,
+    1 - t^{-p})` at update ``t``, without bias correction, as Adafactor's does (Shazeer &
+    Stern, 2018, with 0.8): it is of about the last :math:`t^p` gradients, few early in
+    the run and many late.
 
     Raises:
         ValueError: ``eps`` is not positive, or another is not in [0, 1).
@@ -45,6 +50,7 @@ class Hyperparameters:
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+    power: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -55,6 +61,21 @@ class Hyperparameters:
             if name != "eps" and not 0 <= value < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
             object.__setattr__(self, name, float(value))
+
+    def decay(self, step: Any) -> Any:
+        """Decay of the mean square at update ``step``, a number or a tensor from 1 on."""
+        if self.power == 0:
+            return self.beta2
+        grown = 1 - step**-self.power
+        return (
+            grown.clamp(max=self.beta2)
+            if isinstance(grown, Tensor)
+            else min(grown, self.beta2)
+        )
+
+    def bias(self, step: Any) -> Any:
+        """What the mean square is of, at update ``step``: the sum of its weights."""
+        return 1 - self.beta2**step if self.power == 0 else 1.0
 
 
 HYPERPARAMETERS = Hyperparameters()
@@ -206,9 +227,13 @@ def _moments(
     mean, square, step = state
     step = step + 1
     mean = mean.lerp_(grad, 1 - h.beta1) if inplace else mean.lerp(grad, 1 - h.beta1)
-    square = mul(square, h.beta2, inplace)
-    square = addcmul(square, grad, grad, 1 - h.beta2, inplace)
-    root = mul(root_of(square), (1 - h.beta2**step).rsqrt(), inplace)
+    decay = h.decay(step)
+    square = mul(square, decay, inplace)
+    if h.power == 0:
+        square = addcmul(square, grad, grad, 1 - decay, inplace)
+    else:
+        square = addcmul(square, grad * grad, 1 - decay, 1.0, inplace)
+    root = mul(root_of(square), h.bias(step) ** -0.5, inplace)
     return mean, root, (mean, square, step)
 
 
@@ -221,7 +246,7 @@ RULES: dict[str, Rule] = {
         ("momentum", 1e-2, ("momentum",), _one_buffer, momentum, False),
         ("rmsprop", 1e-3, ("alpha", "eps"), _one_buffer, rmsprop, False),
         ("adam", 1e-3, _ADAM, _adam_state, adam, False),
-        ("orthogonal-adam", 1e-3, _ADAM, _adam_state, orthogonal_adam, True),
+        ("orthogonal-adam", 1e-3, (*_ADAM, "power"), _adam_state, orthogonal_adam, True),
     )
 }
 
