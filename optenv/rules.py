@@ -208,7 +208,8 @@ def orthogonal_adam(
     \frac{\beta_1 m}{1-\beta_1^{t+1}} + \frac{(1-\beta_1) g}{1-\beta_1^t}\right) /
     (\sqrt{v}/\sqrt{1-\beta_2^t} + \epsilon)` (Dozat, 2016). Of a matrix, it is replaced
     by its approximate polar factor, as long as it (:func:`optenv.orthogonal.orthogonalize`,
-    after Muon of Jordan et al., 2024), so that learning rates of Adam serve.
+    after Muon of Jordan et al., 2024), so that learning rates of Adam serve. How long
+    :math:`v` remembers can grow with the run: ``power`` of :class:`Hyperparameters`.
     """
     if shapes is None:
         raise TypeError("orthogonal-adam needs shapes: bind the rule to them first")

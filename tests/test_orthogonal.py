@@ -118,6 +118,25 @@ def test_of_a_vector_the_rule_is_adam_with_nesterovs_momentum() -> None:
         assert ours.item() == pytest.approx(param, rel=1e-12)
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+def test_with_a_power_the_mean_square_decays_as_adafactors(inplace: bool) -> None:
+    spec = {"name": "orthogonal-adam", "beta1": 0.0, "beta2": 0.9, "power": 0.7}
+    rule = rules.get(spec).bind([(1,)])
+    ours = torch.ones(1, 1, dtype=torch.float64)
+    state, lr = rule.init(ours), torch.full((1, 1), 0.01, dtype=torch.float64)
+    param, weights = 1.0, [0.0] * 40
+    grads = [math.sin(t) * 10 ** (t % 5 - 2) for t in range(40)]
+    for t, grad in enumerate(grads):
+        decay = min(0.9, 1 - (t + 1) ** -0.7)  # the first of them is 0, the last 0.9
+        weights = [weight * decay for weight in weights]
+        weights[t] = 1 - decay
+        assert sum(weights) == pytest.approx(1.0)  # so that there is no bias to correct
+        square = sum(w * g**2 for w, g in zip(weights, grads, strict=True))
+        param -= 0.01 * grad / (math.sqrt(square) + 1e-8)
+        ours, state = rule.update(ours, torch.full_like(ours, grad), state, lr, inplace)
+        assert ours.item() == pytest.approx(param, rel=1e-12)
+
+
 def test_of_a_matrix_the_rule_moves_along_the_orthogonalized_direction() -> None:
     spec = {"name": "orthogonal-adam", "beta1": 0.0, "beta2": 0.0, "eps": 1e-12}
     rule = rules.get(spec).bind([(4, 3), (2,)])

@@ -15,10 +15,13 @@ from agents.evaluation.optimizers import OrthogonalAdam
 from agents.kernels import KERNELS
 from optenv import rules
 
+SPEC: dict[str, Any] = {"name": "orthogonal-adam", "beta1": 0.8, "beta2": 0.9}
 
-def kernel_step(params: list[Tensor], states: list[dict], foreach: bool | None) -> None:
-    spec = {"name": "orthogonal-adam", "beta1": 0.8, "beta2": 0.9}
-    hyperparameters = rules.get(spec).hyperparameters
+
+def kernel_step(
+    params: list[Tensor], states: list[dict], foreach: bool | None, **more: float
+) -> None:
+    hyperparameters = rules.get({**SPEC, **more}).hyperparameters
     KERNELS["orthogonal-adam"](params, states, 0.01, foreach, hyperparameters)
 
 
@@ -27,7 +30,9 @@ def gradients(shapes: list[tuple[int, ...]], dtype: torch.dtype, t: int) -> list
     return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
 
 
-def end(foreach: bool | None, dtype: torch.dtype = torch.float32, skip: int = -1) -> Any:
+def end(
+    foreach: bool | None, dtype: torch.dtype = torch.float32, skip: int = -1, **more: float
+) -> Any:
     """Parameters after ten steps; number ``skip`` joins late."""
     shapes = [(4, 3), (3,), (4, 3), (2, 2, 3, 3), (3, 4)]
     params = [torch.zeros(shape, dtype=dtype) for shape in shapes]
@@ -37,16 +42,20 @@ def end(foreach: bool | None, dtype: torch.dtype = torch.float32, skip: int = -1
         for param, grad in zip(params, gradients(shapes, dtype, t), strict=True):
             param.grad = torch.empty_like(param).copy_(grad)
         taking = [i for i in range(len(params)) if i != skip or t >= 5]
-        kernel_step([params[i] for i in taking], [states[i] for i in taking], foreach)
+        own = [params[i] for i in taking], [states[i] for i in taking]
+        kernel_step(*own, foreach, **more)
     return params
 
 
 @pytest.mark.parametrize("skip", [-1, 2])
-def test_the_kernel_moves_each_parameter_as_the_rule_does_alone(skip: int) -> None:
+@pytest.mark.parametrize("power", [0.0, 0.8])
+def test_the_kernel_moves_each_parameter_as_the_rule_does_alone(
+    skip: int, power: float
+) -> None:
     shapes = [(4, 3), (3,), (4, 3), (2, 2, 3, 3), (3, 4)]
-    spec = {"name": "orthogonal-adam", "beta1": 0.8, "beta2": 0.9}
-    for i, (found, shape) in enumerate(zip(end(None, skip=skip), shapes, strict=True)):
-        rule = rules.get(spec).bind([shape])
+    ends = end(None, skip=skip, power=power)
+    for i, (found, shape) in enumerate(zip(ends, shapes, strict=True)):
+        rule = rules.get({**SPEC, "power": power}).bind([shape])
         ours = torch.zeros(1, math.prod(shape))
         state = rule.init(ours)
         for t in range(5 if i == skip else 0, 10):

@@ -119,6 +119,12 @@ def test_a_default_hyperparameter_leaves_the_name_alone() -> None:
         ),
         ({"name": "adam", "beta2": -0.1}, ValueError, r"beta2 must lie in .* got -0.1"),
         ({"name": "adam", "eps": 0}, ValueError, "eps must be positive and finite, got 0"),
+        ({"name": "adam", "power": 0.8}, TypeError, "'adam' has no hyperparameter 'power'"),
+        (
+            {"name": "orthogonal-adam", "power": 1},
+            ValueError,
+            r"power must lie in \[0, 1\), got 1",
+        ),
         ({"name": "adam", "beta1": "0.8"}, TypeError, "beta1 must be a number, got '0.8'"),
         ({"name": "adam", "beta": 0.8}, TypeError, "'beta'; valid: beta1, beta2, eps"),
         ({"name": "sgd", "momentum": 0.8}, TypeError, "'momentum'; valid: none"),
