@@ -14,6 +14,7 @@ import torch
 from comparisons import row, short
 
 from agents.evaluation.arms import (
+    ORTHOGONAL,
     RANDOM,
     SEARCHES,
     SGD,
@@ -34,7 +35,9 @@ from agents.evaluation.baselines import (
     mean_losses,
 )
 from agents.evaluation.heldout import HELDOUT
+from agents.evaluation.jobs import Job, job_key
 from agents.evaluation.run import train
+from agents.presets import RULE
 
 pytest.importorskip("sklearn")
 
@@ -189,6 +192,11 @@ def test_each_search_chooses_among_its_own_settings():
         means = mean_losses(rows, search)
         assert set(means["a"]) == set(search.candidates)
         assert choose(means, search)["a"].lr == lr
+
+
+def test_results_of_another_rule_of_ours_are_not_taken_for_this_ones():
+    arm = grid_arms(ORTHOGONAL)[0]
+    assert job_key(Job(arm, HELDOUT[0], 0))["spec"] == repr(RULE)
 
 
 def test_sgd_arms_have_momentum_and_their_schedule():

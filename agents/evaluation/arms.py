@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from optenv.actions import SCHEDULES
 from optenv.checks import positive_int
+from optenv.rules import RuleSpec
 
 from ..presets import RULE
 from .baselines import (
@@ -100,9 +101,11 @@ def sgd_momentum(params: Parameters, total_updates: int, lr: float) -> Optimizer
     return torch.optim.SGD(params, lr=lr, momentum=0.9)
 
 
-def orthogonal_adam(params: Parameters, total_updates: int, lr: float) -> Optimizer:
+def orthogonal_adam(
+    params: Parameters, total_updates: int, lr: float, spec: RuleSpec = RULE
+) -> Optimizer:
     """The rule of the default policy, with its hyperparameters, without the policy."""
-    return OrthogonalAdam(params, lr, RULE)
+    return OrthogonalAdam(params, lr, spec)
 
 
 def schedule_free_sgd(params: Parameters, total_updates: int) -> Optimizer:
@@ -226,7 +229,7 @@ SGD = Search("SGD", sgd_momentum, grid(SGD_GRID))
 #: What one might try by hand.
 RANDOM = Search("AdamW", adamw, random_choices())
 #: What our rule comes to if its learning rates are tuned instead of learned.
-ORTHOGONAL = Search("Orthogonal Adam", orthogonal_adam, grid(GRID))
+ORTHOGONAL = Search("Orthogonal Adam", partial(orthogonal_adam, spec=RULE), grid(GRID))
 
 #: What is tuned for each task, by the name of the column.
 SEARCHES = {
