@@ -159,7 +159,7 @@ def random_policy(
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
         policy.networks[0][0].weight[0] = 0.0
         policy.networks[0][0].weight[0, list(telemetry.FEATURES).index("progress")] = 3.0
-        policy.networks[0][2].weight[:, 0] = 2.0 * torch.linspace(-1, 1, outputs).neg()
+        policy.networks[0][2].weight[:, 0] = 1.5 * torch.linspace(-1, 1, outputs).neg()
         if outputs == 1:
-            policy.networks[0][2].weight[0, 0] = -3.0
+            policy.networks[0][2].weight[0, 0] = -1.5
     return policy
