@@ -15,6 +15,7 @@ from utils import random_policy
 
 from agents import LearnedOptimizer
 from agents.measuring import mean_log_lr
+from agents.policy import Policy
 from optenv import rules
 from optenv.telemetry import FEATURES, OBSERVATION_BOUND
 
@@ -183,7 +184,7 @@ def test_the_global_generator_is_left_alone():
 
 def test_a_scheduler_of_the_user_multiplies():
     plain, scheduled = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
-    policy = random_policy()
+    policy = Policy(random_policy().description)  # moves nothing, whatever it sees
     one = LearnedOptimizer([plain], policy, total_steps=10, lr=0.1)
     two = LearnedOptimizer([scheduled], policy, total_steps=10, lr=0.1)
     scheduler = torch.optim.lr_scheduler.LambdaLR(two, lambda step: 0.5)
