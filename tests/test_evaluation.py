@@ -67,6 +67,7 @@ def test_an_optimizer_of_others_that_raises_has_diverged_and_ours_has_a_bug():
     assert [update for update, _ in result["curve"]] == list(range(9))
     assert [loss for update, loss in result["curve"] if update > 3] == [math.inf] * 5
     assert result["curve"][3][1] < math.inf
+    assert result["adamw_seconds"] > 0
     ours = Arm("ours", lambda params, total: factory(params), takes_loss=True)
     with pytest.raises(RuntimeError, match="singular"):
         train(ours, short("friedman"), 0)

@@ -71,6 +71,8 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
             for group, lr in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = lr * arm.schedule(min(t / task.told_updates, 1.0))
         batch = problem.batch(t)
+        if t in timed:
+            reference.measure(batch)
         begin = time.process_time()
         optimizer.zero_grad()
         loss = problem.loss(module, batch)
@@ -92,8 +94,6 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
             watch(loss.item())
         cpu_seconds += time.process_time() - begin
         losses.append(loss.item())
-        if t in timed:
-            reference.measure(batch)
         if t + 1 in measured:
             curve.append((t + 1, _validate(problem, optimizer, total)))
         if t + 1 in traced:
@@ -141,7 +141,7 @@ class _Reference:
     @property
     def seconds(self) -> float:
         """CPU time of an update."""
-        return median(self._times) if self._times else math.nan
+        return median(self._times)
 
 
 def _warn(arm: Arm, task: HeldoutTask, seed: int, t: int, error: Exception) -> None:
