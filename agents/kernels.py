@@ -151,7 +151,8 @@ def _orthogonal_adam(
     torch._foreach_mul_(squares, decays)
     torch._foreach_addcmul_(squares, grads, grads, [1 - decay for decay in decays])
     roots = torch._foreach_sqrt(squares)
-    torch._foreach_mul_(roots, [h.bias(t) ** -0.5 for t in steps])
+    if h.power == 0:
+        torch._foreach_mul_(roots, [(1 - h.beta2**t) ** -0.5 for t in steps])
     torch._foreach_add_(roots, h.eps)
     directions = torch._foreach_mul(
         means, [h.beta1 / (1 - h.beta1 ** (t + 1)) for t in steps]

@@ -73,10 +73,6 @@ class Hyperparameters:
             else min(grown, self.beta2)
         )
 
-    def bias(self, step: Any) -> Any:
-        """What the mean square is of, at update ``step``: the sum of its weights."""
-        return 1 - self.beta2**step if self.power == 0 else 1.0
-
 
 HYPERPARAMETERS = Hyperparameters()
 
@@ -234,7 +230,9 @@ def _moments(
         square = addcmul(square, grad, grad, 1 - decay, inplace)
     else:
         square = addcmul(square, grad * grad, 1 - decay, 1.0, inplace)
-    root = mul(root_of(square), h.bias(step) ** -0.5, inplace)
+    root = root_of(square)
+    if h.power == 0:
+        root = mul(root, (1 - h.beta2**step).rsqrt(), inplace)
     return mean, root, (mean, square, step)
 
 
