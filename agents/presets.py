@@ -111,5 +111,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "reparametrize": 0.3,
         },
     },
+    # A step costs hardly more than AdamW's; beta1 as in docs/policy-log.md.
+    "adam": {**PPO, "env": {**TRAINING, "rule": {"name": "adam", "beta1": 0.8}}},
     "dqn": DQN,
 }

@@ -9,9 +9,10 @@ import pytest
 from comparisons import runs_of
 
 from agents.evaluation.baselines import TUNED
-from agents.evaluation.measures import MISS, Measured
+from agents.evaluation.measures import MISS, Measured, measure
 from agents.evaluation.standings import (
     Record,
+    ahead,
     mean_speedup,
     profile,
     profile_score,
@@ -77,6 +78,18 @@ def test_a_task_can_be_won_and_tied():
         versus(rows, "ours", TUNED, band=-0.1)
     with pytest.raises(ValueError, match="no results of the arm 'lost'"):
         versus(rows, "ours", "lost")
+
+
+def test_a_lead_is_the_paired_difference_of_normalised_losses_and_its_spread_over_seeds():
+    # On "a" the way is 1, on "b" it is 0.5; the initial loss of both is 2.
+    rows = runs_of("a", TUNED, [0.9, 1.1]) + runs_of("b", TUNED, [1.5, 1.5])
+    rows += runs_of("a", "ours", [0.85, 1.05]) + runs_of("b", "ours", [1.5, 1.48])
+    lead = ahead(measure(rows), "ours", TUNED)
+    # Seed 0: 5 and 0 %; seed 1: 5 and 4 %. What the seeds share is no uncertainty.
+    assert lead.mean == pytest.approx((2.5 + 4.5) / 2)
+    assert lead.half == pytest.approx(12.706 * np.std([2.5, 4.5], ddof=1) / 2**0.5, rel=1e-3)
+    other = ahead(measure(rows), TUNED, "ours")
+    assert (other.mean, other.half) == pytest.approx((-lead.mean, lead.half))
 
 
 def test_one_seed_or_a_divergence_is_no_tie():

@@ -184,7 +184,7 @@ def _versus(
     if TUNED in baselines:
         gaps = [gap(rows, [task], arm, TUNED) for task in tasks]
         gaps.append(gap(rows, tasks, arm, TUNED))
-        columns["gap to tuned, %"] = [_percent(each) for each in gaps]
+        columns["gap to tuned, %"] = [percent(each) for each in gaps]
     return columns
 
 
@@ -203,7 +203,8 @@ def _signed(value: Interval) -> str:
     return f"{value.mean:+.4f}" + _half(value.half, ".4f") + star
 
 
-def _percent(value: Interval) -> str:
+def percent(value: Interval) -> str:
+    """A percentage with its interval, as ``+1.5 ±0.7``."""
     return f"{value.mean:+.1f}" + _half(value.half, ".1f")
 
 
