@@ -121,7 +121,10 @@ def decide(policy: Policy, state: State, probe: Probe, log_lr: float) -> State:
         log_lr=log_lr - math.log(policy.rule.default_lr) + old,
         previous_action=state["previous_action"],
     )
-    losses = Losses(*(torch.full_like(old, x) for x in state["losses"].values()))
+    # By way of double precision: a loss beyond the range of single precision becomes an
+    # infinity here, where torch.full_like would raise.
+    kept = torch.tensor([*state["losses"].values()], dtype=torch.float64, device="cpu")
+    losses = Losses(*kept.to(old.dtype)[:, None])
     observation, history = observe(probe, losses, History(**state["history"]), control)
     with torch.autocast("cpu", enabled=False):  # of the caller, if it steps within one
         action = policy.to(old.dtype)(observation)

@@ -61,6 +61,17 @@ def test_opposite_infinities_do_not_cancel():
     assert torch.equal(p.detach(), torch.zeros(2))
 
 
+@pytest.mark.parametrize("huge", [1e20, 3e38, 1e200])
+def test_losses_near_the_end_of_single_precision_or_beyond_do_no_harm(huge):
+    model = make_model()
+    optimizer = learned(model)
+    for step in range(STEPS):
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step(loss=huge * (1 + step % 2) / 2)
+    assert weights(model).isfinite().all()
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), torch.tensor(float("nan"))])
 def test_losses_that_are_not_finite_are_ignored(bad):
     data, model = list(batches()), make_model()
