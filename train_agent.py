@@ -123,7 +123,7 @@ def parse_assignments(context: Any, option: Any, values: tuple[str, ...]) -> dic
     help="Factor on the number of updates of the held-out tasks.",
 )
 @click.option(
-    "--eval-seeds", type=click.IntRange(1), default=5, help="Seeds of the comparison."
+    "--eval-seeds", type=click.IntRange(1, 1000), default=5, help="Seeds of the comparison."
 )
 @click.option(
     "--tuning-seeds",
@@ -152,6 +152,7 @@ def main(**options: Any) -> None:
             )
             timesteps = models.remaining(model, config["timesteps"])
         else:
+            check_judging(options)
             load_policy(options["policy"])
         name = f"{options['agent']}_seed{options['seed']}"
         folder = training.new_folder(
@@ -224,6 +225,16 @@ def check_candidates(options: dict[str, Any], config: dict[str, Any]) -> None:
         )
     if count > 1 and options["resume"] is not None:
         raise ValueError("--resume goes on with one model; give --candidates 1 as well")
+
+
+def check_judging(options: dict[str, Any]) -> None:
+    """Refuse options that contradict ``--policy``."""
+    if options["resume"] is not None:
+        raise ValueError(
+            "--policy judges a policy and --resume trains one; give one of them"
+        )
+    if not options["do_evaluate"]:
+        raise ValueError("--policy judges a policy, which --no-evaluate leaves out")
 
 
 def learn_several(

@@ -84,12 +84,15 @@ def make_model(
         env: see :func:`make_env`.
         seed: of the algorithm and the environments.
         overrides: replace arguments of the algorithm's class.
-        resume: ``model.zip`` to go on from.
+        resume: ``model.zip`` to go on from, on tasks that the seed and the steps that it
+            has made decide.
 
     Raises:
-        ValueError: unknown agent, an action space that its algorithm cannot drive, or what
+        ValueError: unknown agent, an action space that its algorithm cannot drive, a model
+            to go on from that was trained on rewards of another kind, or what
             Stable-Baselines3 does not accept.
-        TypeError: an override that the class does not take.
+        TypeError: an override that the class does not take, or no number where it takes
+            one.
     """
     arguments = {**preset(agent)["algorithm"], **(overrides or {})}
     algorithm = ALGORITHMS[preset(agent)["class"]]
@@ -102,6 +105,10 @@ def make_model(
                 f"{algorithm.__name__} has no argument {name!r}; {hint}"
                 f"valid: {', '.join(valid)}"
             )
+        default = inspect.signature(algorithm).parameters[name].default
+        value = (overrides or {})[name]
+        if isinstance(value, str) and isinstance(default, (int, float)):
+            raise TypeError(f"{name} must be a number, got {value!r}")
     discrete = isinstance(env.action_space, gym.spaces.Discrete)
     if algorithm is DQN and not discrete:
         raise ValueError(
@@ -116,12 +123,24 @@ def make_model(
     try:
         if resume is None:
             return algorithm("MlpPolicy", env, seed=seed, device="cpu", **arguments)
-        return algorithm.load(resume, env=env, device="cpu", seed=seed, **(overrides or {}))
+        model = algorithm.load(
+            resume, env=env, device="cpu", seed=seed, **(overrides or {})
+        )
     except Exception as error:
         what = f"{arguments}" if resume is None else f"{str(resume)!r}"
         raise ValueError(
             f"cannot make a {algorithm.__name__} model of {what}: {error}"
         ) from error
+    relative = isinstance(getattr(model, "rollout_buffer", None), GroupScaledBuffer)
+    if algorithm is PPO and relative != isinstance(env, RelativeReward):
+        raise ValueError(
+            f"the model of {str(resume)!r} was trained on rewards that are "
+            f"{'relative to copies' if relative else 'absolute'}; "
+            f"give {'at least 2 copies' if relative else '1 copy'} to go on"
+        )
+    if seed is not None:  # not the tasks once more that the model began with
+        model.set_random_seed(seed + model.num_timesteps)
+    return model
 
 
 def _group_scaled(env: RelativeReward, n_steps: int) -> dict[str, Any]:

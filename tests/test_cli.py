@@ -46,7 +46,11 @@ def invoke(*arguments):
         (["--agent", "dqn", "--env", "optenv/LearningRate-v0"], "needs a discrete action"),
         (["--eval-task", "mnist"], "unknown held-out task 'mnist'; valid tasks: photo-cnn"),
         (["--agent", "dqn", "--timesteps", "9"], "must exceed learning_starts (20,480)"),
-        (["--set", "learning_rate=abc"], "cannot make a PPO model of"),
+        (["--set", "learning_rate=abc"], "learning_rate must be a number, got 'abc'"),
+        (["--set", "policy_kwargs=3"], "cannot make a PPO model of"),
+        (["--policy", "default", "--no-evaluate"], "which --no-evaluate leaves out"),
+        (["--policy", "default", "--resume", SCRIPT], "give one of them"),
+        (["--eval-seeds", "1001"], "1001 is not in the range 1<=x<=1000"),
         (["--env-arg", "num_envs=4"], "use --num-envs"),
         (["--resume", SCRIPT], "cannot make a PPO model of"),
         (["--policy", "nowhere"], "no policy at 'nowhere'"),
@@ -87,6 +91,10 @@ def test_a_short_run_leaves_a_usable_policy_and_can_go_on(agent, tmp_path):
     resume = ["--out", tmp_path / "b", "--resume", tmp_path / "a" / "model.zip"]
     done = invoke(*first, *resume, "--timesteps", 100)
     assert done.exit_code == 2 and "none of 100 are left" in " ".join(done.output.split())
+    if agent == "ppo":
+        alone = invoke(*first, *resume, "--timesteps", 1400, "--copies", 1)
+        assert alone.exit_code == 2
+        assert "relative to copies; give at least 2" in " ".join(alone.output.split())
     more = invoke(*first, *resume, "--timesteps", 1400)
     assert more.exit_code == 0, more.output
     steps = load_policy(tmp_path / "b" / "policy").description["timesteps"]
