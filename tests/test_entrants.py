@@ -68,6 +68,10 @@ def test_policies_are_named_after_their_folders(tmp_path, monkeypatch):
     assert found[0].rates == (1e-3,) and found[0].arms()[0].name == "a lr 0.001"
     monkeypatch.chdir(tmp_path / "b")
     assert load_entrants(["policy"], [1e-3])[0].label == "b"
+    with pytest.raises(
+        ValueError, match=r"differ in six digits, got 0\.001, 0\.00100000001"
+    ):
+        load_entrants(["policy"], [1e-3, 1.00000001e-3])
 
 
 def test_the_package_is_imported_without_click():

@@ -49,13 +49,17 @@ def test_learned_arms_are_given_the_detached_loss():
 
 
 class Breaks(torch.optim.SGD):
-    steps = 0
+    steps, works = 0, 3
 
     def step(self, closure=None, *, loss=None):
         self.steps += 1
-        if self.steps > 3:
+        if self.steps > self.works:
             torch.linalg.inv(torch.zeros(2, 2))
         return super().step(closure)
+
+
+class BreaksAtOnce(Breaks):
+    works = 0
 
 
 def test_an_optimizer_of_others_that_raises_has_diverged_and_ours_has_a_bug():
@@ -68,6 +72,11 @@ def test_an_optimizer_of_others_that_raises_has_diverged_and_ours_has_a_bug():
     assert [loss for update, loss in result["curve"] if update > 3] == [math.inf] * 5
     assert result["curve"][3][1] < math.inf
     assert result["adamw_seconds"] > 0
+    with pytest.warns(UserWarning, match="failed at update 0"):
+        at_once = train(
+            Arm("theirs", lambda params, total: BreaksAtOnce(params)), short("friedman"), 0
+        )
+    assert at_once["cpu_seconds"] > 0 and at_once["adamw_seconds"] > 0
     ours = Arm("ours", lambda params, total: factory(params), takes_loss=True)
     with pytest.raises(RuntimeError, match="singular"):
         train(ours, short("friedman"), 0)

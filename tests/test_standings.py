@@ -87,7 +87,9 @@ def test_a_lead_is_the_paired_difference_of_normalised_losses_and_its_spread_ove
     lead = ahead(measure(rows), "ours", TUNED)
     # Seed 0: 5 and 0 %; seed 1: 5 and 4 %. What the seeds share is no uncertainty.
     assert lead.mean == pytest.approx((2.5 + 4.5) / 2)
-    assert lead.half == pytest.approx(12.706 * np.std([2.5, 4.5], ddof=1) / 2**0.5, rel=1e-3)
+    assert lead.half == pytest.approx(
+        12.706 * np.std([2.5, 4.5], ddof=1) / 2**0.5, rel=1e-3
+    )
     other = ahead(measure(rows), TUNED, "ours")
     assert (other.mean, other.half) == pytest.approx((-lead.mean, lead.half))
 

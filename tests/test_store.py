@@ -113,7 +113,9 @@ def test_what_is_half_written_is_dropped_and_run_again(tmp_path):
     assert len(path.read_text().splitlines()) == len(Store(path)) == 2
 
 
-@pytest.mark.parametrize("line", ["nonsense", "{}", "[1]", '{"key": {}, "task": "a"}'])
+@pytest.mark.parametrize(
+    "line", ["nonsense", "{}", "[1]", "5", "null", '{"key": {}, "task": "a"}']
+)
 def test_a_damaged_line_is_named(line, tmp_path):
     path = tmp_path / "rows.jsonl"
     Store(path).add(job_key(JOB), ROW)

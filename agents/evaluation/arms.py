@@ -149,7 +149,11 @@ def soap(params: Parameters, total_updates: int) -> Optimizer:
 
 
 def muon(module: nn.Module, total_updates: int) -> Optimizer:
-    """Muon for the hidden weights, AdamW for the rest, both with AdamW's defaults."""
+    """Muon for the hidden weights, AdamW for the rest, both with AdamW's defaults.
+
+    That is how Muon is meant to be used; a perceptron of two layers has no hidden weights,
+    so that all of it is AdamW.
+    """
     return MuonAdamW(module)
 
 
@@ -181,21 +185,23 @@ def plateau(optimizer: Optimizer, total_updates: int) -> Watcher:
 def untuned_arms() -> list[Arm]:
     """All baselines that run with their defaults, those of the short table first.
 
-    They run at a constant base learning rate, except NAdamW (warm-up and cosine) and
-    the one that is named after its plateaus. An arm whose package is missing raises an
-    ImportError when it is run, not here.
+    Those that are meant to be scheduled follow a cosine to 0, NAdamW after a warm-up.
+    AdamW's default, Schedule-Free and hypergradient descent are not scheduled, and one is
+    by its plateaus. An arm whose package is missing raises an ImportError when it is run,
+    not here.
     """
+    cosine = SCHEDULES["cosine"]
     return [
         *default_arms(),
         Arm("NAdamW warm-up + cosine", nadamw, warmup_cosine),
         Arm("AdamW plateau", partial(adamw, lr=1e-3), watch=plateau),
         Arm("Schedule-Free SGD", schedule_free_sgd),
-        Arm("D-Adapt Adam", dadapt_adam),
-        Arm("Mechanic AdamW", mechanic_adamw),
+        Arm("D-Adapt Adam", dadapt_adam, cosine),
+        Arm("Mechanic AdamW", mechanic_adamw, cosine),
         Arm("Adam-HD", adam_hd),
-        Arm("SOAP", soap),
-        Arm("Muon + AdamW", muon, takes_module=True),
-        Arm("PILOT", pilot),
+        Arm("SOAP", soap, cosine),
+        Arm("Muon + AdamW", muon, cosine, takes_module=True),
+        Arm("PILOT", pilot, cosine),
     ]
 
 

@@ -105,7 +105,7 @@ def schedule_free(params: Iterable[nn.Parameter], total_updates: int) -> Optimiz
 
 
 def prodigy(params: Iterable[nn.Parameter], total_updates: int) -> Optimizer:
-    """Prodigy with its defaults."""
+    """Prodigy with its defaults; its authors advise a cosine, or no schedule."""
     import prodigyopt
 
     return prodigyopt.Prodigy(params, lr=1.0)
@@ -133,7 +133,7 @@ def default_arms() -> list[Arm]:
     return [
         Arm(DEFAULT, partial(adamw, lr=1e-3)),
         Arm("Schedule-Free AdamW", schedule_free),
-        Arm("Prodigy", prodigy),
+        Arm("Prodigy", prodigy, SCHEDULES["cosine"]),
     ]
 
 

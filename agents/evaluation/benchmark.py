@@ -1,9 +1,9 @@
-"""The benchmark: tasks that no policy is trained or selected on.
+"""The benchmark: tasks on which no policy's weights are trained or selected.
 
 The held-out tasks of ``train_agent.py``, and more: deeper, wider and recurrent networks,
 small tables, noisy labels, long runs, fine-tuning, and lengths that were guessed wrong.
-Their data sets are none of those that policies are trained or selected on. Lengths were
-fixed before any policy was judged. They are meant to let tuned AdamW end close to its best
+Their data sets are none of those that policies are trained or selected on. Lengths are set
+by how AdamW does, not policies: they are meant to let tuned AdamW end close to its best
 validation loss, so that it does not pay to stop early; the command says where it does not.
 """
 

@@ -94,8 +94,13 @@ def load_entrants(paths: Sequence[str | Path], rates: Sequence[float]) -> list[E
         rates: base learning rates.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`~agents.load_policy`.
+        FileNotFoundError, ValueError: as :func:`~agents.load_policy`; or two rates are so
+            close that their arms would have one name.
     """
+    rates = tuple(dict.fromkeys(rates))
+    if len({f"{lr:g}" for lr in rates}) < len(rates):
+        got = ", ".join(map(str, rates))
+        raise ValueError(f"base learning rates must differ in six digits, got {got}")
     found: dict[str, Entrant] = {}
     for path in paths:
         policy = load_policy(path)
@@ -104,7 +109,7 @@ def load_entrants(paths: Sequence[str | Path], rates: Sequence[float]) -> list[E
             continue
         if label in found:
             label = f"{label}-{mark[:6]}"
-        found[label] = Entrant(label, policy, tuple(dict.fromkeys(rates)))
+        found[label] = Entrant(label, policy, rates)
     return list(found.values())
 
 

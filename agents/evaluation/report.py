@@ -48,9 +48,12 @@ def with_worst_cases(
 
 
 def cpu_ratios(rows: Sequence[Row]) -> dict[str, float]:
-    """CPU time of an update over that of one of AdamW beside it, by arm.
+    """CPU time of an update over that of AdamW's, by arm.
 
-    It is that of forward, backward and step: the geometric mean over tasks and seeds.
+    It is that of forward, backward and step: the geometric mean over tasks and seeds. Each
+    run was timed in updates of AdamW beside it (:func:`~agents.evaluation.measures.cost`),
+    which are somewhat faster than those of a run of AdamW itself, as they come in pairs:
+    so the ratios are to that run's.
 
     Raises:
         ValueError: an arm lacks runs that another has, or no CPU time was measured.
@@ -61,14 +64,15 @@ def cpu_ratios(rows: Sequence[Row]) -> dict[str, float]:
         if not cost(row) > 0.0:
             raise ValueError("the CPU time of some runs is not positive")
         logs.setdefault(row["arm"], []).append(math.log(cost(row)))
-    return {arm: math.exp(sum(values) / len(values)) for arm, values in logs.items()}
+    means = {arm: sum(values) / len(values) for arm, values in logs.items()}
+    return {arm: math.exp(mean - means[DEFAULT]) for arm, mean in means.items()}
 
 
 def format_cpu(rows: Sequence[Row], width: int = WIDTH) -> str:
     """The :func:`cpu_ratios` as text, a line an arm."""
     ratios = cpu_ratios(rows)
     arms = shown_arms(rows)
-    title = "CPU time of an update, in updates of AdamW; geometric mean"
+    title = f"CPU time of an update, in updates of {DEFAULT}; geometric mean"
     return grid(title, arms, {"CPU": [f"{ratios[arm]:.2f}" for arm in arms]}, width)
 
 

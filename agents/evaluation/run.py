@@ -83,6 +83,7 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
             else:
                 optimizer.step()
         except (ArithmeticError, LinAlgError) as error:
+            cpu_seconds += time.process_time() - begin
             if arm.takes_loss:  # ours has no excuse
                 raise
             _warn(arm, task, seed, t, error)

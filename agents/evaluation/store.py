@@ -61,7 +61,7 @@ class Store:
         for i, line in enumerate(whole.splitlines(), 1):
             try:
                 key, row = _decoded(line)
-            except (KeyError, TypeError, ValueError) as error:
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise ValueError(
                     f"line {i} of {self.path} is not a run ({error!r}); remove it"
                 ) from error
