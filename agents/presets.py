@@ -3,9 +3,8 @@
 One entry per agent: the algorithm, the environment it learns in, the algorithm's own
 arguments (those of the Stable-Baselines3 class, by their names), how long it learns, and
 how many trainings there are to choose from. ``ppo`` is for a first try, in minutes.
-``default`` made the policy of that name in :data:`agents.SHIPPED`, earlier forms of three
-others made the rest (agents/policies/README.md says what differs). What was tried on the
-way is in docs/policy-log.md.
+The policies in :data:`agents.SHIPPED` were made by the presets of their names. What was
+tried on the way is in docs/policy-log.md.
 """
 
 from __future__ import annotations

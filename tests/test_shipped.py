@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from agents import SHIPPED, LearnedOptimizer, load_policy
+from agents.presets import PRESETS
+from optenv import rules
 from optenv.telemetry import FEATURE_VERSION
 
 LIMIT = 100_000
@@ -33,7 +35,7 @@ def small_module():
 
 
 def test_the_policies_that_are_promised_are_there():
-    assert {"default", "gradient-only", "anytime", "momentum"} <= set(SHIPPED)
+    assert {"default", "gradient-only", "anytime", "adam", "momentum"} <= set(SHIPPED)
     assert load_policy("anytime").anytime and not load_policy("gradient-only").sees_loss
 
 
@@ -46,6 +48,10 @@ def test_a_policy_is_small_and_says_how_it_was_made(name):
     seeds = described.get("seeds") or [described["seed"]]
     assert all(isinstance(seed, int) for seed in seeds)
     assert described["feature_version"] == FEATURE_VERSION
+    preset = described["command"].split()[3]
+    assert preset == name, "what made it is the preset of its name"
+    assert described["rule"] == rules.get(PRESETS[name]["env"]["rule"]).to_spec()
+    assert described["timesteps"] >= PRESETS[name]["timesteps"]
 
 
 @pytest.mark.parametrize("name", list(SHIPPED))
