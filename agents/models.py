@@ -96,8 +96,8 @@ def make_model(
     """
     arguments = {**preset(agent)["algorithm"], **(overrides or {})}
     algorithm = ALGORITHMS[preset(agent)["class"]]
-    valid = list(inspect.signature(algorithm).parameters)
-    for name in overrides or {}:
+    valid = inspect.signature(algorithm).parameters
+    for name, value in (overrides or {}).items():
         if name not in valid:
             close = get_close_matches(name, valid, 1)
             hint = f"did you mean {close[0]!r}? " if close else ""
@@ -105,9 +105,7 @@ def make_model(
                 f"{algorithm.__name__} has no argument {name!r}; {hint}"
                 f"valid: {', '.join(valid)}"
             )
-        default = inspect.signature(algorithm).parameters[name].default
-        value = (overrides or {})[name]
-        if isinstance(value, str) and isinstance(default, (int, float)):
+        if isinstance(value, str) and isinstance(valid[name].default, (int, float)):
             raise TypeError(f"{name} must be a number, got {value!r}")
     discrete = isinstance(env.action_space, gym.spaces.Discrete)
     if algorithm is DQN and not discrete:

@@ -75,7 +75,7 @@ class Entrant:
 
     def name(self, lr: float, kind: str = "") -> str:
         """Name of the arm with this base learning rate, or of a control of it."""
-        return f"{self.family(kind)} lr {lr:g}"
+        return f"{self.family(kind)} lr {_spelled(lr)}"
 
     def family(self, kind: str = "") -> str:
         """What the names of all arms of a kind begin with."""
@@ -98,7 +98,7 @@ def load_entrants(paths: Sequence[str | Path], rates: Sequence[float]) -> list[E
             close that their arms would have one name.
     """
     rates = tuple(dict.fromkeys(rates))
-    if len({f"{lr:g}" for lr in rates}) < len(rates):
+    if len({_spelled(lr) for lr in rates}) < len(rates):
         got = ", ".join(map(str, rates))
         raise ValueError(f"base learning rates must differ in six digits, got {got}")
     found: dict[str, Entrant] = {}
@@ -111,6 +111,11 @@ def load_entrants(paths: Sequence[str | Path], rates: Sequence[float]) -> list[E
             label = f"{label}-{mark[:6]}"
         found[label] = Entrant(label, policy, rates)
     return list(found.values())
+
+
+def _spelled(lr: float) -> str:
+    """A learning rate as the names of arms have it."""
+    return f"{lr:g}"
 
 
 def _label(path: Path) -> str:
