@@ -27,6 +27,8 @@ COLUMNS = 8
 RIM = "#404040"
 #: Letters that fit above a panel.
 TITLE_WIDTH = 22
+#: Letters of the label below that fit in an inch.
+LETTERS = 14
 #: Normalised losses below this are drawn at the edge, with their value: the others, most
 #: of them near 1, could not be told apart on a scale that shows all.
 LOWEST = 0.7
@@ -102,7 +104,8 @@ def plot_final_losses(
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     bands = math.ceil(len(arms) / COLUMNS)
     columns = math.ceil(len(arms) / bands)
-    figure = new_figure(2.0 + 1.5 * columns, bands * (0.9 + 0.2 * len(tasks)))
+    width = 2.0 + 1.5 * columns
+    figure = new_figure(width, bands * (0.9 + 0.2 * len(tasks)))
     axes = figure.subplots(bands, columns, squeeze=False, sharex=True, sharey=True)
     for ax in axes.flat[len(arms) :]:
         ax.set_visible(False)
@@ -116,11 +119,11 @@ def plot_final_losses(
     first.set_xlim(LOWEST - 0.03, max(1.05, highest + 0.03))
     first.set_yticks(range(len(tasks)), tasks)
     first.set_ylim(len(tasks) - 0.5, -0.5)
-    figure.supxlabel(
+    label = (
         f"normalised final validation loss: 0 initial, 1 {reference}; higher is better "
-        f"(triangles: below {LOWEST:g}, with their value)",
-        fontsize=9,
+        f"(triangles: below {LOWEST:g}, with their value)"
     )
+    figure.supxlabel(textwrap.fill(label, int(width * LETTERS)), fontsize=9)
     figure.savefig(path, dpi=150)
 
 
