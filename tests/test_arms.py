@@ -13,17 +13,7 @@ import pytest
 import torch
 from comparisons import row, short
 
-from agents.evaluation.arms import (
-    ORTHOGONAL,
-    RANDOM,
-    SEARCHES,
-    SGD,
-    imported,
-    plateau,
-    random_choices,
-    untuned_arms,
-    warmup_cosine,
-)
+from agents.evaluation.arms import imported, plateau, untuned_arms, warmup_cosine
 from agents.evaluation.baselines import (
     ADAMW,
     Arm,
@@ -37,6 +27,15 @@ from agents.evaluation.baselines import (
 from agents.evaluation.heldout import HELDOUT
 from agents.evaluation.jobs import Job, job_key
 from agents.evaluation.run import train
+from agents.evaluation.searches import (
+    ORTHOGONAL,
+    RANDOM,
+    SCHEDULE_FREE,
+    SEARCHES,
+    SGD,
+    SOAP,
+    random_choices,
+)
 from agents.presets import RULE
 
 pytest.importorskip("sklearn")
@@ -101,7 +100,7 @@ def test_every_arm_trains_on_every_heldout_task(name):
 def test_arms_are_picklable_and_their_names_are_unique():
     arms = [*untuned_arms(), *(arm for s in SEARCHES.values() for arm in grid_arms(s))]
     names = [arm.name for arm in arms]
-    assert len(set(names)) == len(names) == 12 + 21 + 21 + 5 + 21
+    assert len(set(names)) == len(names) == 12 + 21 + 21 + 5 + 21 + 7 + 7
     assert [arm.name for arm in pickle.loads(pickle.dumps(arms))] == names
     assert set(NEEDS) <= set(ARMS)
 
@@ -192,6 +191,16 @@ def test_each_search_chooses_among_its_own_settings():
         means = mean_losses(rows, search)
         assert set(means["a"]) == set(search.candidates)
         assert choose(means, search)["a"].lr == lr
+
+
+def test_tuned_baselines_run_with_the_rate_that_is_tried():
+    assert {choice.schedule for choice in SCHEDULE_FREE.choices} == {"constant"}
+    assert {choice.schedule for choice in SOAP.choices} == {"cosine"}
+    for search, module in ((SCHEDULE_FREE, "schedulefree"), (SOAP, "pytorch_optimizer")):
+        pytest.importorskip(module)
+        arm = next(arm for arm in grid_arms(search) if " 0.03," in arm.name)
+        optimizer = arm.factory([torch.nn.Parameter(torch.ones(2))], 10)
+        assert optimizer.param_groups[0]["lr"] == 0.03
 
 
 def test_results_of_another_rule_of_ours_are_not_taken_for_this_ones():

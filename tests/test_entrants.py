@@ -10,10 +10,11 @@ import pytest
 from comparisons import benchmark as invoke
 from utils import random_policy
 
-from agents.evaluation.arms import SEARCHES, untuned_arms
+from agents.evaluation.arms import untuned_arms
 from agents.evaluation.baselines import SHARED
 from agents.evaluation.benchmark import BENCHMARK
-from agents.evaluation.entrants import load_entrants
+from agents.evaluation.entrants import load_entrants, pick_baselines
+from agents.evaluation.searches import SEARCHES
 from agents.policy import save_policy
 
 pytest.importorskip("sklearn")
@@ -54,6 +55,13 @@ def test_a_missing_package_is_named_before_anything_runs(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "prodigyopt", None)
     result = invoke("--arm", "Prodigy", "--out", tmp_path / "run")
     assert result.exit_code == 2 and "Prodigy cannot run" in result.output
+
+
+@pytest.mark.parametrize("name", ["SOAP", "SOAP tuned"])
+def test_a_missing_package_is_found_out_before_anything_runs(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    with pytest.raises(ImportError, match=r"SOAP.* cannot run: .*optenv\[benchmark\]"):
+        pick_baselines([name])
 
 
 def test_policies_are_named_after_their_folders(tmp_path, monkeypatch):

@@ -1,15 +1,14 @@
 """Further optimizers to measure a learned policy against, for the full benchmark.
 
-:func:`untuned_arms` has the optimizers that run as they come, :data:`SEARCHES` the rules
-whose settings are chosen for each task. Packages of the extra ``benchmark`` are imported
-where an optimizer is made, so that those whose package is there can run without the rest.
+:func:`untuned_arms` has those that run as they come;
+:data:`~agents.evaluation.searches.SEARCHES` the rules that are tuned for each task.
+Packages of the extra ``benchmark`` are imported where an optimizer is made, so that those
+whose package is there can run without the rest.
 """
 
 from __future__ import annotations
 
 import importlib
-import math
-import random
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -20,34 +19,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from optenv.actions import SCHEDULES
-from optenv.checks import positive_int
 from optenv.rules import RuleSpec
 
 from ..presets import RULE
-from .baselines import (
-    ADAMW,
-    GRID,
-    TUNED,
-    Arm,
-    Choice,
-    Search,
-    Watcher,
-    adamw,
-    default_arms,
-    grid,
-)
+from .baselines import Arm, Watcher, adamw, default_arms
 from .optimizers import AdamHD, MuonAdamW, OrthogonalAdam
 
-__all__ = [
-    "ORTHOGONAL",
-    "RANDOM",
-    "SEARCHES",
-    "SGD",
-    "SGD_GRID",
-    "random_choices",
-    "untuned_arms",
-    "warmup_cosine",
-]
+__all__ = ["untuned_arms", "warmup_cosine"]
 
 Parameters = Iterable[nn.Parameter]
 
@@ -55,11 +33,6 @@ Parameters = Iterable[nn.Parameter]
 WARMUP = 0.05
 #: Parts of the run whose mean loss :func:`plateau` looks at.
 WINDOWS = 50
-#: Learning rates of SGD tried per task.
-SGD_GRID = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
-#: Bounds of the learning rates that are drawn.
-RANDOM_RATES = (1e-4, 1e-1)
-RANDOM_TRIALS = 5
 
 
 def imported(module: str, name: str, package: str) -> Any:
@@ -143,9 +116,9 @@ def adam_hd(params: Parameters, total_updates: int) -> Optimizer:
     return AdamHD(params)
 
 
-def soap(params: Parameters, total_updates: int) -> Optimizer:
-    """SOAP (Vyas et al., 2024) with its defaults: lr 3e-3, weight decay 1e-2."""
-    return imported("pytorch_optimizer", "SOAP", "pytorch_optimizer")(params)
+def soap(params: Parameters, total_updates: int, lr: float = 3e-3) -> Optimizer:
+    """SOAP (Vyas et al., 2024) with its defaults but for ``lr``; weight decay 1e-2."""
+    return imported("pytorch_optimizer", "SOAP", "pytorch_optimizer")(params, lr=lr)
 
 
 def muon(module: nn.Module, total_updates: int) -> Optimizer:
@@ -203,44 +176,3 @@ def untuned_arms() -> list[Arm]:
         Arm("Muon + AdamW", muon, cosine, takes_module=True),
         Arm("PILOT", pilot, cosine),
     ]
-
-
-def random_choices(trials: int = RANDOM_TRIALS, seed: int = 0) -> tuple[Choice, ...]:
-    """Settings drawn at random, the same ones for the same seed on every machine.
-
-    Args:
-        trials: how many.
-        seed: of Python's generator; more trials begin with those of fewer.
-
-    Returns:
-        Learning rates, log-uniform between 1e-4 and 1e-1 and rounded to three digits,
-        and schedules, each as likely as the others.
-
-    Raises:
-        ValueError: ``trials`` is not a positive integer.
-    """
-    generator, schedules = random.Random(seed), list(SCHEDULES)
-    low, high = map(math.log, RANDOM_RATES)
-
-    def draw() -> Choice:
-        lr = math.exp(low + (high - low) * generator.random())
-        return Choice(
-            float(f"{lr:.3g}"), schedules[int(len(schedules) * generator.random())]
-        )
-
-    return tuple(draw() for _ in range(positive_int("trials", trials)))
-
-
-SGD = Search("SGD", sgd_momentum, grid(SGD_GRID))
-#: What one might try by hand.
-RANDOM = Search("AdamW", adamw, random_choices())
-#: What our rule comes to if its learning rates are tuned instead of learned.
-ORTHOGONAL = Search("Orthogonal Adam", partial(orthogonal_adam, spec=RULE), grid(GRID))
-
-#: What is tuned for each task, by the name of the column.
-SEARCHES = {
-    TUNED: ADAMW,
-    "SGD tuned": SGD,
-    "AdamW random search": RANDOM,
-    "Orthogonal Adam tuned": ORTHOGONAL,
-}

@@ -97,11 +97,13 @@ def adamw(params: Iterable[nn.Parameter], total_updates: int, lr: float) -> Opti
     return torch.optim.AdamW(params, lr=lr, fused=True)
 
 
-def schedule_free(params: Iterable[nn.Parameter], total_updates: int) -> Optimizer:
-    """Schedule-Free AdamW with its defaults."""
+def schedule_free(
+    params: Iterable[nn.Parameter], total_updates: int, lr: float = 2.5e-3
+) -> Optimizer:
+    """Schedule-Free AdamW with its defaults but for ``lr``."""
     import schedulefree
 
-    return schedulefree.AdamWScheduleFree(params)
+    return schedulefree.AdamWScheduleFree(params, lr=lr)
 
 
 def prodigy(params: Iterable[nn.Parameter], total_updates: int) -> Optimizer:
@@ -157,10 +159,12 @@ class Search:
         return {f"{self.rule} {c.lr:g}, {c.schedule}": c for c in self.choices}
 
 
-def grid(rates: Iterable[float]) -> tuple[Choice, ...]:
+def grid(
+    rates: Iterable[float], schedules: Iterable[str] = tuple(SCHEDULES)
+) -> tuple[Choice, ...]:
     """Every learning rate with every schedule, of :data:`optenv.actions.SCHEDULES`."""
     rates = tuple(rates)
-    return tuple(Choice(lr, schedule) for schedule in SCHEDULES for lr in rates)
+    return tuple(Choice(lr, schedule) for schedule in schedules for lr in rates)
 
 
 #: Every learning rate of :data:`GRID` with every schedule.

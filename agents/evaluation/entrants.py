@@ -9,8 +9,9 @@ from pathlib import Path
 from torch import nn
 
 from ..policy import Policy, load_policy
-from .arms import SEARCHES, untuned_arms
-from .baselines import DEFAULT, SHARED, TUNED, Arm, Search, learned_arm
+from .arms import untuned_arms
+from .baselines import DEFAULT, SHARED, TUNED, Arm, Search, grid_arms, learned_arm
+from .searches import SEARCHES
 
 __all__ = ["Baselines", "Entrant", "load_entrants", "pick_baselines"]
 
@@ -47,7 +48,9 @@ def pick_baselines(names: Sequence[str] = ()) -> Baselines:
             raise ValueError(f"unknown arm {name!r}; valid arms: {', '.join(valid)}")
     wanted = {*(names or valid), DEFAULT, TUNED}
     found = [arm for name, arm in untuned.items() if name in wanted]
-    for arm in found:  # now, rather than hours later
+    searches = {name: search for name, search in SEARCHES.items() if name in wanted}
+    tried = [grid_arms(search)[0] for search in searches.values()]
+    for arm in [*found, *tried]:  # now, rather than hours later
         module = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
         try:
             arm.factory(module if arm.takes_module else module.parameters(), 10)
@@ -55,7 +58,6 @@ def pick_baselines(names: Sequence[str] = ()) -> Baselines:
             raise ImportError(
                 f"{arm.name} cannot run: {error}; name the arms that can, with --arm"
             ) from error
-    searches = {name: search for name, search in SEARCHES.items() if name in wanted}
     return Baselines(found, searches, SHARED in wanted)
 
 
