@@ -67,7 +67,17 @@ PPO: dict[str, Any] = {
 DQN: dict[str, Any] = {
     "class": "DQN",
     "env_id": "optenv/DiscreteLearningRate-v0",
-    "env": {**TRAINING, "action": {"start": -2.0, "schedule": "wsd", "bound": 8.0}},
+    "env": {
+        **TRAINING,
+        "loss_dropout": 0.3,  # with less it fails where no loss is given
+        "action": {
+            "start": -2.0,
+            "schedule": "wsd",
+            "bound": 8.0,
+            # Up to 6, since a base rate may be a thousand times too small.
+            "multipliers": (0.25, 0.5, 0.8, 1.0, 1.25, 2.0, 6.0),
+        },
+    },
     "num_envs": 256,
     "copies": 4,
     "candidates": 1,
@@ -78,8 +88,9 @@ DQN: dict[str, Any] = {
         "learning_starts": 20_480,
         "batch_size": 512,
         "train_freq": 1,
-        "gradient_steps": 8,
-        "learning_rate": 5e-4,
+        "gradient_steps": 16,
+        "learning_rate": 3e-4,
+        "n_steps": 5,
         "gamma": 1.0,
         "target_update_interval": 2_560,
         "exploration_fraction": 0.3,
