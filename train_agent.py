@@ -207,9 +207,11 @@ def configure(options: dict[str, Any]) -> dict[str, Any]:
     """What the agent is made with: the preset's, unless an option says otherwise."""
     preset = PRESETS[options["agent"]]
     names = ("env_id", "timesteps", "num_envs", "copies", "candidates", "members")
+    chosen = {name: options[name] or preset[name] for name in names}
+    own = models.env_arguments(options["agent"], chosen["env_id"])
     return {
-        **{name: options[name] or preset[name] for name in names},
-        "env_arguments": {**preset["env"], **options["env_arg"]},
+        **chosen,
+        "env_arguments": {**own, **options["env_arg"]},
         "algorithm": preset["algorithm"] | options["overrides"],
         "overrides": options["overrides"],
     }

@@ -34,6 +34,24 @@ def preset(agent: str) -> dict[str, Any]:
     return PRESETS[agent]
 
 
+def env_arguments(agent: str, env_id: str) -> dict[str, Any]:
+    """The preset's arguments of the environment, as far as ``env_id`` knows them.
+
+    What a preset says of its kind of action, such as its multipliers, means nothing to an
+    environment with another kind.
+
+    Raises:
+        ValueError: there is no such agent.
+    """
+    arguments = preset(agent)["env"]
+    if env_id not in optenv.ENVIRONMENTS:
+        return dict(arguments)  # make_env says so
+    kind = str(optenv.ENVIRONMENTS[env_id]["action"])
+    known = optenv.actions.ACTIONS[kind].__dataclass_fields__
+    action = {name: value for name, value in arguments["action"].items() if name in known}
+    return {**arguments, "action": action}
+
+
 def make_env(
     env_id: str, num_envs: int, arguments: Mapping[str, Any], *, copies: int = 1
 ) -> VecEnv:
@@ -121,9 +139,12 @@ def make_model(
     try:
         if resume is None:
             return algorithm("MlpPolicy", env, seed=seed, device="cpu", **arguments)
-        model = algorithm.load(
-            resume, env=env, device="cpu", seed=seed, **(overrides or {})
-        )
+        own = dict(overrides or {})
+        if (
+            algorithm is DQN
+        ):  # it would take its own buffer of n-step returns for a custom one
+            own = {"replay_buffer_class": None, **own}
+        model = algorithm.load(resume, env=env, device="cpu", seed=seed, **own)
     except Exception as error:
         what = f"{arguments}" if resume is None else f"{str(resume)!r}"
         raise ValueError(

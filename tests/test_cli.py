@@ -101,6 +101,14 @@ def test_a_short_run_leaves_a_usable_policy_and_can_go_on(agent, tmp_path):
     assert policy.description["timesteps"] < 1400 <= steps < 1800
 
 
+def test_an_agent_can_learn_with_the_other_kind_of_action(tmp_path):
+    other = ["--env", "optenv/DiscreteLearningRate-v0", "--out", tmp_path / "a"]
+    result = invoke(*other, "--timesteps", 300, *SMALL, "--no-evaluate")
+    assert result.exit_code == 0, result.output
+    action = load_policy(tmp_path / "a" / "policy").description["action"]
+    assert action["kind"] == "discrete" and action["start"] == -2.0
+
+
 def test_the_default_folder_is_a_new_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
