@@ -139,11 +139,9 @@ def make_model(
     try:
         if resume is None:
             return algorithm("MlpPolicy", env, seed=seed, device="cpu", **arguments)
-        own = dict(overrides or {})
-        if (
-            algorithm is DQN
-        ):  # it would take its own buffer of n-step returns for a custom one
-            own = {"replay_buffer_class": None, **own}
+        # DQN would take the buffer that it made for n-step returns for one of the user's.
+        buffer = {"replay_buffer_class": None} if algorithm is DQN else {}
+        own = {**buffer, **(overrides or {})}
         model = algorithm.load(resume, env=env, device="cpu", seed=seed, **own)
     except Exception as error:
         what = f"{arguments}" if resume is None else f"{str(resume)!r}"
