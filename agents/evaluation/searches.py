@@ -13,7 +13,16 @@ from ..presets import RULE
 from .arms import orthogonal_adam, sgd_momentum, soap
 from .baselines import ADAMW, GRID, TUNED, Choice, Search, adamw, grid, schedule_free
 
-__all__ = ["ORTHOGONAL", "RANDOM", "SEARCHES", "SGD", "SGD_GRID", "random_choices"]
+__all__ = [
+    "ORTHOGONAL",
+    "RANDOM",
+    "SCHEDULE_FREE",
+    "SEARCHES",
+    "SGD",
+    "SGD_GRID",
+    "SOAP",
+    "random_choices",
+]
 
 #: Learning rates of SGD tried per task.
 SGD_GRID = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
@@ -57,7 +66,7 @@ ORTHOGONAL = Search("Orthogonal Adam", partial(orthogonal_adam, spec=RULE), grid
 SCHEDULE_FREE = Search(
     "Schedule-Free AdamW", schedule_free, grid(GRID, schedules=("constant",))
 )
-#: With the one schedule that its authors use, for each run costs many of AdamW's.
+#: With one schedule, that of the untuned arm: an update costs more than two of AdamW's.
 SOAP = Search("SOAP", soap, grid(GRID, schedules=("cosine",)))
 
 #: What is tuned for each task, by the name of the column.
