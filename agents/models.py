@@ -12,13 +12,14 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 import optenv  # registers the environments
 from optenv.sb3 import SB3VecEnv
 
 from .presets import PRESETS
-from .relative import GroupScaledBuffer, RelativeReward
+from .relative import RelativeReward, scales_by_group, scaling_buffer
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"PPO": PPO, "DQN": DQN}
 
@@ -134,22 +135,27 @@ def make_model(
     if algorithm is PPO:  # a small batch of runs
         rollout = arguments["n_steps"] * env.num_envs
         arguments["batch_size"] = min(arguments["batch_size"], rollout)
-        if isinstance(env, RelativeReward):
-            arguments |= _group_scaled(env, arguments["n_steps"])
+    if isinstance(env, RelativeReward):
+        arguments |= scaling_buffer(env, arguments, replay=algorithm is DQN)
     try:
         if resume is None:
             return algorithm("MlpPolicy", env, seed=seed, device="cpu", **arguments)
-        # DQN would take the buffer that it made for n-step returns for one of the user's.
-        buffer = {"replay_buffer_class": None} if algorithm is DQN else {}
-        own = {**buffer, **(overrides or {})}
+        saved, _, _ = load_from_zip_file(resume, device="cpu")
+        assert saved is not None
+        own = dict(overrides or {})
+        if algorithm is DQN and isinstance(env, RelativeReward):
+            own |= {name: arguments[name] for name in ("n_steps", "replay_buffer_kwargs")}
+        elif algorithm is DQN:
+            # It would take the buffer that it made for n-step returns for the user's.
+            own |= {"replay_buffer_class": None, "replay_buffer_kwargs": {}}
         model = algorithm.load(resume, env=env, device="cpu", seed=seed, **own)
     except Exception as error:
         what = f"{arguments}" if resume is None else f"{str(resume)!r}"
         raise ValueError(
             f"cannot make a {algorithm.__name__} model of {what}: {error}"
         ) from error
-    relative = isinstance(getattr(model, "rollout_buffer", None), GroupScaledBuffer)
-    if algorithm is PPO and relative != isinstance(env, RelativeReward):
+    relative = scales_by_group(saved)
+    if relative != isinstance(env, RelativeReward):
         raise ValueError(
             f"the model of {str(resume)!r} was trained on rewards that are "
             f"{'relative to copies' if relative else 'absolute'}; "
@@ -158,26 +164,6 @@ def make_model(
     if seed is not None:  # not the tasks once more that the model began with
         model.set_random_seed(seed + model.num_timesteps)
     return model
-
-
-def _group_scaled(env: RelativeReward, n_steps: int) -> dict[str, Any]:
-    """Arguments of a PPO whose relative rewards are in units of their groups' spread."""
-    (horizon,) = {settings.horizon for settings in env.get_attr("settings")}
-    if n_steps != horizon:
-        raise ValueError(
-            f"relative rewards need rollouts of whole runs: n_steps must be the horizon "
-            f"({horizon}), got {n_steps!r}"
-        )
-    sizes = {group.size for _, group in env.get_attr("groups")[0]}
-    if len(sizes) > 1 or min(sizes) % env.copies:
-        raise ValueError(
-            f"copies ({env.copies}) must divide groups of one size, "
-            f"got sizes {sorted(sizes)}"
-        )
-    return {
-        "rollout_buffer_class": GroupScaledBuffer,
-        "rollout_buffer_kwargs": {"group": min(sizes)},
-    }
 
 
 def build(

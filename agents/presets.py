@@ -80,8 +80,8 @@ DQN: dict[str, Any] = {
     },
     "num_envs": 256,
     "copies": 4,
-    "candidates": 1,
-    "members": 1,
+    "candidates": 2,
+    "members": 2,
     "timesteps": 204_800,
     "algorithm": {
         "buffer_size": 300_000,

@@ -8,9 +8,12 @@ own reward stays as it is. What it brought is in docs/policy-log.md.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
-from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, RolloutBuffer
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
@@ -77,17 +80,100 @@ class GroupScaledBuffer(RolloutBuffer):
 
     def __init__(self, *args: object, group: int, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        if group < 2 or self.n_envs % group:
-            raise ValueError(
-                f"group must be at least 2 and divide num_envs ({self.n_envs}), "
-                f"got {group!r}"
-            )
-        self.group = group
+        self.group = _checked(group, self.n_envs)
 
     def compute_returns_and_advantage(
         self, last_values: torch.Tensor, dones: np.ndarray
     ) -> None:
-        returns = self.rewards.sum(0).reshape(-1, self.group)
-        spread = returns.std(1, keepdims=True) + LEAST_SPREAD
-        self.rewards /= np.broadcast_to(spread, returns.shape).reshape(1, -1)
+        self.rewards /= _spread(self.rewards, self.group)
         super().compute_returns_and_advantage(last_values, dones)
+
+
+class GroupScaledReplay(NStepReplayBuffer):
+    """The same of a replay buffer: rewards get that unit when their runs end.
+
+    All runs must end together. Until they do, their rewards are in the environment's unit.
+
+    Args:
+        group: neighbouring runs that share their structure.
+
+    Raises:
+        ValueError: ``group`` does not divide the number of runs, or the buffer is too
+            small for the runs.
+    """
+
+    def __init__(self, *args: object, group: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.group = _checked(group, self.n_envs)
+        self._begun = 0  # control steps of the runs that have not ended
+
+    def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any,
+            infos: Any) -> None:  # fmt: skip
+        super().add(obs, next_obs, action, reward, done, infos)
+        self._begun += 1
+        if self._begun > self.buffer_size:
+            raise ValueError(
+                f"buffer_size must hold whole runs, got {self.buffer_size} control steps "
+                "of each of them"
+            )
+        if np.all(done):
+            rows = np.arange(self.pos - self._begun, self.pos) % self.buffer_size
+            self.rewards[rows] /= _spread(self.rewards[rows], self.group)
+            self._begun = 0
+
+
+def _checked(group: int, runs: int) -> int:
+    if group < 2 or runs % group:
+        raise ValueError(
+            f"group must be at least 2 and divide num_envs ({runs}), got {group!r}"
+        )
+    return group
+
+
+def _spread(rewards: np.ndarray, group: int) -> np.ndarray:
+    """Spread of returns in the group of each run, of rewards ``[steps, runs]``."""
+    returns = rewards.sum(0).reshape(-1, group)
+    return (returns.std(1, keepdims=True) + LEAST_SPREAD).repeat(group, 1).reshape(-1)
+
+
+def scaling_buffer(
+    env: RelativeReward, arguments: Mapping[str, Any], *, replay: bool
+) -> dict[str, Any]:
+    """Arguments that give an algorithm a buffer which scales by group.
+
+    Args:
+        env: what the algorithm learns on.
+        arguments: of the algorithm, with ``n_steps``, and ``gamma`` for a replay buffer.
+        replay: whether it learns from a replay buffer, instead of rollouts.
+
+    Raises:
+        ValueError: groups differ in size or are not of whole blocks of copies, or
+            rollouts are not of whole runs.
+    """
+    (horizon,) = {settings.horizon for settings in env.get_attr("settings")}
+    if not replay and arguments["n_steps"] != horizon:
+        raise ValueError(
+            f"relative rewards need rollouts of whole runs: n_steps must be the horizon "
+            f"({horizon}), got {arguments['n_steps']!r}"
+        )
+    sizes = {group.size for _, group in env.get_attr("groups")[0]}
+    if len(sizes) > 1 or min(sizes) % env.copies:
+        raise ValueError(
+            f"copies ({env.copies}) must divide groups of one size, "
+            f"got sizes {sorted(sizes)}"
+        )
+    group = {"group": min(sizes)}
+    if not replay:
+        return {"rollout_buffer_class": GroupScaledBuffer, "rollout_buffer_kwargs": group}
+    steps = {name: arguments[name] for name in ("n_steps", "gamma")}
+    return {
+        "replay_buffer_class": GroupScaledReplay,
+        "replay_buffer_kwargs": {**group, **steps},
+        "n_steps": 1,  # those that a buffer of the algorithm's own would get
+    }
+
+
+def scales_by_group(saved: Mapping[str, Any]) -> bool:
+    """Whether the attributes of a model name one of the buffers above."""
+    found = (saved.get(f"{kind}_buffer_class") for kind in ("rollout", "replay"))
+    return any(kind in (GroupScaledBuffer, GroupScaledReplay) for kind in found)

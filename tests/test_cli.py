@@ -76,7 +76,7 @@ def test_results_are_never_overwritten(tmp_path):
 def test_a_short_run_leaves_a_usable_policy_and_can_go_on(agent, tmp_path):
     first = ["--agent", agent, *SMALL, "--no-evaluate"]
     if agent == "dqn":
-        first += ["--set", "learning_starts=100"]
+        first += ["--set", "learning_starts=100", "--candidates", 1, "--members", 1]
     result = invoke(
         *first, "--timesteps", 700, "--out", tmp_path / "a", "--env-arg", "rule=momentum"
     )
@@ -91,10 +91,9 @@ def test_a_short_run_leaves_a_usable_policy_and_can_go_on(agent, tmp_path):
     resume = ["--out", tmp_path / "b", "--resume", tmp_path / "a" / "model.zip"]
     done = invoke(*first, *resume, "--timesteps", 100)
     assert done.exit_code == 2 and "none of 100 are left" in " ".join(done.output.split())
-    if agent == "ppo":
-        alone = invoke(*first, *resume, "--timesteps", 1400, "--copies", 1)
-        assert alone.exit_code == 2
-        assert "relative to copies; give at least 2" in " ".join(alone.output.split())
+    alone = invoke(*first, *resume, "--timesteps", 1400, "--copies", 1)
+    assert alone.exit_code == 2
+    assert "relative to copies; give at least 2" in " ".join(alone.output.split())
     more = invoke(*first, *resume, "--timesteps", 1400)
     assert more.exit_code == 0, more.output
     steps = load_policy(tmp_path / "b" / "policy").description["timesteps"]

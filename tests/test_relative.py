@@ -9,7 +9,12 @@ import utils
 from gymnasium import spaces
 
 from agents import models
-from agents.relative import LEAST_SPREAD, GroupScaledBuffer, RelativeReward
+from agents.relative import (
+    LEAST_SPREAD,
+    GroupScaledBuffer,
+    GroupScaledReplay,
+    RelativeReward,
+)
 
 ARGUMENTS = {
     "tasks": utils.MLP, "horizon": 4, "updates_per_step": 2, "base_lr": (1e-3, 1e-1),
@@ -17,8 +22,9 @@ ARGUMENTS = {
 }  # fmt: skip
 
 
-def make_env(num_envs=8, copies=4):
-    return models.make_env("optenv/LearningRate-v0", num_envs, ARGUMENTS, copies=copies)
+def make_env(num_envs=8, copies=4, action=""):
+    env_id = f"optenv/{action}LearningRate-v0"
+    return models.make_env(env_id, num_envs, ARGUMENTS, copies=copies)
 
 
 def walk(env, actions):
@@ -81,6 +87,20 @@ def test_ppo_learns_from_relative_rewards_in_units_of_their_spread():
     assert not isinstance(plain.rollout_buffer, GroupScaledBuffer)
 
 
+def test_dqn_learns_from_relative_rewards_in_units_of_their_spread():
+    env = make_env(action="Discrete")
+    model = models.make_model("dqn", env, overrides={"learning_starts": 16, "n_steps": 3})
+    buffer = model.replay_buffer
+    assert isinstance(buffer, GroupScaledReplay)
+    assert (buffer.group, buffer.n_steps, buffer.gamma) == (8, 3, 1.0)
+    model.learn(64)  # two runs of each environment
+    returns = buffer.rewards[:8].reshape(2, 4, 8).sum(1)
+    assert (returns.std(1) > 0.5).all() and (returns.std(1) < 1).all()
+    assert all(p.isfinite().all() for p in model.policy.parameters())
+    plain = models.make_model("dqn", make_env(copies=1, action="Discrete"))
+    assert not isinstance(plain.replay_buffer, GroupScaledReplay)
+
+
 def test_rollouts_of_relative_rewards_are_whole_runs_of_whole_groups():
     with pytest.raises(ValueError, match=r"the horizon \(4\), got 8"):
         models.make_model("ppo", make_env(), overrides={"n_steps": 8})
@@ -117,6 +137,40 @@ def test_returns_of_every_group_have_the_same_spread():
 
 def test_a_group_without_any_spread_is_left_finite():
     assert np.isfinite(filled(np.zeros((5, 8)), group=4).returns).all()
+
+
+def replayed(rewards, group, size, length=5):
+    """Buffer of ``size`` control steps to which runs of ``length`` were added."""
+    envs = rewards.shape[1]
+    box, index = spaces.Box(-1, 1, (1,)), spaces.Discrete(2)
+    buffer = GroupScaledReplay(
+        size * envs, box, index, n_envs=envs, n_steps=3, gamma=1.0, group=group
+    )
+    zero = np.zeros((envs, 1), np.float32)
+    for i, reward in enumerate(rewards, 1):
+        done = np.full(envs, i % length == 0)
+        buffer.add(zero, zero, zero, reward, done, [{}] * envs)
+    return buffer
+
+
+def test_a_replay_buffer_scales_each_run_when_it_ends_also_around_its_own_end():
+    rng = np.random.default_rng(0)
+    rewards = rng.standard_normal((12, 8)) * np.repeat([100.0, 10.0], 4)
+    expected = rewards.copy()
+    for begin in (0, 5):  # two whole runs, and two control steps of a third
+        run = rewards[begin : begin + 5]
+        spread = run.sum(0).reshape(2, 4).std(1)
+        expected[begin : begin + 5] = run / np.repeat(spread + LEAST_SPREAD, 4)
+    np.testing.assert_allclose(replayed(rewards, 4, 20).rewards[:12], expected, rtol=1e-5)
+    small = replayed(rewards, 4, 8).rewards  # holds the last eight steps
+    np.testing.assert_allclose(np.roll(small, -4, 0), expected[4:], rtol=1e-5)
+
+
+def test_a_replay_buffer_must_hold_whole_runs():
+    with pytest.raises(ValueError, match="must hold whole runs, got 4 control steps"):
+        replayed(np.zeros((5, 8)), group=4, size=4)
+    with pytest.raises(ValueError, match=r"divide num_envs \(8\), got 3"):
+        replayed(np.zeros((5, 8)), group=3, size=4)
 
 
 @pytest.mark.parametrize("group", [3, 1, 0])
