@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,29 +13,70 @@ from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
 from optenv.orthogonal import as_matrix, orthogonalize
-from optenv.rules import Hyperparameters
+from optenv.rules import Hyperparameters, Rule
 
 #: Numbers in the matrices that are orthogonalised together: with more, memory is what
 #: takes the time.
 AT_ONCE = 2**18
 
+#: Parameters, gradients, states, learning rate, torch's ``foreach``, hyperparameters.
 Kernel = Callable[
-    [list[Tensor], list[dict[str, Any]], float, "bool | None", Hyperparameters], None
+    [
+        list[Tensor],
+        list[Tensor],
+        list[dict[str, Any]],
+        float,
+        "bool | None",
+        Hyperparameters,
+    ],
+    None,
 ]
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Type to compute in: single precision in the place of half."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def update(
+    rule: Rule,
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    states: list[dict[str, Any]],
+    lr: float,
+    *,
+    weight_decay: float,
+    foreach: bool | None,
+) -> None:
+    """Move parameters by one update of ``rule``, after decoupled weight decay.
+
+    Half precision has too few digits for the averages that a state holds: those, and the
+    update, are in single precision.
+    """
+    own = [p.to(wide(p.dtype)) for p in params]
+    steepest = [grad.to(w.dtype) for grad, w in zip(grads, own, strict=True)]
+    if weight_decay:
+        torch._foreach_mul_(own, 1.0 - lr * weight_decay)
+    KERNELS[rule.name](own, steepest, states, lr, foreach, rule.hyperparameters)
+    for p, w in zip(params, own, strict=True):
+        if w is not p:
+            p.copy_(w)
 
 
 def _sgd(
     params: list[Tensor],
+    grads: list[Tensor],
     states: list[dict[str, Any]],
     lr: float,
     foreach: bool | None,
     h: Hyperparameters,
 ) -> None:
-    _run_sgd(params, [None] * len(params), lr, 0.0, foreach)
+    _run_sgd(params, grads, [None] * len(params), lr, 0.0, foreach)
 
 
 def _momentum(
     params: list[Tensor],
+    grads: list[Tensor],
     states: list[dict[str, Any]],
     lr: float,
     foreach: bool | None,
@@ -43,13 +84,14 @@ def _momentum(
 ) -> None:
     # torch fills None with the first gradient and leaves it to us to keep it.
     buffers = [s.get("momentum_buffer") for s in states]
-    _run_sgd(params, buffers, lr, h.momentum, foreach)
+    _run_sgd(params, grads, buffers, lr, h.momentum, foreach)
     for state, buffer in zip(states, buffers, strict=True):
         state["momentum_buffer"] = buffer
 
 
 def _run_sgd(
     params: list[Tensor],
+    grads: list[Tensor],
     buffers: list[Tensor | None],
     lr: float,
     momentum: float,
@@ -57,7 +99,7 @@ def _run_sgd(
 ) -> None:
     sgd(
         params,
-        _grads(params),
+        grads,
         buffers,
         foreach=foreach,
         weight_decay=0.0,
@@ -71,6 +113,7 @@ def _run_sgd(
 
 def _rmsprop(
     params: list[Tensor],
+    grads: list[Tensor],
     states: list[dict[str, Any]],
     lr: float,
     foreach: bool | None,
@@ -79,7 +122,7 @@ def _rmsprop(
     _fill(params, states, ("square_avg",))
     rmsprop(
         params,
-        _grads(params),
+        grads,
         [s["square_avg"] for s in states],
         [],
         [],
@@ -97,6 +140,7 @@ def _rmsprop(
 
 def _adam(
     params: list[Tensor],
+    grads: list[Tensor],
     states: list[dict[str, Any]],
     lr: float,
     foreach: bool | None,
@@ -105,7 +149,7 @@ def _adam(
     _fill(params, states, ("exp_avg", "exp_avg_sq"))
     adamw(
         params,
-        _grads(params),
+        grads,
         [s["exp_avg"] for s in states],
         [s["exp_avg_sq"] for s in states],
         [],
@@ -124,6 +168,7 @@ def _adam(
 
 def _orthogonal_adam(
     params: list[Tensor],
+    grads: list[Tensor],
     states: list[dict[str, Any]],
     lr: float,
     foreach: bool | None,
@@ -131,13 +176,13 @@ def _orthogonal_adam(
 ) -> None:
     _fill(params, states, ("exp_avg", "exp_avg_sq"))
     if foreach is False and len(params) > 1:  # one after the other takes less memory
-        for param, state in zip(params, states, strict=True):
-            _orthogonal_adam([param], [state], lr, foreach, h)
+        for param, grad, state in zip(params, grads, states, strict=True):
+            _orthogonal_adam([param], [grad], [state], lr, foreach, h)
         return
     grads, means, squares, values = (
         [torch.view_as_real(x) if x.is_complex() else x for x in part]
         for part in (
-            _grads(params),
+            grads,
             [s["exp_avg"] for s in states],
             [s["exp_avg_sq"] for s in states],
             params,
@@ -183,10 +228,6 @@ def _orthogonalized(directions: list[Tensor], params: list[Tensor]) -> list[Tens
             for i, result in zip(group, found, strict=True):
                 directions[i] = result.view_as(directions[i])
     return directions
-
-
-def _grads(params: list[Tensor]) -> list[Tensor]:
-    return [p.grad for p in params if p.grad is not None]
 
 
 def _fill(

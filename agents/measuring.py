@@ -11,6 +11,8 @@ from torch import Tensor
 
 from optenv.probing import Probe, first_probe, probe
 
+from .kernels import wide
+
 #: State of each parameter, as a torch optimizer has it.
 States = Mapping[Tensor, dict[str, Any]]
 
@@ -30,7 +32,12 @@ def mean_log_lr(groups: Sequence[Mapping[str, Any]]) -> float:
     return total / moving if moving else -math.inf
 
 
-def measure(params: Sequence[Tensor], states: States, dtype: torch.dtype) -> Probe:
+def measure(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    states: States,
+    dtype: torch.dtype,
+) -> Probe:
     """Probe of the last update, from what :func:`remember` kept, in ``dtype``."""
 
     def dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
@@ -38,19 +45,19 @@ def measure(params: Sequence[Tensor], states: States, dtype: torch.dtype) -> Pro
         parts = [torch.dot(_flat(x, dtype), _flat(y, dtype)).cpu() for x, y in pairs]
         return torch.stack(parts).sum().reshape(1)
 
-    kept = [p for p in params if "last_grad" in states[p]] or list(params)
-    grads = [p.grad for p in kept if p.grad is not None]
+    pairs = list(zip(params, grads, strict=True))
+    pairs = [(p, grad) for p, grad in pairs if "last_grad" in states[p]] or pairs
+    kept, now = [p for p, _ in pairs], [grad for _, grad in pairs]
     if "last_grad" not in states[kept[0]]:
-        return first_probe(dot, grads, kept)
+        return first_probe(dot, now, kept)
     steps = [p - states[p]["last_param"] for p in kept]
-    return probe(dot, grads, kept, [states[p]["last_grad"] for p in kept], steps)
+    return probe(dot, now, kept, [states[p]["last_grad"] for p in kept], steps)
 
 
-def remember(params: Sequence[Tensor], states: States) -> None:
+def remember(params: Sequence[Tensor], grads: Sequence[Tensor], states: States) -> None:
     """Keep gradient and parameters of this step for the probe of the next."""
-    for p in params:
-        assert p.grad is not None
-        states[p].update(last_grad=p.grad.clone(), last_param=p.clone())
+    for p, grad in zip(params, grads, strict=True):
+        states[p].update(last_grad=grad.clone(), last_param=p.clone())
 
 
 def forget(states: States) -> None:
@@ -60,28 +67,30 @@ def forget(states: States) -> None:
         state.pop("last_param", None)
 
 
-def all_finite(params: Sequence[Tensor]) -> bool:
-    """Whether all gradients are finite, at one pass over them and one wait a device.
+def norm(grads: Sequence[Tensor]) -> float:
+    """Euclidean norm of all gradients; not finite if one of them is not.
+
+    One pass over them, and one wait a device.
 
     Raises:
         RuntimeError: a gradient is sparse.
     """
-    # A sum is the cheapest reduction that an infinity or a NaN cannot hide from.
-    sums: dict[torch.device, list[Tensor]] = {}
-    for p in params:
-        assert p.grad is not None
-        if p.grad.is_sparse:
+    alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for grad in grads:
+        if grad.is_sparse:
             raise RuntimeError(
                 "LearnedOptimizer does not support sparse gradients, got one of a "
-                f"parameter of shape {list(p.shape)}"
+                f"parameter of shape {list(grad.shape)}"
             )
-        sums.setdefault(p.device, []).append(p.grad.sum(dtype=_wide(p.dtype)))
-    return all(bool(torch.stack(part).sum().isfinite()) for part in sums.values())
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """Type to sum in, so that half-precision sums do not overflow."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+        alike.setdefault((grad.device, grad.dtype), []).append(grad)
+    norms: dict[torch.device, list[Tensor]] = {}
+    for (device, dtype), part in alike.items():
+        # Squares of half precision's large numbers are beyond it.
+        kind = None if dtype == wide(dtype) else wide(dtype)
+        norms.setdefault(device, []).extend(torch._foreach_norm(part, 2, kind))
+    return math.hypot(
+        *(float(torch.stack([n.double() for n in part]).norm()) for part in norms.values())
+    )
 
 
 def _flat(tensor: Tensor, dtype: torch.dtype) -> Tensor:

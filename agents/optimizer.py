@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from optenv.checks import positive_int
 
 from . import controller, measuring
-from .kernels import KERNELS
+from .kernels import update, wide
 from .policies import ANYTIME, DEFAULT
 from .policy import Policy, load_policy
 
@@ -41,7 +42,10 @@ class LearnedOptimizer(Optimizer):
     ``total_steps`` that it was saved with.
 
     A step with a gradient that is not finite is skipped and counted in ``skipped``; a
-    loss that is not finite is ignored.
+    loss that is not finite is ignored. Gradients whose norm, over all parameters, is more
+    than ten times the root mean square of those so far are scaled down to that, and counted
+    in ``clipped``; those of ordinary training hardly ever are. The state of parameters in
+    half precision is in single precision.
 
     Args:
         params: parameters or parameter groups, as for any torch optimizer.
@@ -124,6 +128,11 @@ class LearnedOptimizer(Optimizer):
         """Steps skipped so far because a gradient was not finite."""
         return int(self.param_groups[0]["controller"]["skipped"])
 
+    @property
+    def clipped(self) -> int:
+        """Steps so far whose gradients were scaled down, being far too large."""
+        return int(self.param_groups[0]["controller"]["clipped"])
+
     def __repr__(self) -> str:
         hidden = ("params", "controller")  # as torch shows it, without the policy's state
         lines = [f"{type(self).__name__} ("]
@@ -154,8 +163,19 @@ class LearnedOptimizer(Optimizer):
                 f"state_dict is of policy {used[:12]}, but this optimizer has {own[:12]}"
             )
         super().load_state_dict(state_dict)
+        self._restore_precision(state_dict)
         first = self.param_groups[0]
         first["controller"] = controller.on_cpu(first["controller"])
+
+    def _restore_precision(self, state_dict: dict[str, Any]) -> None:
+        """Undo torch's cast of state to the type of half-precision parameters."""
+        saved = [i for group in state_dict["param_groups"] for i in group["params"]]
+        own = [p for group in self.param_groups for p in group["params"]]
+        for index, p in zip(saved, own, strict=True):
+            if p.dtype != wide(p.dtype):
+                for name, value in state_dict["state"].get(index, {}).items():
+                    if isinstance(value, Tensor) and name != "step":
+                        self.state[p][name] = value.to(p.device)
 
     @torch.no_grad()
     def step(  # type: ignore[override]
@@ -195,34 +215,43 @@ class LearnedOptimizer(Optimizer):
         params = [p for p in params if p.grad is not None]
         if not params:
             return result
+        grads = [p.grad for p in params if p.grad is not None]
         state = self.param_groups[0]["controller"]
-        if not measuring.all_finite(params):
+        norm = measuring.norm(grads)
+        if not math.isfinite(norm):
             state = {**state, "skipped": state["skipped"] + 1}
         else:
+            state, share = controller.clip(state, norm)
+            if share < 1.0:  # copies: a gradient is its owner's
+                grads = list(torch._foreach_mul(grads, share))
             if loss is not None and self._policy.sees_loss:
                 state = controller.record(state, loss)
             if controller.is_decision(self._policy, state):
-                probe = measuring.measure(params, self.state, state["log_multiplier"].dtype)
+                probe = measuring.measure(
+                    params, grads, self.state, state["log_multiplier"].dtype
+                )
                 log_lr = measuring.mean_log_lr(self.param_groups)
                 state = controller.decide(self._policy, state, probe, log_lr)
             if state["probing"]:
                 measuring.forget(self.state)
             state, multiplier = controller.tick(self._policy, state)
             if state["probing"]:
-                measuring.remember(params, self.state)
-            self._update(multiplier)
+                measuring.remember(params, grads, self.state)
+            self._update(dict(zip(params, grads, strict=True)), multiplier)
         self.param_groups[0]["controller"] = state
         return result
 
-    def _update(self, multiplier: float) -> None:
-        rule = self._policy.rule
-        kernel = KERNELS[rule.name]
+    def _update(self, grads: dict[Tensor, Tensor], multiplier: float) -> None:
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
+            params = [p for p in group["params"] if p in grads]
             lr = group["effective_lr"] = float(group["lr"]) * multiplier
-            if not params:
-                continue
-            if group["weight_decay"]:
-                torch._foreach_mul_(params, 1.0 - lr * group["weight_decay"])
-            states = [self.state[p] for p in params]
-            kernel(params, states, lr, group["foreach"], rule.hyperparameters)
+            if params:
+                update(
+                    self._policy.rule,
+                    params,
+                    [grads[p] for p in params],
+                    [self.state[p] for p in params],
+                    lr,
+                    weight_decay=group["weight_decay"],
+                    foreach=group["foreach"],
+                )

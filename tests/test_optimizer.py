@@ -47,6 +47,42 @@ def test_resuming_from_a_state_dict_is_bit_exact(rule, cut):
     assert torch.equal(weights(first), weights(whole))
 
 
+@pytest.mark.parametrize("rule", list(rules.RULES))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_keeps_its_state_in_single_precision_also_when_resumed(rule, dtype):
+    policy, data = random_policy(rule=rule), list(batches(dtype))
+    models = [make_model(dtype) for _ in range(2)]
+    first, second = (
+        LearnedOptimizer(model.parameters(), policy, total_steps=STEPS) for model in models
+    )
+    train(models[0], first, data[:24])
+    models[1].load_state_dict(models[0].state_dict())
+    second.load_state_dict(save_and_load(first.state_dict()))
+    for optimizer in (first, second):
+        kept = [
+            value.dtype
+            for state in optimizer.state.values()
+            for name, value in state.items()
+            if not name.startswith("last_")
+        ]
+        assert set(kept) <= {torch.float32} and (kept or rule == "sgd")
+    for model, optimizer in zip(models, (first, second), strict=True):
+        train(model, optimizer, data[24:])
+    assert torch.equal(weights(models[0]), weights(models[1]))
+    assert weights(models[0]).isfinite().all()
+
+
+@pytest.mark.parametrize("rule", list(rules.RULES))
+def test_half_precision_without_a_gradient_stays_finite(rule):
+    p = nn.Parameter(torch.ones(4, 3, dtype=torch.float16))
+    optimizer = LearnedOptimizer([p], random_policy(rule=rule), total_steps=STEPS)
+    for _ in range(STEPS):
+        p.grad = torch.zeros_like(p)
+        p.grad[0] = 1e-7
+        optimizer.step()
+    assert p.isfinite().all() and torch.equal(p[1:].detach(), torch.ones_like(p[1:]))
+
+
 def test_the_callers_policy_stays_as_it_is():
     policy, model = random_policy(), make_model().double()
     optimizer = LearnedOptimizer(model.parameters(), policy, total_steps=STEPS)

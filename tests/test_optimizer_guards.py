@@ -8,7 +8,7 @@ from ordinary_loop import STEPS, batches, learned, make_model, train, weights
 from torch import nn
 from utils import random_policy
 
-from agents import LearnedOptimizer
+from agents import SHIPPED, LearnedOptimizer
 from optenv import rules
 
 
@@ -37,6 +37,68 @@ def test_gradients_that_are_not_finite_are_skipped_and_counted(bad):
     assert optimizer.skipped == 1
     assert train(model, optimizer, data[11:]) < 10
     assert weights(model).isfinite().all()
+
+
+def regression(optimizer, module, spike=1.0, at=60, steps=200):
+    """Last loss of a small regression, the gradient of step ``at`` times ``spike``."""
+    generator = torch.Generator().manual_seed(0)
+    for step in range(steps):
+        inputs = torch.randn(32, 6, generator=generator)
+        optimizer.zero_grad()
+        loss = (module(inputs)[:, 0] - inputs.sum(1).sin()).square().mean()
+        loss.backward()
+        if step == at:
+            for p in module.parameters():
+                p.grad *= spike
+        optimizer.step(loss=loss)
+    return loss.item()
+
+
+@pytest.mark.parametrize("name", list(SHIPPED))
+@pytest.mark.parametrize("at", [5, 60, 100])
+def test_one_gradient_a_million_times_too_large_costs_little(name, at):
+    ends = []
+    for spike in (1.0, 1e6):
+        module = make_model()
+        optimizer = LearnedOptimizer(module.parameters(), name, total_steps=200)
+        ends.append(regression(optimizer, module, spike, at))
+        assert optimizer.clipped == (spike > 1) and optimizer.skipped == 0
+    assert ends[0] < 0.5 and ends[1] < 3 * ends[0]  # AdamW at 1e-2: 0.20 and 0.53 to 0.78
+
+
+def test_gradients_that_are_larger_for_good_are_soon_used_as_they_are():
+    p = nn.Parameter(torch.zeros(2))
+    optimizer = LearnedOptimizer([p], random_policy("sgd"), total_steps=200)
+    for step in range(100):
+        p.grad = torch.ones(2) * (1.0 if step < 50 else 1e4)
+        optimizer.step()
+    assert 0 < optimizer.clipped < 20
+    clipped = optimizer.clipped
+    optimizer.step()
+    assert optimizer.clipped == clipped
+
+
+def test_a_gradient_that_is_clipped_stays_as_it_is_for_its_owner():
+    p, q = (nn.Parameter(torch.zeros(2)) for _ in range(2))
+    optimizers = [
+        LearnedOptimizer([x], random_policy("sgd", horizon=1), total_steps=200)
+        for x in (p, q)
+    ]
+    for step in range(21):
+        for x, optimizer, spike in zip((p, q), optimizers, (1e6, 10.0), strict=True):
+            x.grad = torch.ones(2) * (spike if step == 20 else 1.0)
+            optimizer.step()
+    assert p.grad.tolist() == [1e6, 1e6]
+    torch.testing.assert_close(p, q)  # as if it had been ten times the usual
+
+
+def test_steps_without_any_gradient_do_not_count_among_the_usual():
+    p = nn.Parameter(torch.zeros(2))
+    optimizer = LearnedOptimizer([p], random_policy("sgd"), total_steps=1000)
+    for step in range(500):
+        p.grad = torch.ones(2) if step % 20 == 0 else torch.zeros(2)
+        optimizer.step()
+    assert optimizer.clipped == 0
 
 
 def test_a_run_far_longer_than_those_of_the_training_is_warned_of():

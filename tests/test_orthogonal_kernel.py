@@ -22,7 +22,8 @@ def kernel_step(
     params: list[Tensor], states: list[dict], foreach: bool | None, **more: float
 ) -> None:
     hyperparameters = rules.get({**SPEC, **more}).hyperparameters
-    KERNELS["orthogonal-adam"](params, states, 0.01, foreach, hyperparameters)
+    grads = [p.grad for p in params]
+    KERNELS["orthogonal-adam"](params, grads, states, 0.01, foreach, hyperparameters)
 
 
 def gradients(shapes: list[tuple[int, ...]], dtype: torch.dtype, t: int) -> list[Tensor]:
@@ -124,5 +125,5 @@ def test_the_rule_alone_is_an_optimizer_to_compare_with() -> None:
     for t in range(3):
         p.grad = q.grad = gradients([(3, 2)], torch.float32, t)[0]
         optimizer.step()
-        KERNELS["orthogonal-adam"]([q], [state], 0.01, None, default)
+        KERNELS["orthogonal-adam"]([q], [q.grad], [state], 0.01, None, default)
     assert torch.equal(p.detach(), q)

@@ -141,9 +141,10 @@ class OrthogonalAdam(Rule):
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
+                grads = [p.grad for p in params]
                 states = [self.state[p] for p in params]
                 kernel = KERNELS["orthogonal-adam"]
-                kernel(params, states, group["lr"], None, group["hyperparameters"])
+                kernel(params, grads, states, group["lr"], None, group["hyperparameters"])
 
 
 def hidden_weights(module: nn.Module) -> list[nn.Parameter]:
