@@ -19,6 +19,7 @@ from optenv import clock
 from optenv.probing import Losses, Probe
 from optenv.telemetry import Control, History, observe
 
+from . import explaining
 from .policy import Policy
 
 State = dict[str, Any]
@@ -61,6 +62,7 @@ def start(policy: Policy, total_steps: int | None, dtype: torch.dtype) -> State:
         "previous_action": zero,
         "losses": _NO_LOSSES._asdict(),
         "history": History.empty(zero)._asdict(),
+        "trace": explaining.empty(dtype),
     }
 
 
@@ -164,14 +166,17 @@ def decide(policy: Policy, state: State, probe: Probe, log_lr: float) -> State:
     with torch.autocast("cpu", enabled=False):  # of the caller, if it steps within one
         action = policy.to(old.dtype)(observation)
     multiplier = policy.action.apply(action, old)
+    moved = policy.action.shift(action).to(old.dtype)
     return {
         **state,
         "log_multiplier": multiplier,
         "highest": torch.maximum(state["highest"], multiplier),
-        "previous_action": policy.action.shift(action).to(old.dtype),
+        "previous_action": moved,
         "losses": _NO_LOSSES._asdict(),
         "history": history._asdict(),
-        "observation": observation,
+        "trace": explaining.record(
+            state["trace"], state["steps"], observation, moved, multiplier
+        ),
     }
 
 

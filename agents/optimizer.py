@@ -16,6 +16,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from optenv.checks import positive_int
 
 from . import controller, measuring
+from .explaining import Explanation
 from .kernels import update, wide
 from .policies import ANYTIME, DEFAULT
 from .policy import Policy, load_policy
@@ -132,6 +133,10 @@ class LearnedOptimizer(Optimizer):
     def clipped(self) -> int:
         """Steps so far whose gradients were scaled down, being far too large."""
         return int(self.param_groups[0]["controller"]["clipped"])
+
+    def explain(self) -> Explanation:
+        """What the policy saw and did at each decision so far."""
+        return Explanation(self.param_groups[0]["controller"]["trace"])
 
     def __repr__(self) -> str:
         hidden = ("params", "controller")  # as torch shows it, without the policy's state

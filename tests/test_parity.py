@@ -14,7 +14,7 @@ from utils import random_policy
 import optenv
 from agents import LearnedOptimizer, load_policy
 from agents.policy import save_policy
-from optenv import rules
+from optenv import rules, telemetry
 
 HORIZON, TOTAL = 20, 130
 BASE_LR = {
@@ -84,8 +84,8 @@ def walk_optimizer(task, policy, start, data, boundaries, index=2, hidden=False)
         loss.backward()
         optimizer.step(loss=None if hidden else loss)
         if step in boundaries[:-1]:
-            seen = optimizer.param_groups[0]["controller"]["observation"][0]
-            walk.append([seen.numpy(), optimizer.param_groups[0]["effective_lr"]])
+            seen = np.array([optimizer.explain()[-1][name] for name in telemetry.FEATURES])
+            walk.append([seen, optimizer.param_groups[0]["effective_lr"]])
         if step + 1 in boundaries:
             walk[-1].append(torch.cat([p.detach().flatten() for p in parameters]).numpy())
     return walk

@@ -1,0 +1,100 @@
+"""What a learned optimizer saw and did, decision by decision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from optenv.telemetry import FEATURES, OBSERVATION_BOUND
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Explanation", "empty", "record"]
+
+#: What a decision is, before what was seen at it.
+_DECISION = ("step", "moved", "multiplier")
+
+
+def empty(dtype: torch.dtype) -> Tensor:
+    """Trace without decisions."""
+    return torch.zeros(0, len(_DECISION) + len(FEATURES), dtype=dtype, device="cpu")
+
+
+def record(
+    trace: Tensor, step: int, observation: Tensor, moved: Tensor, log_multiplier: Tensor
+) -> Tensor:
+    """The trace with one more decision.
+
+    Args:
+        trace: ``[n, 3 + F]``, from :func:`empty` or from here.
+        step: steps taken before it.
+        observation: ``[1, F]``.
+        moved: change of the log-multiplier that the policy asked for, ``[1]``.
+        log_multiplier: what it came to, ``[1]``.
+    """
+    first = torch.full((1,), float(step), dtype=trace.dtype, device="cpu")
+    row = torch.cat([first, moved, log_multiplier.exp(), observation[0]])
+    return torch.cat([trace, row[None]])
+
+
+class Explanation(list[dict[str, float]]):
+    """A dict for each decision: ``step`` (taken before it), ``moved`` (change of the
+    log-multiplier that the policy asked for, nats), ``multiplier`` (of the learning rate,
+    without the schedule, from this step on), and every feature of the observation
+    (:data:`optenv.telemetry.FEATURES`) by its name.
+
+    ``print`` shows a table of the first three and of the losses;
+    ``pandas.DataFrame(explanation)`` makes one of all.
+    """
+
+    def __init__(self, trace: Tensor) -> None:
+        names = (*_DECISION, *FEATURES)
+        super().__init__(dict(zip(names, row, strict=True)) for row in trace.tolist())
+
+    def __str__(self) -> str:
+        shown = (*_DECISION, "loss_vs_initial", "loss_vs_previous", "cos_grads_mean")
+        lines = ["  ".join(f"{name:>16}" for name in shown)]
+        for row in self:
+            values = [f"{row['step']:16.0f}", *(f"{row[name]:16.4g}" for name in shown[1:])]
+            lines.append("  ".join(values))
+        return "\n".join(lines)
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Draw the multiplier, and every feature, over the steps (needs matplotlib).
+
+        Args:
+            path: of a picture to write.
+
+        Raises:
+            ValueError: no decision has been made yet.
+            ImportError: matplotlib is not installed.
+        """
+        if not self:
+            raise ValueError("there is nothing to plot: no decision has been made yet")
+        # Not pyplot, which would keep the figure, and choose how to show it.
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(8, 8), layout="constrained")
+        above, below = figure.subplots(2, 1, height_ratios=(1, 3))
+        steps = [row["step"] for row in self]
+        above.step(steps, [row["multiplier"] for row in self], where="post", marker=".")
+        above.set(yscale="log", xlabel="step", ylabel="multiplier")
+        above.grid(alpha=0.3)
+        seen = torch.tensor([[row[name] for row in self] for name in FEATURES])
+        bound = OBSERVATION_BOUND
+        image = below.imshow(
+            seen.numpy(), aspect="auto", cmap="coolwarm", vmin=-bound, vmax=bound,
+            interpolation="nearest",
+        )  # fmt: skip
+        below.set_yticks(range(len(FEATURES)), list(FEATURES))
+        shown = range(0, len(self), max(1, len(self) // 8))
+        below.set_xticks(shown, [f"{steps[i]:.0f}" for i in shown])
+        below.set(xlabel="step of the decision")
+        figure.colorbar(image, ax=below, label="observation")
+        if path is not None:
+            figure.savefig(path, dpi=120)
+        return figure
