@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
+from torch.utils.hooks import RemovableHandle
 
 from optenv.checks import positive_int
 
 from . import controller, measuring
 from .explaining import Explanation
-from .kernels import update, wide
+from .kernels import update
+from .losses import LossTap
 from .policies import ANYTIME, DEFAULT
 from .policy import Policy, load_policy
+from .resuming import Resumable
 
 __all__ = ["LearnedOptimizer"]
 
@@ -27,7 +30,7 @@ __all__ = ["LearnedOptimizer"]
 FAR = 2
 
 
-class LearnedOptimizer(Optimizer):
+class LearnedOptimizer(Resumable):
     r"""Optimizer whose learning rate is chosen by a policy learned in an environment.
 
     The policy looks at the run at a fixed number of moments, more of them early on (an
@@ -101,6 +104,7 @@ class LearnedOptimizer(Optimizer):
         doubles = (torch.float64, torch.complex128)
         every = [p for group in self.param_groups for p in group["params"]]
         dtype = torch.float64 if all(p.dtype in doubles for p in every) else torch.float32
+        self._tap = LossTap()
         self._policy = copy.deepcopy(own).to(dtype)  # the caller's stays as it is
         longest = self._policy.description["total_updates"][1]
         if total_steps is None and not self._policy.anytime:
@@ -134,6 +138,26 @@ class LearnedOptimizer(Optimizer):
         """Steps so far whose gradients were scaled down, being far too large."""
         return int(self.param_groups[0]["controller"]["clipped"])
 
+    def attach_loss(self, module: nn.Module) -> RemovableHandle:
+        """Take the loss from ``module`` at every step that is not given one.
+
+        Forward passes with gradients enabled count, and several of them before a step
+        (accumulation) count with their mean. Copies of the optimizer, and one that is
+        loaded, are not attached.
+
+        Args:
+            module: a criterion, such as ``nn.CrossEntropyLoss()``, or a model that returns
+                its own loss, in a mapping with ``"loss"`` or as an attribute ``loss``.
+
+        Returns:
+            A handle whose ``remove()`` ends it.
+
+        Raises:
+            TypeError: it is no module. In a forward pass: it returns no loss.
+            ValueError: in a forward pass: its loss is no scalar.
+        """
+        return self._tap.attach(module)
+
     def explain(self) -> Explanation:
         """What the policy saw and did at each decision so far."""
         return Explanation(self.param_groups[0]["controller"]["trace"])
@@ -145,42 +169,6 @@ class LearnedOptimizer(Optimizer):
             lines.append(f"Parameter Group {i}")
             lines += [f"    {key}: {group[key]}" for key in group if key not in hidden]
         return "\n".join([*lines, ")"])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_policy": self._policy}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a saved state.
-
-        Raises:
-            ValueError: it is not the state of a :class:`LearnedOptimizer`, or of one with
-                another policy.
-        """
-        found = state_dict["param_groups"][0]
-        if "controller" not in found:
-            raise ValueError(
-                "state_dict is not of a LearnedOptimizer: param_groups[0] has "
-                f"{sorted(found)}, but no 'controller'"
-            )
-        used, own = found["controller"]["policy"], self._policy.fingerprint()
-        if used != own:
-            raise ValueError(
-                f"state_dict is of policy {used[:12]}, but this optimizer has {own[:12]}"
-            )
-        super().load_state_dict(state_dict)
-        self._restore_precision(state_dict)
-        first = self.param_groups[0]
-        first["controller"] = controller.on_cpu(first["controller"])
-
-    def _restore_precision(self, state_dict: dict[str, Any]) -> None:
-        """Undo torch's cast of state to the type of half-precision parameters."""
-        saved = [i for group in state_dict["param_groups"] for i in group["params"]]
-        own = [p for group in self.param_groups for p in group["params"]]
-        for index, p in zip(saved, own, strict=True):
-            if p.dtype != wide(p.dtype):
-                for name, value in state_dict["state"].get(index, {}).items():
-                    if isinstance(value, Tensor) and name != "step":
-                        self.state[p][name] = value.to(p.device)
 
     @torch.no_grad()
     def step(  # type: ignore[override]
@@ -194,8 +182,9 @@ class LearnedOptimizer(Optimizer):
         Args:
             closure: re-evaluates the model and returns the loss.
             loss: the loss whose gradients the parameters hold (a scalar; its graph is not
-                used). By default what ``closure`` returns; without either, the policy
-                sees gradients alone, as one that was trained without losses always does.
+                used). By default what ``closure`` returns, or else what an attached module
+                returned; without any, the policy sees gradients alone, as one that was
+                trained without losses always does.
 
         Returns:
             What ``closure`` returned, or None.
@@ -214,6 +203,8 @@ class LearnedOptimizer(Optimizer):
             with torch.enable_grad():
                 result = closure()
             loss = result if loss is None else loss
+        attached = self._tap.take()
+        loss = attached if loss is None else loss
         if loss is not None:
             controller.check_loss(loss)
         params = [p for group in self.param_groups for p in group["params"]]

@@ -1,0 +1,77 @@
+"""How an optimizer comes by the losses of a training loop that does not hand them over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+__all__ = ["LossTap"]
+
+
+class LossTap:
+    """Collects losses from the forward passes of modules, until they are asked for."""
+
+    def __init__(self) -> None:
+        self._losses: list[Tensor] = []
+
+    def attach(self, module: nn.Module) -> RemovableHandle:
+        """Collect what ``module`` returns; see :meth:`LearnedOptimizer.attach_loss`.
+
+        Raises:
+            TypeError: ``module`` is no module.
+        """
+        if not isinstance(module, nn.Module):
+            raise TypeError(
+                f"attach_loss needs a module that returns a loss, got {module!r}; "
+                "the loss of a function is given to step(loss=loss)"
+            )
+
+        # A function and no method: copies of the module share it, instead of copying us.
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if torch.is_grad_enabled():
+                loss = _loss_of(output, module)
+                if loss is not None:
+                    self._losses.append(loss.detach())
+
+        return module.register_forward_hook(hook)
+
+    def take(self) -> Tensor | None:
+        """Mean of the losses since the last call, or None if there were none."""
+        losses, self._losses = self._losses, []
+        if not losses:
+            return None
+        first = losses[0].reshape(())
+        return torch.stack([loss.reshape(()).to(first.device) for loss in losses]).mean()
+
+
+def _loss_of(output: Any, module: nn.Module) -> Tensor | None:
+    """Loss in what a criterion, or a model that computes its own loss, returns.
+
+    None where there is a place for it and nothing in it: a model without labels.
+
+    Raises:
+        TypeError: there is no such place.
+        ValueError: what is there is no scalar.
+    """
+    found = output
+    if isinstance(output, Mapping) and "loss" in output:
+        found = output["loss"]
+    elif hasattr(output, "loss"):
+        found = output.loss
+    if found is None:
+        return None
+    if not isinstance(found, Tensor):
+        raise TypeError(
+            "a module given to attach_loss must return a scalar tensor, or something with "
+            f"a 'loss', but {type(module).__name__} returned {type(output).__name__}"
+        )
+    if found.numel() != 1:
+        raise ValueError(
+            "a module given to attach_loss must return a scalar loss, but "
+            f"{type(module).__name__} returned a tensor of shape {list(found.shape)}"
+        )
+    return found

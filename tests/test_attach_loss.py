@@ -1,0 +1,146 @@
+"""Losses that come from the forward passes of a module instead of the training loop."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from types import SimpleNamespace
+
+import pytest
+import torch
+from ordinary_loop import batches, learned, make_model, train, weights
+from torch import nn
+
+
+class OwnLoss(nn.Module):
+    """A model that returns its own loss, if it is given labels."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.body, self.wrap = make_model(), wrap
+
+    def forward(self, inputs, targets=None):
+        logits = self.body(inputs)
+        if targets is not None:
+            targets = nn.functional.cross_entropy(logits, targets)
+        return self.wrap(targets, logits)
+
+
+def as_mapping(loss, logits):
+    return {"loss": loss, "logits": logits}
+
+
+def as_attribute(loss, logits):
+    return SimpleNamespace(loss=loss, logits=logits)
+
+
+def told(steps=None):
+    """Weights of a loop that hands over its losses."""
+    model = make_model()
+    train(model, learned(model), steps or batches())
+    return weights(model)
+
+
+@pytest.mark.parametrize("call", [lambda o: o.step(), lambda o: o.step(None)])
+def test_an_attached_criterion_is_as_good_as_a_given_loss(call):
+    model, criterion = make_model(), nn.CrossEntropyLoss()
+    optimizer = learned(model)
+    optimizer.attach_loss(criterion)
+    for inputs, targets in batches():
+        optimizer.zero_grad()
+        criterion(model(inputs), targets).backward()
+        with torch.no_grad():  # a validation pass tells nothing
+            criterion(model(inputs) * 100, targets)
+        call(optimizer)
+    assert torch.equal(weights(model), told())
+
+
+@pytest.mark.parametrize("wrap", [as_mapping, as_attribute])
+def test_a_model_that_returns_its_own_loss_can_be_attached(wrap):
+    model = OwnLoss(wrap)
+    optimizer = learned(model)
+    optimizer.attach_loss(model)
+    for inputs, targets in batches():
+        optimizer.zero_grad()
+        output = model(inputs, targets)
+        (output["loss"] if isinstance(output, dict) else output.loss).backward()
+        model(inputs)  # without labels there is no loss
+        optimizer.step()
+    assert torch.equal(weights(model), told())
+
+
+def test_accumulated_losses_count_with_their_mean():
+    model, criterion = make_model(), nn.CrossEntropyLoss()
+    optimizer = learned(model)
+    optimizer.attach_loss(criterion)
+    for inputs, targets in batches():
+        optimizer.zero_grad()
+        for half in (slice(0, 4), slice(4, 8)):
+            (criterion(model(inputs[half]), targets[half]) / 2).backward()
+        optimizer.step()
+    torch.testing.assert_close(weights(model), told(), rtol=1e-3, atol=1e-5)
+
+
+def test_a_loss_that_is_given_goes_first_and_what_was_attached_is_dropped():
+    model, criterion = make_model(), nn.CrossEntropyLoss()
+    optimizer = learned(model)
+    optimizer.attach_loss(criterion)
+    for inputs, targets in batches():
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs), targets)
+        loss.backward()
+        criterion(100 * model(inputs), targets)
+        optimizer.step(loss=loss)
+    assert torch.equal(weights(model), told())
+    assert optimizer._tap.take() is None
+
+
+def test_a_removed_handle_ends_it():
+    model, criterion = make_model(), nn.CrossEntropyLoss()
+    optimizer = learned(model)
+    optimizer.attach_loss(criterion).remove()
+    for inputs, targets in batches():
+        optimizer.zero_grad()
+        criterion(model(inputs), targets).backward()
+        optimizer.step()
+    assert all(row["has_loss"] == 0 for row in optimizer.explain())
+
+
+def test_attached_optimizers_and_modules_can_be_copied_saved_and_loaded():
+    model = OwnLoss(as_mapping)
+    optimizer = learned(model)
+    optimizer.attach_loss(model)
+    data = list(batches())
+
+    def go(model, optimizer, steps):
+        for inputs, targets in steps:
+            optimizer.zero_grad()
+            model(inputs, targets)["loss"].backward()
+            optimizer.step()
+
+    go(model, optimizer, data[:30])
+    pickle.dumps(optimizer)
+    average = copy.deepcopy(model)  # as of an exponential moving average
+    with torch.no_grad():
+        average(*data[0])
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    go(model, optimizer, data[30:])
+    assert torch.equal(weights(model), told())
+    assert len(optimizer.explain()) == optimizer.policy.description["horizon"]
+    clone = copy.deepcopy(optimizer)
+    model(*data[0])
+    assert clone._tap.take() is None and optimizer._tap.take() is not None
+
+
+def test_what_returns_no_loss_is_refused():
+    model = make_model()
+    optimizer = learned(model)
+    with pytest.raises(TypeError, match=r"needs a module .* got <function cross_entropy"):
+        optimizer.attach_loss(nn.functional.cross_entropy)
+    optimizer.attach_loss(model)
+    with pytest.raises(ValueError, match=r"Sequential returned a tensor of shape \[8, 3\]"):
+        model(next(batches())[0])
+    other = OwnLoss(lambda loss, logits: (loss, logits))
+    optimizer.attach_loss(other)
+    with pytest.raises(TypeError, match="OwnLoss returned tuple"):
+        other(next(batches())[0])
