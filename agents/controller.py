@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -37,20 +38,45 @@ SPIKE_FROM = 3
 #: Steps that the mean square is over.
 SPIKE_MEMORY = 100
 
+#: How many times longer than all runs of its training a policy may run without a warning.
+FAR = 2
+
 #: Share of the highest learning rate so far that steps past the horizon run at.
 FLOOR = 0.01
 
 
-def start(policy: Policy, total_steps: int | None, dtype: torch.dtype) -> State:
-    """State before the first step; ``dtype`` is that of the telemetry.
+def start(
+    policy: Policy, total_steps: int | None, dtype: torch.dtype, schedule: str | None
+) -> State:
+    """State before the first step.
 
-    ``total_steps`` of None is for an anytime policy.
+    Args:
+        policy: which controller.
+        total_steps: of the run; an anytime policy has no use for it.
+        dtype: of the telemetry.
+        schedule: see :class:`~agents.optimizer.LearnedOptimizer`.
+
+    Raises:
+        ValueError: the policy needs ``total_steps``, and there are none.
     """
+    longest = policy.description["total_updates"][1]
+    if total_steps is None and not policy.anytime:
+        raise ValueError(
+            "total_steps is missing: this policy must know how many steps the run will "
+            "take; only an anytime policy does without"
+        )
+    if total_steps is not None and total_steps > FAR * longest:
+        warnings.warn(
+            f"total_steps={total_steps} is far beyond the runs that this policy was "
+            f"trained on, of at most {longest} updates; it may do badly",
+            stacklevel=3,
+        )
     zero = torch.zeros(1, dtype=dtype, device="cpu")  # whatever torch's default device
     multiplier = torch.full_like(zero, policy.action.start)
     return {
         "policy": policy.fingerprint(),
-        "total_steps": total_steps,
+        "total_steps": None if policy.anytime else total_steps,
+        "schedule": schedule,
         "steps": 0,
         "skipped": 0,
         "clipped": 0,
@@ -180,15 +206,20 @@ def decide(policy: Policy, state: State, probe: Probe, log_lr: float) -> State:
     }
 
 
-def tick(policy: Policy, state: State) -> tuple[State, float]:
+def tick(
+    policy: Policy, state: State, groups: Sequence[Mapping[str, Any]]
+) -> tuple[State, float]:
     """Count this step, and return the multiplier of its learning rate.
 
-    ``probing`` then says whether the next step is a decision, which needs to know what
-    this one did.
+    ``groups``, of parameters, tell whether a scheduler of torch's drives them. ``probing``
+    then says whether the next step is a decision, which needs to know what this one did.
     """
     steps, total = state["steps"], state["total_steps"]
     progress = 0.0 if total is None else steps / total
-    multiplier = policy.action.factor(progress) * math.exp(state["log_multiplier"])
+    multiplier = math.exp(state["log_multiplier"])
+    driven = any("initial_lr" in group for group in groups)  # as torch marks them
+    if state["schedule"] == "always" or (state["schedule"] == "auto" and not driven):
+        multiplier *= policy.action.factor(progress)
     if total is not None and steps >= total:
         multiplier = min(multiplier, FLOOR * math.exp(state["highest"]))
         if steps == total:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,6 @@ from .resuming import Resumable
 
 __all__ = ["LearnedOptimizer"]
 
-#: How many times longer than all runs of its training a policy may run without a warning.
-FAR = 2
-
 
 class LearnedOptimizer(Resumable):
     r"""Optimizer whose learning rate is chosen by a policy learned in an environment.
@@ -38,12 +34,12 @@ class LearnedOptimizer(Resumable):
     :math:`s` of the learning rate. The update itself is the rule that the policy was
     trained with, in torch's own implementation where there is one, at
     :math:`\eta_t = \text{lr} \cdot \text{schedule}(t / T) \cdot e^s`. ``group["lr"]`` is
-    never written; the learning rate in force is ``group["effective_lr"]``, 0 before the
-    first step.
+    never written, so that torch's schedulers can drive it; the learning rate in force is
+    ``group["effective_lr"]``, 0 before the first step.
 
     The policy was trained on runs of a certain length; if ``total_steps`` is far more, a
     warning says so, and the policy may do badly. Loading a saved state restores the
-    ``total_steps`` that it was saved with.
+    ``total_steps`` and the ``schedule`` that it was saved with.
 
     A step with a gradient that is not finite is skipped and counted in ``skipped``; a
     loss that is not finite is ignored. Gradients whose norm, over all parameters, is more
@@ -61,6 +57,10 @@ class LearnedOptimizer(Resumable):
         lr: base learning rate, which the policy multiplies; it need not be right. By
             default a usual one of the policy's rule, 1e-3 for Adam.
         weight_decay: decoupled weight decay (Loshchilov & Hutter, 2019).
+        schedule: of the policy's own base schedule (that of ``default`` is constant, then
+            falls to zero over the last three tenths): ``"auto"`` follows it unless a
+            scheduler of torch's drives a group (which has ``"initial_lr"`` then),
+            ``"always"`` follows it in any case, None never does.
         foreach: as in torch; None lets torch choose.
 
     Raises:
@@ -85,6 +85,7 @@ class LearnedOptimizer(Resumable):
         total_steps: int | None = None,
         lr: float | None = None,
         weight_decay: float = 0.0,
+        schedule: str | None = "auto",
         foreach: bool | None = None,
     ) -> None:
         if total_steps is not None:
@@ -99,6 +100,8 @@ class LearnedOptimizer(Resumable):
             raise ValueError(
                 f"weight_decay must be at least 0 and finite, got {weight_decay!r}"
             )
+        if schedule not in ("auto", "always", None):
+            raise ValueError(f"schedule must be 'auto', 'always' or None, got {schedule!r}")
         defaults = {"lr": lr, "weight_decay": weight_decay, "foreach": foreach}
         super().__init__(params, {**defaults, "effective_lr": 0.0})
         doubles = (torch.float64, torch.complex128)
@@ -106,21 +109,9 @@ class LearnedOptimizer(Resumable):
         dtype = torch.float64 if all(p.dtype in doubles for p in every) else torch.float32
         self._tap = LossTap()
         self._policy = copy.deepcopy(own).to(dtype)  # the caller's stays as it is
-        longest = self._policy.description["total_updates"][1]
-        if total_steps is None and not self._policy.anytime:
-            raise ValueError(
-                "total_steps is missing: this policy must know how many steps the run will "
-                "take; only an anytime policy does without"
-            )
-        if total_steps is not None and total_steps > FAR * longest:
-            warnings.warn(
-                f"total_steps={total_steps} is far beyond the runs that this policy was "
-                f"trained on, of at most {longest} updates; it may do badly",
-                stacklevel=2,
-            )
         # In a param group, where torch saves, copies and restores it with the rest.
         self.param_groups[0]["controller"] = controller.start(
-            self._policy, None if self._policy.anytime else total_steps, dtype
+            self._policy, total_steps, dtype, schedule
         )
 
     @property
@@ -230,7 +221,7 @@ class LearnedOptimizer(Resumable):
                 state = controller.decide(self._policy, state, probe, log_lr)
             if state["probing"]:
                 measuring.forget(self.state)
-            state, multiplier = controller.tick(self._policy, state)
+            state, multiplier = controller.tick(self._policy, state, self.param_groups)
             if state["probing"]:
                 measuring.remember(params, grads, self.state)
             self._update(dict(zip(params, grads, strict=True)), multiplier)

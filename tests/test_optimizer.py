@@ -217,18 +217,49 @@ def test_the_global_generator_is_left_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_scheduler_of_the_user_multiplies():
-    plain, scheduled = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
-    policy = Policy(random_policy().description)  # moves nothing, whatever it sees
-    one = LearnedOptimizer([plain], policy, total_steps=10, lr=0.1)
-    two = LearnedOptimizer([scheduled], policy, total_steps=10, lr=0.1)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(two, lambda step: 0.5)
-    plain.grad = scheduled.grad = torch.ones(3)
-    one.step()
-    two.step()
-    scheduler.step()
-    ratio = two.param_groups[0]["effective_lr"] / one.param_groups[0]["effective_lr"]
-    assert ratio == pytest.approx(0.5)
+def rates(schedule, steps=10, driven=False, **described):
+    """Effective rates under a policy that moves nothing, perhaps driven by a scheduler."""
+    p = nn.Parameter(torch.ones(3))
+    described = {**random_policy(action={"schedule": "wsd"}).description, **described}
+    optimizer = LearnedOptimizer(
+        [p], Policy(described), total_steps=10, lr=0.1, schedule=schedule
+    )
+    lr_scheduler = torch.optim.lr_scheduler
+    scheduler = lr_scheduler.LambdaLR(optimizer, lambda t: 0.5**t) if driven else None
+    found = []
+    for _ in range(steps):
+        p.grad = torch.ones(3)
+        optimizer.step()
+        found.append(optimizer.param_groups[0]["effective_lr"])
+        if scheduler is not None:
+            scheduler.step()
+    return found
+
+
+def test_a_scheduler_of_the_user_takes_the_place_of_the_policys_schedule():
+    own = [min(1.0, (1 - t / 10) / 0.3) for t in range(10)]
+    users = [0.5**t for t in range(10)]
+    both = [a * b for a, b in zip(own, users, strict=True)]
+    assert rates("auto") == rates("always") == pytest.approx([0.1 * x for x in own])
+    assert rates(None) == pytest.approx([0.1] * 10)
+    assert rates("auto", driven=True) == pytest.approx([0.1 * x for x in users])
+    assert rates(None, driven=True) == pytest.approx([0.1 * x for x in users])
+    assert rates("always", driven=True) == pytest.approx([0.1 * x for x in both])
+
+
+def test_the_floor_past_the_end_holds_without_a_schedule():
+    with pytest.warns(UserWarning, match="total_steps=10 are done"):
+        assert rates(None, steps=12)[-2:] == pytest.approx([0.001] * 2)
+
+
+def test_the_schedule_is_restored_with_the_state():
+    p = nn.Parameter(torch.ones(3))
+    one, two = (
+        LearnedOptimizer([p], "default", total_steps=10, schedule=schedule)
+        for schedule in (None, "auto")
+    )
+    two.load_state_dict(one.state_dict())
+    assert two.param_groups[0]["controller"]["schedule"] is None
 
 
 def test_defaults_of_torch_do_not_matter():

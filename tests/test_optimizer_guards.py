@@ -157,6 +157,7 @@ def test_losses_that_are_not_finite_are_ignored(bad):
         ({"total_steps": 5, "lr": -1.0}, "lr must be at least 0 and finite, got -1.0"),
         ({"total_steps": 5, "lr": float("nan")}, "lr must be .* got nan"),
         ({"total_steps": 5, "weight_decay": -1.0}, "weight_decay must be .* got -1.0"),
+        ({"total_steps": 5, "schedule": "cosine"}, "schedule must be .* got 'cosine'"),
     ],
 )
 def test_bad_arguments_are_quoted(arguments, message):
