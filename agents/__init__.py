@@ -4,5 +4,13 @@ from .export import export_policy
 from .optimizer import LearnedOptimizer
 from .policies import SHIPPED
 from .policy import Policy, load_policy
+from .scheduler import LearnedLR
 
-__all__ = ["SHIPPED", "LearnedOptimizer", "Policy", "export_policy", "load_policy"]
+__all__ = [
+    "SHIPPED",
+    "LearnedLR",
+    "LearnedOptimizer",
+    "Policy",
+    "export_policy",
+    "load_policy",
+]

@@ -92,10 +92,25 @@ def start(
     }
 
 
-def on_cpu(state: State) -> State:
-    """The same with its tensors on the CPU, where ``torch.load`` may have moved them."""
+def restored(policy: Policy, saved: State | None) -> State:
+    """A state that was saved, with its tensors on the CPU, wherever they were loaded to.
+
+    Raises:
+        ValueError: there is none, or it is of another policy.
+    """
+    if saved is None:
+        raise ValueError("what is to be loaded has no 'controller': no policy was in use")
+    used, own = saved["policy"], policy.fingerprint()
+    if used != own:
+        raise ValueError(
+            f"what is to be loaded is of policy {used[:12]}, but here is {own[:12]}"
+        )
+    return _on_cpu(saved)
+
+
+def _on_cpu(state: State) -> State:
     return {
-        key: on_cpu(value)
+        key: _on_cpu(value)
         if isinstance(value, dict)
         else (value.cpu() if isinstance(value, Tensor) else value)
         for key, value in state.items()
@@ -226,7 +241,7 @@ def tick(
             warnings.warn(
                 f"total_steps={total} are done; further steps run at no more than "
                 f"{FLOOR:.0%} of the highest learning rate so far",
-                stacklevel=5,
+                stacklevel=6,
             )
     return {
         **state,

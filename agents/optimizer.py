@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from optenv.checks import positive_int
 
 from . import controller, measuring
+from .driving import drive
 from .explaining import Explanation
 from .kernels import update
 from .losses import LossTap
@@ -213,17 +214,9 @@ class LearnedOptimizer(Resumable):
                 grads = list(torch._foreach_mul(grads, share))
             if loss is not None and self._policy.sees_loss:
                 state = controller.record(state, loss)
-            if controller.is_decision(self._policy, state):
-                probe = measuring.measure(
-                    params, grads, self.state, state["log_multiplier"].dtype
-                )
-                log_lr = measuring.mean_log_lr(self.param_groups)
-                state = controller.decide(self._policy, state, probe, log_lr)
-            if state["probing"]:
-                measuring.forget(self.state)
-            state, multiplier = controller.tick(self._policy, state, self.param_groups)
-            if state["probing"]:
-                measuring.remember(params, grads, self.state)
+            state, multiplier = drive(
+                self._policy, state, params, grads, self.state, self.param_groups
+            )
             self._update(dict(zip(params, grads, strict=True)), multiplier)
         self.param_groups[0]["controller"] = state
         return result

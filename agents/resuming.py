@@ -41,21 +41,11 @@ class Resumable(Optimizer):
             ValueError: it is not the state of a :class:`LearnedOptimizer`, or of one with
                 another policy.
         """
-        found = state_dict["param_groups"][0]
-        if "controller" not in found:
-            raise ValueError(
-                "state_dict is not of a LearnedOptimizer: param_groups[0] has "
-                f"{sorted(found)}, but no 'controller'"
-            )
-        used, own = found["controller"]["policy"], self._policy.fingerprint()
-        if used != own:
-            raise ValueError(
-                f"state_dict is of policy {used[:12]}, but this optimizer has {own[:12]}"
-            )
+        found = state_dict["param_groups"][0].get("controller")
+        restored = controller.restored(self._policy, found)
         super().load_state_dict(state_dict)
         self._restore_precision(state_dict)
-        first = self.param_groups[0]
-        first["controller"] = controller.on_cpu(first["controller"])
+        self.param_groups[0]["controller"] = restored
 
     def _restore_precision(self, state_dict: dict[str, Any]) -> None:
         """Undo torch's cast of state to the type of half-precision parameters."""

@@ -1,0 +1,201 @@
+"""A learned policy as a learning-rate scheduler of any torch optimizer."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import Optimizer
+
+from optenv.checks import positive_int
+
+from . import controller, measuring
+from .driving import drive
+from .explaining import Explanation
+from .policies import ANYTIME
+from .policy import Policy, load_policy
+
+__all__ = ["LearnedLR"]
+
+#: Shipped policy for SGD, and for every other optimizer.
+SGD_POLICY, OTHER_POLICY = "momentum", "adam"
+
+
+class LearnedLR(LRScheduler):
+    r"""Learning rates of any torch optimizer, chosen by a learned policy.
+
+    Before each of the optimizer's steps, ``group["lr"]`` is set to the group's learning
+    rate at the start, ``group["initial_lr"]``, times the policy's base schedule, times its
+    multiplier :math:`e^s`, as :class:`~agents.LearnedOptimizer` does. The policy looks at
+    losses, gradients, parameters and their change, which every optimizer has; it does best
+    with the update rule that it was trained with.
+
+    ``scheduler.step(loss)`` belongs behind every ``optimizer.step()``, as with torch's own
+    schedulers; what it is told is seen one step later. The loss that a closure returns is
+    seen at once. Without losses the policy has less to go by.
+
+    Copies of the optimizer are not driven.
+
+    Args:
+        optimizer: any of torch's, or one that behaves as they do.
+        total_steps: steps that the run will take; an anytime policy needs none.
+        policy: name of a shipped policy, path of a policy file, or a
+            :class:`~agents.policy.Policy`. By default ``"anytime"`` if there is no
+            ``total_steps``, else ``"momentum"`` for ``torch.optim.SGD`` and ``"adam"`` for
+            all others.
+
+    Raises:
+        TypeError: ``optimizer`` is none.
+        ValueError: ``total_steps`` is no positive integer, or the policy needs it.
+        FileNotFoundError: there is no such policy file.
+
+    Example::
+
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        scheduler = LearnedLR(optimizer, total_steps=1000)
+        for inputs, targets in batches:
+            optimizer.zero_grad()
+            loss = criterion(model(inputs), targets)
+            loss.backward()
+            optimizer.step()
+            scheduler.step(loss)
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int | None = None,
+        policy: str | Path | Policy | None = None,
+    ) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"LearnedLR needs a torch optimizer, got {optimizer!r}")
+        if total_steps is not None:
+            total_steps = positive_int("total_steps", total_steps)
+        if policy is None:
+            named = SGD_POLICY if isinstance(optimizer, torch.optim.SGD) else OTHER_POLICY
+            policy = ANYTIME if total_steps is None else named
+        own = policy if isinstance(policy, Policy) else load_policy(policy)
+        self._policy = copy.deepcopy(own).to(torch.float32)
+        # The scheduler of the groups is this one.
+        self._controller = controller.start(
+            self._policy, total_steps, torch.float32, "always"
+        )
+        self._kept: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
+        super().__init__(optimizer)
+        self._hook = optimizer.register_step_pre_hook(self._before_step)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in use."""
+        return self._policy
+
+    def explain(self) -> Explanation:
+        """What the policy saw and did at each decision so far."""
+        return Explanation(self._controller["trace"])
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Learning rates of the groups, which only the optimizer's own step changes."""
+        return [_value(group["lr"]) for group in self.optimizer.param_groups]
+
+    def step(self, loss: Tensor | float | None = None) -> None:  # type: ignore[override]
+        """Take note of the loss of the step that the optimizer has just taken.
+
+        Raises:
+            ValueError, TypeError: the loss is no scalar.
+        """
+        self._record(loss)
+        super().step()
+
+    def _record(self, loss: Any) -> None:
+        if loss is not None:
+            controller.check_loss(loss)
+            if self._policy.sees_loss:
+                self._controller = controller.record(self._controller, loss)
+
+    def _before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Set the learning rates, once the gradients of this step are there."""
+        _, *positional = args  # the first is the optimizer
+        closure = positional[0] if positional else kwargs.get("closure")
+        if closure is None:
+            self._set_rates()
+            return None
+        within = self._within(closure)
+        if positional:
+            return (args[0], within, *positional[1:]), kwargs
+        return args, {**kwargs, "closure": within}
+
+    def _within(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """The closure, which sets the learning rates when it is first called."""
+        first = [True]
+
+        def evaluate() -> Any:
+            result = closure()
+            if first.pop() if first else False:
+                with torch.no_grad():
+                    self._record(result)
+                    self._set_rates()
+            return result
+
+        return evaluate
+
+    @torch.no_grad()
+    def _set_rates(self) -> None:
+        groups = self.optimizer.param_groups
+        every = [p for group in groups for p in group["params"] if p.grad is not None]
+        grads = [p.grad for p in every if p.grad is not None]
+        if not every or not math.isfinite(measuring.norm(grads)):
+            return  # the optimizer will do with this step what it does
+        for group in groups:
+            group.setdefault("initial_lr", _value(group["lr"]))
+        base = [{**group, "lr": float(group["initial_lr"])} for group in groups]
+        self._controller, multiplier = drive(
+            self._policy, self._controller, every, grads, self._kept, base
+        )
+        for group in groups:
+            rate = group["initial_lr"] * multiplier
+            if isinstance(group["lr"], Tensor):  # in place: a compiled step reads it there
+                group["lr"].fill_(float(rate))
+            else:
+                group["lr"] = float(rate)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What :meth:`load_state_dict` needs, in tensors and plain numbers."""
+        every = self._parameters()
+        kept = {i: self._kept[p] for i, p in enumerate(every) if self._kept.get(p)}
+        names = ("base_lrs", "last_epoch", "_step_count", "_last_lr")
+        own = {name: self.__dict__[name] for name in names}
+        return {**own, "controller": self._controller, "kept": kept}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore a saved state; the optimizer's own is to be loaded too.
+
+        Raises:
+            ValueError: it is not the state of a :class:`LearnedLR`, or of one with
+                another policy.
+        """
+        state = dict(state_dict)
+        restored = controller.restored(self._policy, state.pop("controller", None))
+        every = self._parameters()
+        self._kept.clear()
+        for i, kept in state.pop("kept").items():
+            self._kept[every[i]] = {
+                name: value.to(every[i].device) for name, value in kept.items()
+            }
+        self._controller = restored
+        super().load_state_dict(state)
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+
+def _value(lr: float | Tensor) -> float | Tensor:
+    return lr.clone() if isinstance(lr, Tensor) else lr
