@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,12 +11,9 @@ from torch.optim.adamw import adamw
 from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
-from optenv.orthogonal import as_matrix, orthogonalize
 from optenv.rules import Hyperparameters, Rule
 
-#: Numbers in the matrices that are orthogonalised together: with more, memory is what
-#: takes the time.
-AT_ONCE = 2**18
+from .orthogonal import orthogonal_adam
 
 #: Parameters, gradients, states, learning rate, torch's ``foreach``, hyperparameters.
 Kernel = Callable[
@@ -53,6 +49,7 @@ def update(
     Half precision has too few digits for the averages that a state holds: those, and the
     update, are in single precision.
     """
+    fill(rule, params, states)
     own = [p.to(wide(p.dtype)) for p in params]
     steepest = [grad.to(w.dtype) for grad, w in zip(grads, own, strict=True)]
     if weight_decay:
@@ -61,6 +58,21 @@ def update(
     for p, w in zip(params, own, strict=True):
         if w is not p:
             p.copy_(w)
+
+
+def fill(rule: Rule, params: Sequence[Tensor], states: list[dict[str, Any]]) -> None:
+    """Give parameters that have none the state of ``rule`` before its first update."""
+    for param, state in zip(params, states, strict=True):
+        for name in STATES[rule.name]:
+            if name in state:
+                continue
+            if name == "step":
+                # Not of torch's default type: half precision cannot count beyond 256.
+                state[name] = torch.zeros((), dtype=torch.float32, device="cpu")
+            else:
+                state[name] = torch.zeros_like(
+                    param, dtype=wide(param.dtype), memory_format=torch.preserve_format
+                )
 
 
 def _sgd(
@@ -82,11 +94,8 @@ def _momentum(
     foreach: bool | None,
     h: Hyperparameters,
 ) -> None:
-    # torch fills None with the first gradient and leaves it to us to keep it.
-    buffers = [s.get("momentum_buffer") for s in states]
+    buffers: list[Tensor | None] = [s["momentum_buffer"] for s in states]
     _run_sgd(params, grads, buffers, lr, h.momentum, foreach)
-    for state, buffer in zip(states, buffers, strict=True):
-        state["momentum_buffer"] = buffer
 
 
 def _run_sgd(
@@ -119,7 +128,6 @@ def _rmsprop(
     foreach: bool | None,
     h: Hyperparameters,
 ) -> None:
-    _fill(params, states, ("square_avg",))
     rmsprop(
         params,
         grads,
@@ -146,7 +154,6 @@ def _adam(
     foreach: bool | None,
     h: Hyperparameters,
 ) -> None:
-    _fill(params, states, ("exp_avg", "exp_avg_sq"))
     adamw(
         params,
         grads,
@@ -166,85 +173,19 @@ def _adam(
     )
 
 
-def _orthogonal_adam(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[dict[str, Any]],
-    lr: float,
-    foreach: bool | None,
-    h: Hyperparameters,
-) -> None:
-    _fill(params, states, ("exp_avg", "exp_avg_sq"))
-    if foreach is False and len(params) > 1:  # one after the other takes less memory
-        for param, grad, state in zip(params, grads, states, strict=True):
-            _orthogonal_adam([param], [grad], [state], lr, foreach, h)
-        return
-    grads, means, squares, values = (
-        [torch.view_as_real(x) if x.is_complex() else x for x in part]
-        for part in (
-            grads,
-            [s["exp_avg"] for s in states],
-            [s["exp_avg_sq"] for s in states],
-            params,
-        )
-    )
-    for state in states:
-        state["step"] += 1
-    steps = [state["step"].item() for state in states]
-    torch._foreach_lerp_(means, grads, 1 - h.beta1)
-    decays = [h.decay(t) for t in steps]
-    torch._foreach_mul_(squares, decays)
-    torch._foreach_addcmul_(squares, grads, grads, [1 - decay for decay in decays])
-    roots = torch._foreach_sqrt(squares)
-    if h.power == 0:
-        torch._foreach_mul_(roots, [(1 - h.beta2**t) ** -0.5 for t in steps])
-    torch._foreach_add_(roots, h.eps)
-    directions = torch._foreach_mul(
-        means, [h.beta1 / (1 - h.beta1 ** (t + 1)) for t in steps]
-    )
-    now = torch._foreach_mul(grads, [(1 - h.beta1) / (1 - h.beta1**t) for t in steps])
-    torch._foreach_add_(directions, now)
-    torch._foreach_div_(directions, roots)
-    torch._foreach_add_(values, _orthogonalized(list(directions), params), alpha=-lr)
-
-
-def _orthogonalized(directions: list[Tensor], params: list[Tensor]) -> list[Tensor]:
-    """The directions, those of real matrices orthogonalised; small ones alike together."""
-    alike: dict[tuple[Any, ...], list[int]] = {}
-    for i, param in enumerate(params):
-        matrix = None if param.is_complex() else as_matrix(param.shape)
-        if matrix is not None:
-            alike.setdefault((matrix, param.device, param.dtype), []).append(i)
-    for (matrix, _, dtype), every in alike.items():
-        count = max(1, AT_ONCE // math.prod(matrix))
-        for begin in range(0, len(every), count):
-            group = every[begin : begin + count]
-            stacked = torch.stack([directions[i].reshape(matrix) for i in group])
-            # Half precision is too coarse for the squares of squares in it, also where
-            # the caller steps within an autocast.
-            wide = stacked.to(torch.promote_types(dtype, torch.float32))
-            with torch.autocast(wide.device.type, enabled=False):
-                found = orthogonalize(wide).to(dtype)
-            for i, result in zip(group, found, strict=True):
-                directions[i] = result.view_as(directions[i])
-    return directions
-
-
-def _fill(
-    params: list[Tensor], states: list[dict[str, Any]], names: tuple[str, ...]
-) -> None:
-    for param, state in zip(params, states, strict=True):
-        if "step" not in state:
-            # Not of torch's default type: half precision cannot count beyond 256.
-            state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
-            for name in names:
-                state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
-
+#: What each rule keeps for a parameter.
+STATES: dict[str, tuple[str, ...]] = {
+    "sgd": (),
+    "momentum": ("momentum_buffer",),
+    "rmsprop": ("step", "square_avg"),
+    "adam": ("step", "exp_avg", "exp_avg_sq"),
+    "orthogonal-adam": ("step", "exp_avg", "exp_avg_sq"),
+}
 
 KERNELS: dict[str, Kernel] = {
     "sgd": _sgd,
     "momentum": _momentum,
     "rmsprop": _rmsprop,
     "adam": _adam,
-    "orthogonal-adam": _orthogonal_adam,
+    "orthogonal-adam": orthogonal_adam,
 }

@@ -18,7 +18,7 @@ from optenv.checks import positive_int
 from . import controller, measuring
 from .driving import drive
 from .explaining import Explanation
-from .kernels import update
+from .kernels import fill, update
 from .losses import LossTap
 from .policies import ANYTIME, DEFAULT
 from .policy import Policy, load_policy
@@ -208,6 +208,10 @@ class LearnedOptimizer(Resumable):
         norm = measuring.norm(grads)
         if not math.isfinite(norm):
             state = {**state, "skipped": state["skipped"] + 1}
+        elif not any(group["lr"] for group in self.param_groups):
+            # No step of the run, as in torch.distributed.checkpoint, which takes one to
+            # have all state in place.
+            self._update(dict(zip(params, grads, strict=True)), 0.0)
         else:
             state, share = controller.clip(state, norm)
             if share < 1.0:  # copies: a gradient is its owner's
@@ -225,12 +229,15 @@ class LearnedOptimizer(Resumable):
         for group in self.param_groups:
             params = [p for p in group["params"] if p in grads]
             lr = group["effective_lr"] = float(group["lr"]) * multiplier
-            if params:
+            states = [self.state[p] for p in params]
+            if not lr:
+                fill(self._policy.rule, params, states)
+            elif params:
                 update(
                     self._policy.rule,
                     params,
                     [grads[p] for p in params],
-                    [self.state[p] for p in params],
+                    states,
                     lr,
                     weight_decay=group["weight_decay"],
                     foreach=group["foreach"],

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents import kernels
+from agents import orthogonal
 from agents.evaluation.optimizers import OrthogonalAdam
-from agents.kernels import KERNELS
+from agents.kernels import update
 from optenv import rules
 
 SPEC: dict[str, Any] = {"name": "orthogonal-adam", "beta1": 0.8, "beta2": 0.9}
@@ -21,9 +21,8 @@ SPEC: dict[str, Any] = {"name": "orthogonal-adam", "beta1": 0.8, "beta2": 0.9}
 def kernel_step(
     params: list[Tensor], states: list[dict], foreach: bool | None, **more: float
 ) -> None:
-    hyperparameters = rules.get({**SPEC, **more}).hyperparameters
-    grads = [p.grad for p in params]
-    KERNELS["orthogonal-adam"](params, grads, states, 0.01, foreach, hyperparameters)
+    rule, grads = rules.get({**SPEC, **more}), [p.grad for p in params]
+    update(rule, params, grads, states, 0.01, weight_decay=0.0, foreach=foreach)
 
 
 def gradients(shapes: list[tuple[int, ...]], dtype: torch.dtype, t: int) -> list[Tensor]:
@@ -89,7 +88,7 @@ def test_complex_parameters_move_as_their_two_real_parts() -> None:
 
 def test_many_matrices_at_once_are_what_each_is_alone(monkeypatch) -> None:
     expected = end(None)
-    monkeypatch.setattr(kernels, "AT_ONCE", 1)
+    monkeypatch.setattr(orthogonal, "AT_ONCE", 1)
     for found, alone in zip(expected, end(None), strict=True):
         torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-7)
 
@@ -121,9 +120,9 @@ def test_the_rule_alone_is_an_optimizer_to_compare_with() -> None:
     groups = [{"params": [frozen]}, {"params": [p]}]
     optimizer, state = copy.deepcopy(OrthogonalAdam(groups, lr=0.01)), dict[str, Any]()
     p = optimizer.param_groups[1]["params"][0]
-    default = rules.get("orthogonal-adam").hyperparameters
+    rule = rules.get("orthogonal-adam")
     for t in range(3):
         p.grad = q.grad = gradients([(3, 2)], torch.float32, t)[0]
         optimizer.step()
-        KERNELS["orthogonal-adam"]([q], [q.grad], [state], 0.01, None, default)
+        update(rule, [q], [q.grad], [state], 0.01, weight_decay=0.0, foreach=None)
     assert torch.equal(p.detach(), q)

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from optenv import rules
 from optenv.checks import is_number
 
-from ..kernels import KERNELS
+from ..kernels import update
 
 __all__ = ["AdamHD", "MuonAdamW", "OrthogonalAdam", "hidden_weights"]
 
@@ -135,16 +135,21 @@ class OrthogonalAdam(Rule):
         rule = rules.get(spec)
         if rule.name != "orthogonal-adam":
             raise ValueError(f"spec must be of the rule 'orthogonal-adam', got {spec!r}")
-        super().__init__(params, {"lr": lr, "hyperparameters": rule.hyperparameters})
+        super().__init__(params, {"lr": lr, "rule": rule})
 
     def update(self) -> None:
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
-                grads = [p.grad for p in params]
-                states = [self.state[p] for p in params]
-                kernel = KERNELS["orthogonal-adam"]
-                kernel(params, grads, states, group["lr"], None, group["hyperparameters"])
+                update(
+                    group["rule"],
+                    params,
+                    [p.grad for p in params],
+                    [self.state[p] for p in params],
+                    group["lr"],
+                    weight_decay=0.0,
+                    foreach=None,
+                )
 
 
 def hidden_weights(module: nn.Module) -> list[nn.Parameter]:
