@@ -32,11 +32,8 @@ _NO_LOSSES = Losses.empty(0.0)
 #: the highest ratio seen in runs of the selection tasks is 7 (docs/policy-log.md).
 SPIKE = 10.0
 
-#: Steps before there is anything to compare with.
-SPIKE_FROM = 3
-
-#: Steps that the mean square is over.
-SPIKE_MEMORY = 100
+#: Steps before there is anything to compare with, and those that the mean is over.
+SPIKE_FROM, SPIKE_MEMORY = 3, 100
 
 #: How many times longer than all runs of its training a policy may run without a warning.
 FAR = 2
@@ -173,8 +170,10 @@ def check_loss(loss: Any) -> None:
         raise TypeError(f"loss must be a scalar, got {loss!r}") from None
 
 
-def record(state: State, loss: Tensor | float) -> State:
-    """Take note of the loss of this step; one that is not finite is ignored."""
+def record(state: State, loss: Tensor | float | None) -> State:
+    """Take note of the loss of this step, if there is one and it is finite."""
+    if loss is None:
+        return state
     value = loss.item() if isinstance(loss, Tensor) else float(loss)
     if not math.isfinite(value):
         return state

@@ -14,6 +14,7 @@ from torch.optim.sgd import sgd
 from optenv.rules import Hyperparameters, Rule
 
 from .orthogonal import orthogonal_adam
+from .sharding import is_sharded
 
 #: Parameters, gradients, states, learning rate, torch's ``foreach``, hyperparameters.
 Kernel = Callable[
@@ -52,9 +53,21 @@ def update(
     fill(rule, params, states)
     own = [p.to(wide(p.dtype)) for p in params]
     steepest = [grad.to(w.dtype) for grad, w in zip(grads, own, strict=True)]
-    if weight_decay:
-        torch._foreach_mul_(own, 1.0 - lr * weight_decay)
-    KERNELS[rule.name](own, steepest, states, lr, foreach, rule.hyperparameters)
+    for spread in (False, True):  # kernels take tensors of one kind
+        part = [i for i, w in enumerate(own) if is_sharded(w) == spread]
+        if not part:
+            continue
+        moved = [own[i] for i in part]
+        if weight_decay:
+            torch._foreach_mul_(moved, 1.0 - lr * weight_decay)
+        KERNELS[rule.name](
+            moved,
+            [steepest[i] for i in part],
+            [states[i] for i in part],
+            lr,
+            foreach,
+            rule.hyperparameters,
+        )
     for p, w in zip(params, own, strict=True):
         if w is not p:
             p.copy_(w)

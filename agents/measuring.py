@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from optenv.probing import Probe, first_probe, probe
 
 from .kernels import wide
+from .sharding import is_sharded, whole
 
 #: State of each parameter, as a torch optimizer has it.
 States = Mapping[Tensor, dict[str, Any]]
@@ -41,9 +43,15 @@ def measure(
     """Probe of the last update, from what :func:`remember` kept, in ``dtype``."""
 
     def dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
-        pairs = zip(a, b, strict=True)
-        parts = [torch.dot(_flat(x, dtype), _flat(y, dtype)).cpu() for x, y in pairs]
-        return torch.stack(parts).sum().reshape(1)
+        spread, plain = [], []
+        for x, y in zip(a, b, strict=True):
+            if is_sharded(x):
+                spread.append((x.to(dtype) * y.to(dtype)).sum())
+            else:
+                plain.append(torch.dot(_flat(x, dtype), _flat(y, dtype)).cpu())
+        if spread:  # added up before the processes exchange anything
+            plain.append(whole(functools.reduce(torch.add, spread)).cpu())
+        return torch.stack(plain).sum().reshape(1)
 
     pairs = list(zip(params, grads, strict=True))
     pairs = [(p, grad) for p, grad in pairs if "last_grad" in states[p]] or pairs
@@ -75,22 +83,21 @@ def norm(grads: Sequence[Tensor]) -> float:
     Raises:
         RuntimeError: a gradient is sparse.
     """
-    alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    alike: dict[tuple[torch.device, torch.dtype, bool], list[Tensor]] = {}
     for grad in grads:
         if grad.is_sparse:
             raise RuntimeError(
                 "LearnedOptimizer does not support sparse gradients, got one of a "
                 f"parameter of shape {list(grad.shape)}"
             )
-        alike.setdefault((grad.device, grad.dtype), []).append(grad)
+        alike.setdefault((grad.device, grad.dtype, is_sharded(grad)), []).append(grad)
     norms: dict[torch.device, list[Tensor]] = {}
-    for (device, dtype), part in alike.items():
+    for (device, dtype, _), part in alike.items():
         # Squares of half precision's large numbers are beyond it.
         kind = None if dtype == wide(dtype) else wide(dtype)
-        norms.setdefault(device, []).extend(torch._foreach_norm(part, 2, kind))
-    return math.hypot(
-        *(float(torch.stack([n.double() for n in part]).norm()) for part in norms.values())
-    )
+        every = torch.stack(torch._foreach_norm(part, 2, kind))
+        norms.setdefault(device, []).append(whole(torch.linalg.vector_norm(every)).double())
+    return math.hypot(*(float(torch.stack(part).norm()) for part in norms.values()))
 
 
 def _flat(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -23,6 +23,7 @@ from .losses import LossTap
 from .policies import ANYTIME, DEFAULT
 from .policy import Policy, load_policy
 from .resuming import Resumable
+from .sharding import agreed_loss
 
 __all__ = ["LearnedOptimizer"]
 
@@ -63,6 +64,9 @@ class LearnedOptimizer(Resumable):
             scheduler of torch's drives a group (which has ``"initial_lr"`` then),
             ``"always"`` follows it in any case, None never does.
         foreach: as in torch; None lets torch choose.
+        synchronize: whether the processes of ``torch.distributed``, if there are several,
+            train one model, and are to use the mean of their losses. All of them must then
+            take all steps. Gradients are those that data-parallel training has averaged.
 
     Raises:
         ValueError: an argument is out of its range, or the policy cannot be used.
@@ -88,6 +92,7 @@ class LearnedOptimizer(Resumable):
         weight_decay: float = 0.0,
         schedule: str | None = "auto",
         foreach: bool | None = None,
+        synchronize: bool = True,
     ) -> None:
         if total_steps is not None:
             total_steps = positive_int("total_steps", total_steps)
@@ -108,7 +113,7 @@ class LearnedOptimizer(Resumable):
         doubles = (torch.float64, torch.complex128)
         every = [p for group in self.param_groups for p in group["params"]]
         dtype = torch.float64 if all(p.dtype in doubles for p in every) else torch.float32
-        self._tap = LossTap()
+        self._tap, self._synchronize = LossTap(), synchronize
         self._policy = copy.deepcopy(own).to(dtype)  # the caller's stays as it is
         # In a param group, where torch saves, copies and restores it with the rest.
         self.param_groups[0]["controller"] = controller.start(
@@ -215,8 +220,9 @@ class LearnedOptimizer(Resumable):
         else:
             state, share = controller.clip(state, norm)
             if share < 1.0:  # copies: a gradient is its owner's
-                grads = list(torch._foreach_mul(grads, share))
-            if loss is not None and self._policy.sees_loss:
+                grads = [grad * share for grad in grads]
+            if self._policy.sees_loss:
+                loss = agreed_loss(loss, params) if self._synchronize else loss
                 state = controller.record(state, loss)
             state, multiplier = drive(
                 self._policy, state, params, grads, self.state, self.param_groups

@@ -11,6 +11,8 @@ from torch import Tensor
 from optenv.orthogonal import as_matrix, orthogonalize
 from optenv.rules import Hyperparameters
 
+from .sharding import scattered, whole
+
 __all__ = ["orthogonal_adam"]
 
 #: Numbers in the matrices that are orthogonalised together: with more, memory is what
@@ -71,12 +73,13 @@ def _orthogonalized(directions: list[Tensor], params: list[Tensor]) -> list[Tens
         count = max(1, AT_ONCE // math.prod(matrix))
         for begin in range(0, len(every), count):
             group = every[begin : begin + count]
-            stacked = torch.stack([directions[i].reshape(matrix) for i in group])
+            stacked = torch.stack([whole(directions[i]).reshape(matrix) for i in group])
             # Half precision is too coarse for the squares of squares in it, also where
             # the caller steps within an autocast.
             wide = stacked.to(torch.promote_types(dtype, torch.float32))
             with torch.autocast(wide.device.type, enabled=False):
                 found = orthogonalize(wide).to(dtype)
             for i, result in zip(group, found, strict=True):
-                directions[i] = result.view_as(directions[i])
+                shaped = result.view(directions[i].shape)
+                directions[i] = scattered(shaped, directions[i])
     return directions

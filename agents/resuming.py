@@ -25,6 +25,7 @@ class Resumable(Optimizer):
 
     _policy: Policy
     _tap: LossTap
+    _synchronize: bool
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -32,7 +33,8 @@ class Resumable(Optimizer):
             self._tap = LossTap()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_policy": self._policy}
+        own = {"_policy": self._policy, "_synchronize": self._synchronize}
+        return {**super().__getstate__(), **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a saved state.

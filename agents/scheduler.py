@@ -21,6 +21,7 @@ from .driving import drive
 from .explaining import Explanation
 from .policies import ANYTIME
 from .policy import Policy, load_policy
+from .sharding import agreed_loss
 
 __all__ = ["LearnedLR"]
 
@@ -50,6 +51,8 @@ class LearnedLR(LRScheduler):
             :class:`~agents.policy.Policy`. By default ``"anytime"`` if there is no
             ``total_steps``, else ``"momentum"`` for ``torch.optim.SGD`` and ``"adam"`` for
             all others.
+        synchronize: as for :class:`~agents.LearnedOptimizer`; all processes must then call
+            ``scheduler.step``, whether with a loss or without.
 
     Raises:
         TypeError: ``optimizer`` is none.
@@ -73,6 +76,8 @@ class LearnedLR(LRScheduler):
         optimizer: Optimizer,
         total_steps: int | None = None,
         policy: str | Path | Policy | None = None,
+        *,
+        synchronize: bool = True,
     ) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"LearnedLR needs a torch optimizer, got {optimizer!r}")
@@ -87,6 +92,7 @@ class LearnedLR(LRScheduler):
         self._controller = controller.start(
             self._policy, total_steps, torch.float32, "always"
         )
+        self._synchronize = synchronize
         self._kept: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         super().__init__(optimizer)
         self._hook = optimizer.register_step_pre_hook(self._before_step)
@@ -110,14 +116,17 @@ class LearnedLR(LRScheduler):
         Raises:
             ValueError, TypeError: the loss is no scalar.
         """
-        self._record(loss)
+        if not self._is_initial:  # torch's own first call, before any step
+            self._record(loss)
         super().step()
 
     def _record(self, loss: Any) -> None:
         if loss is not None:
             controller.check_loss(loss)
-            if self._policy.sees_loss:
-                self._controller = controller.record(self._controller, loss)
+        if self._policy.sees_loss:
+            if self._synchronize:
+                loss = agreed_loss(loss, self._parameters())
+            self._controller = controller.record(self._controller, loss)
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]

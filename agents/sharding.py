@@ -1,0 +1,53 @@
+"""Several processes on one run: what they must agree on, and tensors spread over them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["agreed_loss", "is_sharded", "scattered", "whole"]
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether it is a ``DTensor``, as those of FSDP2 are."""
+    return hasattr(tensor, "full_tensor")  # without importing what few have
+
+
+def whole(tensor: Any) -> Tensor:
+    """All of a tensor that may be spread over processes, as a plain one in each."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def scattered(tensor: Tensor, like: Any) -> Any:
+    """A whole tensor, the same in each process, spread as ``like`` is."""
+    if not is_sharded(like):
+        return tensor
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = like.device_mesh
+    everywhere = [Replicate() for _ in range(mesh.ndim)]
+    spread = DTensor.from_local(tensor, mesh, everywhere, run_check=False)
+    return spread.redistribute(mesh, like.placements)
+
+
+def agreed_loss(
+    loss: Tensor | float | None, params: Sequence[Tensor]
+) -> Tensor | float | None:
+    """Mean over all processes of those losses that are given and finite; None without any.
+
+    Each process of data-parallel training has a loss of its own, while all must choose
+    the same learning rate. Without several processes, ``loss`` as it is.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return loss
+    value = math.nan if loss is None else float(loss)
+    told = [value, 1.0] if math.isfinite(value) else [0.0, 0.0]
+    summed = torch.tensor(told, dtype=torch.float32, device=params[0].device)
+    dist.all_reduce(summed)
+    total, count = summed.tolist()
+    return total / count if count else None

@@ -1,0 +1,152 @@
+"""Several processes that train one model choose the same learning rates."""
+
+from __future__ import annotations
+
+import gc
+import time
+from functools import partial
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from ordinary_loop import STEPS, batches, make_model, weights
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from utils import random_policy
+
+from agents import LearnedLR, LearnedOptimizer
+
+WORLD = 2
+RULES = ["adam", "orthogonal-adam", "momentum"]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not dist.is_available(), reason="torch without torch.distributed"),
+]
+
+
+def fit(model, optimizer, part=None):
+    """Learn on batches of eight, or on one process's share of each."""
+    for inputs, targets in batches():
+        if part is not None:
+            inputs, targets = inputs[part::WORLD], targets[part::WORLD]
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs), targets)
+        loss.backward()
+        optimizer.step(loss=loss)
+
+
+class Forgetful:
+    """An optimizer that now and then is not told a loss, in one process or in all."""
+
+    def __init__(self, params, make):
+        self.optimizer, self.steps = make(params), 0
+        self.zero_grad = self.optimizer.zero_grad
+
+    def step(self, loss):
+        self.steps += 1
+        told = self.steps % 7 != dist.get_rank() and self.steps % 5 != 0
+        self.optimizer.step(loss=loss if told else None)
+
+
+class Scheduled:
+    """AdamW under LearnedLR, in the shape of LearnedOptimizer."""
+
+    def __init__(self, params, policy, total_steps):
+        self.optimizer = torch.optim.AdamW(params, lr=1e-3)
+        self.scheduler = LearnedLR(self.optimizer, total_steps, policy)
+        self.zero_grad = self.optimizer.zero_grad
+
+    def step(self, loss):
+        self.optimizer.step()
+        self.scheduler.step(loss)
+
+
+def plain(model):
+    return model
+
+
+def data_parallel(model):
+    return DistributedDataParallel(model)
+
+
+def fully_sharded(model):
+    for part in (model[0], model[2], model):
+        fully_shard(part, mesh=init_device_mesh("cpu", (WORLD,)))
+    return model
+
+
+def work(rank, folder, wrap, make):
+    torch.set_num_threads(1)
+    method = f"file://{folder}/meeting"
+    dist.init_process_group("gloo", init_method=method, rank=rank, world_size=WORLD)
+    leave_weights(rank, folder, wrap, make)
+    gc.collect()  # what still uses the group would hang when it is gone
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def leave_weights(rank, folder, wrap, make):
+    model = make_model()
+    wrapped = wrap(model)
+    fit(wrapped, make(wrapped.parameters()), rank)
+    own = [getattr(p, "full_tensor", lambda p=p: p)() for p in model.parameters()]
+    torch.save(torch.cat([p.detach().flatten() for p in own]), f"{folder}/{rank}.pt")
+
+
+def ends(folder, wrap, make):
+    """Weights that each process ends with."""
+    folder.mkdir()
+    context = mp.spawn(work, (str(folder), wrap, make), nprocs=WORLD, join=False)
+    deadline = time.monotonic() + 120
+    while not context.join(timeout=5):
+        if time.monotonic() > deadline:
+            for process in context.processes:
+                process.kill()
+            pytest.fail("the processes wait for each other")
+    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+
+
+def made(rule):
+    return partial(LearnedOptimizer, policy=random_policy(rule), total_steps=STEPS)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_data_parallel_training_is_that_of_one_process_on_the_joined_batch(rule, tmp_path):
+    alone = make_model()
+    fit(alone, made(rule)(alone.parameters()))
+    one, other = ends(tmp_path / "a", data_parallel, made(rule))
+    assert torch.equal(one, other)
+    torch.testing.assert_close(one, weights(alone), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_fully_sharded_training_is_data_parallel_training(rule, tmp_path):
+    expected, _ = ends(tmp_path / "a", data_parallel, made(rule))
+    one, other = ends(tmp_path / "b", fully_sharded, made(rule))
+    assert torch.equal(one, other)
+    torch.testing.assert_close(one, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_processes_that_miss_losses_still_agree(tmp_path):
+    make = partial(Forgetful, make=made("adam"))
+    one, other = ends(tmp_path / "a", data_parallel, make)
+    assert torch.equal(one, other)
+
+
+def test_a_scheduler_agrees_as_well(tmp_path):
+    make = partial(Scheduled, policy=random_policy(), total_steps=STEPS)
+    alone = make_model()
+    fit(alone, make(alone.parameters()))
+    one, other = ends(tmp_path / "a", data_parallel, make)
+    assert torch.equal(one, other)
+    torch.testing.assert_close(one, weights(alone), rtol=1e-3, atol=1e-4)
+
+
+def test_processes_that_train_models_of_their_own_need_not_agree(tmp_path):
+    make = partial(made("adam"), synchronize=False)
+    one, other = ends(tmp_path / "a", plain, make)
+    assert not torch.equal(one, other)
