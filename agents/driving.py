@@ -16,28 +16,30 @@ __all__ = ["drive"]
 def drive(
     policy: Policy,
     state: controller.State,
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
+    grads: Mapping[Tensor, Tensor],
     kept: measuring.States,
     groups: Sequence[Mapping[str, Any]],
+    partitioned: bool = False,
 ) -> tuple[controller.State, float]:
     """State after this step, and the multiplier of its learning rate.
 
     Args:
         policy: which one.
         state: see :func:`agents.controller.start`.
-        params: all that have a gradient, before they are moved.
-        grads: theirs.
+        grads: of all parameters that have one, which are not moved yet.
         kept: a dict for each parameter, where what the next step must know is kept.
         groups: of parameters, whose ``"lr"`` is the base learning rate.
+        partitioned: whether other processes hold further parameters.
     """
+    params, own = list(grads), list(grads.values())
     if controller.is_decision(policy, state):
-        probe = measuring.measure(params, grads, kept, state["log_multiplier"].dtype)
-        log_lr = measuring.mean_log_lr(groups)
+        dtype = state["log_multiplier"].dtype
+        probe = measuring.measure(params, own, kept, dtype, partitioned)
+        log_lr = measuring.mean_log_lr(groups, partitioned)
         state = controller.decide(policy, state, probe, log_lr)
     if state["probing"]:
         measuring.forget(kept)
     state, multiplier = controller.tick(policy, state, groups)
     if state["probing"]:
-        measuring.remember(params, grads, kept)
+        measuring.remember(params, own, kept)
     return state, multiplier

@@ -67,6 +67,8 @@ class LearnedOptimizer(Resumable):
         synchronize: whether the processes of ``torch.distributed``, if there are several,
             train one model, and are to use the mean of their losses. All of them must then
             take all steps. Gradients are those that data-parallel training has averaged.
+        partitioned: whether each process holds other parameters of that model, as under
+            ``ZeroRedundancyOptimizer``. Each must have some that have a gradient.
 
     Raises:
         ValueError: an argument is out of its range, or the policy cannot be used.
@@ -93,6 +95,7 @@ class LearnedOptimizer(Resumable):
         schedule: str | None = "auto",
         foreach: bool | None = None,
         synchronize: bool = True,
+        partitioned: bool = False,
     ) -> None:
         if total_steps is not None:
             total_steps = positive_int("total_steps", total_steps)
@@ -113,7 +116,8 @@ class LearnedOptimizer(Resumable):
         doubles = (torch.float64, torch.complex128)
         every = [p for group in self.param_groups for p in group["params"]]
         dtype = torch.float64 if all(p.dtype in doubles for p in every) else torch.float32
-        self._tap, self._synchronize = LossTap(), synchronize
+        self._tap = LossTap()
+        self._synchronize, self._partitioned = synchronize, partitioned
         self._policy = copy.deepcopy(own).to(dtype)  # the caller's stays as it is
         # In a param group, where torch saves, copies and restores it with the rest.
         self.param_groups[0]["controller"] = controller.start(
@@ -204,30 +208,30 @@ class LearnedOptimizer(Resumable):
         loss = attached if loss is None else loss
         if loss is not None:
             controller.check_loss(loss)
-        params = [p for group in self.param_groups for p in group["params"]]
-        params = [p for p in params if p.grad is not None]
-        if not params:
+        every = (p for group in self.param_groups for p in group["params"])
+        grads = {p: p.grad for p in every if p.grad is not None}
+        if not grads:
             return result
-        grads = [p.grad for p in params if p.grad is not None]
         state = self.param_groups[0]["controller"]
-        norm = measuring.norm(grads)
+        norm = measuring.norm(list(grads.values()), self._partitioned)
         if not math.isfinite(norm):
             state = {**state, "skipped": state["skipped"] + 1}
         elif not any(group["lr"] for group in self.param_groups):
             # No step of the run, as in torch.distributed.checkpoint, which takes one to
             # have all state in place.
-            self._update(dict(zip(params, grads, strict=True)), 0.0)
+            self._update(grads, 0.0)
         else:
             state, share = controller.clip(state, norm)
             if share < 1.0:  # copies: a gradient is its owner's
-                grads = [grad * share for grad in grads]
+                grads = {p: grad * share for p, grad in grads.items()}
             if self._policy.sees_loss:
-                loss = agreed_loss(loss, params) if self._synchronize else loss
+                loss = agreed_loss(loss, list(grads)) if self._synchronize else loss
                 state = controller.record(state, loss)
             state, multiplier = drive(
-                self._policy, state, params, grads, self.state, self.param_groups
-            )
-            self._update(dict(zip(params, grads, strict=True)), multiplier)
+                self._policy, state, grads, self.state, self.param_groups,
+                self._partitioned,
+            )  # fmt: skip
+            self._update(grads, multiplier)
         self.param_groups[0]["controller"] = state
         return result
 

@@ -26,6 +26,7 @@ class Resumable(Optimizer):
     _policy: Policy
     _tap: LossTap
     _synchronize: bool
+    _partitioned: bool
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -33,7 +34,8 @@ class Resumable(Optimizer):
             self._tap = LossTap()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"_policy": self._policy, "_synchronize": self._synchronize}
+        names = ("_policy", "_synchronize", "_partitioned")
+        own = {name: self.__dict__[name] for name in names}
         return {**super().__getstate__(), **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -159,15 +159,14 @@ class LearnedLR(LRScheduler):
     @torch.no_grad()
     def _set_rates(self) -> None:
         groups = self.optimizer.param_groups
-        every = [p for group in groups for p in group["params"] if p.grad is not None]
-        grads = [p.grad for p in every if p.grad is not None]
-        if not every or not math.isfinite(measuring.norm(grads)):
+        grads = {p: p.grad for p in self._parameters() if p.grad is not None}
+        if not grads or not math.isfinite(measuring.norm(list(grads.values()))):
             return  # the optimizer will do with this step what it does
         for group in groups:
             group.setdefault("initial_lr", _value(group["lr"]))
         base = [{**group, "lr": float(group["initial_lr"])} for group in groups]
         self._controller, multiplier = drive(
-            self._policy, self._controller, every, grads, self._kept, base
+            self._policy, self._controller, grads, self._kept, base
         )
         for group in groups:
             rate = group["initial_lr"] * multiplier

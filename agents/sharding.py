@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["agreed_loss", "is_sharded", "scattered", "whole"]
+__all__ = ["agreed_loss", "is_sharded", "scattered", "several", "summed", "whole"]
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -35,6 +35,20 @@ def scattered(tensor: Tensor, like: Any) -> Any:
     return spread.redistribute(mesh, like.placements)
 
 
+def several() -> bool:
+    """Whether there are several processes of ``torch.distributed``."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def summed(numbers: Sequence[float], params: Sequence[Tensor]) -> list[float]:
+    """Sums over all processes, which exchange them on the device of the parameters."""
+    device = params[0].device
+    exact = torch.float32 if device.type == "mps" else torch.float64
+    exchanged = torch.tensor(numbers, dtype=exact, device=device)
+    dist.all_reduce(exchanged)
+    return exchanged.tolist()
+
+
 def agreed_loss(
     loss: Tensor | float | None, params: Sequence[Tensor]
 ) -> Tensor | float | None:
@@ -43,11 +57,9 @@ def agreed_loss(
     Each process of data-parallel training has a loss of its own, while all must choose
     the same learning rate. Without several processes, ``loss`` as it is.
     """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if not several():
         return loss
     value = math.nan if loss is None else float(loss)
     told = [value, 1.0] if math.isfinite(value) else [0.0, 0.0]
-    summed = torch.tensor(told, dtype=torch.float32, device=params[0].device)
-    dist.all_reduce(summed)
-    total, count = summed.tolist()
+    total, count = summed(told, params)
     return total / count if count else None

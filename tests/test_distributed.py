@@ -14,6 +14,7 @@ from ordinary_loop import STEPS, batches, make_model, weights
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 from utils import random_policy
 
@@ -127,6 +128,18 @@ def test_data_parallel_training_is_that_of_one_process_on_the_joined_batch(rule,
 def test_fully_sharded_training_is_data_parallel_training(rule, tmp_path):
     expected, _ = ends(tmp_path / "a", data_parallel, made(rule))
     one, other = ends(tmp_path / "b", fully_sharded, made(rule))
+    assert torch.equal(one, other)
+    torch.testing.assert_close(one, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_partitioned_training_is_data_parallel_training(rule, tmp_path):
+    expected, _ = ends(tmp_path / "a", data_parallel, made(rule))
+    make = partial(
+        ZeroRedundancyOptimizer, optimizer_class=LearnedOptimizer,
+        policy=random_policy(rule), total_steps=STEPS, partitioned=True,
+    )  # fmt: skip
+    one, other = ends(tmp_path / "b", data_parallel, make)
     assert torch.equal(one, other)
     torch.testing.assert_close(one, expected, rtol=1e-3, atol=1e-4)
 
