@@ -30,6 +30,10 @@ Kernel = Callable[
 ]
 
 
+#: Types that have too few digits to compute in.
+HALF = (torch.float16, torch.bfloat16, torch.complex32)
+
+
 def wide(dtype: torch.dtype) -> torch.dtype:
     """Type to compute in: single precision in the place of half."""
     return torch.promote_types(dtype, torch.float32)
@@ -50,33 +54,29 @@ def update(
     Half precision has too few digits for the averages that a state holds: those, and the
     update, are in single precision.
     """
-    fill(rule, params, states)
-    own = [p.to(wide(p.dtype)) for p in params]
-    steepest = [grad.to(w.dtype) for grad, w in zip(grads, own, strict=True)]
-    for spread in (False, True):  # kernels take tensors of one kind
-        part = [i for i, w in enumerate(own) if is_sharded(w) == spread]
-        if not part:
-            continue
-        moved = [own[i] for i in part]
+    # Of one kind and one width are those that a kernel takes at a time; mostly all.
+    alike: dict[tuple[bool, bool], list[int]] = {}
+    for i, p in enumerate(params):
+        alike.setdefault((is_sharded(p), p.dtype in HALF), []).append(i)
+    for (_, half), part in alike.items():
+        own, steepest = [params[i] for i in part], [grads[i] for i in part]
+        kept = [states[i] for i in part]
+        fill(rule, own, kept)
+        moved = [p.to(wide(p.dtype)) for p in own] if half else own
+        if half:
+            steepest = [grad.to(wide(grad.dtype)) for grad in steepest]
         if weight_decay:
             torch._foreach_mul_(moved, 1.0 - lr * weight_decay)
-        KERNELS[rule.name](
-            moved,
-            [steepest[i] for i in part],
-            [states[i] for i in part],
-            lr,
-            foreach,
-            rule.hyperparameters,
-        )
-    for p, w in zip(params, own, strict=True):
-        if w is not p:
-            p.copy_(w)
+        KERNELS[rule.name](moved, steepest, kept, lr, foreach, rule.hyperparameters)
+        if half:
+            torch._foreach_copy_(own, moved)
 
 
 def fill(rule: Rule, params: Sequence[Tensor], states: list[dict[str, Any]]) -> None:
     """Give parameters that have none the state of ``rule`` before its first update."""
+    names = STATES[rule.name]
     for param, state in zip(params, states, strict=True):
-        for name in STATES[rule.name]:
+        for name in names:
             if name in state:
                 continue
             if name == "step":

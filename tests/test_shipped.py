@@ -35,7 +35,9 @@ def small_module():
 
 
 def test_the_policies_that_are_promised_are_there():
-    assert {"default", "gradient-only", "anytime", "adam", "momentum", "dqn"} <= set(SHIPPED)
+    assert {"default", "gradient-only", "anytime", "adam", "momentum", "dqn"} <= set(
+        SHIPPED
+    )
     assert load_policy("anytime").anytime and not load_policy("gradient-only").sees_loss
 
 
