@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import shlex
 import sys
 import time
@@ -98,7 +99,8 @@ def parse_assignments(context: Any, option: Any, values: tuple[str, ...]) -> dic
 @click.option(
     "--resume",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Go on from this model.zip, up to --timesteps in all.",
+    help="Go on from this model.zip, up to --timesteps in all, with the environment in the "
+    "config.json beside it.",
 )
 @click.option(
     "--policy",
@@ -204,17 +206,44 @@ def main(**options: Any) -> None:
 
 
 def configure(options: dict[str, Any]) -> dict[str, Any]:
-    """What the agent is made with: the preset's, unless an option says otherwise."""
-    preset = PRESETS[options["agent"]]
+    """What the agent is made with: the preset's, unless an option says otherwise.
+
+    A model to go on from has what it was made with in place of the preset's.
+
+    Raises:
+        ValueError: that model is of another agent.
+    """
+    preset = {**PRESETS[options["agent"]], **resumed(options)}
     names = ("env_id", "timesteps", "num_envs", "copies", "candidates", "members")
     chosen = {name: options[name] or preset[name] for name in names}
-    own = models.env_arguments(options["agent"], chosen["env_id"])
+    if options["resume"] is not None and chosen["env_id"] == preset["env_id"]:
+        own = preset["env_arguments"]
+    else:
+        own = models.env_arguments(options["agent"], chosen["env_id"])
     return {
         **chosen,
         "env_arguments": {**own, **options["env_arg"]},
         "algorithm": preset["algorithm"] | options["overrides"],
         "overrides": options["overrides"],
     }
+
+
+def resumed(options: dict[str, Any]) -> dict[str, Any]:
+    """What is known of the model that ``--resume`` goes on with; nothing without it."""
+    if options["resume"] is None:
+        return {}
+    agent = options["agent"]
+    found = {"candidates": 1, "members": 1, "env_arguments": PRESETS[agent]["env"]}
+    path = options["resume"].with_name("config.json")
+    if not path.exists():
+        return found
+    config = json.loads(path.read_text())
+    if config.get("agent", agent) != agent:
+        raise ValueError(
+            f"{path} is of agent {config['agent']!r}; give --agent {config['agent']}"
+        )
+    names = ("env_id", "num_envs", "copies", "env_arguments")
+    return found | {name: config[name] for name in names if name in config}
 
 
 def check_candidates(options: dict[str, Any], config: dict[str, Any]) -> None:

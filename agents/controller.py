@@ -80,6 +80,7 @@ def start(
         "norms": 0,
         "mean_square": 0.0,
         "probing": False,
+        "negative": False,
         "log_multiplier": multiplier,
         "highest": multiplier,
         "previous_action": zero,
@@ -171,12 +172,18 @@ def check_loss(loss: Any) -> None:
 
 
 def record(state: State, loss: Tensor | float | None) -> State:
-    """Take note of the loss of this step, if there is one and it is finite."""
-    if loss is None:
+    """Take note of the loss of this step, if there is one and it is finite.
+
+    Ratios of losses mean nothing where losses are negative: after the first such one, the
+    policy goes on without any.
+    """
+    if loss is None or state["negative"]:
         return state
     value = loss.item() if isinstance(loss, Tensor) else float(loss)
     if not math.isfinite(value):
         return state
+    if value < 0:
+        return {**state, "negative": True, "losses": _NO_LOSSES._asdict()}
     return {**state, "losses": Losses(**state["losses"]).record(value)._asdict()}
 
 
@@ -232,8 +239,7 @@ def tick(
     progress = 0.0 if total is None else steps / total
     multiplier = math.exp(state["log_multiplier"])
     driven = any("initial_lr" in group for group in groups)  # as torch marks them
-    if state["schedule"] == "always" or (state["schedule"] == "auto" and not driven):
-        multiplier *= policy.action.factor(progress)
+    followed = state["schedule"] == "always" or (state["schedule"] == "auto" and not driven)
     if total is not None and steps >= total:
         multiplier = min(multiplier, FLOOR * math.exp(state["highest"]))
         if steps == total:
@@ -242,6 +248,8 @@ def tick(
                 f"{FLOOR:.0%} of the highest learning rate so far",
                 stacklevel=6,
             )
+    elif followed:
+        multiplier *= policy.action.factor(progress)
     return {
         **state,
         "steps": steps + 1,

@@ -45,9 +45,10 @@ class Explanation(list[dict[str, float]]):
     """A dict for each decision: ``step`` (taken before it), ``moved`` (change of the
     log-multiplier that the policy asked for, nats), ``multiplier`` (of the learning rate,
     without the schedule, from this step on), and every feature of the observation
-    (:data:`optenv.telemetry.FEATURES`) by its name.
+    by its name, in the units that the policy sees, which
+    :data:`optenv.telemetry.FEATURES` tells.
 
-    ``print`` shows a table of the first three and of the losses;
+    ``print`` shows a table of the first three and of three features;
     ``pandas.DataFrame(explanation)`` makes one of all.
     """
 

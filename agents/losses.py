@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -30,22 +31,38 @@ class LossTap:
                 "the loss of a function is given to step(loss=loss)"
             )
 
-        # A function and no method: copies of the module share it, instead of copying us.
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if torch.is_grad_enabled():
-                loss = _loss_of(output, module)
-                if loss is not None:
-                    self._losses.append(loss.detach())
+        return module.register_forward_hook(_Hook(self))
 
-        return module.register_forward_hook(hook)
+    def add(self, loss: Tensor) -> None:
+        """Note a loss of its own memory: the caller may go on to scale it in place."""
+        loss = loss.detach().clone().reshape(())
+        self._losses.append(loss if loss.is_floating_point() else loss.float())
 
     def take(self) -> Tensor | None:
         """Mean of the losses since the last call, or None if there were none."""
         losses, self._losses = self._losses, []
         if not losses:
             return None
-        first = losses[0].reshape(())
-        return torch.stack([loss.reshape(()).to(first.device) for loss in losses]).mean()
+        return torch.stack([loss.to(losses[0].device) for loss in losses]).mean()
+
+
+class _Hook:
+    """Forward hook that tells a tap; its copy, in a copied module, tells nobody."""
+
+    def __init__(self, tap: LossTap | None = None) -> None:
+        self._tap: Callable[[], LossTap | None] = (
+            (lambda: None) if tap is None else weakref.ref(tap)
+        )
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        tap = self._tap()
+        if tap is not None and torch.is_grad_enabled():
+            loss = _loss_of(output, module)
+            if loss is not None:
+                tap.add(loss)
+
+    def __reduce__(self) -> tuple[type[_Hook], tuple[()]]:
+        return _Hook, ()
 
 
 def _loss_of(output: Any, module: nn.Module) -> Tensor | None:

@@ -99,7 +99,7 @@ def norm(grads: Sequence[Tensor], partitioned: bool = False) -> float:
     for grad in grads:
         if grad.is_sparse:
             raise RuntimeError(
-                "LearnedOptimizer does not support sparse gradients, got one of a "
+                "a learned policy does not support sparse gradients, got one of a "
                 f"parameter of shape {list(grad.shape)}"
             )
         alike.setdefault((grad.device, grad.dtype, is_sharded(grad)), []).append(grad)

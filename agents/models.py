@@ -113,7 +113,12 @@ def make_model(
         TypeError: an override that the class does not take, or no number where it takes
             one.
     """
-    arguments = {**preset(agent)["algorithm"], **(overrides or {})}
+    saved = None if resume is None else _saved(resume)
+    arguments = {
+        **preset(agent)["algorithm"],
+        **(_returns(saved) if saved is not None else {}),
+        **(overrides or {}),
+    }
     algorithm = ALGORITHMS[preset(agent)["class"]]
     valid = inspect.signature(algorithm).parameters
     for name, value in (overrides or {}).items():
@@ -138,13 +143,14 @@ def make_model(
     if isinstance(env, RelativeReward):
         arguments |= scaling_buffer(env, arguments, replay=algorithm is DQN)
     try:
-        if resume is None:
+        if resume is None or saved is None:
             return algorithm("MlpPolicy", env, seed=seed, device="cpu", **arguments)
-        saved, _, _ = load_from_zip_file(resume, device="cpu")
-        assert saved is not None
         own = dict(overrides or {})
-        if algorithm is DQN and isinstance(env, RelativeReward):
-            own |= {name: arguments[name] for name in ("n_steps", "replay_buffer_kwargs")}
+        if isinstance(env, RelativeReward):
+            buffer = "replay" if algorithm is DQN else "rollout"
+            own |= {
+                name: arguments[name] for name in ("n_steps", f"{buffer}_buffer_kwargs")
+            }
         elif algorithm is DQN:
             # It would take the buffer that it made for n-step returns for the user's.
             own |= {"replay_buffer_class": None, "replay_buffer_kwargs": {}}
@@ -164,6 +170,25 @@ def make_model(
     if seed is not None:  # not the tasks once more that the model began with
         model.set_random_seed(seed + model.num_timesteps)
     return model
+
+
+def _saved(path: Path) -> dict[str, Any]:
+    """Attributes of a saved model.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        saved, _, _ = load_from_zip_file(path, device="cpu")
+    except Exception as error:
+        raise ValueError(f"cannot go on with {str(path)!r}: {error}") from error
+    return saved or {}
+
+
+def _returns(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """How a saved model computes returns, wherever its class keeps that."""
+    found = {**saved, **(saved.get("replay_buffer_kwargs") or {})}
+    return {name: found[name] for name in ("n_steps", "gamma") if name in found}
 
 
 def build(

@@ -43,8 +43,9 @@ class LearnedOptimizer(Resumable):
     warning says so, and the policy may do badly. Loading a saved state restores the
     ``total_steps`` and the ``schedule`` that it was saved with.
 
-    A step with a gradient that is not finite is skipped and counted in ``skipped``; a
-    loss that is not finite is ignored. Gradients whose norm, over all parameters, is more
+    A step with a gradient that is not finite, or so large that its square is not, is
+    skipped and counted in ``skipped``; a loss that is not finite is ignored, and after a
+    negative one all are. Gradients whose norm, over all parameters, is more
     than ten times the root mean square of those so far are scaled down to that, and counted
     in ``clipped``; those of ordinary training hardly ever are. The state of parameters in
     half precision is in single precision.
@@ -58,11 +59,12 @@ class LearnedOptimizer(Resumable):
             and has no use for it.
         lr: base learning rate, which the policy multiplies; it need not be right. By
             default a usual one of the policy's rule, 1e-3 for Adam.
-        weight_decay: decoupled weight decay (Loshchilov & Hutter, 2019).
+        weight_decay: decoupled weight decay (Loshchilov & Hutter, 2019): each step takes
+            ``effective_lr * weight_decay`` off the parameters.
         schedule: of the policy's own base schedule (that of ``default`` is constant, then
             falls to zero over the last three tenths): ``"auto"`` follows it unless a
-            scheduler of torch's drives a group (which has ``"initial_lr"`` then),
-            ``"always"`` follows it in any case, None never does.
+            scheduler of torch's drives a group (which has ``"initial_lr"`` then;
+            ``ReduceLROnPlateau`` leaves none), ``"always"`` in any case, None never.
         foreach: as in torch; None lets torch choose.
         synchronize: whether the processes of ``torch.distributed``, if there are several,
             train one model, and are to use the mean of their losses. All of them must then
@@ -143,8 +145,8 @@ class LearnedOptimizer(Resumable):
         """Take the loss from ``module`` at every step that is not given one.
 
         Forward passes with gradients enabled count, and several of them before a step
-        (accumulation) count with their mean. Copies of the optimizer, and one that is
-        loaded, are not attached.
+        (accumulation) count with their mean. Copies of the optimizer or of the module, and
+        what is loaded from a pickle, are not attached.
 
         Args:
             module: a criterion, such as ``nn.CrossEntropyLoss()``, or a model that returns

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from optenv.checks import positive_int
 from . import controller, measuring
 from .driving import drive
 from .explaining import Explanation
+from .optimizer import LearnedOptimizer
 from .policies import ANYTIME
 from .policy import Policy, load_policy
 from .sharding import agreed_loss
@@ -42,7 +44,11 @@ class LearnedLR(LRScheduler):
     schedulers; what it is told is seen one step later. The loss that a closure returns is
     seen at once. Without losses the policy has less to go by.
 
-    Copies of the optimizer are not driven.
+    It drives the optimizer until ``scheduler.remove()`` is called, and has to be alone:
+    what other schedulers set is overwritten, with a warning. A step at a learning rate of
+    0 in all groups is none of the run. Copies of the optimizer are not driven; gradients
+    must be dense. ``torch.optim.LBFGS`` reads its learning rate before it has gradients,
+    so that each comes a step late there.
 
     Args:
         optimizer: any of torch's, or one that behaves as they do.
@@ -55,7 +61,7 @@ class LearnedLR(LRScheduler):
             ``scheduler.step``, whether with a loss or without.
 
     Raises:
-        TypeError: ``optimizer`` is none.
+        TypeError: ``optimizer`` is none, or one that has a policy already.
         ValueError: ``total_steps`` is no positive integer, or the policy needs it.
         FileNotFoundError: there is no such policy file.
 
@@ -81,6 +87,10 @@ class LearnedLR(LRScheduler):
     ) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"LearnedLR needs a torch optimizer, got {optimizer!r}")
+        if isinstance(optimizer, LearnedOptimizer):
+            raise TypeError(
+                "a LearnedOptimizer has a policy already; LearnedLR is for others"
+            )
         if total_steps is not None:
             total_steps = positive_int("total_steps", total_steps)
         if policy is None:
@@ -95,12 +105,17 @@ class LearnedLR(LRScheduler):
         self._synchronize = synchronize
         self._kept: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         super().__init__(optimizer)
+        self._own: list[float] | None = None  # the rates that it has set
         self._hook = optimizer.register_step_pre_hook(self._before_step)
 
     @property
     def policy(self) -> Policy:
         """The policy in use."""
         return self._policy
+
+    def remove(self) -> None:
+        """Leave the optimizer alone from now on, at the learning rates that it has."""
+        self._hook.remove()
 
     def explain(self) -> Explanation:
         """What the policy saw and did at each decision so far."""
@@ -150,7 +165,7 @@ class LearnedLR(LRScheduler):
             result = closure()
             if first.pop() if first else False:
                 with torch.no_grad():
-                    self._record(result)
+                    self._record(result if _is_scalar(result) else None)
                     self._set_rates()
             return result
 
@@ -159,9 +174,22 @@ class LearnedLR(LRScheduler):
     @torch.no_grad()
     def _set_rates(self) -> None:
         groups = self.optimizer.param_groups
+        if not any(group["lr"] for group in groups):
+            return  # as in torch.distributed.checkpoint, for which it is no step
         grads = {p: p.grad for p in self._parameters() if p.grad is not None}
+        # Optimizers with a fused step are given what a gradient scaler has scaled.
+        scale = getattr(self.optimizer, "grad_scale", None)
+        if scale is not None:
+            grads = {p: grad / scale for p, grad in grads.items()}
         if not grads or not math.isfinite(measuring.norm(list(grads.values()))):
             return  # the optimizer will do with this step what it does
+        now = [float(group["lr"]) for group in groups]
+        if self._own is not None and now[: len(self._own)] != self._own:
+            warnings.warn(
+                f"learning rates were {self._own}, and have been set to {now} by someone "
+                "else; LearnedLR overwrites that",
+                stacklevel=2,
+            )
         for group in groups:
             group.setdefault("initial_lr", _value(group["lr"]))
         base = [{**group, "lr": float(group["initial_lr"])} for group in groups]
@@ -174,11 +202,12 @@ class LearnedLR(LRScheduler):
                 group["lr"].fill_(float(rate))
             else:
                 group["lr"] = float(rate)
+        self._own = [float(group["lr"]) for group in groups]
 
     def state_dict(self) -> dict[str, Any]:
         """What :meth:`load_state_dict` needs, in tensors and plain numbers."""
         every = self._parameters()
-        kept = {i: self._kept[p] for i, p in enumerate(every) if self._kept.get(p)}
+        kept = {i: dict(self._kept[p]) for i, p in enumerate(every) if self._kept.get(p)}
         names = ("base_lrs", "last_epoch", "_step_count", "_last_lr")
         own = {name: self.__dict__[name] for name in names}
         return {**own, "controller": self._controller, "kept": kept}
@@ -188,21 +217,30 @@ class LearnedLR(LRScheduler):
 
         Raises:
             ValueError: it is not the state of a :class:`LearnedLR`, or of one with
-                another policy.
+                another policy or more parameters.
         """
         state = dict(state_dict)
         restored = controller.restored(self._policy, state.pop("controller", None))
-        every = self._parameters()
+        every, kept = self._parameters(), state.pop("kept")
+        if any(i >= len(every) for i in kept):
+            raise ValueError(
+                f"what is to be loaded is of more than the {len(every)} parameters here"
+            )
         self._kept.clear()
-        for i, kept in state.pop("kept").items():
-            self._kept[every[i]] = {
-                name: value.to(every[i].device) for name, value in kept.items()
-            }
-        self._controller = restored
+        for i, values in kept.items():
+            where = every[i].device
+            self._kept[every[i]] = {name: v.to(where) for name, v in values.items()}
+        self._controller, self._own = restored, None
         super().load_state_dict(state)
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, (int, float)) or (
+        isinstance(value, Tensor) and value.numel() == 1
+    )
 
 
 def _value(lr: float | Tensor) -> float | Tensor:

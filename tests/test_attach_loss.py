@@ -95,6 +95,31 @@ def test_a_loss_that_is_given_goes_first_and_what_was_attached_is_dropped():
     assert optimizer._tap.take() is None
 
 
+def test_a_loss_that_is_scaled_in_place_later_counts_as_it_was():
+    model, criterion = make_model(), nn.CrossEntropyLoss()
+    optimizer = learned(model)
+    optimizer.attach_loss(criterion)
+    for inputs, targets in batches():
+        optimizer.zero_grad()
+        loss = criterion(model(inputs), targets)
+        loss.backward()
+        loss.detach().div_(4)
+        optimizer.step()
+    assert torch.equal(weights(model), told())
+
+
+def test_an_attached_module_can_be_pickled_and_its_copies_tell_nobody():
+    criterion = nn.CrossEntropyLoss()
+    optimizer = learned(make_model())
+    optimizer.attach_loss(criterion)
+    inputs, targets = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    for clone in (copy.deepcopy(criterion), pickle.loads(pickle.dumps(criterion))):
+        clone(inputs, targets)
+        assert optimizer._tap.take() is None
+    criterion(inputs, targets)
+    assert optimizer._tap.take() is not None
+
+
 def test_a_removed_handle_ends_it():
     model, criterion = make_model(), nn.CrossEntropyLoss()
     optimizer = learned(model)

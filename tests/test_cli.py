@@ -52,7 +52,7 @@ def invoke(*arguments):
         (["--policy", "default", "--resume", SCRIPT], "give one of them"),
         (["--eval-seeds", "1001"], "1001 is not in the range 1<=x<=1000"),
         (["--env-arg", "num_envs=4"], "use --num-envs"),
-        (["--resume", SCRIPT], "cannot make a PPO model of"),
+        (["--resume", SCRIPT], "cannot go on with"),
         (["--policy", "nowhere"], "no policy at 'nowhere'"),
         (["--timesteps", "0"], "0 is not in the range x>=1"),
     ],
@@ -98,6 +98,25 @@ def test_a_short_run_leaves_a_usable_policy_and_can_go_on(agent, tmp_path):
     assert more.exit_code == 0, more.output
     steps = load_policy(tmp_path / "b" / "policy").description["timesteps"]
     assert policy.description["timesteps"] < 1400 <= steps < 1800
+
+
+def test_going_on_takes_the_environment_that_the_model_was_made_with(tmp_path):
+    first = ["--agent", "dqn", "--candidates", 1, "--members", 1, *SMALL, "--no-evaluate"]
+    first += ["--set", "learning_starts=100", "--env-arg", "rule=momentum"]
+    done = invoke(*first, "--timesteps", 300, "--out", tmp_path / "a")
+    assert done.exit_code == 0, done.output
+    resume = ["--resume", tmp_path / "a" / "model.zip", "--out", tmp_path / "b"]
+    plain = ["--timesteps", 600, "--no-evaluate", "--no-progress", *resume]
+    other = invoke("--agent", "ppo", *plain)
+    assert other.exit_code == 2 and "is of agent 'dqn'" in " ".join(other.output.split())
+    more = invoke("--agent", "dqn", *plain)
+    assert more.exit_code == 0, more.output
+    before, after = (
+        json.loads((tmp_path / name / "config.json").read_text()) for name in "ab"
+    )
+    assert after["env_arguments"] == before["env_arguments"]
+    assert after["num_envs"] == before["num_envs"] == 8
+    assert load_policy(tmp_path / "b" / "policy").description["rule"] == "momentum"
 
 
 def test_an_agent_can_learn_with_the_other_kind_of_action(tmp_path):

@@ -211,7 +211,8 @@ def test_steps_past_the_end_run_at_a_floor_and_warn_once():
     with pytest.warns(UserWarning, match="total_steps=20 are done") as caught:
         for _ in range(5):
             optimizer.step()
-            assert optimizer.param_groups[0]["effective_lr"] <= 0.0101 * max(rates)
+            rate = optimizer.param_groups[0]["effective_lr"]
+            assert 0 < rate <= 0.0101 * max(rates)
     assert len(caught) == 1
     assert caught[0].filename == __file__
 
@@ -277,9 +278,10 @@ def test_a_scheduler_of_the_user_takes_the_place_of_the_policys_schedule():
     assert rates("always", driven=True) == pytest.approx([0.1 * x for x in both])
 
 
-def test_the_floor_past_the_end_holds_without_a_schedule():
+@pytest.mark.parametrize("schedule", [None, "always"])
+def test_the_floor_past_the_end_holds_with_and_without_a_schedule(schedule):
     with pytest.warns(UserWarning, match="total_steps=10 are done"):
-        assert rates(None, steps=12)[-2:] == pytest.approx([0.001] * 2)
+        assert rates(schedule, steps=12)[-2:] == pytest.approx([0.001] * 2)
 
 
 def test_the_schedule_is_restored_with_the_state():

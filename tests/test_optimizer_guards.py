@@ -148,6 +148,19 @@ def test_losses_that_are_not_finite_are_ignored(bad):
     assert all(torch.isfinite(v).all() for v in state["history"].values())
 
 
+def test_after_a_negative_loss_the_policy_goes_on_without_losses():
+    model = make_model()
+    optimizer = learned(model)
+    for step, (inputs, targets) in enumerate(batches()):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs), targets)
+        loss.backward()
+        optimizer.step(loss=loss - 5 * (step == 30))
+    told = [row["has_loss"] == 1 for row in optimizer.explain() if row["step"] > 0]
+    steps = [row["step"] for row in optimizer.explain() if row["step"] > 0]
+    assert told == [step < 30 for step in steps]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -9,6 +9,7 @@ import pytest
 import torch
 from ordinary_loop import STEPS, batches, learned, make_model, weights
 from torch import nn
+from torch.distributed.checkpoint import state_dict as checkpoint
 from utils import random_policy
 
 from agents import LearnedLR, LearnedOptimizer
@@ -177,6 +178,8 @@ def test_what_cannot_be_driven_is_refused():
     optimizer = torch.optim.SGD([p], lr=0.1)
     with pytest.raises(TypeError, match="needs a torch optimizer, got 5"):
         LearnedLR(5, 10)
+    with pytest.raises(TypeError, match="has a policy already"):
+        LearnedLR(LearnedOptimizer([p], total_steps=10), 10)
     with pytest.raises(ValueError, match="total_steps must be a positive integer, got 0"):
         LearnedLR(optimizer, 0)
     with pytest.raises(ValueError, match="total_steps is missing"):
@@ -198,3 +201,92 @@ def test_the_policy_fits_the_optimizer_unless_it_is_named():
     assert LearnedLR(sgd, 10).policy.rule.name == "momentum"
     assert LearnedLR(adam, 10).policy.rule.name == "adam"
     assert LearnedLR(adam).policy.anytime
+
+
+def test_a_step_at_a_learning_rate_of_zero_is_none_of_the_run():
+    model, data = make_model(), list(batches())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+    scheduler = LearnedLR(optimizer, STEPS)
+    train(model, optimizer, scheduler, data[:10])
+    before, steps = weights(model), len(scheduler.explain())
+    for _ in range(3):  # each takes a step of its own
+        checkpoint.get_optimizer_state_dict(model, optimizer)
+    assert torch.equal(weights(model), before) and len(scheduler.explain()) == steps
+    saved = [part.state_dict() for part in (model, optimizer, scheduler)]
+    saved = copy.deepcopy(saved)
+    train(model, optimizer, scheduler, data[10:])
+    other = make_model()
+    again = torch.optim.AdamW(other.parameters(), lr=0.1, weight_decay=0.5)
+    resumed = LearnedLR(again, STEPS)
+    for part, state in zip((other, again, resumed), saved, strict=True):
+        part.load_state_dict(state)
+    train(other, again, resumed, data[10:])
+    assert torch.equal(weights(model), weights(other))
+
+
+def test_a_removed_scheduler_leaves_the_optimizer_to_another():
+    model, data = make_model(), list(batches())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = LearnedLR(optimizer, STEPS)
+    train(model, optimizer, scheduler, data[:10])
+    scheduler.remove()
+    optimizer.param_groups[0]["lr"] = 0.05
+    other = torch.optim.lr_scheduler.StepLR(optimizer, 100)
+    train(model, optimizer, other, data[10:20], with_loss=False)
+    assert optimizer.param_groups[0]["lr"] == 0.05
+
+
+def test_another_scheduler_beside_it_is_warned_of():
+    model, data = make_model(), list(batches())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = LearnedLR(optimizer, STEPS)
+    other = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.1)
+    train(model, optimizer, scheduler, data[:1])
+    other.step()
+    with pytest.warns(UserWarning, match="set to .* by someone else"):
+        train(model, optimizer, scheduler, data[1:2])
+
+
+def test_a_fused_optimizer_under_a_gradient_scaler_is_seen_unscaled():
+    ends = []
+    for fused in (False, True):
+        model = make_model()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=fused)
+        scheduler = LearnedLR(optimizer, STEPS)
+        scaler = torch.amp.GradScaler("cpu", init_scale=65536.0)
+        for inputs, targets in batches():
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(inputs), targets)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            scheduler.step(loss)
+        ends.append([row["multiplier"] for row in scheduler.explain()])
+    assert ends[0] == pytest.approx(ends[1], rel=1e-2)
+
+
+def test_a_state_dict_stays_as_it_was_when_it_was_taken():
+    model, data = make_model(), list(batches())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = LearnedLR(optimizer, STEPS)
+    for batch in data:
+        train(model, optimizer, scheduler, [batch])
+        saved = scheduler.state_dict()
+        before = str(saved)
+        train(model, optimizer, scheduler, [batch])
+        assert str(saved) == before
+        if saved["kept"]:
+            return
+    pytest.fail("nothing was ever kept for a probe")
+
+
+def test_the_state_of_a_larger_model_is_refused():
+    small, large = nn.Parameter(torch.ones(2)), make_model()
+    optimizer = torch.optim.SGD(large.parameters(), lr=0.1)
+    scheduler = LearnedLR(optimizer, STEPS)
+    train(large, optimizer, scheduler, list(batches())[:1])
+    state = scheduler.state_dict()
+    assert state["kept"]
+    other = LearnedLR(torch.optim.SGD([small], lr=0.1), STEPS)
+    with pytest.raises(ValueError, match="more than the 1 parameters here"):
+        other.load_state_dict(state)
