@@ -79,12 +79,15 @@ def _loss_of(output: Any, module: nn.Module) -> Tensor | None:
         found = output["loss"]
     elif hasattr(output, "loss"):
         found = output.loss
+    elif isinstance(output, tuple) and output:
+        found = output[0]
     if found is None:
         return None
     if not isinstance(found, Tensor):
         raise TypeError(
-            "a module given to attach_loss must return a scalar tensor, or something with "
-            f"a 'loss', but {type(module).__name__} returned {type(output).__name__}"
+            "a module given to attach_loss must return a scalar tensor, a tuple that begins "
+            "with one, or something with a 'loss', but "
+            f"{type(module).__name__} returned {type(output).__name__}"
         )
     if found.numel() != 1:
         raise ValueError(

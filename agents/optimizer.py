@@ -150,7 +150,8 @@ class LearnedOptimizer(Resumable):
 
         Args:
             module: a criterion, such as ``nn.CrossEntropyLoss()``, or a model that returns
-                its own loss, in a mapping with ``"loss"`` or as an attribute ``loss``.
+                its own loss: in a mapping with ``"loss"``, as an attribute ``loss``, or
+                first in a tuple.
 
         Returns:
             A handle whose ``remove()`` ends it.
