@@ -85,8 +85,8 @@ def _loss_of(output: Any, module: nn.Module) -> Tensor | None:
         return None
     if not isinstance(found, Tensor):
         raise TypeError(
-            "a module given to attach_loss must return a scalar tensor, a tuple that begins "
-            "with one, or something with a 'loss', but "
+            "a module given to attach_loss must return a scalar tensor, a tuple that "
+            "begins with one, or something with a 'loss', but "
             f"{type(module).__name__} returned {type(output).__name__}"
         )
     if found.numel() != 1:
