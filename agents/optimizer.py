@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from optenv.checks import positive_int
 
 from . import controller, measuring
+from .clipping import clip
 from .driving import drive
 from .explaining import Explanation
 from .kernels import fill, update
@@ -224,7 +225,7 @@ class LearnedOptimizer(Resumable):
             # have all state in place.
             self._update(grads, 0.0)
         else:
-            state, share = controller.clip(state, norm)
+            state, share = clip(state, norm)
             if share < 1.0:  # copies: a gradient is its owner's
                 grads = {p: grad * share for p, grad in grads.items()}
             if self._policy.sees_loss:
