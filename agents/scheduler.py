@@ -131,7 +131,7 @@ class LearnedLR(LRScheduler):
         Raises:
             ValueError, TypeError: the loss is no scalar.
         """
-        if not self._is_initial:  # torch's own first call, before any step
+        if "_hook" in self.__dict__:  # torch's constructor takes a step of its own
             self._record(loss)
         super().step()
 
@@ -163,7 +163,8 @@ class LearnedLR(LRScheduler):
 
         def evaluate() -> Any:
             result = closure()
-            if first.pop() if first else False:
+            if first:
+                first.clear()
                 with torch.no_grad():
                     self._record(result if _is_scalar(result) else None)
                     self._set_rates()
