@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from optenv import clock
+from optenv.checks import positive_int
 from optenv.probing import Losses, Probe
 from optenv.telemetry import Control, History, observe
 
@@ -47,8 +48,11 @@ def start(
         schedule: see :class:`~agents.optimizer.LearnedOptimizer`.
 
     Raises:
-        ValueError: the policy needs ``total_steps``, and there are none.
+        ValueError: ``total_steps`` is no positive integer, or missing where the policy
+            needs it.
     """
+    if total_steps is not None:
+        total_steps = positive_int("total_steps", total_steps)
     longest = policy.description["total_updates"][1]
     if total_steps is None and not policy.anytime:
         raise ValueError(

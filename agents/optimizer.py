@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 from torch.utils.hooks import RemovableHandle
 
-from optenv.checks import positive_int
-
 from . import controller, measuring
 from .clipping import clip
 from .driving import drive
@@ -100,8 +98,6 @@ class LearnedOptimizer(Resumable):
         synchronize: bool = True,
         partitioned: bool = False,
     ) -> None:
-        if total_steps is not None:
-            total_steps = positive_int("total_steps", total_steps)
         if policy is None:
             policy = ANYTIME if total_steps is None else DEFAULT
         own = policy if isinstance(policy, Policy) else load_policy(policy)

@@ -69,16 +69,15 @@ def _orthogonalized(directions: list[Tensor], params: list[Tensor]) -> list[Tens
         matrix = None if param.is_complex() else as_matrix(param.shape)
         if matrix is not None:
             alike.setdefault((matrix, param.device, param.dtype), []).append(i)
-    for (matrix, _, dtype), every in alike.items():
+    for (matrix, *_), every in alike.items():
         count = max(1, AT_ONCE // math.prod(matrix))
         for begin in range(0, len(every), count):
             group = every[begin : begin + count]
             stacked = torch.stack([whole(directions[i]).reshape(matrix) for i in group])
-            # Half precision is too coarse for the squares of squares in it, also where
-            # the caller steps within an autocast.
-            wide = stacked.to(torch.promote_types(dtype, torch.float32))
-            with torch.autocast(wide.device.type, enabled=False):
-                found = orthogonalize(wide).to(dtype)
+            # Half precision, as of a caller's autocast, is too coarse for the squares of
+            # squares in it; parameters of that kind come here in single precision.
+            with torch.autocast(stacked.device.type, enabled=False):
+                found = orthogonalize(stacked)
             for i, result in zip(group, found, strict=True):
                 shaped = result.view(directions[i].shape)
                 directions[i] = scattered(shaped, directions[i])

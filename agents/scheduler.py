@@ -15,8 +15,6 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 
-from optenv.checks import positive_int
-
 from . import controller, measuring
 from .driving import drive
 from .explaining import Explanation
@@ -91,8 +89,6 @@ class LearnedLR(LRScheduler):
             raise TypeError(
                 "a LearnedOptimizer has a policy already; LearnedLR is for others"
             )
-        if total_steps is not None:
-            total_steps = positive_int("total_steps", total_steps)
         if policy is None:
             named = SGD_POLICY if isinstance(optimizer, torch.optim.SGD) else OTHER_POLICY
             policy = ANYTIME if total_steps is None else named

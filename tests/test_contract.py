@@ -62,9 +62,8 @@ def test_parameters_may_have_names(make):
     train(model, optimizer, list(batches())[:3])
     names = [name for name, _ in model.named_parameters()]
     assert optimizer.state_dict()["param_groups"][0]["param_names"] == names
-    plain, other = make_model(), None
-    other = make(plain.parameters())
-    train(plain, other, list(batches())[:3])
+    plain = make_model()
+    train(plain, make(plain.parameters()), list(batches())[:3])
     assert torch.equal(weights(plain), weights(model))
 
 
