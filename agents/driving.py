@@ -27,7 +27,8 @@ def drive(
         policy: which one.
         state: see :func:`agents.controller.start`.
         grads: of all parameters that have one, which are not moved yet.
-        kept: a dict for each parameter, where what the next step must know is kept.
+        kept: a dict for each parameter, where what the next step must know is kept; once
+            the parameters are moved, :func:`agents.measuring.settle` completes it.
         groups: of parameters, whose ``"lr"`` is the base learning rate.
         partitioned: whether other processes hold further parameters.
     """

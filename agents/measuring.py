@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +36,16 @@ def mean_log_lr(groups: Sequence[Mapping[str, Any]], partitioned: bool = False) 
     return total / moving if moving else -math.inf
 
 
+#: Numbers that are measured together: tensors one by one are slow if they are small, and
+#: in whole if they are larger than a processor's cache.
+AT_ONCE = 2**16
+
+#: Between two steps, gradient and change of single-precision parameters wait in half the
+#: width: together they take the memory of one copy of the gradients. Inner products of
+#: many numbers do not feel the rounding.
+_WAITING = {torch.float32: torch.bfloat16}
+
+
 def measure(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -43,47 +53,92 @@ def measure(
     dtype: torch.dtype,
     partitioned: bool = False,
 ) -> Probe:
-    """Probe of the last update, from what :func:`remember` kept, in ``dtype``.
+    """Probe of the last update, from what :func:`settle` kept, in ``dtype``.
 
     ``partitioned``: other processes hold further parameters.
     """
-
-    def dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
-        spread, plain = [], []
-        for x, y in zip(a, b, strict=True):
-            if is_sharded(x):
-                spread.append((x.to(dtype) * y.to(dtype)).sum())
-            else:
-                plain.append(torch.dot(_flat(x, dtype), _flat(y, dtype)).cpu())
-        if spread:  # added up before the processes exchange anything
-            plain.append(whole(functools.reduce(torch.add, spread)).cpu())
-        return torch.stack(plain).sum().reshape(1)
-
     pairs = list(zip(params, grads, strict=True))
-    pairs = [(p, grad) for p, grad in pairs if "last_grad" in states[p]] or pairs
-    kept, now = [p for p, _ in pairs], [grad for _, grad in pairs]
-    if "last_grad" not in states[kept[0]]:
-        found = first_probe(dot, now, kept)
-    else:
-        steps = [p - states[p]["last_param"] for p in kept]
-        found = probe(dot, now, kept, [states[p]["last_grad"] for p in kept], steps)
-    if not (partitioned and several()):
-        return found
-    sums = summed(torch.cat(found).tolist(), params)
-    return Probe(*torch.tensor(sums, dtype=dtype, device="cpu")[:, None])
+    pairs = [(p, grad) for p, grad in pairs if "last_step" in states[p]] or pairs
+    now = [grad for _, grad in pairs], [p for p, _ in pairs]
+    lists: tuple[list[Tensor], ...] = now
+    measured: Callable[..., Probe] = first_probe
+    if "last_step" in states[now[1][0]]:
+        kept = ([states[p][name] for p, _ in pairs] for name in ("last_grad", "last_step"))
+        lists, measured = (*now, *kept), probe
+    found: list[Tensor] = []
+    sharded: list[Probe] = []
+    for part in _parts(lists[0]):
+        if is_sharded(lists[0][part.start]):
+            tensors = (every[part.start].to(dtype) for every in lists)
+            sharded.append(measured(_sharded_dot, *tensors))
+        else:
+            flat = (_flat(every[part]).split(AT_ONCE) for every in lists)
+            for pieces in zip(*flat, strict=True):
+                sums = measured(_dot, *(piece.to(dtype) for piece in pieces))
+                found.append(torch.stack(sums).cpu())
+    if sharded:  # added up before the processes exchange anything
+        added = (functools.reduce(torch.add, each) for each in zip(*sharded, strict=True))
+        found.append(torch.stack([whole(each).cpu() for each in added]))
+    total = torch.stack(found).sum(0)
+    if partitioned and several():
+        exchanged = summed(total.flatten().tolist(), params)
+        total = torch.tensor(exchanged, dtype=dtype, device="cpu")[:, None]
+    return Probe(*total)
+
+
+def _parts(tensors: Sequence[Tensor]) -> Iterator[slice]:
+    """Neighbours that are measured together: on one device, and few numbers in all."""
+    begin, numbers = 0, 0
+    for i, tensor in enumerate(tensors):
+        first = tensors[begin]
+        alone = is_sharded(tensor) or is_sharded(first) or tensor.device != first.device
+        if i > begin and (alone or numbers + tensor.numel() > AT_ONCE):
+            yield slice(begin, i)
+            begin, numbers = i, 0
+        numbers += tensor.numel()
+    yield slice(begin, len(tensors))
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    vectors = [
+        (torch.view_as_real(x) if x.is_complex() else x).reshape(-1) for x in tensors
+    ]
+    return vectors[0] if len(vectors) == 1 else torch.cat(vectors)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.dot(a, b).reshape(1)
+
+
+def _sharded_dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum().reshape(1)
 
 
 def remember(params: Sequence[Tensor], grads: Sequence[Tensor], states: States) -> None:
-    """Keep gradient and parameters of this step for the probe of the next."""
+    """Keep gradient and parameters before an update, for :func:`settle` after it."""
     for p, grad in zip(params, grads, strict=True):
-        states[p].update(last_grad=grad.clone(), last_param=p.clone())
+        states[p].update(last_grad=_narrow(grad), last_param=p.clone())
+
+
+def settle(states: States) -> None:
+    """Keep, in the place of the parameters before the update, what it changed of them."""
+    for p, own in states.items():
+        if "last_param" in own:
+            before = own.pop("last_param")
+            own["last_step"] = _narrow(torch.sub(p, before, out=before))
+
+
+def _narrow(tensor: Tensor) -> Tensor:
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    return tensor.to(_WAITING.get(tensor.dtype, tensor.dtype), copy=True)
 
 
 def forget(states: States) -> None:
-    """Drop what :func:`remember` kept."""
+    """Drop what was kept for a probe."""
     for state in states.values():
-        state.pop("last_grad", None)
-        state.pop("last_param", None)
+        for name in ("last_grad", "last_param", "last_step"):
+            state.pop(name, None)
 
 
 def norm(grads: Sequence[Tensor], partitioned: bool = False) -> float:
@@ -113,9 +168,3 @@ def norm(grads: Sequence[Tensor], partitioned: bool = False) -> float:
     if partitioned and several():
         found = math.sqrt(*summed([found * found], grads))
     return found
-
-
-def _flat(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
-    return tensor.reshape(-1).to(dtype)

@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from . import controller
-from .kernels import wide
 from .losses import LossTap
 from .policy import Policy
 
@@ -27,6 +26,8 @@ class Resumable(Optimizer):
     _tap: LossTap
     _synchronize: bool
     _partitioned: bool
+    _guard: str
+    _rollback: bool
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -34,7 +35,7 @@ class Resumable(Optimizer):
             self._tap = LossTap()
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("_policy", "_synchronize", "_partitioned")
+        names = ("_policy", "_synchronize", "_partitioned", "_guard", "_rollback")
         own = {name: self.__dict__[name] for name in names}
         return {**super().__getstate__(), **own}
 
@@ -52,11 +53,10 @@ class Resumable(Optimizer):
         self.param_groups[0]["controller"] = restored
 
     def _restore_precision(self, state_dict: dict[str, Any]) -> None:
-        """Undo torch's cast of state to the type of half-precision parameters."""
+        """Undo torch's cast of state to the type of its parameter."""
         saved = [i for group in state_dict["param_groups"] for i in group["params"]]
         own = [p for group in self.param_groups for p in group["params"]]
         for index, p in zip(saved, own, strict=True):
-            if p.dtype != wide(p.dtype):
-                for name, value in state_dict["state"].get(index, {}).items():
-                    if isinstance(value, Tensor) and name != "step":
-                        self.state[p][name] = value.to(p.device)
+            for name, value in state_dict["state"].get(index, {}).items():
+                if isinstance(value, Tensor) and self.state[p][name].dtype != value.dtype:
+                    self.state[p][name] = value.to(p.device)

@@ -102,7 +102,10 @@ class LearnedLR(LRScheduler):
         self._kept: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         super().__init__(optimizer)
         self._own: list[float] | None = None  # the rates that it has set
-        self._hook = optimizer.register_step_pre_hook(self._before_step)
+        self._hooks = (
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        )
 
     @property
     def policy(self) -> Policy:
@@ -111,7 +114,8 @@ class LearnedLR(LRScheduler):
 
     def remove(self) -> None:
         """Leave the optimizer alone from now on, at the learning rates that it has."""
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
 
     def explain(self) -> Explanation:
         """What the policy saw and did at each decision so far."""
@@ -127,7 +131,7 @@ class LearnedLR(LRScheduler):
         Raises:
             ValueError, TypeError: the loss is no scalar.
         """
-        if "_hook" in self.__dict__:  # torch's constructor takes a step of its own
+        if "_hooks" in self.__dict__:  # torch's constructor takes a step of its own
             self._record(loss)
         super().step()
 
@@ -152,6 +156,10 @@ class LearnedLR(LRScheduler):
         if positional:
             return (args[0], within, *positional[1:]), kwargs
         return args, {**kwargs, "closure": within}
+
+    @torch.no_grad()
+    def _after_step(self, *_: Any) -> None:
+        measuring.settle(self._kept)
 
     def _within(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         """The closure, which sets the learning rates when it is first called."""

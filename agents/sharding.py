@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = ["agreed_loss", "is_sharded", "scattered", "several", "summed", "whole"]
 
 
 def is_sharded(tensor: Tensor) -> bool:
     """Whether it is a ``DTensor``, as those of FSDP2 are."""
+    if type(tensor) in (Tensor, nn.Parameter):  # asking them is slow
+        return False
     return hasattr(tensor, "full_tensor")  # without importing what few have
 
 

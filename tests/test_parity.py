@@ -157,4 +157,5 @@ def test_optimizer_equals_environment_in_float32_over_the_first_steps(rule, tmp_
     for i in range(4):
         np.testing.assert_allclose(found[i][0], expected[i][0], rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(found[i][1], expected[i][1], rtol=1e-3)
-        np.testing.assert_allclose(found[i][2], expected[i][2], rtol=1e-3, atol=1e-5)
+        # What waits for a probe is rounded here (measuring.py), and not there.
+        np.testing.assert_allclose(found[i][2], expected[i][2], rtol=1e-3, atol=1e-4)
