@@ -73,7 +73,11 @@ def start(
         "schedule": schedule,
         "steps": 0,
         "skipped": 0,
+        "skipped_in_a_row": 0,
+        "rollbacks": 0,
         "clipped": 0,
+        "ignored_losses": 0,
+        "ignored_actions": 0,
         "norms": 0,
         "mean_square": 0.0,
         "probing": False,
@@ -127,6 +131,15 @@ def is_decision(policy: Policy, state: State, ahead: int = 0) -> bool:
     return step in _starts(total, described["horizon"], described["spacing"])
 
 
+def is_watched(policy: Policy, state: State) -> bool:
+    """Whether telemetry is taken at this step, or the last one was skipped."""
+    return bool(
+        state["skipped_in_a_row"]
+        or is_decision(policy, state)
+        or is_decision(policy, state, ahead=1)
+    )
+
+
 def check_loss(loss: Any) -> None:
     """Refuse what cannot be a loss, without waiting for a device.
 
@@ -156,7 +169,7 @@ def record(state: State, loss: Tensor | float | None) -> State:
         return state
     value = loss.item() if isinstance(loss, Tensor) else float(loss)
     if not math.isfinite(value):
-        return state
+        return {**state, "ignored_losses": state["ignored_losses"] + 1}
     if value < 0:
         return {**state, "negative": True, "losses": _NO_LOSSES._asdict()}
     return {**state, "losses": Losses(**state["losses"]).record(value)._asdict()}
@@ -189,10 +202,14 @@ def decide(policy: Policy, state: State, probe: Probe, log_lr: float) -> State:
         action = policy.to(old.dtype)(observation)
     multiplier = policy.action.apply(action, old)
     moved = policy.action.shift(action).to(old.dtype)
+    usable = bool(multiplier.isfinite())
+    if not usable:  # of a policy that was made by hand: those in files are checked
+        multiplier, moved = old, torch.zeros_like(old)
     return {
         **state,
         "log_multiplier": multiplier,
         "highest": torch.maximum(state["highest"], multiplier),
+        "ignored_actions": state["ignored_actions"] + (not usable),
         "previous_action": moved,
         "losses": _NO_LOSSES._asdict(),
         "history": history._asdict(),
@@ -221,7 +238,7 @@ def tick(
             warnings.warn(
                 f"total_steps={total} are done; further steps run at no more than "
                 f"{FLOOR:.0%} of the highest learning rate so far",
-                stacklevel=6,
+                stacklevel=9,
             )
     elif followed:
         multiplier *= policy.action.factor(progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,19 +16,31 @@ from optenv.rules import Hyperparameters, Rule
 from .orthogonal import orthogonal_adam
 from .sharding import is_sharded
 
-#: Parameters, gradients, states, learning rate, torch's ``foreach``, hyperparameters.
+
+class Implementation(NamedTuple):
+    """Which of its implementations torch is to use; None lets it choose."""
+
+    foreach: bool | None = None
+    fused: bool | None = None
+
+
+DEFAULT = Implementation()
+
+#: Parameters, gradients, states, learning rate, implementation, hyperparameters.
 Kernel = Callable[
     [
         list[Tensor],
         list[Tensor],
         list[dict[str, Any]],
         float,
-        "bool | None",
+        Implementation,
         Hyperparameters,
     ],
     None,
 ]
 
+#: Rules that torch has a fused implementation of.
+FUSED = ("sgd", "momentum", "adam")
 
 #: Types that have too few digits to compute in.
 HALF = (torch.float16, torch.bfloat16, torch.complex32)
@@ -41,47 +53,54 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 def update(
     rule: Rule,
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
+    params: list[Tensor],
+    grads: list[Tensor],
     states: list[dict[str, Any]],
     lr: float,
     *,
     weight_decay: float,
-    foreach: bool | None,
+    how: Implementation = DEFAULT,
 ) -> None:
     """Move parameters by one update of ``rule``, after decoupled weight decay.
 
     Half precision has too few digits for the averages that a state holds: those, and the
     update, are in single precision.
     """
-    # Of one kind and one width are those that a kernel takes at a time; mostly all.
-    alike: dict[tuple[bool, bool], list[int]] = {}
-    for i, p in enumerate(params):
-        alike.setdefault((is_sharded(p), p.dtype in HALF), []).append(i)
-    for (_, half), part in alike.items():
-        own, steepest = [params[i] for i in part], [grads[i] for i in part]
-        kept = [states[i] for i in part]
-        fill(rule, own, kept)
-        moved = [p.to(wide(p.dtype)) for p in own] if half else own
+    fill(rule, params, states, how)
+    kinds = [(is_sharded(p), p.dtype in HALF) for p in params]
+    for sharded, half in set(kinds):  # a kernel takes those of one kind; mostly all are
+        own, steepest, kept = params, grads, states
+        if len(set(kinds)) > 1:
+            part = [i for i, kind in enumerate(kinds) if kind == (sharded, half)]
+            own, steepest = [params[i] for i in part], [grads[i] for i in part]
+            kept = [states[i] for i in part]
+        moved = own
         if half:
+            moved = [p.to(wide(p.dtype)) for p in own]
             steepest = [grad.to(wide(grad.dtype)) for grad in steepest]
         if weight_decay:
             torch._foreach_mul_(moved, 1.0 - lr * weight_decay)
-        KERNELS[rule.name](moved, steepest, kept, lr, foreach, rule.hyperparameters)
+        KERNELS[rule.name](moved, steepest, kept, lr, how, rule.hyperparameters)
         if half:
             torch._foreach_copy_(own, moved)
 
 
-def fill(rule: Rule, params: Sequence[Tensor], states: list[dict[str, Any]]) -> None:
+def fill(
+    rule: Rule,
+    params: Sequence[Tensor],
+    states: Sequence[dict[str, Any]],
+    how: Implementation,
+) -> None:
     """Give parameters that have none the state of ``rule`` before its first update."""
     names = STATES[rule.name]
     for param, state in zip(params, states, strict=True):
-        for name in names:
-            if name in state:
-                continue
+        if names <= state.keys():
+            continue
+        for name in sorted(names - state.keys()):
             if name == "step":
                 # Not of torch's default type: half precision cannot count beyond 256.
-                state[name] = torch.zeros((), dtype=torch.float32, device="cpu")
+                where = param.device if how.fused else "cpu"
+                state[name] = torch.zeros((), dtype=torch.float32, device=where)
             else:
                 state[name] = torch.zeros_like(
                     param, dtype=wide(param.dtype), memory_format=torch.preserve_format
@@ -93,10 +112,10 @@ def _sgd(
     grads: list[Tensor],
     states: list[dict[str, Any]],
     lr: float,
-    foreach: bool | None,
+    how: Implementation,
     h: Hyperparameters,
 ) -> None:
-    _run_sgd(params, grads, [None] * len(params), lr, 0.0, foreach)
+    _run_sgd(params, grads, [None] * len(params), lr, 0.0, how)
 
 
 def _momentum(
@@ -104,11 +123,11 @@ def _momentum(
     grads: list[Tensor],
     states: list[dict[str, Any]],
     lr: float,
-    foreach: bool | None,
+    how: Implementation,
     h: Hyperparameters,
 ) -> None:
     buffers: list[Tensor | None] = [s["momentum_buffer"] for s in states]
-    _run_sgd(params, grads, buffers, lr, h.momentum, foreach)
+    _run_sgd(params, grads, buffers, lr, h.momentum, how)
 
 
 def _run_sgd(
@@ -117,13 +136,14 @@ def _run_sgd(
     buffers: list[Tensor | None],
     lr: float,
     momentum: float,
-    foreach: bool | None,
+    how: Implementation,
 ) -> None:
     sgd(
         params,
         grads,
         buffers,
-        foreach=foreach,
+        foreach=how.foreach,
+        fused=how.fused,
         weight_decay=0.0,
         momentum=momentum,
         lr=lr,
@@ -138,7 +158,7 @@ def _rmsprop(
     grads: list[Tensor],
     states: list[dict[str, Any]],
     lr: float,
-    foreach: bool | None,
+    how: Implementation,
     h: Hyperparameters,
 ) -> None:
     rmsprop(
@@ -148,7 +168,7 @@ def _rmsprop(
         [],
         [],
         [s["step"] for s in states],
-        foreach=foreach,
+        foreach=how.foreach,
         lr=lr,
         alpha=h.alpha,
         eps=h.eps,
@@ -164,7 +184,7 @@ def _adam(
     grads: list[Tensor],
     states: list[dict[str, Any]],
     lr: float,
-    foreach: bool | None,
+    how: Implementation,
     h: Hyperparameters,
 ) -> None:
     adamw(
@@ -174,7 +194,8 @@ def _adam(
         [s["exp_avg_sq"] for s in states],
         [],
         [s["step"] for s in states],
-        foreach=foreach,
+        foreach=how.foreach,
+        fused=how.fused,
         amsgrad=False,
         beta1=h.beta1,
         beta2=h.beta2,
@@ -187,12 +208,12 @@ def _adam(
 
 
 #: What each rule keeps for a parameter.
-STATES: dict[str, tuple[str, ...]] = {
-    "sgd": (),
-    "momentum": ("momentum_buffer",),
-    "rmsprop": ("step", "square_avg"),
-    "adam": ("step", "exp_avg", "exp_avg_sq"),
-    "orthogonal-adam": ("step", "exp_avg", "exp_avg_sq"),
+STATES: dict[str, frozenset[str]] = {
+    "sgd": frozenset(),
+    "momentum": frozenset({"momentum_buffer"}),
+    "rmsprop": frozenset({"step", "square_avg"}),
+    "adam": frozenset({"step", "exp_avg", "exp_avg_sq"}),
+    "orthogonal-adam": frozenset({"step", "exp_avg", "exp_avg_sq"}),
 }
 
 KERNELS: dict[str, Kernel] = {

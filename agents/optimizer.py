@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 from torch.utils.hooks import RemovableHandle
 
-from . import controller, measuring
-from .clipping import clip
+from . import controller, guarding, measuring
 from .driving import drive
 from .explaining import Explanation
-from .kernels import fill, update
+from .kernels import FUSED, Implementation, fill, update
 from .losses import LossTap
 from .policies import ANYTIME, DEFAULT
 from .policy import Policy, load_policy
@@ -49,6 +47,10 @@ class LearnedOptimizer(Resumable):
     in ``clipped``; those of ordinary training hardly ever are. The state of parameters in
     half precision is in single precision.
 
+    Besides the state of its update rule, it keeps gradients and changes of the parameters
+    from one step to the next, around each of the policy's decisions: in half the width of
+    single-precision parameters, so that they take the memory of one copy of the gradients.
+
     Args:
         params: parameters or parameter groups, as for any torch optimizer.
         policy: name of a shipped policy (one of :data:`agents.SHIPPED`), path of a policy
@@ -64,7 +66,16 @@ class LearnedOptimizer(Resumable):
             falls to zero over the last three tenths): ``"auto"`` follows it unless a
             scheduler of torch's drives a group (which has ``"initial_lr"`` then;
             ``ReduceLROnPlateau`` leaves none), ``"always"`` in any case, None never.
-        foreach: as in torch; None lets torch choose.
+        foreach, fused: as in torch, which chooses if both are None. Fused are the rules
+            ``sgd``, ``momentum`` and ``adam``.
+        maximize: whether to make the loss larger. What counts for the policy is then the
+            negative of what it is given.
+        guard: ``"step"`` looks at the gradients of each step, as told above; ``"probe"``
+            only where the policy's telemetry is taken, at two steps a decision, which
+            costs less: other steps are those of the bare update rule.
+        rollback: whether to keep a copy of the parameters at each decision and to return
+            to it, at a quarter of the learning rate, after five steps in a row whose
+            gradients are not finite. The update rule then begins anew.
         synchronize: whether the processes of ``torch.distributed``, if there are several,
             train one model, and are to use the mean of their losses. All of them must then
             take all steps. Gradients are those that data-parallel training has averaged.
@@ -95,6 +106,10 @@ class LearnedOptimizer(Resumable):
         weight_decay: float = 0.0,
         schedule: str | None = "auto",
         foreach: bool | None = None,
+        fused: bool | None = None,
+        maximize: bool = False,
+        guard: str = "step",
+        rollback: bool = False,
         synchronize: bool = True,
         partitioned: bool = False,
     ) -> None:
@@ -102,6 +117,8 @@ class LearnedOptimizer(Resumable):
             policy = ANYTIME if total_steps is None else DEFAULT
         own = policy if isinstance(policy, Policy) else load_policy(policy)
         lr = own.rule.default_lr if lr is None else lr
+        if isinstance(lr, Tensor) and lr.numel() != 1:
+            raise ValueError(f"Tensor lr must be 1-element, got shape {list(lr.shape)}")
         if not 0.0 <= lr < float("inf"):
             raise ValueError(f"lr must be at least 0 and finite, got {lr!r}")
         if not 0.0 <= weight_decay < float("inf"):
@@ -110,13 +127,26 @@ class LearnedOptimizer(Resumable):
             )
         if schedule not in ("auto", "always", None):
             raise ValueError(f"schedule must be 'auto', 'always' or None, got {schedule!r}")
-        defaults = {"lr": lr, "weight_decay": weight_decay, "foreach": foreach}
-        super().__init__(params, {**defaults, "effective_lr": 0.0})
+        if guard not in guarding.GUARDS:
+            raise ValueError(f"guard must be one of {guarding.GUARDS}, got {guard!r}")
+        if fused and foreach:
+            raise ValueError("fused=True and foreach=True exclude each other")
+        if fused and own.rule.name not in FUSED:
+            raise ValueError(
+                f"fused=True is for the rules {', '.join(FUSED)}, but this policy's is "
+                f"{own.rule.name!r}"
+            )
+        defaults = {
+            "lr": lr, "weight_decay": weight_decay, "foreach": foreach, "fused": fused,
+            "maximize": maximize, "effective_lr": 0.0,
+        }  # fmt: skip
+        super().__init__(params, defaults)
         doubles = (torch.float64, torch.complex128)
         every = [p for group in self.param_groups for p in group["params"]]
         dtype = torch.float64 if all(p.dtype in doubles for p in every) else torch.float32
         self._tap = LossTap()
         self._synchronize, self._partitioned = synchronize, partitioned
+        self._guard, self._rollback = guard, rollback
         self._policy = copy.deepcopy(own).to(dtype)  # the caller's stays as it is
         # In a param group, where torch saves, copies and restores it with the rest.
         self.param_groups[0]["controller"] = controller.start(
@@ -137,6 +167,21 @@ class LearnedOptimizer(Resumable):
     def clipped(self) -> int:
         """Steps so far whose gradients were scaled down, being far too large."""
         return int(self.param_groups[0]["controller"]["clipped"])
+
+    @property
+    def ignored_losses(self) -> int:
+        """Losses so far that were not finite."""
+        return int(self.param_groups[0]["controller"]["ignored_losses"])
+
+    @property
+    def ignored_actions(self) -> int:
+        """Decisions so far that the policy gave no finite number for; nothing moved."""
+        return int(self.param_groups[0]["controller"]["ignored_actions"])
+
+    @property
+    def rollbacks(self) -> int:
+        """How often the parameters were given back what they had been."""
+        return int(self.param_groups[0]["controller"]["rollbacks"])
 
     def attach_loss(self, module: nn.Module) -> RemovableHandle:
         """Take the loss from ``module`` at every step that is not given one.
@@ -171,6 +216,8 @@ class LearnedOptimizer(Resumable):
             lines += [f"    {key}: {group[key]}" for key in group if key not in hidden]
         return "\n".join([*lines, ")"])
 
+    # Compiled code calls it as it is: its numbers change at every step.
+    @torch._disable_dynamo  # type: ignore[attr-defined]
     @torch.no_grad()
     def step(  # type: ignore[override]
         self,
@@ -210,45 +257,60 @@ class LearnedOptimizer(Resumable):
             controller.check_loss(loss)
         every = (p for group in self.param_groups for p in group["params"])
         grads = {p: p.grad for p in every if p.grad is not None}
-        if not grads:
-            return result
-        state = self.param_groups[0]["controller"]
-        norm = measuring.norm(list(grads.values()), self._partitioned)
-        if not math.isfinite(norm):
-            state = {**state, "skipped": state["skipped"] + 1}
-        elif not any(group["lr"] for group in self.param_groups):
+        if grads:
+            self._step(grads, loss)
+        return result
+
+    def _step(self, grads: dict[Tensor, Tensor], loss: Any) -> None:
+        groups = self.param_groups
+        if not any(group["lr"] for group in groups):
             # No step of the run, as in torch.distributed.checkpoint, which takes one to
             # have all state in place.
             self._update(grads, 0.0)
-        else:
-            state, share = clip(state, norm)
-            if share < 1.0:  # copies: a gradient is its owner's
-                grads = {p: grad * share for p, grad in grads.items()}
-            if self._policy.sees_loss:
-                loss = agreed_loss(loss, list(grads)) if self._synchronize else loss
-                state = controller.record(state, loss)
-            state, multiplier = drive(
-                self._policy, state, grads, self.state, self.param_groups,
-                self._partitioned,
-            )  # fmt: skip
-            self._update(grads, multiplier)
-        self.param_groups[0]["controller"] = state
-        return result
+            return
+        for group in groups:
+            if group["maximize"]:
+                grads |= {p: -grads[p] for p in group["params"] if p in grads}
+        state, usable = groups[0]["controller"], grads
+        decides = controller.is_decision(self._policy, state)
+        if self._guard == "step" or controller.is_watched(self._policy, state):
+            state, found = guarding.inspect(state, grads, self._partitioned)
+            if found is None:
+                lowest = -self._policy.action.bound
+                groups[0]["controller"] = guarding.roll_back(state, self.state, lowest)
+                return
+            usable = found
+            if self._rollback and decides:
+                guarding.keep_good(self.state, usable)
+        if self._policy.sees_loss:
+            loss = agreed_loss(loss, list(usable)) if self._synchronize else loss
+            if loss is not None and groups[0]["maximize"]:
+                loss = -loss
+            state = controller.record(state, loss)
+        state, multiplier = drive(
+            self._policy, state, usable, self.state, groups, self._partitioned
+        )
+        self._update(usable, multiplier)
+        if state["probing"]:
+            measuring.settle(self.state)
+        groups[0]["controller"] = state
 
     def _update(self, grads: dict[Tensor, Tensor], multiplier: float) -> None:
+        rule = self._policy.rule
         for group in self.param_groups:
             params = [p for p in group["params"] if p in grads]
             lr = group["effective_lr"] = float(group["lr"]) * multiplier
             states = [self.state[p] for p in params]
+            how = Implementation(group["foreach"], group["fused"])
             if not lr:
-                fill(self._policy.rule, params, states)
+                fill(rule, params, states, how)
             elif params:
                 update(
-                    self._policy.rule,
+                    rule,
                     params,
                     [grads[p] for p in params],
                     states,
                     lr,
                     weight_decay=group["weight_decay"],
-                    foreach=group["foreach"],
+                    how=how,
                 )

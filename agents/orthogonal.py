@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from optenv.orthogonal import as_matrix, orthogonalize
 from optenv.rules import Hyperparameters
 
 from .sharding import scattered, whole
+
+if TYPE_CHECKING:
+    from .kernels import Implementation
 
 __all__ = ["orthogonal_adam"]
 
@@ -25,13 +28,13 @@ def orthogonal_adam(
     grads: list[Tensor],
     states: list[dict[str, Any]],
     lr: float,
-    foreach: bool | None,
+    how: Implementation,
     h: Hyperparameters,
 ) -> None:
     """Move parameters by one update of :func:`optenv.rules.orthogonal_adam`."""
-    if foreach is False and len(params) > 1:  # one after the other takes less memory
+    if how.foreach is False and len(params) > 1:  # one after the other takes less memory
         for param, grad, state in zip(params, grads, states, strict=True):
-            orthogonal_adam([param], [grad], [state], lr, foreach, h)
+            orthogonal_adam([param], [grad], [state], lr, how, h)
         return
     grads, means, squares, values = (
         [torch.view_as_real(x) if x.is_complex() else x for x in part]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agents import orthogonal
 from agents.evaluation.optimizers import OrthogonalAdam
-from agents.kernels import update
+from agents.kernels import Implementation, update
 from optenv import rules
 
 SPEC: dict[str, Any] = {"name": "orthogonal-adam", "beta1": 0.8, "beta2": 0.9}
@@ -22,7 +22,7 @@ def kernel_step(
     params: list[Tensor], states: list[dict], foreach: bool | None, **more: float
 ) -> None:
     rule, grads = rules.get({**SPEC, **more}), [p.grad for p in params]
-    update(rule, params, grads, states, 0.01, weight_decay=0.0, foreach=foreach)
+    update(rule, params, grads, states, 0.01, weight_decay=0.0, how=Implementation(foreach))
 
 
 def gradients(shapes: list[tuple[int, ...]], dtype: torch.dtype, t: int) -> list[Tensor]:
@@ -124,5 +124,5 @@ def test_the_rule_alone_is_an_optimizer_to_compare_with() -> None:
     for t in range(3):
         p.grad = q.grad = gradients([(3, 2)], torch.float32, t)[0]
         optimizer.step()
-        update(rule, [q], [q.grad], [state], 0.01, weight_decay=0.0, foreach=None)
+        update(rule, [q], [q.grad], [state], 0.01, weight_decay=0.0)
     assert torch.equal(p.detach(), q)

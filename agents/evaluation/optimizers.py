@@ -148,7 +148,6 @@ class OrthogonalAdam(Rule):
                     [self.state[p] for p in params],
                     group["lr"],
                     weight_decay=0.0,
-                    foreach=None,
                 )
 
 
