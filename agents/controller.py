@@ -29,7 +29,8 @@ State = dict[str, Any]
 # Losses are recorded at every step: as plain numbers, far cheaper than tensors of one.
 _NO_LOSSES = Losses.empty(0.0)
 
-#: How many times longer than all runs of its training a policy may run without a warning.
+#: How many times longer, or shorter, than all runs of its training a policy may run without
+#: a warning.
 FAR = 2
 
 #: Share of the highest learning rate so far that steps past the horizon run at.
@@ -53,7 +54,7 @@ def start(
     """
     if total_steps is not None:
         total_steps = positive_int("total_steps", total_steps)
-    longest = policy.description["total_updates"][1]
+    shortest, longest = policy.description["total_updates"]
     if total_steps is None and not policy.anytime:
         raise ValueError(
             "total_steps is missing: this policy must know how many steps the run will "
@@ -63,6 +64,12 @@ def start(
         warnings.warn(
             f"total_steps={total_steps} is far beyond the runs that this policy was "
             f"trained on, of at most {longest} updates; it may do badly",
+            stacklevel=3,
+        )
+    if total_steps is not None and not policy.anytime and FAR * total_steps < shortest:
+        warnings.warn(
+            f"total_steps={total_steps} is far below the runs that this policy was "
+            f"trained on, of at least {shortest} updates; it may do badly",
             stacklevel=3,
         )
     zero = torch.zeros(1, dtype=dtype, device="cpu")  # whatever torch's default device

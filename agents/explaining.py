@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["Explanation", "empty", "record"]
 
 #: What a decision is, before what was seen at it.
-_DECISION = ("step", "moved", "multiplier")
+_DECISION = {
+    "step": "steps taken before the decision",
+    "moved": "change of the log-multiplier that the policy asked for, in nats",
+    "multiplier": "of the learning rate, without the schedule, from this step on",
+}
 
 
 def empty(dtype: torch.dtype) -> Tensor:
@@ -48,7 +52,7 @@ class Explanation(list[dict[str, float]]):
     by its name, in the units that the policy sees, which
     :data:`optenv.telemetry.FEATURES` tells.
 
-    ``print`` shows a table of the first three and of three features;
+    ``print`` shows a table of the first three and of three features, and what they are;
     ``pandas.DataFrame(explanation)`` makes one of all.
     """
 
@@ -62,6 +66,8 @@ class Explanation(list[dict[str, float]]):
         for row in self:
             values = [f"{row['step']:16.0f}", *(f"{row[name]:16.4g}" for name in shown[1:])]
             lines.append("  ".join(values))
+        meanings = {**_DECISION, **FEATURES}
+        lines += [""] + [f"{name}: {meanings[name]}" for name in shown]
         return "\n".join(lines)
 
     def plot(self, path: str | Path | None = None) -> Figure:

@@ -36,8 +36,8 @@ class LearnedOptimizer(Resumable):
     never written, so that torch's schedulers can drive it; the learning rate in force is
     ``group["effective_lr"]``, 0 before the first step.
 
-    The policy was trained on runs of a certain length; if ``total_steps`` is far more, a
-    warning says so, and the policy may do badly. Loading a saved state restores the
+    The policy was trained on runs of certain lengths; if ``total_steps`` is more than twice
+    the longest, or less than half the shortest, a warning says so. Loading a saved state restores the
     ``total_steps`` and the ``schedule`` that it was saved with.
 
     A step with a gradient that is not finite, or so large that its square is not, is

@@ -52,9 +52,11 @@ def test_the_trace_survives_saving_and_goes_on():
 
 def test_it_prints_as_a_table_and_is_drawn(trained, tmp_path):
     explanation = trained[1].explain()
-    lines = str(explanation).splitlines()
+    table, legend = str(explanation).split("\n\n")
+    lines = table.splitlines()
     assert len(lines) == 1 + len(explanation)
     assert lines[0].split()[:3] == ["step", "moved", "multiplier"]
+    assert [line.split(":")[0] for line in legend.splitlines()] == lines[0].split()
     path = tmp_path / "explained.png"
     figure = explanation.plot(path)
     assert path.stat().st_size > 10_000
@@ -66,7 +68,7 @@ def test_it_prints_as_a_table_and_is_drawn(trained, tmp_path):
 
 def test_before_the_first_step_there_is_nothing_to_explain():
     explanation = learned(make_model()).explain()
-    assert explanation == [] and len(str(explanation).splitlines()) == 1
+    assert explanation == [] and str(explanation).split()[0] == "step"
     with pytest.raises(ValueError, match="no decision has been made yet"):
         explanation.plot()
 

@@ -287,7 +287,7 @@ def test_the_floor_past_the_end_holds_with_and_without_a_schedule(schedule):
 def test_the_schedule_is_restored_with_the_state():
     p = nn.Parameter(torch.ones(3))
     one, two = (
-        LearnedOptimizer([p], "default", total_steps=10, schedule=schedule)
+        LearnedOptimizer([p], "default", total_steps=60, schedule=schedule)
         for schedule in (None, "auto")
     )
     two.load_state_dict(one.state_dict())

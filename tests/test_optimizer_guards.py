@@ -110,6 +110,13 @@ def test_a_run_far_longer_than_those_of_the_training_is_warned_of():
         LearnedOptimizer([p], policy, total_steps=101)
 
 
+def test_a_run_far_shorter_than_those_of_the_training_is_warned_of():
+    p = nn.Parameter(torch.zeros(2))
+    LearnedOptimizer([p], total_steps=30)
+    with pytest.warns(UserWarning, match=r"total_steps=29 .* at least 60 updates"):
+        LearnedOptimizer([p], total_steps=29)
+
+
 def test_a_policy_that_is_no_path_is_refused():
     with pytest.raises(TypeError, match="policy must be a path or a Policy, got 5"):
         LearnedOptimizer([nn.Parameter(torch.zeros(2))], 5, total_steps=5)

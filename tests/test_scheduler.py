@@ -181,7 +181,7 @@ def test_what_cannot_be_driven_is_refused():
     with pytest.raises(TypeError, match="needs a torch optimizer, got 5"):
         LearnedLR(5, 10)
     with pytest.raises(TypeError, match="has a policy already"):
-        LearnedLR(LearnedOptimizer([p], total_steps=10), 10)
+        LearnedLR(LearnedOptimizer([p], total_steps=60), 60)
     with pytest.raises(ValueError, match="total_steps must be a positive integer, got 0"):
         LearnedLR(optimizer, 0)
     with pytest.raises(ValueError, match="total_steps is missing"):

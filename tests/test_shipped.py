@@ -67,7 +67,7 @@ def test_a_policy_learns_at_its_default_rate_with_and_without_losses(name, with_
 
 def test_without_a_policy_the_length_decides_which():
     p = nn.Parameter(torch.ones(2))
-    assert not LearnedOptimizer([p], total_steps=10).policy.anytime
+    assert not LearnedOptimizer([p], total_steps=60).policy.anytime
     assert LearnedOptimizer([p]).policy.anytime
-    default, named = LearnedOptimizer([p], total_steps=10), load_policy("default")
+    default, named = LearnedOptimizer([p], total_steps=60), load_policy("default")
     assert default.policy.fingerprint() == named.fingerprint()
