@@ -1,0 +1,81 @@
+"""Hugging Face's Trainer: it passes no loss to ``step``, but its models return theirs.
+
+python examples/with_trainer.py
+"""
+
+import math
+from typing import Any
+
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import random_split
+from transformers import (
+    EvalPrediction,
+    Trainer,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+)  # fmt: skip
+
+from agents import LearnedOptimizer
+
+EPOCHS, BATCH = 10, 32
+
+
+class LearnedTrainer(Trainer):
+    def create_optimizer(self, model: nn.Module | None = None) -> LearnedOptimizer:
+        if self.optimizer is None:
+            # Trainer always has a scheduler, to which the policy's own schedule would give
+            # way; "constant" below leaves the learning rate to the policy.
+            model = model or self.model
+            self.optimizer = LearnedOptimizer(
+                model.parameters(), total_steps=self.args.max_steps, schedule="always"
+            )
+            self.optimizer.attach_loss(model)
+        return self.optimizer
+
+
+def digits() -> list[dict[str, Any]]:
+    """1797 pictures of handwritten digits, and which digits they are."""
+    bunch = load_digits()
+    pictures = torch.tensor(bunch.images, dtype=torch.float32).unsqueeze(1) / 16
+    pairs = zip(pictures, bunch.target, strict=True)
+    return [{"pixel_values": picture, "labels": int(label)} for picture, label in pairs]
+
+
+def accuracy(ends: EvalPrediction) -> dict[str, float]:
+    return {"accuracy": float((ends.predictions.argmax(1) == ends.label_ids).mean())}
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    training, validation = random_split(digits(), [0.8, 0.2])
+    model = ViTForImageClassification(
+        ViTConfig(
+            image_size=8, patch_size=2, num_channels=1, num_labels=10, hidden_size=32,
+            intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        )
+    )  # fmt: skip
+    arguments = TrainingArguments(
+        output_dir="runs/trainer",
+        max_steps=EPOCHS * math.ceil(len(training) / BATCH),
+        per_device_train_batch_size=BATCH,
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,  # the optimizer itself clips gradients that are far too large
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer = LearnedTrainer(
+        model, arguments, train_dataset=training, eval_dataset=validation,
+        compute_metrics=accuracy,
+    )  # fmt: skip
+    trainer.train()
+    ends = trainer.evaluate()
+    print(trainer.optimizer.optimizer.explain())  # Trainer has wrapped it
+    print(f"validation loss {ends['eval_loss']:.3f}, accuracy {ends['eval_accuracy']:.3f}")
+
+
+if __name__ == "__main__":
+    main()
