@@ -88,9 +88,8 @@ def test_an_example_learns_with_a_policy_that_sees_losses_and_acts(example, tmp_
             pytest.skip(f"{package} is not installed (extra: frameworks)")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     printed = output(shlex.split(command(example)), tmp_path)
-    ends = re.findall(r"validation loss ([\d.]+), accuracy ([\d.]+)", printed)
-    assert ends and len(set(ends)) == 1  # all processes say the same
-    loss, accuracy = map(float, ends[0])
+    (ends,) = re.findall(r"validation loss ([\d.]+), accuracy ([\d.]+)", printed)
+    loss, accuracy = map(float, ends)
     assert accuracy > ACCURACY and loss < 0.5
     story = decisions(printed)
     assert len(story) == 40  # those of a run whose length is known
