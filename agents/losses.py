@@ -10,46 +10,62 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["LossTap"]
+__all__ = ["REDUCTIONS", "LossTap"]
+
+#: What several losses before one step are made into.
+REDUCTIONS = ("mean", "sum")
 
 
 class LossTap:
     """Collects losses from the forward passes of modules, until they are asked for."""
 
     def __init__(self) -> None:
-        self._losses: list[Tensor] = []
+        self._losses: dict[str, list[Tensor]] = {name: [] for name in REDUCTIONS}
 
-    def attach(self, module: nn.Module) -> RemovableHandle:
+    def attach(self, module: nn.Module, reduction: str) -> RemovableHandle:
         """Collect what ``module`` returns; see :meth:`LearnedOptimizer.attach_loss`.
 
         Raises:
             TypeError: ``module`` is no module.
+            ValueError: ``reduction`` is unknown.
         """
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
         if not isinstance(module, nn.Module):
             raise TypeError(
                 f"attach_loss needs a module that returns a loss, got {module!r}; "
                 "the loss of a function is given to step(loss=loss)"
             )
 
-        return module.register_forward_hook(_Hook(self))
+        return module.register_forward_hook(_Hook(self, reduction))
 
-    def add(self, loss: Tensor) -> None:
+    def add(self, loss: Tensor, reduction: str) -> None:
         """Note a loss of its own memory: the caller may go on to scale it in place."""
         loss = loss.detach().clone().reshape(())
-        self._losses.append(loss if loss.is_floating_point() else loss.float())
+        own = loss if loss.is_floating_point() else loss.float()
+        self._losses[reduction].append(own)
 
     def take(self) -> Tensor | None:
-        """Mean of the losses since the last call, or None if there were none."""
-        losses, self._losses = self._losses, []
-        if not losses:
+        """The losses since the last call as one, or None if there were none.
+
+        The mean of those to be averaged; with those to be added up, the sum of both.
+        """
+        reduced = []
+        for reduction, losses in self._losses.items():
+            if losses:
+                every = torch.stack([loss.to(losses[0].device) for loss in losses])
+                reduced.append(every.mean() if reduction == "mean" else every.sum())
+        self._losses = {name: [] for name in REDUCTIONS}
+        if not reduced:
             return None
-        return torch.stack([loss.to(losses[0].device) for loss in losses]).mean()
+        return torch.stack([loss.to(reduced[0].device) for loss in reduced]).sum()
 
 
 class _Hook:
     """Forward hook that tells a tap; its copy, in a copied module, tells nobody."""
 
-    def __init__(self, tap: LossTap | None = None) -> None:
+    def __init__(self, tap: LossTap | None = None, reduction: str = "mean") -> None:
+        self._reduction = reduction
         self._tap: Callable[[], LossTap | None] = (
             (lambda: None) if tap is None else weakref.ref(tap)
         )
@@ -59,7 +75,7 @@ class _Hook:
         if tap is not None and torch.is_grad_enabled():
             loss = _loss_of(output, module)
             if loss is not None:
-                tap.add(loss)
+                tap.add(loss, self._reduction)
 
     def __reduce__(self) -> tuple[type[_Hook], tuple[()]]:
         return _Hook, ()

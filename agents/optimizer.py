@@ -37,8 +37,8 @@ class LearnedOptimizer(Resumable):
     ``group["effective_lr"]``, 0 before the first step.
 
     The policy was trained on runs of certain lengths; if ``total_steps`` is more than twice
-    the longest, or less than half the shortest, a warning says so. Loading a saved state restores the
-    ``total_steps`` and the ``schedule`` that it was saved with.
+    the longest, or less than half the shortest, a warning says so. Loading a saved state
+    restores the ``total_steps`` and the ``schedule`` that it was saved with.
 
     A step with a gradient that is not finite, or so large that its square is not, is
     skipped and counted in ``skipped``; a loss that is not finite is ignored, and after a
@@ -183,26 +183,28 @@ class LearnedOptimizer(Resumable):
         """How often the parameters were given back what they had been."""
         return int(self.param_groups[0]["controller"]["rollbacks"])
 
-    def attach_loss(self, module: nn.Module) -> RemovableHandle:
+    def attach_loss(self, module: nn.Module, reduction: str = "mean") -> RemovableHandle:
         """Take the loss from ``module`` at every step that is not given one.
 
-        Forward passes with gradients enabled count, and several of them before a step
-        (accumulation) count with their mean. Copies of the optimizer or of the module, and
-        what is loaded from a pickle, are not attached.
+        Forward passes with gradients enabled count. Copies of the optimizer or of the
+        module, and what is loaded from a pickle, are not attached.
 
         Args:
             module: a criterion, such as ``nn.CrossEntropyLoss()``, or a model that returns
                 its own loss: in a mapping with ``"loss"``, as an attribute ``loss``, or
                 first in a tuple.
+            reduction: what the losses of several passes before one step (accumulation) are
+                made into: their ``"mean"``, or their ``"sum"`` where each is a share of
+                the whole already, as the models of Hugging Face have it in a ``Trainer``.
 
         Returns:
             A handle whose ``remove()`` ends it.
 
         Raises:
             TypeError: it is no module. In a forward pass: it returns no loss.
-            ValueError: in a forward pass: its loss is no scalar.
+            ValueError: ``reduction`` is unknown. In a forward pass: its loss is no scalar.
         """
-        return self._tap.attach(module)
+        return self._tap.attach(module, reduction)
 
     def explain(self) -> Explanation:
         """What the policy saw and did at each decision so far."""

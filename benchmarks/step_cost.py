@@ -75,10 +75,10 @@ def compare(name: str, policy: str, steps: int, guard: str, how: dict[str, bool]
                 optimizer.step(**extra)
                 spent += time.process_time() - begin
             blocks[who].append(spent / BLOCK)
-    params = list(models["adamw"].parameters())
+    sizes = [p.numel() for p in models["adamw"].parameters()]
     print(
-        f"{name}, {len(params)} tensors, {sum(p.numel() for p in params) / 1e6:.3f} million "
-        f"parameters, {steps} steps, 1 thread"
+        f"{name}, {len(sizes)} tensors, {sum(sizes) / 1e6:.3f} million parameters, "
+        f"{steps} steps, 1 thread"
     )
     for who, times in blocks.items():
         print(f"  {who:8s} {1e3 * statistics.median(times):.3f} ms a step (median)")

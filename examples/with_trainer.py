@@ -32,7 +32,8 @@ class LearnedTrainer(Trainer):
             self.optimizer = LearnedOptimizer(
                 model.parameters(), total_steps=self.args.max_steps, schedule="always"
             )
-            self.optimizer.attach_loss(model)
+            # Each loss of this model is a share of its step's, if batches are accumulated.
+            self.optimizer.attach_loss(model, reduction="sum")
         return self.optimizer
 
 

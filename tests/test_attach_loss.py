@@ -88,6 +88,29 @@ def test_accumulated_losses_count_with_their_mean():
     torch.testing.assert_close(weights(model), told(), rtol=1e-3, atol=1e-5)
 
 
+def test_shares_of_a_loss_count_with_their_sum():
+    model, criterion = make_model(), nn.CrossEntropyLoss(reduction="sum")
+    optimizer = learned(model)
+    optimizer.attach_loss(criterion, reduction="sum")
+    for inputs, targets in batches():
+        optimizer.zero_grad()
+        for part in (slice(0, 2), slice(2, 8)):
+            loss = criterion(model(inputs[part]), targets[part])
+            (loss / len(targets)).backward()
+        optimizer.step()
+    found = [row["loss_vs_initial"] for row in optimizer.explain()]
+    model = make_model()
+    optimizer = learned(model)
+    train(model, optimizer, batches())
+    expected = [row["loss_vs_initial"] for row in optimizer.explain()]
+    assert found == pytest.approx(expected, rel=1e-2, abs=1e-2)
+
+
+def test_an_unknown_reduction_is_refused():
+    with pytest.raises(ValueError, match=r"one of .'mean', 'sum'., got 'none'"):
+        learned(make_model()).attach_loss(nn.CrossEntropyLoss(), "none")
+
+
 def test_a_loss_that_is_given_goes_first_and_what_was_attached_is_dropped():
     model, criterion = make_model(), nn.CrossEntropyLoss()
     optimizer = learned(model)

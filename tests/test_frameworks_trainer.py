@@ -26,6 +26,14 @@ pytest.importorskip("accelerate", reason="accelerate is not installed (extra: fr
 every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=list(KINDS))
 
 
+class Share(OwnLoss):
+    """Divides its loss by the size of all batches of a step, as Trainer asks models to."""
+
+    def forward(self, inputs, labels, num_items_in_batch=None, **kwargs):
+        ends = super().forward(inputs, labels)
+        return {**ends, "loss": ends["loss"] * len(labels) / num_items_in_batch}
+
+
 class InOrder(transformers.Trainer):
     """Does not shuffle, as the plain loop does not."""
 
@@ -34,13 +42,14 @@ class InOrder(transformers.Trainer):
 
 
 def fit(
-    make, folder, *, trainer=InOrder, model=OwnLoss, resume=None, batch=BATCH, **arguments
-):
+    make, folder, *, trainer=InOrder, model=OwnLoss, resume=None, batch=BATCH,
+    reduction="mean", **arguments,
+):  # fmt: skip
     """Model and optimizer after the run, whose checkpoints are in ``folder``."""
     model = model()
     optimizer = make(model.parameters())
     if isinstance(optimizer, LearnedOptimizer):
-        optimizer.attach_loss(model)
+        optimizer.attach_loss(model, reduction)
     arguments = {"lr_scheduler_type": "constant", "max_grad_norm": 0.0, **arguments}
     settings = transformers.TrainingArguments(
         output_dir=folder, max_steps=STEPS, per_device_train_batch_size=batch,
@@ -94,3 +103,13 @@ def test_trainers_linear_schedule_takes_the_place_of_the_policys_own(tmp_path):
 def test_accumulated_batches_are_one_step(make, tmp_path):
     half = fit(followed(make), tmp_path, batch=BATCH // 2, gradient_accumulation_steps=2)
     assert is_the_same(half, in_plain_torch(make, parts=2))
+
+
+def test_shares_of_a_loss_are_added_up(tmp_path):
+    found = fit(
+        followed(KINDS["learned"]), tmp_path, batch=BATCH // 2, model=Share,
+        gradient_accumulation_steps=2, reduction="sum",
+    )  # fmt: skip
+    plain = in_plain_torch(KINDS["learned"], parts=2)
+    for row, own in zip(found[1].explain(), plain[1].explain(), strict=True):
+        assert row == pytest.approx(own, rel=1e-2, abs=1e-2)
