@@ -12,20 +12,20 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 from torch.utils.hooks import RemovableHandle
 
-from . import controller, guarding, measuring
+from . import arguments, controller, guarding, measuring
 from .driving import drive
-from .explaining import Explanation
-from .kernels import FUSED, Implementation, fill, update
+from .kernels import Implementation, fill, update
 from .losses import LossTap
 from .policies import ANYTIME, DEFAULT
 from .policy import Policy, load_policy
+from .reporting import Reporting
 from .resuming import Resumable
 from .sharding import agreed_loss
 
 __all__ = ["LearnedOptimizer"]
 
 
-class LearnedOptimizer(Resumable):
+class LearnedOptimizer(Resumable, Reporting):
     r"""Optimizer whose learning rate is chosen by a policy learned in an environment.
 
     The policy looks at the run at a fixed number of moments, more of them early on (an
@@ -117,25 +117,7 @@ class LearnedOptimizer(Resumable):
             policy = ANYTIME if total_steps is None else DEFAULT
         own = policy if isinstance(policy, Policy) else load_policy(policy)
         lr = own.rule.default_lr if lr is None else lr
-        if isinstance(lr, Tensor) and lr.numel() != 1:
-            raise ValueError(f"Tensor lr must be 1-element, got shape {list(lr.shape)}")
-        if not 0.0 <= lr < float("inf"):
-            raise ValueError(f"lr must be at least 0 and finite, got {lr!r}")
-        if not 0.0 <= weight_decay < float("inf"):
-            raise ValueError(
-                f"weight_decay must be at least 0 and finite, got {weight_decay!r}"
-            )
-        if schedule not in ("auto", "always", None):
-            raise ValueError(f"schedule must be 'auto', 'always' or None, got {schedule!r}")
-        if guard not in guarding.GUARDS:
-            raise ValueError(f"guard must be one of {guarding.GUARDS}, got {guard!r}")
-        if fused and foreach:
-            raise ValueError("fused=True and foreach=True exclude each other")
-        if fused and own.rule.name not in FUSED:
-            raise ValueError(
-                f"fused=True is for the rules {', '.join(FUSED)}, but this policy's is "
-                f"{own.rule.name!r}"
-            )
+        arguments.check(own, lr, weight_decay, schedule, guard, foreach, fused)
         defaults = {
             "lr": lr, "weight_decay": weight_decay, "foreach": foreach, "fused": fused,
             "maximize": maximize, "effective_lr": 0.0,
@@ -152,36 +134,6 @@ class LearnedOptimizer(Resumable):
         self.param_groups[0]["controller"] = controller.start(
             self._policy, total_steps, dtype, schedule
         )
-
-    @property
-    def policy(self) -> Policy:
-        """The policy in use."""
-        return self._policy
-
-    @property
-    def skipped(self) -> int:
-        """Steps skipped so far because a gradient was not finite."""
-        return int(self.param_groups[0]["controller"]["skipped"])
-
-    @property
-    def clipped(self) -> int:
-        """Steps so far whose gradients were scaled down, being far too large."""
-        return int(self.param_groups[0]["controller"]["clipped"])
-
-    @property
-    def ignored_losses(self) -> int:
-        """Losses so far that were not finite."""
-        return int(self.param_groups[0]["controller"]["ignored_losses"])
-
-    @property
-    def ignored_actions(self) -> int:
-        """Decisions so far that the policy gave no finite number for; nothing moved."""
-        return int(self.param_groups[0]["controller"]["ignored_actions"])
-
-    @property
-    def rollbacks(self) -> int:
-        """How often the parameters were given back what they had been."""
-        return int(self.param_groups[0]["controller"]["rollbacks"])
 
     def attach_loss(self, module: nn.Module, reduction: str = "mean") -> RemovableHandle:
         """Take the loss from ``module`` at every step that is not given one.
@@ -205,18 +157,6 @@ class LearnedOptimizer(Resumable):
             ValueError: ``reduction`` is unknown. In a forward pass: its loss is no scalar.
         """
         return self._tap.attach(module, reduction)
-
-    def explain(self) -> Explanation:
-        """What the policy saw and did at each decision so far."""
-        return Explanation(self.param_groups[0]["controller"]["trace"])
-
-    def __repr__(self) -> str:
-        hidden = ("params", "controller")  # as torch shows it, without the policy's state
-        lines = [f"{type(self).__name__} ("]
-        for i, group in enumerate(self.param_groups):
-            lines.append(f"Parameter Group {i}")
-            lines += [f"    {key}: {group[key]}" for key in group if key not in hidden]
-        return "\n".join([*lines, ")"])
 
     # Compiled code calls it as it is: its numbers change at every step.
     @torch._disable_dynamo  # type: ignore[attr-defined]
