@@ -20,6 +20,7 @@ OPTIMIZERS = {
     "AdamW": lambda p: torch.optim.AdamW(p, lr=1e-2),
     "RMSprop": lambda p: torch.optim.RMSprop(p, lr=1e-3),
     "Adagrad": lambda p: torch.optim.Adagrad(p, lr=1e-2),
+    "Muon": lambda p: torch.optim.Muon([x for x in p if x.ndim == 2], lr=1e-2),
     "NAdam tensor lr": lambda p: torch.optim.NAdam(p, lr=torch.tensor(1e-2)),
 }
 
