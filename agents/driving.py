@@ -16,7 +16,8 @@ __all__ = ["drive"]
 def drive(
     policy: Policy,
     state: controller.State,
-    grads: Mapping[Tensor, Tensor],
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
     kept: measuring.States,
     groups: Sequence[Mapping[str, Any]],
     partitioned: bool = False,
@@ -26,21 +27,21 @@ def drive(
     Args:
         policy: which one.
         state: see :func:`agents.controller.start`.
-        grads: of all parameters that have one, which are not moved yet.
+        params: all that have a gradient, not moved yet.
+        grads: theirs.
         kept: a dict for each parameter, where what the next step must know is kept; once
             the parameters are moved, :func:`agents.measuring.settle` completes it.
         groups: of parameters, whose ``"lr"`` is the base learning rate.
         partitioned: whether other processes hold further parameters.
     """
-    params, own = list(grads), list(grads.values())
     if controller.is_decision(policy, state):
         dtype = state["log_multiplier"].dtype
-        probe = measuring.measure(params, own, kept, dtype, partitioned)
+        probe = measuring.measure(params, grads, kept, dtype, partitioned)
         log_lr = measuring.mean_log_lr(groups, partitioned)
         state = controller.decide(policy, state, probe, log_lr)
     if state["probing"]:
         measuring.forget(kept)
     state, multiplier = controller.tick(policy, state, groups)
     if state["probing"]:
-        measuring.remember(params, own, kept)
+        measuring.remember(params, grads, kept)
     return state, multiplier

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,8 +28,8 @@ GOOD = "good_param"
 
 
 def inspect(
-    state: dict[str, Any], grads: Mapping[Tensor, Tensor], partitioned: bool = False
-) -> tuple[dict[str, Any], dict[Tensor, Tensor] | None]:
+    state: dict[str, Any], grads: list[Tensor], partitioned: bool = False
+) -> tuple[dict[str, Any], list[Tensor] | None]:
     """State after a look at the gradients of a step, and those to use.
 
     Returns:
@@ -39,7 +39,7 @@ def inspect(
     Raises:
         RuntimeError: a gradient is sparse.
     """
-    norm = measuring.norm(list(grads.values()), partitioned)
+    norm = measuring.norm(grads, partitioned)
     if not math.isfinite(norm):
         return {
             **state,
@@ -48,11 +48,11 @@ def inspect(
         }, None
     state, share = clip({**state, "skipped_in_a_row": 0}, norm)
     if share < 1.0:
-        return state, {p: grad * share for p, grad in grads.items()}
-    return state, dict(grads)
+        return state, [grad * share for grad in grads]
+    return state, grads
 
 
-def keep_good(states: measuring.States, params: Mapping[Tensor, Tensor]) -> None:
+def keep_good(states: measuring.States, params: Sequence[Tensor]) -> None:
     """Keep copies of parameters whose gradients are finite."""
     for p in params:
         if GOOD in states[p]:

@@ -67,14 +67,17 @@ def update(
     update, are in single precision.
     """
     fill(rule, params, states, how)
-    kinds = [(is_sharded(p), p.dtype in HALF) for p in params]
-    for sharded, half in set(kinds):  # a kernel takes those of one kind; mostly all are
+    if len({(type(p), p.dtype) for p in params}) > 1:  # a kernel takes those of one kind
+        kinds = [(is_sharded(p), p.dtype in HALF) for p in params]
+        parts = [[i for i, own in enumerate(kinds) if own == kind] for kind in set(kinds)]
+    else:
+        parts = [[]]
+    for part in parts:
         own, steepest, kept = params, grads, states
-        if len(set(kinds)) > 1:
-            part = [i for i, kind in enumerate(kinds) if kind == (sharded, half)]
+        if part:
             own, steepest = [params[i] for i in part], [grads[i] for i in part]
             kept = [states[i] for i in part]
-        moved = own
+        moved, half = own, own[0].dtype in HALF
         if half:
             moved = [p.to(wide(p.dtype)) for p in own]
             steepest = [grad.to(wide(grad.dtype)) for grad in steepest]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors
 
 from optenv.probing import Probe, first_probe, probe
 
@@ -100,10 +101,9 @@ def _parts(tensors: Sequence[Tensor]) -> Iterator[slice]:
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    vectors = [
-        (torch.view_as_real(x) if x.is_complex() else x).reshape(-1) for x in tensors
-    ]
-    return vectors[0] if len(vectors) == 1 else torch.cat(vectors)
+    if any(x.is_complex() for x in tensors):
+        tensors = [torch.view_as_real(x) if x.is_complex() else x for x in tensors]
+    return _flatten_dense_tensors(tensors)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -197,62 +197,61 @@ class LearnedOptimizer(Resumable, Reporting):
         loss = attached if loss is None else loss
         if loss is not None:
             controller.check_loss(loss)
-        every = (p for group in self.param_groups for p in group["params"])
-        grads = {p: p.grad for p in every if p.grad is not None}
-        if grads:
-            self._step(grads, loss)
+        # Lists, not a dict of parameters: to hash those would take longer than all else.
+        groups = [group["params"] for group in self.param_groups]
+        parts = [[p for p in group if p.grad is not None] for group in groups]
+        if any(parts):
+            self._step(parts, loss)
         return result
 
-    def _step(self, grads: dict[Tensor, Tensor], loss: Any) -> None:
+    def _step(self, parts: list[list[Tensor]], loss: Any) -> None:
+        """Take a step; ``parts`` of the groups are the parameters that have a gradient."""
         groups = self.param_groups
+        params = [p for part in parts for p in part]
+        grads = [cast(Tensor, p.grad) for p in params]
         if not any(group["lr"] for group in groups):
             # No step of the run, as in torch.distributed.checkpoint, which takes one to
             # have all state in place.
-            self._update(grads, 0.0)
+            self._update(parts, grads, 0.0)
             return
-        for group in groups:
-            if group["maximize"]:
-                grads |= {p: -grads[p] for p in group["params"] if p in grads}
-        state, usable = groups[0]["controller"], grads
-        decides = controller.is_decision(self._policy, state)
+        maximized = [group["maximize"] for group in groups]
+        if any(maximized):
+            upward = [up for up, part in zip(maximized, parts, strict=True) for _ in part]
+            grads = [-g if up else g for g, up in zip(grads, upward, strict=True)]
+        state = groups[0]["controller"]
         if self._guard == "step" or controller.is_watched(self._policy, state):
-            state, found = guarding.inspect(state, grads, self._partitioned)
-            if found is None:
+            state, usable = guarding.inspect(state, grads, self._partitioned)
+            if usable is None:
                 lowest = -self._policy.action.bound
                 groups[0]["controller"] = guarding.roll_back(state, self.state, lowest)
                 return
-            usable = found
-            if self._rollback and decides:
-                guarding.keep_good(self.state, usable)
+            grads = usable
+            if self._rollback and controller.is_decision(self._policy, state):
+                guarding.keep_good(self.state, params)
         if self._policy.sees_loss:
-            loss = agreed_loss(loss, list(usable)) if self._synchronize else loss
-            if loss is not None and groups[0]["maximize"]:
+            loss = agreed_loss(loss, params) if self._synchronize else loss
+            if loss is not None and maximized[0]:
                 loss = -loss
             state = controller.record(state, loss)
         state, multiplier = drive(
-            self._policy, state, usable, self.state, groups, self._partitioned
+            self._policy, state, params, grads, self.state, groups, self._partitioned
         )
-        self._update(usable, multiplier)
+        self._update(parts, grads, multiplier)
         if state["probing"]:
             measuring.settle(self.state)
         groups[0]["controller"] = state
 
-    def _update(self, grads: dict[Tensor, Tensor], multiplier: float) -> None:
-        rule = self._policy.rule
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p in grads]
+    def _update(
+        self, parts: list[list[Tensor]], grads: list[Tensor], multiplier: float
+    ) -> None:
+        rule, done = self._policy.rule, 0
+        for group, params in zip(self.param_groups, parts, strict=True):
             lr = group["effective_lr"] = float(group["lr"]) * multiplier
             states = [self.state[p] for p in params]
             how = Implementation(group["foreach"], group["fused"])
+            own, done = grads[done : done + len(params)], done + len(params)
             if not lr:
                 fill(rule, params, states, how)
             elif params:
-                update(
-                    rule,
-                    params,
-                    [grads[p] for p in params],
-                    states,
-                    lr,
-                    weight_decay=group["weight_decay"],
-                    how=how,
-                )
+                decay = group["weight_decay"]
+                update(rule, params, own, states, lr, weight_decay=decay, how=how)

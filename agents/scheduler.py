@@ -8,7 +8,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -181,12 +181,13 @@ class LearnedLR(LRScheduler):
         groups = self.optimizer.param_groups
         if not any(group["lr"] for group in groups):
             return  # as in torch.distributed.checkpoint, for which it is no step
-        grads = {p: p.grad for p in self._parameters() if p.grad is not None}
+        params = [p for p in self._parameters() if p.grad is not None]
+        grads = [cast(Tensor, p.grad) for p in params]
         # Optimizers with a fused step are given what a gradient scaler has scaled.
         scale = getattr(self.optimizer, "grad_scale", None)
         if scale is not None:
-            grads = {p: grad / scale for p, grad in grads.items()}
-        if not grads or not math.isfinite(measuring.norm(list(grads.values()))):
+            grads = [grad / scale for grad in grads]
+        if not grads or not math.isfinite(measuring.norm(grads)):
             return  # the optimizer will do with this step what it does
         now = [float(group["lr"]) for group in groups]
         if self._own is not None and now[: len(self._own)] != self._own:
@@ -199,7 +200,7 @@ class LearnedLR(LRScheduler):
             group.setdefault("initial_lr", _value(group["lr"]))
         base = [{**group, "lr": float(group["initial_lr"])} for group in groups]
         self._controller, multiplier = drive(
-            self._policy, self._controller, grads, self._kept, base
+            self._policy, self._controller, params, grads, self._kept, base
         )
         for group in groups:
             rate = group["initial_lr"] * multiplier
