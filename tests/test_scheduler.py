@@ -187,13 +187,13 @@ def test_what_cannot_be_driven_is_refused():
         LearnedLR(optimizer, 0)
     with pytest.raises(ValueError, match="total_steps is missing"):
         LearnedLR(optimizer, policy="adam")
-    scheduler = LearnedLR(optimizer, 10)
+    scheduler = LearnedLR(optimizer, 60)
     with pytest.raises(ValueError, match=r"shape \[2\]"):
         scheduler.step(torch.ones(2))
     other = torch.optim.lr_scheduler.StepLR(optimizer, 5).state_dict()
     with pytest.raises(ValueError, match="no policy was in use"):
         scheduler.load_state_dict(other)
-    state = LearnedLR(optimizer, 10, "adam").state_dict()
+    state = LearnedLR(optimizer, 60, "adam").state_dict()
     with pytest.raises(ValueError, match=r"is of policy .* but here is"):
         scheduler.load_state_dict(state)
 
@@ -201,8 +201,8 @@ def test_what_cannot_be_driven_is_refused():
 def test_the_policy_fits_the_optimizer_unless_it_is_named():
     p = nn.Parameter(torch.ones(2))
     sgd, adam = torch.optim.SGD([p], lr=0.1), torch.optim.Adam([p], lr=0.1)
-    assert LearnedLR(sgd, 10).policy.rule.name == "momentum"
-    assert LearnedLR(adam, 10).policy.rule.name == "adam"
+    assert LearnedLR(sgd, 60).policy.rule.name == "momentum"
+    assert LearnedLR(adam, 60).policy.rule.name == "adam"
     assert LearnedLR(adam).policy.anytime
 
 
