@@ -2,45 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
+
+from optenv.checks import is_number
 
 from .guarding import GUARDS
 from .kernels import FUSED
-from .policy import Policy
 
-__all__ = ["check"]
+__all__ = ["check", "check_group"]
 
 
-def check(
-    policy: Policy,
-    lr: float | Tensor,
-    weight_decay: float,
-    schedule: str | None,
-    guard: str,
-    foreach: bool | None,
-    fused: bool | None,
-) -> None:
-    """Refuse what :class:`~agents.LearnedOptimizer` cannot work with.
+def check(schedule: Any, guard: Any, flags: Mapping[str, Any]) -> None:
+    """Refuse settings that :class:`~agents.LearnedOptimizer` does not know.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: one is none of those that there are.
+        TypeError: a flag is neither True nor False.
     """
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError(f"Tensor lr must be 1-element, got shape {list(lr.shape)}")
-    if not 0.0 <= lr < float("inf"):
-        raise ValueError(f"lr must be at least 0 and finite, got {lr!r}")
-    if not 0.0 <= weight_decay < float("inf"):
-        raise ValueError(
-            f"weight_decay must be at least 0 and finite, got {weight_decay!r}"
-        )
     if schedule not in ("auto", "always", None):
         raise ValueError(f"schedule must be 'auto', 'always' or None, got {schedule!r}")
     if guard not in GUARDS:
         raise ValueError(f"guard must be one of {GUARDS}, got {guard!r}")
-    if fused and foreach:
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} must be True or False, got {flag!r}")
+
+
+def check_group(group: Mapping[str, Any], rule: str) -> None:
+    """Refuse settings of a parameter group that ``rule`` cannot follow.
+
+    Raises:
+        ValueError: one is out of its range.
+        TypeError: one is not of its type.
+    """
+    lr = group["lr"]
+    if isinstance(lr, Tensor):
+        if lr.numel() != 1:
+            raise ValueError(f"Tensor lr must be 1-element, got shape {list(lr.shape)}")
+        lr = lr.item()
+    for name, value in (("lr", lr), ("weight_decay", group["weight_decay"])):
+        if not is_number(value):
+            raise TypeError(f"{name} must be a number, got {value!r}")
+        if not 0.0 <= value < float("inf"):
+            raise ValueError(f"{name} must be at least 0 and finite, got {value!r}")
+    for name in ("foreach", "fused"):
+        if group[name] not in (True, False, None):
+            raise TypeError(f"{name} must be True, False or None, got {group[name]!r}")
+    if not isinstance(group["maximize"], bool):
+        raise TypeError(f"maximize must be True or False, got {group['maximize']!r}")
+    if group["fused"] and group["foreach"]:
         raise ValueError("fused=True and foreach=True exclude each other")
-    if fused and policy.rule.name not in FUSED:
+    if group["fused"] and rule not in FUSED:
         raise ValueError(
-            f"fused=True is for the rules {', '.join(FUSED)}, but this policy's is "
-            f"{policy.rule.name!r}"
+            f"fused=True is for the rules {', '.join(FUSED)}, but this policy's is {rule!r}"
         )

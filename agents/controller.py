@@ -82,6 +82,7 @@ def start(
         "skipped": 0,
         "skipped_in_a_row": 0,
         "rollbacks": 0,
+        "rolled_back": False,
         "clipped": 0,
         "ignored_losses": 0,
         "ignored_actions": 0,
@@ -159,10 +160,14 @@ def check_loss(loss: Any) -> None:
             raise ValueError(
                 f"loss must be a scalar, got a tensor of shape {list(loss.shape)}"
             )
+        if loss.is_complex():
+            raise TypeError(f"loss must be real, got a tensor of {loss.dtype}")
         return
     try:
+        if isinstance(loss, (str, bytes)):
+            raise TypeError
         float(loss)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"loss must be a scalar, got {loss!r}") from None
 
 

@@ -10,7 +10,21 @@ from torch import Tensor
 from . import controller, measuring
 from .policy import Policy
 
-__all__ = ["drive"]
+__all__ = ["downhill", "drive"]
+
+
+def downhill(
+    groups: Sequence[Mapping[str, Any]], parts: Sequence[Sequence[Any]], grads: list[Tensor]
+) -> list[Tensor]:
+    """The gradients, those of groups that are maximised with the other sign.
+
+    ``parts`` are the parameters of each group that the gradients are of.
+    """
+    upward = [bool(group.get("maximize")) for group in groups]
+    if not any(upward):
+        return grads
+    signs = [up for up, part in zip(upward, parts, strict=True) for _ in part]
+    return [-grad if up else grad for grad, up in zip(grads, signs, strict=True)]
 
 
 def drive(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["REDUCTIONS", "LossTap"]
+__all__ = ["REDUCTIONS", "LossTap", "is_scalar"]
 
 #: What several losses before one step are made into.
 REDUCTIONS = ("mean", "sum")
@@ -20,7 +20,8 @@ class LossTap:
     """Collects losses from the forward passes of modules, until they are asked for."""
 
     def __init__(self) -> None:
-        self._losses: dict[str, list[Tensor]] = {name: [] for name in REDUCTIONS}
+        #: Sum and number of those that were finite.
+        self._pending: dict[str, tuple[Tensor, Tensor]] = {}
 
     def attach(self, module: nn.Module, reduction: str) -> RemovableHandle:
         """Collect what ``module`` returns; see :meth:`LearnedOptimizer.attach_loss`.
@@ -40,25 +41,37 @@ class LossTap:
         return module.register_forward_hook(_Hook(self, reduction))
 
     def add(self, loss: Tensor, reduction: str) -> None:
-        """Note a loss of its own memory: the caller may go on to scale it in place."""
-        loss = loss.detach().clone().reshape(())
-        own = loss if loss.is_floating_point() else loss.float()
-        self._losses[reduction].append(own)
+        """Note a loss; those that are not finite are of batches that nobody steps on."""
+        loss = loss.detach().reshape(())
+        loss = loss if loss.is_floating_point() else loss.float()
+        finite = loss.isfinite()
+        loss = torch.where(finite, loss, torch.zeros_like(loss))
+        if reduction in self._pending:
+            total, count = self._pending[reduction]
+            loss, finite = loss.to(total.device) + total, finite.to(count.device) + count
+        self._pending[reduction] = loss, finite.to(torch.int64)
 
     def take(self) -> Tensor | None:
         """The losses since the last call as one, or None if there were none.
 
-        The mean of those to be averaged; with those to be added up, the sum of both.
+        The mean of those to be averaged; with those to be added up, the sum of both. Not
+        a number if none was finite.
         """
-        reduced = []
-        for reduction, losses in self._losses.items():
-            if losses:
-                every = torch.stack([loss.to(losses[0].device) for loss in losses])
-                reduced.append(every.mean() if reduction == "mean" else every.sum())
-        self._losses = {name: [] for name in REDUCTIONS}
+        pending, self._pending = self._pending, {}
+        reduced = [
+            total / count if name == "mean" else total / (count > 0)
+            for name, (total, count) in pending.items()
+        ]
         if not reduced:
             return None
         return torch.stack([loss.to(reduced[0].device) for loss in reduced]).sum()
+
+
+def is_scalar(value: Any) -> bool:
+    """Whether it can be a loss: a number, or a tensor of one."""
+    return isinstance(value, (int, float)) or (
+        isinstance(value, Tensor) and value.numel() == 1
+    )
 
 
 class _Hook:

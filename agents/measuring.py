@@ -59,11 +59,12 @@ def measure(
     ``partitioned``: other processes hold further parameters.
     """
     pairs = list(zip(params, grads, strict=True))
-    pairs = [(p, grad) for p, grad in pairs if "last_step" in states[p]] or pairs
+    known = [(p, grad) for p, grad in pairs if _is_known(p, states[p])]
+    pairs = known or pairs
     now = [grad for _, grad in pairs], [p for p, _ in pairs]
     lists: tuple[list[Tensor], ...] = now
     measured: Callable[..., Probe] = first_probe
-    if "last_step" in states[now[1][0]]:
+    if known:
         kept = ([states[p][name] for p, _ in pairs] for name in ("last_grad", "last_step"))
         lists, measured = (*now, *kept), probe
     found: list[Tensor] = []
@@ -85,6 +86,11 @@ def measure(
         exchanged = summed(total.flatten().tolist(), params)
         total = torch.tensor(exchanged, dtype=dtype, device="cpu")[:, None]
     return Probe(*total)
+
+
+def _is_known(p: Tensor, own: Mapping[str, Any]) -> bool:
+    """Whether its last step is, and of the shape that it has now."""
+    return "last_step" in own and own["last_step"].shape[: p.dim()] == p.shape
 
 
 def _parts(tensors: Sequence[Tensor]) -> Iterator[slice]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -13,19 +14,19 @@ from torch.optim.optimizer import ParamsT
 from torch.utils.hooks import RemovableHandle
 
 from . import arguments, controller, guarding, measuring
-from .driving import drive
+from .driving import downhill, drive
 from .kernels import Implementation, fill, update
-from .losses import LossTap
+from .losses import LossTap, is_scalar
 from .policies import ANYTIME, DEFAULT
 from .policy import Policy, load_policy
-from .reporting import Reporting
 from .resuming import Resumable
+from .rollback import ROLLED_BACK, keep_good, roll_back
 from .sharding import agreed_loss
 
 __all__ = ["LearnedOptimizer"]
 
 
-class LearnedOptimizer(Resumable, Reporting):
+class LearnedOptimizer(Resumable):
     r"""Optimizer whose learning rate is chosen by a policy learned in an environment.
 
     The policy looks at the run at a fixed number of moments, more of them early on (an
@@ -74,8 +75,9 @@ class LearnedOptimizer(Resumable, Reporting):
             only where the policy's telemetry is taken, at two steps a decision, which
             costs less: other steps are those of the bare update rule.
         rollback: whether to keep a copy of the parameters at each decision and to return
-            to it, at a quarter of the learning rate, after five steps in a row whose
-            gradients are not finite. The update rule then begins anew.
+            to it, at a quarter of the learning rate and with a warning, after five steps
+            in a row (of those that are looked at) whose gradients are not finite. The
+            update rule then begins anew. What is frozen, and buffers, stay as they are.
         synchronize: whether the processes of ``torch.distributed``, if there are several,
             train one model, and are to use the mean of their losses. All of them must then
             take all steps. Gradients are those that data-parallel training has averaged.
@@ -84,6 +86,7 @@ class LearnedOptimizer(Resumable, Reporting):
 
     Raises:
         ValueError: an argument is out of its range, or the policy cannot be used.
+        TypeError: an argument is not of its type.
         FileNotFoundError: there is no such policy file.
 
     Example::
@@ -117,11 +120,15 @@ class LearnedOptimizer(Resumable, Reporting):
             policy = ANYTIME if total_steps is None else DEFAULT
         own = policy if isinstance(policy, Policy) else load_policy(policy)
         lr = own.rule.default_lr if lr is None else lr
-        arguments.check(own, lr, weight_decay, schedule, guard, foreach, fused)
+        flags = {
+            "rollback": rollback, "synchronize": synchronize, "partitioned": partitioned,
+        }  # fmt: skip
+        arguments.check(schedule, guard, flags)
         defaults = {
             "lr": lr, "weight_decay": weight_decay, "foreach": foreach, "fused": fused,
             "maximize": maximize, "effective_lr": 0.0,
         }  # fmt: skip
+        self._policy = own  # whose rule the groups are checked against
         super().__init__(params, defaults)
         doubles = (torch.float64, torch.complex128)
         every = [p for group in self.param_groups for p in group["params"]]
@@ -131,9 +138,19 @@ class LearnedOptimizer(Resumable, Reporting):
         self._guard, self._rollback = guard, rollback
         self._policy = copy.deepcopy(own).to(dtype)  # the caller's stays as it is
         # In a param group, where torch saves, copies and restores it with the rest.
-        self.param_groups[0]["controller"] = controller.start(
-            self._policy, total_steps, dtype, schedule
-        )
+        self._run = controller.start(self._policy, total_steps, dtype, schedule)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters to those that are moved, also in the middle of a run.
+
+        Raises:
+            ValueError, TypeError: a setting of the group is out of its range, or what are
+                to be parameters are none.
+        """
+        if isinstance(param_group, dict):
+            group = {**self.defaults, **param_group}
+            arguments.check_group(group, self._policy.rule.name)
+        super().add_param_group(param_group)
 
     def attach_loss(self, module: nn.Module, reduction: str = "mean") -> RemovableHandle:
         """Take the loss from ``module`` at every step that is not given one.
@@ -192,7 +209,8 @@ class LearnedOptimizer(Resumable, Reporting):
                 )
             with torch.enable_grad():
                 result = closure()
-            loss = result if loss is None else loss
+            if loss is None and is_scalar(result):
+                loss = result
         attached = self._tap.take()
         loss = attached if loss is None else loss
         if loss is not None:
@@ -209,28 +227,27 @@ class LearnedOptimizer(Resumable, Reporting):
         groups = self.param_groups
         params = [p for part in parts for p in part]
         grads = [cast(Tensor, p.grad) for p in params]
-        if not any(group["lr"] for group in groups):
+        if not any(group["lr"] for group, own in zip(groups, parts, strict=True) if own):
             # No step of the run, as in torch.distributed.checkpoint, which takes one to
             # have all state in place.
             self._update(parts, grads, 0.0)
             return
-        maximized = [group["maximize"] for group in groups]
-        if any(maximized):
-            upward = [up for up, part in zip(maximized, parts, strict=True) for _ in part]
-            grads = [-g if up else g for g, up in zip(grads, upward, strict=True)]
-        state = groups[0]["controller"]
+        grads, state = downhill(groups, parts, grads), self._run
         if self._guard == "step" or controller.is_watched(self._policy, state):
             state, usable = guarding.inspect(state, grads, self._partitioned)
             if usable is None:
                 lowest = -self._policy.action.bound
-                groups[0]["controller"] = guarding.roll_back(state, self.state, lowest)
+                self._run = roll_back(state, self.state, groups, lowest)
+                if self._run is not state:
+                    warnings.warn(ROLLED_BACK, stacklevel=7)
                 return
             grads = usable
-            if self._rollback and controller.is_decision(self._policy, state):
-                guarding.keep_good(self.state, params)
+            if self._rollback:
+                every = controller.is_decision(self._policy, state)
+                keep_good(self.state, groups, every)
         if self._policy.sees_loss:
             loss = agreed_loss(loss, params) if self._synchronize else loss
-            if loss is not None and maximized[0]:
+            if loss is not None and groups[0]["maximize"]:
                 loss = -loss
             state = controller.record(state, loss)
         state, multiplier = drive(
@@ -239,7 +256,7 @@ class LearnedOptimizer(Resumable, Reporting):
         self._update(parts, grads, multiplier)
         if state["probing"]:
             measuring.settle(self.state)
-        groups[0]["controller"] = state
+        self._run = state
 
     def _update(
         self, parts: list[list[Tensor]], grads: list[Tensor], multiplier: float

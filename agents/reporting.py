@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch.optim.optimizer import Optimizer
 
 from .explaining import Explanation
@@ -14,6 +16,20 @@ class Reporting(Optimizer):
     """Counts of what went wrong, and what the policy did; none of it can be set."""
 
     _policy: Policy
+    _latest: dict[str, Any]
+
+    @property
+    def _run(self) -> dict[str, Any]:
+        """State of the controller, in a parameter group, where torch saves it."""
+        held = (group for group in self.param_groups if "controller" in group)
+        group = next(held, None)
+        return self._latest if group is None else group["controller"]
+
+    @_run.setter
+    def _run(self, state: dict[str, Any]) -> None:
+        held = (group for group in self.param_groups if "controller" in group)
+        next(held, self.param_groups[0])["controller"] = state
+        self._latest = state  # should the group be removed
 
     @property
     def policy(self) -> Policy:
@@ -47,7 +63,7 @@ class Reporting(Optimizer):
 
     def explain(self) -> Explanation:
         """What the policy saw and did at each decision so far."""
-        return Explanation(self.param_groups[0]["controller"]["trace"])
+        return Explanation(self._run["trace"])
 
     def __repr__(self) -> str:
         hidden = ("params", "controller")  # as torch shows it, without the policy's state
@@ -58,4 +74,4 @@ class Reporting(Optimizer):
         return "\n".join([*lines, ")"])
 
     def _count(self, name: str) -> int:
-        return int(self.param_groups[0]["controller"][name])
+        return int(self._run[name])

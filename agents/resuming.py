@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from . import controller
 from .losses import LossTap
-from .policy import Policy
+from .reporting import Reporting
 
 __all__ = ["Resumable"]
 
 
-class Resumable(Optimizer):
+class Resumable(Reporting):
     """What torch's own saving and copying of an optimizer leaves out.
 
-    The controller of the policy is in the first parameter group, where torch saves, copies
-    and restores it with the rest; copies keep the policy, and the state of half-precision
-    parameters stays in single precision.
+    The controller of the policy is in a parameter group, where torch saves, copies and
+    restores it with the rest; copies keep the policy and the settings, and state stays of
+    the type that it was saved in.
     """
 
-    _policy: Policy
     _tap: LossTap
     _synchronize: bool
     _partitioned: bool
@@ -31,10 +31,18 @@ class Resumable(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        for group in self.param_groups:  # of a state that was saved without some of them
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+        for own in self.state.values():
+            if isinstance(own.get("step"), float):  # as torch once had it
+                own["step"] = torch.tensor(own["step"], dtype=torch.float32)
         if "_tap" not in self.__dict__:  # a copy: torch calls this also for what is loaded
             self._tap = LossTap()
+            self._latest = self._run
 
     def __getstate__(self) -> dict[str, Any]:
+        self._run = self._run  # into a group, should that which had it be removed
         names = ("_policy", "_synchronize", "_partitioned", "_guard", "_rollback")
         own = {name: self.__dict__[name] for name in names}
         return {**super().__getstate__(), **own}
@@ -46,11 +54,22 @@ class Resumable(Optimizer):
             ValueError: it is not the state of a :class:`LearnedOptimizer`, or of one with
                 another policy.
         """
-        found = state_dict["param_groups"][0].get("controller")
-        restored = controller.restored(self._policy, found)
-        super().load_state_dict(state_dict)
-        self._restore_precision(state_dict)
-        self.param_groups[0]["controller"] = restored
+        loaded: dict[str, Any] = {}
+
+        def check(_: Optimizer, final: dict[str, Any]) -> None:
+            held = (g["controller"] for g in final["param_groups"] if "controller" in g)
+            loaded["controller"] = controller.restored(self._policy, next(held, None))
+            loaded["final"] = final
+
+        # Behind the hooks of others, which may change what is loaded.
+        handle = self.register_load_state_dict_pre_hook(check)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+        self._restore_precision(loaded["final"])
+        self._run = loaded["controller"]
+        self._tap.take()  # losses of another run
 
     def _restore_precision(self, state_dict: dict[str, Any]) -> None:
         """Undo torch's cast of state to the type of its parameter."""

@@ -16,8 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 
 from . import controller, measuring
-from .driving import drive
+from .driving import downhill, drive
 from .explaining import Explanation
+from .losses import is_scalar
 from .optimizer import LearnedOptimizer
 from .policies import ANYTIME
 from .policy import Policy, load_policy
@@ -44,9 +45,10 @@ class LearnedLR(LRScheduler):
 
     It drives the optimizer until ``scheduler.remove()`` is called, and has to be alone:
     what other schedulers set is overwritten, with a warning. A step at a learning rate of
-    0 in all groups is none of the run. Copies of the optimizer are not driven; gradients
-    must be dense. ``torch.optim.LBFGS`` reads its learning rate before it has gradients,
-    so that each comes a step late there.
+    0 in all groups is none of the run. A copy of the scheduler drives its own copy of the
+    optimizer; a copy of the optimizer alone is not driven. Gradients must be dense.
+    ``torch.optim.LBFGS`` reads its learning rate before it has gradients, so that each
+    comes a step late there.
 
     Args:
         optimizer: any of torch's, or one that behaves as they do.
@@ -85,6 +87,11 @@ class LearnedLR(LRScheduler):
     ) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"LearnedLR needs a torch optimizer, got {optimizer!r}")
+        if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+            raise TypeError(
+                f"LearnedLR cannot drive a {type(optimizer).__name__}: make it from the "
+                "optimizer within, as before accelerate's prepare"
+            )
         if isinstance(optimizer, LearnedOptimizer):
             raise TypeError(
                 "a LearnedOptimizer has a policy already; LearnedLR is for others"
@@ -102,10 +109,22 @@ class LearnedLR(LRScheduler):
         self._kept: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         super().__init__(optimizer)
         self._own: list[float] | None = None  # the rates that it has set
+        self._removed = False
+        self._drive()
+
+    def _drive(self) -> None:
         self._hooks = (
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
+            self.optimizer.register_step_pre_hook(self._before_step),
+            self.optimizer.register_step_post_hook(self._after_step),
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_hooks"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if not self._removed:
+            self._drive()
 
     @property
     def policy(self) -> Policy:
@@ -114,6 +133,7 @@ class LearnedLR(LRScheduler):
 
     def remove(self) -> None:
         """Leave the optimizer alone from now on, at the learning rates that it has."""
+        self._removed = True
         for hook in self._hooks:
             hook.remove()
 
@@ -141,6 +161,8 @@ class LearnedLR(LRScheduler):
         if self._policy.sees_loss:
             if self._synchronize:
                 loss = agreed_loss(loss, self._parameters())
+            if loss is not None and self.optimizer.param_groups[0].get("maximize"):
+                loss = -loss
             self._controller = controller.record(self._controller, loss)
 
     def _before_step(
@@ -170,7 +192,7 @@ class LearnedLR(LRScheduler):
             if first:
                 first.clear()
                 with torch.no_grad():
-                    self._record(result if _is_scalar(result) else None)
+                    self._record(result if is_scalar(result) else None)
                     self._set_rates()
             return result
 
@@ -181,8 +203,9 @@ class LearnedLR(LRScheduler):
         groups = self.optimizer.param_groups
         if not any(group["lr"] for group in groups):
             return  # as in torch.distributed.checkpoint, for which it is no step
-        params = [p for p in self._parameters() if p.grad is not None]
-        grads = [cast(Tensor, p.grad) for p in params]
+        parts = [[p for p in group["params"] if p.grad is not None] for group in groups]
+        params = [p for part in parts for p in part]
+        grads = downhill(groups, parts, [cast(Tensor, p.grad) for p in params])
         # Optimizers with a fused step are given what a gradient scaler has scaled.
         scale = getattr(self.optimizer, "grad_scale", None)
         if scale is not None:
@@ -241,12 +264,6 @@ class LearnedLR(LRScheduler):
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
-
-
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, (int, float)) or (
-        isinstance(value, Tensor) and value.numel() == 1
-    )
 
 
 def _value(lr: float | Tensor) -> float | Tensor:

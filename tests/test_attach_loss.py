@@ -106,6 +106,29 @@ def test_shares_of_a_loss_count_with_their_sum():
     assert found == pytest.approx(expected, rel=1e-2, abs=1e-2)
 
 
+def test_losses_of_batches_that_are_dropped_do_no_harm():
+    model, criterion = make_model(), nn.CrossEntropyLoss()
+    optimizer = learned(model)
+    optimizer.attach_loss(criterion)
+    for inputs, targets in batches():
+        criterion(float("nan") * model(inputs), targets)  # nobody steps on it
+        optimizer.zero_grad()
+        criterion(model(inputs), targets).backward()
+        optimizer.step()
+    assert torch.equal(weights(model), told()) and optimizer.ignored_losses == 0
+    criterion(float("nan") * model(inputs), targets)
+    assert optimizer._tap.take().isnan()
+
+
+def test_losses_before_a_state_is_loaded_are_of_another_run():
+    model, criterion = make_model(), nn.CrossEntropyLoss()
+    optimizer = learned(model)
+    optimizer.attach_loss(criterion)
+    criterion(model(torch.ones(2, 6)), torch.tensor([0, 1]))
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert optimizer._tap.take() is None
+
+
 def test_an_unknown_reduction_is_refused():
     with pytest.raises(ValueError, match=r"one of .'mean', 'sum'., got 'none'"):
         learned(make_model()).attach_loss(nn.CrossEntropyLoss(), "none")

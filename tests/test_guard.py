@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 
 import pytest
 import torch
@@ -95,75 +94,6 @@ def test_after_a_skipped_step_each_is_looked_at_until_one_is_fine():
     assert optimizer.skipped == 4 and weights(model).isfinite().all()
     step_with(optimizer, model, 1.0)
     assert optimizer.param_groups[0]["controller"]["skipped_in_a_row"] == 0
-
-
-@pytest.mark.parametrize("policy", ["default", "adam", "momentum", "anytime"])
-@pytest.mark.parametrize("guard", guarding.GUARDS)
-def test_spoiled_parameters_are_rolled_back_and_the_run_goes_on(policy, guard):
-    model = make_model()
-    optimizer = LearnedOptimizer(
-        model.parameters(), policy, total_steps=STEPS, guard=guard, rollback=True
-    )
-    first = train(model, optimizer, list(batches())[:20])
-    with torch.no_grad():
-        model[0].weight[0, 0] = BAD  # as an update that overflows would leave it
-    for batch in list(batches())[20:]:
-        last = train(model, optimizer, [batch])
-        if optimizer.rollbacks:
-            break
-    assert optimizer.rollbacks == 1 and math.isnan(last)
-    assert weights(model).isfinite().all()
-    state = optimizer.param_groups[0]["controller"]
-    lowered = state["log_multiplier"].exp().item()
-    assert lowered == pytest.approx(optimizer.explain()[-1]["multiplier"] / 4)
-    assert train(model, optimizer, list(batches())[:20]) < 2 * first
-    assert optimizer.rollbacks == 1
-
-
-def test_a_rollback_returns_to_the_parameters_of_the_last_decision():
-    model = make_model()
-    optimizer = learned(model, rollback=True)
-    seen = {}
-    for step, batch in enumerate(list(batches())[:40]):
-        seen[step] = weights(model)
-        train(model, optimizer, [batch])
-    for i in range(guarding.PATIENCE):
-        assert optimizer.rollbacks == 0, i
-        step_with(optimizer, model, BAD)
-    assert optimizer.rollbacks == 1 and optimizer.skipped == guarding.PATIENCE
-    assert torch.equal(weights(model), seen[int(optimizer.explain()[-1]["step"])])
-
-
-def test_without_rollback_nothing_is_kept_and_nothing_comes_back():
-    model = make_model()
-    optimizer = learned(model)
-    train(model, optimizer, list(batches())[:40])
-    before = weights(model)
-    for _ in range(3 * guarding.PATIENCE):
-        step_with(optimizer, model, BAD)
-    assert optimizer.rollbacks == 0 and torch.equal(weights(model), before)
-    assert not any(guarding.GOOD in own for own in optimizer.state.values())
-
-
-def test_a_run_with_rollback_resumes_bit_for_bit_and_copies_keep_the_settings():
-    model, data = make_model(), list(batches())
-    settings = {"rollback": True, "guard": "probe", "total_steps": 200}
-    optimizer = learned(model, **settings)
-    train(model, optimizer, data[:30])
-    other, own = copy.deepcopy((model, optimizer))
-    again = make_model()
-    again.load_state_dict(copy.deepcopy(model.state_dict()))
-    resumed = learned(again, **settings)
-    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    for trained, its in ((model, optimizer), (other, own), (again, resumed)):
-        for _ in range(40):
-            step_with(its, trained, BAD)
-            if its.rollbacks:
-                break
-        assert its.rollbacks == 1
-        train(trained, its, data[30:])
-    assert torch.equal(weights(model), weights(other))
-    assert torch.equal(weights(model), weights(again))
 
 
 def test_a_policy_that_gives_no_finite_action_moves_nothing_and_is_counted():

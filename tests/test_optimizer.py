@@ -73,6 +73,28 @@ def test_a_printed_optimizer_shows_groups_and_not_the_policys_state():
     assert "controller" not in text and "tensor" not in text
 
 
+def test_a_step_that_moves_only_groups_at_a_rate_of_zero_is_none_of_the_run():
+    still, frozen = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    groups = [{"params": [still], "lr": 0.0}, {"params": [frozen], "lr": 1e-3}]
+    optimizer = LearnedOptimizer(groups, total_steps=STEPS)
+    still.grad = torch.ones(3)
+    for _ in range(5):
+        optimizer.step()
+    assert optimizer.explain() == [] and torch.equal(still.detach(), torch.ones(3))
+
+
+def test_a_closure_may_return_what_is_no_loss():
+    p = nn.Parameter(torch.ones(3))
+    optimizer = LearnedOptimizer([p], total_steps=STEPS)
+
+    def closure():
+        p.grad = torch.ones(3)
+        return 0.5, "outputs"
+
+    assert optimizer.step(closure) == (0.5, "outputs")
+    assert optimizer.explain()[0]["has_loss"] == 0
+
+
 @pytest.mark.parametrize("rule", list(rules.RULES))
 def test_a_step_at_a_learning_rate_of_zero_is_none_of_the_run(rule):
     model, data = make_model(), list(batches())

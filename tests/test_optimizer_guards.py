@@ -185,6 +185,46 @@ def test_bad_arguments_are_quoted(arguments, message):
         LearnedOptimizer([nn.Parameter(torch.ones(1))], random_policy(), **arguments)
 
 
+@pytest.mark.parametrize(
+    ("group", "error", "message"),
+    [
+        ({"lr": "a"}, TypeError, "lr must be a number, got 'a'"),
+        ({"lr": True}, TypeError, "lr must be a number, got True"),
+        ({"lr": -1.0}, ValueError, r"lr must be at least 0 and finite, got -1\.0"),
+        ({"lr": float("nan")}, ValueError, "lr must be at least 0 .* got nan"),
+        ({"lr": torch.ones(2)}, ValueError, r"Tensor lr must be 1-element"),
+        ({"weight_decay": None}, TypeError, "weight_decay must be a number, got None"),
+        ({"foreach": "yes"}, TypeError, "foreach must be True, False or None, got 'yes'"),
+        ({"maximize": "no"}, TypeError, "maximize must be True or False, got 'no'"),
+        ({"fused": True}, ValueError, "but this policy's is 'orthogonal-adam'"),
+    ],
+)
+def test_settings_are_checked_for_all_and_for_each_group(group, error, message):
+    p, q = (nn.Parameter(torch.ones(1)) for _ in range(2))
+    with pytest.raises(error, match=message):
+        LearnedOptimizer([p], total_steps=STEPS, **group)
+    with pytest.raises(error, match=message):
+        LearnedOptimizer([{"params": [p], **group}], total_steps=STEPS)
+    optimizer = LearnedOptimizer([p], total_steps=STEPS)
+    with pytest.raises(error, match=message):
+        optimizer.add_param_group({"params": [q], **group})
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("flag", ["rollback", "synchronize", "partitioned"])
+def test_flags_are_true_or_false(flag):
+    with pytest.raises(TypeError, match=f"{flag} must be True or False, got 'x'"):
+        LearnedOptimizer([nn.Parameter(torch.ones(1))], total_steps=60, **{flag: "x"})
+
+
+@pytest.mark.parametrize("loss", ["0.5", b"1", 10**400, torch.tensor(1j)])
+def test_what_is_no_number_is_no_loss(loss):
+    model = make_model()
+    optimizer = learned(model)
+    with pytest.raises(TypeError, match="loss must be"):
+        optimizer.step(loss=loss)
+
+
 def test_a_loss_that_is_not_a_scalar_is_refused_before_anything_moves():
     model = make_model()
     optimizer = learned(model)

@@ -117,3 +117,82 @@ def test_a_state_that_was_loaded_onto_a_gpu_resumes():
     train(model, optimizer, data[24:])
     train(other, resumed, data[24:])
     assert torch.equal(weights(model), weights(other))
+
+
+def by_name(optimizer, state):
+    """A hook that puts parameters in the optimizer's own order, by their names."""
+    state = copy.deepcopy(state)
+    (group,) = state["param_groups"]
+    ids = dict(zip(group["param_names"], group["params"], strict=True))
+    group["param_names"] = optimizer.param_groups[0]["param_names"]
+    group["params"] = [ids[name] for name in group["param_names"]]
+    return state
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_hooks_may_change_what_is_loaded(dtype):
+    model, data = make_model(dtype), list(batches(dtype))
+    named = list(model.named_parameters())
+    optimizer = LearnedOptimizer(named, "adam", total_steps=STEPS)
+    train(model, optimizer, data[:20])
+    other = LearnedOptimizer(named[::-1], "adam", total_steps=STEPS)
+    other.register_load_state_dict_pre_hook(lambda _, state: state["wrapped"])
+    other.register_load_state_dict_pre_hook(by_name)
+    other.load_state_dict({"wrapped": optimizer.state_dict()})
+    for _, p in named:
+        own, found = optimizer.state[p], other.state[p]
+        assert torch.equal(own["exp_avg"], found["exp_avg"])
+        assert own["exp_avg"].dtype == found["exp_avg"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("policy", ["default", "adam"])
+def test_a_state_of_before_there_were_flags_can_be_loaded(policy):
+    model, data = make_model(), list(batches())
+    optimizer = LearnedOptimizer(model.parameters(), policy, total_steps=STEPS)
+    train(model, optimizer, data[:20])
+    other, saved = make_model(), copy.deepcopy(optimizer.state_dict())
+    for name in ("maximize", "foreach", "fused", "weight_decay", "effective_lr"):
+        del saved["param_groups"][0][name]
+    for own in saved["state"].values():
+        own["step"] = float(own["step"])
+    resumed = LearnedOptimizer(other.parameters(), policy, total_steps=STEPS)
+    resumed.load_state_dict(saved)
+    other.load_state_dict(model.state_dict())
+    train(model, optimizer, data[20:])
+    train(other, resumed, data[20:])
+    assert torch.equal(weights(model), weights(other))
+
+
+@pytest.mark.parametrize("change", ["reverse", "remove"])
+def test_the_run_goes_on_when_groups_are_turned_round_or_taken_away(change):
+    model, data = make_model(), list(batches())
+    groups = [{"params": part.parameters()} for part in (model[0], model[2])]
+    optimizer = LearnedOptimizer(groups, total_steps=STEPS)
+    train(model, optimizer, data[:20])
+    before = len(optimizer.explain())
+    if change == "reverse":
+        optimizer.param_groups.reverse()
+    else:
+        del optimizer.param_groups[0]
+    kept = copy.deepcopy(optimizer)
+    train(model, optimizer, data[20:])
+    for each in (optimizer, kept):
+        assert each.explain()[:before] == optimizer.explain()[:before]
+    assert len(optimizer.explain()) == optimizer.policy.description["horizon"]
+    assert sum("controller" in group for group in optimizer.param_groups) == 1
+
+
+def test_parameters_may_be_cut_to_another_shape_together_with_their_state():
+    p = nn.Parameter(torch.ones(8, 3))
+    optimizer = LearnedOptimizer([p], "adam", total_steps=STEPS, rollback=True)
+    for step in range(STEPS):
+        p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step))
+        optimizer.step()
+        if step % 3 == 0 and len(p) > 2:
+            state = optimizer.state.pop(p)
+            p = nn.Parameter(p.detach()[:-1].clone())
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = state[name][:-1].clone()
+            optimizer.param_groups[0]["params"][0] = p
+            optimizer.state[p] = state
+    assert len(p) == 2 and p.isfinite().all()

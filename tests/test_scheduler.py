@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 
 import pytest
 import torch
@@ -293,3 +294,43 @@ def test_the_state_of_a_larger_model_is_refused():
     other = LearnedLR(torch.optim.SGD([small], lr=0.1), STEPS)
     with pytest.raises(ValueError, match="more than the 1 parameters here"):
         other.load_state_dict(state)
+
+
+@pytest.mark.parametrize("with_loss", [True, False])
+def test_to_maximise_is_to_minimise_the_negative(with_loss):
+    stories = []
+    for sign in (1.0, -1.0):
+        model = make_model()
+        optimizer = torch.optim.AdamW(model.parameters(), maximize=sign < 0)
+        scheduler = LearnedLR(optimizer, STEPS)
+        for inputs, targets in batches():
+            optimizer.zero_grad()
+            loss = sign * nn.functional.cross_entropy(model(inputs), targets)
+            loss.backward()
+            optimizer.step()
+            scheduler.step(*([loss] if with_loss else []))
+        stories.append(scheduler.explain())
+    assert stories[0][-1]["has_loss"] == with_loss
+    assert stories[0] == stories[1]
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_drives_its_own_copy_of_the_optimizer(clone):
+    model, data = make_model(), list(batches())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    scheduler = LearnedLR(optimizer, STEPS)
+    train(model, optimizer, scheduler, data[:24])
+    own = clone((model, optimizer, scheduler))
+    for each in ((model, optimizer, scheduler), own):
+        train(*each, data[24:])
+    assert torch.equal(weights(model), weights(own[0]))
+    assert own[2].explain() == scheduler.explain()
+    scheduler.remove()
+    assert len(clone((optimizer, scheduler))[0]._optimizer_step_pre_hooks) == 0
+
+
+def test_a_wrapped_optimizer_is_refused():
+    accelerate = pytest.importorskip("accelerate", reason="extra: frameworks")
+    optimizer = torch.optim.SGD(make_model().parameters(), lr=0.1)
+    with pytest.raises(TypeError, match=r"AcceleratedOptimizer: .* within"):
+        LearnedLR(accelerate.Accelerator(cpu=True).prepare(optimizer), STEPS)
