@@ -72,6 +72,7 @@ def start(
             f"trained on, of at least {shortest} updates; it may do badly",
             stacklevel=3,
         )
+    decisions = None if policy.anytime else policy.description["horizon"]
     zero = torch.zeros(1, dtype=dtype, device="cpu")  # whatever torch's default device
     multiplier = torch.full_like(zero, policy.action.start)
     return {
@@ -91,11 +92,11 @@ def start(
         "probing": False,
         "negative": False,
         "log_multiplier": multiplier,
-        "highest": multiplier,
+        "highest": multiplier.clone(),  # checkpoints are loaded into these, in place
         "previous_action": zero,
         "losses": _NO_LOSSES._asdict(),
         "history": History.empty(zero)._asdict(),
-        "trace": explaining.empty(dtype),
+        "trace": explaining.empty(decisions, dtype),
     }
 
 

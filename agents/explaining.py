@@ -23,15 +23,23 @@ _DECISION = {
 }
 
 
-def empty(dtype: torch.dtype) -> Tensor:
-    """Trace without decisions."""
-    return torch.zeros(0, len(_DECISION) + len(FEATURES), dtype=dtype, device="cpu")
+#: Decisions that are shown of a run that may have any number of them: the last ones.
+MANY = 1000
+
+
+def empty(decisions: int | None, dtype: torch.dtype) -> Tensor:
+    """Trace without decisions, with room for as many as there will be; None: nobody knows.
+
+    Its shape never changes, so that a checkpoint of one moment can be loaded at another.
+    """
+    shape = (decisions or MANY, len(_DECISION) + len(FEATURES))
+    return torch.full(shape, -1.0, dtype=dtype, device="cpu")
 
 
 def record(
     trace: Tensor, step: int, observation: Tensor, moved: Tensor, log_multiplier: Tensor
 ) -> Tensor:
-    """The trace with one more decision.
+    """The trace with one more decision, the last row; the first is dropped.
 
     Args:
         trace: ``[n, 3 + F]``, from :func:`empty` or from here.
@@ -42,7 +50,7 @@ def record(
     """
     first = torch.full((1,), float(step), dtype=trace.dtype, device="cpu")
     row = torch.cat([first, moved, log_multiplier.exp(), observation[0]])
-    return torch.cat([trace, row[None]])
+    return torch.cat([trace[1:], row[None]])
 
 
 class Explanation(list[dict[str, float]]):
@@ -58,7 +66,8 @@ class Explanation(list[dict[str, float]]):
 
     def __init__(self, trace: Tensor) -> None:
         names = (*_DECISION, *FEATURES)
-        super().__init__(dict(zip(names, row, strict=True)) for row in trace.tolist())
+        made = trace[trace[:, 0] >= 0].tolist()
+        super().__init__(dict(zip(names, row, strict=True)) for row in made)
 
     def __str__(self) -> str:
         shown = (*_DECISION, "loss_vs_initial", "loss_vs_previous", "cos_grads_mean")

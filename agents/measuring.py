@@ -41,9 +41,9 @@ def mean_log_lr(groups: Sequence[Mapping[str, Any]], partitioned: bool = False) 
 #: in whole if they are larger than a processor's cache.
 AT_ONCE = 2**16
 
-#: Between two steps, gradient and change of single-precision parameters wait in half the
-#: width: together they take the memory of one copy of the gradients. Inner products of
-#: many numbers do not feel the rounding.
+#: From one step to the next, gradient and change of single-precision parameters wait in
+#: half the width: together they take the memory of one copy of the gradients. Inner
+#: products of many numbers do not feel the rounding.
 _WAITING = {torch.float32: torch.bfloat16}
 
 
@@ -89,8 +89,8 @@ def measure(
 
 
 def _is_known(p: Tensor, own: Mapping[str, Any]) -> bool:
-    """Whether its last step is, and of the shape that it has now."""
-    return "last_step" in own and own["last_step"].shape[: p.dim()] == p.shape
+    """Whether its last step is."""
+    return bool(own.get("watched")) and _fits(p, own)
 
 
 def _parts(tensors: Sequence[Tensor]) -> Iterator[slice]:
@@ -108,7 +108,7 @@ def _parts(tensors: Sequence[Tensor]) -> Iterator[slice]:
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     if any(x.is_complex() for x in tensors):
-        tensors = [torch.view_as_real(x) if x.is_complex() else x for x in tensors]
+        tensors = [_real(x) for x in tensors]
     return _flatten_dense_tensors(tensors)
 
 
@@ -120,10 +120,28 @@ def _sharded_dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum().reshape(1)
 
 
+def prepare(params: Sequence[Tensor], states: States) -> None:
+    """Make room for what :func:`remember` and :func:`settle` keep.
+
+    It stays, so that what a checkpoint holds does not depend on when it is taken.
+    """
+    for p in params:
+        own = states[p]
+        if "last_step" not in own or not _fits(p, own):
+            for name in ("last_grad", "last_step"):
+                own[name] = torch.zeros_like(
+                    _real(p), dtype=_WAITING.get(_real(p).dtype), requires_grad=False
+                )
+            own["watched"] = torch.zeros((), dtype=torch.float32, device="cpu")
+
+
 def remember(params: Sequence[Tensor], grads: Sequence[Tensor], states: States) -> None:
     """Keep gradient and parameters before an update, for :func:`settle` after it."""
+    prepare(params, states)
     for p, grad in zip(params, grads, strict=True):
-        states[p].update(last_grad=_narrow(grad), last_param=p.clone())
+        own = states[p]
+        own["last_grad"].copy_(_real(grad))
+        own["last_param"] = _real(p).clone()
 
 
 def settle(states: States) -> None:
@@ -131,20 +149,25 @@ def settle(states: States) -> None:
     for p, own in states.items():
         if "last_param" in own:
             before = own.pop("last_param")
-            own["last_step"] = _narrow(torch.sub(p, before, out=before))
-
-
-def _narrow(tensor: Tensor) -> Tensor:
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
-    return tensor.to(_WAITING.get(tensor.dtype, tensor.dtype), copy=True)
+            own["last_step"].copy_(torch.sub(_real(p), before, out=before))
+            own["watched"].fill_(1.0)
 
 
 def forget(states: States) -> None:
-    """Drop what was kept for a probe."""
-    for state in states.values():
-        for name in ("last_grad", "last_param", "last_step"):
-            state.pop(name, None)
+    """No longer take what was kept for that of the last step."""
+    for own in states.values():
+        own.pop("last_param", None)
+        if "watched" in own:
+            own["watched"].zero_()
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _fits(p: Tensor, own: Mapping[str, Any]) -> bool:
+    """Whether what is kept has the shape that the parameter has now."""
+    return own["last_step"].shape == _real(p).shape
 
 
 def norm(grads: Sequence[Tensor], partitioned: bool = False) -> float:

@@ -231,6 +231,9 @@ class LearnedOptimizer(Resumable):
             # No step of the run, as in torch.distributed.checkpoint, which takes one to
             # have all state in place.
             self._update(parts, grads, 0.0)
+            measuring.prepare(params, self.state)
+            if self._rollback:
+                keep_good(self.state, groups, every=False)
             return
         grads, state = downhill(groups, parts, grads), self._run
         if self._guard == "step" or controller.is_watched(self._policy, state):

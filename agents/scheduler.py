@@ -236,7 +236,11 @@ class LearnedLR(LRScheduler):
     def state_dict(self) -> dict[str, Any]:
         """What :meth:`load_state_dict` needs, in tensors and plain numbers."""
         every = self._parameters()
-        kept = {i: dict(self._kept[p]) for i, p in enumerate(every) if self._kept.get(p)}
+        kept = {
+            i: {name: value.clone() for name, value in self._kept[p].items()}
+            for i, p in enumerate(every)
+            if self._kept.get(p)
+        }
         names = ("base_lrs", "last_epoch", "_step_count", "_last_lr")
         own = {name: self.__dict__[name] for name in names}
         return {**own, "controller": self._controller, "kept": kept}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import warnings
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from contract import all_optimizers, train, trained
 from ordinary_loop import batches, make_model, weights
 from torch.distributed.checkpoint import state_dict as checkpoint
@@ -65,6 +67,32 @@ def test_distributed_checkpoints_hold_all_of_it(make, flatten):
     before = weights(other)
     checkpoint.set_optimizer_state_dict(other, resumed, saved, options=options)
     assert torch.equal(weights(other), before)  # it takes a step of its own
+    train(model, optimizer, data)
+    train(other, resumed, data)
+    assert torch.equal(weights(model), weights(other))
+
+
+@pytest.mark.parametrize("flatten", [False, True])
+@pytest.mark.parametrize("count", [3, 24, 25, 30])  # also between the steps of a probe
+def test_distributed_checkpoints_on_disk_resume_bit_for_bit(make, count, flatten, tmp_path):
+    model, optimizer, data = trained(make, count)
+    options = checkpoint.StateDictOptions(flatten_optimizer_state_dict=flatten)
+    other = make_model()
+    resumed = make(other.parameters())
+
+    def state(model, optimizer):
+        own = checkpoint.get_optimizer_state_dict(model, optimizer, options=options)
+        return {"model": model.state_dict(), "optimizer": own}
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is one process
+        dcp.save(state(model, optimizer), checkpoint_id=tmp_path)
+        loaded = state(other, resumed)
+        dcp.load(loaded, checkpoint_id=tmp_path)
+    other.load_state_dict(loaded["model"])
+    checkpoint.set_optimizer_state_dict(
+        other, resumed, loaded["optimizer"], options=options
+    )
     train(model, optimizer, data)
     train(other, resumed, data)
     assert torch.equal(weights(model), weights(other))
