@@ -262,7 +262,9 @@ class LearnedLR(LRScheduler):
         self._kept.clear()
         for i, values in kept.items():
             where = every[i].device
-            self._kept[every[i]] = {name: v.to(where) for name, v in values.items()}
+            self._kept[every[i]] = {
+                name: v.to(where, copy=True) for name, v in values.items()
+            }
         self._controller, self._own = restored, None
         super().load_state_dict(state)
 
