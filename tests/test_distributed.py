@@ -9,9 +9,11 @@ from functools import partial
 import pytest
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 import torch.multiprocessing as mp
 from ordinary_loop import STEPS, batches, make_model, weights
 from torch import nn
+from torch.distributed.checkpoint import state_dict as checkpoint
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
@@ -29,9 +31,9 @@ pytestmark = [
 ]
 
 
-def fit(model, optimizer, part=None):
+def fit(model, optimizer, part=None, steps=slice(None)):
     """Learn on batches of eight, or on one process's share of each."""
-    for inputs, targets in batches():
+    for inputs, targets in list(batches())[steps]:
         if part is not None:
             inputs, targets = inputs[part::WORLD], targets[part::WORLD]
         optimizer.zero_grad()
@@ -80,11 +82,11 @@ def fully_sharded(model):
     return model
 
 
-def work(rank, folder, wrap, make):
+def work(rank, folder, wrap, make, leave):
     torch.set_num_threads(1)
     method = f"file://{folder}/meeting"
     dist.init_process_group("gloo", init_method=method, rank=rank, world_size=WORLD)
-    leave_weights(rank, folder, wrap, make)
+    leave(rank, folder, wrap, make)
     gc.collect()  # what still uses the group would hang when it is gone
     dist.barrier()
     dist.destroy_process_group()
@@ -94,14 +96,41 @@ def leave_weights(rank, folder, wrap, make):
     model = make_model()
     wrapped = wrap(model)
     fit(wrapped, make(wrapped.parameters()), rank)
+    save_weights(rank, folder, model)
+
+
+def leave_resumed(rank, folder, wrap, make, cut=24):
+    """The same with a stop on the way, from whose checkpoint others go on."""
+
+    def state(model, optimizer):
+        parts = checkpoint.get_state_dict(model, optimizer)
+        return dict(zip(("model", "optimizer"), parts, strict=True))
+
+    model = wrap(make_model())
+    optimizer = make(model.parameters())
+    fit(model, optimizer, rank, slice(cut))
+    dcp.save(state(model, optimizer), checkpoint_id=f"{folder}/checkpoint")
+    other = make_model()
+    wrapped = wrap(other)
+    resumed = make(wrapped.parameters())
+    loaded = state(wrapped, resumed)
+    dcp.load(loaded, checkpoint_id=f"{folder}/checkpoint")
+    parts = {f"{name}_state_dict": part for name, part in loaded.items()}
+    parts["optim_state_dict"] = parts.pop("optimizer_state_dict")
+    checkpoint.set_state_dict(wrapped, resumed, **parts)
+    fit(wrapped, resumed, rank, slice(cut, None))
+    save_weights(rank, folder, other)
+
+
+def save_weights(rank, folder, model):
     own = [getattr(p, "full_tensor", lambda p=p: p)() for p in model.parameters()]
     torch.save(torch.cat([p.detach().flatten() for p in own]), f"{folder}/{rank}.pt")
 
 
-def ends(folder, wrap, make):
+def ends(folder, wrap, make, leave=leave_weights):
     """Weights that each process ends with."""
     folder.mkdir()
-    context = mp.spawn(work, (str(folder), wrap, make), nprocs=WORLD, join=False)
+    context = mp.spawn(work, (str(folder), wrap, make, leave), nprocs=WORLD, join=False)
     deadline = time.monotonic() + 120
     while not context.join(timeout=5):
         if time.monotonic() > deadline:
@@ -130,6 +159,14 @@ def test_fully_sharded_training_is_data_parallel_training(rule, tmp_path):
     one, other = ends(tmp_path / "b", fully_sharded, made(rule))
     assert torch.equal(one, other)
     torch.testing.assert_close(one, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("wrap", [data_parallel, fully_sharded])
+@pytest.mark.parametrize("rule", RULES[:2])
+def test_training_that_resumes_from_a_checkpoint_is_the_training(rule, wrap, tmp_path):
+    expected, _ = ends(tmp_path / "a", wrap, made(rule))
+    one, other = ends(tmp_path / "b", wrap, made(rule), leave_resumed)
+    assert torch.equal(one, other) and torch.equal(one, expected)
 
 
 @pytest.mark.parametrize("rule", RULES)
