@@ -111,7 +111,8 @@ def restored(policy: Policy, saved: State | None) -> State:
     used, own = saved["policy"], policy.fingerprint()
     if used != own:
         raise ValueError(
-            f"what is to be loaded is of policy {used[:12]}, but here is {own[:12]}"
+            f"what is to be loaded is of policy {used[:12]}, but here is {own[:12]} "
+            "(which, if none is named, depends on whether there is a total_steps)"
         )
     return _on_cpu(saved)
 
@@ -184,6 +185,11 @@ def record(state: State, loss: Tensor | float | None) -> State:
     if not math.isfinite(value):
         return {**state, "ignored_losses": state["ignored_losses"] + 1}
     if value < 0:
+        warnings.warn(
+            f"a loss is {value}, below zero (or, maximised, above): the policy goes on as "
+            "if none were given",
+            stacklevel=8,
+        )
         return {**state, "negative": True, "losses": _NO_LOSSES._asdict()}
     return {**state, "losses": Losses(**state["losses"]).record(value)._asdict()}
 

@@ -60,7 +60,8 @@ class LearnedOptimizer(Resumable):
         total_steps: number of steps that the run will take. An anytime policy needs none,
             and has no use for it.
         lr: base learning rate, which the policy multiplies; it need not be right. By
-            default a usual one of the policy's rule, 1e-3 for Adam.
+            default a usual one of the policy's rule: 1e-3 of ``adam`` and
+            ``orthogonal-adam``, 1e-2 of ``momentum``.
         weight_decay: decoupled weight decay (Loshchilov & Hutter, 2019): each step takes
             ``effective_lr * weight_decay`` off the parameters.
         schedule: of the policy's own base schedule (that of ``default`` is constant, then
@@ -70,7 +71,7 @@ class LearnedOptimizer(Resumable):
         foreach, fused: as in torch, which chooses if both are None. Fused are the rules
             ``sgd``, ``momentum`` and ``adam``.
         maximize: whether to make the loss larger. What counts for the policy is then the
-            negative of what it is given.
+            negative of what it is given, so that objectives above zero count as none.
         guard: ``"step"`` looks at the gradients of each step, as told above; ``"probe"``
             only where the policy's telemetry is taken, at two steps a decision, which
             costs less: other steps are those of the bare update rule.
@@ -155,7 +156,8 @@ class LearnedOptimizer(Resumable):
     def attach_loss(self, module: nn.Module, reduction: str = "mean") -> RemovableHandle:
         """Take the loss from ``module`` at every step that is not given one.
 
-        Forward passes with gradients enabled count. Copies of the optimizer or of the
+        Forward passes with gradients enabled count: validate under ``torch.no_grad()``.
+        Copies of the optimizer or of the
         module, and what is loaded from a pickle, are not attached.
 
         Args:

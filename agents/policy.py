@@ -144,7 +144,7 @@ def load_policy(path: str | Path) -> Policy:
             version that this version of the package does not know.
     """
     if not isinstance(path, (str, Path)):
-        raise TypeError(f"policy must be a path or a Policy, got {path!r}")
+        raise TypeError(f"policy must be a name, a path or a Policy, got {path!r}")
     found_path = SHIPPED.get(path, path) if isinstance(path, str) else path
     weights_path, text_path = _paths(found_path)
     for file in (weights_path, text_path):

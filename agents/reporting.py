@@ -48,7 +48,7 @@ class Reporting(Optimizer):
 
     @property
     def ignored_losses(self) -> int:
-        """Losses so far that were not finite."""
+        """Losses so far that were not finite, of steps that were taken."""
         return self._count("ignored_losses")
 
     @property

@@ -62,7 +62,8 @@ class LearnedLR(LRScheduler):
 
     Raises:
         TypeError: ``optimizer`` is none, or one that has a policy already.
-        ValueError: ``total_steps`` is no positive integer, or the policy needs it.
+        ValueError: ``total_steps`` is no positive integer, or the policy needs it, or
+            another ``LearnedLR`` drives the optimizer.
         FileNotFoundError: there is no such policy file.
 
     Example::
@@ -96,6 +97,11 @@ class LearnedLR(LRScheduler):
             raise TypeError(
                 "a LearnedOptimizer has a policy already; LearnedLR is for others"
             )
+        hooks = optimizer._optimizer_step_pre_hooks.values()
+        if any(isinstance(getattr(hook, "__self__", None), LearnedLR) for hook in hooks):
+            raise ValueError(
+                "this optimizer is driven by a LearnedLR already, whose remove() ends that"
+            )
         if policy is None:
             named = SGD_POLICY if isinstance(optimizer, torch.optim.SGD) else OTHER_POLICY
             policy = ANYTIME if total_steps is None else named
@@ -109,7 +115,7 @@ class LearnedLR(LRScheduler):
         self._kept: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         super().__init__(optimizer)
         self._own: list[float] | None = None  # the rates that it has set
-        self._removed = False
+        self._removed, self._told = False, False
         self._drive()
 
     def _drive(self) -> None:
@@ -213,10 +219,12 @@ class LearnedLR(LRScheduler):
         if not grads or not math.isfinite(measuring.norm(grads)):
             return  # the optimizer will do with this step what it does
         now = [float(group["lr"]) for group in groups]
-        if self._own is not None and now[: len(self._own)] != self._own:
+        changed = self._own is not None and now[: len(self._own)] != self._own
+        if changed and not self._told:
+            self._told = True
             warnings.warn(
                 f"learning rates were {self._own}, and have been set to {now} by someone "
-                "else; LearnedLR overwrites that",
+                "else; LearnedLR overwrites that, also at later steps",
                 stacklevel=2,
             )
         for group in groups:

@@ -194,17 +194,17 @@ def test_what_cannot_be_driven_is_refused():
     other = torch.optim.lr_scheduler.StepLR(optimizer, 5).state_dict()
     with pytest.raises(ValueError, match="no policy was in use"):
         scheduler.load_state_dict(other)
-    state = LearnedLR(optimizer, 60, "adam").state_dict()
+    state = LearnedLR(torch.optim.SGD([p], lr=0.1), 60, "adam").state_dict()
     with pytest.raises(ValueError, match=r"is of policy .* but here is"):
         scheduler.load_state_dict(state)
 
 
 def test_the_policy_fits_the_optimizer_unless_it_is_named():
     p = nn.Parameter(torch.ones(2))
-    sgd, adam = torch.optim.SGD([p], lr=0.1), torch.optim.Adam([p], lr=0.1)
+    sgd, *adams = (torch.optim.SGD([p]), torch.optim.Adam([p]), torch.optim.Adam([p]))
     assert LearnedLR(sgd, 60).policy.rule.name == "momentum"
-    assert LearnedLR(adam, 60).policy.rule.name == "adam"
-    assert LearnedLR(adam).policy.anytime
+    assert LearnedLR(adams[0], 60).policy.rule.name == "adam"
+    assert LearnedLR(adams[1]).policy.anytime
 
 
 def test_a_step_at_a_learning_rate_of_zero_is_none_of_the_run():
@@ -327,6 +327,15 @@ def test_a_copy_drives_its_own_copy_of_the_optimizer(clone):
     assert own[2].explain() == scheduler.explain()
     scheduler.remove()
     assert len(clone((optimizer, scheduler))[0]._optimizer_step_pre_hooks) == 0
+
+
+def test_an_optimizer_has_one_at_a_time():
+    optimizer = torch.optim.SGD(make_model().parameters(), lr=0.1)
+    scheduler = LearnedLR(optimizer, STEPS)
+    with pytest.raises(ValueError, match=r"driven by a LearnedLR already, .* remove"):
+        LearnedLR(optimizer, STEPS)
+    scheduler.remove()
+    LearnedLR(optimizer, STEPS)
 
 
 def test_a_wrapped_optimizer_is_refused():
