@@ -3,6 +3,8 @@
 torchrun --standalone --nproc_per_node 2 examples/with_ddp.py
 """
 
+import gc
+
 import torch
 import torch.distributed as dist
 from sklearn.datasets import load_digits
@@ -22,9 +24,8 @@ def digits() -> TensorDataset:
     return TensorDataset(pictures, torch.tensor(bunch.target))
 
 
-def main() -> None:
+def train() -> None:
     torch.manual_seed(0)
-    dist.init_process_group("gloo")
     training, validation = random_split(digits(), [0.8, 0.2])
     sampler = DistributedSampler(training)
     loader = DataLoader(training, batch_size=16, sampler=sampler)
@@ -50,6 +51,13 @@ def main() -> None:
     if dist.get_rank() == 0:
         print(optimizer.explain())  # the same in every process
         print(f"validation loss {loss:.3f}, accuracy {accuracy:.3f}")
+
+
+def main() -> None:
+    dist.init_process_group("gloo")
+    train()
+    gc.collect()  # nothing may use the group when it is gone,
+    dist.barrier()  # in no process
     dist.destroy_process_group()
 
 
