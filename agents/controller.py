@@ -217,8 +217,7 @@ def decide(policy: Policy, state: State, probe: Probe, log_lr: float) -> State:
     kept = torch.tensor([*state["losses"].values()], dtype=torch.float64, device="cpu")
     losses = Losses(*kept.to(old.dtype)[:, None])
     observation, history = observe(probe, losses, History(**state["history"]), control)
-    with torch.autocast("cpu", enabled=False):  # of the caller, if it steps within one
-        action = policy.to(old.dtype)(observation)
+    action = policy.act(observation)
     multiplier = policy.action.apply(action, old)
     moved = policy.action.shift(action).to(old.dtype)
     usable = bool(multiplier.isfinite())

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from . import controller, measuring
+from . import controller, measuring, waiting
 from .policy import Policy
 
 __all__ = ["downhill", "drive"]
@@ -32,7 +32,7 @@ def drive(
     state: controller.State,
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
-    kept: measuring.States,
+    kept: waiting.States,
     groups: Sequence[Mapping[str, Any]],
     partitioned: bool = False,
 ) -> tuple[controller.State, float]:
@@ -44,7 +44,7 @@ def drive(
         params: all that have a gradient, not moved yet.
         grads: theirs.
         kept: a dict for each parameter, where what the next step must know is kept; once
-            the parameters are moved, :func:`agents.measuring.settle` completes it.
+            the parameters are moved, :func:`agents.waiting.settle` completes it.
         groups: of parameters, whose ``"lr"`` is the base learning rate.
         partitioned: whether other processes hold further parameters.
     """
@@ -54,8 +54,8 @@ def drive(
         log_lr = measuring.mean_log_lr(groups, partitioned)
         state = controller.decide(policy, state, probe, log_lr)
     if state["probing"]:
-        measuring.forget(kept)
+        waiting.forget(kept)
     state, multiplier = controller.tick(policy, state, groups)
     if state["probing"]:
-        measuring.remember(params, grads, kept)
+        waiting.remember(params, grads, kept)
     return state, multiplier

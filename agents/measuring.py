@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from functools import lru_cache
+from itertools import compress
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,11 +15,10 @@ from torch._utils import _flatten_dense_tensors
 
 from optenv.probing import Probe, first_probe, probe
 
+from . import sampling, waiting
 from .kernels import wide
-from .sharding import is_sharded, several, summed, whole
-
-#: State of each parameter, as a torch optimizer has it.
-States = Mapping[Tensor, dict[str, Any]]
+from .sharding import is_sharded, own_rows, several, summed, whole
+from .waiting import States, real
 
 
 def mean_log_lr(groups: Sequence[Mapping[str, Any]], partitioned: bool = False) -> float:
@@ -41,11 +42,6 @@ def mean_log_lr(groups: Sequence[Mapping[str, Any]], partitioned: bool = False) 
 #: in whole if they are larger than a processor's cache.
 AT_ONCE = 2**16
 
-#: From one step to the next, gradient and change of single-precision parameters wait in
-#: half the width: together they take the memory of one copy of the gradients. Inner
-#: products of many numbers do not feel the rounding.
-_WAITING = {torch.float32: torch.bfloat16}
-
 
 def measure(
     params: Sequence[Tensor],
@@ -54,12 +50,12 @@ def measure(
     dtype: torch.dtype,
     partitioned: bool = False,
 ) -> Probe:
-    """Probe of the last update, from what :func:`settle` kept, in ``dtype``.
+    """Probe of the last update, from what waited for it, in ``dtype``.
 
     ``partitioned``: other processes hold further parameters.
     """
     pairs = list(zip(params, grads, strict=True))
-    known = [(p, grad) for p, grad in pairs if _is_known(p, states[p])]
+    known = list(compress(pairs, waiting.known(params, states)))
     pairs = known or pairs
     now = [grad for _, grad in pairs], [p for p, _ in pairs]
     lists: tuple[list[Tensor], ...] = now
@@ -69,105 +65,77 @@ def measure(
         lists, measured = (*now, *kept), probe
     found: list[Tensor] = []
     sharded: list[Probe] = []
-    for part in _parts(lists[0]):
-        if is_sharded(lists[0][part.start]):
-            tensors = (every[part.start].to(dtype) for every in lists)
-            sharded.append(measured(_sharded_dot, *tensors))
+    for part in _parts(lists[1]):
+        p = lists[1][part.start]
+        if is_sharded(p):
+            tensors = [real(every[part.start]) for every in lists]
+            sharded.append(_sharded_probe(measured, tensors, dtype))
+            continue
+        if sampling.is_sampled(p):
+            flat = [waiting.taken(every[part.start]) for every in now]
+            flat += [every[part.start] for every in lists[2:]]
         else:
-            flat = (_flat(every[part]).split(AT_ONCE) for every in lists)
-            for pieces in zip(*flat, strict=True):
-                sums = measured(_dot, *(piece.to(dtype) for piece in pieces))
-                found.append(torch.stack(sums).cpu())
+            flat = [_flat(every[part]) for every in lists]
+        sums = torch.stack(measured(torch.dot, *(every.to(dtype) for every in flat)))
+        found.append((sums * sampling.factor(real(p))).cpu())
     if sharded:  # added up before the processes exchange anything
         added = (functools.reduce(torch.add, each) for each in zip(*sharded, strict=True))
         found.append(torch.stack([whole(each).cpu() for each in added]))
     total = torch.stack(found).sum(0)
     if partitioned and several():
-        exchanged = summed(total.flatten().tolist(), params)
-        total = torch.tensor(exchanged, dtype=dtype, device="cpu")[:, None]
-    return Probe(*total)
-
-
-def _is_known(p: Tensor, own: Mapping[str, Any]) -> bool:
-    """Whether its last step is."""
-    return bool(own.get("watched")) and _fits(p, own)
+        total = torch.tensor(summed(total.tolist(), params), dtype=dtype, device="cpu")
+    return Probe(*total[:, None])
 
 
 def _parts(tensors: Sequence[Tensor]) -> Iterator[slice]:
     """Neighbours that are measured together: on one device, and few numbers in all."""
-    begin, numbers = 0, 0
-    for i, tensor in enumerate(tensors):
-        first = tensors[begin]
-        alone = is_sharded(tensor) or is_sharded(first) or tensor.device != first.device
-        if i > begin and (alone or numbers + tensor.numel() > AT_ONCE):
-            yield slice(begin, i)
+    # One that is sharded or sampled is measured alone.
+    alone = [is_sharded(tensor) or sampling.is_sampled(tensor) for tensor in tensors]
+    sizes = [AT_ONCE if own else x.numel() for own, x in zip(alone, tensors, strict=True)]
+    for part in _neighbours(tuple(sizes)):
+        begin = part.start
+        for i in range(part.start, part.stop):
+            if tensors[i].device != tensors[begin].device:
+                yield slice(begin, i)
+                begin = i
+        yield slice(begin, part.stop)
+
+
+@lru_cache(maxsize=64)
+def _neighbours(sizes: tuple[int, ...]) -> list[slice]:
+    """Neighbours that are few numbers in all."""
+    parts, begin, numbers = [], 0, 0
+    for i, size in enumerate(sizes):
+        if i > begin and numbers + size > AT_ONCE:
+            parts.append(slice(begin, i))
             begin, numbers = i, 0
-        numbers += tensor.numel()
-    yield slice(begin, len(tensors))
+        numbers += size
+    return [*parts, slice(begin, len(sizes))]
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     if any(x.is_complex() for x in tensors):
-        tensors = [_real(x) for x in tensors]
+        tensors = [real(x) for x in tensors]
     return _flatten_dense_tensors(tensors)
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.dot(a, b).reshape(1)
+def _sharded_probe(
+    measured: Callable[..., Probe], tensors: Sequence[Tensor], dtype: torch.dtype
+) -> Probe:
+    """Of one that is spread over processes; sums over it that are still to be added up."""
+    first = tensors[0]
+    part = own_rows(first) if sampling.is_sampled(first) else None
+    if part is None:
+        return measured(_sharded_dot, *(tensor.to(dtype) for tensor in tensors))
+    begin, gather = part
+    local = (cast(Any, tensor).to_local() for tensor in tensors)
+    taken = (sampling.sample(each, first.shape, begin).to(dtype) for each in local)
+    sums = measured(torch.dot, *taken)
+    return Probe(*(gather(each * sampling.factor(first)) for each in sums))
 
 
 def _sharded_dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum().reshape(1)
-
-
-def prepare(params: Sequence[Tensor], states: States) -> None:
-    """Make room for what :func:`remember` and :func:`settle` keep.
-
-    It stays, so that what a checkpoint holds does not depend on when it is taken.
-    """
-    for p in params:
-        own = states[p]
-        if "last_step" not in own or not _fits(p, own):
-            for name in ("last_grad", "last_step"):
-                own[name] = torch.zeros_like(
-                    _real(p), dtype=_WAITING.get(_real(p).dtype), requires_grad=False
-                )
-            own["watched"] = torch.zeros((), dtype=torch.float32, device="cpu")
-
-
-def remember(params: Sequence[Tensor], grads: Sequence[Tensor], states: States) -> None:
-    """Keep gradient and parameters before an update, for :func:`settle` after it."""
-    prepare(params, states)
-    for p, grad in zip(params, grads, strict=True):
-        own = states[p]
-        own["last_grad"].copy_(_real(grad))
-        own["last_param"] = _real(p).clone()
-
-
-def settle(states: States) -> None:
-    """Keep, in the place of the parameters before the update, what it changed of them."""
-    for p, own in states.items():
-        if "last_param" in own:
-            before = own.pop("last_param")
-            own["last_step"].copy_(torch.sub(_real(p), before, out=before))
-            own["watched"].fill_(1.0)
-
-
-def forget(states: States) -> None:
-    """No longer take what was kept for that of the last step."""
-    for own in states.values():
-        own.pop("last_param", None)
-        if "watched" in own:
-            own["watched"].zero_()
-
-
-def _real(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
-
-
-def _fits(p: Tensor, own: Mapping[str, Any]) -> bool:
-    """Whether what is kept has the shape that the parameter has now."""
-    return own["last_step"].shape == _real(p).shape
+    return (a * b).sum()
 
 
 def norm(grads: Sequence[Tensor], partitioned: bool = False) -> float:
@@ -179,21 +147,28 @@ def norm(grads: Sequence[Tensor], partitioned: bool = False) -> float:
     Raises:
         RuntimeError: a gradient is sparse.
     """
-    alike: dict[tuple[torch.device, torch.dtype, bool], list[Tensor]] = {}
-    for grad in grads:
-        if grad.is_sparse:
+    if len({(g.dtype, g.layout, g.device) for g in grads} | set(map(type, grads))) == 2:
+        alike = [list(grads)]
+    else:
+        kinds: dict[tuple[Any, ...], list[Tensor]] = {}
+        for grad in grads:
+            key = (is_sharded(grad), grad.is_sparse, grad.dtype, grad.device)
+            kinds.setdefault(key, []).append(grad)
+        alike = list(kinds.values())
+    found: dict[torch.device, list[Tensor]] = {}
+    for part in alike:
+        first = part[0]
+        if first.is_sparse:
             raise RuntimeError(
                 "a learned policy does not support sparse gradients, got one of a "
-                f"parameter of shape {list(grad.shape)}"
+                f"parameter of shape {list(first.shape)}"
             )
-        alike.setdefault((grad.device, grad.dtype, is_sharded(grad)), []).append(grad)
-    norms: dict[torch.device, list[Tensor]] = {}
-    for (device, dtype, _), part in alike.items():
         # Squares of half precision's large numbers are beyond it.
-        kind = None if dtype == wide(dtype) else wide(dtype)
+        kind = None if first.dtype == wide(first.dtype) else wide(first.dtype)
         every = torch.stack(torch._foreach_norm(part, 2, kind))
-        norms.setdefault(device, []).append(whole(torch.linalg.vector_norm(every)))
-    found = math.hypot(*(float(torch.stack(part).norm()) for part in norms.values()))
+        norms = found.setdefault(first.device, [])
+        norms.append(whole(torch.linalg.vector_norm(every)))
+    total = math.hypot(*(float(torch.stack(norms).norm()) for norms in found.values()))
     if partitioned and several():
-        found = math.sqrt(*summed([found * found], grads))
-    return found
+        total = math.sqrt(*summed([total * total], grads))
+    return total

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 from torch.utils.hooks import RemovableHandle
 
-from . import arguments, controller, guarding, measuring
+from . import arguments, controller, guarding, waiting
 from .driving import downhill, drive
 from .kernels import Implementation, fill, update
 from .losses import LossTap, is_scalar
@@ -233,7 +233,7 @@ class LearnedOptimizer(Resumable):
             # No step of the run, as in torch.distributed.checkpoint, which takes one to
             # have all state in place.
             self._update(parts, grads, 0.0)
-            measuring.prepare(params, self.state)
+            waiting.prepare(params, self.state)
             if self._rollback:
                 keep_good(self.state, groups, every=False)
             return
@@ -260,7 +260,7 @@ class LearnedOptimizer(Resumable):
         )
         self._update(parts, grads, multiplier)
         if state["probing"]:
-            measuring.settle(self.state)
+            waiting.settle(self.state)
         self._run = state
 
     def _update(

@@ -90,6 +90,15 @@ class Policy(nn.Module):
             return output.argmax(dim=-1)
         return output.clamp(-1.0, 1.0)
 
+    def act(self, observation: Tensor) -> Tensor:
+        """The same in the type of the observation, whatever the caller casts to."""
+        if next(self.parameters()).dtype != observation.dtype:
+            self.to(observation.dtype)
+        if torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return cast(Tensor, self(observation))
+        return cast(Tensor, self(observation))
+
     def weights(self) -> bytes:
         """The weights in the form of a policy file, float32."""
         state = self.state_dict()

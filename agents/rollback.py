@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .measuring import States
+from .waiting import States
 
 __all__ = ["ROLLED_BACK", "keep_good", "roll_back"]
 

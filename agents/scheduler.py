@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 
-from . import controller, measuring
+from . import controller, measuring, waiting
 from .driving import downhill, drive
 from .explaining import Explanation
 from .losses import is_scalar
@@ -187,7 +187,7 @@ class LearnedLR(LRScheduler):
 
     @torch.no_grad()
     def _after_step(self, *_: Any) -> None:
-        measuring.settle(self._kept)
+        waiting.settle(self._kept)
 
     def _within(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         """The closure, which sets the learning rates when it is first called."""

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["agreed_loss", "is_sharded", "scattered", "several", "summed", "whole"]
+__all__ = [
+    "agreed_loss",
+    "is_sharded",
+    "own_rows",
+    "scattered",
+    "several",
+    "summed",
+    "whole",
+]
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -35,6 +43,23 @@ def scattered(tensor: Tensor, like: Any) -> Any:
     everywhere = [Replicate() for _ in range(mesh.ndim)]
     spread = DTensor.from_local(tensor, mesh, everywhere, run_check=False)
     return spread.redistribute(mesh, like.placements)
+
+
+def own_rows(tensor: Any) -> tuple[int, Callable[[Tensor], Any]] | None:
+    """Where the part of a ``DTensor`` in this process begins, in numbers of the whole one.
+
+    And what makes of a sum over each part one over the whole, once that is asked for. None
+    if it is not by rows that the tensor is spread.
+    """
+    from torch.distributed.tensor import DTensor, Partial
+
+    mesh, placements = tensor.device_mesh, tensor.placements
+    if not all(place.is_replicate() or place.is_shard(0) for place in placements):
+        return None
+    rows = scattered(torch.arange(len(tensor), device=tensor.device), tensor).to_local()
+    begin = int(rows[0]) * (tensor.numel() // len(tensor)) if len(rows) else 0
+    kinds = [Partial() if place.is_shard() else place for place in placements]
+    return begin, lambda part: DTensor.from_local(part, mesh, kinds, run_check=False)
 
 
 def several() -> bool:

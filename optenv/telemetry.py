@@ -16,6 +16,7 @@ All tensors here have shape ``[B]``, one entry a run, unless stated.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -126,82 +127,93 @@ def observe(
         ``[B, len(FEATURES)]`` observation in the order of :data:`FEATURES`, finite and
         within the bound, and the history for the next decision.
     """
-    has_loss = losses.seen > 0
+    # Few operations on many numbers: those of a single run are too few to be quick, and
+    # plain numbers among the operands are slow.
+    has_loss, moved = losses.seen > 0, probe.step_sq > 0
     zero = torch.zeros_like(control.log_multiplier)
-
-    def when_first(new: Tensor, old: Tensor) -> Tensor:
-        return torch.where(history.windows == 0, new, old)
-
-    def when_first_loss(new: Tensor, old: Tensor) -> Tensor:
-        return torch.where(history.loss_windows == 0, new, old)
-
-    log_loss = torch.where(has_loss, _log(losses.mean), history.loss_previous)
+    slope = probe.last_grad_dot_step.abs()
     variance = losses.deviation / (losses.seen - 1).clamp(min=1)
-    noise = 0.5 * _log(variance) - _log(losses.mean.abs())
+    squares = (variance, probe.grad_sq, probe.param_sq, probe.step_sq)
+    logs = torch.stack([*squares, losses.mean, losses.mean.abs(), slope])
+    logs = logs.clamp(min=_TINY).log()
+    deviation, grad, param, step = (0.5 * logs[:4]).unbind()
+    log_mean, log_abs, log_slope = logs[4:].unbind()
+    cos_grads, cos_step, cos_descent = _cosines(probe).unbind()
+
+    log_loss = torch.where(has_loss, log_mean, history.loss_previous)
     # A window of one loss tells nothing of the noise: keep what was known.
-    noise = torch.where(losses.seen > 1, noise.clamp(-12, 4), history.loss_noise)
-    grad, param = 0.5 * _log(probe.grad_sq), 0.5 * _log(probe.param_sq)
-    cos_grads = _cosine(probe.grad_dot_last, probe.grad_sq, probe.last_grad_sq)
-    cos_step = _cosine(probe.grad_dot_step, probe.grad_sq, probe.step_sq)
-    moved = probe.step_sq > 0
+    noise = (deviation - log_abs).clamp(-12, 4)
+    noise = torch.where(losses.seen > 1, noise, history.loss_noise)
+    kept = [
+        history.loss_initial,
+        history.loss_previous,
+        history.loss_best,
+        torch.minimum(history.loss_best, log_loss),
+        torch.lerp(history.loss_fast, log_loss, _FAST),
+        torch.lerp(history.loss_slow, log_loss, _SLOW),
+    ]
+    losses_so_far = torch.where(history.loss_windows == 0, log_loss, torch.stack(kept))
+    loss_initial, loss_previous, loss_best, *averages = losses_so_far.unbind()
+    loss_lowest, loss_fast, loss_slow = averages
+    kept = [history.grad_initial, history.grad_previous, history.param_initial]
+    now = torch.stack([grad, grad, param])
+    norms = torch.where(history.windows == 0, now, torch.stack(kept))
+    grad_initial, grad_previous, param_initial = norms.unbind()
 
     new = History(
         windows=history.windows + 1,
         loss_windows=history.loss_windows + has_loss.to(zero.dtype),
-        loss_initial=when_first_loss(log_loss, history.loss_initial),
+        loss_initial=loss_initial,
         loss_previous=log_loss,
-        loss_best=when_first_loss(log_loss, torch.minimum(history.loss_best, log_loss)),
-        loss_fast=when_first_loss(log_loss, torch.lerp(history.loss_fast, log_loss, _FAST)),
-        loss_slow=when_first_loss(log_loss, torch.lerp(history.loss_slow, log_loss, _SLOW)),
+        loss_best=loss_lowest,
+        loss_fast=loss_fast,
+        loss_slow=loss_slow,
         loss_noise=noise,
-        grad_initial=when_first(grad, history.grad_initial),
+        grad_initial=grad_initial,
         grad_previous=grad,
-        param_initial=when_first(param, history.param_initial),
+        param_initial=param_initial,
         cos_grads=torch.lerp(history.cos_grads, cos_grads, _COSINE),
         cos_step=torch.lerp(history.cos_step, cos_step, _COSINE),
     )
     # One overflow, as of half-precision gradients, is not remembered for ever.
-    remembered = zip(new, history, strict=True)
-    new = History(*(torch.where(n.isfinite(), n, old) for n, old in remembered))
-    loss_previous = when_first_loss(log_loss, history.loss_previous)
-    loss_best = when_first_loss(log_loss, history.loss_best)
-    grad_previous = when_first(grad, history.grad_previous)
-    slope = probe.last_grad_dot_step.abs()
+    latest = torch.stack(new)
+    new = History(*torch.where(latest.isfinite(), latest, torch.stack(history)).unbind())
 
     progress, length = control.progress, control.length
+    left = None if progress is None else torch.stack([progress, 1 - progress])
+    shares = (zero, zero) if left is None else (left + 0.003).clamp(max=1.0).log().unbind()
     values = {
-        "progress": zero if progress is None else 2 * progress - 1,
-        "elapsed": zero if progress is None else _share(progress),
-        "remaining": zero if progress is None else _share(1 - progress),
+        "progress": zero + 0.5 if progress is None else progress,
+        "elapsed": shares[0],
+        "remaining": shares[1],
         "run_length": zero if length is None else zero + math.log(length / 400) / 3,
-        "log_multiplier": control.log_multiplier / 3,
-        "learning_rate": control.log_lr / 2,
+        "log_multiplier": control.log_multiplier,
+        "learning_rate": control.log_lr,
         "previous_action": control.previous_action,
         "has_loss": has_loss.to(zero.dtype),
-        "loss_vs_initial": (log_loss - new.loss_initial) / 2,
-        "loss_vs_previous": _squash(log_loss - loss_previous, 30),
-        "loss_vs_best": _squash(log_loss - loss_best, 30),
-        "loss_trend": _squash(new.loss_fast - new.loss_slow, 30),
-        "loss_noise": torch.where(new.loss_noise == 0, zero, (new.loss_noise + 2) / 2),
-        "grad_vs_initial": (grad - new.grad_initial) / 2,
-        "grad_vs_previous": _squash(grad - grad_previous, 3),
-        "cos_grads": _squash(cos_grads, 10),
-        "cos_grads_mean": _squash(new.cos_grads, 10),
-        "cos_step": _squash(cos_step, 10),
-        "cos_step_mean": _squash(new.cos_step, 10),
-        "cos_descent": _squash(
-            _cosine(probe.last_grad_dot_step, probe.last_grad_sq, probe.step_sq), 10
-        ),
+        "loss_vs_initial": log_loss - new.loss_initial,
+        "loss_vs_previous": log_loss - loss_previous,
+        "loss_vs_best": log_loss - loss_best,
+        "loss_trend": new.loss_fast - new.loss_slow,
+        "loss_noise": torch.where(new.loss_noise == 0, -2.0, new.loss_noise),
+        "grad_vs_initial": grad - new.grad_initial,
+        "grad_vs_previous": grad - grad_previous,
+        "cos_grads": cos_grads,
+        "cos_grads_mean": new.cos_grads,
+        "cos_step": cos_step,
+        "cos_step_mean": new.cos_step,
+        "cos_descent": cos_descent,
         "slope_ratio": torch.where(
-            moved, _squash(probe.grad_dot_step / slope.clamp(min=_TINY), 3), zero
+            moved, probe.grad_dot_step / slope.clamp(min=_TINY), zero
         ),
-        "step_size": torch.where(moved, (0.5 * _log(probe.step_sq) - param + 7) / 2, zero),
-        "predicted_decrease": torch.where(
-            moved & has_loss, (_log(slope) - log_loss + 5) / 3, zero
-        ),
-        "param_growth": _squash(param - new.param_initial, 3),
+        "step_size": torch.where(moved, step - param, -7.0),
+        "predicted_decrease": torch.where(moved & has_loss, log_slope - log_loss, -5.0),
+        "param_growth": param - new.param_initial,
     }
     observation = torch.stack([values[name] for name in FEATURES], dim=-1)
+    offset, k, divisor, is_squashed = _forms(observation.dtype, observation.device)
+    observation = (observation + offset) * k
+    observation = torch.where(is_squashed, observation.asinh(), observation) / divisor
     observation = observation.nan_to_num(
         nan=OBSERVATION_BOUND, posinf=OBSERVATION_BOUND, neginf=-OBSERVATION_BOUND
     )
@@ -211,20 +223,42 @@ def observe(
 _TINY = 1e-30
 
 
-def _log(value: Tensor) -> Tensor:
-    return value.clamp(min=_TINY).log()
-
-
-def _cosine(dot: Tensor, a_sq: Tensor, b_sq: Tensor) -> Tensor:
+def _cosines(probe: Probe) -> Tensor:
+    """Of gradient and last one, gradient and step, last gradient and step, ``[3, B]``."""
     # Roots apart: the product of two small squared norms underflows in float32.
-    scale = a_sq.sqrt() * b_sq.sqrt()
-    return torch.where(scale > 0, dot / scale.clamp(min=_TINY), torch.zeros_like(dot))
+    roots = torch.stack([probe.grad_sq, probe.last_grad_sq, probe.step_sq]).sqrt()
+    grad, last, step = roots.unbind()
+    dots = [probe.grad_dot_last, probe.grad_dot_step, probe.last_grad_dot_step]
+    scales = torch.stack([grad * last, grad * step, last * step])
+    return torch.where(scales > 0, torch.stack(dots) / scales.clamp(min=_TINY), 0.0)
 
 
-def _squash(value: Tensor, k: float) -> Tensor:
-    """Odd, linear with slope k/2 near 0, logarithmic far from it."""
-    return torch.asinh(k * value) / 2
+#: What is added to features, and what they are then divided by.
+_SCALES = {
+    "progress": (-0.5, 0.5), "elapsed": (0.0, 3.0), "remaining": (0.0, 3.0),
+    "run_length": (0.0, 1.0), "log_multiplier": (0.0, 3.0), "learning_rate": (0.0, 2.0),
+    "previous_action": (0.0, 1.0), "has_loss": (0.0, 1.0), "loss_vs_initial": (0.0, 2.0),
+    "loss_noise": (2.0, 2.0), "grad_vs_initial": (0.0, 2.0), "step_size": (7.0, 2.0),
+    "predicted_decrease": (5.0, 3.0),
+}  # fmt: skip
+
+#: The others are squashed to asinh(k x) / 2, which is odd, linear with slope k/2 near 0 and
+#: logarithmic far from it; and their k.
+_SQUASHED = {
+    "loss_vs_previous": 30, "loss_vs_best": 30, "loss_trend": 30, "grad_vs_previous": 3,
+    "cos_grads": 10, "cos_grads_mean": 10, "cos_step": 10, "cos_step_mean": 10,
+    "cos_descent": 10, "slope_ratio": 3, "param_growth": 3,
+}  # fmt: skip
 
 
-def _share(share: Tensor) -> Tensor:
-    return (share + 0.003).clamp(max=1.0).log() / 3
+@lru_cache
+def _forms(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """Offset, k, divisor ``[F]``, and whether a feature is squashed."""
+    rows = [
+        (0.0, _SQUASHED[name], 2.0)
+        if name in _SQUASHED
+        else (_SCALES[name][0], 1.0, _SCALES[name][1])
+        for name in FEATURES
+    ]
+    offset, k, divisor = torch.tensor(rows, dtype=dtype, device=device).T.contiguous()
+    return offset, k, divisor, k > 1

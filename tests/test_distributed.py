@@ -20,7 +20,7 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 from utils import random_policy
 
-from agents import LearnedLR, LearnedOptimizer
+from agents import LearnedLR, LearnedOptimizer, sampling
 
 WORLD = 2
 RULES = ["adam", "orthogonal-adam", "momentum"]
@@ -122,6 +122,12 @@ def leave_resumed(rank, folder, wrap, make, cut=24):
     save_weights(rank, folder, other)
 
 
+def leave_sampled(rank, folder, wrap, make):
+    """The same with tensors that are measured by a sample of their numbers."""
+    sampling.MOST, sampling._BLOCK = 24, 4
+    leave_weights(rank, folder, wrap, make)
+
+
 def save_weights(rank, folder, model):
     own = [getattr(p, "full_tensor", lambda p=p: p)() for p in model.parameters()]
     torch.save(torch.cat([p.detach().flatten() for p in own]), f"{folder}/{rank}.pt")
@@ -158,6 +164,15 @@ def test_fully_sharded_training_is_data_parallel_training(rule, tmp_path):
     expected, _ = ends(tmp_path / "a", data_parallel, made(rule))
     one, other = ends(tmp_path / "b", fully_sharded, made(rule))
     assert torch.equal(one, other)
+    torch.testing.assert_close(one, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", RULES[:2])
+def test_fully_sharded_tensors_are_sampled_as_whole_ones_are(rule, tmp_path):
+    whole, _ = ends(tmp_path / "a", data_parallel, made(rule))
+    expected, _ = ends(tmp_path / "b", data_parallel, made(rule), leave_sampled)
+    one, other = ends(tmp_path / "c", fully_sharded, made(rule), leave_sampled)
+    assert torch.equal(one, other) and not torch.allclose(expected, whole, rtol=1e-3)
     torch.testing.assert_close(one, expected, rtol=1e-3, atol=1e-4)
 
 

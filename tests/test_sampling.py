@@ -1,0 +1,112 @@
+"""What is measured of large tensors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from ordinary_loop import STEPS
+from torch import nn
+from utils import random_policy
+
+from agents import LearnedOptimizer, sampling
+from agents.measuring import measure
+from agents.waiting import real, taken
+from optenv import tasks
+
+SHAPES = [
+    (200, 300),
+    (1000, 64),
+    (512, 1024),
+    (64, 784),
+    (40_000,),
+    (300, 16, 3, 3),
+    (3, 50_000),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_about_as_many_numbers_are_taken_of_every_large_tensor(shape):
+    taken = sampling.sample(torch.zeros(shape))
+    assert taken.shape == (sampling.size(torch.Size(shape)),)
+    assert sampling.MOST / 3 < len(taken) <= sampling.MOST  # not to be sampled again
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_column_is_left_out(shape):
+    column = torch.arange(shape[-1]).expand(shape).contiguous()
+    whole = torch.arange(math.prod(shape)).view(shape[0], -1) % math.prod(shape[1:])
+    for numbers, groups in ((column, shape[-1]), (whole, math.prod(shape[1:]))):
+        if groups <= 1024 and len(shape) > 1:
+            assert len(sampling.sample(numbers.view(shape)).unique()) == groups
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("parts", [2, 3, 7])
+def test_parts_are_sampled_as_the_whole_is(shape, parts):
+    tensor, begin, found = torch.arange(math.prod(shape)).view(shape), 0, []
+    for part in tensor.chunk(parts):
+        found.append(sampling.sample(part, torch.Size(shape), begin))
+        begin += part.numel()
+    assert torch.equal(torch.cat(found), sampling.sample(tensor))
+
+
+def test_a_tensor_in_another_order_of_memory_is_sampled_alike():
+    tensor = torch.randn(300, 200)
+    assert torch.equal(sampling.sample(tensor.T.contiguous().T), sampling.sample(tensor))
+
+
+def test_complex_numbers_are_sampled_as_pairs():
+    tensor = torch.randn(200, 200, dtype=torch.complex64)
+    assert sampling.is_sampled(tensor) and not sampling.is_sampled(tensor[:80])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_a_sample_tells_about_what_all_numbers_would(dtype, monkeypatch):
+    torch.manual_seed(0)
+    params = [torch.randn(shape, dtype=dtype) for shape in [(400, 300), (300,), (300, 250)]]
+    grads = [0.3 * p + torch.randn_like(p) for p in params]
+    last = [grad + torch.randn_like(grad) for grad in grads]
+    step = [torch.randn_like(grad) - grad for grad in grads]
+
+    def probe():
+        kept = {
+            p: {
+                "last_grad": real(taken(a)), "last_step": real(taken(b)),
+                "watched": torch.ones(()),
+            }
+            for p, a, b in zip(params, last, step, strict=True)
+        }  # fmt: skip
+        return torch.cat(measure(params, grads, kept, torch.float32))
+
+    found = probe()
+    monkeypatch.setattr(sampling, "is_sampled", lambda tensor: False)
+    torch.testing.assert_close(found, probe(), rtol=0.03, atol=0.0)
+
+
+@pytest.mark.parametrize("guard", ["step", "probe"])
+def test_what_waits_is_bounded_however_large_a_layer_is(guard):
+    model = nn.Linear(1000, 1000)
+    arguments = {"total_steps": STEPS, "guard": guard}
+    optimizer = LearnedOptimizer(model.parameters(), random_policy(), **arguments)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = model(torch.randn(4, 1000)).square().mean()
+        loss.backward()
+        optimizer.step(loss=loss)
+    own = optimizer.state[model.weight]
+    waiting = sum(own[name].numel() for name in ("last_grad", "last_step"))
+    assert waiting <= 2 * sampling.MOST
+    assert all(abs(row["cos_grads"]) < 4 for row in optimizer.explain())
+    assert any(row["cos_step"] for row in optimizer.explain())
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_environments_own_networks_are_measured_in_whole(split):
+    rng = np.random.default_rng(0)
+    sampler = tasks.make(split)
+    for _ in range(300):
+        shapes = sampler.draw(rng).shapes
+        assert all(math.prod(shape) <= sampling.MOST for shape in shapes)
