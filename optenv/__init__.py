@@ -11,16 +11,20 @@
 
 from . import actions, rules, tasks, telemetry
 from .env import LearningRateEnv
-from .registration import ENVIRONMENTS, register_all
+from .registration import ENVIRONMENTS, TRIALS, register_all
 from .tasks import from_module
+from .trials import TrialEnv, TrialVectorEnv
 from .vector import LearningRateVectorEnv
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ENVIRONMENTS",
+    "TRIALS",
     "LearningRateEnv",
     "LearningRateVectorEnv",
+    "TrialEnv",
+    "TrialVectorEnv",
     "actions",
     "from_module",
     "rules",

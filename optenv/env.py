@@ -73,12 +73,15 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
         "render_fps": 10,
     }
 
+    #: Of which this is a batch of one.
+    vector_class: type[LearningRateVectorEnv] = LearningRateVectorEnv
+
     def __init__(self, *, render_mode: str | None = None, **arguments: Any) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             valid = ", ".join(map(repr, self.metadata["render_modes"]))
             raise ValueError(f"render_mode must be None, {valid}, got {render_mode!r}")
         self.render_mode = render_mode
-        self.batch = LearningRateVectorEnv(
+        self.batch = self.vector_class(
             1, autoreset_mode=AutoresetMode.DISABLED, **arguments
         )
         self.observation_space = self.batch.single_observation_space

@@ -126,6 +126,35 @@ class Group:
             self.steps[index] = 0
         return observation
 
+    def restart(
+        self, index: np.ndarray, generators: Sequence[np.random.Generator]
+    ) -> Tensor:
+        """Start runs at ``index [n]`` anew: other parameters and batches, the same task.
+
+        Args:
+            index: which runs.
+            generators: one per run; each gives one draw, the new run's key.
+
+        Returns:
+            ``[n, F]`` first observations.
+        """
+        rows = torch.from_numpy(index).to(self.device)
+        keys = [np.random.default_rng(int(g.integers(2**62))) for g in generators]
+        params = self.task.init(keys).to(self.device, self.dtype)
+        if self.data.scale is not None:
+            params = params / self.data.scale[rows]
+        order = tasks.base.order_keys(keys).to(self.device)
+        self.data = self.data._replace(order=self.data.order.index_copy(0, rows, order))
+        before = self.state
+        every = before.run.params.index_copy(0, rows, params)
+        state = self._start(self.data, every, before.base_lr, before.sees_loss)
+        observation, state = self._observe(state)
+        chosen = torch.zeros(self.size, dtype=torch.bool, device=self.device)
+        self.state = core.where(chosen.index_fill(0, rows, True), state, before)
+        self.steps = self.steps.copy()
+        self.steps[index] = 0
+        return observation[rows]
+
     def _draw_scale(self, keys: Sequence[np.random.Generator]) -> Tensor:
         """One factor for each parameter tensor of each run, ``[n, P]``."""
         sizes = [int(np.prod(shape)) for shape in self.task.shapes]

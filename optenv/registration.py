@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import gymnasium as gym
 
-#: id -> default arguments.
+#: id -> default arguments, of environments whose episodes are runs ...
 ENVIRONMENTS: dict[str, dict[str, object]] = {
     "optenv/LearningRate-v0": {"action": "continuous"},
     "optenv/DiscreteLearningRate-v0": {"action": "discrete"},
 }
 
+#: ... and of those whose episodes are trials of several runs.
+TRIALS: dict[str, dict[str, object]] = {
+    "optenv/LearningRateTrial-v0": {"action": "continuous"},
+    "optenv/DiscreteLearningRateTrial-v0": {"action": "discrete"},
+}
+
 
 def register_all() -> None:
-    """Register every environment of :data:`ENVIRONMENTS`."""
-    for name, arguments in ENVIRONMENTS.items():
-        gym.register(
-            name,
-            entry_point="optenv.env:LearningRateEnv",
-            vector_entry_point="optenv.vector:LearningRateVectorEnv",
-            kwargs=dict(arguments),
-        )
+    """Register every environment of :data:`ENVIRONMENTS` and :data:`TRIALS`."""
+    kinds = (
+        (ENVIRONMENTS, "optenv.env:LearningRateEnv", "optenv.vector:LearningRateVectorEnv"),
+        (TRIALS, "optenv.trials:TrialEnv", "optenv.trials:TrialVectorEnv"),
+    )
+    for environments, entry_point, vector_entry_point in kinds:
+        for name, arguments in environments.items():
+            gym.register(
+                name,
+                entry_point=entry_point,
+                vector_entry_point=vector_entry_point,
+                kwargs=dict(arguments),
+            )

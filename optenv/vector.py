@@ -76,15 +76,18 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.render_mode = render_mode
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
-        self.single_observation_space = observation_space(self.settings.dtype)
         self.single_action_space = make_action(self.settings.action).space(
             settings.DTYPES[self.settings.dtype][1]
         )
+        self.single_observation_space = self._observation_space()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.groups = self._make_groups(groups)
         self._generators: list[np.random.Generator] = []
         self._finished = np.zeros(num_envs, np.bool_)
+
+    def _observation_space(self) -> spaces.Box:
+        return observation_space(self.settings.dtype)
 
     def _make_groups(self, count: int | None) -> list[tuple[slice, Group]]:
         if count is None:
@@ -159,6 +162,11 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._structure = generator.spawn(1)[0]
 
     def _reset(self, mask: np.ndarray) -> np.ndarray:
+        self._finished = self._finished & ~mask
+        return self._begin(mask)
+
+    def _begin(self, mask: np.ndarray, again: bool = False) -> np.ndarray:
+        """First observations of new runs, zeros for the rest; ``again``: of their tasks."""
         space = self.single_observation_space
         observation = np.zeros((self.num_envs, len(FEATURES)), space.dtype)
         for where, group in self.groups:
@@ -166,9 +174,12 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             if len(index):
                 rows = index + where.start
                 generators = [self._generators[i] for i in rows]
-                first = group.reset(index, generators, self._structure)
+                first = (
+                    group.restart(index, generators)
+                    if again
+                    else group.reset(index, generators, self._structure)
+                )
                 observation[rows] = first.cpu().numpy()
-        self._finished = self._finished & ~mask
         return observation
 
     def step(
