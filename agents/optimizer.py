@@ -51,8 +51,8 @@ class LearnedOptimizer(Resumable):
     Besides the state of its update rule, it keeps gradients and changes of the parameters
     from one step to the next, around each of the policy's decisions: in half the width of
     single-precision parameters, so that they take at most the memory of one copy of the
-    gradients. Of a tensor of more than 32,768 numbers (no ``DTensor``), they are of a fixed
-    sample of about as many.
+    gradients. Of a tensor of more than 65,536 numbers (no ``DTensor``), a fixed sample of
+    about as many is kept.
 
     Args:
         params: parameters or parameter groups, as for any torch optimizer.

@@ -1,6 +1,6 @@
 """Which numbers of a large tensor are measured: a sample, the same one at every step.
 
-Inner products of a few ten thousand numbers tell what those of all would. What is measured
+Inner products of tens of thousands of numbers tell what those of all would. What is measured
 then costs the same however large a model is, and keeping it takes little memory. The
 tensors of the environments' networks are smaller than a sample, and are taken in whole.
 """
@@ -17,7 +17,7 @@ __all__ = ["MOST", "factor", "is_sampled", "sample", "size"]
 
 #: Tensors of more numbers than that are sampled: about as many are taken. A complex one
 #: counts, and is sampled, as two.
-MOST = 2**15
+MOST = 2**16
 
 #: Numbers that are taken together, as memory is read in lines.
 _BLOCK = 64
