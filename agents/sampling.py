@@ -1,8 +1,8 @@
 """Which numbers of a large tensor are measured: a sample, the same one at every step.
 
-Inner products of tens of thousands of numbers tell what those of all would. What is measured
-then costs the same however large a model is, and keeping it takes little memory. The
-tensors of the environments' networks are smaller than a sample, and are taken in whole.
+Inner products of tens of thousands of numbers tell what those of all would. What is
+measured then costs the same however large a layer is, and keeping it takes little memory.
+The tensors of the environments' networks are smaller than a sample, and are taken in whole.
 """
 
 from __future__ import annotations
