@@ -7,7 +7,6 @@ step is in one value, :class:`ControlState`; to keep it is to take a snapshot.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,37 +15,11 @@ from torch import Tensor
 from . import actions, clock, core, rewards, rules, tasks
 from .probing import Losses
 from .settings import DTYPES, Settings, log_uniform
+from .states import ControlState, StepResult
 from .telemetry import Control, History, observe
 
 #: Examples that the reward's loss is taken on, at most.
 REWARD_EXAMPLES = 128
-
-
-class ControlState(NamedTuple):
-    """State of ``B`` runs and of their controllers; ``[B]`` tensors unless stated.
-
-    ``loss`` and ``initial_loss`` are those of the reward, ``[B, S]`` for ``S`` sources.
-    """
-
-    run: core.RunState
-    history: History
-    log_multiplier: Tensor
-    previous_action: Tensor
-    base_lr: Tensor
-    sees_loss: Tensor
-    initial_loss: Tensor
-    loss: Tensor
-    potential: Tensor
-
-
-class StepResult(NamedTuple):
-    """What a control step returns: ``observation [B, F]``, the rest ``[B]``."""
-
-    observation: Tensor
-    reward: Tensor
-    terminated: Tensor
-    diverged: Tensor
-    lr: Tensor
 
 
 class Group:
