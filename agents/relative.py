@@ -65,21 +65,22 @@ class RelativeReward(VecEnvWrapper):
         return observation, (blocks - others).reshape(-1), done, info
 
 
-class GroupScaledBuffer(RolloutBuffer):
+class GroupScaled(RolloutBuffer):
     """Rollouts whose rewards are in units of the spread of returns in each group.
 
-    A rollout must hold one whole run of each environment (``n_steps`` equal to the
-    horizon).
+    A rollout must hold one whole episode of each environment.
 
     Args:
-        group: neighbouring runs that share their structure.
+        *args: of the buffer that this is mixed into.
+        group: neighbouring episodes that share their structure.
+        **kwargs: of that buffer.
 
     Raises:
-        ValueError: ``group`` does not divide the number of runs.
+        ValueError: ``group`` does not divide the number of episodes.
     """
 
-    def __init__(self, *args: object, group: int, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+    def __init__(self, *args: Any, group: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.group = _checked(group, self.n_envs)
 
     def compute_returns_and_advantage(
@@ -87,6 +88,10 @@ class GroupScaledBuffer(RolloutBuffer):
     ) -> None:
         self.rewards /= _spread(self.rewards, self.group)
         super().compute_returns_and_advantage(last_values, dones)
+
+
+class GroupScaledBuffer(GroupScaled):
+    """The same of PPO without a memory (models name it, who saved it)."""
 
 
 class GroupScaledReplay(NStepReplayBuffer):

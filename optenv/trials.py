@@ -28,14 +28,26 @@ class TrialVectorEnv(LearningRateVectorEnv):
     Args:
         num_envs: number of trials.
         runs: runs of a trial.
+        previous_reward: whether the previous reward is observed; it is 0 otherwise, as for
+            an optimizer, which has no examples apart from its batches to tell it by.
         **arguments: of :class:`~optenv.LearningRateVectorEnv`.
 
     Raises:
         ValueError, TypeError: an argument is not valid.
     """
 
-    def __init__(self, num_envs: int = 1, *, runs: int = 3, **arguments: Any) -> None:
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        runs: int = 3,
+        previous_reward: bool = True,
+        **arguments: Any,
+    ) -> None:
         self.runs = positive_int("runs", runs)
+        if not isinstance(previous_reward, bool):
+            raise TypeError(f"previous_reward must be True or False, got {previous_reward!r}")
+        self.previous_reward = previous_reward
         super().__init__(num_envs, **arguments)
         self._run = np.zeros(num_envs, np.int64)
 
@@ -82,7 +94,8 @@ class TrialVectorEnv(LearningRateVectorEnv):
                 before[np.arange(count), actions - space.start] = 1.0
             else:
                 before[:, :size] = actions.reshape(count, size)
-            before[:, -2] = reward.clip(-OBSERVATION_BOUND, OBSERVATION_BOUND)
+            if self.previous_reward:
+                before[:, -2] = reward.clip(-OBSERVATION_BOUND, OBSERVATION_BOUND)
         before[:, -1] = new_run
         return np.concatenate([observation, before], axis=1)
 
