@@ -3,7 +3,8 @@
 from .export import export_policy
 from .optimizer import LearnedOptimizer
 from .policies import SHIPPED
-from .policy import Policy, load_policy
+from .policy import Policy
+from .policy_file import load_policy
 from .scheduler import LearnedLR
 
 __all__ = [

@@ -25,7 +25,7 @@ from .evaluation.problem import HeldoutTask
 from .evaluation.results import Row, write_csv
 from .evaluation.selection import SELECTION
 from .evaluation.workers import Workers, stopped
-from .policy import load_policy, save_policy
+from .policy_file import load_policy, save_policy
 
 __all__ = ["Candidate", "mean_gaps", "train_candidates"]
 

@@ -94,10 +94,32 @@ def start(
         "log_multiplier": multiplier,
         "highest": multiplier.clone(),  # checkpoints are loaded into these, in place
         "previous_action": zero,
+        "said": torch.zeros(1, policy.action.outputs, dtype=dtype, device="cpu"),
+        "new_run": 1.0,
+        "memory": policy.blank(1).to(dtype),
         "losses": _NO_LOSSES._asdict(),
         "history": History.empty(zero)._asdict(),
         "trace": explaining.empty(decisions, dtype),
     }
+
+
+def again(
+    policy: Policy, state: State, total_steps: int | None, dtype: torch.dtype
+) -> State:
+    """State before the first step of another run, with what was learned of the task.
+
+    Args:
+        policy: whose memory it is.
+        state: at the end of the run before.
+        total_steps: see :func:`start`; None if it is as long as that one.
+        dtype: of the telemetry.
+
+    Raises:
+        ValueError: ``total_steps`` is no positive integer.
+    """
+    total = state["total_steps"] if total_steps is None else total_steps
+    fresh = start(policy, total, dtype, state["schedule"])
+    return {**fresh, "said": state["said"], "memory": state["memory"]}
 
 
 def restored(policy: Policy, saved: State | None) -> State:
@@ -216,8 +238,12 @@ def decide(policy: Policy, state: State, probe: Probe, log_lr: float) -> State:
     # infinity here, where torch.full_like would raise.
     kept = torch.tensor([*state["losses"].values()], dtype=torch.float64, device="cpu")
     losses = Losses(*kept.to(old.dtype)[:, None])
-    observation, history = observe(probe, losses, History(**state["history"]), control)
-    action = policy.act(observation)
+    seen, history = observe(probe, losses, History(**state["history"]), control)
+    observation = seen
+    if policy.memory:  # as of a trial, whose previous reward is not known here
+        flags = torch.tensor([[0.0, state["new_run"]]], dtype=old.dtype, device="cpu")
+        observation = torch.cat([seen, state["said"], flags], dim=1)
+    action, memory = policy.act(observation, state["memory"])
     multiplier = policy.action.apply(action, old)
     moved = policy.action.shift(action).to(old.dtype)
     usable = bool(multiplier.isfinite())
@@ -229,11 +255,12 @@ def decide(policy: Policy, state: State, probe: Probe, log_lr: float) -> State:
         "highest": torch.maximum(state["highest"], multiplier),
         "ignored_actions": state["ignored_actions"] + (not usable),
         "previous_action": moved,
+        "said": policy.action.encode(action).to(old.dtype),
+        "new_run": 0.0,
+        "memory": memory,
         "losses": _NO_LOSSES._asdict(),
         "history": history._asdict(),
-        "trace": explaining.record(
-            state["trace"], state["steps"], observation, moved, multiplier
-        ),
+        "trace": explaining.record(state["trace"], state["steps"], seen, moved, multiplier),
     }
 
 

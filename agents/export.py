@@ -8,18 +8,23 @@ from typing import Any
 from torch import nn
 
 from optenv import actions
+from optenv.registration import TRIALS
 from optenv.settings import DTYPES
+from optenv.trials import trial_space
 from optenv.vector import observation_space
 
-from .policy import ACTIVATIONS, Policy, save_policy
+from .description import ACTIVATIONS, inputs
+from .policy import Policy
+from .policy_file import save_policy
 
 
 def export_policy(model: Any, path: str | Path) -> Path:
     """Write the policy of a Stable-Baselines3 model.
 
     Args:
-        model: a PPO, A2C or DQN model with an MLP policy, trained on an optenv
-            environment (single or batched, wrapped or not).
+        model: a PPO, A2C or DQN model with an MLP policy, or an
+            :class:`~agents.recurrent.RL2` model, trained on an optenv environment (single
+            or batched, wrapped or not).
         path: where to write; ``.safetensors`` and ``.json`` take the place of its suffix.
 
     Returns:
@@ -27,7 +32,8 @@ def export_policy(model: Any, path: str | Path) -> Path:
 
     Raises:
         ValueError: the model has no environment of ours, one whose observations or
-            actions a wrapper changes, or a network that cannot be exported.
+            actions a wrapper changes or whose observations an optimizer cannot make, or a
+            network that cannot be exported.
     """
     env = model.get_env()
     if env is None:
@@ -36,8 +42,14 @@ def export_policy(model: Any, path: str | Path) -> Path:
         described = env.env_method("describe")[0]
     except AttributeError as error:
         raise ValueError(f"not an environment of optenv's: {env!r}") from error
-    _check_unwrapped(model, env, actions.make(described["action"]))
-    modules = _network(model)
+    action, trials = actions.make(described["action"]), "runs" in described
+    _check_unwrapped(model, env, action, trials)
+    if trials and described["previous_reward"]:
+        raise ValueError(
+            "an optimizer does not know the previous reward, which this policy has seen; "
+            "train it with previous_reward=False"
+        )
+    modules, cell = _network(model), _memory(model, trials)
     linear, hidden = modules[::2], {type(m) for m in modules[1::2]}
     if len(modules) % 2 == 0 or not all(isinstance(m, nn.Linear) for m in linear):
         raise ValueError(
@@ -49,30 +61,43 @@ def export_policy(model: Any, path: str | Path) -> Path:
         raise ValueError(f"cannot export activations {hidden}; valid: {list(ACTIVATIONS)}")
     description = {
         **described,
-        "layers": [len(described["features"]), *(m.out_features for m in linear)],
+        **({} if cell is None else {"memory": cell.hidden_size}),
         "activation": known[hidden.pop()] if hidden else "tanh",
         "algorithm": type(model).__name__,
         "timesteps": int(model.num_timesteps),
         "seed": model.seed,
     }
+    # What the policy saw that was always 0 is left out.
+    columns, width = inputs(description), model.observation_space.shape[0]
+    kept = [*columns, *range(width, linear[0].weight.shape[1])]  # the memory after them
+    description["layers"] = [len(kept), *(m.out_features for m in linear)]
     policy = Policy(description)
     own = [m for m in policy.members[0] if isinstance(m, nn.Linear)]
     for i, (mine, theirs) in enumerate(zip(own, linear, strict=True)):
         state = theirs.state_dict()
-        if i == 0:  # features that were always 0 are left out
-            state = {**state, "weight": state["weight"][:, policy.columns]}
+        if i == 0:
+            state = {**state, "weight": state["weight"][:, kept]}
         mine.load_state_dict(state)
+    if cell is not None:
+        state = {name.removesuffix("_l0"): w for name, w in cell.state_dict().items()}
+        state["weight_ih"] = state["weight_ih"][:, columns]
+        policy.cells[0].load_state_dict(state)
     return save_policy(policy, path)
 
 
-def _check_unwrapped(model: Any, env: Any, action: actions.Action) -> None:
+def _check_unwrapped(model: Any, env: Any, action: actions.Action, trials: bool) -> None:
     """Refuse models that see or do something else than our environments offer."""
     if getattr(env, "norm_obs", False):
         raise ValueError(
             "the model was trained on normalised observations, whose statistics a policy "
             "does not hold; use VecNormalize(..., norm_obs=False)"
         )
-    own = [(observation_space(name), action.space(DTYPES[name][1])) for name in DTYPES]
+    own = []
+    for name in DTYPES:
+        seen = observation_space(name)
+        if trials:
+            seen = trial_space(seen, action)
+        own.append((seen, action.space(DTYPES[name][1])))
     found = (model.observation_space, model.action_space)
     if found not in own:
         raise ValueError(
@@ -81,6 +106,22 @@ def _check_unwrapped(model: Any, env: Any, action: actions.Action) -> None:
         )
     if getattr(model.policy, "squash_output", False):
         raise ValueError("cannot export a policy with squash_output=True")
+
+
+def _memory(model: Any, trials: bool) -> nn.LSTM | None:
+    """The memory of a model that was trained on trials; other models have none."""
+    cell: nn.LSTM | None = getattr(model.policy, "lstm_actor", None)
+    if cell is None and not trials:
+        return None
+    from .recurrent import LstmPolicy  # not above: the package does without sb3-contrib
+
+    own = isinstance(model.policy, LstmPolicy)
+    if cell is None or not trials or not own or cell.num_layers != 1:
+        raise ValueError(
+            "a policy of trials, and no other, must be an agents.recurrent.LstmPolicy with "
+            f"one layer, got {type(model.policy).__name__}; trials: {', '.join(TRIALS)}"
+        )
+    return cell
 
 
 def _network(model: Any) -> list[nn.Module]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
+from sb3_contrib import QRDQN, RecurrentPPO
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
@@ -19,9 +20,23 @@ import optenv  # registers the environments
 from optenv.sb3 import SB3VecEnv
 
 from .presets import PRESETS
+from .recurrent import RL2, LstmPolicy
 from .relative import RelativeReward, scales_by_group, scaling_buffer
 
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"PPO": PPO, "DQN": DQN}
+#: By the name of its class: an algorithm, and the buffer that it learns from.
+ALGORITHMS: dict[str, tuple[type[BaseAlgorithm], str]] = {
+    "PPO": (PPO, "rollout"),
+    "DQN": (DQN, "replay"),
+    "QRDQN": (QRDQN, "replay"),
+    "RL2": (RL2, "recurrent"),
+}
+
+#: All environments: those whose episodes are runs, and those of trials.
+IDS: dict[str, dict[str, object]] = {**optenv.ENVIRONMENTS, **optenv.TRIALS}
+
+
+#: Arguments that only environments of trials have.
+OF_TRIALS = ("runs", "previous_reward")
 
 
 def preset(agent: str) -> dict[str, Any]:
@@ -45,12 +60,13 @@ def env_arguments(agent: str, env_id: str) -> dict[str, Any]:
         ValueError: there is no such agent.
     """
     arguments = preset(agent)["env"]
-    if env_id not in optenv.ENVIRONMENTS:
+    if env_id not in IDS:
         return dict(arguments)  # make_env says so
-    kind = str(optenv.ENVIRONMENTS[env_id]["action"])
+    kind = str(IDS[env_id]["action"])
     known = optenv.actions.ACTIONS[kind].__dataclass_fields__
     action = {name: value for name, value in arguments["action"].items() if name in known}
-    return {**arguments, "action": action}
+    own = {name: arguments[name] for name in arguments if name not in OF_TRIALS}
+    return {**(arguments if env_id in optenv.TRIALS else own), "action": action}
 
 
 def make_env(
@@ -59,7 +75,7 @@ def make_env(
     """Batched environment for Stable-Baselines3, with episode statistics.
 
     Args:
-        env_id: one of :data:`optenv.ENVIRONMENTS`.
+        env_id: one of :data:`optenv.ENVIRONMENTS` or :data:`optenv.TRIALS`.
         num_envs: runs at once.
         arguments: of the environment; an ``action`` without a kind gets the id's.
         copies: runs of each task; from 2 on, rewards are relative to the others', see
@@ -68,15 +84,13 @@ def make_env(
     Raises:
         ValueError, TypeError: an unknown id, or arguments that are not valid.
     """
-    if env_id not in optenv.ENVIRONMENTS:
-        raise ValueError(
-            f"unknown environment {env_id!r}; valid: {', '.join(optenv.ENVIRONMENTS)}"
-        )
+    if env_id not in IDS:
+        raise ValueError(f"unknown environment {env_id!r}; valid: {', '.join(IDS)}")
     if "num_envs" in arguments:
         raise ValueError("num_envs is not an argument of the runs; use --num-envs")
     action = arguments.get("action", {})
     if isinstance(action, dict):
-        action = {"kind": optenv.ENVIRONMENTS[env_id]["action"], **action}
+        action = {"kind": IDS[env_id]["action"], **action}
     batch = gym.make_vec(
         env_id,
         num_envs,
@@ -119,8 +133,9 @@ def make_model(
         **(_returns(saved) if saved is not None else {}),
         **(overrides or {}),
     }
-    algorithm = ALGORITHMS[preset(agent)["class"]]
-    valid = inspect.signature(algorithm).parameters
+    algorithm, buffer = ALGORITHMS[preset(agent)["class"]]
+    own_class = RecurrentPPO if algorithm is RL2 else algorithm  # which names them
+    valid = inspect.signature(own_class).parameters
     for name, value in (overrides or {}).items():
         if name not in valid:
             close = get_close_matches(name, valid, 1)
@@ -132,26 +147,32 @@ def make_model(
         if isinstance(value, str) and isinstance(valid[name].default, (int, float)):
             raise TypeError(f"{name} must be a number, got {value!r}")
     discrete = isinstance(env.action_space, gym.spaces.Discrete)
-    if algorithm is DQN and not discrete:
+    if buffer == "replay" and not discrete:
         raise ValueError(
             f"agent {agent!r} needs a discrete action, got {env.action_space}; "
             "use env 'optenv/DiscreteLearningRate-v0'"
         )
-    if algorithm is PPO:  # a small batch of runs
+    trials = "runs" in env.env_method("describe")[0]
+    if trials != (buffer == "recurrent"):
+        known = optenv.TRIALS if buffer == "recurrent" else optenv.ENVIRONMENTS
+        raise ValueError(
+            f"agent {agent!r} is {'not ' if trials else ''}for trials; "
+            f"use env {' or '.join(known)}"
+        )
+    if buffer != "replay":  # a small batch of runs
         rollout = arguments["n_steps"] * env.num_envs
         arguments["batch_size"] = min(arguments["batch_size"], rollout)
     if isinstance(env, RelativeReward):
-        arguments |= scaling_buffer(env, arguments, replay=algorithm is DQN)
+        arguments |= scaling_buffer(env, arguments, buffer)
     try:
         if resume is None or saved is None:
-            return algorithm("MlpPolicy", env, seed=seed, device="cpu", **arguments)
+            network = LstmPolicy if buffer == "recurrent" else "MlpPolicy"
+            return algorithm(network, env, seed=seed, device="cpu", **arguments)
         own = dict(overrides or {})
         if isinstance(env, RelativeReward):
-            buffer = "replay" if algorithm is DQN else "rollout"
-            own |= {
-                name: arguments[name] for name in ("n_steps", f"{buffer}_buffer_kwargs")
-            }
-        elif algorithm is DQN:
+            names = ("n_steps", f"{buffer}_buffer_kwargs", "group")
+            own |= {name: arguments[name] for name in names if name in arguments}
+        elif buffer == "replay":
             # It would take the buffer that it made for n-step returns for the user's.
             own |= {"replay_buffer_class": None, "replay_buffer_kwargs": {}}
         model = algorithm.load(resume, env=env, device="cpu", seed=seed, **own)

@@ -18,7 +18,8 @@ from .driving import downhill, drive
 from .kernels import Implementation, fill, update
 from .losses import LossTap, is_scalar
 from .policies import ANYTIME, DEFAULT
-from .policy import Policy, load_policy
+from .policy import Policy
+from .policy_file import load_policy
 from .resuming import Resumable
 from .rollback import ROLLED_BACK, keep_good, roll_back
 from .sharding import agreed_loss
@@ -133,12 +134,10 @@ class LearnedOptimizer(Resumable):
         }  # fmt: skip
         self._policy = own  # whose rule the groups are checked against
         super().__init__(params, defaults)
-        doubles = (torch.float64, torch.complex128)
-        every = [p for group in self.param_groups for p in group["params"]]
-        dtype = torch.float64 if all(p.dtype in doubles for p in every) else torch.float32
         self._tap = LossTap()
         self._synchronize, self._partitioned = synchronize, partitioned
         self._guard, self._rollback = guard, rollback
+        dtype = self._precision
         self._policy = copy.deepcopy(own).to(dtype)  # the caller's stays as it is
         # In a param group, where torch saves, copies and restores it with the rest.
         self._run = controller.start(self._policy, total_steps, dtype, schedule)

@@ -99,6 +99,29 @@ DQN: dict[str, Any] = {
     },
 }
 
+#: Several runs on each task, so that there is something to remember.
+RL2: dict[str, Any] = {
+    **PPO,
+    "class": "RL2",
+    "env_id": "optenv/LearningRateTrial-v0",
+    "env": {**SHORT, "runs": 3, "previous_reward": False, "horizon": 20},
+    "timesteps": 2_000_000,
+    "algorithm": {
+        "n_steps": 60,
+        "batch_size": 960,
+        "n_epochs": 10,
+        "learning_rate": 6e-4,
+        "gamma": 1.0,
+        "gae_lambda": 0.95,
+        "ent_coef": 0.0,
+        "policy_kwargs": {
+            "net_arch": [64, 64],
+            "log_std_init": -1.0,
+            "lstm_hidden_size": 48,
+        },
+    },
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "ppo": {**PPO, "env": SHORT, "timesteps": 122_880},
     "default": {**PPO, "candidates": 2, "members": 2},
@@ -124,4 +147,5 @@ PRESETS: dict[str, dict[str, Any]] = {
     # A step costs hardly more than AdamW's; beta1 as in docs/policy-log.md.
     "adam": {**PPO, "env": {**TRAINING, "rule": {"name": "adam", "beta1": 0.8}}},
     "dqn": DQN,
+    "rl2": RL2,
 }

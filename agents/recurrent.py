@@ -35,7 +35,7 @@ class LstmPolicy(RecurrentActorCriticPolicy):
         super()._build_mlp_extractor()
 
     @staticmethod
-    def _process_sequence(
+    def _process_sequence(  # type: ignore[override]  # theirs says one tensor too few
         features: Tensor,
         lstm_states: tuple[Tensor, Tensor],
         episode_starts: Tensor,

@@ -55,6 +55,13 @@ class RelativeReward(VecEnvWrapper):
         self.unwrapped._seeds = list(seeds)
         return seeds
 
+    @property
+    def episode_length(self) -> int:
+        """Control steps of an episode, which is a run, or a trial of several."""
+        (horizon,) = {settings.horizon for settings in self.get_attr("settings")}
+        trials = "runs" in self.env_method("describe")[0]
+        return horizon * (self.get_attr("runs")[0] if trials else 1)
+
     def reset(self) -> VecEnvObs:
         return self.venv.reset()
 
@@ -142,24 +149,24 @@ def _spread(rewards: np.ndarray, group: int) -> np.ndarray:
 
 
 def scaling_buffer(
-    env: RelativeReward, arguments: Mapping[str, Any], *, replay: bool
+    env: RelativeReward, arguments: Mapping[str, Any], kind: str
 ) -> dict[str, Any]:
     """Arguments that give an algorithm a buffer which scales by group.
 
     Args:
         env: what the algorithm learns on.
         arguments: of the algorithm, with ``n_steps``, and ``gamma`` for a replay buffer.
-        replay: whether it learns from a replay buffer, instead of rollouts.
+        kind: of its buffer: ``"rollout"``, ``"recurrent"`` or ``"replay"``.
 
     Raises:
         ValueError: groups differ in size or are not of whole blocks of copies, or
-            rollouts are not of whole runs.
+            rollouts are not of whole episodes.
     """
-    (horizon,) = {settings.horizon for settings in env.get_attr("settings")}
-    if not replay and arguments["n_steps"] != horizon:
+    length = env.episode_length
+    if kind != "replay" and arguments["n_steps"] != length:
         raise ValueError(
-            f"relative rewards need rollouts of whole runs: n_steps must be the horizon "
-            f"({horizon}), got {arguments['n_steps']!r}"
+            "relative rewards need rollouts of whole episodes: n_steps must be (times the "
+            f"runs of a trial) the horizon ({length}), got {arguments['n_steps']!r}"
         )
     sizes = {group.size for _, group in env.get_attr("groups")[0]}
     if len(sizes) > 1 or min(sizes) % env.copies:
@@ -168,7 +175,9 @@ def scaling_buffer(
             f"got sizes {sorted(sizes)}"
         )
     group = {"group": min(sizes)}
-    if not replay:
+    if kind == "recurrent":
+        return group
+    if kind == "rollout":
         return {"rollout_buffer_class": GroupScaledBuffer, "rollout_buffer_kwargs": group}
     steps = {name: arguments[name] for name in ("n_steps", "gamma")}
     return {
@@ -181,4 +190,5 @@ def scaling_buffer(
 def scales_by_group(saved: Mapping[str, Any]) -> bool:
     """Whether the attributes of a model name one of the buffers above."""
     found = (saved.get(f"{kind}_buffer_class") for kind in ("rollout", "replay"))
-    return any(kind in (GroupScaledBuffer, GroupScaledReplay) for kind in found)
+    own = any(kind in (GroupScaledBuffer, GroupScaledReplay) for kind in found)
+    return own or saved.get("group") is not None

@@ -1,4 +1,4 @@
-"""An optimizer with a policy, saved, copied and restored."""
+"""An optimizer with a policy, saved, copied, restored, and begun anew."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer
+from torch.optim.optimizer import Optimizer, ParamsT
 
 from . import controller
 from .losses import LossTap
@@ -46,6 +46,54 @@ class Resumable(Reporting):
         names = ("_policy", "_synchronize", "_partitioned", "_guard", "_rollback")
         own = {name: self.__dict__[name] for name in names}
         return {**super().__getstate__(), **own}
+
+    @property
+    def _precision(self) -> torch.dtype:
+        """Type of the telemetry: double where all parameters are."""
+        doubles = (torch.float64, torch.complex128)
+        every = [p for group in self.param_groups for p in group["params"]]
+        return torch.float64 if all(p.dtype in doubles for p in every) else torch.float32
+
+    def new_run(
+        self, params: ParamsT | None = None, *, total_steps: int | None = None
+    ) -> None:
+        """Begin another training run of the same task, from new parameters.
+
+        A policy with a memory, such as ``"rl2"``, keeps what it has learned of the task,
+        across :meth:`state_dict` too; everything else begins anew: the state of the update
+        rule, the telemetry, and the counts (``skipped`` and the like).
+
+        Args:
+            params: parameters or groups, as for the constructor, in the place of those so
+                far; by default those, which the caller has initialised anew. What a group
+                does not say is as the constructor was given it.
+            total_steps: steps that the run will take, by default as many as the last one.
+
+        Raises:
+            ValueError, TypeError: as of the constructor; the optimizer stays as it was.
+        """
+        groups, state = self.param_groups, self._run
+        if params is not None:
+            new = list(params)
+            if not new:
+                raise ValueError("new_run got an empty parameter list")
+            self.param_groups = []
+            try:
+                for part in new if isinstance(new[0], dict) else [{"params": new}]:
+                    self.add_param_group(part)  # type: ignore[arg-type]
+            except BaseException:
+                self.param_groups = groups
+                raise
+        try:
+            fresh = controller.again(self._policy, state, total_steps, self._precision)
+        except ValueError:
+            self.param_groups = groups
+            raise
+        self.state.clear()
+        for group in self.param_groups:
+            group["effective_lr"] = 0.0
+        self._run = fresh
+        self._tap.take()  # losses of the run before
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a saved state.

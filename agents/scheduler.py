@@ -21,7 +21,8 @@ from .explaining import Explanation
 from .losses import is_scalar
 from .optimizer import LearnedOptimizer
 from .policies import ANYTIME
-from .policy import Policy, load_policy
+from .policy import Policy
+from .policy_file import load_policy
 from .sharding import agreed_loss
 
 __all__ = ["LearnedLR"]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .evaluation.workers import stopped
 from .export import export_policy
-from .policy import load_policy, save_policy
+from .policy_file import load_policy, save_policy
 
 #: Last share of the training over which policies are averaged (Izmailov et al., 2018).
 AVERAGED = 0.4

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
@@ -89,6 +90,15 @@ class Action:
         moved = log_multiplier + self.shift(action).to(log_multiplier.dtype)
         return moved.clamp(-self.bound, self.bound)
 
+    @property
+    def outputs(self) -> int:
+        """Numbers that a policy says an action in, and that :meth:`encode` has."""
+        raise NotImplementedError
+
+    def encode(self, action: Tensor) -> Tensor:
+        """A batch of actions as an observation of them, ``[B, outputs]``."""
+        raise NotImplementedError
+
     def factor(self, progress: float) -> float:
         """Base schedule at ``progress`` in [0, 1]."""
         return SCHEDULES[self.schedule](progress)
@@ -120,6 +130,13 @@ class Continuous(Action):
 
     def shift(self, action: Tensor) -> Tensor:
         return self.step * action.reshape(len(action)).clamp(-1.0, 1.0)
+
+    @property
+    def outputs(self) -> int:
+        return 1
+
+    def encode(self, action: Tensor) -> Tensor:
+        return action.reshape(len(action), 1)
 
 
 @dataclass(frozen=True)
@@ -154,6 +171,13 @@ class Discrete(Action):
     def shift(self, action: Tensor) -> Tensor:
         table = torch.tensor(self.multipliers, dtype=torch.float64, device="cpu").log()
         return table.to(action.device)[action.reshape(len(action)).long()]
+
+    @property
+    def outputs(self) -> int:
+        return len(self.multipliers)
+
+    def encode(self, action: Tensor) -> Tensor:
+        return F.one_hot(action.reshape(len(action)).long(), self.outputs)
 
 
 ACTIONS: dict[str, type[Action]] = {cls.kind: cls for cls in (Continuous, Discrete)}

@@ -11,8 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 
+from .actions import Action
 from .checks import positive_int
 from .env import LearningRateEnv
 from .telemetry import OBSERVATION_BOUND
@@ -20,6 +22,12 @@ from .vector import LearningRateVectorEnv
 
 #: What an observation has beyond the telemetry, after the previous action.
 EXTRA = ("previous_reward", "new_run")
+
+
+def trial_space(telemetry: spaces.Box, action: Action) -> spaces.Box:
+    """Space of one observation of a trial, given that of a run's telemetry."""
+    bound, size = OBSERVATION_BOUND, telemetry.shape[0] + action.outputs + len(EXTRA)
+    return spaces.Box(-bound, bound, (size,), telemetry.dtype)  # type: ignore[arg-type]
 
 
 class TrialVectorEnv(LearningRateVectorEnv):
@@ -46,19 +54,20 @@ class TrialVectorEnv(LearningRateVectorEnv):
     ) -> None:
         self.runs = positive_int("runs", runs)
         if not isinstance(previous_reward, bool):
-            raise TypeError(f"previous_reward must be True or False, got {previous_reward!r}")
+            raise TypeError(
+                f"previous_reward must be True or False, got {previous_reward!r}"
+            )
         self.previous_reward = previous_reward
         super().__init__(num_envs, **arguments)
         self._run = np.zeros(num_envs, np.int64)
 
     def describe(self) -> dict[str, Any]:
         """What a policy trained here must know to act elsewhere (JSON-able)."""
-        return {**super().describe(), "runs": self.runs}
+        seen = {"previous_reward": self.previous_reward}
+        return {**super().describe(), "runs": self.runs, **seen}
 
     def _observation_space(self) -> spaces.Box:
-        telemetry, bound = super()._observation_space(), OBSERVATION_BOUND
-        size = telemetry.shape[0] + spaces.flatdim(self.single_action_space) + len(EXTRA)
-        return spaces.Box(-bound, bound, (size,), telemetry.dtype)  # type: ignore[arg-type]
+        return trial_space(super()._observation_space(), self.action)
 
     def _reset(self, mask: np.ndarray) -> np.ndarray:
         self._run[mask] = 0
@@ -86,14 +95,11 @@ class TrialVectorEnv(LearningRateVectorEnv):
         reward: np.ndarray | None = None,
     ) -> np.ndarray:
         """Observations with the previous action and reward, and the beginnings of runs."""
-        space, count = self.single_action_space, len(observation)
-        size = spaces.flatdim(space)
+        count, size = len(observation), self.action.outputs
         before = np.zeros((count, size + len(EXTRA)), observation.dtype)
         if actions is not None and reward is not None:
-            if isinstance(space, spaces.Discrete):
-                before[np.arange(count), actions - space.start] = 1.0
-            else:
-                before[:, :size] = actions.reshape(count, size)
+            said = self.action.encode(torch.from_numpy(actions))
+            before[:, :size] = said.numpy()
             if self.previous_reward:
                 before[:, -2] = reward.clip(-OBSERVATION_BOUND, OBSERVATION_BOUND)
         before[:, -1] = new_run

@@ -76,7 +76,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.render_mode = render_mode
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
-        self.single_action_space = make_action(self.settings.action).space(
+        self.action = make_action(self.settings.action)
+        self.single_action_space = self.action.space(
             settings.DTYPES[self.settings.dtype][1]
         )
         self.single_observation_space = self._observation_space()

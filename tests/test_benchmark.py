@@ -21,7 +21,7 @@ from utils import random_policy
 
 from agents.evaluation.baselines import DEFAULT, SHARED, TUNED
 from agents.evaluation.controls import CONTROLS
-from agents.policy import save_policy
+from agents.policy_file import save_policy
 
 pytest.importorskip("sklearn")
 

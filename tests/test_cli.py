@@ -17,7 +17,7 @@ from utils import random_policy
 
 from agents import load_policy
 from agents.evaluation.heldout import task_named
-from agents.policy import save_policy
+from agents.policy_file import save_policy
 
 SCRIPT = Path(__file__).parents[1] / "train_agent.py"
 SMALL = ["--num-envs", "8", "--no-progress"]

@@ -8,7 +8,7 @@ from utils import random_policy
 
 from agents import load_policy
 from agents.ensemble import average
-from agents.policy import save_policy
+from agents.policy_file import save_policy
 from optenv.telemetry import FEATURES
 
 

@@ -15,7 +15,7 @@ from agents.evaluation.baselines import SHARED
 from agents.evaluation.benchmark import BENCHMARK
 from agents.evaluation.entrants import load_entrants, pick_baselines
 from agents.evaluation.searches import SEARCHES
-from agents.policy import save_policy
+from agents.policy_file import save_policy
 
 pytest.importorskip("sklearn")
 

@@ -13,7 +13,7 @@ from utils import random_policy
 
 import optenv
 from agents import LearnedOptimizer, load_policy
-from agents.policy import save_policy
+from agents.policy_file import save_policy
 from optenv import rules, telemetry
 
 HORIZON, TOTAL = 20, 130

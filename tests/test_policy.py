@@ -19,7 +19,8 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecNorma
 from utils import random_policy
 
 from agents import export_policy, load_policy
-from agents.policy import Policy, save_policy
+from agents.policy import Policy
+from agents.policy_file import save_policy
 from optenv.sb3 import SB3VecEnv
 from optenv.telemetry import FEATURE_VERSION, FEATURES
 
@@ -127,7 +128,7 @@ def edit(path, **changes):
             {"layers": [24, 10**20, 1]},
             rf"layers \[24, {10**20}, 1\] need {26 * 10**20 + 1} weights, there are 417",
         ),
-        ({"layers": [3, 1]}, r"layers \[3, 1\] do not lead from 24 features to 1"),
+        ({"layers": [3, 1]}, r"layers \[3, 1\] do not lead from 24 inputs to 1"),
         ({"sha256": "0" * 64}, "has sha256"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from utils import random_policy
 
-from agents.policy import save_policy
+from agents.policy_file import save_policy
 
 ROOT = Path(__file__).parents[1]
 

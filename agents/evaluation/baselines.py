@@ -23,7 +23,8 @@ from torch.optim import Optimizer
 
 from optenv.actions import SCHEDULES
 
-from ..policy import Policy, load_policy
+from ..policy import Policy
+from ..policy_file import load_policy
 
 __all__ = [
     "ADAMW",

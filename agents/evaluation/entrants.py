@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
-from ..policy import Policy, load_policy
+from ..policy import Policy
+from ..policy_file import load_policy
 from .arms import untuned_arms
 from .baselines import DEFAULT, SHARED, TUNED, Arm, Search, grid_arms, learned_arm
 from .searches import SEARCHES

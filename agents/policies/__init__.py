@@ -1,7 +1,7 @@
 """The policies that come with the package, by name.
 
-Each is the two files that ``agents.policy.save_policy`` writes. README.md beside this file
-says what each is for; their descriptions say which commands made them.
+Each is the two files that ``agents.policy_file.save_policy`` writes. README.md beside this
+file says what each is for; their descriptions say which commands made them.
 """
 
 from __future__ import annotations
