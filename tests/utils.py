@@ -138,7 +138,8 @@ def random_policy(
     Random weights make every observation count; the first hidden unit follows progress.
     """
     spec = optenv.actions.make({"kind": "continuous", "bound": 3.0, **(action or {})})
-    outputs = len(spec.multipliers) if isinstance(spec, optenv.actions.Discrete) else 1
+    outputs, memory = spec.outputs, described.get("memory", 0)
+    inputs = len(telemetry.FEATURES) + (outputs + 1 + memory if memory else 0)
     policy = Policy(
         {
             "feature_version": telemetry.FEATURE_VERSION,
@@ -148,7 +149,7 @@ def random_policy(
             "rule": rule,
             "horizon": horizon,
             "spacing": 1.7,
-            "layers": [len(telemetry.FEATURES), 16, outputs],
+            "layers": [inputs, 16, outputs],
             "activation": "tanh",
             **described,
         }
