@@ -94,6 +94,9 @@ def start(
         "log_multiplier": multiplier,
         "highest": multiplier.clone(),  # checkpoints are loaded into these, in place
         "previous_action": zero,
+        "shown": torch.zeros(1, policy.action.observed, dtype=dtype, device="cpu"),
+        "chosen": -1,
+        "scale": None,
         "said": torch.zeros(1, policy.action.outputs, dtype=dtype, device="cpu"),
         "new_run": 1.0,
         "memory": policy.blank(1).to(dtype),
@@ -239,10 +242,10 @@ def decide(policy: Policy, state: State, probe: Probe, log_lr: float) -> State:
     kept = torch.tensor([*state["losses"].values()], dtype=torch.float64, device="cpu")
     losses = Losses(*kept.to(old.dtype)[:, None])
     seen, history = observe(probe, losses, History(**state["history"]), control)
-    observation = seen
+    observation = torch.cat([seen, state["shown"]], dim=1)
     if policy.memory:  # as of a trial, whose previous reward is not known here
         flags = torch.tensor([[0.0, state["new_run"]]], dtype=old.dtype, device="cpu")
-        observation = torch.cat([seen, state["said"], flags], dim=1)
+        observation = torch.cat([observation, state["said"], flags], dim=1)
     action, memory = policy.act(observation, state["memory"])
     multiplier = policy.action.apply(action, old)
     moved = policy.action.shift(action).to(old.dtype)
@@ -255,12 +258,22 @@ def decide(policy: Policy, state: State, probe: Probe, log_lr: float) -> State:
         "highest": torch.maximum(state["highest"], multiplier),
         "ignored_actions": state["ignored_actions"] + (not usable),
         "previous_action": moved,
+        "chosen": policy.action.choose(action).item(),
+        "scale": None,
+        "shown": policy.action.show(action).to(old.dtype),
         "said": policy.action.encode(action).to(old.dtype),
         "new_run": 0.0,
         "memory": memory,
         "losses": _NO_LOSSES._asdict(),
         "history": history._asdict(),
-        "trace": explaining.record(state["trace"], state["steps"], seen, moved, multiplier),
+        "trace": explaining.record(
+            state["trace"],
+            state["steps"],
+            seen,
+            moved,
+            multiplier,
+            policy.action.choose(action),
+        ),
     }
 
 

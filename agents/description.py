@@ -35,8 +35,10 @@ def inputs(description: dict[str, Any]) -> list[int]:
     """
     names, action = list(FEATURES), actions.make(description["action"])
     columns = [names.index(name) for name in description["features"]]
+    seen = len(names) + action.observed
+    columns += range(len(names), seen)
     if description.get("memory"):
-        said = range(len(names), len(names) + action.outputs)
+        said = range(seen, seen + action.outputs)
         columns += [*said, said.stop + 1]
     return columns
 
@@ -59,7 +61,8 @@ def check(description: dict[str, Any]) -> None:
             f"policy of feature version {version!r}; this version of optenv has "
             f"{FEATURE_VERSION}"
         )
-    rules.get(description["rule"])
+    rule = rules.get(description["rule"])
+    actions.check_rule(actions.make(description["action"]), rule.name)
     unknown = [name for name in description["features"] if name not in list(FEATURES)]
     if unknown:
         raise ValueError(f"unknown features {unknown}; valid: {', '.join(FEATURES)}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from optenv.switching import NAMES
 from optenv.telemetry import FEATURES, OBSERVATION_BOUND
 
 if TYPE_CHECKING:
@@ -32,33 +33,42 @@ def empty(decisions: int | None, dtype: torch.dtype) -> Tensor:
 
     Its shape never changes, so that a checkpoint of one moment can be loaded at another.
     """
-    shape = (decisions or MANY, len(_DECISION) + len(FEATURES))
+    shape = (decisions or MANY, len(_DECISION) + len(FEATURES) + 1)
     return torch.full(shape, -1.0, dtype=dtype, device="cpu")
 
 
 def record(
-    trace: Tensor, step: int, observation: Tensor, moved: Tensor, log_multiplier: Tensor
+    trace: Tensor,
+    step: int,
+    observation: Tensor,
+    moved: Tensor,
+    log_multiplier: Tensor,
+    chosen: Tensor,
 ) -> Tensor:
     """The trace with one more decision, the last row; the first is dropped.
 
     Args:
-        trace: ``[n, 3 + F]``, from :func:`empty` or from here.
+        trace: ``[n, 3 + F + 1]``, from :func:`empty` or from here.
         step: steps taken before it.
         observation: ``[1, F]``.
         moved: change of the log-multiplier that the policy asked for, ``[1]``.
         log_multiplier: what it came to, ``[1]``.
+        chosen: update rule, an index of ``switching.NAMES``, ``[1]``; -1 for none.
     """
     first = torch.full((1,), float(step), dtype=trace.dtype, device="cpu")
-    row = torch.cat([first, moved, log_multiplier.exp(), observation[0]])
+    row = torch.cat(
+        [first, moved, log_multiplier.exp(), observation[0], chosen.to(trace.dtype)]
+    )
     return torch.cat([trace[1:], row[None]])
 
 
-class Explanation(list[dict[str, float]]):
+class Explanation(list[dict[str, Any]]):
     """A dict for each decision: ``step`` (taken before it), ``moved`` (change of the
     log-multiplier that the policy asked for, nats), ``multiplier`` (of the learning rate,
     without the schedule, from this step on), and every feature of the observation
     by its name, in the units that the policy sees, which
-    :data:`optenv.telemetry.FEATURES` tells.
+    :data:`optenv.telemetry.FEATURES` tells. Of a policy that chooses update rules also
+    ``rule``, the name of the one in force from this step on.
 
     ``print`` shows a table of the first three and of three features, and what they are;
     ``pandas.DataFrame(explanation)`` makes one of all.
@@ -66,15 +76,19 @@ class Explanation(list[dict[str, float]]):
 
     def __init__(self, trace: Tensor) -> None:
         names = (*_DECISION, *FEATURES)
-        made = trace[trace[:, 0] >= 0].tolist()
-        super().__init__(dict(zip(names, row, strict=True)) for row in made)
+        made: list[dict[str, Any]] = []
+        for *row, chosen in trace[trace[:, 0] >= 0].tolist():
+            made.append(dict(zip(names, row, strict=True)))
+            if chosen >= 0:
+                made[-1]["rule"] = NAMES[int(chosen)]
+        super().__init__(made)
 
     def __str__(self) -> str:
         shown = (*_DECISION, "loss_vs_initial", "loss_vs_previous", "cos_grads_mean")
         lines = ["  ".join(f"{name:>16}" for name in shown)]
         for row in self:
             values = [f"{row['step']:16.0f}", *(f"{row[name]:16.4g}" for name in shown[1:])]
-            lines.append("  ".join(values))
+            lines.append("  ".join([*values, row.get("rule", "")]).rstrip())
         meanings = {**_DECISION, **FEATURES}
         lines += [""] + [f"{name}: {meanings[name]}" for name in shown]
         return "\n".join(lines)

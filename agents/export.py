@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -69,7 +69,8 @@ def export_policy(model: Any, path: str | Path) -> Path:
     }
     # What the policy saw that was always 0 is left out.
     columns, width = inputs(description), model.observation_space.shape[0]
-    kept = [*columns, *range(width, linear[0].weight.shape[1])]  # the memory after them
+    width_in: int = cast(nn.Linear, linear[0]).in_features
+    kept = [*columns, *range(width, width_in)]  # the memory after them
     description["layers"] = [len(kept), *(m.out_features for m in linear)]
     policy = Policy(description)
     own = [m for m in policy.members[0] if isinstance(m, nn.Linear)]
@@ -94,7 +95,7 @@ def _check_unwrapped(model: Any, env: Any, action: actions.Action, trials: bool)
         )
     own = []
     for name in DTYPES:
-        seen = observation_space(name)
+        seen = observation_space(name, action)
         if trials:
             seen = trial_space(seen, action)
         own.append((seen, action.space(DTYPES[name][1])))

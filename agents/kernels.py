@@ -217,6 +217,9 @@ STATES: dict[str, frozenset[str]] = {
     "rmsprop": frozenset({"step", "square_avg"}),
     "adam": frozenset({"step", "exp_avg", "exp_avg_sq"}),
     "orthogonal-adam": frozenset({"step", "exp_avg", "exp_avg_sq"}),
+    "switching": frozenset(
+        {"step", "exp_avg", "slow_exp_avg", "exp_avg_sq", "short_exp_avg_sq"}
+    ),
 }
 
 KERNELS: dict[str, Kernel] = {

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 from torch.utils.hooks import RemovableHandle
 
-from . import arguments, controller, guarding, waiting
+from optenv.switching import NAMES
+
+from . import arguments, controller, guarding, switching, waiting
 from .driving import downhill, drive
 from .kernels import Implementation, fill, update
 from .losses import LossTap, is_scalar
@@ -259,7 +261,10 @@ class LearnedOptimizer(Resumable):
         state, multiplier = drive(
             self._policy, state, params, grads, self.state, groups, self._partitioned
         )
-        self._update(parts, grads, multiplier)
+        if state["chosen"] < 0:
+            self._update(parts, grads, multiplier)
+        else:
+            state = self._switch(state, parts, grads, multiplier)
         if state["probing"]:
             waiting.settle(self.state)
         self._run = state
@@ -278,3 +283,29 @@ class LearnedOptimizer(Resumable):
             elif params:
                 decay = group["weight_decay"]
                 update(rule, params, own, states, lr, weight_decay=decay, how=how)
+
+    def _switch(
+        self,
+        state: controller.State,
+        parts: list[list[Tensor]],
+        grads: list[Tensor],
+        multiplier: float,
+    ) -> controller.State:
+        """:meth:`_update` by the rule that the policy has chosen; the state after it."""
+        for group in self.param_groups:
+            group["effective_lr"] = float(group["lr"]) * multiplier
+        pairs = list(zip(self.param_groups, parts, strict=True))
+        how = Implementation()
+        for _, params in pairs:
+            fill(self._policy.rule, params, [self.state[p] for p in params], how)
+        scale = switching.move(
+            [p for _, params in pairs for p in params],
+            grads,
+            [self.state[p] for _, params in pairs for p in params],
+            [group["effective_lr"] for group, params in pairs for _ in params],
+            [group["weight_decay"] for group, params in pairs for _ in params],
+            NAMES[state["chosen"]],
+            state["scale"],
+            self._partitioned,
+        )
+        return {**state, "scale": scale}

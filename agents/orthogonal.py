@@ -16,7 +16,7 @@ from .sharding import scattered, whole
 if TYPE_CHECKING:
     from .kernels import Implementation
 
-__all__ = ["orthogonal_adam"]
+__all__ = ["orthogonal_adam", "orthogonalized"]
 
 #: Numbers in the matrices that are orthogonalised together: with more, memory is what
 #: takes the time.
@@ -62,10 +62,10 @@ def orthogonal_adam(
     now = torch._foreach_mul(grads, [(1 - h.beta1) / (1 - h.beta1**t) for t in steps])
     torch._foreach_add_(directions, now)
     torch._foreach_div_(directions, roots)
-    torch._foreach_add_(values, _orthogonalized(list(directions), params), alpha=-lr)
+    torch._foreach_add_(values, orthogonalized(list(directions), params), alpha=-lr)
 
 
-def _orthogonalized(directions: list[Tensor], params: list[Tensor]) -> list[Tensor]:
+def orthogonalized(directions: list[Tensor], params: list[Tensor]) -> list[Tensor]:
     """The directions, those of real matrices orthogonalised; small ones alike together."""
     alike: dict[tuple[Any, ...], list[int]] = {}
     for i, param in enumerate(params):

@@ -1,4 +1,4 @@
-"""What an agent may do, and how it becomes a learning rate.
+"""What an agent may do, and how it becomes a learning rate, or also an update rule.
 
 The learning rate of an update is ``base * schedule(progress) * exp(s)``. An action moves
 the log-multiplier ``s``; ``s`` stays within ``[-bound, bound]``. The environment and the
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
+from . import switching
 from .checks import is_number
 
 
@@ -98,6 +99,21 @@ class Action:
     def encode(self, action: Tensor) -> Tensor:
         """A batch of actions as an observation of them, ``[B, outputs]``."""
         raise NotImplementedError
+
+    @property
+    def observed(self) -> int:
+        """Numbers that are observed, beside the telemetry, of the last action."""
+        return 0
+
+    def show(self, action: Tensor) -> Tensor:
+        """Those numbers of a batch of actions, ``[B, observed]``."""
+        return action.new_zeros(len(action), 0)
+
+    def choose(self, action: Tensor) -> Tensor:
+        """Update rules that a batch of actions chooses: indices ``[B]`` of
+        :data:`optenv.switching.NAMES`; -1 where there is no choice.
+        """
+        return torch.full((len(action),), -1, device=action.device)
 
     def factor(self, progress: float) -> float:
         """Base schedule at ``progress`` in [0, 1]."""
@@ -180,7 +196,55 @@ class Discrete(Action):
         return F.one_hot(action.reshape(len(action)).long(), self.outputs)
 
 
-ACTIONS: dict[str, type[Action]] = {cls.kind: cls for cls in (Continuous, Discrete)}
+@dataclass(frozen=True)
+class RuleChoice(Discrete):
+    """An index into a table of update rules and multipliers.
+
+    With ``M`` multipliers, action ``a`` chooses ``rules[a // M]``, and
+    ``s <- clip(s + log(multipliers[a % M]))``.
+
+    Attributes:
+        multipliers: as of :class:`Discrete`.
+        rules: names out of :data:`optenv.switching.NAMES`, each once.
+    """
+
+    multipliers: tuple[float, ...] = (0.5, 1.0, 2.0)
+    rules: tuple[str, ...] = switching.NAMES
+    kind: ClassVar[str] = "rule"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "rules", switching.check(self.rules))
+
+    def space(self, dtype: type[np.floating] = np.float32) -> spaces.Discrete:
+        return spaces.Discrete(self.outputs)
+
+    def shift(self, action: Tensor) -> Tensor:
+        return super().shift(action % len(self.multipliers))
+
+    @property
+    def outputs(self) -> int:
+        return len(self.rules) * len(self.multipliers)
+
+    @property
+    def observed(self) -> int:
+        return len(self.rules)
+
+    def show(self, action: Tensor) -> Tensor:
+        return F.one_hot(self._position(action), len(self.rules))
+
+    def choose(self, action: Tensor) -> Tensor:
+        table = torch.tensor([switching.NAMES.index(name) for name in self.rules])
+        return table.to(action.device)[self._position(action)]
+
+    def _position(self, action: Tensor) -> Tensor:
+        whole = action.reshape(len(action)).long()
+        return whole.div(len(self.multipliers), rounding_mode="floor")
+
+
+ACTIONS: dict[str, type[Action]] = {
+    cls.kind: cls for cls in (Continuous, Discrete, RuleChoice)
+}
 
 
 def make(spec: str | dict[str, Any] | Action) -> Action:
@@ -205,6 +269,20 @@ def make(spec: str | dict[str, Any] | Action) -> Action:
     except TypeError as error:
         valid = ", ".join(ACTIONS[kind].__dataclass_fields__)
         raise TypeError(f"action {spec!r}: {error}; valid fields: {valid}") from None
+
+
+def check_rule(action: Action, rule: str) -> None:
+    """Refuse an action and an update rule that do not go together.
+
+    Raises:
+        ValueError: the action chooses update rules and the rule is not ``"switching"``,
+            or the other way round.
+    """
+    if isinstance(action, RuleChoice) != (rule == "switching"):
+        raise ValueError(
+            "an action that chooses update rules, and no other, needs rule 'switching', "
+            f"got rule {rule!r} with action {action.kind!r}"
+        )
 
 
 def validate(space: spaces.Space[Any], actions: Any) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import actions, clock, core, rewards, rules, tasks
+from . import actions, clock, core, rewards, rules, switching, tasks
 from .probing import Losses
 from .settings import DTYPES, Settings, log_uniform
 from .states import ControlState, StepResult
@@ -154,6 +154,7 @@ class Group:
             history=History.empty(like),
             log_multiplier=torch.full_like(like, self.action.start),
             previous_action=torch.zeros_like(like),
+            shown=like.new_zeros(len(like), self.action.observed),
             base_lr=base_lr.to(self.device),
             sees_loss=sees_loss.to(self.device),
             initial_loss=loss,
@@ -173,7 +174,11 @@ class Group:
         action = action.to(self.device)
         moved = self.action.apply(action, before.log_multiplier)
         lr, counts = self._learning_rates(before.base_lr * moved.exp(), active)
-        run = core.advance(self.task, self.rule, self.data, before.run, lr, counts=counts)
+        run = before.run
+        if isinstance(self.action, actions.RuleChoice):
+            chosen = switching.choose(run.rule, self.action.choose(action))
+            run = run._replace(rule=chosen)
+        run = core.advance(self.task, self.rule, self.data, run, lr, counts=counts)
         self.steps = self.steps + (1 if active is None else active)
         loss = self._reward_losses(self.data, run.params)
         potential = torch.where(
@@ -185,6 +190,7 @@ class Group:
             run=run,
             log_multiplier=moved,
             previous_action=self.action.shift(action).to(self.dtype),
+            shown=self.action.show(action).to(self.dtype),
             loss=loss,
             potential=potential,
         )
@@ -235,6 +241,8 @@ class Group:
             previous_action=state.previous_action,
         )
         observation, history = observe(state.run.probe, losses, state.history, control)
+        if self.action.observed:
+            observation = torch.cat([observation, state.shown], dim=1)
         return observation, state._replace(history=history)
 
     def _reward_losses(self, data: tasks.Data, params: Tensor) -> Tensor:

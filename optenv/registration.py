@@ -8,12 +8,14 @@ import gymnasium as gym
 ENVIRONMENTS: dict[str, dict[str, object]] = {
     "optenv/LearningRate-v0": {"action": "continuous"},
     "optenv/DiscreteLearningRate-v0": {"action": "discrete"},
+    "optenv/UpdateRule-v0": {"action": "rule", "rule": "switching"},
 }
 
 #: ... and of those whose episodes are trials of several runs.
 TRIALS: dict[str, dict[str, object]] = {
     "optenv/LearningRateTrial-v0": {"action": "continuous"},
     "optenv/DiscreteLearningRateTrial-v0": {"action": "discrete"},
+    "optenv/UpdateRuleTrial-v0": {"action": "rule", "rule": "switching"},
 }
 
 

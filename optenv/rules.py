@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from . import switching
 from .checks import is_number
 from .inplace import addcmul, mul, ratio, root_of
 from .orthogonal import orthogonalize_flat
@@ -250,6 +251,12 @@ RULES: dict[str, Rule] = {
 }
 
 
+#: Of environments whose actions choose among rules: which is chosen is in its state.
+SWITCHING = Rule(
+    "switching", 1e-3, (), switching.init, switching.update, HYPERPARAMETERS, shaped=True
+)
+
+
 def get(spec: RuleSpec) -> Rule:
     """Return the rule of a name, or of a dict of ``name`` and hyperparameters.
 
@@ -260,9 +267,9 @@ def get(spec: RuleSpec) -> Rule:
     """
     fields = dict(spec) if isinstance(spec, dict) else {"name": spec}
     name = fields.pop("name", None)
-    if name not in list(RULES):
+    if name not in (*RULES, SWITCHING.name):
         raise ValueError(f"unknown rule {name!r}; valid rules: {', '.join(RULES)}")
-    rule = RULES[name]
+    rule = RULES.get(name, SWITCHING)
     for field in fields:
         if field not in rule.fields:
             valid = ", ".join(rule.fields) or "none"

@@ -30,7 +30,8 @@ class Settings:
         tasks: what to train on, see :func:`optenv.tasks.make`.
         rule: update rule, a key of :data:`optenv.rules.RULES`, or a dict of its ``name``
             and hyperparameters, see :func:`optenv.rules.get`.
-        action: ``"continuous"``, ``"discrete"``, or an action of :mod:`optenv.actions`.
+        action: ``"continuous"``, ``"discrete"``, ``"rule"``, or an action of
+            :mod:`optenv.actions`.
         horizon: control steps of a run.
         updates_per_step: updates between two control steps, on average over a run; a pair
             ``(low, high)`` draws it log-uniformly whenever a structure is drawn.
@@ -87,6 +88,7 @@ class Settings:
         action = actions.make(self.action)
         rewards.sources(self.reward)
         rule = rules.get(self.rule)
+        actions.check_rule(action, rule.name)
         if self.base_lr is None:
             object.__setattr__(self, "base_lr", rule.default_lr)
         for name in ("base_lr", "updates_per_step"):

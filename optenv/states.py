@@ -13,13 +13,15 @@ from .telemetry import History
 class ControlState(NamedTuple):
     """State of ``B`` runs and of their controllers; ``[B]`` tensors unless stated.
 
-    ``loss`` and ``initial_loss`` are those of the reward, ``[B, S]`` for ``S`` sources.
+    ``loss`` and ``initial_loss`` are those of the reward, ``[B, S]`` for ``S`` sources;
+    ``shown`` is what is observed of the last action, ``[B, observed]``.
     """
 
     run: core.RunState
     history: History
     log_multiplier: Tensor
     previous_action: Tensor
+    shown: Tensor
     base_lr: Tensor
     sees_loss: Tensor
     initial_loss: Tensor

@@ -13,8 +13,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from . import settings
+from .actions import Action, validate
 from .actions import make as make_action
-from .actions import validate
 from .autoreset import reset_mask, split_final
 from .group import Group
 from .telemetry import FEATURES, OBSERVATION_BOUND
@@ -23,10 +23,12 @@ from .telemetry import FEATURES, OBSERVATION_BOUND
 GROUP_SIZE = 32
 
 
-def observation_space(dtype: str) -> spaces.Box:
-    """Space of one observation, in the order of :data:`optenv.telemetry.FEATURES`."""
+def observation_space(dtype: str, action: Action) -> spaces.Box:
+    """Space of one observation: :data:`optenv.telemetry.FEATURES`, and what is observed
+    of the last action.
+    """
     bound, numpy_dtype = OBSERVATION_BOUND, settings.DTYPES[dtype][1]
-    return spaces.Box(-bound, bound, (len(FEATURES),), numpy_dtype)
+    return spaces.Box(-bound, bound, (len(FEATURES) + action.observed,), numpy_dtype)
 
 
 class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -80,6 +82,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.single_action_space = self.action.space(
             settings.DTYPES[self.settings.dtype][1]
         )
+        self._seen = len(FEATURES) + self.action.observed
         self.single_observation_space = self._observation_space()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -88,7 +91,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._finished = np.zeros(num_envs, np.bool_)
 
     def _observation_space(self) -> spaces.Box:
-        return observation_space(self.settings.dtype)
+        return observation_space(self.settings.dtype, self.action)
 
     def _make_groups(self, count: int | None) -> list[tuple[slice, Group]]:
         if count is None:
@@ -169,7 +172,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _begin(self, mask: np.ndarray, again: bool = False) -> np.ndarray:
         """First observations of new runs, zeros for the rest; ``again``: of their tasks."""
         space = self.single_observation_space
-        observation = np.zeros((self.num_envs, len(FEATURES)), space.dtype)
+        observation = np.zeros((self.num_envs, self._seen), space.dtype)
         for where, group in self.groups:
             index = np.flatnonzero(mask[where])
             if len(index):
@@ -223,7 +226,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self, actions: np.ndarray, active: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         space = self.single_observation_space
-        observation = np.zeros((self.num_envs, len(FEATURES)), space.dtype)
+        observation = np.zeros((self.num_envs, self._seen), space.dtype)
         reward = np.zeros(self.num_envs)
         terminated = np.zeros(self.num_envs, np.bool_)
         diverged = np.zeros(self.num_envs, np.bool_)

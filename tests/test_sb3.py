@@ -21,7 +21,7 @@ from optenv.sb3 import SB3VecEnv
 
 # float64: a batch and single environments round differently.
 SHORT = {
-    "tasks": utils.MLP, "rule": "sgd", "base_lr": (1e-2, 1e3),
+    "tasks": utils.MLP, "base_lr": (1e-2, 1e3),
     "horizon": 4, "updates_per_step": 3, "dtype": "float64",
 }  # fmt: skip
 TOLERANCE = {"rtol": 1e-6, "atol": 1e-7}

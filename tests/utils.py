@@ -17,6 +17,13 @@ from optenv import core, rules, tasks, telemetry
 IDS = list(optenv.ENVIRONMENTS)
 RULES = list(rules.RULES)
 
+#: Environments with each of the update rules that they can have.
+PAIRS = [
+    (name, rule)
+    for name, given in optenv.ENVIRONMENTS.items()
+    for rule in ([given["rule"]] if "rule" in given else RULES)
+]
+
 #: Smooth, so that it has derivatives everywhere.
 MLP = tasks.MLP(
     batch_size=8, num_train=60, num_validation=24,
@@ -93,6 +100,8 @@ def random_actions(space: spaces.Space[Any], steps: int, seed: int = 0) -> list[
 def keep(env: Any) -> Any:
     """The action that leaves the learning rate as it is."""
     space = env.action_space
+    if isinstance(space, spaces.Discrete) and space.n == 24:
+        return 13  # of UpdateRule: Adam
     if isinstance(space, spaces.Discrete):
         return int(space.n) // 2
     if isinstance(space, spaces.MultiDiscrete):
