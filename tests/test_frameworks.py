@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
-import os
 import re
-import shlex
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from example_process import EXAMPLES, ROOT, command, output
 
-ROOT = Path(__file__).parents[1]
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+#: Those whose networks a policy trains: all but the one that trains a policy.
+TRAININGS = [path for path in EXAMPLES if path.stem != "with_rllib"]
 
 #: What an example needs beyond what all tests do.
 PACKAGES = {
@@ -26,34 +21,6 @@ PACKAGES = {
 
 #: Far above that of ten classes at random, and below what each comes to.
 ACCURACY = 0.9
-
-
-def command(example):
-    """The command in its docstring: the line that names the file."""
-    lines = ast.get_docstring(ast.parse(example.read_text())).splitlines()
-    (found,) = [line for line in lines if f"examples/{example.name}" in line]
-    return found
-
-
-def output(words, folder):
-    """What a command prints, run with the executables of this Python."""
-    own = str(Path(sys.executable).parent)
-    process = subprocess.Popen(
-        words, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        start_new_session=True,
-        env={
-            **os.environ, "PATH": f"{own}{os.pathsep}{os.environ['PATH']}",
-            "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "",
-        },
-    )  # fmt: skip
-    try:
-        printed, errors = process.communicate(timeout=300)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # torchrun's own processes as well
-        printed, errors = process.communicate()
-        pytest.fail(f"{words} did not end:\n{errors}")
-    assert process.returncode == 0, errors
-    return printed
 
 
 def decisions(printed):
@@ -68,7 +35,7 @@ def decisions(printed):
 def test_there_is_one_for_each_way():
     assert {path.stem for path in EXAMPLES} == {
         "plain_loop", "with_accelerate", "with_ddp", "with_fsdp", "with_lightning",
-        "with_trainer",
+        "with_rllib", "with_trainer",
     }  # fmt: skip
 
 
@@ -81,13 +48,12 @@ def test_an_example_is_in_the_readme_and_shadows_no_package(example):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("example", TRAININGS, ids=lambda path: path.stem)
 def test_an_example_learns_with_a_policy_that_sees_losses_and_acts(example, tmp_path):
     for package in PACKAGES.get(example.stem, []):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed (extra: frameworks)")
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    printed = output(shlex.split(command(example)), tmp_path)
+    printed = output(example, tmp_path)
     (ends,) = re.findall(r"validation loss ([\d.]+), accuracy ([\d.]+)", printed)
     loss, accuracy = map(float, ends)
     assert accuracy > ACCURACY and loss < 0.5
