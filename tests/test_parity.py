@@ -23,6 +23,7 @@ BASE_LR = {
     "rmsprop": 1e-3,
     "adam": 2e-3,
     "orthogonal-adam": 2e-3,
+    "switching": 2e-3,
 }
 
 
@@ -61,7 +62,7 @@ def walk_environment(task, policy, dtype, seed=5, index=2, runs=3, hidden=False)
     walk = []
     for _ in range(HORIZON):
         action = policy(torch.from_numpy(observation))
-        seen = observation[index]
+        seen = observation[index, : len(telemetry.FEATURES)]
         observation, _, terminated, _, info = env.step(action.numpy())
         walk.append((seen, info["lr"][index], group.state.run.params[index].numpy()))
     assert terminated.all()
@@ -159,3 +160,24 @@ def test_optimizer_equals_environment_in_float32_over_the_first_steps(rule, tmp_
         np.testing.assert_allclose(found[i][1], expected[i][1], rtol=1e-3)
         # What waits for a probe is rounded here (measuring.py), and not there.
         np.testing.assert_allclose(found[i][2], expected[i][2], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_rules_are_switched_alike(name):
+    task = make_task(name)
+    action = {"kind": "rule", "bound": 3.0, "multipliers": [0.5, 1.0, 2.0]}
+    policy = random_policy("switching", action)
+    with torch.no_grad():  # not always the first or the last of them
+        last = policy.networks[0][2]
+        last.weight[:, 0] = 0.3 * torch.randn(
+            24, generator=torch.Generator().manual_seed(1)
+        )
+    policy.requires_grad_(False)
+    expected, start, data, boundaries = walk_environment(task, policy, "float64")
+    found = walk_optimizer(task, policy, start, data, boundaries)
+    for (seen, lr, params), (own_seen, own_lr, own_params) in zip(
+        expected, found, strict=True
+    ):
+        np.testing.assert_allclose(own_seen, seen, rtol=1e-7, atol=1e-7)
+        np.testing.assert_allclose(own_lr, lr, rtol=1e-8)
+        np.testing.assert_allclose(own_params, params, rtol=1e-7, atol=1e-9)
