@@ -70,7 +70,7 @@ def walk_environment(task, policy, dtype, seed=5, index=2, runs=3, hidden=False)
     return walk, start, data, group.boundaries
 
 
-def walk_optimizer(task, policy, start, data, boundaries, index=2, hidden=False):
+def walk_optimizer(task, policy, start, data, boundaries, index=2, hidden=False, told=None):
     """The same run by the exported optimizer, in an ordinary training loop."""
     parameters = [p[0].clone().requires_grad_() for p in task.unflatten(start[None])]
     lr = BASE_LR[policy.rule.name]
@@ -89,6 +89,8 @@ def walk_optimizer(task, policy, start, data, boundaries, index=2, hidden=False)
             walk.append([seen, optimizer.param_groups[0]["effective_lr"]])
         if step + 1 in boundaries:
             walk[-1].append(torch.cat([p.detach().flatten() for p in parameters]).numpy())
+    if told is not None:
+        told += [row["rule"] for row in optimizer.explain()]
     return walk
 
 
@@ -169,12 +171,13 @@ def test_rules_are_switched_alike(name):
     policy = random_policy("switching", action)
     with torch.no_grad():  # not always the first or the last of them
         last = policy.networks[0][2]
-        last.weight[:, 0] = 0.3 * torch.randn(
-            24, generator=torch.Generator().manual_seed(1)
-        )
+        generator = torch.Generator().manual_seed(1)
+        last.weight.copy_(torch.randn(last.weight.shape, generator=generator))
     policy.requires_grad_(False)
     expected, start, data, boundaries = walk_environment(task, policy, "float64")
-    found = walk_optimizer(task, policy, start, data, boundaries)
+    told: list[str] = []
+    found = walk_optimizer(task, policy, start, data, boundaries, told=told)
+    assert len(set(told)) > 2
     for (seen, lr, params), (own_seen, own_lr, own_params) in zip(
         expected, found, strict=True
     ):

@@ -60,18 +60,19 @@ class Blind(Policy):
             action.bound, action.start, action.schedule, step=2.0 * action.bound
         )
         layers = [len(policy.description["features"]), 1]
-        super().__init__({**policy.description, "action": free.to_dict(), "layers": layers})
+        blind = {"action": free.to_dict(), "layers": layers, "memory": 0}
+        super().__init__({**policy.description, **blind})
         moves = torch.tensor([shift / free.step for shift in shifts])
         if not (moves.abs() <= 1.0).all():
             raise ValueError(f"shifts must lie in ±{free.step:g}, got {[*shifts]}")
         self.register_buffer("moves", moves)  # part of the fingerprint
         self._decisions = 0
 
-    def forward(self, observation: Tensor) -> Tensor:
+    def remember(self, observation: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """The next move ``[B, 1]``; of the observations ``[B, F]``, only ``B`` counts."""
         i, self._decisions = self._decisions, self._decisions + 1
         move = self.moves[i].item() if i < len(self.moves) else 0.0
-        return observation.new_full((len(observation), 1), move)
+        return observation.new_full((len(observation), 1), move), memory
 
 
 def untrained(policy: Policy, seed: int) -> Policy:

@@ -61,7 +61,6 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
     if hasattr(optimizer, "train"):
         optimizer.train()
     lr_trace: list[tuple[int, float]] = []
-    shifts = _shifts_of(optimizer)
     losses: list[float] = []
     cpu_seconds = 0.0
     for t in range(total):
@@ -114,7 +113,7 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
         adamw_seconds=reference.seconds * len(losses),
         curve=curve,
         lr_trace=lr_trace,
-        shifts=shifts,
+        shifts=_shifts_of(optimizer),
     )
 
 
@@ -154,14 +153,10 @@ def _warn(arm: Arm, task: HeldoutTask, seed: int, t: int, error: Exception) -> N
 
 
 def _shifts_of(optimizer: Optimizer) -> list[float]:
-    """A list that each decision of a learned policy appends its shift to, in nats."""
-    shifts: list[float] = []
-    if isinstance(optimizer, LearnedOptimizer):
-        action = optimizer.policy.action
-        optimizer.policy.register_forward_hook(
-            lambda policy, observed, said: shifts.append(float(action.shift(said)))
-        )
-    return shifts
+    """What each decision of a learned policy asked the log-multiplier to move by."""
+    if not isinstance(optimizer, LearnedOptimizer):
+        return []
+    return [row["moved"] for row in optimizer.explain()]
 
 
 def _spread(total: int, count: int) -> set[int]:
