@@ -19,7 +19,7 @@ from torch import Tensor
 from optenv import clock
 from optenv.checks import positive_int
 from optenv.probing import Losses, Probe
-from optenv.telemetry import Control, History, observe
+from optenv.telemetry import OBSERVATION_BOUND, Control, History, log_loss, observe
 
 from . import explaining
 from .policy import Policy
@@ -99,6 +99,7 @@ def start(
         "scale": None,
         "said": torch.zeros(1, policy.action.outputs, dtype=dtype, device="cpu"),
         "new_run": 1.0,
+        "told": zero,
         "memory": policy.blank(1).to(dtype),
         "losses": _NO_LOSSES._asdict(),
         "history": History.empty(zero)._asdict(),
@@ -122,7 +123,11 @@ def again(
     """
     total = state["total_steps"] if total_steps is None else total_steps
     fresh = start(policy, total, dtype, state["schedule"])
-    return {**fresh, "said": state["said"], "memory": state["memory"]}
+    losses, told = Losses(**state["losses"]), fresh["told"]
+    if losses.seen and policy.sees_loss:  # of the last window
+        mean = torch.full_like(told, losses.mean)
+        told = state["history"]["loss_previous"] - log_loss(mean)
+    return {**fresh, "said": state["said"], "memory": state["memory"], "told": told}
 
 
 def restored(policy: Policy, saved: State | None) -> State:
@@ -243,9 +248,13 @@ def decide(policy: Policy, state: State, probe: Probe, log_lr: float) -> State:
     losses = Losses(*kept.to(old.dtype)[:, None])
     seen, history = observe(probe, losses, History(**state["history"]), control)
     observation = torch.cat([seen, state["shown"]], dim=1)
-    if policy.memory:  # as of a trial, whose previous reward is not known here
-        flags = torch.tensor([[0.0, state["new_run"]]], dtype=old.dtype, device="cpu")
-        observation = torch.cat([observation, state["said"], flags], dim=1)
+    if policy.memory:  # as of a trial
+        told = state["told"]
+        if not state["new_run"]:
+            told = state["history"]["loss_previous"] - history.loss_previous
+        told = told.nan_to_num().clamp(-OBSERVATION_BOUND, OBSERVATION_BOUND)
+        extra = torch.stack([told, torch.full_like(told, state["new_run"])], dim=1)
+        observation = torch.cat([observation, state["said"], extra], dim=1)
     action, memory = policy.act(observation, state["memory"])
     multiplier = policy.action.apply(action, old)
     moved = policy.action.shift(action).to(old.dtype)

@@ -9,6 +9,7 @@ from torch import nn
 from optenv import actions, clock, rules
 from optenv.checks import positive_int
 from optenv.telemetry import FEATURE_VERSION, FEATURES
+from optenv.trials import EXTRA
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
@@ -30,16 +31,14 @@ def inputs(description: dict[str, Any]) -> list[int]:
     """Columns of an observation that a policy's networks see.
 
     Of a policy with a memory, observations are those of trials
-    (:class:`optenv.TrialEnv`), and it does not see the previous reward, which an optimizer
-    cannot know.
+    (:class:`optenv.TrialEnv`), with what an optimizer is told of the previous reward.
     """
     names, action = list(FEATURES), actions.make(description["action"])
     columns = [names.index(name) for name in description["features"]]
     seen = len(names) + action.observed
     columns += range(len(names), seen)
     if description.get("memory"):
-        said = range(seen, seen + action.outputs)
-        columns += [*said, said.stop + 1]
+        columns += range(seen, seen + action.outputs + len(EXTRA))
     return columns
 
 

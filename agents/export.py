@@ -44,10 +44,10 @@ def export_policy(model: Any, path: str | Path) -> Path:
         raise ValueError(f"not an environment of optenv's: {env!r}") from error
     action, trials = actions.make(described["action"]), "runs" in described
     _check_unwrapped(model, env, action, trials)
-    if trials and described["previous_reward"]:
+    if trials and described["previous_reward"] != "told":
         raise ValueError(
             "an optimizer does not know the previous reward, which this policy has seen; "
-            "train it with previous_reward=False"
+            "train it with previous_reward='told'"
         )
     modules, cell = _network(model), _memory(model, trials)
     linear, hidden = modules[::2], {type(m) for m in modules[1::2]}

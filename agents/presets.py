@@ -104,7 +104,7 @@ RL2: dict[str, Any] = {
     **PPO,
     "class": "RL2",
     "env_id": "optenv/LearningRateTrial-v0",
-    "env": {**SHORT, "runs": 3, "previous_reward": False, "horizon": 20},
+    "env": {**SHORT, "runs": 3, "previous_reward": "told", "horizon": 20},
     "timesteps": 2_000_000,
     "algorithm": {
         "n_steps": 60,

@@ -30,6 +30,7 @@ class RunState(NamedTuple):
         rule: state of the update rule, ``[B, ...]`` tensors.
         updates: ``[B]`` int64, updates done.
         losses: the training losses since :func:`advance` was last called.
+        latest: ``[B]``, the last of them.
         probe: inner products around the last update.
     """
 
@@ -38,6 +39,7 @@ class RunState(NamedTuple):
     rule: RuleState
     updates: Tensor
     losses: Losses
+    latest: Tensor
     probe: Probe
 
 
@@ -62,6 +64,7 @@ def start(
             rule=rule.init(params),
             updates=updates,
             losses=Losses.empty(torch.zeros_like(loss)).record(loss),
+            latest=loss,
             probe=first_probe(torch.linalg.vecdot, grad, params),
         )
 
@@ -138,6 +141,7 @@ def _update(
             rule=rule_state,
             updates=state.updates + 1,
             losses=state.losses.record(loss),
+            latest=loss,
             probe=measured,
         )
 

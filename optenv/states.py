@@ -30,10 +30,16 @@ class ControlState(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """What a control step returns: ``observation [B, F]``, the rest ``[B]``."""
+    """What a control step returns: ``observation [B, F]``, the rest ``[B]``.
+
+    ``told`` is what an optimizer, which knows the losses of its batches alone, is told of
+    the reward: the decrease of the log of their mean against the window before. Of the
+    last window it does not know the loss behind its last update.
+    """
 
     observation: Tensor
     reward: Tensor
     terminated: Tensor
     diverged: Tensor
     lr: Tensor
+    told: Tensor

@@ -223,6 +223,11 @@ def observe(
 _TINY = 1e-30
 
 
+def log_loss(mean: Tensor) -> Tensor:
+    """Log of a mean loss ``[B]``, as the history has it."""
+    return mean.clamp(min=_TINY).log()
+
+
 def _cosines(probe: Probe) -> Tensor:
     """Of gradient and last one, gradient and step, last gradient and step, ``[3, B]``."""
     # Roots apart: the product of two small squared norms underflows in float32.

@@ -23,6 +23,8 @@ from .vector import LearningRateVectorEnv
 #: What an observation has beyond the telemetry, after the previous action.
 EXTRA = ("previous_reward", "new_run")
 
+PREVIOUS_REWARDS = ("given", "told")
+
 
 def trial_space(telemetry: spaces.Box, action: Action) -> spaces.Box:
     """Space of one observation of a trial, given that of a run's telemetry."""
@@ -36,8 +38,9 @@ class TrialVectorEnv(LearningRateVectorEnv):
     Args:
         num_envs: number of trials.
         runs: runs of a trial.
-        previous_reward: whether the previous reward is observed; it is 0 otherwise, as for
-            an optimizer, which has no examples apart from its batches to tell it by.
+        previous_reward: which previous reward is observed: ``"given"``, the environment's,
+            or ``"told"``, what an optimizer knows of it, which has no examples apart from
+            its batches: the decrease of the log of their mean loss against the step before.
         **arguments: of :class:`~optenv.LearningRateVectorEnv`.
 
     Raises:
@@ -49,13 +52,14 @@ class TrialVectorEnv(LearningRateVectorEnv):
         num_envs: int = 1,
         *,
         runs: int = 3,
-        previous_reward: bool = True,
+        previous_reward: str = "given",
         **arguments: Any,
     ) -> None:
         self.runs = positive_int("runs", runs)
-        if not isinstance(previous_reward, bool):
-            raise TypeError(
-                f"previous_reward must be True or False, got {previous_reward!r}"
+        if previous_reward not in PREVIOUS_REWARDS:
+            raise ValueError(
+                f"unknown previous_reward {previous_reward!r}; "
+                f"valid: {', '.join(PREVIOUS_REWARDS)}"
             )
         self.previous_reward = previous_reward
         super().__init__(num_envs, **arguments)
@@ -100,8 +104,8 @@ class TrialVectorEnv(LearningRateVectorEnv):
         if actions is not None and reward is not None:
             said = self.action.encode(torch.from_numpy(actions))
             before[:, :size] = said.numpy()
-            if self.previous_reward:
-                before[:, -2] = reward.clip(-OBSERVATION_BOUND, OBSERVATION_BOUND)
+            seen = np.nan_to_num(self._told) if self.previous_reward == "told" else reward
+            before[:, -2] = seen.clip(-OBSERVATION_BOUND, OBSERVATION_BOUND)
         before[:, -1] = new_run
         return np.concatenate([observation, before], axis=1)
 

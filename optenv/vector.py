@@ -89,6 +89,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.groups = self._make_groups(groups)
         self._generators: list[np.random.Generator] = []
         self._finished = np.zeros(num_envs, np.bool_)
+        self._told = np.zeros(num_envs)
 
     def _observation_space(self) -> spaces.Box:
         return observation_space(self.settings.dtype, self.action)
@@ -244,6 +245,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             diverged[where] = result.diverged.cpu().numpy()
             loss[where] = _finite(group.state.loss[:, 0])
             lr[where] = result.lr.cpu().numpy()
+            self._told[where] = result.told.cpu().numpy()
             ended = np.flatnonzero(terminated[where])
             if len(ended):
                 final[ended + where.start] = _finite(group.validation_loss(ended))

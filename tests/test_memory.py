@@ -29,7 +29,7 @@ TRIALS = {
 HORIZON, TOTAL, RUNS = 6, 18, 3
 SETTINGS = {
     "tasks": utils.MLP, "horizon": HORIZON, "updates_per_step": TOTAL / HORIZON,
-    "runs": RUNS, "previous_reward": False, "on_divergence": "absorb",
+    "runs": RUNS, "previous_reward": "told", "on_divergence": "absorb",
 }  # fmt: skip
 
 
@@ -220,7 +220,7 @@ def test_an_exported_policy_does_what_the_model_does_over_a_trial(kind, tmp_path
 
 
 def test_what_an_optimizer_cannot_be_is_not_exported(tmp_path):
-    settings = {**SETTINGS, "previous_reward": True}
+    settings = {**SETTINGS, "previous_reward": "given"}
     seen = gym.make_vec(
         TRIALS["continuous"], 2, autoreset_mode=AutoresetMode.DISABLED, **settings
     )
@@ -237,4 +237,4 @@ def test_what_an_optimizer_cannot_be_is_not_exported(tmp_path):
 def test_a_policy_without_memory_sees_no_more_than_the_telemetry():
     assert random_policy().columns == list(range(len(FEATURES)))
     policy = remembering()
-    assert policy.columns == [*range(len(FEATURES) + 1), len(FEATURES) + 2]
+    assert policy.columns == list(range(len(FEATURES) + 3))

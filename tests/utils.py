@@ -149,7 +149,7 @@ def random_policy(
     spec = optenv.actions.make({"kind": "continuous", "bound": 3.0, **(action or {})})
     outputs, memory = spec.outputs, described.get("memory", 0)
     inputs = len(telemetry.FEATURES) + spec.observed
-    inputs += outputs + 1 + memory if memory else 0
+    inputs += outputs + 2 + memory if memory else 0
     policy = Policy(
         {
             "feature_version": telemetry.FEATURE_VERSION,
