@@ -22,7 +22,7 @@ def export_policy(model: Any, path: str | Path) -> Path:
     """Write the policy of a Stable-Baselines3 model.
 
     Args:
-        model: a PPO, A2C or DQN model with an MLP policy, or an
+        model: a PPO, A2C, DQN or QRDQN model with an MLP policy, or an
             :class:`~agents.recurrent.RL2` model, trained on an optenv environment (single
             or batched, wrapped or not).
         path: where to write; ``.safetensors`` and ``.json`` take the place of its suffix.
@@ -130,6 +130,10 @@ def _network(model: Any) -> list[nn.Module]:
     inner = model.policy
     if hasattr(inner, "q_net"):
         found = [*inner.q_net.features_extractor.children(), *inner.q_net.q_net]
+    elif hasattr(inner, "quantile_net"):
+        net = inner.quantile_net
+        *hidden, last = net.quantile_net
+        found = [*net.features_extractor.children(), *hidden, _mean(last, net.n_quantiles)]
     elif hasattr(inner, "mlp_extractor"):
         found = [
             *inner.pi_features_extractor.children(),
@@ -137,5 +141,17 @@ def _network(model: Any) -> list[nn.Module]:
             inner.action_net,
         ]
     else:
-        raise ValueError(f"cannot export {type(inner).__name__}; valid: PPO, A2C, DQN, MLP")
+        raise ValueError(
+            f"cannot export {type(inner).__name__}; valid: PPO, A2C, DQN, QRDQN, RL2, MLP"
+        )
     return [m for m in found if not isinstance(m, nn.Flatten)]
+
+
+def _mean(layer: nn.Linear, quantiles: int) -> nn.Linear:
+    """The layer whose outputs are the means over quantiles, ``[quantiles, actions]``."""
+    mean = nn.Linear(layer.in_features, layer.out_features // quantiles)
+    state = layer.state_dict()
+    mean.load_state_dict(
+        {name: w.unflatten(0, (quantiles, -1)).mean(0) for name, w in state.items()}
+    )
+    return mean

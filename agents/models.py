@@ -65,8 +65,11 @@ def env_arguments(agent: str, env_id: str) -> dict[str, Any]:
     kind = str(IDS[env_id]["action"])
     known = optenv.actions.ACTIONS[kind].__dataclass_fields__
     action = {name: value for name, value in arguments["action"].items() if name in known}
-    own = {name: arguments[name] for name in arguments if name not in OF_TRIALS}
-    return {**(arguments if env_id in optenv.TRIALS else own), "action": action}
+    foreign = set() if env_id in optenv.TRIALS else set(OF_TRIALS)
+    if (kind == "rule") != (arguments["rule"] == "switching"):
+        foreign.add("rule")
+    own = {name: arguments[name] for name in arguments if name not in foreign}
+    return {**own, "action": action}
 
 
 def make_env(

@@ -99,6 +99,18 @@ DQN: dict[str, Any] = {
     },
 }
 
+#: Which of eight update rules, and a factor on the learning rate.
+RULES: dict[str, Any] = {
+    **SHORT,
+    "rule": "switching",
+    "action": {
+        "start": -2.0,
+        "schedule": "wsd",
+        "bound": 8.0,
+        "multipliers": (0.5, 1.0, 3.0),
+    },
+}
+
 #: Several runs on each task, so that there is something to remember.
 RL2: dict[str, Any] = {
     **PPO,
@@ -147,5 +159,25 @@ PRESETS: dict[str, dict[str, Any]] = {
     # A step costs hardly more than AdamW's; beta1 as in docs/policy-log.md.
     "adam": {**PPO, "env": {**TRAINING, "rule": {"name": "adam", "beta1": 0.8}}},
     "dqn": DQN,
+    "ppo-discrete": {
+        **PPO,
+        "env_id": DQN["env_id"],
+        "env": {**SHORT, "action": DQN["env"]["action"]},
+        "timesteps": 122_880,
+    },
+    "ppo-rules": {
+        **PPO,
+        "env_id": "optenv/UpdateRule-v0",
+        "env": RULES,
+        "timesteps": 204_800,
+    },
+    "dqn-rules": {
+        **DQN,
+        "class": "QRDQN",
+        "env_id": "optenv/UpdateRule-v0",
+        "env": {**RULES, "loss_dropout": 0.3},
+        "candidates": 1,
+        "members": 1,
+    },
     "rl2": RL2,
 }

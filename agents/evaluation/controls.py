@@ -78,8 +78,8 @@ class Blind(Policy):
 def untrained(policy: Policy, seed: int) -> Policy:
     """The same network with the weights that Stable-Baselines3 begins a training with.
 
-    Those are, for DQN, torch's own; for all others, orthogonal with gain √2, and 0.01 in
-    the last layer, and biases of 0.
+    Those are, for DQN and QR-DQN, torch's own; for all others, orthogonal with gain √2,
+    and 0.01 in the last layer, and biases of 0.
 
     Args:
         policy: ``"algorithm"`` in its description says what trained it.
@@ -90,7 +90,7 @@ def untrained(policy: Policy, seed: int) -> Policy:
     layers = [layer for layer in fresh.modules() if isinstance(layer, nn.Linear)]
     last = [network[-1] for network in fresh.members]
     for layer in layers:
-        if policy.description.get("algorithm") == "DQN":
+        if policy.description.get("algorithm") in ("DQN", "QRDQN"):
             bound = 1.0 / math.sqrt(layer.in_features)
             for parameter in (layer.weight, layer.bias):
                 nn.init.uniform_(parameter, -bound, bound, generator=generator)
