@@ -40,6 +40,8 @@ def _momentum(
     nesterov: bool = False,
 ) -> None:
     buffers: list[Tensor | None] = [s["momentum_buffer"] for s in states]
+    if nesterov and how.foreach is not False and not how.fused:
+        grads = [grad.clone() for grad in grads]  # torch adds to what it is given
     _run_sgd(params, grads, buffers, lr, h.momentum, nesterov, how)
 
 
