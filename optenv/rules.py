@@ -17,20 +17,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from .hyperparameters import HYPERPARAMETERS, LION, Hyperparameters
 from .updates import (
     RuleState,
     adam,
-    adam_state,
     lion,
     momentum,
     nadam,
-    nadam_state,
     nesterov,
-    no_state,
-    one_buffer,
     orthogonal_adam,
     rmsprop,
     sgd,
@@ -94,24 +91,42 @@ class Rule(NamedTuple):
         return {"name": self.name, **changed} if changed else self.name
 
 
+def _no_state(params: Tensor) -> RuleState:
+    return ()
+
+
+def _one_buffer(params: Tensor) -> RuleState:
+    return (torch.zeros_like(params),)
+
+
+def _adam_state(params: Tensor) -> RuleState:
+    step = torch.zeros(params.shape[0], 1, dtype=params.dtype, device=params.device)
+    return torch.zeros_like(params), torch.zeros_like(params), step
+
+
+def _nadam_state(params: Tensor) -> RuleState:
+    mean, square, step = _adam_state(params)
+    return mean, square, step, torch.ones_like(step)
+
+
 _MOMENTUM, _ADAM = ("momentum",), ("beta1", "beta2", "eps")
 
 #: The rules, with their default hyperparameters.
 RULES: dict[str, Rule] = {
     rule.name: rule
     for rule in (
-        Rule("sgd", 1e-1, (), no_state, sgd),
-        Rule("momentum", 1e-2, _MOMENTUM, one_buffer, momentum),
-        Rule("nesterov", 1e-2, _MOMENTUM, one_buffer, nesterov),
-        Rule("rmsprop", 1e-3, ("alpha", "eps"), one_buffer, rmsprop),
-        Rule("adam", 1e-3, _ADAM, adam_state, adam),
-        Rule("nadam", 2e-3, (*_ADAM, "momentum_decay"), nadam_state, nadam),
-        Rule("lion", 1e-4, ("beta1", "beta2"), one_buffer, lion, LION),
+        Rule("sgd", 1e-1, (), _no_state, sgd),
+        Rule("momentum", 1e-2, _MOMENTUM, _one_buffer, momentum),
+        Rule("nesterov", 1e-2, _MOMENTUM, _one_buffer, nesterov),
+        Rule("rmsprop", 1e-3, ("alpha", "eps"), _one_buffer, rmsprop),
+        Rule("adam", 1e-3, _ADAM, _adam_state, adam),
+        Rule("nadam", 2e-3, (*_ADAM, "momentum_decay"), _nadam_state, nadam),
+        Rule("lion", 1e-4, ("beta1", "beta2"), _one_buffer, lion, LION),
         Rule(
             "orthogonal-adam",
             1e-3,
             (*_ADAM, "power"),
-            adam_state,
+            _adam_state,
             orthogonal_adam,
             shaped=True,
         ),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from .hyperparameters import HYPERPARAMETERS, LION, Hyperparameters
@@ -18,24 +17,6 @@ from .orthogonal import orthogonalize_flat
 
 #: Tensors ``[B, ...]``.
 RuleState = tuple[Tensor, ...]
-
-
-def no_state(params: Tensor) -> RuleState:
-    return ()
-
-
-def one_buffer(params: Tensor) -> RuleState:
-    return (torch.zeros_like(params),)
-
-
-def adam_state(params: Tensor) -> RuleState:
-    step = torch.zeros(params.shape[0], 1, dtype=params.dtype, device=params.device)
-    return torch.zeros_like(params), torch.zeros_like(params), step
-
-
-def nadam_state(params: Tensor) -> RuleState:
-    mean, square, step = adam_state(params)
-    return mean, square, step, torch.ones_like(step)
 
 
 def sgd(
