@@ -1,4 +1,4 @@
-"""A rule is told by its name, or by a dict with hyperparameters; anything else is refused."""
+"""A rule is told by its name, or by a dict with hyperparameters; all else is refused."""
 
 from __future__ import annotations
 
