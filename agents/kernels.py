@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim.adamw import adamw
-from torch.optim.rmsprop import rmsprop
-from torch.optim.sgd import sgd
 
 from optenv.rules import Hyperparameters, Rule
 
+from .lion import lion
+from .namesakes import FUSED, NAMESAKES
 from .orthogonal import orthogonal_adam
 from .sharding import is_sharded
+
+__all__ = ["DEFAULT", "FUSED", "HALF", "Implementation", "Kernel", "fill", "update", "wide"]
 
 
 class Implementation(NamedTuple):
@@ -38,9 +39,6 @@ Kernel = Callable[
     ],
     None,
 ]
-
-#: Rules that torch has a fused implementation of.
-FUSED = ("sgd", "momentum", "adam")
 
 #: Types that have too few digits to compute in.
 HALF = (torch.float16, torch.bfloat16, torch.complex32)
@@ -100,122 +98,50 @@ def fill(
         if names <= state.keys():
             continue
         for name in sorted(names - state.keys()):
-            if name == "step":
-                # Not of torch's default type: half precision cannot count beyond 256.
-                where = param.device if how.fused else "cpu"
-                state[name] = torch.zeros((), dtype=torch.float32, device=where)
-            else:
-                state[name] = torch.zeros_like(
-                    param, dtype=wide(param.dtype), memory_format=torch.preserve_format
-                )
+            state[name] = _initial(name, param, how)
 
 
-def _sgd(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[dict[str, Any]],
-    lr: float,
-    how: Implementation,
-    h: Hyperparameters,
-) -> None:
-    _run_sgd(params, grads, [None] * len(params), lr, 0.0, how)
+def _initial(name: str, param: Tensor, how: Implementation) -> Tensor:
+    """What a rule starts from: zeros of the shape of ``param``, or a number."""
+    if name == "step":
+        # Not of torch's default type: half precision cannot count beyond 256.
+        where = param.device if how.fused else "cpu"
+        return torch.zeros((), dtype=torch.float32, device=where)
+    dtype = wide(param.dtype)
+    if name == "mu_product":  # torch has it in single precision, also for doubles
+        return torch.ones((), dtype=dtype.to_real(), device="cpu")
+    return torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
 
 
-def _momentum(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[dict[str, Any]],
-    lr: float,
-    how: Implementation,
-    h: Hyperparameters,
-) -> None:
-    buffers: list[Tensor | None] = [s["momentum_buffer"] for s in states]
-    _run_sgd(params, grads, buffers, lr, h.momentum, how)
+def _one_by_one(kernel: Kernel) -> Kernel:
+    """``kernel``, which without ``foreach`` takes less memory: one parameter at a time."""
 
+    def each(
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[dict[str, Any]],
+        lr: float,
+        how: Implementation,
+        h: Hyperparameters,
+    ) -> None:
+        if how.foreach is not False:
+            kernel(params, grads, states, lr, how, h)
+            return
+        for param, grad, state in zip(params, grads, states, strict=True):
+            kernel([param], [grad], [state], lr, how, h)
 
-def _run_sgd(
-    params: list[Tensor],
-    grads: list[Tensor],
-    buffers: list[Tensor | None],
-    lr: float,
-    momentum: float,
-    how: Implementation,
-) -> None:
-    sgd(
-        params,
-        grads,
-        buffers,
-        foreach=how.foreach,
-        fused=how.fused,
-        weight_decay=0.0,
-        momentum=momentum,
-        lr=lr,
-        dampening=0.0,
-        nesterov=False,
-        maximize=False,
-    )
-
-
-def _rmsprop(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[dict[str, Any]],
-    lr: float,
-    how: Implementation,
-    h: Hyperparameters,
-) -> None:
-    rmsprop(
-        params,
-        grads,
-        [s["square_avg"] for s in states],
-        [],
-        [],
-        [s["step"] for s in states],
-        foreach=how.foreach,
-        lr=lr,
-        alpha=h.alpha,
-        eps=h.eps,
-        weight_decay=0.0,
-        momentum=0.0,
-        centered=False,
-        has_complex=any(p.is_complex() for p in params),
-    )
-
-
-def _adam(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[dict[str, Any]],
-    lr: float,
-    how: Implementation,
-    h: Hyperparameters,
-) -> None:
-    adamw(
-        params,
-        grads,
-        [s["exp_avg"] for s in states],
-        [s["exp_avg_sq"] for s in states],
-        [],
-        [s["step"] for s in states],
-        foreach=how.foreach,
-        fused=how.fused,
-        amsgrad=False,
-        beta1=h.beta1,
-        beta2=h.beta2,
-        lr=lr,
-        weight_decay=0.0,
-        eps=h.eps,
-        maximize=False,
-        has_complex=any(p.is_complex() for p in params),
-    )
+    return each
 
 
 #: What each rule keeps for a parameter.
 STATES: dict[str, frozenset[str]] = {
     "sgd": frozenset(),
     "momentum": frozenset({"momentum_buffer"}),
+    "nesterov": frozenset({"momentum_buffer"}),
     "rmsprop": frozenset({"step", "square_avg"}),
     "adam": frozenset({"step", "exp_avg", "exp_avg_sq"}),
+    "nadam": frozenset({"step", "exp_avg", "exp_avg_sq", "mu_product"}),
+    "lion": frozenset({"exp_avg"}),
     "orthogonal-adam": frozenset({"step", "exp_avg", "exp_avg_sq"}),
     "switching": frozenset(
         {"step", "exp_avg", "slow_exp_avg", "exp_avg_sq", "short_exp_avg_sq"}
@@ -223,9 +149,7 @@ STATES: dict[str, frozenset[str]] = {
 }
 
 KERNELS: dict[str, Kernel] = {
-    "sgd": _sgd,
-    "momentum": _momentum,
-    "rmsprop": _rmsprop,
-    "adam": _adam,
-    "orthogonal-adam": orthogonal_adam,
+    **NAMESAKES,
+    "lion": _one_by_one(lion),
+    "orthogonal-adam": _one_by_one(orthogonal_adam),
 }

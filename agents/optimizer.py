@@ -74,7 +74,7 @@ class LearnedOptimizer(Resumable):
             scheduler of torch's drives a group (which has ``"initial_lr"`` then;
             ``ReduceLROnPlateau`` leaves none), ``"always"`` in any case, None never.
         foreach, fused: as in torch, which chooses if both are None. Fused are the rules
-            ``sgd``, ``momentum`` and ``adam``.
+            ``sgd``, ``momentum``, ``nesterov`` and ``adam``.
         maximize: whether to make the loss larger. What counts for the policy is then the
             negative of what it is given, so that objectives above zero count as none.
         guard: ``"step"`` looks at the gradients of each step, as told above; ``"probe"``

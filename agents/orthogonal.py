@@ -12,6 +12,7 @@ from optenv.orthogonal import as_matrix, orthogonalize
 from optenv.rules import Hyperparameters
 
 from .sharding import scattered, whole
+from .waiting import real
 
 if TYPE_CHECKING:
     from .kernels import Implementation
@@ -32,12 +33,8 @@ def orthogonal_adam(
     h: Hyperparameters,
 ) -> None:
     """Move parameters by one update of :func:`optenv.rules.orthogonal_adam`."""
-    if how.foreach is False and len(params) > 1:  # one after the other takes less memory
-        for param, grad, state in zip(params, grads, states, strict=True):
-            orthogonal_adam([param], [grad], [state], lr, how, h)
-        return
     grads, means, squares, values = (
-        [torch.view_as_real(x) if x.is_complex() else x for x in part]
+        [real(x) for x in part]
         for part in (
             grads,
             [s["exp_avg"] for s in states],

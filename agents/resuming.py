@@ -120,10 +120,12 @@ class Resumable(Reporting):
         self._tap.take()  # losses of another run
 
     def _restore_precision(self, state_dict: dict[str, Any]) -> None:
-        """Undo torch's cast of state to the type of its parameter."""
+        """Undo torch's cast of state to the type of its parameter, and moves of numbers."""
         saved = [i for group in state_dict["param_groups"] for i in group["params"]]
         own = [p for group in self.param_groups for p in group["params"]]
         for index, p in zip(saved, own, strict=True):
             for name, value in state_dict["state"].get(index, {}).items():
-                if isinstance(value, Tensor) and self.state[p][name].dtype != value.dtype:
+                if name == "mu_product":  # no tensor like ``p``, as little as "step" is
+                    self.state[p][name] = value
+                elif isinstance(value, Tensor) and self.state[p][name].dtype != value.dtype:
                     self.state[p][name] = value.to(p.device)

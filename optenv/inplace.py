@@ -29,3 +29,13 @@ def root_of(square: Tensor) -> Tensor:
         return square.sqrt()
     positive = square > 0
     return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
+
+
+def sign(a: Tensor, inplace: bool) -> Tensor:
+    """-1, 0 or 1; NaN, which torch has 0 for, where ``a`` is not finite.
+
+    A run that has diverged must not look like one that stands still. ``a`` is overwritten
+    if ``inplace``.
+    """
+    signs = a.sign()
+    return signs.add_(a.mul_(0.0)) if inplace else signs + 0.0 * a

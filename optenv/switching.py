@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .inplace import addcmul, mul, root_of
+from .inplace import addcmul, mul, root_of, sign
 from .orthogonal import orthogonalize_flat
 
 #: Decays of the averages: of momentum and Adam; of Lion; of Adam; of RMSprop.
@@ -114,7 +114,7 @@ def _nadam_product(step: Tensor | float, like: Tensor) -> Tensor | float:
 def _lion(grad: Tensor, averages: Averages, step: Tensor | float) -> Tensor:
     """The sign of 0.9 of the mean without this gradient, and 0.1 of it."""
     before = (averages.slow - (1 - SLOW) * grad) / SLOW
-    return (MEAN * before + (1 - MEAN) * grad).sign()
+    return sign(MEAN * before + (1 - MEAN) * grad)
 
 
 def _orthogonal_adam(grad: Tensor, averages: Averages, step: Tensor | float) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from ordinary_loop import STEPS, batches, make_model
 from torch import nn
+from utils import random_policy
 
 from agents import LearnedOptimizer
 
@@ -13,6 +14,12 @@ MAKERS = {
     "learned": lambda p, **k: LearnedOptimizer(p, total_steps=STEPS, **k),
     "learned-adam": lambda p, **k: LearnedOptimizer(p, "adam", total_steps=STEPS, **k),
     "learned-anytime": lambda p, **k: LearnedOptimizer(p, **k),
+    "learned-nadam": lambda p, **k: LearnedOptimizer(
+        p, random_policy("nadam"), total_steps=STEPS, **k
+    ),
+    "learned-lion": lambda p, **k: LearnedOptimizer(
+        p, random_policy("lion"), total_steps=STEPS, **k
+    ),
     "AdamW": lambda p, **k: torch.optim.AdamW(p, **k),
     "SGD": lambda p, **k: torch.optim.SGD(p, **{"lr": 1e-2, "momentum": 0.9, **k}),
 }

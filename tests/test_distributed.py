@@ -159,7 +159,7 @@ def test_data_parallel_training_is_that_of_one_process_on_the_joined_batch(rule,
     torch.testing.assert_close(one, weights(alone), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", [*RULES, "nadam", "lion"])
 def test_fully_sharded_training_is_data_parallel_training(rule, tmp_path):
     expected, _ = ends(tmp_path / "a", data_parallel, made(rule))
     one, other = ends(tmp_path / "b", fully_sharded, made(rule))
@@ -177,7 +177,7 @@ def test_fully_sharded_tensors_are_sampled_as_whole_ones_are(rule, tmp_path):
 
 
 @pytest.mark.parametrize("wrap", [data_parallel, fully_sharded])
-@pytest.mark.parametrize("rule", RULES[:2])
+@pytest.mark.parametrize("rule", [*RULES[:2], "nadam"])
 def test_training_that_resumes_from_a_checkpoint_is_the_training(rule, wrap, tmp_path):
     expected, _ = ends(tmp_path / "a", wrap, made(rule))
     one, other = ends(tmp_path / "b", wrap, made(rule), leave_resumed)

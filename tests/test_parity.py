@@ -18,9 +18,8 @@ from optenv import rules, telemetry
 
 HORIZON, TOTAL = 20, 130
 BASE_LR = {
+    **{name: rule.default_lr for name, rule in rules.RULES.items()},
     "sgd": 0.05,
-    "momentum": 0.01,
-    "rmsprop": 1e-3,
     "adam": 2e-3,
     "orthogonal-adam": 2e-3,
     "switching": 2e-3,

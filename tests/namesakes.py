@@ -1,0 +1,54 @@
+"""The optimizers that the update rules equal: torch's, and Lion as it was published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+class Lion(torch.optim.Optimizer):
+    """Algorithm 2 of Chen et al., 2023, without weight decay, line by line."""
+
+    def __init__(
+        self,
+        params: list[Tensor],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.99),
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            lr, (beta1, beta2) = group["lr"], group["betas"]
+            for theta in group["params"]:
+                g, m = theta.grad, self.state[theta].get("exp_avg", 0.0)
+                c = beta1 * m + (1 - beta1) * g
+                theta -= lr * torch.sign(c)
+                self.state[theta]["exp_avg"] = beta2 * m + (1 - beta2) * g
+
+
+#: By rule; what is not said here is their default and ours.
+NAMESAKES: dict[str, Callable[[list[Tensor], float], torch.optim.Optimizer]] = {
+    "sgd": lambda params, lr: torch.optim.SGD(params, lr),
+    "momentum": lambda params, lr: torch.optim.SGD(params, lr, momentum=0.9),
+    "nesterov": lambda params, lr: torch.optim.SGD(params, lr, 0.9, nesterov=True),
+    "rmsprop": lambda params, lr: torch.optim.RMSprop(params, lr),
+    "adam": lambda params, lr: torch.optim.Adam(params, lr),
+    "nadam": lambda params, lr: torch.optim.NAdam(params, lr),
+    "lion": Lion,
+}
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Have torch's NAdam keep its product in this precision, else that is single."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
