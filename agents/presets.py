@@ -111,27 +111,57 @@ RULES: dict[str, Any] = {
     },
 }
 
-#: Several runs on each task, so that there is something to remember.
+#: Short runs of SGD with momentum, whose best learning rate differs widely between tasks
+#: and shows late: what is worth to be remembered.
+AGAIN: dict[str, Any] = {
+    **SHORT,
+    "tasks": [
+        "logistic",
+        *["mlp-classification"] * 2,
+        *["mlp-regression"] * 2,
+        "digits",
+        "language",
+    ],
+    "rule": "momentum",
+    "horizon": 8,
+    "updates_per_step": (2.5, 25),  # runs of 20 to 200 updates
+    "spacing": 1.0,
+    "base_lr": (1e-4, 3e-1),
+    "reparametrize": 1.0,
+    "action": {"start": 0.0, "schedule": "wsd", "bound": 8.0, "step": 4.0},
+}
+
+#: Three runs on each task.
 RL2: dict[str, Any] = {
     **PPO,
     "class": "RL2",
     "env_id": "optenv/LearningRateTrial-v0",
-    "env": {**SHORT, "runs": 3, "previous_reward": "told", "horizon": 20},
-    "timesteps": 2_000_000,
+    "env": {**AGAIN, "runs": 3, "previous_reward": "told"},
+    "num_envs": 512,
+    "timesteps": 1_228_800,
     "algorithm": {
-        "n_steps": 60,
-        "batch_size": 960,
-        "n_epochs": 10,
-        "learning_rate": 6e-4,
+        "n_steps": 24,
+        "batch_size": 3072,
+        "n_epochs": 6,
+        "learning_rate": 1e-3,
         "gamma": 1.0,
         "gae_lambda": 0.95,
-        "ent_coef": 0.0,
+        "ent_coef": 0.005,
         "policy_kwargs": {
             "net_arch": [64, 64],
             "log_std_init": -1.0,
             "lstm_hidden_size": 48,
         },
     },
+}
+
+#: The same runs as single episodes, for a policy without a memory to compare with.
+MEMORYLESS: dict[str, Any] = {
+    **PPO,
+    "env": AGAIN,
+    "num_envs": 512,
+    "timesteps": RL2["timesteps"],
+    "algorithm": {**PPO["algorithm"], "n_steps": 8},
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -180,4 +210,5 @@ PRESETS: dict[str, dict[str, Any]] = {
         "members": 1,
     },
     "rl2": RL2,
+    "memoryless": MEMORYLESS,
 }

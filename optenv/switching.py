@@ -114,7 +114,7 @@ def _nadam_product(step: Tensor | float, like: Tensor) -> Tensor | float:
 def _lion(grad: Tensor, averages: Averages, step: Tensor | float) -> Tensor:
     """The sign of 0.9 of the mean without this gradient, and 0.1 of it."""
     before = (averages.slow - (1 - SLOW) * grad) / SLOW
-    return sign(MEAN * before + (1 - MEAN) * grad)
+    return sign(MEAN * before + (1 - MEAN) * grad, inplace=True)
 
 
 def _orthogonal_adam(grad: Tensor, averages: Averages, step: Tensor | float) -> Tensor:
