@@ -41,9 +41,8 @@ def levels_of(action, schedule):
 def test_a_schedule_keeps_as_close_to_its_levels_as_actions_can(action):
     wanted = [-1.0, -2.0, -2.0, 0.0, 2.0, 9.0, 9.0, 9.0, 9.0, 0.0]
     found = levels_of(action, schedules.schedule_of(action, wanted))
-    reach = (
-        1.0 if isinstance(action, actions.Continuous) else np.log(max(action.multipliers))
-    )
+    continuous = isinstance(action, actions.Continuous)
+    reach = 1.0 if continuous else np.log(max(action.multipliers))
     position = action.start
     for level, own in zip(wanted, found, strict=True):
         assert abs(own - position) <= reach + 1e-6
