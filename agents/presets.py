@@ -138,7 +138,7 @@ RL2: dict[str, Any] = {
     "env_id": "optenv/LearningRateTrial-v0",
     "env": {**AGAIN, "runs": 3, "previous_reward": "told"},
     "num_envs": 512,
-    "timesteps": 1_228_800,
+    "timesteps": 737_280,
     "algorithm": {
         "n_steps": 24,
         "batch_size": 3072,
