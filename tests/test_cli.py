@@ -44,6 +44,20 @@ def invoke(*arguments):
         (["--env-arg", "horizon"], "'horizon' is not of the form NAME=VALUE"),
         (["--set", "learnin_rate=1"], "did you mean 'learning_rate'?"),
         (["--agent", "dqn", "--env", "optenv/LearningRate-v0"], "needs a discrete action"),
+        (
+            ["--agent", "rl2", "--env", "optenv/LearningRate-v0"],
+            "agent 'rl2' is for trials; use env optenv/LearningRateTrial-v0",
+        ),
+        (
+            ["--env", "optenv/LearningRateTrial-v0"],
+            "agent 'ppo' is not for trials; use env optenv/LearningRate-v0",
+        ),
+        (["--agent", "rl2", "--set", "n_stps=3"], "did you mean 'n_steps'?"),
+        (["--agent", "rl2", "--set", "n_steps=9"], "the horizon (24), got 9"),
+        (
+            ["--env", "optenv/UpdateRule-v0", "--env-arg", "rule=sgd"],
+            "needs rule 'switching', got rule 'sgd'",
+        ),
         (["--eval-task", "mnist"], "unknown held-out task 'mnist'; valid tasks: photo-cnn"),
         (["--agent", "dqn", "--timesteps", "9"], "must exceed learning_starts (20,480)"),
         (["--set", "learning_rate=abc"], "learning_rate must be a number, got 'abc'"),
@@ -72,7 +86,7 @@ def test_results_are_never_overwritten(tmp_path):
     assert (tmp_path / "config.json").read_text() == "precious"
 
 
-@pytest.mark.parametrize("agent", ["ppo", "dqn"])
+@pytest.mark.parametrize("agent", ["ppo", "dqn", "rl2"])
 def test_a_short_run_leaves_a_usable_policy_and_can_go_on(agent, tmp_path):
     first = ["--agent", agent, *SMALL, "--no-evaluate"]
     if agent == "dqn":

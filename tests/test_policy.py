@@ -12,6 +12,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 from safetensors.torch import load_file, save_file
+from sb3_contrib import QRDQN
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -48,6 +49,7 @@ class Projection(BaseFeaturesExtractor):
 
 NEWER = FEATURE_VERSION + 1
 CONTINUOUS, DISCRETE = "optenv/LearningRate-v0", "optenv/DiscreteLearningRate-v0"
+RULES = "optenv/UpdateRule-v0"
 MODELS = {
     "ppo": lambda: PPO("MlpPolicy", VecMonitor(batch(CONTINUOUS)), seed=0),
     "ppo-discrete": lambda: PPO("MlpPolicy", batch(DISCRETE), seed=0),
@@ -57,6 +59,9 @@ MODELS = {
         policy_kwargs={"net_arch": [5], "activation_fn": torch.nn.ReLU},
     ),
     "dqn": lambda: DQN("MlpPolicy", batch(DISCRETE), seed=0),
+    "qrdqn": lambda: QRDQN("MlpPolicy", batch(DISCRETE), seed=0),
+    "rules": lambda: PPO("MlpPolicy", batch(RULES), seed=0),
+    "qrdqn-rules": lambda: QRDQN("MlpPolicy", batch(RULES), seed=0),
 }  # fmt: skip
 
 
@@ -65,7 +70,8 @@ def test_an_exported_policy_acts_as_the_model_does(name, tmp_path):
     model = MODELS[name]()
     path = export_policy(model, tmp_path / "policy.safetensors")
     policy = load_policy(path)
-    observation = np.random.default_rng(0).uniform(-4, 4, (64, len(FEATURES)))
+    width = model.observation_space.shape[0]
+    observation = np.random.default_rng(0).uniform(-4, 4, (64, width))
     observation = observation.astype(np.float32)
     expected, _ = model.predict(observation, deterministic=True)
     found = policy(torch.from_numpy(observation)).numpy()
