@@ -15,7 +15,7 @@ from .vector import LearningRateVectorEnv
 
 
 class LearningRateEnv(gym.Env[np.ndarray, Any]):
-    """Choose the learning rate of a training run, step by step.
+    """Choose the learning rate of a training run, or also its update rule, step by step.
 
     ## Description
     A run trains one model on one task with one update rule. At every control step the
@@ -27,10 +27,15 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     learning rate moves by 0.9 times the action, within ±6.
     `optenv/DiscreteLearningRate-v0`: `Discrete(7)`; the learning rate is multiplied by
     `2 ** (k / 2)`, `k = -3 ... 3`.
+    `optenv/UpdateRule-v0`: `Discrete(24)`; action `a` chooses rule `a // 3` of
+    `optenv.switching.NAMES` (`sgd`, `momentum`, `nesterov`, `rmsprop`, `adam`, `nadam`,
+    `lion`, `orthogonal-adam`) and multiplies the learning rate by 0.5, 1 or 2. Learning
+    rates are of Adam's steps: another rule begins with steps as long as those would be.
 
     ## Observation Space
     `Box(-4, 4, (24,))`: the features of `optenv.telemetry.FEATURES`, all but two free of
-    the scales of loss, gradient, learning rate and model.
+    the scales of loss, gradient, learning rate and model. `optenv/UpdateRule-v0`:
+    `Box(-4, 4, (32,))`, with a 1 at the rule in force, and none before the first action.
 
     ## Rewards
     The decrease of `log((L + 0.003 L0) / (1.003 L0))`, where `L` is the loss on 128 fixed

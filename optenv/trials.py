@@ -121,11 +121,13 @@ class TrialEnv(LearningRateEnv):
     ## Action Space
     That of the environment of a single run: `optenv/LearningRateTrial-v0` has that of
     `optenv/LearningRate-v0`, `optenv/DiscreteLearningRateTrial-v0` that of
-    `optenv/DiscreteLearningRate-v0`.
+    `optenv/DiscreteLearningRate-v0`, `optenv/UpdateRuleTrial-v0` that of
+    `optenv/UpdateRule-v0`.
 
     ## Observation Space
-    `Box(-4, 4)`: the features of a single run; the previous action (of a discrete one,
+    `Box(-4, 4)`: the observation of a single run; the previous action (of a discrete one,
     a 1 at its place); the previous reward; and 1 at the beginning of a run, 0 elsewhere.
+    With `previous_reward="told"` that reward is what an optimizer knows of it.
     Action and reward are those of the step before, also across the runs of a trial, and 0
     at its beginning.
 
@@ -149,7 +151,8 @@ class TrialEnv(LearningRateEnv):
     (27,)
 
     ```
-    `runs` (3 by default), and those of the environment of a single run.
+    `runs` (3 by default), `previous_reward` (`"given"` by default), and those of the
+    environment of a single run.
 
     ## Vectorized environment
     `gym.make_vec(id, num_envs=256)` advances 256 trials at once as batched tensors.
