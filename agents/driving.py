@@ -9,6 +9,7 @@ from torch import Tensor
 
 from . import controller, measuring, waiting
 from .policy import Policy
+from .run_state import State
 
 __all__ = ["downhill", "drive"]
 
@@ -29,18 +30,18 @@ def downhill(
 
 def drive(
     policy: Policy,
-    state: controller.State,
+    state: State,
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     kept: waiting.States,
     groups: Sequence[Mapping[str, Any]],
     partitioned: bool = False,
-) -> tuple[controller.State, float]:
+) -> tuple[State, float]:
     """State after this step, and the multiplier of its learning rate.
 
     Args:
         policy: which one.
-        state: see :func:`agents.controller.start`.
+        state: see :func:`agents.run_state.start`.
         params: all that have a gradient, not moved yet.
         grads: theirs.
         kept: a dict for each parameter, where what the next step must know is kept; once

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 from torch.utils.hooks import RemovableHandle
 
-from optenv.switching import NAMES
-
-from . import arguments, controller, guarding, switching, waiting
+from . import arguments, controller, guarding, run_state, switching, waiting
 from .driving import downhill, drive
 from .kernels import Implementation, fill, update
 from .losses import LossTap, is_scalar
@@ -142,7 +140,7 @@ class LearnedOptimizer(Resumable):
         dtype = self._precision
         self._policy = copy.deepcopy(own).to(dtype)  # the caller's stays as it is
         # In a param group, where torch saves, copies and restores it with the rest.
-        self._run = controller.start(self._policy, total_steps, dtype, schedule)
+        self._run = run_state.start(self._policy, total_steps, dtype, schedule)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters to those that are moved, also in the middle of a run.
@@ -264,7 +262,9 @@ class LearnedOptimizer(Resumable):
         if state["chosen"] < 0:
             self._update(parts, grads, multiplier)
         else:
-            state = self._switch(state, parts, grads, multiplier)
+            state = switching.move(
+                state, groups, parts, grads, self.state, multiplier, self._partitioned
+            )
         if state["probing"]:
             waiting.settle(self.state)
         self._run = state
@@ -283,29 +283,3 @@ class LearnedOptimizer(Resumable):
             elif params:
                 decay = group["weight_decay"]
                 update(rule, params, own, states, lr, weight_decay=decay, how=how)
-
-    def _switch(
-        self,
-        state: controller.State,
-        parts: list[list[Tensor]],
-        grads: list[Tensor],
-        multiplier: float,
-    ) -> controller.State:
-        """:meth:`_update` by the rule that the policy has chosen; the state after it."""
-        for group in self.param_groups:
-            group["effective_lr"] = float(group["lr"]) * multiplier
-        pairs = list(zip(self.param_groups, parts, strict=True))
-        how = Implementation()
-        for _, params in pairs:
-            fill(self._policy.rule, params, [self.state[p] for p in params], how)
-        scale = switching.move(
-            [p for _, params in pairs for p in params],
-            grads,
-            [self.state[p] for _, params in pairs for p in params],
-            [group["effective_lr"] for group, params in pairs for _ in params],
-            [group["weight_decay"] for group, params in pairs for _ in params],
-            NAMES[state["chosen"]],
-            state["scale"],
-            self._partitioned,
-        )
-        return {**state, "scale": scale}

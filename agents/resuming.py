@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from . import controller
+from . import run_state
 from .losses import LossTap
 from .reporting import Reporting
 
@@ -85,7 +85,7 @@ class Resumable(Reporting):
                 self.param_groups = groups
                 raise
         try:
-            fresh = controller.again(self._policy, state, total_steps, self._precision)
+            fresh = run_state.again(self._policy, state, total_steps, self._precision)
         except ValueError:
             self.param_groups = groups
             raise
@@ -106,7 +106,7 @@ class Resumable(Reporting):
 
         def check(_: Optimizer, final: dict[str, Any]) -> None:
             held = (g["controller"] for g in final["param_groups"] if "controller" in g)
-            loaded["controller"] = controller.restored(self._policy, next(held, None))
+            loaded["controller"] = run_state.restored(self._policy, next(held, None))
             loaded["final"] = final
 
         # Behind the hooks of others, which may change what is loaded.

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 
-from . import controller, measuring, waiting
+from . import controller, measuring, run_state, waiting
 from .driving import downhill, drive
 from .explaining import Explanation
 from .losses import is_scalar
@@ -109,7 +109,7 @@ class LearnedLR(LRScheduler):
         own = policy if isinstance(policy, Policy) else load_policy(policy)
         self._policy = copy.deepcopy(own).to(torch.float32)
         # The scheduler of the groups is this one.
-        self._controller = controller.start(
+        self._controller = run_state.start(
             self._policy, total_steps, torch.float32, "always"
         )
         self._synchronize = synchronize
@@ -262,7 +262,7 @@ class LearnedLR(LRScheduler):
                 another policy or more parameters.
         """
         state = dict(state_dict)
-        restored = controller.restored(self._policy, state.pop("controller", None))
+        restored = run_state.restored(self._policy, state.pop("controller", None))
         every, kept = self._parameters(), state.pop("kept")
         if any(i >= len(every) for i in kept):
             raise ValueError(

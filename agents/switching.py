@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from optenv import switching
+from optenv.rules import SWITCHING
 from optenv.switching import Averages
 
 from . import measuring
-from .kernels import wide
+from .kernels import DEFAULT, fill, wide
 from .orthogonal import orthogonalized
+from .run_state import State
 from .waiting import real
 
 __all__ = ["move"]
@@ -23,54 +25,63 @@ KEPT = ("exp_avg", "slow_exp_avg", "exp_avg_sq", "short_exp_avg_sq")
 
 
 def move(
-    params: Sequence[Tensor],
+    state: State,
+    groups: Sequence[dict[str, Any]],
+    parts: Sequence[Sequence[Tensor]],
     grads: Sequence[Tensor],
-    states: Sequence[dict[str, Any]],
-    rates: Sequence[float],
-    decays: Sequence[float],
-    chosen: str,
-    scale: float | None = None,
+    kept: Mapping[Tensor, dict[str, Any]],
+    multiplier: float,
     partitioned: bool = False,
-) -> float:
+) -> State:
     """Move parameters by one update of :func:`optenv.switching.update`.
 
-    Averages and update are in single precision where parameters are in half.
+    Averages and update are in single precision where parameters are in half. Parameters
+    whose learning rate is 0 stay, and so do their averages.
 
     Args:
-        params: all that have a gradient, of all groups.
-        grads: theirs.
-        states: a dict for each, with the averages (:data:`KEPT`, in the
-            order of :class:`~optenv.switching.Averages`) and their ``step``.
-        rates: learning rate of each; what has one of 0 stays, and so do its averages.
-        decays: weight decay of each.
-        chosen: the rule.
-        scale: between a learning rate and the rule's own; None to find it.
+        state: of the controller, which has chosen the rule; without a ``"scale"`` between
+            a learning rate and the rule's own right after a choice.
+        groups: of parameters, whose learning rates in force are noted.
+        parts: the parameters of each group that have a gradient.
+        grads: theirs, of all parts.
+        kept: a dict for each parameter, for the averages (:data:`KEPT`, in the order of
+            :class:`~optenv.switching.Averages`) and their ``step``.
+        multiplier: of the learning rates.
         partitioned: whether other processes hold further parameters.
 
     Returns:
-        The scale.
+        The state, with the scale.
     """
-    moving = [i for i, rate in enumerate(rates) if rate]
-    own = [params[i] for i in moving]
-    steepest = [grads[i].to(wide(grads[i].dtype)) for i in moving]
-    kept = [states[i] for i in moving]
-    for state, grad in zip(kept, steepest, strict=True):
-        state["step"] += 1
-        averages = Averages(*(real(state[name]) for name in KEPT))
-        switching.averaged(averages, real(grad), inplace=True)
-    directions = _directions(chosen, own, steepest, kept)
+    moving: list[tuple[Tensor, float, float]] = []
+    steepest: list[Tensor] = []
+    done = 0
+    for group, params in zip(groups, parts, strict=True):
+        lr = group["effective_lr"] = float(group["lr"]) * multiplier
+        fill(SWITCHING, params, [kept[p] for p in params], DEFAULT)
+        own, done = grads[done : done + len(params)], done + len(params)
+        if lr:
+            moving += [(p, lr, group["weight_decay"]) for p in params]
+            steepest += [grad.to(wide(grad.dtype)) for grad in own]
+    averages = [kept[p] for p, *_ in moving]
+    for every, grad in zip(averages, steepest, strict=True):
+        every["step"] += 1
+        own_averages = Averages(*(real(every[name]) for name in KEPT))
+        switching.averaged(own_averages, real(grad), inplace=True)
+    params = [p for p, *_ in moving]
+    chosen, scale = switching.NAMES[state["chosen"]], state["scale"]
+    directions = _directions(chosen, params, steepest, averages)
     if scale is None:
-        reference = _directions(switching.REFERENCE, own, steepest, kept)
+        reference = _directions(switching.REFERENCE, params, steepest, averages)
         lengths = [measuring.norm(d, partitioned) for d in (reference, directions)]
         scale = lengths[0] / lengths[1] if lengths[1] > 0 else 1.0
-    for i, param, direction in zip(moving, own, directions, strict=True):
+    for (param, lr, decay), direction in zip(moving, directions, strict=True):
         moved = param.to(wide(param.dtype))  # itself, unless it is in half precision
-        if decays[i]:
-            moved.mul_(1.0 - rates[i] * decays[i])
-        moved.add_(direction, alpha=-rates[i] * scale)
+        if decay:
+            moved.mul_(1.0 - lr * decay)
+        moved.add_(direction, alpha=-lr * scale)
         if moved is not param:
             param.copy_(moved)
-    return scale
+    return {**state, "scale": scale}
 
 
 def _directions(

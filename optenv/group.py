@@ -15,8 +15,8 @@ from torch import Tensor
 from . import actions, clock, core, rewards, rules, switching, tasks
 from .probing import Losses
 from .settings import DTYPES, Settings, log_uniform
-from .states import ControlState, StepResult
-from .telemetry import Control, History, log_loss, observe
+from .states import ControlState, StepResult, told
+from .telemetry import Control, History, observe
 
 #: Examples that the reward's loss is taken on, at most.
 REWARD_EXAMPLES = 128
@@ -196,25 +196,16 @@ class Group:
         )
         observation, state = self._observe(state)
         diverged = rewards.is_diverged(potential)
-        terminated = torch.from_numpy(self.steps >= self.num_steps).to(self.device)
+        at_end = torch.from_numpy(self.steps >= self.num_steps).to(self.device)
+        terminated = at_end
         if self.settings.on_divergence == "end":
-            terminated = terminated | diverged
+            terminated = at_end | diverged
         if active is not None:
             state = core.where(torch.from_numpy(active).to(self.device), state, before)
         self.state = state
         reward = before.potential - potential
-        told = self._told(before.history, state)
-        return StepResult(observation, reward, terminated, diverged, lr[0], told)
-
-    def _told(self, before: History, state: ControlState) -> Tensor:
-        """What the losses of the window tell of its reward, see :class:`StepResult`."""
-        losses, first = state.run.losses, before.loss_previous
-        earlier = (losses.mean * losses.seen - state.run.latest) / (losses.seen - 1)
-        last = torch.where(
-            (losses.seen > 1) & state.sees_loss, first - log_loss(earlier), 0.0
-        )
-        ended = torch.from_numpy(self.steps >= self.num_steps).to(self.device)
-        return torch.where(ended, last, first - state.history.loss_previous)
+        known = told(before.history, state, at_end)
+        return StepResult(observation, reward, terminated, diverged, lr[0], known)
 
     @property
     def num_steps(self) -> int:

@@ -14,6 +14,9 @@ from torch import Tensor
 #: A tensor ``[B]``, or a float for a single run.
 Number = Any
 
+#: In the place of zero, where there is a logarithm or a quotient of it.
+TINY = 1e-30
+
 
 class Losses(NamedTuple):
     """Running mean and sum of squared deviations of a window's losses (Welford)."""
@@ -71,3 +74,8 @@ def probe(
         grad_dot_step=dot(grad, step),
         last_grad_dot_step=dot(last_grad, step),
     )
+
+
+def log_loss(mean: Tensor) -> Tensor:
+    """Log of a mean loss ``[B]``, as the history has it."""
+    return mean.clamp(min=TINY).log()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from . import core
+from .probing import log_loss
 from .telemetry import History
 
 
@@ -32,9 +34,7 @@ class ControlState(NamedTuple):
 class StepResult(NamedTuple):
     """What a control step returns: ``observation [B, F]``, the rest ``[B]``.
 
-    ``told`` is what an optimizer, which knows the losses of its batches alone, is told of
-    the reward: the decrease of the log of their mean against the window before. Of the
-    last window it does not know the loss behind its last update.
+    ``told`` is that of :func:`told`.
     """
 
     observation: Tensor
@@ -43,3 +43,22 @@ class StepResult(NamedTuple):
     diverged: Tensor
     lr: Tensor
     told: Tensor
+
+
+def told(before: History, after: ControlState, at_end: Tensor) -> Tensor:
+    """What an optimizer, which knows the losses of its batches alone, knows of a reward.
+
+    It is the decrease of the log of their mean against the window before, ``[B]``; 0 where
+    losses are not observed. Of a run's last window, an optimizer does not know the loss
+    behind the last update.
+
+    Args:
+        before: what is remembered at the beginning of the window.
+        after: state at its end.
+        at_end: ``[B]`` bool, whether that is the end of the run.
+    """
+    losses, first = after.run.losses, before.loss_previous
+    earlier = (losses.mean * losses.seen - after.run.latest) / (losses.seen - 1)
+    known = (losses.seen > 1) & after.sees_loss
+    last = torch.where(known, first - log_loss(earlier), 0.0)
+    return torch.where(at_end, last, first - after.history.loss_previous)

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .probing import Losses, Probe
+from .probing import TINY, Losses, Probe
 
 #: Bumped with every change of meaning of an observation; policies carry it.
 FEATURE_VERSION = 2
@@ -135,7 +135,7 @@ def observe(
     variance = losses.deviation / (losses.seen - 1).clamp(min=1)
     squares = (variance, probe.grad_sq, probe.param_sq, probe.step_sq)
     logs = torch.stack([*squares, losses.mean, losses.mean.abs(), slope])
-    logs = logs.clamp(min=_TINY).log()
+    logs = logs.clamp(min=TINY).log()
     deviation, grad, param, step = (0.5 * logs[:4]).unbind()
     log_mean, log_abs, log_slope = logs[4:].unbind()
     cos_grads, cos_step, cos_descent = _cosines(probe).unbind()
@@ -204,7 +204,7 @@ def observe(
         "cos_step_mean": new.cos_step,
         "cos_descent": cos_descent,
         "slope_ratio": torch.where(
-            moved, probe.grad_dot_step / slope.clamp(min=_TINY), zero
+            moved, probe.grad_dot_step / slope.clamp(min=TINY), zero
         ),
         "step_size": torch.where(moved, step - param, -7.0),
         "predicted_decrease": torch.where(moved & has_loss, log_slope - log_loss, -5.0),
@@ -220,14 +220,6 @@ def observe(
     return observation.clamp(-OBSERVATION_BOUND, OBSERVATION_BOUND), new
 
 
-_TINY = 1e-30
-
-
-def log_loss(mean: Tensor) -> Tensor:
-    """Log of a mean loss ``[B]``, as the history has it."""
-    return mean.clamp(min=_TINY).log()
-
-
 def _cosines(probe: Probe) -> Tensor:
     """Of gradient and last one, gradient and step, last gradient and step, ``[3, B]``."""
     # Roots apart: the product of two small squared norms underflows in float32.
@@ -235,7 +227,7 @@ def _cosines(probe: Probe) -> Tensor:
     grad, last, step = roots.unbind()
     dots = [probe.grad_dot_last, probe.grad_dot_step, probe.last_grad_dot_step]
     scales = torch.stack([grad * last, grad * step, last * step])
-    return torch.where(scales > 0, torch.stack(dots) / scales.clamp(min=_TINY), 0.0)
+    return torch.where(scales > 0, torch.stack(dots) / scales.clamp(min=TINY), 0.0)
 
 
 #: What is added to features, and what they are then divided by.
