@@ -168,3 +168,27 @@ def test_trials_follow_each_other(mode):
 def test_a_number_of_runs_that_is_none_is_refused(runs):
     with pytest.raises(ValueError, match="runs"):
         gym.make(IDS[0], runs=runs)
+
+
+@pytest.mark.parametrize("hidden", [0.0, 1.0])
+def test_what_is_told_of_a_reward_is_the_decrease_of_the_mean_losses(hidden):
+    arguments = {"previous_reward": "told", "loss_dropout": hidden, "dtype": "float64"}
+    env = batched(IDS[0], **arguments, base_lr=0.1, updates_per_step=3)
+    before, _ = env.reset(seed=0)
+    column, told = list(FEATURES).index("loss_vs_initial"), []
+    for step, action in zip(range(1, 13), actions(env), strict=False):
+        observation, *_ = env.step(action)
+        told.append(observation[:, -2])
+        if step % 4:  # within a run the telemetry has it as well, halved
+            decrease = 2 * (before[:, column] - observation[:, column])
+            np.testing.assert_allclose(observation[:, -2], decrease, atol=1e-9)
+        before = observation
+    assert (np.array(told) != 0).all() == (hidden == 0)
+    assert (np.array(told) == 0).all() == (hidden == 1)
+
+
+def test_an_unknown_previous_reward_is_named_with_the_valid_ones():
+    with pytest.raises(
+        ValueError, match="unknown previous_reward 'true'; valid: given, told"
+    ):
+        gym.make(IDS[0], previous_reward="true")
