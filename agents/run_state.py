@@ -93,7 +93,7 @@ def start(
         "scale": None,
         "said": torch.zeros(1, policy.action.outputs, dtype=dtype, device="cpu"),
         "new_run": 1.0,
-        "told": zero,
+        "told": zero.clone(),
         "memory": policy.blank(1).to(dtype),
         "losses": NO_LOSSES._asdict(),
         "history": History.empty(zero)._asdict(),
