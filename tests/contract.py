@@ -10,6 +10,11 @@ from utils import random_policy
 
 from agents import LearnedOptimizer
 
+def switching_policy():
+    """A policy that chooses rules, and has a memory."""
+    return random_policy("switching", {"kind": "rule"}, memory=3)
+
+
 MAKERS = {
     "learned": lambda p, **k: LearnedOptimizer(p, total_steps=STEPS, **k),
     "learned-adam": lambda p, **k: LearnedOptimizer(p, "adam", total_steps=STEPS, **k),
@@ -17,8 +22,8 @@ MAKERS = {
     "learned-nadam": lambda p, **k: LearnedOptimizer(
         p, random_policy("nadam"), total_steps=STEPS, **k
     ),
-    "learned-lion": lambda p, **k: LearnedOptimizer(
-        p, random_policy("lion"), total_steps=STEPS, **k
+    "learned-rules": lambda p, **k: LearnedOptimizer(
+        p, switching_policy(), total_steps=STEPS, **k
     ),
     "AdamW": lambda p, **k: torch.optim.AdamW(p, **k),
     "SGD": lambda p, **k: torch.optim.SGD(p, **{"lr": 1e-2, "momentum": 0.9, **k}),
