@@ -67,12 +67,12 @@ RECIPES: dict[str, dict[str, Any]] = {
         "lessons": None,
     },
     "bandit-100": {
-        "timesteps": 5_000_000, "envs": 128, "trials": 32, "n_epochs": 4, "lr": 4e-3,
-        "gamma": 0.99, "gae_lambda": 0.3, "ent_coef": 0.01, "hidden": 48, "scaled": False,
+        "timesteps": 6_000_000, "envs": 512, "trials": 128, "n_epochs": 6, "lr": 3e-3,
+        "gamma": 0.95, "gae_lambda": 0.95, "ent_coef": 0.01, "hidden": 48, "scaled": False,
         "lessons": None,
     },
     "mdp-10": {
-        "timesteps": 8_000_000, "envs": 128, "trials": 16, "n_epochs": 4, "lr": 4e-3,
+        "timesteps": 6_000_000, "envs": 128, "trials": 32, "n_epochs": 8, "lr": 4e-3,
         "gamma": 0.95, "gae_lambda": 0.3, "ent_coef": 0.02, "hidden": 96, "scaled": True,
         "lessons": 0.6,
     },
