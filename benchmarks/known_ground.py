@@ -72,7 +72,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "lessons": None,
     },
     "mdp-10": {
-        "timesteps": 6_000_000, "envs": 128, "trials": 32, "n_epochs": 8, "lr": 4e-3,
+        "timesteps": 6_000_000, "envs": 128, "trials": 16, "n_epochs": 4, "lr": 4e-3,
         "gamma": 0.95, "gae_lambda": 0.3, "ent_coef": 0.02, "hidden": 96, "scaled": True,
         "lessons": 0.6,
     },

@@ -269,13 +269,13 @@ def test_rl2_learns_to_beat_thompson_sampling():
     """About 85 seconds of CPU time."""
     recipe = {**known_ground.RECIPES["bandit-10"], "timesteps": 800_000}
     model = known_ground.train(Bandits(recipe["envs"], 10), recipe, seed=0)
-    assert ahead(Bandits(4000, 10), model, Thompson) > 0.3
+    assert ahead(Bandits(4000, 10), model, Thompson) > 0.5
 
 
 @pytest.mark.slow
 def test_rl2_learns_what_an_mdp_is_worth():
-    """The trials are of 20 steps, in MDPs of 3 states and 2 actions."""
+    """Trials of 20 steps in MDPs of 3 states and 2 actions; 45 seconds of CPU time."""
     small = partial(RandomMDPs, episodes=4, states=3, actions=2, steps=5)
     recipe = {**known_ground.RECIPES["mdp-10"], "timesteps": 500_000, "hidden": 48}
     model = known_ground.train(small(recipe["envs"]), recipe, seed=0)
-    assert ahead(small(4000), model, Random) > 3
+    assert ahead(small(4000), model, Random) > 4
