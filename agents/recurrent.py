@@ -7,6 +7,7 @@ and rewards in units of the spread of each group.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -28,7 +29,15 @@ class LstmPolicy(RecurrentActorCriticPolicy):
     Args:
         *args, **kwargs: of ``sb3_contrib``'s ``MlpLstmPolicy``; a critic without an LSTM
             is not supported.
+        memory: steps that memories should last when learning begins, see :func:`remember`;
+            None starts as torch does, from memories of about two steps.
     """
+
+    def __init__(self, *args: Any, memory: int | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for lstm in (self.lstm_actor, self.lstm_critic):
+            if memory is not None and lstm is not None:
+                remember(lstm, memory)
 
     def _build_mlp_extractor(self) -> None:
         self.lstm_output_dim += self.features_dim
@@ -58,6 +67,30 @@ class LstmPolicy(RecurrentActorCriticPolicy):
         state = (keep * lstm_states[0], keep * lstm_states[1])
         output, state = lstm(sequence, state)
         return torch.cat([features, output.swapaxes(0, 1).flatten(0, 1)], dim=1), state
+
+
+def remember(lstm: nn.LSTM, steps: int) -> None:
+    """Give an LSTM memories that last from 1 to ``steps - 1`` steps at first.
+
+    Biases of forget gates are the logarithms of these times, and those of input gates their
+    negatives (chrono initialisation, Tallec & Ollivier, 2018), where times are log-uniform,
+    instead of uniform: some memories must be short for others to know what they keep.
+
+    Args:
+        lstm: of any number of layers, in one direction.
+        steps: about the length of an episode.
+
+    Raises:
+        ValueError: ``steps`` is less than 3.
+    """
+    if steps < 3:
+        raise ValueError(f"memory must be at least 3 steps, got {steps!r}")
+    gates = 2 * lstm.hidden_size  # torch has them in the order input, forget, cell, output
+    for layer in range(lstm.num_layers):
+        forget = torch.rand(lstm.hidden_size) * math.log(steps - 1)
+        with torch.no_grad():
+            getattr(lstm, f"bias_ih_l{layer}")[:gates] = torch.cat([-forget, forget])
+            getattr(lstm, f"bias_hh_l{layer}")[:gates] = 0
 
 
 class RL2(RecurrentPPO):
