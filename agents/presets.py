@@ -151,6 +151,7 @@ RL2: dict[str, Any] = {
             "net_arch": [64, 64],
             "log_std_init": -1.0,
             "lstm_hidden_size": 48,
+            "memory": 24,
         },
     },
 }

@@ -10,6 +10,7 @@ from utils import random_policy
 
 from agents import LearnedOptimizer
 
+
 def switching_policy():
     """A policy that chooses rules, and has a memory."""
     return random_policy("switching", {"kind": "rule"}, memory=3)
