@@ -208,6 +208,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "env": {**RULES, "loss_dropout": 0.3},
         "candidates": 1,
         "members": 1,
+        "algorithm": {
+            **DQN["algorithm"],
+            "policy_kwargs": {"net_arch": [64, 64], "n_quantiles": 25},
+        },
     },
     "rl2": RL2,
     "memoryless": MEMORYLESS,
