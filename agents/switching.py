@@ -72,8 +72,11 @@ def move(
     directions = _directions(chosen, params, steepest, averages)
     if scale is None:
         reference = _directions(switching.REFERENCE, params, steepest, averages)
-        lengths = [measuring.norm(d, partitioned) for d in (reference, directions)]
-        scale = lengths[0] / lengths[1] if lengths[1] > 0 else 1.0
+        length = measuring.norm(directions, partitioned)
+        if chosen in switching.LINEAR:
+            usual = measuring.norm([_usual(every) for every in averages], partitioned)
+            length = max(length, switching.LEAST * usual)
+        scale = measuring.norm(reference, partitioned) / length if length > 0 else 1.0
     for (param, lr, decay), direction in zip(moving, directions, strict=True):
         moved = param.to(wide(param.dtype))  # itself, unless it is in half precision
         if decay:
@@ -82,6 +85,11 @@ def move(
         if moved is not param:
             param.copy_(moved)
     return {**state, "scale": scale}
+
+
+def _usual(state: dict[str, Any]) -> Tensor:
+    averages = Averages(*(real(state[kept]) for kept in KEPT))
+    return switching.usual(averages, state["step"].item())
 
 
 def _directions(

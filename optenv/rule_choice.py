@@ -53,7 +53,8 @@ class RuleChoice(Discrete):
         return F.one_hot(self._position(action), len(self.rules))
 
     def choose(self, action: Tensor) -> Tensor:
-        table = torch.tensor([switching.NAMES.index(name) for name in self.rules])
+        names = [switching.NAMES.index(name) for name in self.rules]
+        table = torch.tensor(names, device="cpu")  # whatever torch's default device
         return table.to(action.device)[self._position(action)]
 
     def _position(self, action: Tensor) -> Tensor:

@@ -5,10 +5,15 @@ are kept up to date whichever rule moves the parameters. So a rule that is switc
 where it would be had it been asked all along.
 
 Rules differ by orders of magnitude in the learning rates that suit them. Here a learning
-rate is of Adam's steps: when a rule is chosen, its own learning rate is what makes its next
-step as long as Adam's would be, and it stays that until the next choice (Agarwal et al.,
-2020, take the length of every step from another rule). Between two choices, each rule is
-thus its namesake in torch, at one learning rate.
+rate is of Adam's steps: at each choice, also of the rule that is in force, the rule's own
+learning rate becomes what makes its next step as long as Adam's would be, and it stays that
+until the next choice (Agarwal et al., 2020, take the length of every step from another
+rule). Between two choices, each rule is thus that of its name in :mod:`optenv.rules`, at
+one learning rate.
+
+Steps of SGD, with momentum or without, are as long as gradients are, and one gradient can
+be next to nothing. Their learning rates are therefore found as if it were at least a tenth
+of what gradients have been lately.
 """
 
 from __future__ import annotations
@@ -139,10 +144,21 @@ DIRECTIONS: dict[str, Direction] = {
 #: Those whose directions of matrices are orthogonalised.
 ORTHOGONAL = ("orthogonal-adam",)
 
+#: Those whose steps are as long as gradients are ...
+LINEAR = ("sgd", "momentum", "nesterov")
+
+#: ... and the least share of the usual length that their learning rates are found with.
+LEAST = 0.1
+
 #: Whose steps learning rates are of.
 REFERENCE = "adam"
 
 NAMES = tuple(DIRECTIONS)
+
+
+def usual(averages: Averages, step: Tensor | float) -> Tensor:
+    """Root mean squares of the latest gradients, in the shape of the averages."""
+    return root_of(averages.short / (1 - SHORT**step))
 
 
 def check(names: Sequence[str]) -> tuple[str, ...]:
@@ -182,7 +198,7 @@ def init(params: Tensor) -> SwitchingState:
 
 
 def choose(state: tuple[Tensor, ...], chosen: Tensor) -> SwitchingState:
-    """The state with another choice, ``[B]`` indices into :data:`NAMES`."""
+    """The state with another choice, ``[B]`` indices in ``range(len(NAMES))``."""
     own = SwitchingState(*state)
     column = chosen.to(own.chosen).unsqueeze(1)
     return own._replace(chosen=column, new=torch.ones_like(own.new))
@@ -201,7 +217,19 @@ def update(
 
     :math:`\theta \leftarrow \theta - \eta c_k d_k`, with :math:`d_k` the direction of the
     rule :math:`k` and :math:`c_k = \|d_\text{Adam}\| / \|d_k\|` at the first update after
-    the choice.
+    the choice, where the denominator of SGD's kind of rules is at least :data:`LEAST` of
+    the norm of :func:`usual`.
+
+    Args:
+        params, grad: ``[B, P]``.
+        state: see :class:`SwitchingState`.
+        lr: ``[B, 1]``, of Adam's steps.
+        inplace: overwrite parameters and averages.
+        h: none are needed.
+        shapes: of the parameters of one run.
+
+    Raises:
+        TypeError: there are no shapes.
     """
     if shapes is None:
         raise TypeError("switching needs shapes: bind the rule to them first")
@@ -214,6 +242,9 @@ def update(
     if bool(own.new.any()):
         adam = DIRECTIONS[REFERENCE](grad, averages, step).norm(dim=1, keepdim=True)
         length = direction.norm(dim=1, keepdim=True)
+        linear = torch.stack([rows[NAMES.index(name)] for name in LINEAR]).any(0)
+        floor = LEAST * usual(averages, step).norm(dim=1, keepdim=True)
+        length = torch.where(linear[:, None], torch.maximum(length, floor), length)
         ratio = torch.where(length > 0, adam / length.clamp(min=1e-30), 1.0)
         scale = torch.where(own.new > 0, ratio, scale)
     after = own._replace(

@@ -83,6 +83,17 @@ def test_a_switch_does_not_jump(name):
     torch.testing.assert_close(*lengths, rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("name", switching.LINEAR)
+def test_a_gradient_next_to_nothing_makes_no_giant_steps(name):
+    every = gradients(22)
+    every[20] *= 1e-6
+    found, _ = switch(["adam"] * 20 + [name] * 2, every)
+    lengths = found.diff(dim=0).norm(dim=2)
+    usual = every.square().mean(0).sum(1).sqrt()
+    assert (lengths[21] < 30 * lengths[19] * every[21].norm(dim=1) / usual).all()
+    assert (lengths[20:] > 0).all()
+
+
 def test_each_run_of_a_batch_has_its_own_rule():
     every, rule = gradients(5), rules.get("switching").bind(SHAPES)
     params = torch.zeros(RUNS, SIZE, dtype=torch.float64)
