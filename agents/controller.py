@@ -122,7 +122,9 @@ def decide(policy: Policy, state: State, probe: Probe, log_lr: float) -> State:
     if policy.memory:  # as of a trial
         told = state["told"]
         if not state["new_run"]:
+            earlier = state["history"]["loss_windows"] > 0  # or the first losses are new
             told = state["history"]["loss_previous"] - history.loss_previous
+            told = told * earlier
         told = told.nan_to_num().clamp(-OBSERVATION_BOUND, OBSERVATION_BOUND)
         extra = torch.stack([told, torch.full_like(told, state["new_run"])], dim=1)
         observation = torch.cat([observation, state["said"], extra], dim=1)

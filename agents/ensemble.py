@@ -37,6 +37,8 @@ def average(policies: Sequence[Policy]) -> Policy:
         for seed in policy.description.get("seeds", [policy.description.get("seed")])
     ]
     merged = Policy({**kept, "members": len(networks), "seeds": seeds})
-    for own, theirs in zip(merged.members, networks, strict=True):
+    cells = [cell for policy in policies for cell in policy.cells]
+    pairs = [*zip(merged.members, networks, strict=True)]
+    for own, theirs in [*pairs, *zip(merged.cells, cells, strict=True)]:
         own.load_state_dict(theirs.state_dict())
     return merged.requires_grad_(False).eval()

@@ -85,7 +85,8 @@ class Explanation(list[dict[str, Any]]):
 
     def __str__(self) -> str:
         shown = (*_DECISION, "loss_vs_initial", "loss_vs_previous", "cos_grads_mean")
-        lines = ["  ".join(f"{name:>16}" for name in shown)]
+        head = ["rule"] if any("rule" in row for row in self) else []
+        lines = ["  ".join([*(f"{name:>16}" for name in shown), *head])]
         for row in self:
             values = [f"{row['step']:16.0f}", *(f"{row[name]:16.4g}" for name in shown[1:])]
             lines.append("  ".join([*values, row.get("rule", "")]).rstrip())

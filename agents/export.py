@@ -117,10 +117,12 @@ def _memory(model: Any, trials: bool) -> nn.LSTM | None:
     from .recurrent import LstmPolicy  # not above: the package does without sb3-contrib
 
     own = isinstance(model.policy, LstmPolicy)
+    layers = 0 if cell is None else cell.num_layers
     if cell is None or not trials or not own or cell.num_layers != 1:
         raise ValueError(
             "a policy of trials, and no other, must be an agents.recurrent.LstmPolicy with "
-            f"one layer, got {type(model.policy).__name__}; trials: {', '.join(TRIALS)}"
+            f"one layer, got {type(model.policy).__name__} with {layers} layers "
+            f"{'for' if trials else 'without'} trials; trials: {', '.join(TRIALS)}"
         )
     return cell
 

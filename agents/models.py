@@ -162,6 +162,11 @@ def make_model(
             f"agent {agent!r} is {'not ' if trials else ''}for trials; "
             f"use env {' or '.join(known)}"
         )
+    if trials and env.get_attr("previous_reward")[0] != "told":
+        raise ValueError(
+            "an optimizer does not know the previous reward that this environment shows; "
+            "give it previous_reward='told'"
+        )
     if buffer != "replay":  # a small batch of runs
         rollout = arguments["n_steps"] * env.num_envs
         arguments["batch_size"] = min(arguments["batch_size"], rollout)

@@ -30,6 +30,9 @@ __all__ = ["LearnedOptimizer"]
 class LearnedOptimizer(Resumable):
     r"""Optimizer whose learning rate is chosen by a policy learned in an environment.
 
+    Some policies choose the update rule too, and some remember a task from one training run
+    to the next (:meth:`new_run`).
+
     The policy looks at the run at a fixed number of moments, more of them early on (an
     anytime policy at fixed steps, further and further apart), and moves the log-multiplier
     :math:`s` of the learning rate. The update itself is the rule that the policy was
@@ -49,6 +52,10 @@ class LearnedOptimizer(Resumable):
     in ``clipped``; those of ordinary training hardly ever are. The state of parameters in
     half precision is in single precision.
 
+    A policy that chooses among rules (:mod:`optenv.switching`) keeps the averages of all of
+    them, four numbers for each parameter; ``effective_lr`` is then of Adam's steps, and
+    ``foreach`` makes no difference.
+
     Besides the state of its update rule, it keeps gradients and changes of the parameters
     from one step to the next, around each of the policy's decisions: in half the width of
     single-precision parameters, so that they take at most the memory of one copy of the
@@ -63,8 +70,8 @@ class LearnedOptimizer(Resumable):
         total_steps: number of steps that the run will take. An anytime policy needs none,
             and has no use for it.
         lr: base learning rate, which the policy multiplies; it need not be right. By
-            default a usual one of the policy's rule: 1e-3 of ``adam`` and
-            ``orthogonal-adam``, 1e-2 of ``momentum``.
+            default a usual one of the policy's rule: 1e-3 of ``adam``, ``orthogonal-adam``
+            and a choice among rules, 1e-2 of ``momentum``.
         weight_decay: decoupled weight decay (Loshchilov & Hutter, 2019): each step takes
             ``effective_lr * weight_decay`` off the parameters.
         schedule: of the policy's own base schedule (that of ``default`` is constant, then

@@ -27,14 +27,22 @@ class LstmPolicy(RecurrentActorCriticPolicy):
     With the observation beside the memory, what needs none is learned as fast as without.
 
     Args:
-        *args, **kwargs: of ``sb3_contrib``'s ``MlpLstmPolicy``; a critic without an LSTM
-            is not supported.
+        *args, **kwargs: of ``sb3_contrib``'s ``MlpLstmPolicy``; a critic without an LSTM,
+            its own or the actor's, is not supported.
         memory: steps that memories should last when learning begins, see :func:`remember`;
             None starts as torch does, from memories of about two steps.
+
+    Raises:
+        ValueError: the critic would have no LSTM, or ``memory`` is less than 3.
     """
 
     def __init__(self, *args: Any, memory: int | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.critic is not None:
+            raise ValueError(
+                "a critic without an LSTM is not supported; give enable_critic_lstm=True "
+                "or shared_lstm=True"
+            )
         for lstm in (self.lstm_actor, self.lstm_critic):
             if memory is not None and lstm is not None:
                 remember(lstm, memory)
@@ -81,9 +89,9 @@ def remember(lstm: nn.LSTM, steps: int) -> None:
         steps: about the length of an episode.
 
     Raises:
-        ValueError: ``steps`` is less than 3.
+        ValueError: ``steps`` is no integer, or less than 3.
     """
-    if steps < 3:
+    if not isinstance(steps, int) or steps < 3:
         raise ValueError(f"memory must be at least 3 steps, got {steps!r}")
     gates = 2 * lstm.hidden_size  # torch has them in the order input, forget, cell, output
     for layer in range(lstm.num_layers):

@@ -59,14 +59,18 @@ class Resumable(Reporting):
     ) -> None:
         """Begin another training run of the same task, from new parameters.
 
-        A policy with a memory, such as ``"rl2"``, keeps what it has learned of the task,
-        across :meth:`state_dict` too; everything else begins anew: the state of the update
-        rule, the telemetry, and the counts (``skipped`` and the like).
+        A policy with a memory keeps what it has learned of the task, across
+        :meth:`state_dict` too; everything else begins anew: the state of the update rule,
+        the telemetry (:meth:`explain`), and the counts (``skipped`` and the like). Call
+        ``zero_grad`` before the first step, and ``attach_loss`` for a new criterion; losses
+        that were attached and not used are dropped.
 
         Args:
             params: parameters or groups, as for the constructor, in the place of those so
-                far; by default those, which the caller has initialised anew. What a group
-                does not say is as the constructor was given it.
+                far; what a group does not say is as the constructor was given it. By
+                default the same groups with their settings, whose parameters the caller has
+                initialised anew; a learning rate that a scheduler of torch's has changed is
+                what it was before.
             total_steps: steps that the run will take, by default as many as the last one.
 
         Raises:
@@ -86,12 +90,14 @@ class Resumable(Reporting):
                 raise
         try:
             fresh = run_state.again(self._policy, state, total_steps, self._precision)
-        except ValueError:
+        except BaseException:  # also of warnings that are errors
             self.param_groups = groups
             raise
         self.state.clear()
         for group in self.param_groups:
             group["effective_lr"] = 0.0
+            if "initial_lr" in group:
+                _set_lr(group, group.pop("initial_lr"))
         self._run = fresh
         self._tap.take()  # losses of the run before
 
@@ -129,3 +135,11 @@ class Resumable(Reporting):
                     self.state[p][name] = value
                 elif isinstance(value, Tensor) and self.state[p][name].dtype != value.dtype:
                     self.state[p][name] = value.to(p.device)
+
+
+def _set_lr(group: dict[str, Any], lr: Any) -> None:
+    """Set a learning rate; one that is a tensor in place, as torch's schedulers do."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(float(lr))
+    else:
+        group["lr"] = lr

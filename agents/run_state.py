@@ -118,7 +118,9 @@ def again(
     total = state["total_steps"] if total_steps is None else total_steps
     fresh = start(policy, total, dtype, state["schedule"])
     losses, told = Losses(**state["losses"]), fresh["told"]
-    if losses.seen and policy.sees_loss:  # of the last window
+    if state["new_run"]:  # the last one has not begun
+        told = state["told"]
+    elif losses.seen and state["history"]["loss_windows"] > 0:  # of the last window
         mean = torch.full_like(told, losses.mean)
         told = state["history"]["loss_previous"] - log_loss(mean)
     return {**fresh, "said": state["said"], "memory": state["memory"], "told": told}
@@ -128,10 +130,15 @@ def restored(policy: Policy, saved: State | None) -> State:
     """A state that was saved, with its tensors on the CPU, wherever they were loaded to.
 
     Raises:
-        ValueError: there is none, or it is of another policy.
+        ValueError: there is none, or it is of another policy, or of an earlier version.
     """
     if saved is None:
         raise ValueError("what is to be loaded has no 'controller': no policy was in use")
+    if "memory" not in saved:
+        raise ValueError(
+            "what is to be loaded was saved by an earlier version of optenv, which this "
+            "one cannot go on from"
+        )
     used, own = saved["policy"], policy.fingerprint()
     if used != own:
         raise ValueError(

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 
+from optenv.actions import RuleChoice
+
 from . import controller, measuring, run_state, waiting
 from .driving import downhill, drive
 from .explaining import Explanation
@@ -64,7 +66,7 @@ class LearnedLR(LRScheduler):
     Raises:
         TypeError: ``optimizer`` is none, or one that has a policy already.
         ValueError: ``total_steps`` is no positive integer, or the policy needs it, or
-            another ``LearnedLR`` drives the optimizer.
+            chooses update rules, or another ``LearnedLR`` drives the optimizer.
         FileNotFoundError: there is no such policy file.
 
     Example::
@@ -107,6 +109,11 @@ class LearnedLR(LRScheduler):
             named = SGD_POLICY if isinstance(optimizer, torch.optim.SGD) else OTHER_POLICY
             policy = ANYTIME if total_steps is None else named
         own = policy if isinstance(policy, Policy) else load_policy(policy)
+        if isinstance(own.action, RuleChoice):
+            raise ValueError(
+                "this policy chooses update rules, which a scheduler cannot; "
+                "use LearnedOptimizer"
+            )
         self._policy = copy.deepcopy(own).to(torch.float32)
         # The scheduler of the groups is this one.
         self._controller = run_state.start(

@@ -84,7 +84,9 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=100, help="of each run")
     parser.add_argument("--repeats", type=int, default=1, help="of all, on other seeds")
     parser.add_argument("--runs", type=int, default=3, help="of each trial")
-    parser.add_argument("--task", action="append", help="repeatable; all 20 by default")
+    names = [task.name for task in BENCHMARK]
+    parser.add_argument("--task", action="append", choices=names, metavar="NAME",
+                        help="repeatable; all 20 by default")  # fmt: skip
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     own = [load_policy(arguments.policy), load_policy(arguments.memoryless)]

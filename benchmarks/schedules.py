@@ -19,7 +19,7 @@ from scipy import stats
 from tqdm import tqdm
 
 from agents import load_policy
-from agents.evaluation.schedules import Runs, compare, random_search
+from agents.evaluation.schedules import Runs, check, compare, random_search
 from agents.models import env_arguments, preset
 from agents.presets import PRESETS
 
@@ -56,7 +56,12 @@ def main() -> None:
         env_id, {**own, "tasks": test_split(own["tasks"])}, arguments.groups,
         seed=arguments.seed,
     )  # fmt: skip
-    budget = arguments.budget or policy.description["timesteps"]
+    try:
+        check(test, policy)
+    except ValueError as error:
+        parser.error(str(error))
+    members = len(policy.description.get("seeds", [0]))
+    budget = arguments.budget or policy.description["timesteps"] * members
     steps = policy.description["horizon"]
     with tqdm(total=budget // (steps * train.groups * train.of_each)) as bar:
         searched = random_search(train, steps, budget, 0, bar.update)

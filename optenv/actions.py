@@ -46,7 +46,9 @@ def make(spec: str | dict[str, Any] | Action) -> Action:
     if not isinstance(spec, dict):
         raise TypeError(f"action must be a name, a dict or an Action, got {spec!r}")
     fields = dict(spec)
-    kind = fields.pop("kind", None)
+    if "kind" not in fields:
+        raise ValueError(f"action {spec!r} has no 'kind'; valid: {', '.join(ACTIONS)}")
+    kind = fields.pop("kind")
     if kind not in list(ACTIONS):
         raise ValueError(f"unknown action {kind!r}; valid actions: {', '.join(ACTIONS)}")
     try:

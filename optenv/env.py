@@ -139,14 +139,19 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
         """The group of one that this environment is."""
         return self.batch.groups[0][1]
 
+    @property
+    def num_steps(self) -> int:
+        """Control steps of an episode."""
+        return self.group.num_steps
+
     def render(self) -> str | np.ndarray | None:  # type: ignore[override]
         """Loss and learning rate so far, as text or picture, by the render mode."""
         if self.render_mode is not None and not self._losses:
             raise gym.error.ResetNeeded("call reset() before render()")
         if self.render_mode == "rgb_array":
-            return picture(self._losses, self._rates, self.group.num_steps)
+            return picture(self._losses, self._rates, self.num_steps)
         if self.render_mode == "ansi":
             rate = self._rates[-1] if self._rates else float(self.group.state.base_lr[0])
             done, loss = len(self._rates), self._losses[-1]
-            return line(done, self.group.num_steps, loss, rate, self._reward)
+            return line(done, self.num_steps, loss, rate, self._reward)
         return None

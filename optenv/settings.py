@@ -29,7 +29,8 @@ class Settings:
     Attributes:
         tasks: what to train on, see :func:`optenv.tasks.make`.
         rule: update rule, a key of :data:`optenv.rules.RULES`, or a dict of its ``name``
-            and hyperparameters, see :func:`optenv.rules.get`.
+            and hyperparameters, see :func:`optenv.rules.get`; ``"switching"`` where actions
+            choose among rules, and only there.
         action: ``"continuous"``, ``"discrete"``, ``"rule"``, or an action of
             :mod:`optenv.actions`.
         horizon: control steps of a run.

@@ -59,6 +59,8 @@ def told(before: History, after: ControlState, at_end: Tensor) -> Tensor:
     """
     losses, first = after.run.losses, before.loss_previous
     earlier = (losses.mean * losses.seen - after.run.latest) / (losses.seen - 1)
-    known = (losses.seen > 1) & after.sees_loss
+    # Beside a last loss that is far larger, nothing is left of the others.
+    left = earlier > 1e-5 * after.run.latest
+    known = (losses.seen > 1) & after.sees_loss & left
     last = torch.where(known, first - log_loss(earlier), 0.0)
     return torch.where(at_end, last, first - after.history.loss_previous)

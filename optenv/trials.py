@@ -127,7 +127,10 @@ class TrialEnv(LearningRateEnv):
     ## Observation Space
     `Box(-4, 4)`: the observation of a single run; the previous action (of a discrete one,
     a 1 at its place); the previous reward; and 1 at the beginning of a run, 0 elsewhere.
-    With `previous_reward="told"` that reward is what an optimizer knows of it.
+    With `previous_reward="told"` that reward is what an optimizer knows of it, in nats.
+    These are the numbers of a single run's observation, of `env.action.outputs` (1 of a
+    continuous action, `n` of `Discrete(n)`), and 2. `info["run"]` is the number of the run
+    that the step was of, and `validation_loss` is there at the end of each.
     Action and reward are those of the step before, also across the runs of a trial, and 0
     at its beginning.
 
@@ -162,3 +165,9 @@ class TrialEnv(LearningRateEnv):
     """
 
     vector_class = TrialVectorEnv
+    batch: TrialVectorEnv
+
+    @property
+    def num_steps(self) -> int:
+        """Control steps of a trial."""
+        return self.group.num_steps * self.batch.runs

@@ -52,6 +52,10 @@ def invoke(*arguments):
             ["--env", "optenv/LearningRateTrial-v0"],
             "agent 'ppo' is not for trials; use env optenv/LearningRate-v0",
         ),
+        (
+            ["--agent", "rl2", "--env-arg", "previous_reward=given"],
+            "give it previous_reward='told'",
+        ),
         (["--agent", "rl2", "--set", "n_stps=3"], "did you mean 'n_steps'?"),
         (["--agent", "rl2", "--set", "n_steps=9"], "the horizon (24), got 9"),
         (

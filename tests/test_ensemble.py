@@ -65,3 +65,16 @@ def test_policies_that_act_by_other_rules_are_refused():
 def test_a_description_with_a_wrong_number_of_members_is_refused(members):
     with pytest.raises(ValueError, match=f"members must be .* got {members!r}"):
         random_policy(members=members)
+
+
+def test_an_average_remembers_as_its_members_do():
+    policy = random_policy(memory=3)
+    merged, memory, twice = average([policy, policy]), policy.blank(2), None
+    twice = merged.blank(2)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        seen = torch.randn(2, 27, generator=generator)
+        expected, memory = policy.remember(seen, memory)
+        found, twice = merged.remember(seen, twice)
+        torch.testing.assert_close(found, expected)
+    assert memory.abs().min() > 0

@@ -17,6 +17,7 @@ from torch import nn
 from utils import random_policy
 
 from agents import LearnedOptimizer, export_policy, load_policy
+from agents.evaluation.controls import untrained
 from agents.policy_file import save_policy
 from agents.recurrent import RL2, LstmPolicy
 from optenv.sb3 import SB3VecEnv
@@ -238,3 +239,46 @@ def test_a_policy_without_memory_sees_no_more_than_the_telemetry():
     assert random_policy().columns == list(range(len(FEATURES)))
     policy = remembering()
     assert policy.columns == list(range(len(FEATURES) + 3))
+
+
+def test_a_new_run_begins_at_the_learning_rate_before_the_schedulers():
+    module = model()
+    optimizer = LearnedOptimizer(module.parameters(), remembering(), total_steps=TOTAL)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, TOTAL)
+    for _ in range(TOTAL):
+        train(optimizer, module, 1)
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0)
+    optimizer.new_run()
+    assert optimizer.param_groups[0]["lr"] == 1e-3
+    assert max(train(optimizer, module)) > 0
+
+
+def test_losses_that_begin_late_tell_of_no_reward():
+    module, seen = model(), []
+    optimizer = LearnedOptimizer(module.parameters(), remembering(), total_steps=TOTAL)
+    act = optimizer.policy.act
+    optimizer.policy.act = lambda seen_now, memory: (
+        seen.append(seen_now[0, -2].item()) or act(seen_now, memory)
+    )
+    for step in range(TOTAL):
+        optimizer.zero_grad()
+        loss = module(torch.ones(8, 3)).square().mean()
+        loss.backward()
+        optimizer.step(loss=loss if step >= 8 else None)
+    assert seen[:4] == [0.0] * 4 and all(0 < abs(told) < 4 for told in seen[4:])
+
+
+def test_the_untrained_control_has_a_memory_too():
+    fresh = untrained(remembering(), 0)
+    assert all(p.abs().max() > 0.1 for p in fresh.cells.parameters())
+
+
+def test_a_picture_of_a_trial_has_room_for_all_of_its_runs():
+    for mode in ("rgb_array", "ansi"):
+        env = gym.make(TRIALS["continuous"], render_mode=mode, **SETTINGS)
+        env.reset(seed=0)
+        for _ in range(RUNS * HORIZON):
+            env.step(np.zeros(1, np.float32))
+            assert env.render() is not None
+    assert env.render().startswith("step 18/18 ")

@@ -15,7 +15,9 @@ from agents.policy_file import load_policy
 from agents.presets import PRESETS
 from optenv import actions, switching
 
-SMALL = {"tasks": utils.MLP, "horizon": 6, "updates_per_step": 2, "spacing": 1.0}
+SMALL = {
+    "tasks": utils.MLP, "horizon": 6, "updates_per_step": 2, "action": {"bound": 3.0},
+}  # fmt: skip
 RUNS = Runs("optenv/DiscreteLearningRate-v0", SMALL, groups=3, of_each=2)
 SPECS = {
     "continuous": {"kind": "continuous", "step": 1.0, "bound": 3.0},
@@ -114,6 +116,14 @@ def test_random_search_spends_its_budget_and_keeps_the_best():
     np.testing.assert_array_equal(best, every[int(np.argmax(scores))])
     with pytest.raises(ValueError, match=r"budget must be enough .* got 35"):
         random_search(RUNS, 6, 35, seed=0, ended=lambda: None)
+
+
+def test_a_policy_that_cannot_act_on_the_runs_is_refused():
+    searched = schedules.schedule_of(RUNS.action, [0.0] * 6)
+    with pytest.raises(ValueError, match=r"benchmarks/memory\.py judges it"):
+        compare(RUNS, random_policy(memory=3), searched)
+    with pytest.raises(ValueError, match="the policy's action is Continuous"):
+        compare(RUNS, random_policy(), searched)
 
 
 BUDGET = {

@@ -11,7 +11,9 @@ from torch import nn
 from utils import random_policy
 
 import optenv
-from agents import LearnedOptimizer
+from agents import LearnedLR, LearnedOptimizer
+from agents.evaluation.entrants import load_entrants
+from agents.policy_file import save_policy
 from optenv import actions, rules, switching
 
 RUNS, SHAPES = 4, ((3, 4), (5,))
@@ -194,3 +196,14 @@ def test_a_frozen_group_stays_and_keeps_no_average():
         optimizer.step()
     assert one.tolist() == [1.0] * 3 and two.tolist() != [1.0] * 3
     assert optimizer.state[one]["step"] == 0
+
+
+def test_what_cannot_switch_rules_says_so(tmp_path):
+    policy = switching_policy()
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(2))], 0.1)
+    with pytest.raises(ValueError, match="which a scheduler cannot"):
+        LearnedLR(optimizer, 10, policy)
+    path = save_policy(policy, tmp_path / "mine")
+    with pytest.raises(ValueError, match="give --no-controls"):
+        load_entrants([path], [1e-3], controls=True)
+    assert load_entrants([path], [1e-3])

@@ -136,7 +136,9 @@ def main(**options: Any) -> None:
         tasks = [task.lasting(options["length"]) for task in tasks or suite]
         if not all(map(math.isfinite, options["rates"])):
             raise ValueError(f"learning rates must be finite, got {options['rates']}")
-        entrants = load_entrants(options["policies"], options["rates"])
+        entrants = load_entrants(
+            options["policies"], options["rates"], controls=options["controls"]
+        )
         baselines = pick_baselines(options["arms"])
         folder.mkdir(parents=True, exist_ok=True)
         click.get_current_context().with_resource(exclusive(folder))

@@ -79,7 +79,7 @@ def untrained(policy: Policy, seed: int) -> Policy:
     """The same network with the weights that Stable-Baselines3 begins a training with.
 
     Those are, for DQN and QR-DQN, torch's own; for all others, orthogonal with gain √2,
-    and 0.01 in the last layer, and biases of 0.
+    and 0.01 in the last layer, and biases of 0. A memory begins as torch's do.
 
     Args:
         policy: ``"algorithm"`` in its description says what trained it.
@@ -97,6 +97,10 @@ def untrained(policy: Policy, seed: int) -> Policy:
         else:
             gain = 0.01 if layer in last else math.sqrt(2.0)
             nn.init.orthogonal_(layer.weight, gain, generator=generator)
+    for cell in fresh.cells:  # as torch does
+        bound = 1.0 / math.sqrt(policy.memory)
+        for parameter in cell.parameters():
+            nn.init.uniform_(parameter, -bound, bound, generator=generator)
     return fresh.requires_grad_(False).eval()
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
+from optenv.actions import RuleChoice
+
 from ..policy import Policy
 from ..policy_file import load_policy
 from .arms import untuned_arms
@@ -89,16 +91,19 @@ class Entrant:
         return [learned_arm(self.name(lr), self.policy, lr=lr) for lr in self.rates]
 
 
-def load_entrants(paths: Sequence[str | Path], rates: Sequence[float]) -> list[Entrant]:
+def load_entrants(
+    paths: Sequence[str | Path], rates: Sequence[float], *, controls: bool = False
+) -> list[Entrant]:
     """Policies of files, each once, called after the folders that they are in.
 
     Args:
         paths: as :func:`~agents.load_policy` takes them.
         rates: base learning rates.
+        controls: whether there are to be controls of them.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`~agents.load_policy`; or two rates are so
-            close that their arms would have one name.
+            close that their arms would have one name, or there can be no controls.
     """
     rates = tuple(dict.fromkeys(rates))
     if len({_spelled(lr) for lr in rates}) < len(rates):
@@ -107,6 +112,11 @@ def load_entrants(paths: Sequence[str | Path], rates: Sequence[float]) -> list[E
     found: dict[str, Entrant] = {}
     for path in paths:
         policy = load_policy(path)
+        if controls and isinstance(policy.action, RuleChoice):
+            raise ValueError(
+                f"policy {str(path)!r} chooses update rules, which controls are not made "
+                "of here; give --no-controls (benchmarks/schedules.py has controls of it)"
+            )
         label, mark = _label(Path(path)), policy.fingerprint()
         if any(mark == each.policy.fingerprint() for each in found.values()):
             continue

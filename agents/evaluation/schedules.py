@@ -20,7 +20,7 @@ from ..models import IDS
 from ..policy import Policy
 from .controls import untrained
 
-__all__ = ["Runs", "compare", "controls", "random_search", "schedule_of"]
+__all__ = ["Runs", "check", "compare", "controls", "random_search", "schedule_of"]
 
 #: Observations ``[N, F]`` and the control step, to actions ``[N, ...]``.
 Actor = Callable[[np.ndarray, int], np.ndarray]
@@ -76,7 +76,30 @@ class Runs(NamedTuple):
 
 def learned(policy: Policy) -> Actor:
     """The policy itself."""
-    return lambda observation, step: policy(torch.from_numpy(observation)).numpy()
+
+    @torch.no_grad()
+    def act(observation: np.ndarray, step: int) -> np.ndarray:
+        seen = torch.from_numpy(observation)
+        return policy.act(seen, policy.blank(len(seen)))[0].numpy()
+
+    return act
+
+
+def check(runs: Runs, policy: Policy) -> None:
+    """Refuse a policy that cannot act on these runs.
+
+    Raises:
+        ValueError: it has a memory, or another action.
+    """
+    if policy.memory:
+        raise ValueError(
+            "the policy has a memory, which single runs have no use for; "
+            "benchmarks/memory.py judges it"
+        )
+    if policy.action != runs.action:
+        raise ValueError(
+            f"the policy's action is {policy.action}, that of the runs {runs.action}"
+        )
 
 
 def fixed(schedule: Schedule) -> Actor:
@@ -202,7 +225,11 @@ def compare(
     """Mean return of each structure ``[G]`` by arm, the policy first.
 
     The constant action is the one that is best on these very runs, which favours it.
+
+    Raises:
+        ValueError: the policy has a memory, or another action than the runs.
     """
+    check(runs, policy)
     own, taken = runs.returns(learned(policy))
     found = {"policy": own}
     for name, actor in controls(runs, policy, taken, seed):
