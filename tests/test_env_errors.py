@@ -47,7 +47,7 @@ BAD_ARGUMENTS: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("rule", torch.optim.Adam, ValueError, list(rules.RULES)),
     ("action", "relative", ValueError, list(actions.ACTIONS)),
     ("action", {"kind": "box"}, ValueError, ["'box'", *actions.ACTIONS]),
-    ("action", {"step": 1.0}, ValueError, ["None", *actions.ACTIONS]),
+    ("action", {"step": 1.0}, ValueError, ["no 'kind'", *actions.ACTIONS]),
     (
         "action",
         {"kind": "continuous", "steps": 1.0},
