@@ -26,8 +26,10 @@ from tqdm import tqdm
 from agents import LearnedOptimizer, Policy, load_policy
 from agents.evaluation.benchmark import BENCHMARK
 from agents.evaluation.problem import HeldoutTask
+from agents.evaluation.selection import SELECTION
 from optenv import rewards
 
+SUITES = {"benchmark": BENCHMARK, "selection": SELECTION}
 ARMS = ("memory kept", "memory cleared", "without memory")
 
 
@@ -84,15 +86,19 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=100, help="of each run")
     parser.add_argument("--repeats", type=int, default=1, help="of all, on other seeds")
     parser.add_argument("--runs", type=int, default=3, help="of each trial")
-    names = [task.name for task in BENCHMARK]
+    parser.add_argument("--suite", choices=SUITES, default="benchmark")
+    names = [task.name for suite in SUITES.values() for task in suite]
     parser.add_argument("--task", action="append", choices=names, metavar="NAME",
-                        help="repeatable; all 20 by default")  # fmt: skip
+                        help="repeatable; all of the suite by default")  # fmt: skip
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     own = [load_policy(arguments.policy), load_policy(arguments.memoryless)]
     if not own[0].memory or own[1].memory:
         parser.error("--policy needs one with a memory, --memoryless one without")
-    chosen = [t for t in BENCHMARK if arguments.task is None or t.name in arguments.task]
+    suite = SUITES[arguments.suite]
+    chosen = [t for t in suite if arguments.task is None or t.name in arguments.task]
+    if not chosen:
+        parser.error(f"no task of the suite is {' or '.join(arguments.task)}")
     tasks = [task.lasting(arguments.updates / task.updates) for task in chosen]
     runs, seeds = arguments.runs, [1000 * i for i in range(arguments.repeats)]
     total = len(tasks) * len(seeds) * runs * (runs + 2)
