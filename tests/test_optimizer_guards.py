@@ -63,7 +63,8 @@ def test_one_gradient_a_million_times_too_large_costs_little(name, at):
         optimizer = LearnedOptimizer(module.parameters(), name, total_steps=200)
         ends.append(regression(optimizer, module, spike, at))
         assert optimizer.clipped == (spike > 1) and optimizer.skipped == 0
-    assert ends[0] < 0.5 and ends[1] < 3 * ends[0]  # AdamW at 1e-2: 0.20 and 0.53 to 0.78
+    # AdamW at 1e-2: 0.20, and 0.53 to 0.78; undisturbed, the policies of SGD: 0.46 and 0.52.
+    assert ends[0] < 0.6 and ends[1] < 3 * ends[0]
 
 
 def test_gradients_that_are_larger_for_good_are_soon_used_as_they_are():
