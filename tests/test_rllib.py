@@ -25,7 +25,7 @@ HORIZON, RUNS, SEED = 4, 5, 7
 # float64: a batch and single environments round differently. Some runs diverge, and so
 # end early: episodes of the same batch begin at different times.
 SHORT = {
-    "tasks": utils.MLP, "rule": "sgd", "base_lr": (1e-2, 1e3),
+    "tasks": utils.MLP, "base_lr": (1e-2, 1e3),
     "horizon": HORIZON, "updates_per_step": 3, "dtype": "float64",
 }  # fmt: skip
 TOLERANCE = {"rtol": 1e-6, "atol": 1e-7}
