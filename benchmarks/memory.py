@@ -10,7 +10,7 @@ A run's score is the decrease of log((L + 0.003 L0) / (1.003 L0)), with L the va
 loss and L0 the first one: the return of the environment, on other examples. Means are over
 tasks, intervals are of 95 % over tasks, and differences are paired.
 
-    python benchmarks/memory.py --policy rl2 --memoryless runs/memoryless/policy
+    python benchmarks/memory.py --policy rl2 --memoryless runs/memoryless_seed0/policy
 """
 
 from __future__ import annotations

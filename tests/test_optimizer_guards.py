@@ -63,7 +63,7 @@ def test_one_gradient_a_million_times_too_large_costs_little(name, at):
         optimizer = LearnedOptimizer(module.parameters(), name, total_steps=200)
         ends.append(regression(optimizer, module, spike, at))
         assert optimizer.clipped == (spike > 1) and optimizer.skipped == 0
-    # AdamW at 1e-2: 0.20, and 0.53 to 0.78; undisturbed, the policies of SGD: 0.46 and 0.52.
+    # AdamW at 1e-2: 0.20, and 0.53 to 0.78; the policies of SGD undisturbed: 0.46, 0.52.
     assert ends[0] < 0.6 and ends[1] < 3 * ends[0]
 
 

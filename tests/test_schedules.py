@@ -8,8 +8,11 @@ import torch
 import utils
 from utils import random_policy
 
+from agents import models, training
 from agents.evaluation import schedules
 from agents.evaluation.schedules import Runs, compare, random_search
+from agents.policy_file import load_policy
+from agents.presets import PRESETS
 from optenv import actions, switching
 
 SMALL = {
@@ -121,3 +124,27 @@ def test_a_policy_that_cannot_act_on_the_runs_is_refused():
         compare(RUNS, random_policy(memory=3), searched)
     with pytest.raises(ValueError, match="the policy's action is Continuous"):
         compare(RUNS, random_policy(), searched)
+
+
+@pytest.mark.slow
+def test_an_agent_that_chooses_rules_beats_all_that_does_not_look(tmp_path):
+    agent = "ppo-rules"
+    env_id, steps = PRESETS[agent]["env_id"], 81_920
+    own = {
+        **models.env_arguments(agent, env_id), "tasks": ["quadratic", "logistic"],
+        "horizon": 20, "updates_per_step": 4, "spacing": 1.0, "max_work": None,
+    }  # fmt: skip
+    env = models.make_env(env_id, 128, {**own, "groups": 8}, copies=4)
+    overrides = {"n_steps": 20, "batch_size": 512}
+    model = models.make_model(agent, env, seed=0, overrides=overrides)
+    training.learn(model, steps, tmp_path, progress=False)
+    policy = load_policy(tmp_path / "policy")
+    train = Runs(env_id, own, groups=8, seed=5_000)
+    test = Runs(env_id, {**own, "tasks": ["quadratic/test", "logistic/test"]}, seed=10_000)
+    searched = random_search(train, 20, steps, 0, lambda: None)
+    found = compare(test, policy, searched)
+    for name, values in found.items():
+        gain = found["policy"] - values
+        error = gain.std(ddof=1) / np.sqrt(len(gain))
+        print(f"{agent} less {name}: {gain.mean():.3f} ±{1.96 * error:.3f}")
+        assert name == "policy" or gain.mean() - 1.96 * error > 0
