@@ -118,7 +118,9 @@ def decide(policy: Policy, state: State, probe: Probe, log_lr: float) -> State:
     kept = torch.tensor([*state["losses"].values()], dtype=torch.float64, device="cpu")
     losses = Losses(*kept.to(old.dtype)[:, None])
     seen, history = observe(probe, losses, History(**state["history"]), control)
-    observation = torch.cat([seen, state["shown"]], dim=1)
+    observation = seen
+    if policy.action.observed:
+        observation = torch.cat([seen, state["shown"]], dim=1)
     if policy.memory:  # as of a trial
         told = state["told"]
         if not state["new_run"]:
@@ -131,6 +133,7 @@ def decide(policy: Policy, state: State, probe: Probe, log_lr: float) -> State:
     action, memory = policy.act(observation, state["memory"])
     multiplier = policy.action.apply(action, old)
     moved = policy.action.shift(action).to(old.dtype)
+    chosen = policy.action.choose(action)
     usable = bool(multiplier.isfinite())
     if not usable:  # of a policy that was made by hand: those in files are checked
         multiplier, moved = old, torch.zeros_like(old)
@@ -140,7 +143,7 @@ def decide(policy: Policy, state: State, probe: Probe, log_lr: float) -> State:
         "highest": torch.maximum(state["highest"], multiplier),
         "ignored_actions": state["ignored_actions"] + (not usable),
         "previous_action": moved,
-        "chosen": policy.action.choose(action).item(),
+        "chosen": chosen.item(),
         "scale": None,
         "shown": policy.action.show(action).to(old.dtype),
         "said": policy.action.encode(action).to(old.dtype),
@@ -154,7 +157,7 @@ def decide(policy: Policy, state: State, probe: Probe, log_lr: float) -> State:
             seen,
             moved,
             multiplier,
-            policy.action.choose(action),
+            chosen,
         ),
     }
 

@@ -16,7 +16,7 @@ from sb3_contrib.common.recurrent.buffers import RecurrentRolloutBuffer
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from torch import Tensor, nn
 
-from .relative import GroupScaled
+from .relative import GroupScaledBuffer
 
 __all__ = ["RL2", "LstmPolicy"]
 
@@ -107,7 +107,7 @@ class RL2(RecurrentPPO):
     Args:
         *args: of ``RecurrentPPO``.
         group: neighbouring trials that share their structure, see
-            :class:`~agents.relative.GroupScaled`; None leaves rewards as they are.
+            :class:`~agents.relative.GroupScaledBuffer`; None leaves rewards as they are.
         **kwargs: of ``RecurrentPPO``.
     """
 
@@ -128,5 +128,5 @@ class RL2(RecurrentPPO):
         )  # fmt: skip
 
 
-class GroupScaledRecurrentBuffer(GroupScaled, RecurrentRolloutBuffer):
+class GroupScaledRecurrentBuffer(GroupScaledBuffer, RecurrentRolloutBuffer):
     """Rollouts of whole trials, with the hidden states that they began with."""

@@ -72,7 +72,7 @@ class RelativeReward(VecEnvWrapper):
         return observation, (blocks - others).reshape(-1), done, info
 
 
-class GroupScaled(RolloutBuffer):
+class GroupScaledBuffer(RolloutBuffer):
     """Rollouts whose rewards are in units of the spread of returns in each group.
 
     A rollout must hold one whole episode of each environment.
@@ -95,10 +95,6 @@ class GroupScaled(RolloutBuffer):
     ) -> None:
         self.rewards /= _spread(self.rewards, self.group)
         super().compute_returns_and_advantage(last_values, dones)
-
-
-class GroupScaledBuffer(GroupScaled):
-    """The same of PPO without a memory (models name it, who saved it)."""
 
 
 class GroupScaledReplay(NStepReplayBuffer):

@@ -62,19 +62,20 @@ def move(
         if lr:
             moving += [(p, lr, group["weight_decay"]) for p in params]
             steepest += [grad.to(wide(grad.dtype)) for grad in own]
-    averages = [kept[p] for p, *_ in moving]
-    for every, grad in zip(averages, steepest, strict=True):
-        every["step"] += 1
-        own_averages = Averages(*(real(every[name]) for name in KEPT))
-        switching.averaged(own_averages, real(grad), inplace=True)
     params = [p for p, *_ in moving]
+    averages = [Averages(*(real(kept[p][name]) for name in KEPT)) for p in params]
+    for p, every, grad in zip(params, averages, steepest, strict=True):
+        kept[p]["step"] += 1
+        switching.averaged(every, real(grad), inplace=True)
+    steps = [kept[p]["step"].item() for p in params]
+    known = list(zip(averages, steps, strict=True))
     chosen, scale = switching.NAMES[state["chosen"]], state["scale"]
-    directions = _directions(chosen, params, steepest, averages)
+    directions = _directions(chosen, params, steepest, known)
     if scale is None:
-        reference = _directions(switching.REFERENCE, params, steepest, averages)
+        reference = _directions(switching.REFERENCE, params, steepest, known)
         length = measuring.norm(directions, partitioned)
         if chosen in switching.LINEAR:
-            usual = measuring.norm([_usual(every) for every in averages], partitioned)
+            usual = measuring.norm([switching.usual(*own) for own in known], partitioned)
             length = max(length, switching.LEAST * usual)
         scale = measuring.norm(reference, partitioned) / length if length > 0 else 1.0
     for (param, lr, decay), direction in zip(moving, directions, strict=True):
@@ -87,18 +88,15 @@ def move(
     return {**state, "scale": scale}
 
 
-def _usual(state: dict[str, Any]) -> Tensor:
-    averages = Averages(*(real(state[kept]) for kept in KEPT))
-    return switching.usual(averages, state["step"].item())
-
-
 def _directions(
-    name: str, params: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]]
+    name: str,
+    params: list[Tensor],
+    grads: list[Tensor],
+    known: list[tuple[Averages, float]],
 ) -> list[Tensor]:
     """Direction of a rule for each parameter, complex where that is."""
     found = []
-    for grad, state in zip(grads, states, strict=True):
-        averages = Averages(*(real(state[kept]) for kept in KEPT))
-        direction = switching.DIRECTIONS[name](real(grad), averages, state["step"].item())
+    for grad, (averages, step) in zip(grads, known, strict=True):
+        direction = switching.DIRECTIONS[name](real(grad), averages, step)
         found.append(torch.view_as_complex(direction) if grad.is_complex() else direction)
     return orthogonalized(found, params) if name in switching.ORTHOGONAL else found

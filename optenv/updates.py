@@ -40,8 +40,7 @@ def momentum(
     h: Hyperparameters = HYPERPARAMETERS,
 ) -> tuple[Tensor, RuleState]:
     r""":math:`b \leftarrow \mu b + g;\ \theta \leftarrow \theta - \eta b` (Polyak)."""
-    buffer = mul(state[0], h.momentum, inplace)
-    buffer = buffer.add_(grad) if inplace else buffer + grad
+    buffer = _velocity(grad, state, inplace, h)
     return addcmul(params, buffer, lr, -1.0, inplace), (buffer,)
 
 
@@ -56,8 +55,7 @@ def nesterov(
     r""":math:`b \leftarrow \mu b + g;\ \theta \leftarrow \theta - \eta (g + \mu b)`
     (Sutskever et al., 2013).
     """
-    buffer = mul(state[0], h.momentum, inplace)
-    buffer = buffer.add_(grad) if inplace else buffer + grad
+    buffer = _velocity(grad, state, inplace, h)
     direction = grad.add(buffer, alpha=h.momentum)
     return addcmul(params, direction, lr, -1.0, inplace), (buffer,)
 
@@ -174,6 +172,12 @@ def orthogonal_adam(
     ahead = addcmul(ahead, grad, (1 - h.beta1) / (1 - h.beta1**step), 1.0, inplace)
     direction = orthogonalize_flat(ratio(ahead, root, h.eps, inplace), shapes)
     return addcmul(params, direction, lr, -1.0, inplace), state
+
+
+def _velocity(grad: Tensor, state: RuleState, inplace: bool, h: Hyperparameters) -> Tensor:
+    """The buffer of momentum after another gradient."""
+    buffer = mul(state[0], h.momentum, inplace)
+    return buffer.add_(grad) if inplace else buffer + grad
 
 
 def _moments(
