@@ -44,11 +44,7 @@ def export_policy(model: Any, path: str | Path) -> Path:
         raise ValueError(f"not an environment of optenv's: {env!r}") from error
     action, trials = actions.make(described["action"]), "runs" in described
     _check_unwrapped(model, env, action, trials)
-    if trials and described["previous_reward"] != "told":
-        raise ValueError(
-            "an optimizer does not know the previous reward, which this policy has seen; "
-            "train it with previous_reward='told'"
-        )
+    check_reward(described)
     modules, cell = _network(model), _memory(model, trials)
     linear, hidden = modules[::2], {type(m) for m in modules[1::2]}
     if len(modules) % 2 == 0 or not all(isinstance(m, nn.Linear) for m in linear):
@@ -84,6 +80,19 @@ def export_policy(model: Any, path: str | Path) -> Path:
         state["weight_ih"] = state["weight_ih"][:, columns]
         policy.cells[0].load_state_dict(state)
     return save_policy(policy, path)
+
+
+def check_reward(described: dict[str, Any]) -> None:
+    """Refuse trials whose previous rewards an optimizer could not show to a policy.
+
+    Raises:
+        ValueError: the environment that is ``described`` shows its own.
+    """
+    if described.get("previous_reward", "told") != "told":
+        raise ValueError(
+            "an optimizer does not know the previous reward that this environment shows; "
+            "give it previous_reward='told'"
+        )
 
 
 def _check_unwrapped(model: Any, env: Any, action: actions.Action, trials: bool) -> None:

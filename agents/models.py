@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 import optenv  # registers the environments
 from optenv.sb3 import SB3VecEnv
 
+from .export import check_reward
 from .presets import PRESETS
 from .recurrent import RL2, LstmPolicy
 from .relative import RelativeReward, scales_by_group, scaling_buffer
@@ -155,18 +156,15 @@ def make_model(
             f"agent {agent!r} needs a discrete action, got {env.action_space}; "
             "use env 'optenv/DiscreteLearningRate-v0'"
         )
-    trials = "runs" in env.env_method("describe")[0]
+    described = env.env_method("describe")[0]
+    trials = "runs" in described
     if trials != (buffer == "recurrent"):
         known = optenv.TRIALS if buffer == "recurrent" else optenv.ENVIRONMENTS
         raise ValueError(
             f"agent {agent!r} is {'not ' if trials else ''}for trials; "
             f"use env {' or '.join(known)}"
         )
-    if trials and env.get_attr("previous_reward")[0] != "told":
-        raise ValueError(
-            "an optimizer does not know the previous reward that this environment shows; "
-            "give it previous_reward='told'"
-        )
+    check_reward(described)
     if buffer != "replay":  # a small batch of runs
         rollout = arguments["n_steps"] * env.num_envs
         arguments["batch_size"] = min(arguments["batch_size"], rollout)

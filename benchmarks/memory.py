@@ -20,12 +20,12 @@ import warnings
 
 import numpy as np
 import torch
-from scipy import stats
 from tqdm import tqdm
 
 from agents import LearnedOptimizer, Policy, load_policy
 from agents.evaluation.benchmark import BENCHMARK
 from agents.evaluation.problem import HeldoutTask
+from agents.evaluation.results import interval
 from agents.evaluation.selection import SELECTION
 from optenv import rewards
 
@@ -71,12 +71,6 @@ def scores(
     without = np.mean([train(task, own, memoryless, None)[0] for own in seeds])
     bar.update(2 * runs)
     return np.stack([kept.mean(0), np.full(runs, cleared), np.full(runs, without)])
-
-
-def interval(values: np.ndarray) -> str:
-    """Mean and 95 % interval (Student's) over tasks."""
-    spread = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return f"{values.mean():+.3f} ±{spread:.3f}"
 
 
 def main() -> None:

@@ -13,21 +13,14 @@ from __future__ import annotations
 
 import argparse
 
-import numpy as np
 import torch
-from scipy import stats
 from tqdm import tqdm
 
 from agents import load_policy
+from agents.evaluation.results import interval
 from agents.evaluation.schedules import Runs, check, compare, random_search
 from agents.models import env_arguments, preset
 from agents.presets import PRESETS
-
-
-def interval(values: np.ndarray) -> str:
-    """Mean and 95 % interval (Student's)."""
-    spread = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return f"{values.mean():+.3f} ±{spread:.3f}"
 
 
 def test_split(tasks: str | list[str]) -> list[str]:

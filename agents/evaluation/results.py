@@ -70,6 +70,9 @@ class Interval(NamedTuple):
         """Whether the interval excludes zero."""
         return abs(self.mean) > self.half
 
+    def __str__(self) -> str:
+        return f"{self.mean:+.3f} ±{self.half:.3f}"
+
 
 def interval(values: Sequence[float]) -> Interval:
     """Mean and t interval; a value that is not finite leaves nothing to bound.
