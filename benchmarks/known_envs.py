@@ -17,9 +17,11 @@ from stable_baselines3.common.vec_env import VecEnv
 class Trials(VecEnv):
     """Trials of one length: an instance each, whose episodes all begin in state 0.
 
-    Observations ``[S + A + 2]``: state (one-hot), previous action (one-hot), previous
-    reward, and whether an episode begins. Before the first action of a trial, the last but
-    the flag are 0; between two episodes, they are those of the episode that ended.
+    Observations ``[S + 2 S A + 1]``: state (one-hot), previous state and action (the pair
+    one-hot), the same times the previous reward, and whether an episode begins. Before the
+    first action of a trial, what is previous is 0; between two episodes, it is of the
+    episode that ended. With the pairs of the paper's inputs in one place, a memory has
+    hardly to learn where each reward belongs.
 
     An instance: transitions ``[n, S, A, S]``, means of rewards ``[n, S, A]``, and the luck
     of each step, ``[T, n]``.
@@ -39,7 +41,7 @@ class Trials(VecEnv):
         self.states, self.actions, self.steps = states, actions, steps
         self.horizon = steps * episodes
         self.rng = np.random.default_rng()
-        size = (states + actions + 2,)
+        size = (states + 2 * states * actions + 1,)
         box = spaces.Box(-np.inf, np.inf, size, np.float32)
         super().__init__(num_envs, box, spaces.Discrete(actions))
 
@@ -62,14 +64,11 @@ class Trials(VecEnv):
         self.state = np.zeros(self.num_envs, int)
         return self._observe(np.full(self.num_envs, -1), np.zeros(self.num_envs))
 
-    def _observe(self, actions: np.ndarray, rewards: np.ndarray) -> np.ndarray:
+    def _observe(self, pairs: np.ndarray, rewards: np.ndarray) -> np.ndarray:
         begins = np.full((self.num_envs, 1), self.time % self.steps == 0)
-        parts = (
-            self.state[:, None] == np.arange(self.states),
-            actions[:, None] == np.arange(self.actions),
-            rewards[:, None],
-            begins,
-        )
+        pair = pairs[:, None] == np.arange(self.states * self.actions)
+        state = self.state[:, None] == np.arange(self.states)
+        parts = (state, pair, pair * rewards[:, None], begins)
         return np.concatenate(parts, axis=1, dtype=np.float32)
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -77,13 +76,14 @@ class Trials(VecEnv):
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         where = np.arange(self.num_envs), self.state, self.chosen
+        pairs = self.state * self.actions + self.chosen
         rewards = self.pay(self.means[where], self.luck[self.time])
         self.state = (self.fate[self.time, :, None] > self.edges[where]).sum(1)
         self.total += rewards
         self.time += 1
         if self.time % self.steps == 0:
             self.state = np.zeros(self.num_envs, int)
-        observation = self._observe(self.chosen, rewards)
+        observation = self._observe(pairs, rewards)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         done = self.time == self.horizon
         if done:
@@ -140,11 +140,6 @@ class RandomMDPs(Trials):
         states: S.
         actions: A.
         steps: of an episode.
-
-    Attributes:
-        within: states that the moves of an instance lead to, chosen anew for each. Fewer
-            than S make lessons: there, the mean reward of each action over these states is
-            1, so that it pays to know where an action is good, and not which is good.
     """
 
     def __init__(
@@ -152,16 +147,11 @@ class RandomMDPs(Trials):
         steps: int = 10,
     ) -> None:  # fmt: skip
         super().__init__(num_envs, states, actions, steps, episodes)
-        self.within = states
 
     def instances(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         shape = (self.num_envs, self.states, self.actions)
         means = self.rng.normal(1, 1, shape)
         drawn = self.rng.exponential(size=(*shape, self.states))
-        if self.within < self.states:
-            inside = self.rng.random((self.num_envs, self.states)).argsort(1) < self.within
-            drawn *= inside[:, None, None]
-            means -= (means * inside[..., None]).sum(1, keepdims=True) / self.within - 1
         transitions = drawn / drawn.sum(-1, keepdims=True)
         luck = self.rng.normal(size=(self.horizon, self.num_envs))
         return transitions, means, luck

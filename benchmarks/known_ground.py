@@ -58,23 +58,20 @@ PUBLISHED: dict[str, dict[str, float]] = {
 }  # fmt: skip
 
 #: How RL² is trained. Batches are of whole ``trials``; the learning rate falls along a line
-#: to a twentieth of ``lr``; ``scaled`` rewards are in units of the spread of returns.
-#: ``ent_coef`` and ``lessons``: see :class:`Course`.
+#: to a twentieth of ``lr``, the weight of the entropy from ``ent_coef`` to 0; ``scaled``
+#: rewards are in units of the spread of returns.
 RECIPES: dict[str, dict[str, Any]] = {
     "bandit-10": {
         "timesteps": 3_000_000, "envs": 1024, "trials": 256, "n_epochs": 8, "lr": 2e-3,
         "gamma": 0.99, "gae_lambda": 0.3, "ent_coef": 0.0, "hidden": 48, "scaled": False,
-        "lessons": None,
     },
     "bandit-100": {
         "timesteps": 6_000_000, "envs": 512, "trials": 128, "n_epochs": 6, "lr": 3e-3,
         "gamma": 0.95, "gae_lambda": 0.95, "ent_coef": 0.01, "hidden": 48, "scaled": False,
-        "lessons": None,
     },
     "mdp-10": {
-        "timesteps": 6_000_000, "envs": 128, "trials": 16, "n_epochs": 4, "lr": 4e-3,
+        "timesteps": 7_000_000, "envs": 128, "trials": 16, "n_epochs": 4, "lr": 4e-3,
         "gamma": 0.95, "gae_lambda": 0.3, "ent_coef": 0.02, "hidden": 96, "scaled": True,
-        "lessons": 0.6,
     },
 }  # fmt: skip
 
@@ -83,8 +80,7 @@ class Course(BaseCallback):
     """What changes in the course of a training, and a line for each fortieth of it.
 
     Args:
-        recipe: whose weight of entropy falls to 0 along a line, and whose ``lessons`` are
-            the part of the training that an MDP grows in, from two states to all.
+        recipe: whose weight of the entropy falls to 0 along a line.
     """
 
     def __init__(self, recipe: dict[str, Any]) -> None:
@@ -94,10 +90,6 @@ class Course(BaseCallback):
     def _on_rollout_start(self) -> None:
         done = self.num_timesteps / self.recipe["timesteps"]
         self.model.ent_coef = self.recipe["ent_coef"] * max(0.0, 1 - done)
-        if self.recipe["lessons"]:
-            env = self.training_env
-            grown = int(2 + (env.states - 1) * done / self.recipe["lessons"])
-            env.within = min(env.states, grown)
 
     def _on_step(self) -> bool:
         self.total += float(self.locals["rewards"].mean())

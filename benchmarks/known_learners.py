@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from known_envs import Trials
 
-#: Observations ``[n, S + A + 2]`` to actions ``[n]``.
+#: Observations ``[n, S + 2 S A + 1]`` to actions ``[n]``.
 Learner = Callable[[np.ndarray], np.ndarray]
 
 
@@ -71,13 +71,14 @@ class Counting(Random):
         self.time = 0
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
-        states, actions = self.env.states, self.env.actions
-        state = observation[:, :states].argmax(1)
+        states, pairs = self.env.states, self.env.states * self.env.actions
+        ends = states, states + pairs, states + 2 * pairs
+        now, pair, earned, _ = np.split(observation, ends, axis=1)
+        state = now.argmax(1)
         if self.time:
-            action = observation[:, states : states + actions].argmax(1)
-            where = np.arange(len(state)), self.state, action
+            where = np.arange(len(state)), *divmod(pair.argmax(1), self.env.actions)
             self.visits[where] += 1
-            self.rewards[where] += observation[:, -2]
+            self.rewards[where] += earned.sum(1)
             if not observation[0, -1]:
                 self.moves[(*where, state)] += 1
         self.state = state

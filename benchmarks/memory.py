@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from itertools import product
 
 import numpy as np
 import torch
@@ -34,13 +35,17 @@ ARMS = ("memory kept", "memory cleared", "without memory")
 
 
 def train(
-    task: HeldoutTask, seed: int, policy: Policy, optimizer: LearnedOptimizer | None
+    task: HeldoutTask,
+    seed: int,
+    policy: Policy,
+    optimizer: LearnedOptimizer | None,
+    lr: float | None,
 ) -> tuple[float, LearnedOptimizer]:
     """Score of a run, and the optimizer at its end; None begins without a memory."""
     problem, total = task.build(seed), task.updates
     module = problem.module
     if optimizer is None:
-        optimizer = LearnedOptimizer(module.parameters(), policy, total_steps=total)
+        optimizer = LearnedOptimizer(module.parameters(), policy, lr=lr, total_steps=total)
     else:
         optimizer.new_run(module.parameters())
     first = problem.validation_loss(module)
@@ -55,7 +60,13 @@ def train(
 
 
 def scores(
-    task: HeldoutTask, seed: int, runs: int, policy: Policy, memoryless: Policy, bar: tqdm
+    task: HeldoutTask,
+    seed: int,
+    runs: int,
+    lr: float | None,
+    policy: Policy,
+    memoryless: Policy,
+    bar: tqdm,
 ) -> np.ndarray:
     """Mean score over the trials, of each arm and run, ``[3, runs]``."""
     seeds = [seed + i for i in range(runs)]
@@ -64,11 +75,11 @@ def scores(
         optimizer = None
         for run in range(runs):
             own = seeds[(trial + run) % runs]
-            kept[trial, run], optimizer = train(task, own, policy, optimizer)
+            kept[trial, run], optimizer = train(task, own, policy, optimizer, lr)
             bar.update()
     # Without a memory, a run does not depend on its place in the trial.
-    cleared = np.mean([train(task, own, policy, None)[0] for own in seeds])
-    without = np.mean([train(task, own, memoryless, None)[0] for own in seeds])
+    cleared = np.mean([train(task, own, policy, None, lr)[0] for own in seeds])
+    without = np.mean([train(task, own, memoryless, None, lr)[0] for own in seeds])
     bar.update(2 * runs)
     return np.stack([kept.mean(0), np.full(runs, cleared), np.full(runs, without)])
 
@@ -78,6 +89,9 @@ def main() -> None:
     parser.add_argument("--policy", required=True, help="with a memory: name or path")
     parser.add_argument("--memoryless", required=True, help="without one")
     parser.add_argument("--updates", type=int, default=100, help="of each run")
+    parser.add_argument("--lr", action="append", type=float, metavar="RATE",
+                        help="base learning rate; of several, the mean is scored; "
+                        "by default that of the policies")  # fmt: skip
     parser.add_argument("--repeats", type=int, default=1, help="of all, on other seeds")
     parser.add_argument("--runs", type=int, default=3, help="of each trial")
     parser.add_argument("--suite", choices=SUITES, default="benchmark")
@@ -95,13 +109,14 @@ def main() -> None:
         parser.error(f"no task of the suite is {' or '.join(arguments.task)}")
     tasks = [task.lasting(arguments.updates / task.updates) for task in chosen]
     runs, seeds = arguments.runs, [1000 * i for i in range(arguments.repeats)]
-    total = len(tasks) * len(seeds) * runs * (runs + 2)
+    each = list(product(seeds, [runs], arguments.lr or [None]))
+    total = len(tasks) * len(each) * runs * (runs + 2)
     with warnings.catch_warnings(), tqdm(total=total) as bar:
         warnings.filterwarnings("ignore", "a loss is|total_steps=")
         found = np.stack(
-            [np.mean([scores(t, s, runs, *own, bar) for s in seeds], 0) for t in tasks]
+            [np.mean([scores(t, *one, *own, bar) for one in each], 0) for t in tasks]
         )
-    print(f"{len(tasks)} tasks of {arguments.updates} updates, {runs * len(seeds)} trials")
+    print(f"{len(tasks)} tasks of {arguments.updates} updates, {runs * len(each)} trials")
     names = [f"run {i + 1}" for i in range(runs)]
     print("| task | " + " | ".join([*names, *ARMS[1:]]) + " |")
     print("|---" * (3 + runs) + "|")
