@@ -235,12 +235,15 @@ class Task(ABC):
 
     def unflatten(self, params: Tensor) -> tuple[Tensor, ...]:
         """Split flat parameters ``[B, P]`` into views ``[B, *shape]``."""
-        sizes = [int(np.prod(shape)) for shape in self.shapes]
-        parts = params.split(sizes, dim=1)
-        return tuple(
-            part.view(len(params), *shape)
-            for part, shape in zip(parts, self.shapes, strict=True)
-        )
+        return unflatten(params, self.shapes)
+
+
+def unflatten(params: Tensor, shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
+    """Views ``[B, *shape]`` of flat parameters ``[B, P]``, in the order of the shapes."""
+    parts = params.split([math.prod(shape) for shape in shapes], dim=1)
+    return tuple(
+        part.view(len(params), *shape) for part, shape in zip(parts, shapes, strict=True)
+    )
 
 
 def order_keys(generators: Sequence[np.random.Generator]) -> Tensor:

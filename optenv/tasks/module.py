@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
 from .base import Data, Task, order_keys
-
-LossFunction = Callable[[Tensor, Tensor], Tensor]
-
-LOSSES: dict[str, LossFunction] = {
-    "cross_entropy": F.cross_entropy,
-    "mse": F.mse_loss,
-    "l1": F.l1_loss,
-    "bce_with_logits": F.binary_cross_entropy_with_logits,
-}
+from .stacked import LossFunction, Stacked, flat, named_loss, trained_parameters
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,9 +22,7 @@ class ModuleTask(Task):
     inputs: Tensor = field(repr=False)
     targets: Tensor = field(repr=False)
     loss_function: LossFunction = F.cross_entropy
-    _template: nn.Module = field(init=False, repr=False)
-    _buffers: dict[str, Tensor] = field(init=False, repr=False)
-    _stacks: bool = field(init=False, repr=False)
+    _stacked: Stacked = field(init=False, repr=False)
 
     # By identity: tensors have no truth value to compare them by.
     __eq__ = object.__eq__
@@ -46,7 +33,7 @@ class ModuleTask(Task):
         module = _seeded(self.factory, 0)
         if not isinstance(module, nn.Module):
             raise TypeError(f"factory must return a torch.nn.Module, got {module!r}")
-        if not any(p.requires_grad for p in module.parameters()):
+        if not trained_parameters(module):
             raise ValueError(f"the factory's module has no parameters to train: {module!r}")
         stateful = [
             name
@@ -63,21 +50,13 @@ class ModuleTask(Task):
             raise ValueError(
                 f"modules {random} draw from the global random generator; set p=0"
             )
-        # A copy: the factory may keep its module, and tied parameters stay tied.
-        object.__setattr__(self, "_template", copy.deepcopy(module))
-        # Frozen parameters are held like buffers: those of one module, for all runs.
-        frozen = {
-            name: p.detach()
-            for name, p in self._template.named_parameters()
-            if not p.requires_grad
-        }
-        buffers = {**dict(self._template.named_buffers()), **frozen}
-        object.__setattr__(self, "_buffers", buffers)
-        object.__setattr__(self, "_stacks", self._try())
+        stacked = Stacked(module, self.loss_function)
+        stacked.choose(self.inputs[: self.batch_size], self.targets[: self.batch_size])
+        object.__setattr__(self, "_stacked", stacked)
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        return tuple(tuple(p.shape) for p in _trained(self._template).values())
+        return self._stacked.shapes
 
     def sample(self, generators: Sequence[np.random.Generator]) -> Data:
         total = self.num_train + self.num_validation
@@ -104,77 +83,10 @@ class ModuleTask(Task):
 
     def init(self, generators: Sequence[np.random.Generator]) -> Tensor:
         modules = [_seeded(self.factory, int(g.integers(2**62))) for g in generators]
-        flat = [
-            torch.cat([p.detach().flatten() for p in _trained(m).values()]) for m in modules
-        ]
-        return torch.stack(flat)
+        return torch.stack([flat(module) for module in modules])
 
     def loss(self, params: tuple[Tensor, ...], inputs: Tensor, targets: Tensor) -> Tensor:
-        one = self._loss_of_one(params[0])
-        if self._stacks and len(inputs) > 1:  # for one, vmap costs more than it saves
-            return vmap(one)(params, inputs, targets)
-        runs = zip(zip(*params, strict=True), inputs, targets, strict=True)
-        return torch.stack([one(*run) for run in runs])
-
-    def _loss_of_one(self, like: Tensor) -> Callable[..., Tensor]:
-        """Function from parameters, inputs and targets of one run to its loss."""
-        names = list(_trained(self._template))
-        buffers = {
-            name: b.to(like.device, like.dtype if b.is_floating_point() else None)
-            for name, b in self._buffers.items()
-        }
-
-        def one(values: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
-            named = dict(zip(names, values, strict=True))
-            outputs = functional_call(self._template, (named, buffers), (x,))
-            loss = self.loss_function(outputs, y)
-            if loss.dim() != 0:
-                raise ValueError(
-                    "loss must be a scalar mean over the batch, got a tensor of shape "
-                    f"{list(loss.shape)}"
-                )
-            return loss
-
-        return one
-
-    def _try(self) -> bool:
-        """Whether runs can be stacked; what could never train is refused here."""
-        params = [p.detach() for p in _trained(self._template).values()]
-        rows = slice(0, self.batch_size)
-        # As an environment will give them: floats of the type of the parameters.
-        inputs, targets = (
-            x[rows].to(params[0].device, params[0].dtype if x.is_floating_point() else None)
-            for x in (self.inputs, self.targets)
-        )
-        one = self._loss_of_one(params[0])
-        try:
-            self._try_one(one, params, inputs, targets)
-        except Exception as error:
-            error.add_note("(of the factory's module and the loss, on the first examples)")
-            raise
-        try:
-            vmap(one)([p[None] for p in params], inputs[None], targets[None])
-        except RuntimeError as error:
-            if "atching rule" not in str(error):
-                raise
-            return False  # recurrent layers, among others, run one after the other
-        return True
-
-    @staticmethod
-    def _try_one(one: Callable[..., Tensor], *arguments: Any) -> None:
-        """Take the loss once; refuse one that draws random numbers."""
-        with torch.random.fork_rng(devices=[]):
-            before = torch.get_rng_state()
-            one(*arguments)
-            if not torch.equal(torch.get_rng_state(), before):
-                raise ValueError(
-                    "the module or its loss draws from the global random generator, "
-                    "which runs cannot share; train it without dropout and the like"
-                )
-
-
-def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+        return self._stacked.loss(params, inputs, targets)
 
 
 def _drops(module: nn.Module) -> bool:
@@ -239,12 +151,7 @@ def from_module(
         raise ValueError(
             f"validation_fraction must lie in (0, 1), got {validation_fraction!r}"
         )
-    if isinstance(loss, str):
-        if loss not in LOSSES:
-            raise ValueError(f"unknown loss {loss!r}; valid losses: {', '.join(LOSSES)}")
-        loss = LOSSES[loss]
-    if not callable(loss):
-        raise TypeError(f"loss must be a name or a function, got {loss!r}")
+    loss_function = named_loss(loss)
     if isinstance(factory, nn.Module):
         raise TypeError(
             "factory must be a function that makes a new module, not a module: give "
@@ -260,5 +167,5 @@ def from_module(
         factory=factory,
         inputs=inputs,
         targets=targets,
-        loss_function=loss,
+        loss_function=loss_function,
     )
