@@ -8,7 +8,7 @@ the run's data and its ``order`` key.
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -146,8 +146,21 @@ def _update(
         )
 
 
+class Trainable(Protocol):
+    """What has a loss of parameters: a task, or copies of a module.
+
+    ``loss`` and ``unflatten`` are those of :class:`~optenv.tasks.base.Task`.
+    """
+
+    def loss(
+        self, params: tuple[Tensor, ...], inputs: Tensor, targets: Tensor
+    ) -> Tensor: ...
+
+    def unflatten(self, params: Tensor) -> tuple[Tensor, ...]: ...
+
+
 def loss_and_grad(
-    task: Task,
+    task: Trainable,
     params: Tensor,
     batch: tuple[Tensor, Tensor],
     differentiable: bool = False,
@@ -166,7 +179,7 @@ def loss_and_grad(
 
 
 def evaluate(
-    task: Task,
+    task: Trainable,
     params: Tensor,
     batch: tuple[Tensor, Tensor],
     scale: Tensor | None = None,
@@ -180,7 +193,7 @@ def evaluate(
 
 
 def _loss(
-    task: Task, params: Tensor, batch: tuple[Tensor, Tensor], scale: Tensor | None
+    task: Trainable, params: Tensor, batch: tuple[Tensor, Tensor], scale: Tensor | None
 ) -> Tensor:
     inner = params if scale is None else params * scale
     return task.loss(task.unflatten(inner), *batch)

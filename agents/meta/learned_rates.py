@@ -1,0 +1,62 @@
+"""Initial parameters together with learning rates for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from optenv.tasks.stacked import trained_parameters
+
+from .episodes import Family
+from .learner import MetaLearner
+from .rules import PerParameter, PerStep
+
+
+class MetaSGD(MetaLearner):
+    """A learning rate for each parameter (Li et al., 2017).
+
+    Args:
+        module, family: see :class:`~agents.meta.learner.MetaLearner`.
+        inner_lr: that all rates begin with; of a pair, each between the two at random.
+        inner_steps: of the inner loop while learning. With more steps than that, rates
+            learned for one step may diverge.
+        **outer: of :class:`~agents.meta.learner.MetaLearner`.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        family: Family,
+        *,
+        inner_lr: float | tuple[float, float] = (0.005, 0.1),
+        inner_steps: int = 1,
+        **outer: Any,
+    ) -> None:
+        size = sum(p.numel() for p in trained_parameters(module).values())
+        rule = PerParameter(size, inner_lr, outer.get("seed", 0))
+        super().__init__(module, family, rule, inner_steps=inner_steps, **outer)
+
+
+class LearnedLR(MetaLearner):
+    """A learning rate for each step and parameter tensor (Antoniou et al., 2019).
+
+    Args:
+        module, family: see :class:`~agents.meta.learner.MetaLearner`.
+        inner_lr: that all rates begin with.
+        inner_steps: of the inner loop; there are no rates for more.
+        **outer: of :class:`~agents.meta.learner.MetaLearner`.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        family: Family,
+        *,
+        inner_lr: float = 0.01,
+        inner_steps: int = 5,
+        **outer: Any,
+    ) -> None:
+        sizes = [p.numel() for p in trained_parameters(module).values()]
+        rule = PerStep(sizes, inner_steps, inner_lr)
+        super().__init__(module, family, rule, inner_steps=inner_steps, **outer)
