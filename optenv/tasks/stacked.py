@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .base import unflatten
 
@@ -25,6 +26,10 @@ LOSSES: dict[str, LossFunction] = {
     "l1": F.l1_loss,
     "bce_with_logits": F.binary_cross_entropy_with_logits,
 }
+
+#: What vmap says of modules that it cannot stack: recurrent ones, and those that write to
+#: buffers.
+REFUSALS = ("atching rule", "the broadcast shape", "captured Tensor", "updated in place")
 
 
 class Stacked:
@@ -54,6 +59,12 @@ class Stacked:
             if not p.requires_grad
         }
         self.buffers = {**dict(self.template.named_buffers()), **frozen}
+        self.statistics = [
+            f"{name}.{buffer}" if name else buffer
+            for name, part in self.template.named_modules()
+            if getattr(part, "track_running_stats", False)
+            for buffer, _ in part.named_buffers(recurse=False)
+        ]
 
     def unflatten(self, params: Tensor) -> tuple[Tensor, ...]:
         """Split flat parameters ``[B, P]`` into views ``[B, *shape]``."""
@@ -91,17 +102,23 @@ class Stacked:
 
         def call(values: Sequence[Tensor], x: Tensor) -> Tensor:
             named = dict(zip(self.names, values, strict=True))
-            return functional_call(self.template, (named, buffers), (x,))
+            # Running statistics are written to in place: no copy has another's.
+            own = {name: buffers[name].clone() for name in self.statistics}
+            return functional_call(self.template, (named, {**buffers, **own}), (x,))
 
         return call
 
     def _map(
         self, one: Callable[..., Tensor], params: Sequence[Tensor], *examples: Tensor
     ) -> Tensor:
-        if self.vectorized and len(params[0]) > 1:  # for one, vmap costs more than it saves
-            return vmap(one)(tuple(params), *examples)
-        copies = zip(zip(*params, strict=True), *examples, strict=True)
-        return torch.stack([one(*each) for each in copies])
+        # Of the kinds of attention, only this can be stacked and differentiated twice.
+        with sdpa_kernel(SDPBackend.MATH):
+            if (
+                self.vectorized and len(params[0]) > 1
+            ):  # vmap of one costs more than it saves
+                return vmap(one)(tuple(params), *examples)
+            copies = zip(zip(*params, strict=True), *examples, strict=True)
+            return torch.stack([one(*each) for each in copies])
 
     def choose(self, inputs: Tensor, targets: Tensor) -> None:
         """Find out on examples ``[n, ...]`` whether copies can be stacked.
@@ -125,7 +142,7 @@ class Stacked:
         try:
             self.loss(tuple(twice[:-2]), *twice[-2:])
         except RuntimeError as error:
-            if "atching rule" not in str(error):
+            if not any(reason in str(error) for reason in REFUSALS):
                 raise
             self.vectorized = False
 
