@@ -1,4 +1,4 @@
-"""Characters of the Hershey fonts, drawn with a pen that is never held the same way twice."""
+"""Characters of the Hershey fonts, drawn with a pen that is held anew each time."""
 
 from __future__ import annotations
 

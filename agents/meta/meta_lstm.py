@@ -52,7 +52,7 @@ class LstmRule(InnerRule):
         seen = (grad, loss.detach()[:, None].expand_as(grad))
         features = torch.cat([signed_log(x) for x in seen], dim=-1)
         gates = self.inputs(features) + self.recurrent(output)
-        enter, forget, leave, new = gates.chunk(4, dim=-1)
+        enter, forget, new, leave = gates.chunk(4, dim=-1)
         cell = forget.sigmoid() * cell + enter.sigmoid() * new.tanh()
         output = leave.sigmoid() * cell.tanh()
         known = output @ self.gates.weight[:, : self.hidden].T + self.gates.bias
