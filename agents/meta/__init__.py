@@ -1,13 +1,15 @@
 """Gradient-based meta-learners: MAML and its kin, on few-shot tasks."""
 
+from .amortized import Matching, NeuralProcess, ProcessNetwork, Prototypical
 from .episodes import Episodes, Examples, Family
 from .few_shot import Classes, FewShot
 from .glyphs import glyphs
 from .learned_rates import LearnedLR, MetaSGD
-from .learner import Evaluation, MetaLearner
+from .learner import MetaLearner
 from .maml import ANIL, FOMAML, MAML
 from .meta_lstm import MetaLSTM
 from .omniglot import omniglot
+from .outer import Evaluation, Learner
 from .reptile import Reptile
 from .sinusoids import Sinusoids
 
@@ -22,9 +24,14 @@ __all__ = [
     "Family",
     "FewShot",
     "LearnedLR",
+    "Learner",
+    "Matching",
     "MetaLSTM",
     "MetaLearner",
     "MetaSGD",
+    "NeuralProcess",
+    "ProcessNetwork",
+    "Prototypical",
     "Reptile",
     "Sinusoids",
     "glyphs",

@@ -58,7 +58,7 @@ class Reptile(MetaLearner):
         )  # fmt: skip
 
     def _make_optimizer(self, meta_lr: float) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.meta_parameters(), lr=meta_lr)
+        return torch.optim.SGD(self.parameters, lr=meta_lr)
 
     def _outer_step(self, episodes: Episodes, progress: float) -> float:
         self.optimizer.param_groups[0]["lr"] = self.meta_lr * (1 - progress)
