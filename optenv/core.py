@@ -183,12 +183,15 @@ def evaluate(
     params: Tensor,
     batch: tuple[Tensor, Tensor],
     scale: Tensor | None = None,
+    *,
+    differentiable: bool = False,
 ) -> Tensor:
     """Loss ``[B]`` of ``params [B, P]`` on inputs and targets ``[B, n, ...]``.
 
-    ``scale`` is that of the runs' :class:`~optenv.tasks.Data`.
+    ``scale`` is that of the runs' :class:`~optenv.tasks.Data`; ``differentiable`` keeps the
+    graph.
     """
-    with torch.no_grad():
+    with torch.set_grad_enabled(differentiable):
         return _loss(task, params, batch, scale)
 
 
@@ -207,6 +210,15 @@ def where(mask: Tensor, new: T, old: T) -> T:
     assert isinstance(new, tuple) and isinstance(old, tuple)
     parts = [where(mask, a, b) for a, b in zip(new, old, strict=True)]
     return type(new)(*parts) if hasattr(new, "_fields") else type(new)(parts)  # type: ignore[return-value]
+
+
+def detach(tree: T) -> T:
+    """The same tensors without a graph."""
+    if isinstance(tree, Tensor):
+        return tree.detach()  # type: ignore[return-value]
+    assert isinstance(tree, tuple)
+    parts = [detach(part) for part in tree]
+    return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)  # type: ignore[return-value]
 
 
 def put(old: T, index: Tensor, new: T) -> T:

@@ -162,13 +162,21 @@ class Group:
             potential=torch.zeros_like(like),
         )
 
-    def step(self, action: Tensor, active: np.ndarray | None = None) -> StepResult:
+    def step(
+        self,
+        action: Tensor,
+        active: np.ndarray | None = None,
+        *,
+        differentiable: bool = False,
+    ) -> StepResult:
         """Take one control step.
 
         Args:
             action: ``[B, ...]`` actions.
             active: ``[B]`` bool, which runs take part; by default all. What is returned
                 for the others is to be ignored, and their state stays as it is.
+            differentiable: keep the graph from the rewards of this step and of later ones
+                back to the action, until :meth:`cut`.
         """
         before = self.state
         action = action.to(self.device)
@@ -178,9 +186,12 @@ class Group:
         if isinstance(self.action, actions.RuleChoice):
             chosen = switching.choose(run.rule, self.action.choose(action))
             run = run._replace(rule=chosen)
-        run = core.advance(self.task, self.rule, self.data, run, lr, counts=counts)
+        run = core.advance(
+            self.task, self.rule, self.data, run, lr, counts=counts,
+            differentiable=differentiable,
+        )  # fmt: skip
         self.steps = self.steps + (1 if active is None else active)
-        loss = self._reward_losses(self.data, run.params)
+        loss = self._reward_losses(self.data, run.params, differentiable)
         potential = torch.where(
             rewards.is_diverged(before.potential),  # once diverged, for good
             before.potential,
@@ -206,6 +217,10 @@ class Group:
         reward = before.potential - potential
         known = told(before.history, state, at_end)
         return StepResult(observation, reward, terminated, diverged, lr[0], known)
+
+    def cut(self) -> None:
+        """Forget the graph of the steps so far."""
+        self.state = core.detach(self.state)
 
     @property
     def num_steps(self) -> int:
@@ -247,14 +262,22 @@ class Group:
             observation = torch.cat([observation, state.shown], dim=1)
         return observation, state._replace(history=history)
 
-    def _reward_losses(self, data: tasks.Data, params: Tensor) -> Tensor:
+    def _reward_losses(
+        self, data: tasks.Data, params: Tensor, differentiable: bool = False
+    ) -> Tensor:
         """Losses ``[B, S]`` that the reward is made of, one per source."""
         batches = {
             "train": lambda: data.train(REWARD_EXAMPLES),
             "validation": lambda: data.validation(REWARD_EXAMPLES),
         }
         losses = [
-            core.evaluate(self.task, params, batches[source](), data.scale)
+            core.evaluate(
+                self.task,
+                params,
+                batches[source](),
+                data.scale,
+                differentiable=differentiable,
+            )
             for source in rewards.sources(self.settings.reward)
         ]
         return torch.stack(losses, dim=-1)

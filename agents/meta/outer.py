@@ -98,7 +98,7 @@ class Learner(ABC):
             progress_bar: show one.
         """
         positive_int("total_iterations", total_iterations)
-        for done in _range(total_iterations, progress_bar):
+        for done in progress_range(total_iterations, progress_bar):
             episodes = self.family.sample(self.meta_batch, self.rng)
             loss = self._outer_step(episodes, done / total_iterations)
             self.iterations += 1
@@ -197,7 +197,7 @@ def judged(
     return losses.numpy(), right
 
 
-def _range(total: int, progress_bar: bool) -> Iterable[int]:
+def progress_range(total: int, progress_bar: bool) -> Iterable[int]:
     if not progress_bar:
         return range(total)
     from tqdm import trange  # type: ignore[import-untyped]

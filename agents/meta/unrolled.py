@@ -1,0 +1,163 @@
+"""Learning rates learned by differentiating through training runs.
+
+The same policy as PPO's or DQN's, on the same environment, from gradients of the rewards
+themselves: the environment's core is differentiated from the losses at the end of some
+control steps back to the actions that were taken in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from optenv import actions
+from optenv.checks import positive_int
+from optenv.group import Group
+from optenv.settings import make
+
+from ..description import inputs
+from ..policy import Policy
+from ..policy_file import save_policy
+from .outer import progress_range
+
+
+class UnrolledLR:
+    """A policy of learning rates that ascends the return of training runs.
+
+    Actions are the policy's, with some noise. The gradient of an action is that of the
+    rewards of its segment with the later actions held as they were; it is clipped for each
+    run and step by itself, since of a few hundred updates it may be of any size (Metz et
+    al., 2019). What happens after the segment is not looked at, so that short segments
+    teach too small learning rates (Wu et al., 2018).
+
+    Args:
+        arguments: of the environment, see :class:`optenv.settings.Settings`; the action
+            must be continuous.
+        groups: structures at a time.
+        size: runs of each.
+        segment: control steps that are differentiated at once.
+        net_arch: units of the policy's hidden layers.
+        noise: deviation of the noise on the actions.
+        clip: of the gradient of each action, in nats.
+        meta_lr: learning rate of Adam.
+        seed: of tasks, noise and policy.
+
+    Attributes:
+        policy: what is learned.
+        timesteps: control steps made.
+
+    Raises:
+        ValueError, TypeError: an argument is not valid.
+    """
+
+    def __init__(
+        self,
+        arguments: Mapping[str, Any],
+        *,
+        groups: int = 8,
+        size: int = 16,
+        segment: int = 8,
+        net_arch: tuple[int, ...] = (64, 64),
+        noise: float = 0.1,
+        clip: float = 0.3,
+        meta_lr: float = 1e-3,
+        seed: int = 0,
+    ) -> None:
+        self.settings = make(dict(arguments))
+        action = actions.make(self.settings.action)
+        if not isinstance(action, actions.Continuous):
+            raise ValueError(f"the action must be continuous, got {action}")
+        self.groups = [
+            Group(self.settings, positive_int("size", size))
+            for _ in range(positive_int("groups", groups))
+        ]
+        self.segment = positive_int("segment", segment)
+        self.noise, self.clip, self.seed = noise, clip, seed
+        self.rng = np.random.default_rng(seed)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.policy = Policy(self._describe(net_arch))
+        self._initialise()
+        self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=meta_lr)
+        self.timesteps = 0
+
+    def _describe(self, net_arch: tuple[int, ...]) -> dict[str, Any]:
+        description = {**self.settings.describe(), "activation": "tanh"}
+        ends = len(inputs(description)), 1
+        return description | {
+            "layers": [ends[0], *net_arch, ends[1]],
+            "algorithm": type(self).__name__,
+            "seed": self.seed,
+        }
+
+    def _initialise(self) -> None:
+        """Orthogonal weights; actions near 0 at first, as of an untrained PPO."""
+        layers = [m for m in self.policy.members[0] if isinstance(m, nn.Linear)]
+        for layer in layers:
+            gain = 0.01 if layer is layers[-1] else 2**0.5
+            nn.init.orthogonal_(layer.weight, gain, self.generator)
+
+    def learn(self, total_timesteps: int, progress_bar: bool = False) -> Self:
+        """Make control steps, in whole runs, until there are at least so many more.
+
+        Args:
+            total_timesteps: over all runs.
+            progress_bar: show one.
+        """
+        positive_int("total_timesteps", total_timesteps)
+        size = sum(group.size for group in self.groups) * self.settings.horizon
+        for _ in progress_range(-(-total_timesteps // size), progress_bar):
+            self._train_runs()
+        return self
+
+    def _train_runs(self) -> None:
+        """Runs from beginning to end, with a step of Adam for each segment."""
+        observations = [self._reset(group) for group in self.groups]
+        for _ in range(0, self.settings.horizon, self.segment):
+            self.optimizer.zero_grad()
+            for i, group in enumerate(self.groups):
+                observations[i] = self._learn_segment(group, observations[i])
+            nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
+            self.optimizer.step()
+
+    def _reset(self, group: Group) -> Tensor:
+        seeds = self.rng.integers(2**62, size=group.size)
+        generators = [np.random.default_rng(int(seed)) for seed in seeds]
+        structure = np.random.default_rng(int(self.rng.integers(2**62)))
+        return group.reset(np.arange(group.size), generators, structure)
+
+    def _learn_segment(self, group: Group, observation: Tensor) -> Tensor:
+        """Add a segment's gradient; the observation after it."""
+        means, taken, total = [], [], torch.zeros(())
+        for _ in range(min(self.segment, group.num_steps - int(group.steps[0]))):
+            seen = observation[:, self.policy.columns]
+            means.append(self.policy.members[0](seen))
+            noise = torch.randn(means[-1].shape, generator=self.generator)
+            action = (means[-1].detach() + self.noise * noise).clamp(-1, 1)
+            taken.append(action.requires_grad_())
+            result = group.step(taken[-1], differentiable=True)
+            observation, total = result.observation.detach(), total + result.reward.sum()
+            self.timesteps += group.size
+        if taken:
+            grads = torch.autograd.grad(total, taken, allow_unused=True)
+            group.cut()
+            for mean, grad in zip(means, grads, strict=True):
+                if grad is not None:
+                    self._ascend(mean, grad, len(taken))
+        return observation
+
+    def _ascend(self, mean: Tensor, grad: Tensor, steps: int) -> None:
+        grad = grad.nan_to_num(0.0, 0.0, 0.0).clamp(-self.clip, self.clip)
+        # Beyond the ends of the range, only what leads back.
+        outward = (mean.detach().abs() > 1) & (grad.sign() == mean.detach().sign())
+        grad = torch.where(outward, 0.0, grad)
+        mean.backward(-grad / (self.clip * mean.numel() * len(self.groups) * steps))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the policy file, which :class:`agents.LearnedOptimizer` reads."""
+        self.policy.description["timesteps"] = self.timesteps
+        return save_policy(self.policy, path)
