@@ -1,6 +1,12 @@
 """Gradient-based meta-learners: MAML and its kin, on few-shot tasks."""
 
-from .amortized import Matching, NeuralProcess, ProcessNetwork, Prototypical
+from .amortized import (
+    AmortizedLearner,
+    Matching,
+    NeuralProcess,
+    ProcessNetwork,
+    Prototypical,
+)
 from .episodes import Episodes, Examples, Family
 from .few_shot import Classes, FewShot
 from .glyphs import glyphs
@@ -17,6 +23,7 @@ __all__ = [
     "ANIL",
     "FOMAML",
     "MAML",
+    "AmortizedLearner",
     "Classes",
     "Episodes",
     "Evaluation",

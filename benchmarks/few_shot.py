@@ -1,0 +1,130 @@
+"""Few-shot learners on characters of alphabets, or fonts, that none of them has seen.
+
+    python benchmarks/few_shot.py --data glyphs --shots 5
+    python benchmarks/few_shot.py --data omniglot --omniglot A.zip --omniglot B.zip
+
+Trains each learner of this file on the training alphabets and prints accuracies on tasks of
+five classes of the held-out ones, with 95 % intervals over tasks, ranked. Every learner
+has the same convolutional network and as many tasks; learning rates of the inner loop are
+those that were best on tasks of further alphabets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from agents import meta
+from agents.evaluation.results import interval
+from agents.meta.glyphs import TEST, TRAINING
+from agents.meta.networks import convolutional
+
+#: Alphabets of the small Omniglot sets that are held out; the others are learned on.
+HELD_OUT = ("Japanese_(katakana)", "Korean", "Tagalog")
+
+#: Inner steps of tests; of learning if there is nothing else in the arguments.
+STEPS = 3
+
+#: Class, whether its network has a layer of classes, and arguments.
+LEARNERS: dict[str, tuple[Callable[..., meta.Learner], bool, dict[str, Any]]] = {
+    "Prototypical": (meta.Prototypical, False, {}),
+    "Matching": (meta.Matching, False, {}),
+    "MAML": (meta.MAML, True, {"inner_lr": 0.4}),
+    "FOMAML": (meta.FOMAML, True, {"inner_lr": 0.4}),
+    "ANIL": (meta.ANIL, True, {"inner_lr": 0.4}),
+    "MetaSGD": (meta.MetaSGD, True, {"inner_lr": (0.1, 0.4)}),
+    "LearnedLR": (meta.LearnedLR, True, {"inner_lr": 0.4, "inner_steps": STEPS}),
+    "Reptile": (
+        meta.Reptile, True,
+        {
+            "rule": {"name": "adam", "beta1": 0.0}, "inner_lr": 1e-3, "inner_batch": None,
+            "meta_lr": 1.0,
+        },
+    ),
+}  # fmt: skip
+
+
+def classes(data: str, paths: list[str]) -> tuple[meta.Classes, meta.Classes]:
+    """Classes to learn on, in four orientations, and held-out ones."""
+    if data == "glyphs":
+        learned, held_out = meta.glyphs(TRAINING), meta.glyphs(TEST)
+        return learned.turned(), held_out.unlike(learned, 0.9)
+    found = meta.omniglot(paths)
+    learned = found.within(sorted(set(found.groups) - set(HELD_OUT)))
+    return learned.turned(), found.within(HELD_OUT)
+
+
+def train(
+    name: str, family: meta.FewShot, iterations: int, batch: int, seed: int
+) -> meta.Learner:
+    """A learner of :data:`LEARNERS` after its outer steps."""
+    make, has_head, arguments = LEARNERS[name]
+    torch.manual_seed(seed)
+    module = convolutional(family.ways if has_head else None)
+    learner = make(module, family, meta_batch=batch, seed=seed, **arguments)
+    with tqdm(total=iterations, desc=name, leave=False) as bar:
+        return learner.learn(iterations, lambda learner, loss: bar.update() or True)
+
+
+def accuracy(learner: meta.Learner, family: meta.FewShot, tasks: int) -> np.ndarray:
+    """Accuracies ``[tasks]``, after the last step."""
+    if isinstance(learner, meta.MetaLearner):
+        steps = {"MetaSGD": 1, "Reptile": 50}.get(type(learner).__name__, STEPS)
+        found = learner.evaluate(family, tasks, (steps,))
+    else:
+        assert isinstance(learner, meta.AmortizedLearner)
+        found = learner.evaluate(family, tasks)
+    assert found.accuracies is not None
+    return 100 * found.accuracies[-1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", choices=("glyphs", "omniglot"), default="glyphs")
+    parser.add_argument("--omniglot", action="append", default=[], metavar="PATH",
+                        help="archive or folder of drawings; repeatable")  # fmt: skip
+    parser.add_argument("--learner", action="append", choices=LEARNERS)
+    parser.add_argument("--ways", type=int, default=5)
+    parser.add_argument("--shots", type=int, default=1)
+    parser.add_argument("--queries", type=int, default=5, help="of each class, in learning")
+    parser.add_argument("--iterations", type=int, default=2000)
+    parser.add_argument("--batch", type=int, default=16, help="tasks of an outer step")
+    parser.add_argument("--tasks", type=int, default=600, help="that are reported")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    if arguments.data == "omniglot" and not arguments.omniglot:
+        parser.error("--data omniglot needs --omniglot PATH")
+    torch.set_num_threads(1)
+    learned, held_out = classes(arguments.data, arguments.omniglot)
+    make = partial(meta.FewShot, ways=arguments.ways, shots=arguments.shots)
+    family = make(learned, queries=arguments.queries)
+    test = make(held_out, queries=min(15, held_out.pictures.shape[1] - arguments.shots))
+    print(
+        f"{arguments.data}, {arguments.ways} ways, {arguments.shots} shots: "
+        f"{len(learned.groups)} classes to learn on, {len(held_out.groups)} held out"
+    )
+    found = {}
+    for name in arguments.learner or LEARNERS:
+        began = time.process_time()
+        learner = train(name, family, arguments.iterations, arguments.batch, arguments.seed)
+        seconds = time.process_time() - began
+        found[name] = accuracy(learner, test, arguments.tasks), seconds
+        print(f"{name}: {interval(found[name][0])} %, {seconds:.0f} s", flush=True)
+    print("\n| learner | accuracy, % | less the best | CPU s |\n|---|---|---|---|")
+    ranked = sorted(found, key=lambda name: -found[name][0].mean())
+    for name in ranked:
+        values, seconds = found[name]
+        less = values - found[ranked[0]][0]
+        behind = "" if name == ranked[0] else interval(less)
+        print(f"| {name} | {interval(values)} | {behind} | {seconds:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
