@@ -8,6 +8,7 @@ the query is low afterwards.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -78,9 +79,13 @@ class MetaLearner(Learner):
         """Parameters ``[B, P]`` before the first step and after each."""
         params = self.initial.expand(len(support.inputs), -1)
         return unroll(
-            self.network, self.rule, params, lambda step: support, steps,
+            self.network, self.rule, params, partial(self._batch, support), steps,
             differentiable=differentiable, first_order=self.first_order,
         )  # fmt: skip
+
+    def _batch(self, support: Examples, step: int) -> Examples:
+        """What a step of the inner loop is taken on."""
+        return support
 
     def _checked(self, steps: int) -> int:
         most = self.rule.max_steps

@@ -88,10 +88,28 @@ class OnlineLearner(ABC):
 
 
 class OnlineSGD(OnlineLearner):
-    """Gradient descent on what comes, and nothing else."""
+    """Gradient descent on what comes, and nothing else.
+
+    Args:
+        module, loss, lr, seed: see :class:`OnlineLearner`.
+        mask: ``[P]`` bool, which parameters learn; None for all.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: str | LossFunction,
+        *,
+        lr: float,
+        mask: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(module, loss, lr=lr, seed=seed)
+        self.mask: Tensor | float = 1.0 if mask is None else mask
 
     def observe(self, inputs: Tensor, targets: Tensor) -> None:
-        self.params = self.params - self.lr * self._gradient(self.params, inputs, targets)
+        grad = self.mask * self._gradient(self.params, inputs, targets)
+        self.params = self.params - self.lr * grad
 
 
 class Memory:
