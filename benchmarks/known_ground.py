@@ -66,8 +66,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "gamma": 0.99, "gae_lambda": 0.3, "ent_coef": 0.0, "hidden": 48, "scaled": False,
     },
     "bandit-100": {
-        "timesteps": 6_000_000, "envs": 512, "trials": 128, "n_epochs": 6, "lr": 3e-3,
-        "gamma": 0.95, "gae_lambda": 0.95, "ent_coef": 0.01, "hidden": 48, "scaled": False,
+        "timesteps": 8_000_000, "envs": 512, "trials": 128, "n_epochs": 6, "lr": 3e-3,
+        "gamma": 0.95, "gae_lambda": 0.95, "ent_coef": 0.01, "hidden": 64, "scaled": False,
     },
     "mdp-10": {
         "timesteps": 7_000_000, "envs": 128, "trials": 16, "n_epochs": 4, "lr": 4e-3,
