@@ -39,11 +39,16 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=64, help="structures")
     parser.add_argument("--seed", type=int, default=100_000, help="of the test runs")
     parser.add_argument("--budget", type=int, help="control steps of the random search")
+    parser.add_argument("--updates-per-step", type=float, nargs=2,
+                        metavar=("LOW", "HIGH"), help="instead of the agent's: "
+                        "how long runs are")  # fmt: skip
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     policy = load_policy(arguments.policy)
     env_id = preset(arguments.agent)["env_id"]
     own = env_arguments(arguments.agent, env_id)
+    if arguments.updates_per_step:
+        own["updates_per_step"] = tuple(arguments.updates_per_step)
     train = Runs(env_id, own, groups=16, seed=arguments.seed // 2)
     test = Runs(
         env_id, {**own, "tasks": test_split(own["tasks"])}, arguments.groups,
