@@ -175,11 +175,17 @@ def interval(values: np.ndarray, sign: str = "") -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problem", choices=PROBLEMS, default="bandit-10")
-    parser.add_argument("--timesteps", type=int, help="instead of the recipe's")
+    parser.add_argument(
+        "--timesteps",
+        type=int,
+        help="instead of the recipe's; whole trials are played to the end",
+    )
     parser.add_argument("--trials", type=int, default=10_000, help="that are reported")
     parser.add_argument("--seed", type=int, default=0, help="of the training")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.trials < 2:
+        parser.error(f"--trials must be at least 2, got {arguments.trials}")
     recipe = dict(RECIPES[arguments.problem])
     if arguments.timesteps is not None:
         recipe["timesteps"] = arguments.timesteps

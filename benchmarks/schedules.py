@@ -38,7 +38,12 @@ def main() -> None:
     parser.add_argument("--policy", required=True, help="of that agent: name or path")
     parser.add_argument("--groups", type=int, default=64, help="structures")
     parser.add_argument("--seed", type=int, default=100_000, help="of the test runs")
-    parser.add_argument("--budget", type=int, help="control steps of the random search")
+    parser.add_argument(
+        "--budget",
+        type=int,
+        help="control steps of the random search; "
+        "as many as the policy's training had by default",
+    )
     parser.add_argument("--updates-per-step", type=float, nargs=2,
                         metavar=("LOW", "HIGH"), help="instead of the agent's: "
                         "how long runs are")  # fmt: skip
@@ -61,7 +66,10 @@ def main() -> None:
     members = len(policy.description.get("seeds", [0]))
     budget = arguments.budget or policy.description["timesteps"] * members
     steps = policy.description["horizon"]
-    with tqdm(total=budget // (steps * train.groups * train.of_each)) as bar:
+    each = steps * train.groups * train.of_each
+    if arguments.groups < 1 or budget < each:
+        parser.error(f"--groups must be at least 1, --budget {each}: one schedule's runs")
+    with tqdm(total=budget // each) as bar:
         searched = random_search(train, steps, budget, 0, bar.update)
     found = compare(test, policy, searched)
     print(f"{arguments.groups} structures of {', '.join(test.arguments['tasks'])}")

@@ -83,7 +83,7 @@ def test_the_replay_of_a_schedule_is_that_schedule(action):
 
 
 def test_all_arms_act_on_the_same_runs():
-    policy = random_policy(action=SPECS["discrete"], horizon=6)
+    policy = random_policy(action=SPECS["discrete"], horizon=6, spacing=1.0)
     first, second = (RUNS.returns(schedules.learned(policy)) for _ in range(2))
     np.testing.assert_array_equal(first[0], second[0])
     fixed = schedules.fixed(np.full(6, 3))
@@ -94,7 +94,7 @@ def test_all_arms_act_on_the_same_runs():
 
 
 def test_the_best_constant_action_is_the_best_of_all():
-    policy = random_policy(action=SPECS["discrete"], horizon=6)
+    policy = random_policy(action=SPECS["discrete"], horizon=6, spacing=1.0)
     searched = schedules.schedule_of(RUNS.action, [0.0] * 6)
     found = compare(RUNS, policy, searched)
     each = [RUNS.returns(schedules.fixed(np.full(6, k)))[0].mean() for k in range(7)]
@@ -124,6 +124,8 @@ def test_a_policy_that_cannot_act_on_the_runs_is_refused():
         compare(RUNS, random_policy(memory=3), searched)
     with pytest.raises(ValueError, match="the policy's action is Continuous"):
         compare(RUNS, random_policy(), searched)
+    with pytest.raises(ValueError, match=r"horizon is 7, that of the runs 6"):
+        compare(RUNS, random_policy(action=SPECS["discrete"], horizon=7), searched)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from optenv import actions
+from optenv import actions, settings
 
 from ..models import IDS
 from ..policy import Policy
@@ -89,7 +89,8 @@ def check(runs: Runs, policy: Policy) -> None:
     """Refuse a policy that cannot act on these runs.
 
     Raises:
-        ValueError: it has a memory, or another action.
+        ValueError: it has a memory, another action, or is for control steps at other times
+            or another rule.
     """
     if policy.memory:
         raise ValueError(
@@ -100,6 +101,13 @@ def check(runs: Runs, policy: Policy) -> None:
         raise ValueError(
             f"the policy's action is {policy.action}, that of the runs {runs.action}"
         )
+    theirs = settings.make({**runs.arguments, "action": runs.action}).describe()
+    for name in ("horizon", "spacing", "rule", "anytime"):
+        own = policy.description.get(name, False)  # only the last of them may be missing
+        if own != theirs[name]:
+            raise ValueError(
+                f"the policy's {name} is {own!r}, that of the runs {theirs[name]!r}"
+            )
 
 
 def fixed(schedule: Schedule) -> Actor:
