@@ -220,12 +220,26 @@ def configure(options: dict[str, Any]) -> dict[str, Any]:
         own = preset["env_arguments"]
     else:
         own = models.env_arguments(options["agent"], chosen["env_id"])
+    overrides = within(preset["algorithm"], options["overrides"])
     return {
         **chosen,
-        "env_arguments": {**own, **options["env_arg"]},
-        "algorithm": preset["algorithm"] | options["overrides"],
-        "overrides": options["overrides"],
+        "env_arguments": {**own, **within(own, options["env_arg"])},
+        "algorithm": preset["algorithm"] | overrides,
+        "overrides": overrides,
     }
+
+
+def within(own: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """What is given, where a dictionary changes the entries that it has of our own.
+
+    One that says itself what it is, a kind of action or a rule, takes the place of ours.
+    """
+    found = dict(given)
+    for name, value in given.items():
+        ours = own.get(name)
+        if isinstance(value, dict) and isinstance(ours, dict):
+            found[name] = value if {"kind", "name"} & set(value) else {**ours, **value}
+    return found
 
 
 def resumed(options: dict[str, Any]) -> dict[str, Any]:
@@ -253,6 +267,11 @@ def check_candidates(options: dict[str, Any], config: dict[str, Any]) -> None:
         raise ValueError(
             f"members ({members}) are chosen among the candidates ({count}); "
             "give at most as many"
+        )
+    if count > 1 and PRESETS[options["agent"]]["class"] == "RL2":
+        raise ValueError(
+            f"candidates are judged by single runs, in which a memory has no use; give "
+            f"--candidates 1 for agent {options['agent']!r}"
         )
     if count > 1 and options["resume"] is not None:
         raise ValueError("--resume goes on with one model; give --candidates 1 as well")

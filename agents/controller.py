@@ -180,7 +180,8 @@ def tick(
         if steps == total:
             warnings.warn(
                 f"total_steps={total} are done; further steps run at no more than "
-                f"{FLOOR:.0%} of the highest learning rate so far",
+                f"{FLOOR:.0%} of the highest learning rate so far"
+                + ("; new_run() begins another run" if policy.memory else ""),
                 stacklevel=9,
             )
     elif followed:

@@ -24,6 +24,8 @@ _DECISION = {
 }
 
 
+_RULE = "update rule that moves the parameters, from this step on"
+
 #: Decisions that are shown of a run that may have any number of them: the last ones.
 MANY = 1000
 
@@ -90,12 +92,14 @@ class Explanation(list[dict[str, Any]]):
         for row in self:
             values = [f"{row['step']:16.0f}", *(f"{row[name]:16.4g}" for name in shown[1:])]
             lines.append("  ".join([*values, row.get("rule", "")]).rstrip())
-        meanings = {**_DECISION, **FEATURES}
-        lines += [""] + [f"{name}: {meanings[name]}" for name in shown]
+        meanings = {**_DECISION, **FEATURES, "rule": _RULE}
+        lines += [""] + [f"{name}: {meanings[name]}" for name in (*shown, *head)]
         return "\n".join(lines)
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Draw the multiplier, and every feature, over the steps (needs matplotlib).
+
+        Of a policy that chooses update rules, each has a colour of its own.
 
         Args:
             path: of a picture to write.
@@ -113,6 +117,11 @@ class Explanation(list[dict[str, Any]]):
         above, below = figure.subplots(2, 1, height_ratios=(1, 3))
         steps = [row["step"] for row in self]
         above.step(steps, [row["multiplier"] for row in self], where="post", marker=".")
+        for rule in dict.fromkeys(row["rule"] for row in self if "rule" in row):
+            chosen = [row for row in self if row.get("rule") == rule]
+            places = [row["step"] for row in chosen], [row["multiplier"] for row in chosen]
+            above.plot(*places, linestyle="", marker="o", label=rule)
+            above.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
         above.set(yscale="log", xlabel="step", ylabel="multiplier")
         above.grid(alpha=0.3)
         seen = torch.tensor([[row[name] for row in self] for name in FEATURES])

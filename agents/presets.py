@@ -3,7 +3,8 @@
 One entry per agent: the algorithm, the environment it learns in, the algorithm's own
 arguments (those of the Stable-Baselines3 class, by their names), how long it learns, and
 how many trainings there are to choose from. ``ppo`` is for a first try, in minutes.
-The policies in :data:`agents.SHIPPED` were made by the presets of their names. What was
+The policies in :data:`agents.SHIPPED` were made by the presets of their names, ``rl2`` in
+three trainings that went on from each other (agents/policies/README.md). What was
 tried on the way is in docs/policy-log.md.
 """
 

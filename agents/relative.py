@@ -161,8 +161,9 @@ def scaling_buffer(
     length = env.episode_length
     if kind != "replay" and arguments["n_steps"] != length:
         raise ValueError(
-            "relative rewards need rollouts of whole episodes: n_steps must be (times the "
-            f"runs of a trial) the horizon ({length}), got {arguments['n_steps']!r}"
+            "relative rewards need rollouts of whole episodes: n_steps must be "
+            f"{length}, the control steps of a run or of all runs of a trial, "
+            f"got {arguments['n_steps']!r}"
         )
     sizes = {group.size for _, group in env.get_attr("groups")[0]}
     if len(sizes) > 1 or min(sizes) % env.copies:

@@ -66,8 +66,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "gamma": 0.99, "gae_lambda": 0.3, "ent_coef": 0.0, "hidden": 48, "scaled": False,
     },
     "bandit-100": {
-        "timesteps": 6_000_000, "envs": 512, "trials": 128, "n_epochs": 6, "lr": 3e-3,
-        "gamma": 0.95, "gae_lambda": 0.95, "ent_coef": 0.01, "hidden": 48, "scaled": False,
+        "timesteps": 8_000_000, "envs": 512, "trials": 128, "n_epochs": 6, "lr": 3e-3,
+        "gamma": 0.95, "gae_lambda": 0.95, "ent_coef": 0.01, "hidden": 64, "scaled": False,
     },
     "mdp-10": {
         "timesteps": 7_000_000, "envs": 128, "trials": 16, "n_epochs": 4, "lr": 4e-3,
@@ -175,11 +175,17 @@ def interval(values: np.ndarray, sign: str = "") -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problem", choices=PROBLEMS, default="bandit-10")
-    parser.add_argument("--timesteps", type=int, help="instead of the recipe's")
+    parser.add_argument(
+        "--timesteps",
+        type=int,
+        help="instead of the recipe's; whole trials are played to the end",
+    )
     parser.add_argument("--trials", type=int, default=10_000, help="that are reported")
     parser.add_argument("--seed", type=int, default=0, help="of the training")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.trials < 2:
+        parser.error(f"--trials must be at least 2, got {arguments.trials}")
     recipe = dict(RECIPES[arguments.problem])
     if arguments.timesteps is not None:
         recipe["timesteps"] = arguments.timesteps

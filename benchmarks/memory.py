@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--memoryless", required=True, help="without one")
     parser.add_argument("--updates", type=int, default=100, help="of each run")
     parser.add_argument("--lr", action="append", type=float, metavar="RATE",
-                        help="base learning rate; of several, the mean is scored; "
+                        help="base learning rate; repeatable: the mean over all is scored; "
                         "by default that of the policies")  # fmt: skip
     parser.add_argument("--repeats", type=int, default=1, help="of all, on other seeds")
     parser.add_argument("--runs", type=int, default=3, help="of each trial")
@@ -103,6 +103,8 @@ def main() -> None:
     own = [load_policy(arguments.policy), load_policy(arguments.memoryless)]
     if not own[0].memory or own[1].memory:
         parser.error("--policy needs one with a memory, --memoryless one without")
+    if min(arguments.runs, arguments.repeats, arguments.updates) < 1:
+        parser.error("--runs, --repeats and --updates must be at least 1")
     suite = SUITES[arguments.suite]
     chosen = [t for t in suite if arguments.task is None or t.name in arguments.task]
     if not chosen:

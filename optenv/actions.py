@@ -68,7 +68,8 @@ def check_rule(action: Action, rule: str) -> None:
     if isinstance(action, RuleChoice) != (rule == "switching"):
         raise ValueError(
             "an action that chooses update rules, and no other, needs rule 'switching', "
-            f"got rule {rule!r} with action {action.kind!r}"
+            f"got rule {rule!r} with action {action.kind!r}; both are those of "
+            "optenv/UpdateRule-v0, and neither of other environments"
         )
 
 

@@ -23,6 +23,7 @@ class RuleChoice(Discrete):
     ``s <- clip(s + log(multipliers[a % M]))``.
 
     Attributes:
+        bound, start, schedule: as of :class:`Discrete`.
         multipliers: as of :class:`Discrete`.
         rules: names out of :data:`optenv.switching.NAMES`, each once.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any, cast
@@ -159,8 +160,12 @@ class Settings:
         }
 
 
-def make(arguments: dict[str, Any]) -> Settings:
+def make(arguments: dict[str, Any], others: Sequence[str] = ()) -> Settings:
     """Build settings from keyword arguments.
+
+    Args:
+        arguments: of :class:`Settings`.
+        others: further names that whoever asks takes itself.
 
     Raises:
         TypeError: an argument is unknown; the message names the closest valid one.
@@ -168,9 +173,10 @@ def make(arguments: dict[str, Any]) -> Settings:
     valid = [field.name for field in fields(Settings)]
     for name in arguments:
         if name not in valid:
-            close = get_close_matches(name, valid, 1)
+            known = [*valid, *others]
+            close = get_close_matches(name, known, 1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            raise TypeError(f"unknown argument {name!r}; {hint}valid: {', '.join(valid)}")
+            raise TypeError(f"unknown argument {name!r}; {hint}valid: {', '.join(known)}")
     return Settings(**arguments)
 
 

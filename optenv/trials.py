@@ -47,6 +47,8 @@ class TrialVectorEnv(LearningRateVectorEnv):
         ValueError, TypeError: an argument is not valid.
     """
 
+    _others = (*LearningRateVectorEnv._others, "runs", "previous_reward")
+
     def __init__(
         self,
         num_envs: int = 1,
@@ -87,7 +89,7 @@ class TrialVectorEnv(LearningRateVectorEnv):
         if again.any():
             observation[again] = self._begin(again, again=True)[again]
         if info:
-            info |= {"run": run, "_run": active.copy()}
+            info |= {"run": run * active, "_run": active.copy()}
         observation = self._extended(observation, again, actions, reward)
         return observation, reward, ended & ~again, info
 

@@ -55,6 +55,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         "render_modes": [],
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
+    #: Arguments that are not of the settings.
+    _others: tuple[str, ...] = ("num_envs", "groups", "autoreset_mode", "render_mode")
 
     def __init__(
         self,
@@ -65,7 +67,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         render_mode: str | None = None,
         **arguments: Any,
     ) -> None:
-        self.settings = settings.make(arguments)
+        self.settings = settings.make(arguments, self._others)
         counts = {"num_envs": num_envs, "groups": 1 if groups is None else groups}
         for name, value in counts.items():
             if not isinstance(value, (int, np.integer)):
@@ -242,9 +244,9 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             observation[where] = result.observation.cpu().numpy()
             reward[where] = result.reward.cpu().numpy() * here
             terminated[where] = result.terminated.cpu().numpy() & here
-            diverged[where] = result.diverged.cpu().numpy()
-            loss[where] = _finite(group.state.loss[:, 0])
-            lr[where] = result.lr.cpu().numpy()
+            diverged[where] = result.diverged.cpu().numpy() & here
+            loss[where] = _finite(group.state.loss[:, 0]) * here
+            lr[where] = result.lr.cpu().numpy() * here
             self._told[where] = result.told.cpu().numpy()
             ended = np.flatnonzero(terminated[where])
             if len(ended):

@@ -23,11 +23,15 @@ SCRIPT = Path(__file__).parents[1] / "train_agent.py"
 SMALL = ["--num-envs", "8", "--no-progress"]
 
 
-def invoke(*arguments):
+def script():
     spec = importlib.util.spec_from_file_location("train_agent", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return CliRunner().invoke(module.main, [str(a) for a in arguments])
+    return module
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(script().main, [str(a) for a in arguments])
 
 
 @pytest.mark.parametrize(
@@ -57,7 +61,8 @@ def invoke(*arguments):
             "give it previous_reward='told'",
         ),
         (["--agent", "rl2", "--set", "n_stps=3"], "did you mean 'n_steps'?"),
-        (["--agent", "rl2", "--set", "n_steps=9"], "the horizon (24), got 9"),
+        (["--agent", "rl2", "--set", "n_steps=9"], "n_steps must be 24, the control steps"),
+        (["--agent", "rl2", "--candidates", "2"], "give --candidates 1 for agent 'rl2'"),
         (
             ["--env", "optenv/UpdateRule-v0", "--env-arg", "rule=sgd"],
             "needs rule 'switching', got rule 'sgd'",
@@ -80,6 +85,16 @@ def test_a_mistake_is_named_with_what_is_valid(arguments, message, tmp_path):
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
     assert not (tmp_path / "run").exists(), "nothing is written before the check"
+
+
+def test_a_dictionary_changes_what_it_names_of_the_presets():
+    own = {"action": {"start": -2.0, "bound": 8.0}, "rule": {"name": "sgd"}, "horizon": 8}
+    given = {"action": {"bound": 3.0}, "rule": {"name": "adam", "beta1": 0.8}, "new": {}}
+    found = script().within(own, given)
+    assert found == {**given, "action": {"start": -2.0, "bound": 3.0}}
+    assert given["action"] == {"bound": 3.0}
+    other = {"action": {"kind": "continuous", "step": 2.0}}
+    assert script().within(own, other) == other
 
 
 def test_results_are_never_overwritten(tmp_path):

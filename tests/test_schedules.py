@@ -10,7 +10,7 @@ from utils import random_policy
 
 from agents import models, training
 from agents.evaluation import schedules
-from agents.evaluation.schedules import Runs, compare, random_search
+from agents.evaluation.schedules import Runs, blind, compare, random_search
 from agents.policy_file import load_policy
 from agents.presets import PRESETS
 from optenv import actions, switching
@@ -83,7 +83,7 @@ def test_the_replay_of_a_schedule_is_that_schedule(action):
 
 
 def test_all_arms_act_on_the_same_runs():
-    policy = random_policy(action=SPECS["discrete"], horizon=6)
+    policy = random_policy(action=SPECS["discrete"], horizon=6, spacing=1.0)
     first, second = (RUNS.returns(schedules.learned(policy)) for _ in range(2))
     np.testing.assert_array_equal(first[0], second[0])
     fixed = schedules.fixed(np.full(6, 3))
@@ -94,9 +94,9 @@ def test_all_arms_act_on_the_same_runs():
 
 
 def test_the_best_constant_action_is_the_best_of_all():
-    policy = random_policy(action=SPECS["discrete"], horizon=6)
+    policy = random_policy(action=SPECS["discrete"], horizon=6, spacing=1.0)
     searched = schedules.schedule_of(RUNS.action, [0.0] * 6)
-    found = compare(RUNS, policy, searched)
+    found = compare(RUNS, policy, blind(RUNS, 6, searched))
     each = [RUNS.returns(schedules.fixed(np.full(6, k)))[0].mean() for k in range(7)]
     assert found["best constant action"].mean() == max(each)
     np.testing.assert_array_equal(
@@ -119,11 +119,12 @@ def test_random_search_spends_its_budget_and_keeps_the_best():
 
 
 def test_a_policy_that_cannot_act_on_the_runs_is_refused():
-    searched = schedules.schedule_of(RUNS.action, [0.0] * 6)
     with pytest.raises(ValueError, match=r"benchmarks/memory\.py judges it"):
-        compare(RUNS, random_policy(memory=3), searched)
+        compare(RUNS, random_policy(memory=3), {})
     with pytest.raises(ValueError, match="the policy's action is Continuous"):
-        compare(RUNS, random_policy(), searched)
+        compare(RUNS, random_policy(), {})
+    with pytest.raises(ValueError, match=r"horizon is 7, that of the runs 6"):
+        compare(RUNS, random_policy(action=SPECS["discrete"], horizon=7), {})
 
 
 @pytest.mark.slow
@@ -142,7 +143,7 @@ def test_an_agent_that_chooses_rules_beats_all_that_does_not_look(tmp_path):
     train = Runs(env_id, own, groups=8, seed=5_000)
     test = Runs(env_id, {**own, "tasks": ["quadratic/test", "logistic/test"]}, seed=10_000)
     searched = random_search(train, 20, steps, 0, lambda: None)
-    found = compare(test, policy, searched)
+    found = compare(test, policy, blind(test, 20, searched))
     for name, values in found.items():
         gain = found["policy"] - values
         error = gain.std(ddof=1) / np.sqrt(len(gain))

@@ -180,7 +180,12 @@ def test_an_optimizer_switches_rules_and_tells_so(dtype):
         losses.append(loss.item())
     told = {row["rule"] for row in optimizer.explain()}
     assert len(told) > 1 and told <= set(switching.NAMES)
-    assert any(name in str(optimizer.explain()) for name in told)
+    table = str(optimizer.explain())
+    assert any(name in table for name in told)
+    assert table.splitlines()[-1].startswith("rule: update rule")
+    above = optimizer.explain().plot().axes[0]
+    drawn = {text.get_text() for text in above.get_legend().get_texts()}
+    assert drawn == told
     assert losses[-1] < losses[0]
     low, high = (group["effective_lr"] for group in optimizer.param_groups)
     assert high == pytest.approx(10 * low)

@@ -192,3 +192,19 @@ def test_an_unknown_previous_reward_is_named_with_the_valid_ones():
         ValueError, match="unknown previous_reward 'true'; valid: given, told"
     ):
         gym.make(IDS[0], previous_reward="true")
+
+
+def test_of_runs_that_are_being_reset_nothing_is_told():
+    """Some diverge at once and are reset in the next step, in which others go on."""
+    env = gym.make_vec(
+        "optenv/LearningRateTrial-v0", 16, tasks=utils.MLP, rule="sgd", runs=1,
+        base_lr=(1e-3, 1e6), updates_per_step=2,
+    )  # fmt: skip
+    env.reset(seed=0)
+    idle = 0
+    for _ in range(4):
+        info = env.step(np.zeros(env.action_space.shape, np.float32))[-1]
+        for name in ("loss", "lr", "diverged", "run"):
+            idle += (~info[f"_{name}"]).sum()
+            assert not info[name][~info[f"_{name}"]].any()
+    assert idle > 4

@@ -14,13 +14,21 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from optenv import actions
+from optenv import actions, settings
 
 from ..models import IDS
 from ..policy import Policy
 from .controls import untrained
 
-__all__ = ["Runs", "check", "compare", "controls", "random_search", "schedule_of"]
+__all__ = [
+    "Runs",
+    "blind",
+    "check",
+    "compare",
+    "controls",
+    "random_search",
+    "schedule_of",
+]
 
 #: Observations ``[N, F]`` and the control step, to actions ``[N, ...]``.
 Actor = Callable[[np.ndarray, int], np.ndarray]
@@ -89,7 +97,8 @@ def check(runs: Runs, policy: Policy) -> None:
     """Refuse a policy that cannot act on these runs.
 
     Raises:
-        ValueError: it has a memory, or another action.
+        ValueError: it has a memory, another action, or is for control steps at other times
+            or another rule.
     """
     if policy.memory:
         raise ValueError(
@@ -100,6 +109,13 @@ def check(runs: Runs, policy: Policy) -> None:
         raise ValueError(
             f"the policy's action is {policy.action}, that of the runs {runs.action}"
         )
+    theirs = settings.make({**runs.arguments, "action": runs.action}).describe()
+    for name in ("horizon", "spacing", "rule", "anytime"):
+        own = policy.description.get(name, False)  # only the last of them may be missing
+        if own != theirs[name]:
+            raise ValueError(
+                f"the policy's {name} is {own!r}, that of the runs {theirs[name]!r}"
+            )
 
 
 def fixed(schedule: Schedule) -> Actor:
@@ -216,15 +232,33 @@ def random_search(
     return max(found, key=lambda pair: pair[0])[1]
 
 
-def compare(
-    runs: Runs,
-    policy: Policy,
-    searched: Schedule,
-    seed: int = 0,
-) -> dict[str, np.ndarray]:
-    """Mean return of each structure ``[G]`` by arm, the policy first.
+def blind(runs: Runs, steps: int, searched: Schedule) -> dict[str, np.ndarray]:
+    """Mean return of each structure ``[G]`` of what does not look at the runs.
 
     The constant action is the one that is best on these very runs, which favours it.
+
+    Args:
+        runs: to act on.
+        steps: control steps of a run.
+        searched: see :func:`random_search`.
+    """
+    tried = [runs.returns(fixed(s))[0] for s in constants(runs.action, steps)]
+    return {
+        "best constant action": max(tried, key=lambda values: float(values.mean())),
+        "best of random schedules": runs.returns(fixed(searched))[0],
+    }
+
+
+def compare(
+    runs: Runs, policy: Policy, others: Mapping[str, np.ndarray], seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Mean return of each structure ``[G]`` by arm: the policy, its controls, the others.
+
+    Args:
+        runs: to act on.
+        policy: of their environment.
+        others: arms on the same runs, see :func:`blind`.
+        seed: of the controls.
 
     Raises:
         ValueError: the policy has a memory, or another action than the runs.
@@ -234,7 +268,4 @@ def compare(
     found = {"policy": own}
     for name, actor in controls(runs, policy, taken, seed):
         found[name] = runs.returns(actor)[0]
-    tried = [runs.returns(fixed(s))[0] for s in constants(runs.action, len(taken))]
-    found["best constant action"] = max(tried, key=lambda values: float(values.mean()))
-    found["best of random schedules"] = runs.returns(fixed(searched))[0]
-    return found
+    return {**found, **others}
