@@ -1,0 +1,122 @@
+"""Learning rates learned by differentiating through training runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import utils
+from torch import nn
+
+from agents import LearnedOptimizer, load_policy
+from agents.meta.unrolled import UnrolledLR
+from optenv.group import Group
+from optenv.settings import make
+
+RUNS = {
+    "tasks": utils.MLP, "horizon": 6, "updates_per_step": 3, "spacing": 1.0,
+    "base_lr": (1e-3, 1e-2), "on_divergence": "absorb",
+}  # fmt: skip
+ACTION = {"kind": "continuous", "bound": 4.0, "step": 1.0}
+
+
+def reset(group, seed=0):
+    generators = [np.random.default_rng(seed + i) for i in range(group.size)]
+    return group.reset(np.arange(group.size), generators, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("rule", ["momentum", "adam", "orthogonal-adam"])
+def test_gradients_of_rewards_are_those_of_differences(rule):
+    """Of the return of four control steps, with respect to each of their actions."""
+    settings = make({**RUNS, "rule": rule, "action": ACTION, "dtype": "float64"})
+    group = Group(settings, 2)
+    actions = torch.linspace(-0.6, 0.4, 8, dtype=torch.float64).view(4, 2, 1)
+
+    def total(taken, differentiable=False):
+        reset(group)
+        steps = [group.step(action, differentiable=differentiable) for action in taken]
+        return torch.stack([step.reward for step in steps]).sum(0)
+
+    taken = [action.clone().requires_grad_() for action in actions]
+    found = torch.autograd.grad(total(taken, differentiable=True).sum(), taken)
+    for step in range(4):
+        ends = []
+        for sign in (1, -1):
+            moved = actions.clone()
+            moved[step] += sign * 1e-5
+            ends.append(total(moved))
+        torch.testing.assert_close(
+            found[step][:, 0], (ends[0] - ends[1]) / 2e-5, rtol=1e-4, atol=1e-7
+        )
+
+
+def test_a_cut_ends_the_graph_and_changes_nothing():
+    group = Group(make({**RUNS, "action": ACTION}), 3)
+    reset(group)
+    action = torch.zeros(3, 1, requires_grad=True)
+    assert group.step(action, differentiable=True).reward.requires_grad
+    before = group.state.run.params.detach().clone()
+    group.cut()
+    assert not group.state.run.params.requires_grad and not group.state.loss.requires_grad
+    assert torch.equal(group.state.run.params, before)
+
+
+def test_differentiable_steps_are_the_same_steps():
+    walks = []
+    for differentiable in (False, True):
+        group = Group(make({**RUNS, "rule": "adam", "action": ACTION}), 3)
+        reset(group)
+        for value in (0.3, -0.5):
+            group.step(torch.full((3, 1), value), differentiable=differentiable)
+        walks.append(group.state.run.params.detach())
+    torch.testing.assert_close(*walks)
+
+
+def returns(learner, count=64):
+    group = Group(learner.settings, count)
+    observation, total = reset(group, seed=10**6), torch.zeros(count)
+    for _ in range(group.num_steps):
+        with torch.no_grad():
+            result = group.step(learner.policy(observation))
+        observation, total = result.observation, total + result.reward
+    return total
+
+
+def test_a_learner_gets_better_and_becomes_an_optimizer(tmp_path):
+    learner = UnrolledLR(
+        {**RUNS, "rule": "adam", "action": ACTION}, groups=2, size=8, segment=3,
+        meta_lr=1e-2,
+    )  # fmt: skip
+    before = returns(learner)
+    learner.learn(2_400)
+    assert learner.timesteps == 2_400
+    gain = returns(learner) - before
+    assert gain.mean() > 4 * gain.std() / 8
+    learner.save(tmp_path / "policy")
+    policy = load_policy(tmp_path / "policy")
+    assert policy.description["algorithm"] == "UnrolledLR"
+    model = nn.Linear(3, 1)
+    optimizer = LearnedOptimizer(model.parameters(), policy, total_steps=18)
+    for _ in range(18):
+        optimizer.zero_grad()
+        loss = model(torch.ones(4, 3)).square().mean()
+        loss.backward()
+        optimizer.step(loss=loss)
+    moved = [row["moved"] for row in optimizer.explain()]
+    assert len(moved) == 6 and max(map(abs, moved)) > 0.1
+
+
+def test_a_seed_decides_what_is_learned():
+    made = [
+        UnrolledLR({**RUNS, "action": ACTION}, groups=1, size=4, seed=seed).learn(48)
+        for seed in (0, 0, 1)
+    ]
+    same, again, other = (learner.policy.weights() for learner in made)
+    assert same == again != other
+
+
+def test_what_cannot_be_differentiated_is_refused():
+    with pytest.raises(ValueError, match="the action must be continuous, got Discrete"):
+        UnrolledLR({**RUNS, "action": {"kind": "discrete"}})
+    with pytest.raises(ValueError, match="segment must be a positive integer, got 0"):
+        UnrolledLR({**RUNS, "action": ACTION}, segment=0)
