@@ -25,6 +25,7 @@ LEARNERS = {
     "MetaSGD": meta.MetaSGD,
     "LearnedLR": meta.LearnedLR,
     "MetaLSTM": meta.MetaLSTM,
+    "LearnedRule": meta.LearnedRule,
     "Reptile": meta.Reptile,
 }
 each = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
@@ -133,15 +134,14 @@ def outer_gradient(learner, episodes):
     return [p.grad.clone() for p in learner.parameters]
 
 
-@pytest.mark.parametrize("name", ["MAML", "ANIL", "MetaSGD", "LearnedLR"])
+@pytest.mark.parametrize("name", ["MAML", "ANIL", "MetaSGD", "LearnedLR", "LearnedRule"])
 def test_the_outer_gradient_is_that_of_the_adapted_loss(name):
     """Against differences of the loss in double precision."""
     family = meta.Sinusoids()
     learner = LEARNERS[name](perceptron().double(), family, inner_steps=2, inner_lr=0.05)
     drawn = family.sample(3, np.random.default_rng(0))
     episodes = Episodes(*(Examples(*(p.double() for p in part)) for part in drawn))
-    for rate in learner.rule.parameters():
-        rate.data = rate.data.double()
+    learner.rule.double()
     found = outer_gradient(learner, episodes)
     rng = np.random.default_rng(0)
     for parameter, gradient in zip(learner.parameters, found, strict=True):
@@ -387,3 +387,17 @@ def test_dropout_is_refused():
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         meta.MAML(perceptron(), meta.Sinusoids(), **arguments)
+
+
+def test_a_learned_rule_begins_as_adam():
+    module = perceptron()
+    learner = meta.LearnedRule(module, meta.Sinusoids(), inner_lr=0.02)
+    support = learner.family.sample(1, np.random.default_rng(0)).support
+    adapted = learner.adapt(support.inputs[0], support.targets[0], steps=4)
+    adam = torch.optim.Adam(module.parameters(), lr=0.02, betas=(0.9, 0.99), eps=1e-12)
+    for _ in range(4):
+        adam.zero_grad()
+        nn.functional.mse_loss(module(support.inputs[0]), support.targets[0]).backward()
+        adam.step()
+    for name, value in module.named_parameters():
+        torch.testing.assert_close(adapted[name], value.detach(), rtol=1e-3, atol=1e-5)

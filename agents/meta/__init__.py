@@ -11,6 +11,7 @@ from .episodes import Episodes, Examples, Family
 from .few_shot import Classes, FewShot
 from .glyphs import glyphs
 from .learned_rates import LearnedLR, MetaSGD
+from .learned_rule import LearnedRule
 from .learner import MetaLearner
 from .maml import ANIL, FOMAML, MAML
 from .meta_lstm import MetaLSTM
@@ -31,6 +32,7 @@ __all__ = [
     "Family",
     "FewShot",
     "LearnedLR",
+    "LearnedRule",
     "Learner",
     "Matching",
     "MetaLSTM",

@@ -1,0 +1,51 @@
+"""The published numbers on sine waves, within ranges that a broken learner is outside of.
+
+Minutes of CPU time each; ``benchmarks/sinusoids.py`` prints the whole table.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sinusoids
+
+pytestmark = pytest.mark.slow
+TASKS = 1000
+
+
+def mean(learner, shots, steps):
+    return float(sinusoids.test(learner, shots, steps, TASKS).mean())
+
+
+def test_maml_adapts_as_published():
+    """Published (Finn et al., 2017): .67, .38 and .35 after 1, 5 and 10 steps."""
+    learner = sinusoids.train("MAML")
+    found = [mean(learner, 5, steps) for steps in (1, 5, 10)]
+    print(found)
+    for value, low, high in zip(found, (0.60, 0.32, 0.28), (0.75, 0.43, 0.39), strict=True):
+        assert low < value < high
+    assert learner.dropped == 0
+
+
+def test_meta_sgd_adapts_in_one_step():
+    assert mean(sinusoids.train("MetaSGD"), 10, 1) < 0.27
+
+
+def test_learned_rates_beat_the_fixed_one():
+    learned, fixed = (
+        mean(sinusoids.train(name), 10, 5) for name in ("LearnedLR", "MAML, 10k")
+    )
+    print(learned, fixed)
+    assert learned < 0.6 * fixed
+
+
+def test_reptile_adapts_in_32_steps():
+    assert mean(sinusoids.train("Reptile"), 10, 32) < 0.13
+
+
+def test_a_learned_lstm_beats_the_best_constant_rate():
+    errors = sinusoids.test(sinusoids.train("MetaLSTM", 600), 10, 5, TASKS)
+    best = sinusoids.descent(10, 5, TASKS)
+    gain = best - errors
+    print(errors.mean(), best.mean())
+    assert gain.mean() > 0.3 and gain.mean() > 4 * gain.std() / np.sqrt(TASKS)
