@@ -23,8 +23,8 @@ _DECISION = {
     "multiplier": "of the learning rate, without the schedule, from this step on",
 }
 
-
 _RULE = "update rule that moves the parameters, from this step on"
+
 
 #: Decisions that are shown of a run that may have any number of them: the last ones.
 MANY = 1000

@@ -207,8 +207,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "class": "QRDQN",
         "env_id": "optenv/UpdateRule-v0",
         "env": {**RULES, "loss_dropout": 0.3},
-        "candidates": 1,
-        "members": 1,
         "algorithm": {
             **DQN["algorithm"],
             "policy_kwargs": {"net_arch": [64, 64], "n_quantiles": 25},
