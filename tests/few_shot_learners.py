@@ -1,0 +1,27 @@
+"""Learners of few-shot tasks, and a network for them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from agents import meta
+
+LEARNERS = {
+    "MAML": meta.MAML,
+    "FOMAML": meta.FOMAML,
+    "ANIL": meta.ANIL,
+    "MetaSGD": meta.MetaSGD,
+    "LearnedLR": meta.LearnedLR,
+    "MetaLSTM": meta.MetaLSTM,
+    "LearnedRule": meta.LearnedRule,
+    "Reptile": meta.Reptile,
+}
+each = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
+
+
+def perceptron(seed=0, width=8):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(1, width), nn.Tanh(), nn.Linear(width, 1))
