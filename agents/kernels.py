@@ -10,6 +10,7 @@ from torch import Tensor
 
 from optenv.rules import Hyperparameters, Rule
 
+from .learned_rule import network
 from .lion import lion
 from .namesakes import FUSED, NAMESAKES
 from .orthogonal import orthogonal_adam
@@ -143,6 +144,7 @@ STATES: dict[str, frozenset[str]] = {
     "nadam": frozenset({"step", "exp_avg", "exp_avg_sq", "mu_product"}),
     "lion": frozenset({"exp_avg"}),
     "orthogonal-adam": frozenset({"step", "exp_avg", "exp_avg_sq"}),
+    "network": frozenset({"step", "exp_avg", "slow_exp_avg", "exp_avg_sq"}),
     "switching": frozenset(
         {"step", "exp_avg", "slow_exp_avg", "exp_avg_sq", "short_exp_avg_sq"}
     ),
@@ -152,4 +154,5 @@ KERNELS: dict[str, Kernel] = {
     **NAMESAKES,
     "lion": _one_by_one(lion),
     "orthogonal-adam": _one_by_one(orthogonal_adam),
+    "network": network,
 }

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor
 
 from .checks import is_number
+
+#: Inputs of the network of :func:`optenv.network.network`.
+NETWORK_INPUTS = 7
 
 
 @dataclass(frozen=True)
@@ -20,9 +24,12 @@ class Hyperparameters:
     Stern, 2018, with 0.8): it is of about the last :math:`t^p` gradients, few early in
     the run and many late.
 
+    ``weights`` are those of a network with one hidden layer, :func:`optenv.network.correct`
+    says in which order: ``10 n + 2`` of them for ``n`` units, or none.
+
     Raises:
-        ValueError: ``eps`` is not positive, ``momentum_decay`` is negative, or another is
-            not in [0, 1).
+        ValueError: ``eps`` is not positive, ``momentum_decay`` is negative, another is not
+            in [0, 1), or there are no networks of so many weights.
         TypeError: one is no number.
     """
 
@@ -33,9 +40,12 @@ class Hyperparameters:
     eps: float = 1e-8
     power: float = 0.0
     momentum_decay: float = 4e-3
+    weights: Sequence[float] = ()
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
+        values = asdict(self)
+        object.__setattr__(self, "weights", _checked(values.pop("weights")))
+        for name, value in values.items():
             if not is_number(value):
                 raise TypeError(f"{name} must be a number, got {value!r}")
             if name == "eps":
@@ -58,6 +68,21 @@ class Hyperparameters:
             if isinstance(grown, Tensor)
             else min(grown, self.beta2)
         )
+
+
+def _checked(weights: Any) -> tuple[float, ...]:
+    """The weights of a network."""
+    units = NETWORK_INPUTS + 3
+    if not isinstance(weights, Sequence) or not all(map(is_number, weights)):
+        raise TypeError(f"weights must be a list of numbers, got {weights!r}")
+    if (len(weights) and (len(weights) - 2) % units) or 0 < len(weights) < units:
+        raise ValueError(
+            f"there must be {units} n + 2 weights of n hidden units, or none, "
+            f"got {len(weights)}"
+        )
+    if not all(map(math.isfinite, weights)):
+        raise ValueError(f"weights must be finite, got {list(weights)}")
+    return tuple(map(float, weights))
 
 
 #: Those of torch, which most rules start from.

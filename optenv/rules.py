@@ -22,6 +22,7 @@ from torch import Tensor
 
 from . import switching
 from .hyperparameters import HYPERPARAMETERS, LION, Hyperparameters
+from .network import network
 from .updates import (
     RuleState,
     adam,
@@ -48,6 +49,7 @@ __all__ = [
     "momentum",
     "nadam",
     "nesterov",
+    "network",
     "orthogonal_adam",
     "rmsprop",
     "sgd",
@@ -91,6 +93,8 @@ class Rule(NamedTuple):
         ours, default = self.hyperparameters, rule.hyperparameters
         values = {name: getattr(ours, name) for name in self.fields}
         changed = {k: v for k, v in values.items() if v != getattr(default, k)}
+        if "weights" in changed:
+            changed["weights"] = list(ours.weights)  # as JSON has it
         return {"name": self.name, **changed} if changed else self.name
 
 
@@ -105,6 +109,10 @@ def _one_buffer(params: Tensor) -> RuleState:
 def _adam_state(params: Tensor) -> RuleState:
     step = torch.zeros(params.shape[0], 1, dtype=params.dtype, device=params.device)
     return torch.zeros_like(params), torch.zeros_like(params), step
+
+
+def _network_state(params: Tensor) -> RuleState:
+    return torch.zeros_like(params), *_adam_state(params)
 
 
 def _nadam_state(params: Tensor) -> RuleState:
@@ -133,6 +141,7 @@ RULES: dict[str, Rule] = {
             orthogonal_adam,
             shaped=True,
         ),
+        Rule("network", 1e-3, ("eps", "weights"), _network_state, network, shaped=True),
     )
 }
 

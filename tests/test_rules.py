@@ -201,8 +201,8 @@ def test_the_derivative_of_an_update_is_finite_where_the_gradient_is_zero(
         assert derivative.isfinite().all()
 
 
-def test_every_rule_but_the_orthogonal_has_a_namesake_and_a_usual_learning_rate() -> None:
-    assert set(rules.RULES) == {*NAMESAKES, "orthogonal-adam"}
+def test_every_rule_but_two_of_ours_has_a_namesake_and_a_usual_learning_rate() -> None:
+    assert set(rules.RULES) == {*NAMESAKES, "orthogonal-adam", "network"}
     for name, rule in rules.RULES.items():
         assert rule.name == name
         assert 1e-4 <= rule.default_lr <= 1
