@@ -6,8 +6,9 @@
     python train_agent.py --policy runs/ppo_seed0/policy        # judge it once more
     python train_agent.py --env-arg tasks=digits --set learning_rate=1e-3 --no-evaluate
 
-The folder ``--out`` gets config.json, model.zip (Stable-Baselines3), policy.safetensors and
-policy.json (for agents.LearnedOptimizer), TensorBoard logs, eval.csv and curves.png.
+The folder ``--out`` gets config.json, model.zip (of Stable-Baselines3's algorithms),
+policy.safetensors and policy.json (for agents.LearnedOptimizer), TensorBoard logs, eval.csv
+and curves.png.
 """
 
 from __future__ import annotations
@@ -185,7 +186,7 @@ def main(**options: Any) -> None:
             if several:
                 learn_several(options, config, folder, workers)
             elif not training.learn(model, timesteps, folder, progress=options["progress"]):
-                stop(f"interrupted; model.zip and the policy so far are in {folder}")
+                stop(f"interrupted; what was learned so far is in {folder}")
             training.sign(policy, shlex.join(["python", "train_agent.py", *sys.argv[1:]]))
             click.echo(f"trained in {(time.monotonic() - begun) / 60:.1f} minutes")
         if not options["do_evaluate"]:
@@ -272,6 +273,11 @@ def check_candidates(options: dict[str, Any], config: dict[str, Any]) -> None:
         raise ValueError(
             f"candidates are judged by single runs, in which a memory has no use; give "
             f"--candidates 1 for agent {options['agent']!r}"
+        )
+    if members > 1 and PRESETS[options["agent"]]["class"] == "UnrolledRule":
+        raise ValueError(
+            f"policies of different rules have no average; give --members 1 for agent "
+            f"{options['agent']!r}"
         )
     if count > 1 and options["resume"] is not None:
         raise ValueError("--resume goes on with one model; give --candidates 1 as well")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,13 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 import optenv  # registers the environments
 from optenv.sb3 import SB3VecEnv
 
+from .checking import check_arguments
 from .export import check_reward
+from .meta.unrolled import UnrolledLR
 from .presets import PRESETS
 from .recurrent import RL2, LstmPolicy
 from .relative import RelativeReward, scales_by_group, scaling_buffer
+from .unrolling import UNROLLED, build_unrolled
 
 #: By the name of its class: an algorithm, and the buffer that it learns from.
 ALGORITHMS: dict[str, tuple[type[BaseAlgorithm], str]] = {
@@ -140,16 +142,8 @@ def make_model(
     algorithm, buffer = ALGORITHMS[preset(agent)["class"]]
     own_class = RecurrentPPO if algorithm is RL2 else algorithm  # which names them
     valid = inspect.signature(own_class).parameters
-    for name, value in (overrides or {}).items():
-        if name not in valid:
-            close = get_close_matches(name, valid, 1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise TypeError(
-                f"{algorithm.__name__} has no argument {name!r}; {hint}"
-                f"valid: {', '.join(valid)}"
-            )
-        if isinstance(value, str) and isinstance(valid[name].default, (int, float)):
-            raise TypeError(f"{name} must be a number, got {value!r}")
+    defaults = {name: parameter.default for name, parameter in valid.items()}
+    check_arguments(algorithm.__name__, overrides or {}, defaults)
     discrete = isinstance(env.action_space, gym.spaces.Discrete)
     if buffer == "replay" and not discrete:
         raise ValueError(
@@ -224,7 +218,7 @@ def build(
     *,
     seed: int | None = None,
     resume: Path | None = None,
-) -> BaseAlgorithm:
+) -> BaseAlgorithm | UnrolledLR:
     """Model of a preset on an environment of its own.
 
     Args:
@@ -236,6 +230,12 @@ def build(
     Raises:
         ValueError, TypeError: as those two do.
     """
+    if preset(agent)["class"] in UNROLLED:
+        if resume is not None:
+            raise ValueError(
+                f"agent {agent!r} cannot go on from a model; leave out --resume"
+            )
+        return build_unrolled(preset(agent), config, seed)
     env = make_env(
         config["env_id"], config["num_envs"], config["env_arguments"],
         copies=config["copies"],
@@ -243,7 +243,7 @@ def build(
     return make_model(agent, env, seed=seed, overrides=config["overrides"], resume=resume)
 
 
-def remaining(model: BaseAlgorithm, timesteps: int) -> int:
+def remaining(model: BaseAlgorithm | UnrolledLR, timesteps: int) -> int:
     """Control steps that ``model`` still has to make, of ``timesteps`` in all.
 
     Raises:

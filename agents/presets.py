@@ -165,6 +165,20 @@ MEMORYLESS: dict[str, Any] = {
     "algorithm": {**PPO["algorithm"], "n_steps": 8},
 }
 
+#: Gradients of the rewards themselves; runs of large networks are short, since all of a
+#: segment is kept.
+UNROLLED_LR: dict[str, Any] = {
+    "class": "UnrolledLR",
+    "env_id": "optenv/LearningRate-v0",
+    "env": {**SHORT, "rule": {"name": "adam", "beta1": 0.8}, "max_work": 1e8},
+    "num_envs": 128,
+    "copies": 16,
+    "candidates": 1,
+    "members": 1,
+    "timesteps": 102_400,
+    "algorithm": {"segment": 5},
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "ppo": {**PPO, "env": SHORT, "timesteps": 122_880},
     "default": {**PPO, "candidates": 2, "members": 2},
@@ -214,4 +228,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "rl2": RL2,
     "memoryless": MEMORYLESS,
+    "unrolled-lr": UNROLLED_LR,
+    "unrolled-rule": {
+        **UNROLLED_LR,
+        "class": "UnrolledRule",
+        "env": {**UNROLLED_LR["env"], "rule": "network"},
+    },
 }

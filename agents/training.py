@@ -21,7 +21,9 @@ from torch import Tensor
 
 from .evaluation.workers import stopped
 from .export import export_policy
+from .meta.unrolled import UnrolledLR
 from .policy_file import load_policy, save_policy
+from .unrolling import learn_unrolled
 
 #: Last share of the training over which policies are averaged (Izmailov et al., 2018).
 AVERAGED = 0.4
@@ -51,11 +53,13 @@ def new_folder(path: Path, *, numbered: bool = False) -> Path:
     return wanted
 
 
-def learn(model: BaseAlgorithm, timesteps: int, folder: Path, *, progress: bool) -> bool:
+def learn(
+    model: BaseAlgorithm | UnrolledLR, timesteps: int, folder: Path, *, progress: bool
+) -> bool:
     """Learn, and leave ``model.zip`` and the exported policy in ``folder``.
 
-    Both hold the average of the policies of the last part of the training, in which the
-    noise of the single ones cancels.
+    Of a learner that unrolls, there is the policy alone. Each is the average of those of
+    the last part of the training, in which the noise of the single ones cancels.
 
     Args:
         model: see :func:`make_model`.
@@ -67,6 +71,8 @@ def learn(model: BaseAlgorithm, timesteps: int, folder: Path, *, progress: bool)
     Returns:
         Whether learning went to its end; False if the user interrupted it.
     """
+    if isinstance(model, UnrolledLR):
+        return learn_unrolled(model, timesteps, folder, progress=progress)
     finished = True
     model.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
     keeper = _Keeper(folder, timesteps)

@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from command import SCRIPT, invoke, script
 from utils import random_policy
 
 from agents import load_policy
 from agents.evaluation.heldout import task_named
 from agents.policy_file import save_policy
 
-SCRIPT = Path(__file__).parents[1] / "train_agent.py"
 SMALL = ["--num-envs", "8", "--no-progress"]
-
-
-def script():
-    spec = importlib.util.spec_from_file_location("train_agent", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(script().main, [str(a) for a in arguments])
 
 
 @pytest.mark.parametrize(

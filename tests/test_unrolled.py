@@ -89,7 +89,7 @@ def test_a_learner_gets_better_and_becomes_an_optimizer(tmp_path):
     )  # fmt: skip
     before = returns(learner)
     learner.learn(2_400)
-    assert learner.timesteps == 2_400
+    assert learner.num_timesteps == 2_400
     gain = returns(learner) - before
     assert gain.mean() > 4 * gain.std() / 8
     learner.save(tmp_path / "policy")

@@ -7,7 +7,7 @@ control steps back to the actions that were taken in them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +25,13 @@ from ..policy import Policy
 from ..policy_file import save_policy
 from .outer import progress_range
 
+#: Called after the runs of each round with the learner and their mean return; False ends
+#: the learning.
+Callback = Callable[["UnrolledLR", float], object]
+
+#: Last share of the rounds over whose policies the mean is taken.
+AVERAGED = 0.4
+
 
 class UnrolledLR:
     """A policy of learning rates that ascends the return of training runs.
@@ -37,7 +44,7 @@ class UnrolledLR:
 
     Args:
         arguments: of the environment, see :class:`optenv.settings.Settings`; the action
-            must be continuous.
+            is continuous.
         groups: structures at a time.
         size: runs of each.
         segment: control steps that are differentiated at once.
@@ -49,7 +56,7 @@ class UnrolledLR:
 
     Attributes:
         policy: what is learned.
-        timesteps: control steps made.
+        num_timesteps: control steps made.
 
     Raises:
         ValueError, TypeError: an argument is not valid.
@@ -68,7 +75,10 @@ class UnrolledLR:
         meta_lr: float = 1e-3,
         seed: int = 0,
     ) -> None:
-        self.settings = make(dict(arguments))
+        own = dict(arguments)
+        if isinstance(own.get("action"), Mapping):
+            own["action"] = {"kind": "continuous", **own["action"]}
+        self.settings = make(own)
         action = actions.make(self.settings.action)
         if not isinstance(action, actions.Continuous):
             raise ValueError(f"the action must be continuous, got {action}")
@@ -83,7 +93,8 @@ class UnrolledLR:
         self.policy = Policy(self._describe(net_arch))
         self._initialise()
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=meta_lr)
-        self.timesteps = 0
+        self.num_timesteps = 0
+        self._earned = 0.0
 
     def _describe(self, net_arch: tuple[int, ...]) -> dict[str, Any]:
         description = {**self.settings.describe(), "activation": "tanh"}
@@ -101,21 +112,44 @@ class UnrolledLR:
             gain = 0.01 if layer is layers[-1] else 2**0.5
             nn.init.orthogonal_(layer.weight, gain, self.generator)
 
-    def learn(self, total_timesteps: int, progress_bar: bool = False) -> Self:
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: Callback | None = None,
+        progress_bar: bool = False,
+    ) -> Self:
         """Make control steps, in whole runs, until there are at least so many more.
+
+        What is learned is then the mean over the last four tenths of them.
 
         Args:
             total_timesteps: over all runs.
+            callback: see :data:`Callback`.
             progress_bar: show one.
         """
         positive_int("total_timesteps", total_timesteps)
         size = sum(group.size for group in self.groups) * self.settings.horizon
-        for _ in progress_range(-(-total_timesteps // size), progress_bar):
-            self._train_runs()
+        rounds = -(-total_timesteps // size)
+        late: list[list[Tensor]] = []
+        try:
+            for i in progress_range(rounds, progress_bar):
+                found = self._train_runs()
+                if i >= (1 - AVERAGED) * rounds:
+                    late.append([p.detach().clone() for p in self._learned()])
+                if callback is not None and callback(self, found) is False:
+                    break
+        finally:
+            if late:
+                for p, *every in zip(self._learned(), *late, strict=True):
+                    p.data = torch.stack(every).mean(0)
         return self
 
-    def _train_runs(self) -> None:
-        """Runs from beginning to end, with a step of Adam for each segment."""
+    def _learned(self) -> list[nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _train_runs(self) -> float:
+        """Runs from beginning to end, with a step of Adam for each segment; mean return."""
+        self._earned = 0.0
         observations = [self._reset(group) for group in self.groups]
         for _ in range(0, self.settings.horizon, self.segment):
             self.optimizer.zero_grad()
@@ -123,6 +157,7 @@ class UnrolledLR:
                 observations[i] = self._learn_segment(group, observations[i])
             nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
             self.optimizer.step()
+        return self._earned / sum(group.size for group in self.groups)
 
     def _reset(self, group: Group) -> Tensor:
         seeds = self.rng.integers(2**62, size=group.size)
@@ -132,6 +167,7 @@ class UnrolledLR:
 
     def _learn_segment(self, group: Group, observation: Tensor) -> Tensor:
         """Add a segment's gradient; the observation after it."""
+        others = self._begin_segment(group)
         means, taken, total = [], [], torch.zeros(())
         for _ in range(min(self.segment, group.num_steps - int(group.steps[0]))):
             seen = observation[:, self.policy.columns]
@@ -141,14 +177,23 @@ class UnrolledLR:
             taken.append(action.requires_grad_())
             result = group.step(taken[-1], differentiable=True)
             observation, total = result.observation.detach(), total + result.reward.sum()
-            self.timesteps += group.size
+            self.num_timesteps += group.size
         if taken:
-            grads = torch.autograd.grad(total, taken, allow_unused=True)
+            self._earned += float(total.detach())
+            grads = torch.autograd.grad(total, [*taken, *others], allow_unused=True)
             group.cut()
-            for mean, grad in zip(means, grads, strict=True):
+            for mean, grad in zip(means, grads[: len(taken)], strict=True):
                 if grad is not None:
                     self._ascend(mean, grad, len(taken))
+            self._ascend_others(grads[len(taken) :])
         return observation
+
+    def _begin_segment(self, group: Group) -> list[Tensor]:
+        """What else is learned, to be differentiated by."""
+        return []
+
+    def _ascend_others(self, grads: Sequence[Tensor | None]) -> None:
+        """Add the gradients of a segment's rewards by that."""
 
     def _ascend(self, mean: Tensor, grad: Tensor, steps: int) -> None:
         grad = grad.nan_to_num(0.0, 0.0, 0.0).clamp(-self.clip, self.clip)
@@ -159,5 +204,5 @@ class UnrolledLR:
 
     def save(self, path: str | Path) -> Path:
         """Write the policy file, which :class:`agents.LearnedOptimizer` reads."""
-        self.policy.description["timesteps"] = self.timesteps
+        self.policy.description["timesteps"] = self.num_timesteps
         return save_policy(self.policy, path)
