@@ -2,11 +2,12 @@
 
     python benchmarks/few_shot.py --data glyphs --shots 5
     python benchmarks/few_shot.py --data omniglot --omniglot A.zip --omniglot B.zip
+    python benchmarks/few_shot.py --data digits --ways 4
 
 Trains each learner of this file on the training alphabets and prints accuracies on tasks of
-five classes of the held-out ones, with 95 % intervals over tasks, ranked. Every learner
-has the same convolutional network and as many tasks; learning rates of the inner loop are
-those that were best on tasks of further alphabets.
+the held-out ones, with 95 % intervals over tasks, ranked. Every learner has the same
+convolutional network and as many tasks; learning rates of the inner loop are those that
+were best on tasks of further alphabets.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from tqdm import tqdm
 
 from agents import meta
 from agents.evaluation.results import interval
+from agents.meta.digits import TEST as TEST_DIGITS
+from agents.meta.digits import TRAINING as TRAINING_DIGITS
 from agents.meta.glyphs import TEST, TRAINING
 from agents.meta.networks import convolutional
 
@@ -56,6 +59,8 @@ def classes(data: str, paths: list[str]) -> tuple[meta.Classes, meta.Classes]:
     if data == "glyphs":
         learned, held_out = meta.glyphs(TRAINING), meta.glyphs(TEST)
         return learned.turned(), held_out.unlike(learned, 0.9)
+    if data == "digits":
+        return meta.digits(TRAINING_DIGITS).turned(), meta.digits(TEST_DIGITS)
     found = meta.omniglot(paths)
     learned = found.within(sorted(set(found.groups) - set(HELD_OUT)))
     return learned.turned(), found.within(HELD_OUT)
@@ -67,7 +72,8 @@ def train(
     """A learner of :data:`LEARNERS` after its outer steps."""
     make, has_head, arguments = LEARNERS[name]
     torch.manual_seed(seed)
-    module = convolutional(family.ways if has_head else None)
+    side = family.sample(1, np.random.default_rng(0)).support.inputs.shape[-1]
+    module = convolutional(family.ways if has_head else None, side=side)
     learner = make(module, family, meta_batch=batch, seed=seed, **arguments)
     with tqdm(total=iterations, desc=name, leave=False) as bar:
         return learner.learn(iterations, lambda learner, loss: bar.update() or True)
@@ -87,7 +93,9 @@ def accuracy(learner: meta.Learner, family: meta.FewShot, tasks: int) -> np.ndar
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", choices=("glyphs", "omniglot"), default="glyphs")
+    parser.add_argument(
+        "--data", choices=("glyphs", "omniglot", "digits"), default="glyphs"
+    )
     parser.add_argument("--omniglot", action="append", default=[], metavar="PATH",
                         help="archive or folder of drawings; repeatable")  # fmt: skip
     parser.add_argument("--learner", action="append", choices=LEARNERS)

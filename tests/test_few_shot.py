@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from agents import meta
+from agents.meta.digits import TEST as HELD_OUT_DIGITS
+from agents.meta.digits import TRAINING as DIGITS
 from agents.meta.glyphs import TEST, TRAINING
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "omniglot-small"
@@ -230,3 +233,13 @@ def test_glyphs_are_drawn_with_a_hand_that_trembles():
 
 def test_fonts_to_learn_and_to_be_tested_on_are_disjoint():
     assert not set(TRAINING) & set(TEST)
+
+
+def test_digits_are_scikit_learns_as_many_of_each():
+    found = meta.digits((3, 7))
+    bunch = load_digits()
+    assert found.pictures.shape == (2, 174, 8, 8) and found.groups == ("3", "7")
+    assert np.array_equal(found.pictures[1, 0] * 16, bunch.images[bunch.target == 7][0])
+    assert not set(DIGITS) & set(HELD_OUT_DIGITS)
+    with pytest.raises(ValueError, match="labels must be digits from 0 to 9, got 10"):
+        meta.digits((10,))

@@ -7,6 +7,7 @@ from .amortized import (
     ProcessNetwork,
     Prototypical,
 )
+from .digits import digits
 from .episodes import Episodes, Examples, Family
 from .few_shot import Classes, FewShot
 from .glyphs import glyphs
@@ -43,6 +44,7 @@ __all__ = [
     "Prototypical",
     "Reptile",
     "Sinusoids",
+    "digits",
     "glyphs",
     "omniglot",
 ]
