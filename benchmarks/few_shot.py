@@ -6,8 +6,8 @@
 
 Trains each learner of this file on the training alphabets and prints accuracies on tasks of
 the held-out ones, with 95 % intervals over tasks, ranked. Every learner has the same
-convolutional network and as many tasks; learning rates of the inner loop are those that
-were best on tasks of further alphabets.
+convolutional network and as many tasks; learning rates of the inner loop are the published
+ones.
 """
 
 from __future__ import annotations

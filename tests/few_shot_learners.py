@@ -14,6 +14,7 @@ LEARNERS = {
     "ANIL": meta.ANIL,
     "MetaSGD": meta.MetaSGD,
     "LearnedLR": meta.LearnedLR,
+    "HypergradientLR": meta.HypergradientLR,
     "MetaLSTM": meta.MetaLSTM,
     "LearnedRule": meta.LearnedRule,
     "Reptile": meta.Reptile,

@@ -24,6 +24,7 @@ from agents import LearnedLR, LearnedOptimizer, sampling
 
 WORLD = 2
 RULES = ["adam", "orthogonal-adam", "momentum"]
+NETWORK = {"name": "network", "weights": [0.05 * (-1) ** (i // 3) for i in range(32)]}
 
 pytestmark = [
     pytest.mark.slow,
@@ -159,7 +160,7 @@ def test_data_parallel_training_is_that_of_one_process_on_the_joined_batch(rule,
     torch.testing.assert_close(one, weights(alone), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("rule", [*RULES, "nadam", "lion"])
+@pytest.mark.parametrize("rule", [*RULES, "nadam", "lion", NETWORK], ids=str)
 def test_fully_sharded_training_is_data_parallel_training(rule, tmp_path):
     expected, _ = ends(tmp_path / "a", data_parallel, made(rule))
     one, other = ends(tmp_path / "b", fully_sharded, made(rule))

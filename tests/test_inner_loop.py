@@ -14,7 +14,7 @@ from torch import nn
 from agents import meta
 from agents.meta.episodes import Episodes, Examples, Family
 from agents.meta.meta_lstm import LstmRule, signed_log
-from agents.meta.rules import Fixed, PerParameter, PerStep
+from agents.meta.rules import Fixed, Hypergradient, PerParameter, PerStep
 from agents.meta.unroll import unroll
 from optenv import core, rules
 from optenv.tasks.stacked import Stacked, flat
@@ -117,7 +117,9 @@ def outer_gradient(learner, episodes):
     return [p.grad.clone() for p in learner.parameters]
 
 
-@pytest.mark.parametrize("name", ["MAML", "ANIL", "MetaSGD", "LearnedLR", "LearnedRule"])
+@pytest.mark.parametrize(
+    "name", ["MAML", "ANIL", "MetaSGD", "LearnedLR", "HypergradientLR", "LearnedRule"]
+)
 def test_the_outer_gradient_is_that_of_the_adapted_loss(name):
     """Against differences of the loss in double precision."""
     family = meta.Sinusoids()
@@ -195,8 +197,11 @@ def test_learned_rates_begin_as_gradient_descent():
     sizes = [math.prod(shape) for shape in network.shapes]
     walks = [
         list(unroll(network, rule, params, lambda step: support, 3))
-        for rule in (Fixed(0.05), PerParameter(sum(sizes), 0.05), PerStep(sizes, 3, 0.05))
-    ]
+        for rule in (
+            Fixed(0.05), PerParameter(sum(sizes), 0.05), PerStep(sizes, 3, 0.05),
+            Hypergradient(sizes, 0.05, 0.0),
+        )
+    ]  # fmt: skip
     for walk in walks[1:]:
         torch.testing.assert_close(walk, walks[0])
 
@@ -209,6 +214,19 @@ def test_each_step_and_tensor_has_a_rate_of_its_own():
     for step, expected in enumerate(([0.1] * 2 + [0.2] * 3, [0.3] * 2 + [0.4] * 3)):
         new, _ = rule(torch.zeros(1, 5), ones, torch.ones(1), (), step)
         torch.testing.assert_close(-new[0], torch.tensor(expected))
+
+
+def test_rates_follow_the_agreement_of_gradients():
+    rule, params = Hypergradient([2, 3], 0.1, 0.5), torch.zeros(1, 5)
+    grads = torch.tensor([[[1.0, 0, 1, 1, 1]], [[2.0, 0, -1, -1, -1]], [[0, 1.0, 0, 0, 0]]])
+    state, moves = rule.start(params), []
+    for step, grad in enumerate(grads):
+        new, state = rule(params, grad, torch.ones(1), state, step)
+        moves.append(-new[0])
+    up, down = 0.1 * math.exp(0.5), 0.1 * math.exp(-0.5)
+    torch.testing.assert_close(moves[0], 0.1 * grads[0, 0])
+    torch.testing.assert_close(moves[1], torch.tensor([2 * up, 0, -down, -down, -down]))
+    torch.testing.assert_close(moves[2], torch.tensor([0, up, 0, 0, 0]))
 
 
 def test_the_lstm_is_an_lstm():

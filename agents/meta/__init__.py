@@ -11,7 +11,7 @@ from .digits import digits
 from .episodes import Episodes, Examples, Family
 from .few_shot import Classes, FewShot
 from .glyphs import glyphs
-from .learned_rates import LearnedLR, MetaSGD
+from .learned_rates import HypergradientLR, LearnedLR, MetaSGD
 from .learned_rule import LearnedRule
 from .learner import MetaLearner
 from .maml import ANIL, FOMAML, MAML
@@ -32,6 +32,7 @@ __all__ = [
     "Examples",
     "Family",
     "FewShot",
+    "HypergradientLR",
     "LearnedLR",
     "LearnedRule",
     "Learner",

@@ -10,7 +10,7 @@ from optenv.tasks.stacked import trained_parameters
 
 from .episodes import Family
 from .learner import MetaLearner
-from .rules import PerParameter, PerStep
+from .rules import Hypergradient, PerParameter, PerStep
 
 
 class MetaSGD(MetaLearner):
@@ -59,4 +59,34 @@ class LearnedLR(MetaLearner):
     ) -> None:
         sizes = [p.numel() for p in trained_parameters(module).values()]
         rule = PerStep(sizes, inner_steps, inner_lr)
+        super().__init__(module, family, rule, inner_steps=inner_steps, **outer)
+
+
+class HypergradientLR(MetaLearner):
+    """Learning rates that are learned online, in the inner loop, by hypergradients.
+
+    Of each parameter tensor, see :class:`~agents.meta.rules.Hypergradient`; where they
+    begin and how fast they move is learned in the outer loop. There may be any number of
+    steps.
+
+    Args:
+        module, family: see :class:`~agents.meta.learner.MetaLearner`.
+        inner_lr: that all rates begin with.
+        hyper_lr: factor ``exp(hyper_lr)`` on a rate where gradients agree, to begin with.
+        inner_steps: of the inner loop while learning.
+        **outer: of :class:`~agents.meta.learner.MetaLearner`.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        family: Family,
+        *,
+        inner_lr: float = 0.01,
+        hyper_lr: float = 0.1,
+        inner_steps: int = 5,
+        **outer: Any,
+    ) -> None:
+        sizes = [p.numel() for p in trained_parameters(module).values()]
+        rule = Hypergradient(sizes, inner_lr, hyper_lr)
         super().__init__(module, family, rule, inner_steps=inner_steps, **outer)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
 
 from optenv import rules
 
@@ -125,3 +126,42 @@ class PerStep(InnerRule):
     ) -> tuple[Tensor, State]:
         rates = self.log_rates[step].exp().repeat_interleave(self.sizes)
         return params - rates * grad, state
+
+
+class Hypergradient(InnerRule):
+    """Gradient descent whose rates follow the agreement of gradients, step by step.
+
+    The rate of a parameter tensor is multiplied by ``exp(b cos(g, h))`` before each step,
+    with the gradients ``g`` of this step and ``h`` of the last: hypergradient descent in
+    its multiplicative, normalised form (Baydin et al., 2018, sections 3 and 4.2). Rates to
+    begin with, and ``b``, are learned for each tensor.
+
+    Args:
+        sizes: number of elements of each tensor.
+        lr: that all begin with.
+        hyper_lr: ``b`` to begin with.
+    """
+
+    def __init__(self, sizes: Sequence[int], lr: float, hyper_lr: float) -> None:
+        super().__init__()
+        self.log_rates = nn.Parameter(torch.full((len(sizes),), math.log(lr)))
+        self.hyper_rates = nn.Parameter(torch.full((len(sizes),), hyper_lr))
+        self.register_buffer("sizes", torch.tensor(sizes), persistent=False)
+        self.sizes: Tensor
+
+    def start(self, params: Tensor) -> State:
+        return self.log_rates.expand(len(params), -1), torch.zeros_like(params)
+
+    def forward(
+        self, params: Tensor, grad: Tensor, loss: Tensor, state: State, step: int
+    ) -> tuple[Tensor, State]:
+        rates, before = state
+        if step > 0:
+            parts = (part.split(self.sizes.tolist(), dim=1) for part in (grad, before))
+            now, then = parts
+            cosines = [
+                cosine_similarity(a, b, dim=1) for a, b in zip(now, then, strict=True)
+            ]
+            rates = rates + self.hyper_rates * torch.stack(cosines, dim=1)
+        moves = rates.exp().repeat_interleave(self.sizes, dim=1) * grad
+        return params - moves, (rates, grad)
