@@ -4,9 +4,9 @@ An iteration draws 25 sine waves (Finn et al., 2017) with 10 examples to adapt t
 be judged on, adapts a 1-40-40-1 ReLU perceptron to each by 1 or 5 steps of gradient descent
 with rate 0.01, and makes one step of Adam along the gradient through these steps. First,
 all have to show the same losses from the same parameters on the same tasks. Then they are
-timed in turns, an iteration each, in one process and one thread. Printed are medians over
-the rounds: of the times, and of the ratios to ours within a round, with an interval of
-95 % from order statistics. A package that is not installed is left out.
+timed in turns, an iteration each and in random order, in one process and one thread.
+Printed are medians over the rounds: of the times, and of the ratios to ours within a round,
+with an interval of 95 % from order statistics. A package that is not installed is left out.
 
     pip install "optenv[meta-speed]"
     python benchmarks/meta_speed.py
@@ -106,10 +106,12 @@ def measure(steps: int, rounds: int, names: Iterable[str]) -> dict[str, list[flo
     losses = {name: each.run(5) for name, each in made.items()}
     check({name: found for name, found in losses.items() if ENTRIES[name].second_order})
     times: dict[str, list[float]] = {name: [] for name in made}
+    rng = np.random.default_rng(0)
     for _ in range(rounds):
-        for name, each in made.items():
+        # In a fixed order, one would always find the caches as the same other leaves them.
+        for name in rng.permutation(list(made)).tolist():
             begin = time.process_time()
-            each.run(1)
+            made[name].run(1)
             times[name].append(time.process_time() - begin)
     return times
 

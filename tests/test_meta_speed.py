@@ -68,7 +68,7 @@ class Leaking(maml_by_hand.Ours):
         return []
 
 
-#: MB; a copy of the parameters an iteration is 7 kB, and makes 13 MB of 1,800.
+#: MB; a copy of the parameters is 7 kB, and 1,800 of them are 13 MB at least.
 FLAT = 4.0
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/statm")
 
