@@ -91,6 +91,12 @@ def accuracy(learner: meta.Learner, family: meta.FewShot, tasks: int) -> np.ndar
     return 100 * found.accuracies[-1]
 
 
+def shown(values: np.ndarray) -> str:
+    """Mean and interval, to a tenth."""
+    mean, half = interval(values)
+    return f"{mean:.1f} ±{half:.1f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -102,8 +108,8 @@ def main() -> None:
     parser.add_argument("--ways", type=int, default=5)
     parser.add_argument("--shots", type=int, default=1)
     parser.add_argument("--queries", type=int, default=5, help="of each class, in learning")
-    parser.add_argument("--iterations", type=int, default=2000)
-    parser.add_argument("--batch", type=int, default=16, help="tasks of an outer step")
+    parser.add_argument("--iterations", type=int, default=500)
+    parser.add_argument("--batch", type=int, default=8, help="tasks of an outer step")
     parser.add_argument("--tasks", type=int, default=600, help="that are reported")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -124,14 +130,14 @@ def main() -> None:
         learner = train(name, family, arguments.iterations, arguments.batch, arguments.seed)
         seconds = time.process_time() - began
         found[name] = accuracy(learner, test, arguments.tasks), seconds
-        print(f"{name}: {interval(found[name][0])} %, {seconds:.0f} s", flush=True)
+        print(f"{name}: {shown(found[name][0])} %, {seconds:.0f} s", flush=True)
     print("\n| learner | accuracy, % | less the best | CPU s |\n|---|---|---|---|")
     ranked = sorted(found, key=lambda name: -found[name][0].mean())
     for name in ranked:
         values, seconds = found[name]
         less = values - found[ranked[0]][0]
-        behind = "" if name == ranked[0] else interval(less)
-        print(f"| {name} | {interval(values)} | {behind} | {seconds:.0f} |")
+        behind = "" if name == ranked[0] else shown(less)
+        print(f"| {name} | {shown(values)} | {behind} | {seconds:.0f} |")
 
 
 if __name__ == "__main__":
