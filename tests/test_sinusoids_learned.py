@@ -39,6 +39,13 @@ def test_learned_rates_beat_the_fixed_one():
     assert learned < 0.6 * fixed
 
 
+def test_rates_that_hypergradients_move_beat_the_fixed_one():
+    learned, fixed = (
+        mean(sinusoids.train(name), 10, 5) for name in ("HypergradientLR", "MAML, 10k")
+    )
+    assert learned < 0.7 * fixed
+
+
 def test_reptile_adapts_in_32_steps():
     assert mean(sinusoids.train("Reptile"), 10, 32) < 0.13
 

@@ -66,8 +66,8 @@ class HypergradientLR(MetaLearner):
     """Learning rates that are learned online, in the inner loop, by hypergradients.
 
     Of each parameter tensor, see :class:`~agents.meta.rules.Hypergradient`; where they
-    begin and how fast they move is learned in the outer loop. There may be any number of
-    steps.
+    begin and how fast they move is learned in the outer loop. Far beyond the steps of the
+    learning, rates may go on to grow until it diverges.
 
     Args:
         module, family: see :class:`~agents.meta.learner.MetaLearner`.
