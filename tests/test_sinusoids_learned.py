@@ -32,18 +32,10 @@ def test_meta_sgd_adapts_in_one_step():
 
 
 def test_learned_rates_beat_the_fixed_one():
-    learned, fixed = (
-        mean(sinusoids.train(name), 10, 5) for name in ("LearnedLR", "MAML, 10k")
-    )
+    names = "LearnedLR", "HypergradientLR", "MAML, 10k"
+    *learned, fixed = (mean(sinusoids.train(name), 10, 5) for name in names)
     print(learned, fixed)
-    assert learned < 0.6 * fixed
-
-
-def test_rates_that_hypergradients_move_beat_the_fixed_one():
-    learned, fixed = (
-        mean(sinusoids.train(name), 10, 5) for name in ("HypergradientLR", "MAML, 10k")
-    )
-    assert learned < 0.7 * fixed
+    assert max(learned) < 0.6 * fixed
 
 
 def test_reptile_adapts_in_32_steps():
