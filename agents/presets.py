@@ -233,5 +233,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         **UNROLLED_LR,
         "class": "UnrolledRule",
         "env": {**UNROLLED_LR["env"], "rule": "network"},
+        "algorithm": {"segment": 5, "rule_lr": 3e-3},
     },
 }
