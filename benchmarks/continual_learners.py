@@ -67,8 +67,8 @@ class Setting:
 
 DIGITS: Config = {
     "sizes": (64, 100, 10),
-    "rates": (0.03, 0.1, 0.3, 0.5),
-    "look_ahead": ((0.1, 0.3, 0.5), (0.5, 2.0)),
+    "rates": (0.1, 0.3, 0.5, 0.8),
+    "look_ahead": ((0.1, 0.3, 0.5), (2.0, 8.0)),
     "inner_lr": 0.1,
     "memory": 50,
 }
@@ -83,7 +83,7 @@ SETTINGS = {
     ),
     "sines": Setting(
         SineStream(), (11, 64, 64, 1), rates=(0.003, 0.01, 0.03, 0.06),
-        look_ahead=((0.01, 0.03, 0.06), (0.03, 0.3)),
+        look_ahead=((0.01, 0.03, 0.06), (0.01, 0.1)),
         adapts=("3.", "5."), inner_lr=0.02, memory=40,
     ),
 }  # fmt: skip
