@@ -114,6 +114,19 @@ def test_online_descent_is_sgd_and_tests_follow_each_task():
             assert found.scores[task, other] == pytest.approx(float(right))
 
 
+@pytest.mark.parametrize("learner", [OnlineSGD, Replay])
+def test_a_glance_is_a_step_on_the_same_batch(learner):
+    batch = torch.rand(4, 64), torch.arange(4)
+    twice = learner(perceptron(), "cross_entropy", lr=0.1, glances=2)
+    twice.observe(*batch)
+    once = OnlineSGD(perceptron(), "cross_entropy", lr=0.1)
+    for _ in range(2):
+        once.observe(*batch)
+    torch.testing.assert_close(twice.params, once.params)
+    with pytest.raises(ValueError, match="glances must be a positive integer, got 0"):
+        learner(perceptron(), "cross_entropy", lr=0.1, glances=0)
+
+
 def test_every_example_of_the_stream_is_as_likely_to_be_kept():
     counts = np.zeros(20)
     for seed in range(600):

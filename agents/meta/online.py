@@ -93,6 +93,7 @@ class OnlineSGD(OnlineLearner):
     Args:
         module, loss, lr, seed: see :class:`OnlineLearner`.
         mask: ``[P]`` bool, which parameters learn; None for all.
+        glances: steps on each batch.
     """
 
     def __init__(
@@ -102,14 +103,17 @@ class OnlineSGD(OnlineLearner):
         *,
         lr: float,
         mask: Tensor | None = None,
+        glances: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__(module, loss, lr=lr, seed=seed)
         self.mask: Tensor | float = 1.0 if mask is None else mask
+        self.glances = positive_int("glances", glances)
 
     def observe(self, inputs: Tensor, targets: Tensor) -> None:
-        grad = self.mask * self._gradient(self.params, inputs, targets)
-        self.params = self.params - self.lr * grad
+        for _ in range(self.glances):
+            grad = self.mask * self._gradient(self.params, inputs, targets)
+            self.params = self.params - self.lr * grad
 
 
 class Memory:
