@@ -23,9 +23,10 @@ What is fair, and what is not:
   have the same parameters learn online. Learning rate 0, which learns nothing of the
   stream, is among those searched. OML's own hyper-parameters are of a first look on the
   train split, at most two inner learning rates, three outer ones and two choices of what
-  adapts; so are the ends of the grids, beyond which learners were worse or diverged.
-- Turned digits are the same ten classes in all streams, so what is known beforehand can
-  be enough. Permutations and waves are new in each stream.
+  adapts; so are the ends of the grids.
+- Each stream of digits has random labels, so that what is known beforehand is never
+  enough; the pretrained network, which learned the digits' own labels, has to learn these
+  anew with the last layer. Permutations and waves are new in each stream, too.
 - Intervals are over streams and, from scratch, networks; of what learned beforehand
   there is one training, of ``--seed``.
 """

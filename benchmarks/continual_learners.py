@@ -65,6 +65,7 @@ class Setting:
             return perceptron(*self.sizes)
 
 
+SIZES: Config = {"tasks": 5, "examples": 100, "relabelled": True}
 DIGITS: Config = {
     "sizes": (64, 100, 10),
     "rates": (0.1, 0.3, 0.5, 0.8),
@@ -75,12 +76,8 @@ DIGITS: Config = {
 
 #: Permuted tasks share no representation, so all of the network learns there.
 SETTINGS = {
-    "rotated": Setting(
-        DigitStream("rotated", tasks=5, examples=100), adapts=("3.",), **DIGITS
-    ),
-    "permuted": Setting(
-        DigitStream("permuted", tasks=5, examples=100), adapts=("1.", "3."), **DIGITS
-    ),
+    "rotated": Setting(DigitStream("rotated", **SIZES), adapts=("3.",), **DIGITS),
+    "permuted": Setting(DigitStream("permuted", **SIZES), adapts=("1.", "3."), **DIGITS),
     "sines": Setting(
         SineStream(), (11, 64, 64, 1), rates=(0.003, 0.01, 0.03, 0.06),
         look_ahead=((0.01, 0.03, 0.06), (0.01, 0.1)),
@@ -149,8 +146,14 @@ def meta_trained(
 def pretrained(
     setting: Setting, iterations: int, seed: int, done: Callable[[], object]
 ) -> Callable[[], OnlineSGD]:
-    """What learns a stream after Adam on the examples of OML's streams, in random order."""
-    network, family = setting.network(seed), Streams(setting.train)
+    """What learns a stream after Adam on the examples of OML's streams, in random order.
+
+    Digits have their own labels there: there is nothing to learn of random ones.
+    """
+    stream = setting.train
+    if isinstance(stream, DigitStream):
+        stream = replace(stream, relabelled=False)
+    network, family = setting.network(seed), Streams(stream)
     loss, rng = named_loss(family.loss), np.random.default_rng(seed)
     optimizer = torch.optim.Adam(network.parameters())
     for _ in range(iterations):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.datasets import load_digits
 from torch import nn
 
 from agents.meta.episodes import Examples
@@ -53,6 +54,25 @@ def test_rotated_tasks_are_the_digits_turned():
         len(rows(whole[:1]) & rows(other.round(decimals=6)[1:])) for other in (turned, back)
     ]
     assert max(known) > 100
+
+
+def test_other_labels_are_the_same_in_all_tasks_of_a_stream():
+    bunch = load_digits()
+    ink = np.sort(bunch.data / 16, axis=1).astype(np.float32)  # wherever the pixels are
+    known = dict(zip(map(tuple, ink.tolist()), bunch.target.tolist(), strict=True))
+    names = []
+    for seed in (0, 1):
+        stream = drawn(
+            DigitStream("permuted", tasks=3, examples=150, relabelled=True), seed
+        )
+        ink = stream.inputs.flatten(0, 1).sort(1).values
+        labels = stream.targets.flatten().tolist()
+        pairs = {
+            (known[tuple(row)], n) for row, n in zip(ink.tolist(), labels, strict=True)
+        }
+        assert len(pairs) == 10
+        names.append(dict(pairs))
+    assert names[0] != names[1]
 
 
 def test_streams_to_learn_and_to_be_tested_on_share_no_digit():

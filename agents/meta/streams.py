@@ -42,6 +42,8 @@ class DigitStream:
         examples: of each task, ``n``.
         tests: ``m``.
         split: ``"train"`` or ``"test"``, which half of the digits.
+        relabelled: whether each stream has other, random labels for the ten digits, the
+            same in all its tasks, so that they have to be learned from it.
     """
 
     kind: str = "rotated"
@@ -49,6 +51,7 @@ class DigitStream:
     examples: int = 200
     tests: int = 200
     split: str = "test"
+    relabelled: bool = False
     loss = "cross_entropy"
 
     def __post_init__(self) -> None:
@@ -73,6 +76,7 @@ class DigitStream:
         """Draw a stream."""
         pictures, labels = _digits(self.split)
         angles = rng.permutation(np.linspace(0, 180, self.tasks, endpoint=False))
+        names = rng.permutation(10) if self.relabelled else np.arange(10)
         inputs, targets = [], []
         for task in range(self.tasks):
             rows = rng.permutation(len(labels))[: self.examples + self.tests]
@@ -82,7 +86,7 @@ class DigitStream:
             else:
                 chosen = chosen.reshape(-1, 64)[:, rng.permutation(64)]
             inputs.append(torch.from_numpy(chosen.reshape(-1, 64).astype(np.float32)))
-            targets.append(torch.from_numpy(labels[rows]))
+            targets.append(torch.from_numpy(names[labels[rows]]))
         return _divided(torch.stack(inputs), torch.stack(targets), self.examples)
 
 
