@@ -154,5 +154,5 @@ KERNELS: dict[str, Kernel] = {
     **NAMESAKES,
     "lion": _one_by_one(lion),
     "orthogonal-adam": _one_by_one(orthogonal_adam),
-    "network": network,
+    "network": _one_by_one(network),
 }

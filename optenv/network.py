@@ -64,44 +64,44 @@ def network(
     direction = means[0]
     if weights.numel():
         sizes = [math.prod(shape) for shape in shapes]
-        parts = zip(root.split(sizes, 1), params.split(sizes, 1), strict=True)
-        scaled = [relative(*part) for part in parts]
         inputs = [grad / root, *means]
-        inputs += [torch.cat(part, 1) for part in zip(*scaled, strict=True)]
+        inputs += relative(root, params, scales(root, sizes), scales(params, sizes))
         inputs.append((step.log1p() / LIMIT).expand_as(params))
-        direction = correct(means[0], torch.stack(inputs, dim=-1), weights)
+        direction = correct(means[0], torch.stack(inputs, dim=1), weights)
     moved = params.sub_(lr * direction) if inplace else params - lr * direction
     return moved, (fast, slow, square, step)
 
 
+def scales(values: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Root mean square of each tensor of ``values [B, P]``, for each of its numbers."""
+    squares = [part.square().mean(1) for part in values.detach().split(list(sizes), 1)]
+    counts = torch.tensor(sizes, device=values.device)
+    return torch.stack(squares, 1).sqrt().repeat_interleave(counts, dim=1)
+
+
 def relative(
-    root: Tensor,
-    params: Tensor,
-    sizes: tuple[Tensor, Tensor] | None = None,
+    root: Tensor, params: Tensor, roots: Tensor, sizes: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What the network sees of a tensor's gradients and parameters, in its own units.
+    """What the network sees of gradients and parameters in units of their tensor.
 
     Args:
         root: ``[B, n]`` root of the mean squares of the gradient.
         params: ``[B, n]``.
-        sizes: mean squares ``[B, 1]`` of both over the tensor, if those are parts of it.
+        roots, sizes: ``[B, n]`` root mean squares of both over the tensor.
 
     Returns:
-        ``[B, n]`` each: the parameters, and the logarithms of both, in units of their root
-        mean square. Derivatives are not taken through them.
+        ``[B, n]`` each: the parameters in these units, and the logarithms of ``root`` and
+        of them. Derivatives are not taken through any.
     """
-    root, params = root.detach(), params.detach()
-    if sizes is None:
-        sizes = root.square().mean(1, True), params.square().mean(1, True)
-    ours, theirs = (size.sqrt() + 1e-30 for size in sizes)
-    root, params = root / ours, params / theirs
-    logs = ((part.abs() + 1e-9).log().clamp(-LIMIT, LIMIT) / 2 for part in (root, params))
-    size, magnitude = logs
+    root, params = root.detach() / (roots + 1e-30), params.detach() / (sizes + 1e-30)
+    size, magnitude = (
+        (part.abs() + 1e-9).log().clamp(-LIMIT, LIMIT) / 2 for part in (root, params)
+    )
     return params.clamp(-LIMIT, LIMIT), size, magnitude
 
 
 def correct(direction: Tensor, inputs: Tensor, weights: Tensor) -> Tensor:
-    """Directions ``[B, n]`` from Adam's and the network's inputs ``[B, n, I]``.
+    """Directions ``[B, n]`` from Adam's and the network's inputs ``[B, I, n]``.
 
     The network has one hidden layer (tanh) and ``a`` and ``b`` as its outputs; ``weights``
     are those of the first layer, by units, its biases, and the same of the second.
@@ -110,12 +110,17 @@ def correct(direction: Tensor, inputs: Tensor, weights: Tensor) -> Tensor:
     rows = weights if weights.dim() == 2 else weights[None].expand(len(inputs), -1)
     sizes = NETWORK_INPUTS * units, units, 2 * units, 2
     first, bias, last, end = rows.split(sizes, dim=1)
-    hidden = torch.baddbmm(
-        bias[:, None], inputs, first.unflatten(1, (units, -1)).transpose(1, 2)
-    ).tanh()
-    found = torch.baddbmm(end[:, None], hidden, last.unflatten(1, (2, -1)).transpose(1, 2))
-    scale, offset = found.unbind(-1)
+    first, last = first.unflatten(1, (units, -1)), last.unflatten(1, (2, -1))
+    hidden = torch.baddbmm(bias[..., None], first, inputs).tanh()
+    scale, offset = torch.baddbmm(end[..., None], last, hidden).unbind(1)
     return scale.clamp(-LIMIT, LIMIT).exp() * direction + offset
+
+
+def first_weights(units: int, generator: torch.Generator) -> Tensor:
+    """Weights ``[W]`` to begin with: random ones, and zeros in the second layer."""
+    first = torch.empty(units, NETWORK_INPUTS)
+    torch.nn.init.orthogonal_(first, 1.0, generator)
+    return torch.cat([first.flatten(), torch.zeros(3 * units + 2)])
 
 
 def hidden_units(count: int) -> int:

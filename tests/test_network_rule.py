@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 import utils
 from torch import nn
+from unrolled_runs import reset, returns
 
 from agents import LearnedOptimizer, load_policy
 from agents.kernels import update
 from agents.meta.unrolled_rule import UnrolledRule
 from optenv import rules
-from optenv.group import Group
 from optenv.network import correct, hidden_units
 
 SHAPES = [(4, 3), (3,), ()]
@@ -71,7 +70,8 @@ def test_the_network_is_the_module_of_its_weights():
     inputs, direction = torch.randn(3, 11, 7), torch.randn(3, 11)
     scale, offset = module(inputs).unbind(-1)
     expected = scale.exp() * direction + offset
-    torch.testing.assert_close(correct(direction, inputs, given), expected)
+    found = correct(direction, inputs.transpose(1, 2), given)
+    torch.testing.assert_close(found, expected)
     assert hidden_units(len(given)) == 5
 
 
@@ -135,11 +135,6 @@ def learner(**arguments):
     return UnrolledRule(RUNS, **given)
 
 
-def reset(group, seed=0):
-    generators = [np.random.default_rng(seed + i) for i in range(group.size)]
-    return group.reset(np.arange(group.size), generators, np.random.default_rng(seed))
-
-
 def test_gradients_of_rewards_by_the_weights_are_those_of_differences():
     made = UnrolledRule(RUNS | {"dtype": "float64"}, groups=1, size=2, hidden=4)
     group = made.groups[0]
@@ -162,17 +157,6 @@ def test_gradients_of_rewards_by_the_weights_are_those_of_differences():
             slope = (total(begin + away)[0] - total(begin - away)[0]) / 2e-5
         # Of the parameters in their own units no derivative is taken.
         torch.testing.assert_close(found[:, i], slope, rtol=0.1, atol=1e-6)
-
-
-def returns(made, count=64):
-    group = Group(made.settings, count)
-    made._begin_segment(group)
-    observation, total = reset(group, seed=10**6), torch.zeros(count)
-    for _ in range(group.num_steps):
-        with torch.no_grad():
-            result = group.step(made.policy(observation))
-        observation, total = result.observation, total + result.reward
-    return total
 
 
 def test_a_learned_rule_gets_better_and_becomes_an_optimizer(tmp_path):

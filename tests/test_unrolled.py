@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 import utils
 from torch import nn
+from unrolled_runs import reset, returns
 
 from agents import LearnedOptimizer, load_policy
 from agents.meta.unrolled import UnrolledLR
@@ -18,11 +18,6 @@ RUNS = {
     "base_lr": (1e-3, 1e-2), "on_divergence": "absorb",
 }  # fmt: skip
 ACTION = {"kind": "continuous", "bound": 4.0, "step": 1.0}
-
-
-def reset(group, seed=0):
-    generators = [np.random.default_rng(seed + i) for i in range(group.size)]
-    return group.reset(np.arange(group.size), generators, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("rule", ["momentum", "adam", "orthogonal-adam"])
@@ -70,16 +65,6 @@ def test_differentiable_steps_are_the_same_steps():
             group.step(torch.full((3, 1), value), differentiable=differentiable)
         walks.append(group.state.run.params.detach())
     torch.testing.assert_close(*walks)
-
-
-def returns(learner, count=64):
-    group = Group(learner.settings, count)
-    observation, total = reset(group, seed=10**6), torch.zeros(count)
-    for _ in range(group.num_steps):
-        with torch.no_grad():
-            result = group.step(learner.policy(observation))
-        observation, total = result.observation, total + result.reward
-    return total
 
 
 def test_a_learner_gets_better_and_becomes_an_optimizer(tmp_path):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from optenv import rules
 from optenv.checks import positive_int
 from optenv.group import Group
-from optenv.hyperparameters import NETWORK_INPUTS
+from optenv.network import first_weights
 
 from .unrolled import UnrolledLR
 
@@ -54,15 +54,10 @@ class UnrolledRule(UnrolledLR):
         if self.rule.name != "network":
             raise ValueError(f"the rule must be 'network', got {self.rule.name!r}")
         given = torch.tensor(self.rule.hyperparameters.weights)
-        begin = given if len(given) else self._first_weights(positive_int("hidden", hidden))
-        self.weights = nn.Parameter(begin)
+        if not len(given):
+            given = first_weights(positive_int("hidden", hidden), self.generator)
+        self.weights = nn.Parameter(given)
         self.optimizer.add_param_group({"params": [self.weights], "lr": rule_lr})
-
-    def _first_weights(self, hidden: int) -> Tensor:
-        """A random first layer, and a second one of zeros."""
-        first = torch.empty(hidden, NETWORK_INPUTS)
-        nn.init.orthogonal_(first, 1.0, self.generator)
-        return torch.cat([first.flatten(), torch.zeros(3 * hidden + 2)])
 
     def _begin_segment(self, group: Group) -> list[Tensor]:
         rows = self.weights.detach().expand(group.size, -1).clone().requires_grad_()
