@@ -82,7 +82,7 @@ def train(
 def accuracy(learner: meta.Learner, family: meta.FewShot, tasks: int) -> np.ndarray:
     """Accuracies ``[tasks]``, after the last step."""
     if isinstance(learner, meta.MetaLearner):
-        steps = {"MetaSGD": 1, "Reptile": 50}.get(type(learner).__name__, STEPS)
+        steps = {"MetaSGD": 1, "Reptile": 10}.get(type(learner).__name__, STEPS)
         found = learner.evaluate(family, tasks, (steps,))
     else:
         assert isinstance(learner, meta.AmortizedLearner)
