@@ -73,7 +73,7 @@ def _move(
     )]  # fmt: skip
     weights = torch.tensor(h.weights, dtype=local[0].dtype, device=local[0].device)
     pieces = zip(*(row[None].split(AT_ONCE, 1) for row in (*rows, *scales)), strict=True)
-    found = [_direction(*piece, step=step, weights=weights) for piece in pieces]
+    found = [_direction(*piece, step=step, eps=h.eps, weights=weights) for piece in pieces]
     directions = torch.cat(found, 1)[0].split(counts.tolist())
     shaped = [d.view(p.shape) for d, p in zip(directions, local, strict=True)]
     torch._foreach_add_(local, shaped, alpha=-lr)
@@ -87,6 +87,7 @@ def _direction(
     param: Tensor,
     *scales: Tensor,
     step: float,
+    eps: float,
     weights: Tensor,
 ) -> Tensor:
     """Directions ``[1, n]`` of some numbers."""
@@ -100,7 +101,7 @@ def _direction(
     seen = [grad / root, *means, *relative(root, param, *scales), age]
     # Half precision, as of a caller's autocast, is too coarse for it.
     with torch.autocast(root.device.type, enabled=False):
-        return correct(means[0], torch.stack(seen, dim=1), weights)
+        return correct(means[0], 1 - eps / root, torch.stack(seen, dim=1), weights)
 
 
 def _scales(tensors: Sequence[Tensor], counts: Tensor) -> Tensor:

@@ -33,9 +33,10 @@ def network(
     shapes: Sequence[Sequence[int]] | None = None,
     weights: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    r""":math:`\theta \leftarrow \theta - \eta \left(e^{a} \hat m / (\sqrt{\hat v} +
-    \epsilon) + b\right)`, with the averages of Adam, and :math:`a` and :math:`b` those
-    that :func:`correct` makes of them for each parameter. Without weights, it is Adam.
+    r""":math:`\theta \leftarrow \theta - \eta\, (e^{a} \hat m + b \sqrt{\hat v}) /
+    (\sqrt{\hat v} + \epsilon)`, with the averages of Adam, and :math:`a` and :math:`b`
+    those that :func:`correct` makes of them for each parameter. Without weights, it is
+    Adam. What never had a gradient does not move.
 
     Args:
         params, grad, lr, inplace: as of every rule.
@@ -67,7 +68,7 @@ def network(
         inputs = [grad / root, *means]
         inputs += relative(root, params, scales(root, sizes), scales(params, sizes))
         inputs.append((step.log1p() / LIMIT).expand_as(params))
-        direction = correct(means[0], torch.stack(inputs, dim=1), weights)
+        direction = correct(means[0], 1 - h.eps / root, torch.stack(inputs, dim=1), weights)
     moved = params.sub_(lr * direction) if inplace else params - lr * direction
     return moved, (fast, slow, square, step)
 
@@ -100,8 +101,10 @@ def relative(
     return params.clamp(-LIMIT, LIMIT), size, magnitude
 
 
-def correct(direction: Tensor, inputs: Tensor, weights: Tensor) -> Tensor:
+def correct(direction: Tensor, gate: Tensor, inputs: Tensor, weights: Tensor) -> Tensor:
     """Directions ``[B, n]`` from Adam's and the network's inputs ``[B, I, n]``.
+
+    ``gate [B, n]`` is what ``b`` is multiplied by, 0 where there never was a gradient.
 
     The network has one hidden layer (tanh) and ``a`` and ``b`` as its outputs; ``weights``
     are those of the first layer, by units, its biases, and the same of the second.
@@ -113,7 +116,7 @@ def correct(direction: Tensor, inputs: Tensor, weights: Tensor) -> Tensor:
     first, last = first.unflatten(1, (units, -1)), last.unflatten(1, (2, -1))
     hidden = torch.baddbmm(bias[..., None], first, inputs).tanh()
     scale, offset = torch.baddbmm(end[..., None], last, hidden).unbind(1)
-    return scale.clamp(-LIMIT, LIMIT).exp() * direction + offset
+    return scale.clamp(-LIMIT, LIMIT).exp() * direction + gate * offset
 
 
 def first_weights(units: int, generator: torch.Generator) -> Tensor:

@@ -69,10 +69,29 @@ def test_the_network_is_the_module_of_its_weights():
     nn.utils.vector_to_parameters(given, module.parameters())
     inputs, direction = torch.randn(3, 11, 7), torch.randn(3, 11)
     scale, offset = module(inputs).unbind(-1)
-    expected = scale.exp() * direction + offset
-    found = correct(direction, inputs.transpose(1, 2), given)
+    gate = torch.rand(3, 11)
+    expected = scale.exp() * direction + gate * offset
+    found = correct(direction, gate, inputs.transpose(1, 2), given)
     torch.testing.assert_close(found, expected)
     assert hidden_units(len(given)) == 5
+
+
+def test_what_never_has_a_gradient_stays():
+    begin, grads = torch.ones(1, SIZE, dtype=torch.float64), gradients(20)
+    grads[..., 5:7] = 0
+    moved = follow(bound(), grads, begin) != begin
+    assert moved.squeeze().tolist() == [i not in (5, 6) for i in range(SIZE)]
+    embedding, head = nn.Embedding(9, 4, padding_idx=0), nn.Linear(4, 2)
+    params = [*embedding.parameters(), *head.parameters()]
+    optimizer = LearnedOptimizer(params, "unrolled-rule", total_steps=60)
+    before = embedding.weight.detach().clone()
+    for step in range(60):
+        optimizer.zero_grad()
+        loss = head(embedding(torch.arange(6) % (2 + step % 4))).square().mean()
+        loss.backward()
+        optimizer.step(loss=loss)
+    stays = (embedding.weight == before).all(1).tolist()
+    assert stays == [True, *[False] * 4, *[True] * 4]
 
 
 @pytest.mark.parametrize("unit", [1e-3, 1e4])
