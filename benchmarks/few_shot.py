@@ -57,8 +57,8 @@ LEARNERS: dict[str, tuple[Callable[..., meta.Learner], bool, dict[str, Any]]] = 
 def classes(data: str, paths: list[str]) -> tuple[meta.Classes, meta.Classes]:
     """Classes to learn on, in four orientations, and held-out ones."""
     if data == "glyphs":
-        learned, held_out = meta.glyphs(TRAINING), meta.glyphs(TEST)
-        return learned.turned(), held_out.unlike(learned, 0.9)
+        learned = meta.glyphs(TRAINING).turned()
+        return learned, meta.glyphs(TEST, without=TRAINING).unlike(learned, 0.9)
     if data == "digits":
         return meta.digits(TRAINING_DIGITS).turned(), meta.digits(TEST_DIGITS)
     found = meta.omniglot(paths)

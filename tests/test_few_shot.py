@@ -15,7 +15,6 @@ from sklearn.datasets import load_digits
 from agents import meta
 from agents.meta.digits import TEST as HELD_OUT_DIGITS
 from agents.meta.digits import TRAINING as DIGITS
-from agents.meta.glyphs import TEST, TRAINING
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "omniglot-small"
 
@@ -210,29 +209,6 @@ def test_the_small_omniglot_is_242_characters_by_20_hands():
     found = meta.omniglot(sorted(DATA.glob("*.zip")))
     assert found.pictures.shape == (242, 20, 28, 28) and len(set(found.groups)) == 8
     assert 0.03 < found.pictures.mean() < 0.15 and found.pictures.max() > 0.9
-
-
-def test_glyphs_are_drawn_with_a_hand_that_trembles():
-    fonts = ("futural", "greek")
-    found = meta.glyphs(fonts, side=20, drawings=4)
-    assert set(found.groups) == set(fonts) and len(found.groups) > 150
-    assert found.pictures.shape[1:] == (4, 20, 20)
-    assert 0 <= found.pictures.min() and found.pictures.max() <= 1
-    ink = found.pictures.mean((2, 3))
-    assert (ink > 0.01).all() and (ink < 0.6).all()
-    flat = found.pictures.reshape(len(found.groups), 4, -1)
-    flat = flat / np.linalg.norm(flat, axis=2, keepdims=True)
-    same = (flat[:, 0] * flat[:, 1]).sum(1)
-    other = (flat[:-1, 0] * flat[1:, 1]).sum(1)
-    assert same.max() < 0.999 and same.mean() > other.mean() + 0.15
-    again = meta.glyphs(("greek",), side=20, drawings=4)
-    np.testing.assert_array_equal(again.pictures, found.within(["greek"]).pictures)
-    with pytest.raises(ValueError, match="unknown font 'arial'; valid fonts: futural"):
-        meta.glyphs(["arial"])
-
-
-def test_fonts_to_learn_and_to_be_tested_on_are_disjoint():
-    assert not set(TRAINING) & set(TEST)
 
 
 def test_digits_are_scikit_learns_as_many_of_each():

@@ -13,7 +13,7 @@ TRAINING, TEST = (0, 1, 2, 3, 4, 5), (6, 7, 8, 9)
 
 
 def digits(labels: Sequence[int]) -> Classes:
-    """Pictures of 8 x 8 pixels, ink 1 and paper 0, of the extra ``dev``'s scikit-learn.
+    """Pictures of 8 x 8 pixels, ink 1 and paper 0, from scikit-learn (extra ``train``).
 
     As many of each class, 174, so that some of the commoner digits are left out.
 
