@@ -74,12 +74,22 @@ def learn_unrolled(
 ) -> bool:
     """Learn, and leave the policy in ``folder``, also if the user interrupts.
 
+    It is renewed every tenth of the way, so that even a killed process leaves one.
+
     Returns:
         Whether learning went to its end.
     """
-    finished = True
+    finished, saved = True, model.num_timesteps
+
+    def callback(learner: UnrolledLR, found: float) -> bool:
+        nonlocal saved
+        if learner.num_timesteps - saved >= timesteps / 10:
+            saved = learner.num_timesteps
+            learner.save(folder / "policy")
+        return not stopped()
+
     try:
-        model.learn(timesteps, lambda learner, found: not stopped(), progress)
+        model.learn(timesteps, callback, progress)
     except KeyboardInterrupt:
         finished = False
     model.save(folder / "policy")

@@ -103,5 +103,21 @@ def test_a_seed_decides_what_is_learned():
 def test_what_cannot_be_differentiated_is_refused():
     with pytest.raises(ValueError, match="the action must be continuous, got Discrete"):
         UnrolledLR({**RUNS, "action": {"kind": "discrete"}})
-    with pytest.raises(ValueError, match="segment must be a positive integer, got 0"):
-        UnrolledLR({**RUNS, "action": ACTION}, segment=0)
+    for error, given, message in (
+        (ValueError, {"segment": 0}, "segment must be a positive integer, got 0"),
+        (ValueError, {"clip": 0.0}, "clip must be a positive number, got 0.0"),
+        (
+            ValueError,
+            {"noise": float("nan")},
+            "noise must be a number, at least 0, got nan",
+        ),
+        (ValueError, {"meta_lr": -1.0}, "meta_lr must be a positive number, got -1.0"),
+        (TypeError, {"seed": None}, "seed must be an integer, got None"),
+    ):
+        with pytest.raises(error, match=message):
+            UnrolledLR({**RUNS, "action": ACTION}, **given)
+
+
+def test_double_precision_is_learned_in_too():
+    learner = UnrolledLR({**RUNS, "action": ACTION, "dtype": "float64"}, groups=1, size=2)
+    assert next(learner.learn(6).policy.parameters()).dtype == torch.float64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from command import invoke
@@ -106,7 +107,7 @@ def test_a_callback_ends_the_learning():
     learner = UnrolledRule(
         PRESETS["unrolled-rule"]["env"] | SMALL, groups=1, size=2, segment=20
     )
-    learner.learn(800, lambda learner, found: learner.num_timesteps < 160)
+    learner.learn(800, lambda learner, found: np.bool_(learner.num_timesteps < 160))
     assert learner.num_timesteps == 160
 
 
@@ -119,3 +120,17 @@ def test_an_interrupt_leaves_a_policy(tmp_path):
     learner._train_runs = interrupt
     assert not training.learn(learner, 800, tmp_path, progress=False)
     assert load_policy(tmp_path / "policy").description["timesteps"] == 0
+
+
+def test_policies_on_the_way_are_kept(tmp_path):
+    learner, seen = models.build("unrolled-lr", config("unrolled-lr"), seed=0), []
+    train = learner._train_runs
+
+    def look():
+        if (tmp_path / "policy.json").exists():
+            seen.append(load_policy(tmp_path / "policy").description["timesteps"])
+        return train()
+
+    learner._train_runs = look
+    assert training.learn(learner, 1600, tmp_path, progress=False)
+    assert seen == [320, 640, 960, 1280]

@@ -7,6 +7,7 @@ control steps back to the actions that were taken in them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -16,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from optenv import actions
-from optenv.checks import positive_int
+from optenv.checks import is_number, positive, positive_int
 from optenv.group import Group
-from optenv.settings import make
+from optenv.settings import DTYPES, make
 
 from ..description import inputs
 from ..policy import Policy
@@ -26,7 +27,7 @@ from ..policy_file import save_policy
 from .outer import progress_range
 
 #: Called after the runs of each round with the learner and their mean return; False ends
-#: the learning.
+#: or another falsy value but None ends the learning.
 Callback = Callable[["UnrolledLR", float], object]
 
 #: Last share of the rounds over whose policies the mean is taken.
@@ -87,10 +88,16 @@ class UnrolledLR:
             for _ in range(positive_int("groups", groups))
         ]
         self.segment = positive_int("segment", segment)
+        positive("clip", clip)
+        positive("meta_lr", meta_lr)
+        if not is_number(noise) or not 0 <= noise < math.inf:
+            raise ValueError(f"noise must be a number, at least 0, got {noise!r}")
+        if not isinstance(seed, int):
+            raise TypeError(f"seed must be an integer, got {seed!r}")
         self.noise, self.clip, self.seed = noise, clip, seed
         self.rng = np.random.default_rng(seed)
         self.generator = torch.Generator().manual_seed(seed)
-        self.policy = Policy(self._describe(net_arch))
+        self.policy = Policy(self._describe(net_arch)).to(DTYPES[self.settings.dtype][0])
         self._initialise()
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=meta_lr)
         self.num_timesteps = 0
@@ -136,7 +143,8 @@ class UnrolledLR:
                 found = self._train_runs()
                 if i >= (1 - AVERAGED) * rounds:
                     late.append([p.detach().clone() for p in self._learned()])
-                if callback is not None and callback(self, found) is False:
+                more = None if callback is None else callback(self, found)
+                if more is not None and not more:
                     break
         finally:
             if late:
@@ -172,7 +180,8 @@ class UnrolledLR:
         for _ in range(min(self.segment, group.num_steps - int(group.steps[0]))):
             seen = observation[:, self.policy.columns]
             means.append(self.policy.members[0](seen))
-            noise = torch.randn(means[-1].shape, generator=self.generator)
+            drawn = torch.randn(means[-1].shape, generator=self.generator)
+            noise = drawn.to(means[-1].dtype)
             action = (means[-1].detach() + self.noise * noise).clamp(-1, 1)
             taken.append(action.requires_grad_())
             result = group.step(taken[-1], differentiable=True)

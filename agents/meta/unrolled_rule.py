@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from optenv import rules
-from optenv.checks import positive_int
+from optenv.checks import positive, positive_int
 from optenv.group import Group
 from optenv.network import first_weights
 
@@ -25,7 +25,12 @@ class UnrolledRule(UnrolledLR):
 
     The network of :func:`optenv.rules.network` and the policy ascend the rewards of the
     same segments. Each run has a copy of the network's weights, so that its gradient can
-    be clipped by itself. At first, the rule is Adam.
+    be clipped by itself. At first, the rule is Adam. Derivatives are not taken through
+    what the network sees of a parameter and its gradients in units of their tensor, so that
+    gradients are approximate.
+
+    To go on from a rule, give its weights: ``{"rule": {"name": "network", "weights":
+    learner.weights.tolist()}}``. The policy of learning rates begins anew.
 
     Args:
         arguments: see :class:`~agents.meta.unrolled.UnrolledLR`; the rule, ``"network"``
@@ -53,6 +58,7 @@ class UnrolledRule(UnrolledLR):
         self.rule = rules.get(self.settings.rule)
         if self.rule.name != "network":
             raise ValueError(f"the rule must be 'network', got {self.rule.name!r}")
+        positive("rule_lr", rule_lr)
         given = torch.tensor(self.rule.hyperparameters.weights)
         if not len(given):
             given = first_weights(positive_int("hidden", hidden), self.generator)
