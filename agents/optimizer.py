@@ -70,8 +70,8 @@ class LearnedOptimizer(Resumable):
         total_steps: number of steps that the run will take. An anytime policy needs none,
             and has no use for it.
         lr: base learning rate, which the policy multiplies; it need not be right. By
-            default a usual one of the policy's rule: 1e-3 of ``adam``, ``orthogonal-adam``
-            and a choice among rules, 1e-2 of ``momentum``.
+            default a usual one of the policy's rule: 1e-3 of ``adam``, ``orthogonal-adam``,
+            ``network`` and a choice among rules, 1e-2 of ``momentum``.
         weight_decay: decoupled weight decay (Loshchilov & Hutter, 2019): each step takes
             ``effective_lr * weight_decay`` off the parameters.
         schedule: of the policy's own base schedule (that of ``default`` is constant, then

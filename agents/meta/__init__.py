@@ -1,4 +1,4 @@
-"""Gradient-based meta-learners: MAML and its kin, on few-shot tasks."""
+"""Gradient-based meta-learners: on few-shot tasks, on streams, and on training runs."""
 
 from .amortized import (
     AmortizedLearner,
@@ -16,23 +16,31 @@ from .learned_rule import LearnedRule
 from .learner import MetaLearner
 from .maml import ANIL, FOMAML, MAML
 from .meta_lstm import MetaLSTM
+from .oml import OML, Streams
 from .omniglot import omniglot
+from .online import LaMAML, OnlineLearner, OnlineSGD, Replay, Retention
 from .outer import Evaluation, Learner
 from .reptile import Reptile
 from .sinusoids import Sinusoids
+from .streams import DigitStream, SineStream, Stream
+from .unrolled import UnrolledLR
+from .unrolled_rule import UnrolledRule
 
 __all__ = [
     "ANIL",
     "FOMAML",
     "MAML",
+    "OML",
     "AmortizedLearner",
     "Classes",
+    "DigitStream",
     "Episodes",
     "Evaluation",
     "Examples",
     "Family",
     "FewShot",
     "HypergradientLR",
+    "LaMAML",
     "LearnedLR",
     "LearnedRule",
     "Learner",
@@ -41,10 +49,19 @@ __all__ = [
     "MetaLearner",
     "MetaSGD",
     "NeuralProcess",
+    "OnlineLearner",
+    "OnlineSGD",
     "ProcessNetwork",
     "Prototypical",
+    "Replay",
     "Reptile",
+    "Retention",
+    "SineStream",
     "Sinusoids",
+    "Stream",
+    "Streams",
+    "UnrolledLR",
+    "UnrolledRule",
     "digits",
     "glyphs",
     "omniglot",
