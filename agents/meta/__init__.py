@@ -1,12 +1,6 @@
 """Gradient-based meta-learners: MAML and its kin, on few-shot tasks."""
 
-from .amortized import (
-    AmortizedLearner,
-    Matching,
-    NeuralProcess,
-    ProcessNetwork,
-    Prototypical,
-)
+from .amortized import AmortizedLearner, Matching, NeuralProcess, Prototypical
 from .digits import digits
 from .episodes import Episodes, Examples, Family
 from .few_shot import Classes, FewShot
@@ -16,6 +10,7 @@ from .learned_rule import LearnedRule
 from .learner import MetaLearner
 from .maml import ANIL, FOMAML, MAML
 from .meta_lstm import MetaLSTM
+from .networks import ProcessNetwork
 from .omniglot import omniglot
 from .outer import Evaluation, Learner
 from .reptile import Reptile
