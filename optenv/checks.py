@@ -23,12 +23,16 @@ def positive_int(name: str, value: Any) -> int:
     return int(value)
 
 
-def positive(name: str, value: Any) -> float:
+def positive(name: str, value: Any, below: float = math.inf) -> float:
     """Return ``value`` as a plain float.
 
     Raises:
-        ValueError: it is no number that is finite and above 0.
+        TypeError: it is no real number.
+        ValueError: it is not positive, or not less than ``below``.
     """
-    if not is_number(value) or not 0 < value < math.inf:
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    if not is_number(value):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0 < value < below:
+        limit = "and finite" if below == math.inf else f"and less than {below}"
+        raise ValueError(f"{name} must be positive {limit}, got {value!r}")
     return float(value)

@@ -8,6 +8,15 @@ from torch import nn
 
 from agents import meta
 
+
+class DoubleSinusoids(meta.Sinusoids):
+    """Waves in double precision."""
+
+    def sample(self, count, rng):
+        drawn = super().sample(count, rng)
+        return meta.Episodes(*(meta.Examples(*(p.double() for p in x)) for x in drawn))
+
+
 LEARNERS = {
     "MAML": meta.MAML,
     "FOMAML": meta.FOMAML,

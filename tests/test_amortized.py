@@ -131,11 +131,12 @@ def test_evaluation_is_that_of_predictions(learner, make, family):
         assert found.losses[0, i] == pytest.approx(float(loss), rel=1e-4)
 
 
-def test_pictures_are_embedded_in_one_batch():
-    """Running statistics of an embedding are those of an ordinary training."""
+def test_running_statistics_are_learned_of_each_task_by_itself():
     module = nn.Sequential(
         nn.Conv2d(1, 4, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4, 8)
     )
     family = meta.FewShot(numbered(), ways=3, queries=2)
     made = meta.Prototypical(module, family, meta_batch=4).learn(2)
-    assert made.dropped == 0 and module[1].num_batches_tracked == 4
+    # Two steps of four tasks, of which support and query are embedded.
+    assert made.dropped == 0 and made.module[1].num_batches_tracked == 16
+    assert module[1].num_batches_tracked == 0

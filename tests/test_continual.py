@@ -10,8 +10,9 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from agents.meta.episodes import Examples
+from agents.meta.memory import Memory
 from agents.meta.oml import OML, Streams
-from agents.meta.online import LaMAML, Memory, OnlineSGD, Replay, Retention
+from agents.meta.online import LaMAML, OnlineSGD, Replay, Retention
 from agents.meta.streams import DigitStream, SineStream, Stream
 from optenv.tasks.stacked import flat
 

@@ -197,7 +197,7 @@ def test_what_is_no_omniglot_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no drawings"):
         meta.omniglot([tmp_path])
     with pytest.raises(OSError, match="missing"):
-        meta.omniglot([tmp_path / "missing.zip"])
+        meta.omniglot(str(tmp_path / "missing.zip"))
     draw(tmp_path / "some")
     draw(tmp_path / "more", alphabets=("Ghi",), drawings=2)
     with pytest.raises(ValueError, match=r"equally many drawings, got \[2, 3\]"):

@@ -105,13 +105,13 @@ def test_what_cannot_be_differentiated_is_refused():
         UnrolledLR({**RUNS, "action": {"kind": "discrete"}})
     for error, given, message in (
         (ValueError, {"segment": 0}, "segment must be a positive integer, got 0"),
-        (ValueError, {"clip": 0.0}, "clip must be a positive number, got 0.0"),
+        (ValueError, {"clip": 0.0}, "clip must be positive and finite, got 0.0"),
         (
             ValueError,
             {"noise": float("nan")},
             "noise must be a number, at least 0, got nan",
         ),
-        (ValueError, {"meta_lr": -1.0}, "meta_lr must be a positive number, got -1.0"),
+        (ValueError, {"meta_lr": -1.0}, "meta_lr must be positive and finite, got -1.0"),
         (TypeError, {"seed": None}, "seed must be an integer, got None"),
     ):
         with pytest.raises(error, match=message):

@@ -1,12 +1,6 @@
 """Gradient-based meta-learners: on few-shot tasks, on streams, and on training runs."""
 
-from .amortized import (
-    AmortizedLearner,
-    Matching,
-    NeuralProcess,
-    ProcessNetwork,
-    Prototypical,
-)
+from .amortized import AmortizedLearner, Matching, NeuralProcess, Prototypical
 from .digits import digits
 from .episodes import Episodes, Examples, Family
 from .few_shot import Classes, FewShot
@@ -16,6 +10,7 @@ from .learned_rule import LearnedRule
 from .learner import MetaLearner
 from .maml import ANIL, FOMAML, MAML
 from .meta_lstm import MetaLSTM
+from .networks import ProcessNetwork
 from .oml import OML, Streams
 from .omniglot import omniglot
 from .online import LaMAML, OnlineLearner, OnlineSGD, Replay, Retention

@@ -6,7 +6,10 @@ support, and conditional neural processes.
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from optenv.checks import positive, positive_int
+from optenv.tasks.stacked import named_loss
+
+from .checks import check_dtypes, is_classification, known, loss_of, parameters_of
 from .episodes import Episodes, Examples, Family
 from .outer import Evaluation, Learner, judged
 
@@ -21,15 +28,39 @@ from .outer import Evaluation, Learner, judged
 class AmortizedLearner(Learner):
     """A module that maps support and query to outputs.
 
+    Tasks are looked at one by one, so that normalisation by the batch mixes no two. In
+    learning, the module is in the mode in which it is given; in :meth:`predict` and
+    :meth:`evaluate`, it is in that of evaluation. The constructor tries it on a task, so
+    that what a subclass needs for its outputs is to be set before it is called.
+
     Args:
-        module: what is learned; a copy is not made.
+        module: the network; its parameters are what learning begins with.
         family: the tasks to learn on.
         **outer: of :class:`~agents.meta.outer.Learner`.
+
+    Attributes:
+        module: a copy of it, which learns.
+
+    Raises:
+        ValueError, TypeError: an argument is not valid, or the module does not fit the
+            family's tasks.
     """
 
     def __init__(self, module: nn.Module, family: Family, **outer: Any) -> None:
-        self.module = module
-        super().__init__(family, module.parameters(), **outer)
+        learned = parameters_of(module)
+        self.loss_function = named_loss(loss_of(family))
+        support, query = family.sample(1, np.random.default_rng(0))
+        known((support.inputs[0], support.targets[0]))
+        check_dtypes(module, (*support, *query))
+        self.module = copy.deepcopy(module)
+        self.family = family
+        check_draws_nothing(self, Episodes(support, query))
+        self.module = copy.deepcopy(module)
+        copied = dict(self.module.named_parameters())
+        super().__init__(family, (copied[name] for name in learned), **outer)
+
+    def _network(self) -> nn.Module:
+        return self.module
 
     @abstractmethod
     def outputs(self, support: Examples, inputs: Tensor) -> Tensor:
@@ -38,11 +69,15 @@ class AmortizedLearner(Learner):
     def losses(self, support: Examples, query: Examples) -> tuple[Tensor, Tensor]:
         """Outputs ``[B, n, ...]`` on the query and their losses ``[B]``."""
         outputs = self.outputs(support, query.inputs)
-        if self.family.loss == "cross_entropy":
-            each = F.cross_entropy(outputs.movedim(-1, 1), query.targets, reduction="none")
-        else:
-            each = (outputs - query.targets).square()
-        return outputs, each.flatten(1).mean(1)
+        if is_classification(loss_of(self.family)):
+            most, classes = int(query.targets.max()), outputs.shape[-1]
+            if most >= classes:
+                raise ValueError(
+                    f"the query has class {most}, but the support only those up to "
+                    f"{classes - 1}"
+                )
+        each = zip(outputs, query.targets, strict=True)
+        return outputs, torch.stack([self.loss_function(*pair) for pair in each])
 
     def _outer_loss(self, episodes: Episodes) -> Tensor:
         return self.losses(*episodes)[1].mean()
@@ -54,9 +89,12 @@ class AmortizedLearner(Learner):
         Args:
             inputs: ``[n, ...]``.
             support: inputs and targets ``[k, ...]`` of the task.
+
+        Raises:
+            ValueError: the support is empty.
         """
-        known = Examples(*(part[None] for part in support))
-        return self.outputs(known, inputs[None])[0]
+        with evaluating(self.module):
+            return self.outputs(known(support), inputs[None])[0]
 
     @torch.no_grad()
     def evaluate(
@@ -70,9 +108,12 @@ class AmortizedLearner(Learner):
             seed: of the tasks.
         """
         family = family or self.family
-        support, query = family.sample(tasks, np.random.default_rng(seed))
-        outputs, losses = self.losses(support, query)
-        found, right = judged(family, outputs, losses, query.targets)
+        drawn = family.sample(positive_int("tasks", tasks), np.random.default_rng(seed))
+        targets = drawn.query.targets
+        with evaluating(self.module):
+            found_each = [self.losses(*each) for each in one_by_one(drawn)]
+        outputs, losses = (torch.cat(part) for part in zip(*found_each, strict=True))
+        found, right = judged(family, outputs, losses, targets)
         return Evaluation((0,), found[None], None if right is None else right[None])
 
 
@@ -81,12 +122,22 @@ class Prototypical(AmortizedLearner):
 
     Logits are minus the squared distances to the means. The module maps inputs ``[n, ...]``
     to embeddings ``[n, d]``.
+
+    Raises:
+        ValueError: a class below the highest is absent from a support.
     """
 
     def outputs(self, support: Examples, inputs: Tensor) -> Tensor:
-        known, asked = (embed(self.module, x) for x in (support.inputs, inputs))
-        classes = F.one_hot(support.targets).to(known.dtype)
-        means = classes.mT @ known / classes.sum(1).unsqueeze(-1)
+        shown, asked = (embed(self.module, x) for x in (support.inputs, inputs))
+        classes = F.one_hot(support.targets).to(shown.dtype)
+        counts = classes.sum(1)
+        absent = (counts == 0).any(0).nonzero().flatten().tolist()
+        if absent:
+            raise ValueError(
+                "every class must have an example in every support, got none of "
+                f"{', '.join(map(str, absent))}"
+            )
+        means = classes.mT @ shown / counts.unsqueeze(-1)
         return -torch.cdist(asked, means).square()
 
 
@@ -106,23 +157,24 @@ class Matching(AmortizedLearner):
     def __init__(
         self, module: nn.Module, family: Family, *, scale: float = 10.0, **outer: Any
     ) -> None:
-        self.scale = scale
+        self.scale = positive("scale", scale)
         super().__init__(module, family, **outer)
 
     def outputs(self, support: Examples, inputs: Tensor) -> Tensor:
-        known, asked = (
+        shown, asked = (
             F.normalize(embed(self.module, x), dim=-1) for x in (support.inputs, inputs)
         )
-        attention = (self.scale * asked @ known.mT).softmax(-1)
-        classes = F.one_hot(support.targets).to(known.dtype)
+        attention = (self.scale * asked @ shown.mT).softmax(-1)
+        classes = F.one_hot(support.targets).to(shown.dtype)
         return (attention @ classes).clamp(min=1e-8).log()
 
 
 class NeuralProcess(AmortizedLearner):
     """A conditional neural process for regression (Garnelo et al., 2018).
 
-    The module is a :class:`ProcessNetwork`, which gives a mean and a deviation for each
-    input; it learns by the Gaussian likelihood, and is judged by the mean's squared error.
+    The module is a :class:`~agents.meta.networks.ProcessNetwork`, which gives a mean and a
+    deviation for each input; it learns by the Gaussian likelihood, and is judged by the
+    family's loss of the mean.
     """
 
     def outputs(self, support: Examples, inputs: Tensor) -> Tensor:
@@ -133,40 +185,42 @@ class NeuralProcess(AmortizedLearner):
         return F.gaussian_nll_loss(mean, episodes.query.targets, deviation.square())
 
 
-class ProcessNetwork(nn.Module):
-    """Encoder of examples, their mean, and a decoder that sees it beside each input.
-
-    Args:
-        inputs: of an example.
-        outputs: of an example.
-        width: units of each hidden layer, and numbers that the support is summed up in.
-    """
-
-    def __init__(self, inputs: int = 1, outputs: int = 1, width: int = 64) -> None:
-        super().__init__()
-        self.encoder = _perceptron(inputs + outputs, width, width)
-        self.decoder = _perceptron(inputs + width, width, 2 * outputs)
-
-    def forward(
-        self, known: Tensor, values: Tensor, asked: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Means and deviations ``[B, n, outputs]`` at ``asked [B, n, inputs]``.
-
-        Args:
-            known, values: inputs and targets ``[B, k, ...]`` of the support.
-            asked: inputs of the query.
-        """
-        summary = self.encoder(torch.cat([known, values], dim=-1)).mean(1, keepdim=True)
-        wide = summary.expand(-1, asked.shape[1], -1)
-        mean, spread = self.decoder(torch.cat([asked, wide], dim=-1)).chunk(2, dim=-1)
-        return mean, 0.01 + F.softplus(spread)
-
-
-def _perceptron(inputs: int, width: int, outputs: int) -> nn.Sequential:
-    layers = [nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(width, outputs))
-
-
 def embed(module: nn.Module, inputs: Tensor) -> Tensor:
-    """Embeddings ``[B, n, d]`` of ``B`` tasks' inputs ``[B, n, ...]``, all in one batch."""
-    return module(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
+    """Embeddings ``[B, n, d]`` of ``B`` tasks' inputs ``[B, n, ...]``, each by itself."""
+    return torch.stack([module(each) for each in inputs])
+
+
+def one_by_one(episodes: Episodes) -> Iterator[Episodes]:
+    """Each of ``B`` tasks as a batch of one."""
+    for i in range(len(episodes.support.inputs)):
+        parts = ((x[i : i + 1] for x in part) for part in episodes)
+        yield Episodes(*(Examples(*part) for part in parts))
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Within it, the module is in the mode of evaluation; then each part in its own."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def check_draws_nothing(learner: AmortizedLearner, episodes: Episodes) -> None:
+    """Check that a learner's loss draws no random numbers.
+
+    Raises:
+        ValueError: it does.
+        Exception: what the module raises on the tasks.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        before = torch.get_rng_state()
+        learner._outer_loss(episodes)
+        if not torch.equal(torch.get_rng_state(), before):
+            raise ValueError(
+                "the module draws from the global random generator, so that a seed would "
+                "not repeat the learning; use it without dropout and the like"
+            )

@@ -26,12 +26,13 @@ class Classes(NamedTuple):
     pictures: np.ndarray
     groups: tuple[str, ...]
 
-    def within(self, groups: Sequence[str]) -> Classes:
-        """The classes of these groups.
+    def within(self, groups: str | Sequence[str]) -> Classes:
+        """The classes of these groups, or of the one that a string is.
 
         Raises:
             ValueError: there is no such group.
         """
+        groups = (groups,) if isinstance(groups, str) else tuple(groups)
         for group in groups:
             if group not in self.groups:
                 valid = ", ".join(sorted(set(self.groups)))

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from optenv.tasks.stacked import trained_parameters
+from optenv.checks import is_number, positive, positive_int
 
+from .checks import refuse, sizes_of
 from .episodes import Family
 from .learner import MetaLearner
 from .rules import Hypergradient, PerParameter, PerStep
@@ -33,8 +34,8 @@ class MetaSGD(MetaLearner):
         inner_steps: int = 1,
         **outer: Any,
     ) -> None:
-        size = sum(p.numel() for p in trained_parameters(module).values())
-        rule = PerParameter(size, inner_lr, outer.get("seed", 0))
+        refuse(self, outer, "rule")
+        rule = PerParameter(sum(sizes_of(module)), _range(inner_lr), outer.get("seed", 0))
         super().__init__(module, family, rule, inner_steps=inner_steps, **outer)
 
 
@@ -57,8 +58,9 @@ class LearnedLR(MetaLearner):
         inner_steps: int = 5,
         **outer: Any,
     ) -> None:
-        sizes = [p.numel() for p in trained_parameters(module).values()]
-        rule = PerStep(sizes, inner_steps, inner_lr)
+        refuse(self, outer, "rule")
+        steps, lr = positive_int("inner_steps", inner_steps), positive("inner_lr", inner_lr)
+        rule = PerStep(sizes_of(module), steps, lr)
         super().__init__(module, family, rule, inner_steps=inner_steps, **outer)
 
 
@@ -87,6 +89,20 @@ class HypergradientLR(MetaLearner):
         inner_steps: int = 5,
         **outer: Any,
     ) -> None:
-        sizes = [p.numel() for p in trained_parameters(module).values()]
-        rule = Hypergradient(sizes, inner_lr, hyper_lr)
+        refuse(self, outer, "rule")
+        rule = Hypergradient(sizes_of(module), positive("inner_lr", inner_lr), hyper_lr)
         super().__init__(module, family, rule, inner_steps=inner_steps, **outer)
+
+
+def _range(rates: Any) -> tuple[float, float]:
+    """Lowest and highest of the rates that learning begins with.
+
+    Raises:
+        ValueError: they are neither a number nor two in order.
+    """
+    ends = tuple(rates) if isinstance(rates, (tuple, list)) else (rates, rates)
+    if len(ends) != 2 or not all(map(is_number, ends)) or not ends[0] <= ends[1]:
+        raise ValueError(
+            f"inner_lr must be a number or a pair of them, the lower first, got {rates!r}"
+        )
+    return float(ends[0]), float(ends[1])

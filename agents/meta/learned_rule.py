@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from optenv import rules
+from optenv.checks import positive, positive_int
 from optenv.network import first_weights
-from optenv.tasks.stacked import trained_parameters
 
+from .checks import refuse, sizes_of
 from .episodes import Family
 from .learner import MetaLearner
 from .rules import InnerRule, State
@@ -75,8 +76,9 @@ class LearnedRule(MetaLearner):
         grad_clip: float | None = 1.0,
         **outer: Any,
     ) -> None:
-        sizes = [p.numel() for p in trained_parameters(module).values()]
-        rule = NetworkRule(sizes, inner_lr, hidden, outer.get("seed", 0))
+        refuse(self, outer, "rule")
+        lr, units = positive("inner_lr", inner_lr), positive_int("hidden", hidden)
+        rule = NetworkRule(sizes_of(module), lr, units, int(outer.get("seed", 0)))
         super().__init__(
             module, family, rule, inner_steps=inner_steps, grad_clip=grad_clip, **outer
         )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from optenv.checks import positive_int
 from optenv.tasks.stacked import Stacked, flat, named_loss
 
+from .checks import check_dtypes, check_output, known, loss_of, natural, parameters_of
 from .episodes import Episodes, Examples, Family
 from .outer import Evaluation, Learner, judged
 from .rules import InnerRule
@@ -59,15 +60,23 @@ class MetaLearner(Learner):
     ) -> None:
         if vectorize not in ("auto", True, False):
             raise ValueError(f"vectorize must be 'auto' or a bool, got {vectorize!r}")
+        parameters_of(module)
         self.rule, self.first_order = rule, first_order
         self.inner_steps = self._checked(positive_int("inner_steps", inner_steps))
-        self.network = Stacked(module, named_loss(family.loss))
-        support = family.sample(1, np.random.default_rng(0)).support
+        self.network = Stacked(module, named_loss(loss_of(family)))
+        drawn = family.sample(1, np.random.default_rng(0)).support
+        support = known((drawn.inputs[0], drawn.targets[0]))
+        check_dtypes(module, support)
+        check_output(module, support.inputs[0])
         self.network.choose(support.inputs[0], support.targets[0])
         if vectorize != "auto":
             self.network.vectorized = bool(vectorize)
         self.initial = nn.Parameter(flat(module))
+        rule.to(self.initial.dtype)
         super().__init__(family, [self.initial, *rule.parameters()], **outer)
+
+    def _network(self) -> nn.Module:
+        return self.network.template
 
     def _outer_loss(self, episodes: Episodes) -> Tensor:
         *_, last = self._adapted(episodes.support, self.inner_steps, differentiable=True)
@@ -87,8 +96,8 @@ class MetaLearner(Learner):
         """What a step of the inner loop is taken on."""
         return support
 
-    def _checked(self, steps: int) -> int:
-        most = self.rule.max_steps
+    def _checked(self, wanted: int) -> int:
+        steps, most = natural("steps", wanted), self.rule.max_steps
         if most is not None and steps > most:
             raise ValueError(
                 f"steps must be at most {most}, which the rule was learned for, got {steps}"
@@ -105,12 +114,13 @@ class MetaLearner(Learner):
             steps: of the inner loop; as many as in learning by default.
 
         Raises:
-            ValueError: more steps than the rule is good for.
+            ValueError: no examples, a negative number of steps, or more of them than the
+                rule is good for.
         """
         steps = self._checked(self.inner_steps if steps is None else steps)
-        *_, last = self._adapted(Examples(inputs[None], targets[None]), steps)
+        *_, last = self._adapted(known((inputs, targets)), steps)
         parts = self.network.unflatten(last.detach())
-        return dict(zip(self.network.names, (p[0] for p in parts), strict=True))
+        return dict(zip(self.network.names, (p[0].clone() for p in parts), strict=True))
 
     def predict(
         self,
@@ -137,7 +147,7 @@ class MetaLearner(Learner):
         self,
         family: Family | None = None,
         tasks: int = 600,
-        steps: Sequence[int] = (0, 1, 5, 10),
+        steps: Sequence[int] | None = None,
         seed: int = 1_000_000,
     ) -> Evaluation:
         """Losses, and accuracies of classifiers, on fresh tasks.
@@ -145,14 +155,21 @@ class MetaLearner(Learner):
         Args:
             family: of the tasks; the one that is learned on by default.
             tasks: how many.
-            steps: after which numbers of steps of the inner loop.
+            steps: after which numbers of steps of the inner loop; by default those of 0,
+                1, 5 and 10 that the rule is good for.
             seed: of the tasks.
 
         Raises:
-            ValueError: more steps than the rule is good for.
+            ValueError: no steps, a negative number of them, or more than the rule is good
+                for.
         """
-        family, wanted = family or self.family, sorted(set(steps))
-        self._checked(wanted[-1])
+        positive_int("tasks", tasks)
+        if steps is None:
+            most = self.rule.max_steps
+            steps = [s for s in (0, 1, 5, 10) if most is None or s <= most]
+        if isinstance(steps, (int, np.integer)) or not len(steps):
+            raise ValueError(f"steps must be numbers of steps, at least one, got {steps!r}")
+        family, wanted = family or self.family, sorted({self._checked(s) for s in steps})
         support, query = family.sample(tasks, np.random.default_rng(seed))
         found = []
         for step, flat_params in enumerate(self._adapted(support, wanted[-1])):

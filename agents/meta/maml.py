@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from optenv.tasks.stacked import trained_parameters
+from optenv.checks import positive
 
+from .checks import parameters_of, refuse
 from .episodes import Family
 from .learner import MetaLearner
 from .rules import Fixed
@@ -24,12 +25,13 @@ class MAML(MetaLearner):
         module, family: see :class:`~agents.meta.learner.MetaLearner`.
         inner_lr: learning rate of the inner loop.
         inner_steps: of the inner loop while learning.
-        adapts: names of the parameters that the inner loop changes, or beginnings of them;
-            None changes all.
+        adapts: names of the parameters that the inner loop changes, or beginnings of them
+            (a string is one); None changes all.
         **outer: of :class:`~agents.meta.learner.MetaLearner`.
 
     Raises:
-        ValueError: no parameter is called as ``adapts`` says.
+        ValueError: no parameter is called as ``adapts`` says, or ``inner_lr`` is not
+            positive.
     """
 
     def __init__(
@@ -39,11 +41,13 @@ class MAML(MetaLearner):
         *,
         inner_lr: float = 0.01,
         inner_steps: int = 1,
-        adapts: Sequence[str] | None = None,
+        adapts: str | Sequence[str] | None = None,
         **outer: Any,
     ) -> None:
         mask = None if adapts is None else mask_of(module, adapts)
-        rule = Fixed(inner_lr, mask=mask)
+        refuse(self, outer, "rule")
+        self.lr, self.mask = positive("inner_lr", inner_lr), mask
+        rule = Fixed(self.lr, mask=mask)
         super().__init__(module, family, rule, inner_steps=inner_steps, **outer)
 
 
@@ -55,6 +59,7 @@ class FOMAML(MAML):
     """
 
     def __init__(self, module: nn.Module, family: Family, **arguments: Any) -> None:
+        refuse(self, arguments, "first_order")
         super().__init__(module, family, first_order=True, **arguments)
 
 
@@ -64,27 +69,59 @@ class ANIL(MAML):
     Args:
         module, family, **arguments: those of :class:`MAML`; by default, ``adapts`` are the
             parameters of the module's last layer.
+
+    Raises:
+        ValueError: the last layer shares parameters with another, or cannot be found by
+            the names of the parameters.
     """
 
     def __init__(self, module: nn.Module, family: Family, **arguments: Any) -> None:
-        last = list(trained_parameters(module))[-1].rpartition(".")[0]
-        super().__init__(module, family, **{"adapts": (f"{last}.",), **arguments})
+        if "adapts" not in arguments:
+            arguments["adapts"] = _head(module)
+        super().__init__(module, family, **arguments)
 
 
-def mask_of(module: nn.Module, names: Sequence[str]) -> torch.Tensor:
-    """``[P]`` bool, which parameters have a name that begins with one of these.
+def _head(module: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters of the last layer, or their beginning.
 
     Raises:
-        ValueError: one of them is the beginning of no name.
+        ValueError: it shares some with another layer, or it has no name of its own.
     """
-    parameters = trained_parameters(module)
+    parameters_of(module)
+    everywhere = module.named_parameters(remove_duplicate=False)
+    named = {name: p for name, p in everywhere if p.requires_grad}
+    last = list(named)[-1].rpartition(".")[0]
+    head = {name: p for name, p in named.items() if name.rpartition(".")[0] == last}
+    if not last and not {"weight", "bias"}.issuperset(head):
+        raise ValueError(
+            f"of the parameters {', '.join(head)}, which are in no layer, ANIL does not "
+            "know which are the last layer's; name them in adapts"
+        )
+    for name, parameter in named.items():
+        if name not in head and any(parameter is own for own in head.values()):
+            raise ValueError(
+                f"the last layer {last!r} shares a parameter with {name!r}, which would "
+                "adapt with it; name what adapts in adapts"
+            )
+    return (f"{last}.",) if last else tuple(head)
+
+
+def mask_of(module: nn.Module, names: str | Sequence[str]) -> torch.Tensor:
+    """``[P]`` bool, which parameters have a name that begins with this, or one of these.
+
+    Raises:
+        ValueError: one of them is the beginning of no name, or there are none.
+    """
+    parameters = parameters_of(module)
+    names = (names,) if isinstance(names, str) else tuple(names)
+    if not names:
+        raise ValueError(f"adapts must name parameters, got {names!r}")
     for name in names:
         if not any(known.startswith(name) for known in parameters):
             raise ValueError(
                 f"no parameter is called {name!r}; there are {', '.join(parameters)}"
             )
     parts = [
-        torch.full((p.numel(),), name.startswith(tuple(names)))
-        for name, p in parameters.items()
+        torch.full((p.numel(),), name.startswith(names)) for name, p in parameters.items()
     ]
     return torch.cat(parts)

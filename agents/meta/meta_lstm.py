@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from optenv.checks import positive, positive_int
+
+from .checks import refuse
 from .episodes import Family
 from .learner import MetaLearner
 from .rules import InnerRule, State
@@ -80,7 +83,7 @@ class MetaLSTM(MetaLearner):
 
     Args:
         module, family: see :class:`~agents.meta.learner.MetaLearner`.
-        inner_lr: about which the LSTM begins with.
+        inner_lr: about which the LSTM begins with, less than 1.
         inner_steps: of the inner loop; it is learned for no more.
         hidden: units of the LSTM.
         meta_batch: tasks of an outer step.
@@ -100,9 +103,12 @@ class MetaLSTM(MetaLearner):
         grad_clip: float | None = 0.25,
         **outer: Any,
     ) -> None:
+        refuse(self, outer, "rule", "first_order")
+        steps = positive_int("inner_steps", inner_steps)
+        lr = positive("inner_lr", inner_lr, below=1)  # a gate is
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(outer.get("seed", 0))
-            rule = LstmRule(inner_steps, inner_lr, hidden)
+            torch.default_generator.manual_seed(int(outer.get("seed", 0)))
+            rule = LstmRule(steps, lr, positive_int("hidden", hidden))
         super().__init__(
             module, family, rule, inner_steps=inner_steps, meta_batch=meta_batch,
             first_order=True, grad_clip=grad_clip, **outer,

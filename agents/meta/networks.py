@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 def convolutional(ways: int | None, filters: int = 32, side: int = 28) -> nn.Sequential:
@@ -37,3 +39,37 @@ def perceptron(*sizes: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequent
     for fan_in, fan_out in pairwise(sizes):
         layers += [nn.Linear(fan_in, fan_out), activation()]
     return nn.Sequential(*layers[:-1])
+
+
+class ProcessNetwork(nn.Module):
+    """Encoder of examples, their mean, and a decoder that sees it beside each input.
+
+    Args:
+        inputs: of an example.
+        outputs: of an example.
+        width: units of each hidden layer, and numbers that the support is summed up in.
+    """
+
+    def __init__(self, inputs: int = 1, outputs: int = 1, width: int = 64) -> None:
+        super().__init__()
+        self.encoder = _encoder(inputs + outputs, width, width)
+        self.decoder = _encoder(inputs + width, width, 2 * outputs)
+
+    def forward(
+        self, known: Tensor, values: Tensor, asked: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Means and deviations ``[B, n, outputs]`` at ``asked [B, n, inputs]``.
+
+        Args:
+            known, values: inputs and targets ``[B, k, ...]`` of the support.
+            asked: inputs of the query.
+        """
+        summary = self.encoder(torch.cat([known, values], dim=-1)).mean(1, keepdim=True)
+        wide = summary.expand(-1, asked.shape[1], -1)
+        mean, spread = self.decoder(torch.cat([asked, wide], dim=-1)).chunk(2, dim=-1)
+        return mean, 0.01 + F.softplus(spread)
+
+
+def _encoder(inputs: int, width: int, outputs: int) -> nn.Sequential:
+    layers = [nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, outputs))

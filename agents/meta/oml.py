@@ -12,8 +12,9 @@ from torch import nn
 
 from optenv.checks import positive_int
 
+from .checks import refuse
 from .episodes import Episodes, Examples, Family
-from .maml import MAML, mask_of
+from .maml import MAML
 from .online import OnlineSGD
 from .streams import DigitStream, SineStream
 
@@ -63,7 +64,7 @@ class OML(MAML):
         module: nn.Module,
         family: Streams,
         *,
-        adapts: Sequence[str],
+        adapts: str | Sequence[str],
         inner_lr: float = 0.03,
         inner_batch: int = 10,
         meta_lr: float = 1e-3,
@@ -72,12 +73,13 @@ class OML(MAML):
     ) -> None:
         self.inner_batch = positive_int("inner_batch", inner_batch)
         stream = family.stream
-        steps = -(-stream.tasks * stream.examples // inner_batch)
-        self.lr, self.mask = inner_lr, mask_of(module, adapts)
+        steps = -(-stream.tasks * stream.examples // self.inner_batch)
+        refuse(self, outer, "inner_steps")
         super().__init__(
             module, family, adapts=adapts, inner_lr=inner_lr, inner_steps=steps,
             meta_lr=meta_lr, meta_batch=meta_batch, **outer,
         )  # fmt: skip
+        self.rule.max_steps = steps  # after which nothing of the stream is left
 
     def _batch(self, support: Examples, step: int) -> Examples:
         rows = slice(step * self.inner_batch, (step + 1) * self.inner_batch)

@@ -13,14 +13,14 @@ import numpy as np
 from .few_shot import Classes
 
 
-def omniglot(paths: Sequence[str | Path], side: int = 28) -> Classes:
+def omniglot(paths: str | Path | Sequence[str | Path], side: int = 28) -> Classes:
     """The characters of archives or folders ``alphabet/character/drawing.png``.
 
     An alphabet that is in several of them is taken from the first. Ink is 1, paper is 0.
 
     Args:
         paths: zip archives as published (``images_background.zip``), or folders of what
-            is in them.
+            is in them; or one of either.
         side: pixels that pictures are reduced to.
 
     Raises:
@@ -29,6 +29,8 @@ def omniglot(paths: Sequence[str | Path], side: int = 28) -> Classes:
     """
     from PIL import Image
 
+    if isinstance(paths, str | Path):
+        paths = [paths]
     drawn: dict[tuple[str, str], list[np.ndarray]] = {}
     for path in paths:
         found: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)

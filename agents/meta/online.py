@@ -13,6 +13,8 @@ from optenv.checks import positive_int
 from optenv.core import loss_and_grad
 from optenv.tasks.stacked import LossFunction, Stacked, flat, named_loss
 
+from .checks import is_classification, natural, parameters_of
+from .memory import Memory
 from .streams import Stream
 
 
@@ -53,8 +55,9 @@ class OnlineLearner(ABC):
     def __init__(
         self, module: nn.Module, loss: str | LossFunction, *, lr: float, seed: int = 0
     ) -> None:
+        parameters_of(module)
         self.network = Stacked(module, named_loss(loss))
-        self.classifies = loss == "cross_entropy"
+        self.classifies = is_classification(loss)
         self.params = flat(module)[None]
         self.lr = lr
         self.rng = np.random.default_rng(seed)
@@ -116,47 +119,6 @@ class OnlineSGD(OnlineLearner):
             self.params = self.params - self.lr * grad
 
 
-class Memory:
-    """A sample of the stream so far, each example as likely (reservoir sampling).
-
-    Args:
-        size: examples kept.
-        rng: draws.
-    """
-
-    def __init__(self, size: int, rng: np.random.Generator) -> None:
-        self.size, self.rng = positive_int("size", size), rng
-        self.kept: list[tuple[Tensor, Tensor]] = []
-        self.seen = 0
-
-    def add(self, inputs: Tensor, targets: Tensor) -> None:
-        """See a batch ``[n, ...]``."""
-        for example in zip(inputs, targets, strict=True):
-            self.seen += 1
-            if len(self.kept) < self.size:
-                self.kept.append(example)
-            else:
-                place = int(self.rng.integers(self.seen))
-                if place < self.size:
-                    self.kept[place] = example
-
-    def draw(self, count: int) -> tuple[Tensor, Tensor] | None:
-        """At most ``count`` of what is kept, each once; None of nothing."""
-        if not self.kept:
-            return None
-        count = min(count, len(self.kept))
-        rows = self.rng.choice(len(self.kept), count, replace=False)
-        inputs, targets = zip(*(self.kept[row] for row in rows), strict=True)
-        return torch.stack(inputs), torch.stack(targets)
-
-    def joined(self, inputs: Tensor, targets: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """A batch together with ``count`` of what is kept."""
-        drawn = self.draw(count)
-        if drawn is None:
-            return inputs, targets
-        return torch.cat([inputs, drawn[0]]), torch.cat([targets, drawn[1]])
-
-
 class Replay(OnlineLearner):
     """Gradient descent on each batch and as many examples of a memory.
 
@@ -165,7 +127,7 @@ class Replay(OnlineLearner):
     Args:
         module, loss, lr, seed: see :class:`OnlineLearner`.
         memory: examples kept.
-        replayed: examples drawn for each step.
+        replayed: examples drawn for each step; with 0, nothing is replayed.
         glances: steps on each batch.
     """
 
@@ -182,7 +144,8 @@ class Replay(OnlineLearner):
     ) -> None:
         super().__init__(module, loss, lr=lr, seed=seed)
         self.memory = Memory(memory, self.rng)
-        self.replayed, self.glances = replayed, positive_int("glances", glances)
+        self.replayed = natural("replayed", replayed)
+        self.glances = positive_int("glances", glances)
 
     def observe(self, inputs: Tensor, targets: Tensor) -> None:
         for _ in range(self.glances):

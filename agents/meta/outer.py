@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,11 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from optenv.checks import positive_int
+from optenv.checks import positive, positive_int
 
+from .checks import is_classification, loss_of, refuse_unknown
 from .episodes import Episodes, Family
+from .files import arguments_of, described, read, restore
 
-#: Called after each outer step with the learner and the loss; False ends the learning.
+#: Called after each outer step with the learner and the loss. What is false ends the
+#: learning, but for None.
 Callback = Callable[["Learner", float], object]
 
 
@@ -50,14 +54,14 @@ class Learner(ABC):
         dropped: those of them whose gradient was not finite, and changed nothing.
 
     Raises:
-        ValueError: an argument is not valid.
+        ValueError, TypeError: an argument is not valid.
     """
 
-    _arguments: dict[str, Any]
+    _given: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         learner = super().__new__(cls)
-        learner._arguments = kwargs  # those of the class itself, for save()
+        learner._given = args, kwargs  # those of the class itself, for save()
         return learner
 
     def __init__(
@@ -69,13 +73,19 @@ class Learner(ABC):
         meta_batch: int = 25,
         grad_clip: float | None = None,
         seed: int = 0,
+        **unknown: Any,
     ) -> None:
+        refuse_unknown(type(self), unknown)
         self.family, self.parameters = family, list(parameters)
         self.meta_batch = positive_int("meta_batch", meta_batch)
-        self.grad_clip = grad_clip
+        self.grad_clip = None if grad_clip is None else positive("grad_clip", grad_clip)
         self.rng = np.random.default_rng(seed)
         self.optimizer = self._make_optimizer(meta_lr)
         self.iterations = self.dropped = 0
+
+    def _network(self) -> nn.Module | None:
+        """The module that the learner holds, if it holds one: for files."""
+        return None
 
     def _make_optimizer(self, meta_lr: float) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters, lr=meta_lr)
@@ -96,14 +106,26 @@ class Learner(ABC):
             total_iterations: how many, beside those already made.
             callback: see :data:`Callback`.
             progress_bar: show one.
+
+        Warns:
+            RuntimeWarning: gradients of some steps were not finite; see ``dropped``.
         """
         positive_int("total_iterations", total_iterations)
+        begun, dropped = self.iterations, self.dropped
         for done in progress_range(total_iterations, progress_bar):
             episodes = self.family.sample(self.meta_batch, self.rng)
             loss = self._outer_step(episodes, done / total_iterations)
             self.iterations += 1
-            if callback is not None and callback(self, loss) is False:
+            answer = None if callback is None else callback(self, loss)
+            if answer is not None and not answer:
                 break
+        if self.dropped > dropped:
+            warnings.warn(
+                f"{self.dropped - dropped} of {self.iterations - begun} outer steps were "
+                "dropped, because their gradients were not finite",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return self
 
     def _outer_step(self, episodes: Episodes, progress: float) -> float:
@@ -129,11 +151,19 @@ class Learner(ABC):
     def save(self, path: str | Path) -> None:
         """Write the learner to a file, from which learning can go on.
 
-        Module and family are not in it; :meth:`load` is to be given them.
+        Module and family are not in it; :meth:`load` is to be given them. What is frozen
+        in the module, and its buffers, are.
+
+        Raises:
+            TypeError: an argument that the learner was made with cannot be read back, for
+                it is neither number, string nor tensor, nor made up of them.
         """
+        args, kwargs = self._given
+        module = self._network()
         state = {
             "learner": type(self).__name__,
-            "arguments": self._arguments,
+            "arguments": arguments_of(type(self).__init__, args, kwargs),
+            "module": None if module is None else described(module),
             "parameters": [p.detach() for p in self.parameters],
             "optimizer": self.optimizer.state_dict(),
             "counts": (self.iterations, self.dropped),
@@ -147,29 +177,35 @@ class Learner(ABC):
 
         Args:
             path: that :meth:`save` has written.
-            module: with parameters of the same shapes.
+            module: with parameters and buffers of the same names and shapes; their values
+                are those of the file.
             family: to learn on.
 
         Raises:
-            ValueError: the file is of another class, or of a module of another size.
+            ValueError: the file is no learner's or of another class, or of a module with
+                other names or shapes.
+            OSError: it cannot be read.
         """
-        state = torch.load(path, weights_only=True)
+        state = read(path)
         if state["learner"] != cls.__name__:
             raise ValueError(
                 f"{str(path)!r} holds a {state['learner']}, not a {cls.__name__}"
             )
         make: Any = cls  # a class that can be called begins with module and family
         learner: Self = make(module, family, **state["arguments"])
+        held = learner._network()
         theirs, ours = (
-            [tuple(p.shape) for p in parameters]
-            for parameters in (state["parameters"], learner.parameters)
+            [tuple(p.shape) for p in each]
+            for each in (state["parameters"], learner.parameters)
         )
-        if theirs != ours:
-            raise ValueError(
-                f"{str(path)!r} is of a module with parameters of shapes {theirs}, "
-                f"got one with {ours}"
-            )
         with torch.no_grad():
+            if held is not None:
+                restore(held, state["module"], path)
+            if theirs != ours:
+                raise ValueError(
+                    f"{str(path)!r} is of a learner with parameters of shapes {theirs}, "
+                    f"got one with {ours}"
+                )
             for parameter, value in zip(
                 learner.parameters, state["parameters"], strict=True
             ):
@@ -192,7 +228,7 @@ def judged(
         targets: ``[B, n, ...]``.
     """
     right = None
-    if family.loss == "cross_entropy":
+    if is_classification(loss_of(family)):
         right = (outputs.argmax(-1) == targets).float().mean(1).numpy()
     return losses.numpy(), right
 

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from optenv.checks import positive_int
+from optenv.checks import positive, positive_int
 from optenv.rules import RuleSpec
 
+from .checks import parameters_of
 from .episodes import Episodes, Examples, Family
 from .learner import MetaLearner
 from .rules import Fixed
@@ -50,10 +51,14 @@ class Reptile(MetaLearner):
         meta_batch: int = 1,
         **outer: Any,
     ) -> None:
-        self.inner_batch = inner_batch and positive_int("inner_batch", inner_batch)
+        self.inner_batch = (
+            None if inner_batch is None else positive_int("inner_batch", inner_batch)
+        )
         self.meta_lr = meta_lr
+        shapes = [tuple(p.shape) for p in parameters_of(module).values()]
+        fixed = Fixed(positive("inner_lr", inner_lr), rule, shapes=shapes)
         super().__init__(
-            module, family, Fixed(inner_lr, rule), inner_steps=inner_steps,
+            module, family, fixed, inner_steps=inner_steps,
             meta_lr=meta_lr, meta_batch=meta_batch, **outer,
         )  # fmt: skip
 

@@ -56,13 +56,25 @@ class Fixed(InnerRule):
         lr: learning rate.
         spec: name, or name and hyperparameters, see :func:`optenv.rules.get`.
         mask: ``[P]``, 1 where parameters adapt and 0 where they stay; None adapts all.
+        shapes: of the parameters, in their order within ``P``; some rules need them.
+
+    Raises:
+        ValueError: the rule needs shapes, and there are none.
     """
 
     def __init__(
-        self, lr: float, spec: rules.RuleSpec = "sgd", mask: Tensor | None = None
+        self,
+        lr: float,
+        spec: rules.RuleSpec = "sgd",
+        mask: Tensor | None = None,
+        shapes: Sequence[Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
         self.lr, self.rule = lr, rules.get(spec)
+        if shapes is not None:
+            self.rule = self.rule.bind(shapes)
+        elif self.rule.shaped:
+            raise ValueError(f"rule {spec!r} needs the shapes of the parameters")
         self.register_buffer("mask", mask, persistent=False)
         self.mask: Tensor | None
 
@@ -93,7 +105,7 @@ class PerParameter(InnerRule):
     def __init__(self, size: int, lr: float | tuple[float, float], seed: int = 0) -> None:
         super().__init__()
         low, high = lr if isinstance(lr, tuple) else (lr, lr)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(int(seed))
         rates = torch.empty(size).uniform_(low, high, generator=generator)
         self.rates = nn.Parameter(rates)
 

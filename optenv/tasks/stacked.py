@@ -136,7 +136,7 @@ class Stacked:
         try:
             self._try_one(params, inputs, targets)
         except Exception as error:
-            error.add_note("(of the factory's module and the loss, on the first examples)")
+            error.add_note("(of the module and the loss, on the first examples)")
             raise
         twice: list[Any] = [torch.cat([x, x]) for x in (*params, inputs, targets)]
         try:

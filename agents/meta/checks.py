@@ -1,0 +1,157 @@
+"""Checks of what meta-learners are given."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from numbers import Integral
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from optenv.tasks.stacked import LOSSES, LossFunction, trained_parameters
+
+from .episodes import Examples, Family
+
+
+def parameters_of(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a module that require gradients, by name.
+
+    Raises:
+        TypeError: it is no module.
+        ValueError: there are none.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, got {module!r}")
+    parameters = trained_parameters(module)
+    if not parameters:
+        raise ValueError(
+            "the module must have parameters that require gradients, got "
+            f"{type(module).__name__} without any"
+        )
+    return parameters
+
+
+def sizes_of(module: nn.Module) -> list[int]:
+    """Number of elements of each of :func:`parameters_of`."""
+    return [p.numel() for p in parameters_of(module).values()]
+
+
+def loss_of(family: Family) -> str | LossFunction:
+    """The loss of a family's tasks: a name, or a function of outputs and targets.
+
+    Raises:
+        ValueError: it has none.
+    """
+    loss: Any = getattr(family, "loss", None)
+    if loss is None:
+        raise ValueError(
+            "a family must have an attribute `loss`, a function or one of "
+            f"{', '.join(LOSSES)}, got {family!r} without one"
+        )
+    # A function of torch that is an attribute of the class has become a method.
+    function = getattr(loss, "__func__", loss)
+    return function if function in LOSSES.values() else loss
+
+
+def is_classification(loss: str | LossFunction) -> bool:
+    """Whether a loss is the cross entropy, by name or as torch's function."""
+    return loss == "cross_entropy" or loss is F.cross_entropy
+
+
+def natural(name: str, value: Any) -> int:
+    """Return ``value`` as a plain int.
+
+    Raises:
+        ValueError: it is no integer, or negative.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
+        raise ValueError(f"{name} must be an integer from 0 on, got {value!r}")
+    return int(value)
+
+
+def known(support: tuple[Tensor, Tensor]) -> Examples:
+    """The support ``[n, ...]`` of one task as that of a batch of one, ``[1, n, ...]``.
+
+    Raises:
+        ValueError: it is empty, or has not as many inputs as targets.
+    """
+    inputs, targets = support
+    counts = tuple(len(part) if part.dim() else 0 for part in (inputs, targets))
+    if counts[0] != counts[1] or not counts[0]:
+        raise ValueError(
+            "a support must have at least one example, and as many inputs as targets, "
+            f"got {counts[0]} and {counts[1]}"
+        )
+    return Examples(inputs[None], targets[None])
+
+
+def refuse(learner: object, given: Mapping[str, Any], *names: str) -> None:
+    """Refuse arguments that a class sets itself.
+
+    Raises:
+        TypeError: one of them is given.
+    """
+    for name in names:
+        if name in given:
+            raise TypeError(
+                f"{type(learner).__name__} sets {name} itself, got {name}={given[name]!r}"
+            )
+
+
+def refuse_unknown(owner: type, given: Mapping[str, Any]) -> None:
+    """Refuse what has reached the last of a class's constructors: nobody knows it.
+
+    Raises:
+        TypeError: there is something.
+    """
+    for name in given:
+        valid = dict.fromkeys(
+            each.name
+            for cls in owner.__mro__[:-1]
+            if "__init__" in vars(cls)
+            for each in inspect.signature(vars(cls)["__init__"]).parameters.values()
+            if each.kind is inspect.Parameter.KEYWORD_ONLY
+        )
+        close = [each for each in valid if name in each]
+        close = close or get_close_matches(name, valid, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise TypeError(
+            f"{owner.__name__} has no argument {name!r}; {hint}valid: {', '.join(valid)}"
+        )
+
+
+def check_dtypes(module: nn.Module, examples: Sequence[Tensor]) -> None:
+    """Check that a module computes in the type of the examples, if these are floats.
+
+    Raises:
+        ValueError: it does not.
+    """
+    ours = {p.dtype for p in parameters_of(module).values()}
+    theirs = {x.dtype for x in examples if x.is_floating_point()}
+    if theirs and theirs != ours:
+        one, other = (" and ".join(sorted(map(str, each))) for each in (ours, theirs))
+        raise ValueError(
+            "the module's parameters and the family's examples must be of one type, got "
+            f"{one} and {other}"
+        )
+
+
+def check_output(module: nn.Module, inputs: Tensor) -> None:
+    """Check that a module gives one tensor for inputs ``[n, ...]``; it is not changed.
+
+    Raises:
+        TypeError: it gives something else.
+        Exception: what it raises.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        outputs = copy.deepcopy(module)(inputs)
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f"{type(module).__name__} must return one tensor, got a "
+            f"{type(outputs).__name__}"
+        )
