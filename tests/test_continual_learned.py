@@ -97,7 +97,7 @@ def test_replay_and_looking_ahead_know_more_and_forget_less_than_descent(kind):
 @pytest.mark.parametrize(
     ("kind", "iterations", "lr", "config", "margin"),
     [
-        ("rotated", 150, 0.1, DIGITS["online SGD"], 0.2),
+        ("rotated", 200, 0.1, DIGITS["online SGD"], 0.08),
         ("sines", 500, 0.02, {"lr": 0.03, "glances": 5}, 0.3),
     ],
 )
