@@ -95,7 +95,7 @@ def parse_assignments(context: Any, option: Any, values: tuple[str, ...]) -> dic
     multiple=True,
     callback=parse_assignments,
     metavar="NAME=VALUE",
-    help="Argument of the SB3 algorithm; repeatable.",
+    help="Argument of the algorithm; repeatable.",
 )
 @click.option(
     "--resume",

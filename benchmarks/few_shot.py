@@ -43,7 +43,7 @@ LEARNERS: dict[str, tuple[Callable[..., meta.Learner], bool, dict[str, Any]]] = 
     "FOMAML": (meta.FOMAML, True, {"inner_lr": 0.4}),
     "ANIL": (meta.ANIL, True, {"inner_lr": 0.4}),
     "MetaSGD": (meta.MetaSGD, True, {"inner_lr": (0.1, 0.4)}),
-    "LearnedLR": (meta.LearnedLR, True, {"inner_lr": 0.4, "inner_steps": STEPS}),
+    "LSLR": (meta.LSLR, True, {"inner_lr": 0.4, "inner_steps": STEPS}),
     "Reptile": (
         meta.Reptile, True,
         {

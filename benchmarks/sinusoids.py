@@ -71,7 +71,7 @@ RECIPES: dict[str, Recipe] = {
     "ANIL": Recipe(meta.ANIL, {}, 20_000, ((5, 1, None), (5, 5, None), (10, 5, None))),
     "MetaSGD": Recipe(meta.MetaSGD, {}, 20_000, ((10, 1, 0.258),)),
     "MAML, 10k": Recipe(meta.MAML, {}, 10_000, ((10, 5, None),)),
-    "LearnedLR": Recipe(meta.LearnedLR, {}, 10_000, ((10, 5, None), (5, 5, None))),
+    "LSLR": Recipe(meta.LSLR, {}, 10_000, ((10, 5, None), (5, 5, None))),
     "HypergradientLR": Recipe(meta.HypergradientLR, {}, 10_000, ((10, 5, None),)),
     "Reptile": Recipe(
         meta.Reptile, {}, 30_000, ((10, 5, None), (10, 32, None)),

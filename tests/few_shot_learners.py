@@ -22,7 +22,7 @@ LEARNERS = {
     "FOMAML": meta.FOMAML,
     "ANIL": meta.ANIL,
     "MetaSGD": meta.MetaSGD,
-    "LearnedLR": meta.LearnedLR,
+    "LSLR": meta.LSLR,
     "HypergradientLR": meta.HypergradientLR,
     "MetaLSTM": meta.MetaLSTM,
     "LearnedRule": meta.LearnedRule,

@@ -118,7 +118,7 @@ def outer_gradient(learner, episodes):
 
 
 @pytest.mark.parametrize(
-    "name", ["MAML", "ANIL", "MetaSGD", "LearnedLR", "HypergradientLR", "LearnedRule"]
+    "name", ["MAML", "ANIL", "MetaSGD", "LSLR", "HypergradientLR", "LearnedRule"]
 )
 def test_the_outer_gradient_is_that_of_the_adapted_loss(name):
     """Against differences of the loss in double precision."""

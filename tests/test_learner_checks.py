@@ -53,7 +53,7 @@ def test_learning_ends_at_whatever_is_false(answer, made):
 @each
 def test_every_learner_can_be_evaluated_without_arguments_but_tasks(learner):
     found = learner(perceptron(), S).evaluate(tasks=2)
-    most = 5 if learner in (meta.LearnedLR, meta.MetaLSTM) else 10
+    most = 5 if learner in (meta.LSLR, meta.MetaLSTM) else 10
     assert found.steps == tuple(s for s in (0, 1, 5, 10) if s <= most)
 
 
@@ -137,7 +137,7 @@ def test_reptile_trains_by_rules_that_need_shapes(rule):
 
 @pytest.mark.parametrize(
     "learner",
-    [meta.MAML, meta.LearnedLR, meta.HypergradientLR, meta.MetaLSTM, meta.LearnedRule],
+    [meta.MAML, meta.LSLR, meta.HypergradientLR, meta.MetaLSTM, meta.LearnedRule],
 )
 @pytest.mark.parametrize("value", [0, -0.1, math.nan, math.inf])
 def test_rates_that_are_not_positive_are_refused(learner, value):
@@ -150,7 +150,7 @@ def test_rates_that_are_not_positive_are_refused(learner, value):
     [
         (meta.MetaLSTM, {"inner_lr": 1.0}, "inner_lr must be .* less than 1, got 1.0"),
         (meta.MetaSGD, {"inner_lr": (0.2, 0.1)}, r"lower first, got \(0.2, 0.1\)"),
-        (meta.LearnedLR, {"inner_steps": -1}, "inner_steps must be .*got -1"),
+        (meta.LSLR, {"inner_steps": -1}, "inner_steps must be .*got -1"),
         (meta.MetaLSTM, {"inner_steps": 0}, "inner_steps must be .*got 0"),
         (meta.LearnedRule, {"inner_steps": 0}, "inner_steps must be .*got 0"),
         (meta.MAML, {"grad_clip": 0}, "grad_clip must be positive.*got 0"),

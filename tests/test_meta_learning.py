@@ -88,7 +88,7 @@ def test_evaluation_is_that_of_adapting_each_task(learner):
             assert found.losses[row, i] == pytest.approx(float(loss), rel=1e-4)
 
 
-@pytest.mark.parametrize("learner", [meta.LearnedLR, meta.MetaLSTM])
+@pytest.mark.parametrize("learner", [meta.LSLR, meta.MetaLSTM])
 def test_a_rule_is_not_asked_for_more_steps_than_it_learned(learner):
     made = learner(perceptron(), meta.Sinusoids(), inner_steps=3)
     with pytest.raises(ValueError, match="at most 3, which the rule was learned for"):

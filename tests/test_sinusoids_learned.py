@@ -32,7 +32,7 @@ def test_meta_sgd_adapts_in_one_step():
 
 
 def test_learned_rates_beat_the_fixed_one():
-    names = "LearnedLR", "HypergradientLR", "MAML, 10k"
+    names = "LSLR", "HypergradientLR", "MAML, 10k"
     *learned, fixed = (mean(sinusoids.train(name), 10, 5) for name in names)
     print(learned, fixed)
     assert max(learned) < 0.6 * fixed

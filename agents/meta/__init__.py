@@ -5,7 +5,7 @@ from .digits import digits
 from .episodes import Episodes, Examples, Family
 from .few_shot import Classes, FewShot
 from .glyphs import glyphs
-from .learned_rates import HypergradientLR, LearnedLR, MetaSGD
+from .learned_rates import LSLR, HypergradientLR, MetaSGD
 from .learned_rule import LearnedRule
 from .learner import MetaLearner
 from .maml import ANIL, FOMAML, MAML
@@ -24,6 +24,7 @@ from .unrolled_rule import UnrolledRule
 __all__ = [
     "ANIL",
     "FOMAML",
+    "LSLR",
     "MAML",
     "OML",
     "AmortizedLearner",
@@ -36,7 +37,6 @@ __all__ = [
     "FewShot",
     "HypergradientLR",
     "LaMAML",
-    "LearnedLR",
     "LearnedRule",
     "Learner",
     "Matching",

@@ -39,8 +39,8 @@ class MetaSGD(MetaLearner):
         super().__init__(module, family, rule, inner_steps=inner_steps, **outer)
 
 
-class LearnedLR(MetaLearner):
-    """A learning rate for each step and parameter tensor (Antoniou et al., 2019).
+class LSLR(MetaLearner):
+    """A learning rate for each step and parameter tensor (MAML++: Antoniou et al., 2019).
 
     Args:
         module, family: see :class:`~agents.meta.learner.MetaLearner`.
