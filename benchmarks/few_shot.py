@@ -7,7 +7,7 @@
 Trains each learner of this file on the training alphabets and prints accuracies on tasks of
 the held-out ones, with 95 % intervals over tasks, ranked. Every learner has the same
 convolutional network and as many tasks; learning rates of the inner loop are the published
-ones.
+ones, but that of Reptile, which was chosen on three of the training alphabets.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LEARNERS: dict[str, tuple[Callable[..., meta.Learner], bool, dict[str, Any]]] = 
     "Reptile": (
         meta.Reptile, True,
         {
-            "rule": {"name": "adam", "beta1": 0.0}, "inner_lr": 1e-3, "inner_batch": None,
+            "rule": {"name": "adam", "beta1": 0.0}, "inner_lr": 3e-3, "inner_batch": 10,
             "meta_lr": 1.0,
         },
     ),
