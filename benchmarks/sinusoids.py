@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,12 +46,13 @@ class Recipe(NamedTuple):
         learner: its class.
         arguments: of the class.
         iterations: outer steps.
-        tests: shots of a test, steps of adaptation, and what is published for them.
+        tests: shots of a test, steps of adaptation (0 of a learner that makes none), and
+            what is published for them.
         train: arguments of the family that it learns on.
         module: makes the network.
     """
 
-    learner: type[meta.MetaLearner]
+    learner: Callable[..., Any]
     arguments: dict[str, Any]
     iterations: int
     tests: tuple[tuple[int, int, float | None], ...]
@@ -78,13 +80,21 @@ RECIPES: dict[str, Recipe] = {
         {"variant": "reptile", "shots": 50}, smooth,
     ),
     "MetaLSTM": Recipe(meta.MetaLSTM, {}, 2_000, ((10, 5, None),)),
+    "NeuralProcess": Recipe(
+        meta.NeuralProcess, {}, 20_000, ((10, 0, None), (5, 0, None)),
+        module=partial(meta.ProcessNetwork, width=20),  # 1,802 parameters, as MAML's 1,761
+    ),
+    "NeuralProcess, wide": Recipe(
+        meta.NeuralProcess, {}, 20_000, ((10, 0, None), (5, 0, None)),
+        module=meta.ProcessNetwork,
+    ),
 }  # fmt: skip
 
 #: Of gradient descent from the network's own initial parameters; the best is reported.
 RATES = tuple(float(rate) for rate in np.geomspace(1e-3, 1.0, 13))
 
 
-def train(name: str, iterations: int | None = None, seed: int = 0) -> meta.MetaLearner:
+def train(name: str, iterations: int | None = None, seed: int = 0) -> Any:
     """A learner of :data:`RECIPES` after its outer steps."""
     recipe = RECIPES[name]
     torch.manual_seed(seed)
@@ -96,9 +106,11 @@ def train(name: str, iterations: int | None = None, seed: int = 0) -> meta.MetaL
     return learner
 
 
-def test(learner: meta.MetaLearner, shots: int, steps: int, tasks: int) -> np.ndarray:
+def test(learner: Any, shots: int, steps: int, tasks: int) -> np.ndarray:
     """Errors ``[tasks]`` after some steps on some shots of tasks never seen."""
     family = meta.Sinusoids(shots=shots, variant=learner.family.variant)
+    if not steps:
+        return learner.evaluate(family, tasks).losses[0]
     return learner.evaluate(family, tasks, (steps,)).losses[0]
 
 

@@ -42,6 +42,15 @@ def test_reptile_adapts_in_32_steps():
     assert mean(sinusoids.train("Reptile"), 10, 32) < 0.13
 
 
+@pytest.mark.parametrize(
+    ("name", "five", "ten"),
+    [("NeuralProcess", 0.65, 0.40), ("NeuralProcess, wide", 0.16, 0.06)],
+)
+def test_a_neural_process_needs_no_steps(name, five, ten):
+    learner = sinusoids.train(name)
+    assert mean(learner, 5, 0) < five and mean(learner, 10, 0) < ten
+
+
 def test_a_learned_lstm_beats_the_best_constant_rate():
     errors = sinusoids.test(sinusoids.train("MetaLSTM", 600), 10, 5, TASKS)
     best = sinusoids.descent(10, 5, TASKS)
