@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -12,10 +13,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from agents.meta.look_ahead import LaMAML
 from agents.meta.maml import mask_of
 from agents.meta.networks import perceptron
 from agents.meta.oml import OML, Streams
-from agents.meta.online import LaMAML, OnlineLearner, OnlineSGD, Replay, Retention
+from agents.meta.online import OnlineLearner, OnlineSGD, Replay, Retention
 from agents.meta.streams import DigitStream, SineStream, Stream
 from optenv.tasks.stacked import named_loss
 
@@ -187,6 +189,8 @@ def search(contender: Contender, streams: Sequence[Stream], first: int) -> Confi
     """The configuration that has the best average on these streams."""
     scores = []
     for config in tqdm(contender.grid, desc="search", leave=False):
-        found = followed(contender, config, streams, first)
+        with warnings.catch_warnings():  # a search tries what diverges, too
+            warnings.filterwarnings("ignore", ".* not finite after", RuntimeWarning)
+            found = followed(contender, config, streams, first)
         scores.append(np.mean([each.average for each in found]))
     return contender.grid[int(np.nan_to_num(scores, nan=-np.inf).argmax())]

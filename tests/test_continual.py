@@ -10,9 +10,10 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from agents.meta.episodes import Examples
+from agents.meta.look_ahead import LaMAML
 from agents.meta.memory import Memory
 from agents.meta.oml import OML, Streams
-from agents.meta.online import LaMAML, OnlineSGD, Replay, Retention
+from agents.meta.online import OnlineSGD, Replay, Retention
 from agents.meta.streams import DigitStream, SineStream, Stream
 from optenv.tasks.stacked import flat
 
@@ -201,7 +202,7 @@ def test_replay_and_looking_ahead_remember_more_than_descent():
     made = {
         "descent": OnlineSGD(perceptron(), "cross_entropy", lr=0.1),
         "replay": Replay(perceptron(), "cross_entropy", lr=0.1, glances=3),
-        "look-ahead": LaMAML(perceptron(), "cross_entropy", glances=3),
+        "look-ahead": LaMAML(perceptron(), "cross_entropy", lr=0.15, glances=3),
     }
     found = {name: learner.follow(stream).average for name, learner in made.items()}
     assert min(found["replay"], found["look-ahead"]) > found["descent"] + 0.1

@@ -51,6 +51,9 @@ def test_a_search_finds_the_best_and_passes_over_divergence():
     grid = [{"score": score} for score in (0.2, np.nan, 0.7, 0.4)]
     contender = Contender(lambda number, score: Always(score), grid)
     assert search(contender, [None] * 3, 0) == {"score": 0.7}
+    sines = SETTINGS["sines"]
+    learner = from_scratch("online SGD", sines)._replace(grid=[{"lr": 1e6}, {"lr": 0.01}])
+    assert search(learner, drawn(sines.stream, 1, 0), 0) == {"lr": 0.01}
 
 
 def test_differences_are_to_the_best_baseline_stream_by_stream():

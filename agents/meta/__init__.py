@@ -8,12 +8,13 @@ from .glyphs import glyphs
 from .learned_rates import LSLR, HypergradientLR, MetaSGD
 from .learned_rule import LearnedRule
 from .learner import MetaLearner
+from .look_ahead import LaMAML
 from .maml import ANIL, FOMAML, MAML
 from .meta_lstm import MetaLSTM
 from .networks import ProcessNetwork
 from .oml import OML, Streams
 from .omniglot import omniglot
-from .online import LaMAML, OnlineLearner, OnlineSGD, Replay, Retention
+from .online import OnlineLearner, OnlineSGD, Replay, Retention
 from .outer import Evaluation, Learner
 from .reptile import Reptile
 from .sinusoids import Sinusoids

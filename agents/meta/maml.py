@@ -25,13 +25,13 @@ class MAML(MetaLearner):
         module, family: see :class:`~agents.meta.learner.MetaLearner`.
         inner_lr: learning rate of the inner loop.
         inner_steps: of the inner loop while learning.
-        adapts: names of the parameters that the inner loop changes, or beginnings of them
-            (a string is one); None changes all.
+        adapts: names of the parameters that the inner loop changes, or of modules that hold
+            them, such as ``"2"`` or ``"head"`` (a string is one); None changes all.
         **outer: of :class:`~agents.meta.learner.MetaLearner`.
 
     Raises:
-        ValueError: no parameter is called as ``adapts`` says, or ``inner_lr`` is not
-            positive.
+        ValueError: no parameter or module is called as ``adapts`` says, or ``inner_lr`` is
+            not positive.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class ANIL(MAML):
 
 
 def _head(module: nn.Module) -> tuple[str, ...]:
-    """Names of the parameters of the last layer, or their beginning.
+    """Name of the last layer, or names of its parameters.
 
     Raises:
         ValueError: it shares some with another layer, or it has no name of its own.
@@ -103,25 +103,30 @@ def _head(module: nn.Module) -> tuple[str, ...]:
                 f"the last layer {last!r} shares a parameter with {name!r}, which would "
                 "adapt with it; name what adapts in adapts"
             )
-    return (f"{last}.",) if last else tuple(head)
+    return (last,) if last else tuple(head)
 
 
 def mask_of(module: nn.Module, names: str | Sequence[str]) -> torch.Tensor:
-    """``[P]`` bool, which parameters have a name that begins with this, or one of these.
+    """``[P]`` bool, which parameters have one of these names, or are in modules that have.
+
+    ``"1"`` and ``"1."`` are the parameters of module 1, and none of module 10.
 
     Raises:
-        ValueError: one of them is the beginning of no name, or there are none.
+        ValueError: one of them is no name, or there are none.
     """
     parameters = parameters_of(module)
     names = (names,) if isinstance(names, str) else tuple(names)
     if not names:
         raise ValueError(f"adapts must name parameters, got {names!r}")
+    chosen: set[str] = set()
     for name in names:
-        if not any(known.startswith(name) for known in parameters):
+        whole = name.removesuffix(".")
+        found = {each for each in parameters if f"{each}.".startswith(f"{whole}.")}
+        if not found:
             raise ValueError(
-                f"no parameter is called {name!r}; there are {', '.join(parameters)}"
+                f"no parameter is called {name!r}, nor a module that holds some; there "
+                f"are {', '.join(map(repr, parameters))}"
             )
-    parts = [
-        torch.full((p.numel(),), name.startswith(names)) for name, p in parameters.items()
-    ]
+        chosen |= found
+    parts = [torch.full((p.numel(),), name in chosen) for name, p in parameters.items()]
     return torch.cat(parts)

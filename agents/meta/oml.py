@@ -11,32 +11,53 @@ import torch
 from torch import nn
 
 from optenv.checks import positive_int
+from optenv.tasks.stacked import LossFunction
 
-from .checks import refuse
+from .checks import loss_of, refuse
 from .episodes import Episodes, Examples, Family
 from .maml import MAML
 from .online import OnlineSGD
-from .streams import DigitStream, SineStream
+from .stream_checks import one_stream
+from .streams import StreamFamily
 
 
 @dataclass(frozen=True)
 class Streams(Family):
     """Whole streams as tasks: the support in the order in which it comes.
 
-    Queries are the tests of all tasks of a stream, so that what is forgotten counts.
+    Queries are the tests of all tasks of a stream, so that what is forgotten counts: of a
+    stream of ``T`` tasks with ``n`` examples and ``m`` tests each, the support is ``[T n,
+    ...]`` and the query ``[T m, ...]``.
 
     Attributes:
-        stream: where streams come from.
+        stream: where streams come from: a :class:`~agents.meta.streams.DigitStream` (with
+            ``split="train"``, if what is learned will be tested on others), a
+            :class:`~agents.meta.streams.SineStream`, or one's own with an attribute
+            ``loss`` and a method ``sample(rng)`` that returns a
+            :class:`~agents.meta.streams.Stream`.
+
+    Raises:
+        TypeError: ``stream`` has no ``loss`` or ``sample``, or what it draws is no stream.
     """
 
-    stream: DigitStream | SineStream
+    stream: StreamFamily
+
+    def __post_init__(self) -> None:
+        given = self.stream
+        fits = hasattr(given, "loss") and callable(getattr(given, "sample", None))
+        if not fits or isinstance(given, type):
+            raise TypeError(
+                "Streams needs where streams come from, such as DigitStream(), or what has "
+                "an attribute `loss` and a method `sample(rng)` that returns a Stream, got "
+                f"{given!r}"
+            )
 
     @property
-    def loss(self) -> str:  # type: ignore[override]
+    def loss(self) -> str | LossFunction:  # type: ignore[override]
         return self.stream.loss
 
     def sample(self, count: int, rng: np.random.Generator) -> Episodes:
-        drawn = [self.stream.sample(rng) for _ in range(count)]
+        drawn = [one_stream(self.stream.sample(rng)) for _ in range(count)]
         parts = [torch.stack(part).flatten(1, 2) for part in zip(*drawn, strict=True)]
         return Episodes(Examples(*parts[:2]), Examples(*parts[2:]))
 
@@ -50,13 +71,19 @@ class OML(MAML):
 
     Args:
         module: the network.
-        family: :class:`Streams`.
-        adapts: names of the parameters that learn from a stream, or beginnings of them.
+        family: :class:`Streams`, all of one length.
+        adapts: names of the parameters that learn from a stream, or of modules that hold
+            them, such as ``"2"`` or ``"head"``.
         inner_lr: learning rate of the inner loop.
         inner_batch: examples of an inner step.
         meta_lr: learning rate of the outer loop.
         meta_batch: streams of an outer step.
         **outer: of :class:`~agents.meta.maml.MAML`.
+
+    Raises:
+        TypeError: ``family`` is not :class:`Streams`.
+        ValueError: no parameter or module is called as ``adapts`` says, or the module does
+            not fit the streams.
     """
 
     def __init__(
@@ -72,8 +99,13 @@ class OML(MAML):
         **outer: Any,
     ) -> None:
         self.inner_batch = positive_int("inner_batch", inner_batch)
-        stream = family.stream
-        steps = -(-stream.tasks * stream.examples // self.inner_batch)
+        if not isinstance(family, Streams):
+            raise TypeError(
+                "family must be Streams of something, as Streams(DigitStream()), got "
+                f"{family!r}"
+            )
+        length = family.sample(1, np.random.default_rng(0)).support.inputs.shape[1]
+        steps = -(-length // self.inner_batch)
         refuse(self, outer, "inner_steps")
         super().__init__(
             module, family, adapts=adapts, inner_lr=inner_lr, inner_steps=steps,
@@ -86,9 +118,13 @@ class OML(MAML):
         return Examples(*(part[:, rows] for part in support))
 
     def online(self) -> OnlineSGD:
-        """What learns a stream from here on."""
+        """A new learner of one stream, which begins with what was learned here.
+
+        Its learning rate is ``inner_lr``; of the parameters, those that ``adapts`` names
+        learn.
+        """
         learner = OnlineSGD(
-            self.network.template, self.family.loss, lr=self.lr, mask=self.mask
+            self.network.template, loss_of(self.family), lr=self.lr, mask=self.mask
         )
         learner.params = self.initial.detach()[None].clone()
         return learner

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
@@ -11,10 +13,17 @@ from torch import Tensor, nn
 
 from optenv.checks import positive_int
 from optenv.core import loss_and_grad
-from optenv.tasks.stacked import LossFunction, Stacked, flat, named_loss
+from optenv.tasks.stacked import (
+    LossFunction,
+    Stacked,
+    draws_random_numbers,
+    flat,
+    named_loss,
+)
 
-from .checks import is_classification, natural, parameters_of
+from .checks import check_dtypes, is_classification, natural, parameters_of
 from .memory import Memory
+from .stream_checks import check_targets, one_stream
 from .streams import Stream
 
 
@@ -45,11 +54,21 @@ class Retention(NamedTuple):
 class OnlineLearner(ABC):
     """Learns from batches as they come.
 
+    The module stays in the mode in which it is given, in :meth:`score` and :meth:`predict`
+    too: in training mode, BatchNorm normalises by the batch that it gets, and by what it
+    came with in that of evaluation.
+
     Args:
-        module: the network.
-        loss: name of the loss, or a function.
+        module: the network; it is not changed.
+        loss: name of the loss, a key of :data:`optenv.tasks.stacked.LOSSES`, or a function
+            of outputs and targets.
         lr: learning rate.
         seed: of what is drawn at random.
+
+    Attributes:
+        params: ``[1, P]`` present values of the module's parameters that require gradients,
+            in their order.
+        lr: as given; it can be set between batches.
     """
 
     def __init__(
@@ -57,37 +76,110 @@ class OnlineLearner(ABC):
     ) -> None:
         parameters_of(module)
         self.network = Stacked(module, named_loss(loss))
-        self.classifies = is_classification(loss)
+        self.loss, self.classifies = loss, is_classification(loss)
         self.params = flat(module)[None]
         self.lr = lr
         self.rng = np.random.default_rng(seed)
+        self._tried = False
 
     @abstractmethod
     def observe(self, inputs: Tensor, targets: Tensor) -> None:
         """Learn from a batch ``[n, ...]``."""
 
+    @property
+    def module(self) -> nn.Module:
+        """A new copy of the module with the present parameters."""
+        copied = copy.deepcopy(self.network.template)
+        now = self.network.unflatten(self.params.detach())
+        with torch.no_grad():
+            for ours, (value,) in zip(parameters_of(copied).values(), now, strict=True):
+                ours.copy_(value)
+        return copied
+
     @torch.no_grad()
+    def predict(self, inputs: Tensor) -> Tensor:
+        """Outputs ``[n, ...]`` for inputs ``[n, ...]``.
+
+        Raises:
+            ValueError: the module draws random numbers.
+        """
+        self._try(inputs)
+        return self._outputs(inputs)
+
     def score(self, inputs: Tensor, targets: Tensor) -> float:
-        """Accuracy on examples ``[n, ...]``, or minus the squared error."""
-        outputs = self.network.outputs(self.network.unflatten(self.params), inputs[None])[0]
+        """Accuracy on examples ``[n, ...]``, or minus the squared error.
+
+        Raises:
+            ValueError: the targets do not suit the loss and the outputs, or the module
+                draws random numbers.
+        """
+        outputs = self.predict(inputs)
+        check_targets(self.loss, outputs, targets)
         if self.classifies:
             return float((outputs.argmax(-1) == targets).float().mean())
         return -float((outputs - targets).square().mean())
 
     def follow(self, stream: Stream, batch: int = 10) -> Retention:
-        """Learn a stream in batches, each once, and take tests after each of its tasks."""
+        """Learn a stream in batches, each once, and take tests after each of its tasks.
+
+        Args:
+            stream: one, as families of streams draw it.
+            batch: examples to learn from at a time.
+
+        Raises:
+            TypeError: it is no stream.
+            ValueError: its targets do not suit the loss and the outputs, or the module
+                draws random numbers. Nothing has been learned then.
+
+        Warns:
+            RuntimeWarning: parameters or scores are not finite any more.
+        """
         positive_int("batch", batch)
-        scores = []
-        for inputs, targets in zip(stream.inputs, stream.targets, strict=True):
-            for part in zip(inputs.split(batch), targets.split(batch), strict=True):
+        inputs, targets, *tests = one_stream(stream)
+        check_dtypes(self.network.template, (inputs, targets, *tests))
+        for x, y in ((inputs, targets), tests):
+            check_targets(self.loss, self.predict(x[0][:batch]), y.flatten(0, 1))
+        scores, finite = [], True
+        for task, (x, y) in enumerate(zip(inputs, targets, strict=True), 1):
+            parts = zip(x.split(batch), y.split(batch), strict=True)
+            for number, part in enumerate(parts, 1):
                 self.observe(*part)
-            tests = zip(stream.test_inputs, stream.test_targets, strict=True)
-            scores.append([self.score(*test) for test in tests])
+                if finite and not self.params.isfinite().all():
+                    finite = _warn("parameters", f"batch {number} of task {task}")
+            scores.append([self.score(*test) for test in zip(*tests, strict=True)])
+            if finite and not np.isfinite(scores[-1]).all():
+                finite = _warn("scores", f"task {task}")
         return Retention(np.array(scores))
+
+    def _try(self, inputs: Tensor) -> None:
+        """Refuse, on the first inputs, a module that draws random numbers."""
+        if self._tried:
+            return
+        if draws_random_numbers(lambda: self._outputs(inputs)):
+            raise ValueError(
+                "the module draws from the global random generator, so that scores would "
+                "not repeat; use it without dropout and the like, or in the mode of "
+                "evaluation"
+            )
+        self._tried = True
+
+    def _outputs(self, inputs: Tensor) -> Tensor:
+        params = self.network.unflatten(self.params)
+        return self.network.outputs(params, inputs[None])[0]
 
     def _gradient(self, params: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         """Gradient ``[1, P]`` on a batch."""
+        self._try(inputs)
         return loss_and_grad(self.network, params, (inputs[None], targets[None]))[1]
+
+
+def _warn(what: str, when: str) -> bool:
+    warnings.warn(
+        f"{what} are not finite after {when}, counted from 1; a lower lr may help",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    return False
 
 
 class OnlineSGD(OnlineLearner):
@@ -95,7 +187,8 @@ class OnlineSGD(OnlineLearner):
 
     Args:
         module, loss, lr, seed: see :class:`OnlineLearner`.
-        mask: ``[P]`` bool, which parameters learn; None for all.
+        mask: ``[P]`` bool, which parameters learn; None for all. Of names,
+            :func:`agents.meta.maml.mask_of` makes one.
         glances: steps on each batch.
     """
 
@@ -152,69 +245,3 @@ class Replay(OnlineLearner):
             batch = self.memory.joined(inputs, targets, self.replayed)
             self.params = self.params - self.lr * self._gradient(self.params, *batch)
         self.memory.add(inputs, targets)
-
-
-class LaMAML(Replay):
-    """Look-ahead MAML (Gupta et al., 2020): learning rates that spare what went before.
-
-    An inner loop takes the batch an example at a time, with a learned rate for each
-    parameter. The loss behind each of its steps on the batch together with the memory is
-    differentiated with respect to rates and parameters; the rates descend, and then the
-    parameters do, with the new rates, negative ones as 0.
-
-    Args:
-        module, loss, memory, replayed, glances, seed: see :class:`Replay`.
-        lr: that all rates begin with.
-        rate_lr: learning rate of the rates.
-        clip: norm that each of the two gradients is clipped to.
-    """
-
-    def __init__(
-        self,
-        module: nn.Module,
-        loss: str | LossFunction,
-        *,
-        lr: float = 0.15,
-        rate_lr: float = 0.3,
-        clip: float = 2.0,
-        memory: int = 200,
-        replayed: int = 10,
-        glances: int = 5,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            module,
-            loss,
-            lr=lr,
-            memory=memory,
-            replayed=replayed,
-            glances=glances,
-            seed=seed,
-        )
-        self.rates = torch.full_like(self.params, lr)
-        self.rate_lr, self.clip = rate_lr, clip
-
-    def observe(self, inputs: Tensor, targets: Tensor) -> None:
-        for _ in range(self.glances):
-            self._look_ahead(inputs, targets)
-        self.memory.add(inputs, targets)
-
-    def _look_ahead(self, inputs: Tensor, targets: Tensor) -> None:
-        judged = self.memory.joined(inputs, targets, self.replayed)
-        start = self.params.requires_grad_()
-        rates = self.rates.requires_grad_()
-        params, total = start, torch.zeros(())
-        for i in self.rng.permutation(len(inputs)):
-            one = inputs[i : i + 1], targets[i : i + 1]
-            grad = self._gradient(params, *one)  # a constant: first order, as published
-            params = params - rates.relu() * grad
-            parts = (part[None] for part in judged)
-            total = total + self.network.loss(self.network.unflatten(params), *parts).sum()
-        grads = torch.autograd.grad(total / len(inputs), (start, rates))
-        of_params, of_rates = (_clipped(grad, self.clip) for grad in grads)
-        self.rates = (rates - self.rate_lr * of_rates).detach()
-        self.params = (start - self.rates.relu() * of_params).detach()
-
-
-def _clipped(grad: Tensor, norm: float) -> Tensor:
-    return grad * (norm / grad.norm().clamp(min=norm))

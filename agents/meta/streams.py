@@ -5,21 +5,24 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from optenv.checks import positive_int
+from optenv.tasks.stacked import LossFunction
 
 
 class Stream(NamedTuple):
-    """``T`` tasks in the order in which they come.
+    """``T`` tasks in the order in which they come: one stream, as a family draws it.
+
+    Targets are integers ``[T, n]`` of classes, or numbers of the shape of the outputs.
 
     Attributes:
         inputs, targets: ``[T, n, ...]`` what is learned from, in order.
-        test_inputs, test_targets: ``[T, m, ...]``.
+        test_inputs, test_targets: ``[T, m, ...]`` what each task is tested on.
     """
 
     inputs: Tensor
@@ -28,20 +31,37 @@ class Stream(NamedTuple):
     test_targets: Tensor
 
 
+class StreamFamily(Protocol):
+    """Where streams come from: :class:`DigitStream`, :class:`SineStream`, or one's own.
+
+    One's own need not be a subclass, but have the two below. For
+    :class:`~agents.meta.oml.OML`, all its streams are to be of the same shapes.
+    """
+
+    @property
+    def loss(self) -> str | LossFunction:
+        """Name of the loss, a key of :data:`optenv.tasks.stacked.LOSSES`, or a function."""
+
+    def sample(self, rng: np.random.Generator) -> Stream:
+        """Draw a stream."""
+
+
 @dataclass(frozen=True)
 class DigitStream:
     """scikit-learn's digits, in each task turned or with other places of the pixels.
 
-    Inputs ``[n, 64]``, 0 to 1; targets ``[n]``. Streams for learning to learn and for tests
-    have different digits.
+    Inputs ``[T, n, 64]``, 0 to 1; targets ``[T, n]``, integers from 0 to 9; tests ``[T, m,
+    64]`` and ``[T, m]``. The loss is ``"cross_entropy"``.
 
     Attributes:
         kind: ``"rotated"``, by angles between 0 and 180 degrees in random order, or
             ``"permuted"``.
         tasks: ``T``.
-        examples: of each task, ``n``.
-        tests: ``m``.
-        split: ``"train"`` or ``"test"``, which half of the digits.
+        examples: of each task to learn from, ``n``.
+        tests: of each task, ``m``.
+        split: ``"train"`` or ``"test"``, which half of the digits; the halves share none.
+            What learns or is tuned beforehand, as OML, does it on ``"train"``, and is
+            tested on ``"test"``. Each half has examples and tests.
         relabelled: whether each stream has other, random labels for the ten digits, the
             same in all its tasks, so that they have to be learned from it.
     """
@@ -94,13 +114,14 @@ class DigitStream:
 class SineStream:
     """Sine waves, told apart by a number of the input (Javed & White, 2019).
 
-    Inputs ``[n, 1 + T]``: a number in [-5, 5], and which wave it is of, one-hot; targets
-    ``[n, 1]``. Amplitudes are in [0.1, 5], phases in [0, pi].
+    Inputs ``[T, n, 1 + T]``: a number in [-5, 5], and which wave it is of, one-hot; targets
+    ``[T, n, 1]``; tests alike, with ``m`` for ``n``. Amplitudes are in [0.1, 5], phases in
+    [0, pi]. The loss is ``"mse"``. There is no split, for each stream has other waves.
 
     Attributes:
         tasks: waves, ``T``.
-        examples: of each, ``n``.
-        tests: ``m``.
+        examples: of each to learn from, ``n``.
+        tests: of each, ``m``.
     """
 
     tasks: int = 10

@@ -147,14 +147,19 @@ class Stacked:
             self.vectorized = False
 
     def _try_one(self, params: Sequence[Tensor], inputs: Tensor, targets: Tensor) -> None:
-        with torch.random.fork_rng(devices=[]):
-            before = torch.get_rng_state()
-            self.loss(tuple(params), inputs, targets)
-            if not torch.equal(torch.get_rng_state(), before):
-                raise ValueError(
-                    "the module or its loss draws from the global random generator, "
-                    "which runs cannot share; train it without dropout and the like"
-                )
+        if draws_random_numbers(lambda: self.loss(tuple(params), inputs, targets)):
+            raise ValueError(
+                "the module or its loss draws from the global random generator, "
+                "which runs cannot share; train it without dropout and the like"
+            )
+
+
+def draws_random_numbers(call: Callable[[], object]) -> bool:
+    """Whether a call draws from the global random generator, which is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        before = torch.get_rng_state()
+        call()
+        return not torch.equal(torch.get_rng_state(), before)
 
 
 def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
