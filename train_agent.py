@@ -63,7 +63,8 @@ def parse_assignments(context: Any, option: Any, values: tuple[str, ...]) -> dic
 @click.option(
     "--copies",
     type=click.IntRange(1),
-    help="Runs of each task; from 2 on, rewards are relative.  [default: the preset's]",
+    help="Runs of each task; from 2 on, rewards are relative, but for unrolled agents.  "
+    "[default: the preset's]",
 )
 @click.option(
     "--candidates",

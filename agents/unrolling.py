@@ -54,6 +54,12 @@ def build_unrolled(
         for name, parameter in inspect.signature(of).parameters.items()
         if name not in (*_GIVEN, "unrolled")
     }
+    for name in ("groups", "size"):
+        if name in config["overrides"]:
+            raise TypeError(
+                f"{name!r} follows from num_envs ({config['num_envs']}) and copies "
+                f"({config['copies']}), runs of each task; give these"
+            )
     check_arguments(learner.__name__, config["overrides"], defaults)
     if config["num_envs"] % config["copies"]:
         raise ValueError(

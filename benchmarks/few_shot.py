@@ -72,6 +72,9 @@ def train(
     """A learner of :data:`LEARNERS` after its outer steps."""
     make, has_head, arguments = LEARNERS[name]
     torch.manual_seed(seed)
+    if make is meta.Reptile:  # as published, it learns on what others are asked, too
+        shots = family.shots + family.queries
+        family = meta.FewShot(family.classes, ways=family.ways, shots=shots, queries=1)
     side = family.sample(1, np.random.default_rng(0)).support.inputs.shape[-1]
     module = convolutional(family.ways if has_head else None, side=side)
     learner = make(module, family, meta_batch=batch, seed=seed, **arguments)

@@ -198,6 +198,14 @@ def test_what_is_no_omniglot_is_refused(tmp_path):
         meta.omniglot([tmp_path])
     with pytest.raises(OSError, match="missing"):
         meta.omniglot(str(tmp_path / "missing.zip"))
+    with pytest.raises(ValueError, match=r"at least one, got \[\]"):
+        meta.omniglot([])
+    no_zip = tmp_path / "images.zip"
+    no_zip.write_text("<html>")
+    with pytest.raises(ValueError, match=r"images.zip' is neither a folder nor a zip arch"):
+        meta.omniglot(no_zip)
+    with pytest.raises(ValueError, match=r"give its archives themselves: images.zip"):
+        meta.omniglot(tmp_path)
     draw(tmp_path / "some")
     draw(tmp_path / "more", alphabets=("Ghi",), drawings=2)
     with pytest.raises(ValueError, match=r"equally many drawings, got \[2, 3\]"):
@@ -219,3 +227,5 @@ def test_digits_are_scikit_learns_as_many_of_each():
     assert not set(DIGITS) & set(HELD_OUT_DIGITS)
     with pytest.raises(ValueError, match="labels must be digits from 0 to 9, got 10"):
         meta.digits((10,))
+    with pytest.raises(ValueError, match=r"from 0 to 9, at least one, got \[\]"):
+        meta.digits([])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import numpy as np
 import pytest
 import torch
@@ -127,9 +129,20 @@ def test_a_file_that_is_no_learners_is_refused(tmp_path):
         torch.save(content, path)
         with pytest.raises(ValueError, match=message):
             meta.MAML.load(path, perceptron(), S)
-    for content in (b"", b"nothing of the kind"):
+    for content in (b"", b"nothing of the kind", b'{"rule": "adam"}', b"PK\3\4", b"\x80\2"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="is not a learner's file"):
+        with pytest.raises(ValueError, match="is not a learner's file") as found:
             meta.MAML.load(path, perceptron(), S)
+        assert "weights_only" not in "".join(traceback.format_exception(found.value))
+    torch.save(perceptron(), path)  # a whole module, which would be code to run
+    with pytest.raises(ValueError, match="is not a learner's file") as found:
+        meta.MAML.load(path, perceptron(), S)
+    assert "weights_only" not in str(found.value)
     with pytest.raises(OSError, match="missing"):
         meta.MAML.load(tmp_path / "missing.pt", perceptron(), S)
+
+
+def test_folders_of_a_file_are_made(tmp_path):
+    path = tmp_path / "a" / "b" / "c"
+    loaded = again(meta.MAML(perceptron(), S, inner_lr=0.02), str(path))
+    assert loaded.lr == 0.02 and path.is_file()

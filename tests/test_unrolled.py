@@ -10,6 +10,7 @@ from unrolled_runs import reset, returns
 
 from agents import LearnedOptimizer, load_policy
 from agents.meta.unrolled import UnrolledLR
+from agents.meta.unrolled_rule import UnrolledRule
 from optenv.group import Group
 from optenv.settings import make
 
@@ -121,3 +122,12 @@ def test_what_cannot_be_differentiated_is_refused():
 def test_double_precision_is_learned_in_too():
     learner = UnrolledLR({**RUNS, "action": ACTION, "dtype": "float64"}, groups=1, size=2)
     assert next(learner.learn(6).policy.parameters()).dtype == torch.float64
+
+
+def test_arguments_that_there_are_not_are_named():
+    with pytest.raises(
+        TypeError, match=r"UnrolledLR has no argument 'group'; did .*'groups"
+    ):
+        UnrolledLR(RUNS, group=2)
+    with pytest.raises(TypeError, match=r"UnrolledRule .* 'rule_rate'; did .*'rule_lr'"):
+        UnrolledRule(RUNS, rule_rate=0.1)

@@ -62,7 +62,7 @@ def test_the_command_makes_a_policy(agent, tmp_path):
             "UnrolledRule has no argument 'n_steps'",
         ),
         ({"overrides": {"rule_rl": 1}}, TypeError, "did you mean 'rule_lr'"),
-        ({"overrides": {"groups": 1}}, TypeError, "has no argument 'groups'"),
+        ({"overrides": {"groups": 1}}, TypeError, r"'groups' follows from num_envs \(8\)"),
         ({"overrides": {"clip": "x"}}, TypeError, "clip must be a number, got 'x'"),
         ({"copies": 3}, ValueError, r"num_envs \(8\) must be a multiple of copies \(3\)"),
         ({"env_id": "optenv/UpdateRule-v0"}, ValueError, "cannot be unrolled"),

@@ -1,6 +1,6 @@
 """Gradient-based meta-learners: on few-shot tasks, on streams, and on training runs."""
 
-from .amortized import AmortizedLearner, Matching, NeuralProcess, Prototypical
+from .amortized import AmortizedLearner, Matching, Prototypical
 from .digits import digits
 from .episodes import Episodes, Examples, Family
 from .few_shot import Classes, FewShot
@@ -15,7 +15,8 @@ from .networks import ProcessNetwork
 from .oml import OML, Streams
 from .omniglot import omniglot
 from .online import OnlineLearner, OnlineSGD, Replay, Retention
-from .outer import Evaluation, Learner
+from .outer import Callback, Evaluation, Learner
+from .processes import NeuralProcess
 from .reptile import Reptile
 from .sinusoids import Sinusoids
 from .streams import DigitStream, SineStream, Stream
@@ -29,6 +30,7 @@ __all__ = [
     "MAML",
     "OML",
     "AmortizedLearner",
+    "Callback",
     "Classes",
     "DigitStream",
     "Episodes",

@@ -1,7 +1,7 @@
 """Learners that make no inner steps: the support is looked at, and that is all.
 
 The other families of few-shot learning, to compare with: prototypes, attention to the
-support, and conditional neural processes.
+support, and conditional neural processes (:mod:`agents.meta.processes`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from optenv.checks import positive, positive_int
 from optenv.tasks.stacked import named_loss
 
-from .checks import check_dtypes, is_classification, known, loss_of, parameters_of
+from .checks import check_dtypes, check_one_task, known, loss_of, parameters_of
 from .episodes import Episodes, Examples, Family
 from .outer import Evaluation, Learner, judged
+from .samples import check_fit, check_same_loss, draw, is_regression
 
 
 class AmortizedLearner(Learner):
@@ -46,18 +47,42 @@ class AmortizedLearner(Learner):
             family's tasks.
     """
 
+    #: Whether it is for classes alone, for numbers alone, or, as None says, for both.
+    _classifies: bool | None = None
+
     def __init__(self, module: nn.Module, family: Family, **outer: Any) -> None:
         learned = parameters_of(module)
         self.loss_function = named_loss(loss_of(family))
-        support, query = family.sample(1, np.random.default_rng(0))
-        known((support.inputs[0], support.targets[0]))
-        check_dtypes(module, (*support, *query))
         self.module = copy.deepcopy(module)
         self.family = family
-        check_draws_nothing(self, Episodes(support, query))
+        drawn = self._drawn(family, 1, seed=0)
+        self._dimensions = drawn.support.inputs.dim() - 1
+        check_draws_nothing(self, drawn)
         self.module = copy.deepcopy(module)
         copied = dict(self.module.named_parameters())
         super().__init__(family, (copied[name] for name in learned), **outer)
+
+    def _drawn(self, family: Family, count: int, seed: int) -> Episodes:
+        """Tasks of a kind that the learner is for.
+
+        Raises:
+            ValueError, TypeError: they are not.
+        """
+        drawn, loss = draw(family, count, np.random.default_rng(seed)), loss_of(family)
+        check_dtypes(self.module, (*drawn.support, *drawn.query))
+        dtype, name = drawn.support.targets.dtype, type(self).__name__
+        got = f"got targets {dtype} and the loss {loss!r}"
+        if self._classifies and (is_regression(loss) or dtype != torch.int64):
+            raise ValueError(
+                f"{name} is a classifier: targets must be numbers of classes, torch.int64, "
+                f"and the loss 'cross_entropy', {got}"
+            )
+        if self._classifies is False and not dtype.is_floating_point:
+            raise ValueError(
+                f"{name} is for regression: targets must be floats, and the loss one of "
+                f"outputs and targets of one shape such as 'mse', {got}"
+            )
+        return drawn
 
     def _network(self) -> nn.Module:
         return self.module
@@ -69,13 +94,7 @@ class AmortizedLearner(Learner):
     def losses(self, support: Examples, query: Examples) -> tuple[Tensor, Tensor]:
         """Outputs ``[B, n, ...]`` on the query and their losses ``[B]``."""
         outputs = self.outputs(support, query.inputs)
-        if is_classification(loss_of(self.family)):
-            most, classes = int(query.targets.max()), outputs.shape[-1]
-            if most >= classes:
-                raise ValueError(
-                    f"the query has class {most}, but the support only those up to "
-                    f"{classes - 1}"
-                )
+        check_fit(loss_of(self.family), "query", outputs, query.targets, "the support has")
         each = zip(outputs, query.targets, strict=True)
         return outputs, torch.stack([self.loss_function(*pair) for pair in each])
 
@@ -88,13 +107,16 @@ class AmortizedLearner(Learner):
 
         Args:
             inputs: ``[n, ...]``.
-            support: inputs and targets ``[k, ...]`` of the task.
+            support: pair of inputs and targets ``[k, ...]`` of the task.
 
         Raises:
-            ValueError: the support is empty.
+            ValueError: the support is empty, or inputs are those of more than one task.
+            TypeError: ``support`` is no pair of tensors.
         """
+        check_one_task(inputs, self._dimensions)
+        shown = known(support, self._dimensions)
         with evaluating(self.module):
-            return self.outputs(known(support), inputs[None])[0]
+            return self.outputs(shown, inputs[None])[0]
 
     @torch.no_grad()
     def evaluate(
@@ -103,12 +125,18 @@ class AmortizedLearner(Learner):
         """Losses, and accuracies of classifiers, on fresh tasks.
 
         Args:
-            family: of the tasks; the one that is learned on by default.
+            family: of the tasks, with the same loss; the one that is learned on by default.
             tasks: how many.
             seed: of the tasks.
+
+        Raises:
+            ValueError: the family's loss is not that of the learner's, or outputs do not
+                fit its tasks.
+            TypeError: it is no family, or draws no :class:`Episodes`.
         """
-        family = family or self.family
-        drawn = family.sample(positive_int("tasks", tasks), np.random.default_rng(seed))
+        family = self.family if family is None else family
+        check_same_loss(self.family, family)
+        drawn = self._drawn(family, positive_int("tasks", tasks), seed)
         targets = drawn.query.targets
         with evaluating(self.module):
             found_each = [self.losses(*each) for each in one_by_one(drawn)]
@@ -124,8 +152,11 @@ class Prototypical(AmortizedLearner):
     to embeddings ``[n, d]``.
 
     Raises:
-        ValueError: a class below the highest is absent from a support.
+        ValueError: a class below the highest is absent from a support; the family's tasks
+            are no classification.
     """
+
+    _classifies = True
 
     def outputs(self, support: Examples, inputs: Tensor) -> Tensor:
         shown, asked = (embed(self.module, x) for x in (support.inputs, inputs))
@@ -152,7 +183,12 @@ class Matching(AmortizedLearner):
         family: the tasks to learn on.
         scale: of the cosines; the paper's 1 leaves probabilities near even.
         **outer: of :class:`~agents.meta.outer.Learner`.
+
+    Raises:
+        ValueError: the family's tasks are no classification.
     """
+
+    _classifies = True
 
     def __init__(
         self, module: nn.Module, family: Family, *, scale: float = 10.0, **outer: Any
@@ -167,22 +203,6 @@ class Matching(AmortizedLearner):
         attention = (self.scale * asked @ shown.mT).softmax(-1)
         classes = F.one_hot(support.targets).to(shown.dtype)
         return (attention @ classes).clamp(min=1e-8).log()
-
-
-class NeuralProcess(AmortizedLearner):
-    """A conditional neural process for regression (Garnelo et al., 2018).
-
-    The module is a :class:`~agents.meta.networks.ProcessNetwork`, which gives a mean and a
-    deviation for each input; it learns by the Gaussian likelihood, and is judged by the
-    family's loss of the mean.
-    """
-
-    def outputs(self, support: Examples, inputs: Tensor) -> Tensor:
-        return self.module(*support, inputs)[0]
-
-    def _outer_loss(self, episodes: Episodes) -> Tensor:
-        mean, deviation = self.module(*episodes.support, episodes.query.inputs)
-        return F.gaussian_nll_loss(mean, episodes.query.targets, deviation.square())
 
 
 def embed(module: nn.Module, inputs: Tensor) -> Tensor:

@@ -45,8 +45,14 @@ def loss_of(family: Family) -> str | LossFunction:
     """The loss of a family's tasks: a name, or a function of outputs and targets.
 
     Raises:
+        TypeError: it is no family.
         ValueError: it has none.
     """
+    if isinstance(family, type) or not callable(getattr(family, "sample", None)):
+        raise TypeError(
+            "family must be an instance of a Family, with `sample` and `loss`, got "
+            f"{family!r}"
+        )
     loss: Any = getattr(family, "loss", None)
     if loss is None:
         raise ValueError(
@@ -74,13 +80,61 @@ def natural(name: str, value: Any) -> int:
     return int(value)
 
 
-def known(support: tuple[Tensor, Tensor]) -> Examples:
-    """The support ``[n, ...]`` of one task as that of a batch of one, ``[1, n, ...]``.
+def pair_of(support: Any) -> tuple[Tensor, Tensor]:
+    """A support's inputs and targets.
 
     Raises:
-        ValueError: it is empty, or has not as many inputs as targets.
+        TypeError: it is no pair of tensors.
     """
-    inputs, targets = support
+    if isinstance(support, tuple | list):
+        found = [type(part).__name__ for part in support]
+        if len(support) == 2 and all(isinstance(part, Tensor) for part in support):
+            return support[0], support[1]
+        given = f"a {type(support).__name__} of {', '.join(found) or 'nothing'}"
+    elif isinstance(support, Tensor):
+        given = f"one tensor {list(support.shape)}"
+    else:
+        given = repr(support)
+    raise TypeError(
+        f"support must be a pair of tensors (inputs, targets) of one task, got {given}"
+    )
+
+
+def check_one_task(inputs: Tensor, dimensions: int) -> None:
+    """Check that inputs are those of one task.
+
+    Args:
+        inputs: ``[n, ...]``.
+        dimensions: that the inputs of one task of the family have.
+
+    Raises:
+        TypeError: they are no tensor.
+        ValueError: they have more dimensions.
+    """
+    if not isinstance(inputs, Tensor):
+        raise TypeError(f"inputs must be a tensor [n, ...], got {inputs!r}")
+    if inputs.dim() > dimensions:
+        raise ValueError(
+            "inputs must be [n, ...] of one task, and a support the pair (inputs, targets) "
+            f"of one task; those of the family have {dimensions} dimensions, got inputs "
+            f"{list(inputs.shape)} with {inputs.dim()}"
+        )
+
+
+def known(support: Any, dimensions: int) -> Examples:
+    """The support ``[n, ...]`` of one task as that of a batch of one, ``[1, n, ...]``.
+
+    Args:
+        support: pair of inputs and targets.
+        dimensions: see :func:`check_one_task`.
+
+    Raises:
+        TypeError: it is no pair of tensors.
+        ValueError: it is empty, or has not as many inputs as targets, or is of more than
+            one task.
+    """
+    inputs, targets = pair_of(support)
+    check_one_task(inputs, dimensions)
     counts = tuple(len(part) if part.dim() else 0 for part in (inputs, targets))
     if counts[0] != counts[1] or not counts[0]:
         raise ValueError(
@@ -141,8 +195,8 @@ def check_dtypes(module: nn.Module, examples: Sequence[Tensor]) -> None:
         )
 
 
-def check_output(module: nn.Module, inputs: Tensor) -> None:
-    """Check that a module gives one tensor for inputs ``[n, ...]``; it is not changed.
+def check_output(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Outputs ``[n, ...]`` for inputs ``[n, ...]``; the module is not changed.
 
     Raises:
         TypeError: it gives something else.
@@ -155,3 +209,4 @@ def check_output(module: nn.Module, inputs: Tensor) -> None:
             f"{type(module).__name__} must return one tensor, got a "
             f"{type(outputs).__name__}"
         )
+    return outputs

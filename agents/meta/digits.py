@@ -21,10 +21,12 @@ def digits(labels: Sequence[int]) -> Classes:
         labels: which digits.
 
     Raises:
-        ValueError: one is none.
+        ValueError: one is none, or there are none.
     """
     from sklearn.datasets import load_digits
 
+    if not len(labels):
+        raise ValueError(f"labels must be digits from 0 to 9, at least one, got {labels!r}")
     for label in labels:
         if label not in range(10):
             raise ValueError(f"labels must be digits from 0 to 9, got {label!r}")

@@ -77,6 +77,10 @@ class FewShot(Family):
         ways: classes of a task.
         shots: examples of each in the support.
         queries: further examples of each in the query.
+
+    Raises:
+        TypeError: ``classes`` are none.
+        ValueError: a number is not positive, or there are fewer classes or pictures.
     """
 
     classes: Classes | Callable[[], Classes] = field(repr=False)
@@ -90,6 +94,16 @@ class FewShot(Family):
         for name in ("ways", "shots", "queries"):
             positive_int(name, getattr(self, name))
         classes = self.classes() if callable(self.classes) else self.classes
+        if not isinstance(classes, Classes):
+            raise TypeError(
+                "classes must be Classes, as omniglot(), glyphs() and digits() return, or "
+                f"a function that makes them, got {classes!r}"
+            )
+        if classes.pictures.ndim != 4:
+            raise ValueError(
+                "pictures must be [classes, n, side, side], got "
+                f"{list(classes.pictures.shape)}"
+            )
         count, each = classes.pictures.shape[:2]
         if self.ways > count:
             raise ValueError(f"ways must be at most {count}, the classes, got {self.ways}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -77,8 +76,13 @@ def read(path: str | Path) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise ValueError(f"{str(path)!r} is not a learner's file: {error}") from error
+    except OSError:
+        raise
+    except Exception:  # of many kinds, whose advice is for those who wrote the file
+        raise ValueError(
+            f"{str(path)!r} is not a learner's file: torch.load cannot read it as tensors, "
+            "numbers and strings"
+        ) from None
     if not isinstance(state, dict):
         raise ValueError(
             f"{str(path)!r} is not a learner's file: it holds a {type(state).__name__}"

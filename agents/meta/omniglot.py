@@ -24,13 +24,16 @@ def omniglot(paths: str | Path | Sequence[str | Path], side: int = 28) -> Classe
         side: pixels that pictures are reduced to.
 
     Raises:
-        ValueError: a path holds no drawings, or a character has fewer than others.
-        OSError: it cannot be read.
+        ValueError: there are no paths; one holds no drawings, or is a file but no zip
+            archive; a character has fewer drawings than others.
+        OSError: a path, or a picture, cannot be read.
     """
     from PIL import Image
 
     if isinstance(paths, str | Path):
         paths = [paths]
+    if not len(paths):
+        raise ValueError(f"paths must be archives or folders, at least one, got {paths!r}")
     drawn: dict[tuple[str, str], list[np.ndarray]] = {}
     for path in paths:
         found: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
@@ -40,8 +43,11 @@ def omniglot(paths: str | Path | Sequence[str | Path], side: int = 28) -> Classe
             small = picture.resize((side, side), Image.Resampling.BOX)
             found[alphabet, character].append(1 - np.asarray(small, np.float32) / 255)
         if not found:
+            archives = sorted(each.name for each in Path(path).glob("*.zip"))
+            hint = f"; give its archives themselves: {', '.join(archives)}"
             raise ValueError(
                 f"{str(path)!r} holds no drawings alphabet/character/drawing.png"
+                f"{hint if archives else ''}"
             )
         known = {alphabet for alphabet, _ in drawn}
         drawn |= {key: value for key, value in found.items() if key[0] not in known}
@@ -56,12 +62,22 @@ def omniglot(paths: str | Path | Sequence[str | Path], side: int = 28) -> Classe
 
 
 def _drawings(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Name and content of each drawing, in order."""
+    """Name and content of each drawing, in order.
+
+    Raises:
+        ValueError: it is neither a folder nor an archive.
+        OSError: it cannot be read.
+    """
     if path.is_dir():
         for file in sorted(path.rglob("*/*/*.png")):
             yield PurePosixPath(file.as_posix()), file.read_bytes()
         return
-    with zipfile.ZipFile(path) as archive:
-        for name in sorted(archive.namelist()):
-            if name.endswith(".png"):
-                yield PurePosixPath(name), archive.read(name)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in sorted(archive.namelist()):
+                if name.endswith(".png"):
+                    yield PurePosixPath(name), archive.read(name)
+    except zipfile.BadZipFile as error:
+        raise ValueError(
+            f"{str(path)!r} is neither a folder nor a zip archive that can be read: {error}"
+        ) from error

@@ -17,6 +17,7 @@ from optenv.checks import positive, positive_int
 from .checks import is_classification, loss_of, refuse_unknown
 from .episodes import Episodes, Family
 from .files import arguments_of, described, read, restore
+from .samples import draw
 
 #: Called after each outer step with the learner and the loss. What is false ends the
 #: learning, but for None.
@@ -104,8 +105,14 @@ class Learner(ABC):
 
         Args:
             total_iterations: how many, beside those already made.
-            callback: see :data:`Callback`.
+            callback: called after each outer step with the learner, which it may look at
+                and evaluate, and the loss of the step's tasks before it; learning ends if
+                it returns something false other than None.
             progress_bar: show one.
+
+        Raises:
+            ValueError, TypeError: ``total_iterations`` is not positive, or what the family
+                draws is not what :meth:`Family.sample` is to return.
 
         Warns:
             RuntimeWarning: gradients of some steps were not finite; see ``dropped``.
@@ -113,7 +120,7 @@ class Learner(ABC):
         positive_int("total_iterations", total_iterations)
         begun, dropped = self.iterations, self.dropped
         for done in progress_range(total_iterations, progress_bar):
-            episodes = self.family.sample(self.meta_batch, self.rng)
+            episodes = draw(self.family, self.meta_batch, self.rng)
             loss = self._outer_step(episodes, done / total_iterations)
             self.iterations += 1
             answer = None if callback is None else callback(self, loss)
@@ -152,7 +159,7 @@ class Learner(ABC):
         """Write the learner to a file, from which learning can go on.
 
         Module and family are not in it; :meth:`load` is to be given them. What is frozen
-        in the module, and its buffers, are.
+        in the module, and its buffers, are. Folders that there are not are made.
 
         Raises:
             TypeError: an argument that the learner was made with cannot be read back, for
@@ -169,6 +176,7 @@ class Learner(ABC):
             "counts": (self.iterations, self.dropped),
             "rng": self.rng.bit_generator.state,
         }
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         torch.save(state, path)
 
     @classmethod

@@ -24,10 +24,11 @@ from optenv.settings import DTYPES, make
 from ..description import inputs
 from ..policy import Policy
 from ..policy_file import save_policy
+from .checks import refuse_unknown
 from .outer import progress_range
 
-#: Called after the runs of each round with the learner and their mean return; False ends
-#: or another falsy value but None ends the learning.
+#: Called after the runs of each round with the learner and their mean return. What is
+#: false ends the learning, but for None.
 Callback = Callable[["UnrolledLR", float], object]
 
 #: Last share of the rounds over whose policies the mean is taken.
@@ -75,7 +76,9 @@ class UnrolledLR:
         clip: float = 0.3,
         meta_lr: float = 1e-3,
         seed: int = 0,
+        **unknown: Any,
     ) -> None:
+        refuse_unknown(type(self), unknown)
         own = dict(arguments)
         if isinstance(own.get("action"), Mapping):
             own["action"] = {"kind": "continuous", **own["action"]}
