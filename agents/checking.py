@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
+
+from optenv.checks import suggestion
 
 __all__ = ["check_arguments"]
 
@@ -24,10 +25,7 @@ def check_arguments(
     """
     for name, value in given.items():
         if name not in defaults:
-            close = get_close_matches(name, defaults, 1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise TypeError(
-                f"{owner} has no argument {name!r}; {hint}valid: {', '.join(defaults)}"
-            )
+            hint = suggestion(name, list(defaults))
+            raise TypeError(f"{owner} has no argument {name!r}; {hint}")
         if isinstance(value, str) and isinstance(defaults[name], (int, float)):
             raise TypeError(f"{name} must be a number, got {value!r}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
@@ -36,3 +38,16 @@ def positive(name: str, value: Any, below: float = math.inf) -> float:
         limit = "and finite" if below == math.inf else f"and less than {below}"
         raise ValueError(f"{name} must be positive {limit}, got {value!r}")
     return float(value)
+
+
+def suggestion(name: str, valid: Sequence[str], near: Iterable[str] = ()) -> str:
+    """What an unknown name may have meant, and all that would have been valid.
+
+    Args:
+        name: that was given.
+        valid: names that there are.
+        near: those of them to suggest the first of; else it is the closest, if one is close.
+    """
+    close = [*near] or get_close_matches(name, valid, 1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}valid: {', '.join(valid)}"

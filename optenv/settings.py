@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import Any, cast
 
 import numpy as np
 import torch
 
 from . import actions, clock, rewards, rules, tasks
-from .checks import is_number, positive_int
+from .checks import is_number, positive_int, suggestion
 from .tasks.base import Task
 from .telemetry import FEATURE_VERSION, FEATURES, LOSS_FEATURES
 
@@ -173,10 +172,8 @@ def make(arguments: dict[str, Any], others: Sequence[str] = ()) -> Settings:
     valid = [field.name for field in fields(Settings)]
     for name in arguments:
         if name not in valid:
-            known = [*valid, *others]
-            close = get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise TypeError(f"unknown argument {name!r}; {hint}valid: {', '.join(known)}")
+            hint = suggestion(name, [*valid, *others])
+            raise TypeError(f"unknown argument {name!r}; {hint}")
     return Settings(**arguments)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from numbers import Integral
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from optenv.checks import suggestion
 from optenv.tasks.stacked import LOSSES, LossFunction, trained_parameters
 
 from .episodes import Examples, Family
@@ -171,12 +171,8 @@ def refuse_unknown(owner: type, given: Mapping[str, Any]) -> None:
             for each in inspect.signature(vars(cls)["__init__"]).parameters.values()
             if each.kind is inspect.Parameter.KEYWORD_ONLY
         )
-        close = [each for each in valid if name in each]
-        close = close or get_close_matches(name, valid, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise TypeError(
-            f"{owner.__name__} has no argument {name!r}; {hint}valid: {', '.join(valid)}"
-        )
+        hint = suggestion(name, list(valid), (each for each in valid if name in each))
+        raise TypeError(f"{owner.__name__} has no argument {name!r}; {hint}")
 
 
 def check_dtypes(module: nn.Module, examples: Sequence[Tensor]) -> None:
