@@ -25,14 +25,15 @@ from typing import Any, NoReturn
 import click
 import torch
 
-from agents import load_policy, models, training
-from agents.candidates import train_candidates
+from agents import load_policy
 from agents.evaluation import BaselineRuns, evaluate, start_baselines
-from agents.evaluation.baselines import learned_arm
-from agents.evaluation.heldout import HELDOUT, task_named
-from agents.evaluation.plots import plot_curves
-from agents.evaluation.results import format_table, write_csv
-from agents.presets import PRESETS
+from agents.evaluation.arms.defaults import learned_arm
+from agents.evaluation.report.plots import plot_curves
+from agents.evaluation.stats.results import format_table, write_csv
+from agents.evaluation.tasks.heldout import HELDOUT, task_named
+from agents.rl import factory, training
+from agents.rl.presets import PRESETS
+from agents.rl.seeds import train_candidates
 
 
 def parse_assignments(context: Any, option: Any, values: tuple[str, ...]) -> dict[str, Any]:
@@ -151,10 +152,10 @@ def main(**options: Any) -> None:
         config = configure(options)
         if options["policy"] is None:
             check_candidates(options, config)
-            model = models.build(
+            model = factory.build(
                 options["agent"], config, seed=options["seed"], resume=options["resume"]
             )
-            timesteps = models.remaining(model, config["timesteps"])
+            timesteps = factory.remaining(model, config["timesteps"])
         else:
             check_judging(options)
             load_policy(options["policy"])
@@ -221,7 +222,7 @@ def configure(options: dict[str, Any]) -> dict[str, Any]:
     if options["resume"] is not None and chosen["env_id"] == preset["env_id"]:
         own = preset["env_arguments"]
     else:
-        own = models.env_arguments(options["agent"], chosen["env_id"])
+        own = factory.env_arguments(options["agent"], chosen["env_id"])
     overrides = within(preset["algorithm"], options["overrides"])
     return {
         **chosen,

@@ -1,11 +1,11 @@
 """Agents that learn on the environments, and what learning leaves behind."""
 
-from .export import export_policy
-from .optimizer import LearnedOptimizer
+from .optim.optimizer import LearnedOptimizer
+from .optim.scheduler import LearnedLR
 from .policies import SHIPPED
-from .policy import Policy
-from .policy_file import load_policy
-from .scheduler import LearnedLR
+from .policy.files import load_policy
+from .policy.module import Policy
+from .rl.export import export_policy
 
 __all__ = [
     "SHIPPED",

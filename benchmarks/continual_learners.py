@@ -13,12 +13,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from agents.meta.look_ahead import LaMAML
+from agents.meta.continual.look_ahead import LaMAML
+from agents.meta.continual.oml import OML, Streams
+from agents.meta.continual.online import OnlineLearner, OnlineSGD, Replay, Retention
+from agents.meta.continual.streams import DigitStream, SineStream, Stream
 from agents.meta.maml import mask_of
 from agents.meta.networks import perceptron
-from agents.meta.oml import OML, Streams
-from agents.meta.online import OnlineLearner, OnlineSGD, Replay, Retention
-from agents.meta.streams import DigitStream, SineStream, Stream
 from optenv.tasks.stacked import named_loss
 
 #: What is tuned, by name.

@@ -23,10 +23,10 @@ import torch
 from tqdm import tqdm
 
 from agents import meta
-from agents.evaluation.results import interval
-from agents.meta.digits import TEST as TEST_DIGITS
-from agents.meta.digits import TRAINING as TRAINING_DIGITS
-from agents.meta.glyphs import TEST, TRAINING
+from agents.evaluation.stats.results import interval
+from agents.meta.families.digits import TEST as TEST_DIGITS
+from agents.meta.families.digits import TRAINING as TRAINING_DIGITS
+from agents.meta.families.stroke_fonts import TEST, TRAINING
 from agents.meta.networks import convolutional
 
 #: Alphabets of the small Omniglot sets that are held out; the others are learned on.

@@ -19,20 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 from known_envs import Bandits, RandomMDPs, Trials
-from known_learners import (
-    PSRL,
-    UCB1,
-    Learner,
-    Planning,
-    Random,
-    Recurrent,
-    Thompson,
-    play,
-)
+from known_learners import PSRL, UCB1, Learner, Planning, Random, Recurrent, Thompson, play
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import LinearSchedule
 
-from agents.recurrent import RL2, LstmPolicy
+from agents.rl.rl2 import RL2, LstmPolicy
 
 #: Makes a learner for a batch of trials.
 Maker = Callable[[Trials], Learner]

@@ -24,10 +24,10 @@ import torch
 from tqdm import tqdm
 
 from agents import LearnedOptimizer, Policy, load_policy
-from agents.evaluation.benchmark import BENCHMARK
-from agents.evaluation.problem import HeldoutTask
-from agents.evaluation.results import interval
-from agents.evaluation.selection import SELECTION
+from agents.evaluation.stats.results import interval
+from agents.evaluation.tasks.benchmark import BENCHMARK
+from agents.evaluation.tasks.problem import HeldoutTask
+from agents.evaluation.tasks.selection import SELECTION
 from optenv import rewards
 
 SUITES = {"benchmark": BENCHMARK, "selection": SELECTION}

@@ -16,13 +16,13 @@ from __future__ import annotations
 import argparse
 
 import torch
+from open_loop import Runs, blind, check, compare, random_search
 from tqdm import tqdm
 
 from agents import Policy, load_policy
-from agents.evaluation.results import interval
-from agents.evaluation.schedules import Runs, blind, check, compare, random_search
-from agents.models import env_arguments, preset
-from agents.presets import PRESETS
+from agents.evaluation.stats.results import interval
+from agents.rl.factory import env_arguments, preset
+from agents.rl.presets import PRESETS
 
 
 def test_split(tasks: str | list[str]) -> list[str]:

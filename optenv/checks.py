@@ -46,7 +46,8 @@ def suggestion(name: str, valid: Sequence[str], near: Iterable[str] = ()) -> str
     Args:
         name: that was given.
         valid: names that there are.
-        near: those of them to suggest the first of; else it is the closest, if one is close.
+        near: those of them to suggest the first of; else it is the closest, if one is
+        close.
     """
     close = [*near] or get_close_matches(name, valid, 1)
     hint = f"did you mean {close[0]!r}? " if close else ""

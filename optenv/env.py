@@ -28,7 +28,8 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     `optenv/DiscreteLearningRate-v0`: `Discrete(7)`; the learning rate is multiplied by
     `2 ** (k / 2)`, `k = -3 ... 3`.
     `optenv/UpdateRule-v0`: `Discrete(24)`; action `a` chooses rule `a // 3` of
-    `optenv.switching.NAMES` (`sgd`, `momentum`, `nesterov`, `rmsprop`, `adam`, `nadam`,
+    `optenv.rules.switching.NAMES` (`sgd`, `momentum`, `nesterov`, `rmsprop`, `adam`,
+    `nadam`,
     `lion`, `orthogonal-adam`) and multiplies the learning rate by 0.5, 1 or 2. Learning
     rates are of Adam's steps: another rule begins with steps as long as those would be.
 

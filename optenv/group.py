@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import actions, clock, core, rewards, rules, switching, tasks
+from . import actions, core, rewards, rules, tasks, windows
 from .probing import Losses
+from .rules import switching
 from .settings import DTYPES, Settings, log_uniform
 from .states import ControlState, StepResult, told
 from .telemetry import Control, History, observe
@@ -70,7 +71,7 @@ class Group:
         if everything:
             self.task = self.sampler.draw(structure)
             self.total_updates = self.settings.draw_total_updates(self.task, structure)
-            self.boundaries = clock.boundaries(
+            self.boundaries = windows.boundaries(
                 self.total_updates, self.settings.horizon, self.settings.spacing
             )
         keys = [np.random.default_rng(int(g.integers(2**62))) for g in generators]

@@ -105,7 +105,7 @@ class Action:
 
     def choose(self, action: Tensor) -> Tensor:
         """Update rules that a batch of actions chooses: indices ``[B]`` of
-        :data:`optenv.switching.NAMES`; -1 where there is no choice.
+        :data:`optenv.rules.switching.NAMES`; -1 where there is no choice.
         """
         return torch.full((len(action),), -1, device=action.device)
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
-from . import switching
 from .multipliers import Discrete
+from .rules import switching
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class RuleChoice(Discrete):
     Attributes:
         bound, start, schedule: as of :class:`Discrete`.
         multipliers: as of :class:`Discrete`.
-        rules: names out of :data:`optenv.switching.NAMES`, each once.
+        rules: names out of :data:`optenv.rules.switching.NAMES`, each once.
     """
 
     multipliers: tuple[float, ...] = (0.5, 1.0, 2.0)

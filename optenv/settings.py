@@ -10,7 +10,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from . import actions, clock, rewards, rules, tasks
+from . import actions, rewards, rules, tasks
+from . import windows as clock
 from .checks import is_number, positive_int, suggestion
 from .tasks.base import Task
 from .telemetry import FEATURE_VERSION, FEATURES, LOSS_FEATURES
@@ -42,7 +43,7 @@ class Settings:
             networks can be long without all of the time going into those of large ones.
             None is no limit.
         spacing: 1.0 for equal windows, larger for decisions denser early in the run, see
-            :func:`optenv.clock.boundaries`.
+            :func:`optenv.windows.boundaries`.
         base_lr: base learning rate; a pair draws it log-uniformly for every run; None
             takes the rule's default.
         reparametrize: deviation of the log of a factor that every parameter tensor of a

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
-from utils import random_policy
 
 import optenv
 from agents import LearnedOptimizer, load_policy
-from agents.policy_file import save_policy
+from agents.policy.files import save_policy
 from optenv import rules, telemetry
+from tests.helpers.utils import random_policy
 
 HORIZON, TOTAL = 20, 130
 BASE_LR = {

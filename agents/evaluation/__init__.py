@@ -1,9 +1,9 @@
 """How good optimizers are on tasks that no policy is trained on."""
 
-from .results import Row, format_table, write_csv
-from .run import train
-from .runner import BaselineRuns, evaluate, start_baselines
-from .summary import format_summary, summarize
+from .runs.run import train
+from .runs.runner import BaselineRuns, evaluate, start_baselines
+from .stats.results import Row, format_table, write_csv
+from .stats.summary import format_summary, summarize
 
 __all__ = [
     "BaselineRuns",

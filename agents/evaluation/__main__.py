@@ -21,25 +21,26 @@ from typing import Any
 import click
 import torch
 
-from .benchmark import BENCHMARK
-from .controls import CONTROLS, control_jobs
-from .entrants import Baselines, Entrant, load_entrants, pick_baselines
-from .folder import folder_tasks
-from .heldout import HeldoutTask, task_named
-from .horizons import format_overshoots
-from .jobs import Choices, Phases
-from .profiles import plot_final_losses, plot_profiles
-from .report import (
+from ..utils.progress import progress_bar
+from ..utils.workers import Workers
+from .arms.controls import CONTROLS, control_jobs
+from .arms.select import Baselines, Entrant, load_entrants, pick_baselines
+from .report.profile_plots import plot_final_losses, plot_profiles
+from .report.tables import (
     format_standings,
     plot_rates,
     with_worst_cases,
     write_choices,
     write_summary,
 )
-from .results import Row, format_table
-from .selection import SELECTION
-from .store import FILE, Store, StoredRuns, exclusive
-from .workers import Workers, progress_bar
+from .runs.jobs import Choices, Phases
+from .runs.store import FILE, Store, StoredRuns, exclusive
+from .stats.overshoot import format_overshoots
+from .stats.results import Row, format_table
+from .tasks.benchmark import BENCHMARK
+from .tasks.folder import folder_tasks
+from .tasks.heldout import HeldoutTask, task_named
+from .tasks.selection import SELECTION
 
 #: Tuning seeds begin here; evaluation seeds are below.
 FIRST_TUNING_SEED = 1000

@@ -1,27 +1,27 @@
 """Gradient-based meta-learners: on few-shot tasks, on streams, and on training runs."""
 
+from ..rl.unrolled import UnrolledLR
+from ..rl.unrolled_rule import UnrolledRule
 from .amortized import AmortizedLearner, Matching, Prototypical
+from .continual.look_ahead import LaMAML
+from .continual.oml import OML, Streams
+from .continual.online import OnlineLearner, OnlineSGD, Replay, Retention
+from .continual.streams import DigitStream, SineStream, Stream
 from .digits import digits
-from .episodes import Episodes, Examples, Family
-from .few_shot import Classes, FewShot
-from .glyphs import glyphs
+from .families.episodes import Episodes, Examples, Family
+from .families.few_shot import Classes, FewShot
+from .families.omniglot import omniglot
+from .families.sinusoids import Sinusoids
+from .families.stroke_fonts import glyphs
 from .learned_rates import LSLR, HypergradientLR, MetaSGD
-from .learned_rule import LearnedRule
 from .learner import MetaLearner
-from .look_ahead import LaMAML
 from .maml import ANIL, FOMAML, MAML
 from .meta_lstm import MetaLSTM
+from .mlp_rule import LearnedRule
 from .networks import ProcessNetwork
-from .oml import OML, Streams
-from .omniglot import omniglot
-from .online import OnlineLearner, OnlineSGD, Replay, Retention
 from .outer import Callback, Evaluation, Learner
 from .processes import NeuralProcess
 from .reptile import Reptile
-from .sinusoids import Sinusoids
-from .streams import DigitStream, SineStream, Stream
-from .unrolled import UnrolledLR
-from .unrolled_rule import UnrolledRule
 
 __all__ = [
     "ANIL",

@@ -21,7 +21,7 @@ from optenv.checks import positive, positive_int
 from optenv.tasks.stacked import draws_random_numbers, named_loss
 
 from .checks import check_dtypes, check_one_task, known, loss_of, parameters_of
-from .episodes import Episodes, Examples, Family
+from .families.episodes import Episodes, Examples, Family
 from .outer import Evaluation, Learner, judged
 from .samples import check_fit, check_same_loss, draw, is_regression
 

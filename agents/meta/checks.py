@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
@@ -12,10 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from optenv.checks import suggestion
 from optenv.tasks.stacked import LOSSES, LossFunction, trained_parameters
 
-from .episodes import Examples, Family
+from .families.episodes import Examples, Family
 
 
 def parameters_of(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -155,24 +153,6 @@ def refuse(learner: object, given: Mapping[str, Any], *names: str) -> None:
             raise TypeError(
                 f"{type(learner).__name__} sets {name} itself, got {name}={given[name]!r}"
             )
-
-
-def refuse_unknown(owner: type, given: Mapping[str, Any]) -> None:
-    """Refuse what has reached the last of a class's constructors: nobody knows it.
-
-    Raises:
-        TypeError: there is something.
-    """
-    for name in given:
-        valid = dict.fromkeys(
-            each.name
-            for cls in owner.__mro__[:-1]
-            if "__init__" in vars(cls)
-            for each in inspect.signature(vars(cls)["__init__"]).parameters.values()
-            if each.kind is inspect.Parameter.KEYWORD_ONLY
-        )
-        hint = suggestion(name, list(valid), (each for each in valid if name in each))
-        raise TypeError(f"{owner.__name__} has no argument {name!r}; {hint}")
 
 
 def check_dtypes(module: nn.Module, examples: Sequence[Tensor]) -> None:

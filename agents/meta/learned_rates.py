@@ -9,9 +9,9 @@ from torch import nn
 from optenv.checks import is_number, positive, positive_int
 
 from .checks import refuse, sizes_of
-from .episodes import Family
+from .families.episodes import Family
+from .inner_rules import Hypergradient, PerParameter, PerStep
 from .learner import MetaLearner
-from .rules import Hypergradient, PerParameter, PerStep
 
 
 class MetaSGD(MetaLearner):
@@ -67,7 +67,8 @@ class LSLR(MetaLearner):
 class HypergradientLR(MetaLearner):
     """Learning rates that are learned online, in the inner loop, by hypergradients.
 
-    Of each parameter tensor, see :class:`~agents.meta.rules.Hypergradient`; where they
+    Of each parameter tensor, see :class:`~agents.meta.inner_rules.Hypergradient`; where
+    they
     begin and how fast they move is learned in the outer loop. Far beyond the steps of the
     learning, rates may go on to grow until it diverges.
 

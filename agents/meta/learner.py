@@ -28,9 +28,9 @@ from .checks import (
     pair_of,
     parameters_of,
 )
-from .episodes import Episodes, Examples, Family
+from .families.episodes import Episodes, Examples, Family
+from .inner_rules import InnerRule
 from .outer import Evaluation, Learner, judged
-from .rules import InnerRule
 from .samples import check_same_loss, check_tasks, draw
 from .unroll import unroll
 
@@ -52,7 +52,7 @@ class MetaLearner(Learner):
         module: the network, of which a copy is made; its parameters are what learning
             begins with.
         family: the tasks to learn on.
-        rule: of the inner loop, such as ``agents.meta.rules.Fixed(0.01, "sgd")``.
+        rule: of the inner loop, such as ``agents.meta.inner_rules.Fixed(0.01, "sgd")``.
         inner_steps: of the inner loop while learning.
         first_order: take the inner loop's gradients for constants.
         vectorize: stack the tasks' networks (True), run them in a loop (False), or find
@@ -84,7 +84,8 @@ class MetaLearner(Learner):
         parameters_of(module)
         if not isinstance(rule, InnerRule):
             raise TypeError(
-                "rule must be an agents.meta.rules.InnerRule, such as Fixed(0.01, 'sgd'), "
+                "rule must be an agents.meta.inner_rules.InnerRule, such as "
+                "Fixed(0.01, 'sgd'), "
                 f"got {rule!r}"
             )
         self.rule, self.first_order = rule, first_order

@@ -11,9 +11,9 @@ from torch import nn
 from optenv.checks import positive
 
 from .checks import parameters_of, refuse
-from .episodes import Family
+from .families.episodes import Family
+from .inner_rules import Fixed
 from .learner import MetaLearner
-from .rules import Fixed
 
 
 class MAML(MetaLearner):

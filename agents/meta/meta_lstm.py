@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from optenv.checks import positive, positive_int
 
 from .checks import refuse
-from .episodes import Family
+from .families.episodes import Family
+from .inner_rules import InnerRule, State
 from .learner import MetaLearner
-from .rules import InnerRule, State
 
 
 class LstmRule(InnerRule):

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from optenv.checks import positive, positive_int
 
-from .checks import is_classification, loss_of, refuse_unknown
-from .episodes import Episodes, Family
+from ..utils.arguments import refuse_unknown
+from ..utils.progress import progress_range
+from .checks import is_classification, loss_of
+from .families.episodes import Episodes, Family
 from .files import arguments_of, described, read, restore
 from .samples import draw
 
@@ -239,11 +241,3 @@ def judged(
     if is_classification(loss_of(family)):
         right = (outputs.argmax(-1) == targets).float().mean(1).numpy()
     return losses.numpy(), right
-
-
-def progress_range(total: int, progress_bar: bool) -> Iterable[int]:
-    if not progress_bar:
-        return range(total)
-    from tqdm import trange  # type: ignore[import-untyped]
-
-    return trange(total)

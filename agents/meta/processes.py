@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .amortized import AmortizedLearner
 from .checks import parameters_of
-from .episodes import Episodes, Examples, Family
+from .families.episodes import Episodes, Examples, Family
 from .samples import check_fit
 
 

@@ -13,9 +13,9 @@ from optenv.checks import positive, positive_int
 from optenv.rules import RuleSpec
 
 from .checks import parameters_of
-from .episodes import Episodes, Examples, Family
+from .families.episodes import Episodes, Examples, Family
+from .inner_rules import Fixed
 from .learner import MetaLearner
-from .rules import Fixed
 from .unroll import unroll
 
 

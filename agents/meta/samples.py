@@ -12,7 +12,7 @@ from torch import Tensor
 from optenv.tasks.stacked import LOSSES, LossFunction, named_loss
 
 from .checks import is_classification, loss_of
-from .episodes import Episodes, Examples, Family
+from .families.episodes import Episodes, Examples, Family
 
 
 def draw(family: Family, count: int, rng: np.random.Generator) -> Episodes:

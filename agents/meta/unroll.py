@@ -14,8 +14,8 @@ from torch import Tensor
 from optenv.core import loss_and_grad
 from optenv.tasks.stacked import Stacked
 
-from .episodes import Examples
-from .rules import InnerRule
+from .families.episodes import Examples
+from .inner_rules import InnerRule
 
 
 def unroll(

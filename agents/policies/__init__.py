@@ -1,6 +1,6 @@
 """The policies that come with the package, by name.
 
-Each is the two files that ``agents.policy_file.save_policy`` writes. README.md beside this
+Each is the two files that ``agents.policy.files.save_policy`` writes. README.md beside this
 file says what each is for; their descriptions say which commands made them.
 """
 

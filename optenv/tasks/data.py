@@ -8,18 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .mlp import MLP
+
+class DataShape(Protocol):
+    """Sizes of a data set and of its examples, as the tasks have them."""
+
+    @property
+    def num_train(self) -> int: ...
+    @property
+    def num_validation(self) -> int: ...
+    @property
+    def inputs(self) -> int: ...
+    @property
+    def outputs(self) -> int: ...
+    @property
+    def split(self) -> str: ...
+
 
 #: Images of scikit-learn's digits (shuffled once, by a fixed seed) in the train split.
 DIGITS_TRAIN = 1197
 
 
-def mixture(task: MLP, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def mixture(task: DataShape, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Gaussian mixtures: 1 to 3 clusters a class, half of the runs with noisy labels."""
     total = task.num_train + task.num_validation
     clusters = int(rng.integers(1, 4))
@@ -33,7 +46,7 @@ def mixture(task: MLP, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
     return _rescale(inputs, rng), _noisy(classes, task.outputs, rng)
 
 
-def sine(task: MLP, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def sine(task: DataShape, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Regression on a random two-layer sine network, half of the runs with noise."""
     total, units = task.num_train + task.num_validation, 16
     frequency = np.exp(rng.uniform(-1.0, 1.0)) / np.sqrt(task.inputs)
@@ -49,7 +62,7 @@ def sine(task: MLP, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return _rescale(inputs, rng), targets.astype(np.float32)
 
 
-def digits(task: MLP, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def digits(task: DataShape, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Digits with permuted classes, half of the runs with noisy labels."""
     images, labels = _pick_digits(task, rng)
     classes = rng.permutation(10)[labels]
@@ -57,7 +70,7 @@ def digits(task: MLP, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]
 
 
 def digits_autoencoder(
-    task: MLP, rng: np.random.Generator
+    task: DataShape, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Digits to be reconstructed, pixels in a permuted order."""
     images, _ = _pick_digits(task, rng)
@@ -65,7 +78,9 @@ def digits_autoencoder(
     return _rescale(images, rng), targets
 
 
-SOURCES: dict[str, Callable[[MLP, np.random.Generator], tuple[np.ndarray, np.ndarray]]] = {
+SOURCES: dict[
+    str, Callable[[DataShape, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+] = {
     "mixture": mixture,
     "sine": sine,
     "digits": digits,
@@ -88,7 +103,9 @@ def _noisy(classes: np.ndarray, outputs: int, rng: np.random.Generator) -> np.nd
     return np.where(wrong, rng.integers(outputs, size=len(classes)), classes)
 
 
-def _pick_digits(task: MLP, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _pick_digits(
+    task: DataShape, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     images, labels = load_digits(task.split)
     total = task.num_train + task.num_validation
     if total > len(images):

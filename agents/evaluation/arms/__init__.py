@@ -1,0 +1,1 @@
+"""Arms: the optimizers that are compared, how they are tuned, and the controls."""

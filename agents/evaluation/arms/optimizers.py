@@ -1,0 +1,233 @@
+"""Optimizers to compare with that are put together here, not taken from a package."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from optenv import rules
+from optenv.checks import is_number
+
+from ...optim.kernels import update
+
+__all__ = ["AdamHD", "MuonAdamW", "OrthogonalAdam", "hidden_weights"]
+
+
+class Rule(Optimizer):
+    """An optimizer whose step is :meth:`update`, after the closure where there is one."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Take one step; parameters without a gradient stay as they are.
+
+        Args:
+            closure: re-evaluates the model and returns the loss.
+
+        Returns:
+            What ``closure`` returned, or None.
+        """
+        result = None
+        if closure is not None:
+            with torch.enable_grad():
+                result = closure()
+        self.update()
+        return result
+
+    def update(self) -> None:
+        """Move the parameters, given their gradients."""
+        raise NotImplementedError
+
+
+class AdamHD(Rule):
+    r"""Adam with hypergradient descent on the learning rate (Adam-HD).
+
+    An update moves the parameters by ``-lr * d``, where ``d`` is Adam's direction with bias
+    correction. The loss of the next update, seen as a function of this ``lr``, has the
+    slope ``-g @ d``, ``g`` being the next gradient; ``lr`` takes a step of gradient descent
+    along it before it is used again: ``lr += hyper_lr * (g @ d)``. The product is over all
+    parameters of a group, each of which has a learning rate of its own, in
+    ``param_groups[i]["lr"]``. It is not bounded, and may become negative, as in the paper:
+    Baydin et al., "Online Learning Rate Adaptation with Hypergradient Descent", ICLR 2018.
+
+    Args:
+        params: parameters, or groups of them; gradients must be dense.
+        lr: learning rate to begin with, 1e-3 in the authors' experiments.
+        hyper_lr: learning rate of the learning rate. The authors have 1e-7 for logistic
+            regression and a multilayer perceptron, 1e-8 for a VGG network.
+        betas: decay rates of the means of gradients and of their squares.
+        eps: added to the root of the mean square.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        hyper_lr: float = 1e-7,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        for name, value in {"lr": lr, "hyper_lr": hyper_lr, "eps": eps}.items():
+            if not (is_number(value) and 0 <= value < math.inf):
+                raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+        if len(betas) != 2 or not all(is_number(b) and 0 <= b < 1 for b in betas):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}")
+        super().__init__(params, dict(lr=lr, hyper_lr=hyper_lr, betas=betas, eps=eps))
+
+    def update(self) -> None:
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            agreement = [
+                (p.grad * self.state[p]["direction"]).sum().cpu()
+                for p in params
+                if "direction" in self.state[p]
+            ]
+            if agreement:  # none before the first update
+                group["lr"] += group["hyper_lr"] * torch.stack(agreement).sum().item()
+            for p in params:
+                self._turn(p, group)
+                p.add_(self.state[p]["direction"], alpha=-group["lr"])
+
+    def _turn(self, p: torch.Tensor, group: dict[str, Any]) -> None:
+        """Adam's direction of ``p``, without the learning rate, into its state."""
+        assert p.grad is not None
+        state = self.state[p]
+        if not state:
+            state.update(t=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
+        state["t"] += 1
+        beta1, beta2 = group["betas"]
+        state["mean"].lerp_(p.grad, 1 - beta1)
+        state["square"].mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
+        root = (state["square"] / (1 - beta2 ** state["t"])).sqrt_().add_(group["eps"])
+        state["direction"] = (state["mean"] / root).div_(1 - beta1 ** state["t"])
+
+
+class OrthogonalAdam(Rule):
+    """The rule of the default policy without the policy; :mod:`optenv.rules.orthogonal`.
+
+    It is what tells apart what the policy brings, and what the rule that it drives.
+
+    Args:
+        params: parameters, or groups of them; gradients must be dense.
+        lr: learning rate.
+        spec: ``orthogonal-adam``, or a dict with it and its hyperparameters, see
+            :func:`optenv.rules.get`.
+
+    Raises:
+        ValueError: ``lr`` is out of its range, or ``spec`` is of another rule.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        lr: float,
+        spec: rules.RuleSpec = "orthogonal-adam",
+    ) -> None:
+        if not (is_number(lr) and 0 <= lr < math.inf):
+            raise ValueError(f"lr must be a number of at least 0, got {lr!r}")
+        rule = rules.get(spec)
+        if rule.name != "orthogonal-adam":
+            raise ValueError(f"spec must be of the rule 'orthogonal-adam', got {spec!r}")
+        super().__init__(params, {"lr": lr, "rule": rule})
+
+    def update(self) -> None:
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                update(
+                    group["rule"],
+                    params,
+                    [p.grad for p in params],
+                    [self.state[p] for p in params],
+                    group["lr"],
+                    weight_decay=0.0,
+                )
+
+
+def hidden_weights(module: nn.Module) -> list[nn.Parameter]:
+    """Weights that are neither of the first layer, nor of the last, nor an embedding.
+
+    First and last are those in the order of ``module.parameters()``, the parameters of
+    fewer than two dimensions (biases, normalisation) left out.
+    """
+    embeddings = {
+        id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)
+    }
+    weights = [p for p in module.parameters() if p.ndim >= 2]
+    return [p for p in weights[1:-1] if id(p) not in embeddings]
+
+
+class MuonAdamW(Rule):
+    """Muon for the :func:`hidden_weights` of a module, AdamW for all else.
+
+    Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024. A
+    convolution's weight ``[out, in, ...]`` is to Muon the matrix ``[out, in * ...]``. Its
+    steps are scaled to the size of AdamW's, so that the settings of AdamW serve for both
+    (Liu et al., "Muon is Scalable for LLM Training", 2025). The first parameter group is
+    Muon's, the second AdamW's; both follow their ``"lr"``.
+
+    Args:
+        module: the whole network, since the parameters alone do not say what they are.
+        lr: learning rate of both, AdamW's default.
+        weight_decay: decoupled, of both, AdamW's default.
+
+    Raises:
+        ImportError: torch has no Muon, as before 2.9.
+        ValueError: torch refuses a setting.
+    """
+
+    def __init__(
+        self, module: nn.Module, lr: float = 1e-3, weight_decay: float = 1e-2
+    ) -> None:
+        try:
+            from torch.optim import Muon
+        except ImportError:
+            raise ImportError(
+                f"Muon needs torch 2.9 or later, got {torch.__version__}: "
+                'pip install "optenv[benchmark]"'
+            ) from None
+        settings: dict[str, Any] = dict(lr=lr, weight_decay=weight_decay)
+        hidden = hidden_weights(module)
+        kept = {id(p) for p in hidden}
+        rest = [p for p in module.parameters() if id(p) not in kept]
+        super().__init__([{"params": hidden}, {"params": rest}], settings)
+        # Muon takes matrices only: it steps on views, which share the weights' memory.
+        self._views = [(p, p.detach().view(len(p), -1)) for p in hidden]
+        self._parts: list[tuple[dict[str, Any], Optimizer]] = []
+        if hidden:
+            matrices = [view for _, view in self._views]
+            muon = Muon(matrices, adjust_lr_fn="match_rms_adamw", **settings)
+            self._parts.append((self.param_groups[0], muon))
+        if rest:
+            adamw = torch.optim.AdamW(rest, fused=True, **settings)
+            self._parts.append((self.param_groups[1], adamw))
+
+    def update(self) -> None:
+        for p, view in self._views:
+            view.grad = None if p.grad is None else p.grad.view_as(view)
+        for group, part in self._parts:
+            part.param_groups[0]["lr"] = group["lr"]
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Not supported.
+
+        Raises:
+            NotImplementedError: always, rather than lose the state of the two parts.
+        """
+        raise NotImplementedError("MuonAdamW cannot be saved")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Not supported.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("MuonAdamW cannot be restored")

@@ -1,0 +1,176 @@
+"""Finished runs in a file, so that a benchmark that was ended goes on where it stopped.
+
+A line of the file is a run: a JSON object of the fields of
+:class:`~agents.evaluation.Row`, and ``"key"``, which says what the run was (see
+:func:`~agents.evaluation.runs.jobs.job_key`). JSON has no words for numbers that are not
+finite: they are the strings ``"inf"``, ``"-inf"`` and ``"nan"``. Lines are only ever
+appended; of two with the same key, the last counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .jobs import Job, job_key
+from ..stats.results import Row
+from .runner import run_jobs
+from ...utils.workers import Workers
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["FILE", "Store", "StoredRuns", "exclusive"]
+
+#: Name of the file in the folder of a benchmark.
+FILE = "rows.jsonl"
+
+
+class Store:
+    """Rows by the keys of their runs, in a file that grows.
+
+    Args:
+        path: of the file. A last line without its end, as a killed process leaves it, is
+            removed with a warning.
+
+    Raises:
+        ValueError: a line is not one of a run; the message says which, and why.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._rows: dict[str, Row] = {}
+        if not self.path.exists():
+            return
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            warnings.warn(
+                f"the last line of {self.path} is only half written; its run is dropped",
+                stacklevel=2,
+            )
+            with self.path.open("r+b") as file:
+                file.truncate(len(whole))
+        for i, line in enumerate(whole.splitlines(), 1):
+            try:
+                key, row = _decoded(line)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"line {i} of {self.path} is not a run ({error!r}); remove it"
+                ) from error
+            self._rows[_spelled(key)] = row
+
+    def __len__(self) -> int:
+        """Number of runs, each counted once."""
+        return len(self._rows)
+
+    def get(self, key: Mapping[str, Any]) -> Row | None:
+        """Row of the run with exactly this key; None if there is none."""
+        return self._rows.get(_spelled(key))
+
+    def add(self, key: Mapping[str, Any], row: Row) -> None:
+        """Append a run; it is in the file when this returns."""
+        line = json.dumps({**_encoded(row), "key": key}, allow_nan=False)
+        with self.path.open("a") as file:  # closed, and so flushed, at once
+            file.write(line + "\n")
+        self._rows[_spelled(key)] = row
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Keep other processes from running into the same folder (on Unix).
+
+    The lock is the process's and ends with it, however it ends.
+
+    Raises:
+        ValueError: another process has it.
+    """
+    if fcntl is None:
+        yield
+        return
+    with (folder / FILE).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another benchmark is running in {str(folder)!r}; give another --out"
+            ) from error
+        yield
+
+
+def _spelled(key: Mapping[str, Any]) -> str:
+    return json.dumps(key, sort_keys=True)
+
+
+def _encoded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _encoded(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_encoded(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _decoded(line: bytes) -> tuple[dict[str, Any], Row]:
+    found = json.loads(line)
+    return found.pop("key"), Row(
+        task=found["task"],
+        arm=found["arm"],
+        seed=found["seed"],
+        updates=found["updates"],
+        learned=found["learned"],
+        train_loss=float(found["train_loss"]),
+        validation_loss=float(found["validation_loss"]),
+        initial_validation_loss=float(found["initial_validation_loss"]),
+        lr=float(found["lr"]),
+        cpu_seconds=float(found["cpu_seconds"]),
+        adamw_seconds=float(found["adamw_seconds"]),
+        curve=[(update, float(loss)) for update, loss in found["curve"]],
+        lr_trace=[(update, float(lr)) for update, lr in found["lr_trace"]],
+        shifts=[float(shift) for shift in found["shifts"]],
+    )
+
+
+class StoredRuns:
+    """A :data:`~agents.evaluation.runs.jobs.Runner` that does not run twice what is stored.
+
+    Args:
+        store: where finished runs are looked up and kept.
+        workers: processes to run in; None runs here.
+        advance: called once for every job, whether it had to be run or not.
+
+    Attributes:
+        reused: jobs that were found in the store.
+        ran: jobs that were not.
+    """
+
+    def __init__(
+        self, store: Store, workers: Workers | None, advance: Callable[[], object]
+    ) -> None:
+        self._store, self._workers, self._advance = store, workers, advance
+        self.reused = self.ran = 0
+
+    def __call__(self, jobs: Sequence[Job]) -> list[Row]:
+        """Rows in the order of the jobs; the longest of them are run first."""
+        found = [self._store.get(job_key(job)) for job in jobs]
+        for _ in filter(None, found):
+            self.reused += 1
+            self._advance()
+        missing = [i for i, row in enumerate(found) if row is None]
+        missing.sort(key=lambda i: -jobs[i].task.updates)
+        rows = run_jobs([jobs[i] for i in missing], self._workers, self._ended)
+        new = dict(zip(missing, rows, strict=True))
+        return [new[i] if row is None else row for i, row in enumerate(found)]
+
+    def _ended(self, job: Job, row: Row) -> None:
+        self._store.add(job_key(job), row)
+        self.ran += 1
+        self._advance()

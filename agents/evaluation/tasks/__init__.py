@@ -1,0 +1,1 @@
+"""Held-out tasks: the benchmark, the selection tasks, and their data and networks."""

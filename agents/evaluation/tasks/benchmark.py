@@ -1,0 +1,125 @@
+"""The benchmark: tasks on which no policy's weights are trained or selected.
+
+The held-out tasks of ``train_agent.py``, and more: deeper, wider and recurrent networks,
+small tables, noisy labels, long runs, fine-tuning, and lengths that were guessed wrong.
+Their data sets are none of those that policies are trained or selected on. Lengths are set
+by how AdamW does, not policies: they are meant to let tuned AdamW end close to its best
+validation loss, so that it does not pay to stop early; the command says where it does not.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from functools import cache, partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .font_images import CAPITALS, SIDE, SMALL, flat_glyphs, glyphs
+from .heldout import HELDOUT, task_named
+from .networks import (
+    CharRecurrent,
+    CharTransformer,
+    convnet,
+    cross_entropy,
+    perceptron,
+    small_context_model,
+)
+from .photos import photo_places
+from .problem import HeldoutTask
+from .tabular import table
+from .text import MODULES, SNIPPET_FEATURES, contexts, noisy_snippets, sentences
+
+__all__ = ["BENCHMARK"]
+
+_CAPITALS = partial(flat_glyphs, characters=CAPITALS)
+
+
+@cache
+def _pretrained() -> nn.Sequential:
+    """A CNN that reads capital letters, the same always."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        module = convnet(SIDE, len(CAPITALS))
+    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
+    for t in range(400):
+        inputs, labels = glyphs("train", np.random.default_rng((0, t)), 64, CAPITALS)
+        optimizer.zero_grad()
+        cross_entropy(module(inputs), labels).backward()
+        optimizer.step()
+    return module
+
+
+def fine_tuned() -> nn.Sequential:
+    """The pretrained CNN with a new last layer, for small letters."""
+    module = copy.deepcopy(_pretrained())
+    head = module[-1]
+    assert isinstance(head, nn.Linear)
+    module[-1] = nn.Linear(head.in_features, len(SMALL))
+    return module
+
+
+#: All tasks, those of :data:`~agents.evaluation.tasks.heldout.HELDOUT` first.
+BENCHMARK: tuple[HeldoutTask, ...] = (
+    *HELDOUT,
+    HeldoutTask(
+        "photo-places", "real", "MLP 64-96-96-96-1, GELU", 2000, 64,
+        partial(perceptron, (64, 96, 96, 96, 1), nn.GELU), photo_places, F.mse_loss, 4096,
+    ),
+    HeldoutTask(
+        "code-gru", "real", "GRU, 64 units", 1500, 16,
+        partial(CharRecurrent, nn.GRU, 64), partial(sentences, length=32),
+        cross_entropy, 512,
+    ),
+    HeldoutTask(
+        "code-transformer-long", "real", "causal transformer, width 32, 1 block", 3000, 16,
+        CharTransformer, partial(sentences, length=32), cross_entropy, 256,
+    ),
+    HeldoutTask(
+        "noisy-snippets", "real", "MLP 256-64-8, tanh; 20 % random labels", 2000, 8,
+        partial(perceptron, (SNIPPET_FEATURES, 64, len(MODULES)), nn.Tanh),
+        noisy_snippets, cross_entropy, 2048,
+    ),
+    HeldoutTask(
+        "glyph-deep", "real", "MLP 196-64-64-64-64-64-26, ReLU", 1500, 64,
+        partial(perceptron, (SIDE**2, 64, 64, 64, 64, 64, 26), nn.ReLU), _CAPITALS,
+        cross_entropy, 2048,
+    ),
+    HeldoutTask(
+        "glyph-wide", "real", "MLP 196-512-26, ReLU", 600, 64,
+        partial(perceptron, (SIDE**2, 512, 26), nn.ReLU), _CAPITALS, cross_entropy, 2048,
+    ),
+    HeldoutTask(
+        "glyph-cnn", "real", "CNN, 2 convolutions with BatchNorm, ReLU", 800, 32,
+        partial(convnet, SIDE, 26), partial(glyphs, characters=CAPITALS),
+        cross_entropy, 2048,
+    ),
+    HeldoutTask(
+        "glyph-fine-tuning", "real", "CNN of other letters, new last layer", 300, 32,
+        fine_tuned, partial(glyphs, characters=SMALL), cross_entropy, 2048,
+    ),
+    HeldoutTask(
+        "cancer", "real", "MLP 30-32-32-2, tanh", 60, 32,
+        partial(perceptron, (30, 32, 32, 2), nn.Tanh), partial(table, name="breast_cancer"),
+        cross_entropy, 189,
+    ),
+    HeldoutTask(
+        "diabetes", "real", "MLP 10-64-1, GELU", 120, 16,
+        partial(perceptron, (10, 64, 1), nn.GELU), partial(table, name="diabetes"),
+        F.mse_loss, 147,
+    ),
+    HeldoutTask(
+        "glyph-10k", "real", "MLP 196-24-26, GELU", 10_000, 16,
+        partial(perceptron, (SIDE**2, 24, 26), nn.GELU), _CAPITALS, cross_entropy, 2048,
+    ),
+    HeldoutTask(
+        "code-context-30k", "real", "3 characters, MLP 24-32-96, ReLU", 30_000, 16,
+        partial(small_context_model, 3, 32), partial(contexts, length=3),
+        cross_entropy, 2048,
+    ),
+    replace(task_named("photo-cnn"), name="photo-cnn-told-double", told=2.0),
+    replace(task_named("module-classifier"), name="module-classifier-told-half", told=0.5),
+)  # fmt: skip

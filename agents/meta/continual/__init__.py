@@ -1,0 +1,1 @@
+"""Continual learners, and the streams that they learn from."""

@@ -1,0 +1,1 @@
+"""The exported optimizer: a learned policy that drives a torch optimizer."""

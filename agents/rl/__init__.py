@@ -1,0 +1,1 @@
+"""Reinforcement learning of policies on the environments, and their export."""

@@ -1,0 +1,1 @@
+"""Worker processes, progress and argument checks, shared by the other folders."""

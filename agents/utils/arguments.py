@@ -1,0 +1,50 @@
+"""Checks of arguments that are given by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from optenv.checks import suggestion
+
+__all__ = ["check_arguments", "refuse_unknown"]
+
+
+def check_arguments(
+    owner: str, given: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> None:
+    """Refuse arguments that ``owner`` does not have.
+
+    Args:
+        owner: name of what takes them.
+        given: arguments by name.
+        defaults: those that it has, with their defaults.
+
+    Raises:
+        TypeError: one is unknown, or a string where the default is a number.
+    """
+    for name, value in given.items():
+        if name not in defaults:
+            hint = suggestion(name, list(defaults))
+            raise TypeError(f"{owner} has no argument {name!r}; {hint}")
+        if isinstance(value, str) and isinstance(defaults[name], (int, float)):
+            raise TypeError(f"{name} must be a number, got {value!r}")
+
+
+def refuse_unknown(owner: type, given: Mapping[str, Any]) -> None:
+    """Refuse what has reached the last of a class's constructors: nobody knows it.
+
+    Raises:
+        TypeError: there is something.
+    """
+    for name in given:
+        valid = dict.fromkeys(
+            each.name
+            for cls in owner.__mro__[:-1]
+            if "__init__" in vars(cls)
+            for each in inspect.signature(vars(cls)["__init__"]).parameters.values()
+            if each.kind is inspect.Parameter.KEYWORD_ONLY
+        )
+        hint = suggestion(name, list(valid), (each for each in valid if name in each))
+        raise TypeError(f"{owner.__name__} has no argument {name!r}; {hint}")

@@ -1,0 +1,38 @@
+"""The tasks of the benchmark: many, real, and none that policies are selected on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from agents.evaluation.runs.run import train
+from agents.evaluation.tasks.benchmark import BENCHMARK
+from agents.evaluation.tasks.heldout import HELDOUT
+from agents.evaluation.tasks.selection import SELECTION
+from tests.helpers.benchmark_rows import ADAMW
+
+pytest.importorskip("sklearn")
+
+
+def test_the_benchmark_is_large_real_and_apart_from_the_selection():
+    assert len(BENCHMARK) >= 16 and BENCHMARK[: len(HELDOUT)] == HELDOUT
+    assert sum(task.kind == "real" for task in BENCHMARK) >= 12
+    names = [task.name for task in BENCHMARK + SELECTION]
+    assert len(set(names)) == len(names)
+    seen = []
+    for tasks in (BENCHMARK, SELECTION):
+        samplers = [getattr(task.sample, "func", task.sample) for task in tasks]
+        seen.append({sampler.__module__ for sampler in samplers})
+    assert seen[0] & seen[1] == {"agents.evaluation.tasks.tabular"}  # other tables of it
+
+
+@pytest.mark.parametrize("task", BENCHMARK, ids=lambda task: task.name)
+def test_every_task_trains(task):
+    state = torch.get_rng_state()
+    result = train(ADAMW, replace(task, updates=2), 0, curve_points=0)
+    losses = result["initial_validation_loss"], result["validation_loss"]
+    assert all(map(math.isfinite, losses)) and losses[0] != losses[1]
+    assert torch.equal(torch.get_rng_state(), state)

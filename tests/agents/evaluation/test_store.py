@@ -1,0 +1,136 @@
+"""Finished runs are kept, found again by what they were, and never run twice."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from agents.evaluation.arms.defaults import adamw, learned_arm
+from agents.evaluation.runs.jobs import Job, job_key
+from agents.evaluation.runs.store import Store, StoredRuns, exclusive
+from tests.helpers.benchmark_rows import ADAMW, row, short
+from tests.helpers.utils import random_policy
+
+JOB = Job(ADAMW, short("friedman"), 0)
+ROW = {**row("friedman", "AdamW", 0, math.inf), "train_loss": math.nan}
+
+
+def stored(path, jobs):
+    """Rows of the jobs, and how many of them were reused and run."""
+    runs = StoredRuns(Store(path), None, lambda: None)
+    return runs(jobs), (runs.reused, runs.ran)
+
+
+def test_a_run_is_read_as_it_was_written(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    Store(path).add(job_key(JOB), ROW)
+    found = Store(path).get(job_key(JOB))
+    assert repr(found) == repr(ROW), "numbers that are not finite among them"
+    assert all(isinstance(point, tuple) for point in found["curve"])
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    (line,) = path.read_text().splitlines()
+    read = json.loads(line, parse_constant=refuse)
+    assert (read["validation_loss"], read["train_loss"]) == ("inf", "nan")
+    assert read["curve"][-1] == [10, "inf"]
+
+
+def test_the_last_of_two_runs_with_one_key_counts(tmp_path):
+    store = Store(tmp_path / "rows.jsonl")
+    for loss in (1.0, 0.5):
+        store.add(job_key(JOB), row("friedman", "AdamW", 0, loss))
+    for each in (store, Store(store.path)):
+        assert len(each) == 1
+        assert each.get(job_key(JOB))["validation_loss"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        JOB._replace(seed=1),
+        JOB._replace(curve_points=0),
+        JOB._replace(task=short("friedman", 9)),
+        JOB._replace(task=replace(JOB.task, told=2.0)),
+        JOB._replace(task=replace(JOB.task, name="other")),
+        JOB._replace(arm=replace(ADAMW, name="other")),
+        JOB._replace(arm=replace(ADAMW, factory=partial(adamw, lr=2e-2))),
+        JOB._replace(arm=replace(ADAMW, schedule=math.cos)),
+    ],
+    ids=["seed", "curve", "length", "told", "task", "arm", "lr", "schedule"],
+)
+def test_a_run_of_another_key_is_not_reused(other, tmp_path):
+    store = Store(tmp_path / "rows.jsonl")
+    store.add(job_key(JOB), ROW)
+    assert store.get(job_key(JOB)) and store.get(job_key(other)) is None
+
+
+def test_the_key_of_a_policy_is_what_it_does():
+    def key(policy):
+        return job_key(JOB._replace(arm=learned_arm("ours", policy, lr=1e-3)))
+
+    policy, other = random_policy(), random_policy(horizon=21)
+    assert key(policy) == key(random_policy()) != key(other)
+    assert key(policy)["policy"] == policy.fingerprint() and key(policy)["lr"] == 1e-3
+
+
+def test_only_what_is_missing_is_run(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    jobs = [JOB._replace(seed=seed) for seed in (0, 1)]
+    first, counts = stored(path, jobs[1:])
+    assert counts == (0, 1)
+    both, counts = stored(path, jobs)
+    assert counts == (1, 1) and both[1] == first[0]
+    content = path.read_bytes()
+    again, counts = stored(path, jobs)
+    assert counts == (2, 0) and again == both and path.read_bytes() == content
+
+
+def test_long_runs_are_run_first_and_given_in_order(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    jobs = [JOB._replace(task=short("friedman", n)) for n in (2, 8, 4)]
+    rows, _ = stored(path, jobs)
+    assert [each["updates"] for each in rows] == [2, 8, 4]
+    written = [json.loads(line)["updates"] for line in path.read_text().splitlines()]
+    assert written == [8, 4, 2]
+
+
+def test_what_is_half_written_is_dropped_and_run_again(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    jobs = [JOB._replace(seed=seed) for seed in (0, 1)]
+    stored(path, jobs)
+    content = path.read_bytes()
+    path.write_bytes(content[:-20])
+    with pytest.warns(UserWarning, match="half written; its run is dropped"):
+        store = Store(path)
+    assert len(store) == 1 and content.startswith(path.read_bytes())
+    assert stored(path, jobs)[1] == (1, 1)
+    assert len(path.read_text().splitlines()) == len(Store(path)) == 2
+
+
+@pytest.mark.parametrize(
+    "line", ["nonsense", "{}", "[1]", "5", "null", '{"key": {}, "task": "a"}']
+)
+def test_a_damaged_line_is_named(line, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    Store(path).add(job_key(JOB), ROW)
+    with path.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(ValueError, match=r"line 2 of .*rows.jsonl is not a run"):
+        Store(path)
+
+
+def test_a_folder_is_one_process_s_at_a_time_and_free_once_it_ends(tmp_path):
+    pytest.importorskip("fcntl")
+    with (
+        exclusive(tmp_path),
+        pytest.raises(ValueError, match="another benchmark is running"),
+    ):
+        exclusive(tmp_path).__enter__()
+    with exclusive(tmp_path):
+        pass

@@ -1,0 +1,84 @@
+"""What is said of the shipped policies on the benchmark is what the stored runs come to."""
+
+from __future__ import annotations
+
+import lzma
+import re
+
+import pytest
+
+from agents.evaluation.runs import store
+from tests.helpers.benchmark_rows import benchmark
+from tests.helpers.paths import ROOT
+
+pytest.importorskip("sklearn")
+pytestmark = pytest.mark.slow
+
+STORED = ROOT / "benchmarks" / "rows.jsonl.xz"
+README, POLICIES = ROOT / "README.md", ROOT / "agents" / "policies" / "README.md"
+#: Policies whose runs are in the repository, by the base learning rate of them.
+RATES = {
+    "1e-3": ("default", "dqn", "adam", "unrolled-lr", "unrolled-rule"),
+    "1e-2": ("rl2",),
+}
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """What the benchmark prints of the stored runs, by base learning rate."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "run_jobs", refuse)
+        for rate, policies in RATES.items():
+            out = tmp_path_factory.mktemp("benchmark")
+            (out / store.FILE).write_bytes(lzma.open(STORED).read())
+            named = [word for name in policies for word in ("--policy", name)]
+            result = benchmark(
+                *named, "--lr", rate, "--no-controls", "--arm", "AdamW tuned",
+                "--workers", 0, "--no-progress", "--out", out,
+            )  # fmt: skip
+            assert result.exit_code == 0, (result.output, result.exception)
+            found[rate] = result.output
+    return found
+
+
+def refuse(jobs, *_):
+    """Stands in for running: nothing may be missing."""
+    assert not jobs, f"{len(jobs)} runs are not stored, as of {jobs[0].arm}"
+    return []
+
+
+def line(text, title, name):
+    """Words after the name of an arm, in the first such line after a title."""
+    _, _, rest = text.partition(title)
+    return re.search(rf"^{re.escape(name)} lr \S+ +(.*)$", rest, re.MULTILINE)[1]
+
+
+def said(document, start, end):
+    """Cells of the row of a table that begins so, after its ``end``."""
+    text = document.read_text().replace("−", "-")
+    row = re.search(rf"^\| `{re.escape(start)}.*$", text, re.MULTILINE)[0]
+    return [cell.strip() for cell in row.strip("|").split("|")][end:]
+
+
+@pytest.mark.parametrize(("rate", "name"), [(r, name) for r in RATES for name in RATES[r]])
+def test_tables_of_policies_are_those_of_the_stored_runs(rate, name, tables):
+    text = tables[rate]
+    standing = line(text, "P(better)", name)
+    words = standing.split()
+    records = [tuple(map(int, word.split("/"))) for word in words if word.count("/") == 2]
+    (won, _, _), (best, tied, _) = records
+    iqm = standing[: standing.index("]") + 1]
+    totals = text.partition("ahead: mean")[2]
+    against = re.search(r"^AdamW tuned +(.*±.*)$", totals, re.MULTILINE)[1]
+    leads = re.findall(r"[+-]\d+\.\d ±\d+\.\d", against)
+    ahead = leads[RATES[rate].index(name)]
+    assert said(README, f"{name}`", 3) == [f"{won}", f"{best} ({tied})", ahead, iqm]
+    if name == "default":  # the other table has it as it was on another machine
+        return
+    *first, speedup, cpu, diverged = said(POLICIES, f"{name}`*", 1)
+    assert first == [f"{won} of 20", f"{best} ({tied}) of 20", ahead, iqm]
+    assert diverged == f"{words[-1]} of 100"
+    assert float(words[6]) == float(speedup)
+    times = line(text, "CPU time of an update", name)
+    assert abs(float(times) - float(cpu)) < 0.051

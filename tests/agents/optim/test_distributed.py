@@ -1,0 +1,219 @@
+"""Several processes that train one model choose the same learning rates."""
+
+from __future__ import annotations
+
+import gc
+import time
+from functools import partial
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+import torch.multiprocessing as mp
+from torch import nn
+from torch.distributed.checkpoint import state_dict as checkpoint
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.nn.parallel import DistributedDataParallel
+
+from agents import LearnedLR, LearnedOptimizer
+from agents.optim import subsample
+from tests.helpers.loops import STEPS, batches, make_model, weights
+from tests.helpers.utils import random_policy
+
+WORLD = 2
+RULES = ["adam", "orthogonal-adam", "momentum"]
+NETWORK = {"name": "network", "weights": [0.05 * (-1) ** (i // 3) for i in range(32)]}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not dist.is_available(), reason="torch without torch.distributed"),
+]
+
+
+def fit(model, optimizer, part=None, steps=slice(None)):
+    """Learn on batches of eight, or on one process's share of each."""
+    for inputs, targets in list(batches())[steps]:
+        if part is not None:
+            inputs, targets = inputs[part::WORLD], targets[part::WORLD]
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs), targets)
+        loss.backward()
+        optimizer.step(loss=loss)
+
+
+class Forgetful:
+    """An optimizer that now and then is not told a loss, in one process or in all."""
+
+    def __init__(self, params, make):
+        self.optimizer, self.steps = make(params), 0
+        self.zero_grad = self.optimizer.zero_grad
+
+    def step(self, loss):
+        self.steps += 1
+        told = self.steps % 7 != dist.get_rank() and self.steps % 5 != 0
+        self.optimizer.step(loss=loss if told else None)
+
+
+class Scheduled:
+    """AdamW under LearnedLR, in the shape of LearnedOptimizer."""
+
+    def __init__(self, params, policy, total_steps):
+        self.optimizer = torch.optim.AdamW(params, lr=1e-3)
+        self.scheduler = LearnedLR(self.optimizer, total_steps, policy)
+        self.zero_grad = self.optimizer.zero_grad
+
+    def step(self, loss):
+        self.optimizer.step()
+        self.scheduler.step(loss)
+
+
+def plain(model):
+    return model
+
+
+def data_parallel(model):
+    return DistributedDataParallel(model)
+
+
+def fully_sharded(model):
+    for part in (model[0], model[2], model):
+        fully_shard(part, mesh=init_device_mesh("cpu", (WORLD,)))
+    return model
+
+
+def work(rank, folder, wrap, make, leave):
+    torch.set_num_threads(1)
+    method = f"file://{folder}/meeting"
+    dist.init_process_group("gloo", init_method=method, rank=rank, world_size=WORLD)
+    leave(rank, folder, wrap, make)
+    gc.collect()  # what still uses the group would hang when it is gone
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def leave_weights(rank, folder, wrap, make):
+    model = make_model()
+    wrapped = wrap(model)
+    fit(wrapped, make(wrapped.parameters()), rank)
+    save_weights(rank, folder, model)
+
+
+def leave_resumed(rank, folder, wrap, make, cut=24):
+    """The same with a stop on the way, from whose checkpoint others go on."""
+
+    def state(model, optimizer):
+        parts = checkpoint.get_state_dict(model, optimizer)
+        return dict(zip(("model", "optimizer"), parts, strict=True))
+
+    model = wrap(make_model())
+    optimizer = make(model.parameters())
+    fit(model, optimizer, rank, slice(cut))
+    dcp.save(state(model, optimizer), checkpoint_id=f"{folder}/checkpoint")
+    other = make_model()
+    wrapped = wrap(other)
+    resumed = make(wrapped.parameters())
+    loaded = state(wrapped, resumed)
+    dcp.load(loaded, checkpoint_id=f"{folder}/checkpoint")
+    parts = {f"{name}_state_dict": part for name, part in loaded.items()}
+    parts["optim_state_dict"] = parts.pop("optimizer_state_dict")
+    checkpoint.set_state_dict(wrapped, resumed, **parts)
+    fit(wrapped, resumed, rank, slice(cut, None))
+    save_weights(rank, folder, other)
+
+
+def leave_sampled(rank, folder, wrap, make):
+    """The same with tensors that are measured by a sample of their numbers."""
+    subsample.MOST, subsample._BLOCK = 24, 4
+    leave_weights(rank, folder, wrap, make)
+
+
+def save_weights(rank, folder, model):
+    own = [getattr(p, "full_tensor", lambda p=p: p)() for p in model.parameters()]
+    torch.save(torch.cat([p.detach().flatten() for p in own]), f"{folder}/{rank}.pt")
+
+
+def ends(folder, wrap, make, leave=leave_weights):
+    """Weights that each process ends with."""
+    folder.mkdir()
+    context = mp.spawn(work, (str(folder), wrap, make, leave), nprocs=WORLD, join=False)
+    deadline = time.monotonic() + 120
+    while not context.join(timeout=5):
+        if time.monotonic() > deadline:
+            for process in context.processes:
+                process.kill()
+            pytest.fail("the processes wait for each other")
+    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+
+
+def made(rule):
+    return partial(LearnedOptimizer, policy=random_policy(rule), total_steps=STEPS)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_data_parallel_training_is_that_of_one_process_on_the_joined_batch(rule, tmp_path):
+    alone = make_model()
+    fit(alone, made(rule)(alone.parameters()))
+    one, other = ends(tmp_path / "a", data_parallel, made(rule))
+    assert torch.equal(one, other)
+    torch.testing.assert_close(one, weights(alone), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", [*RULES, "nadam", "lion", NETWORK], ids=str)
+def test_fully_sharded_training_is_data_parallel_training(rule, tmp_path):
+    expected, _ = ends(tmp_path / "a", data_parallel, made(rule))
+    one, other = ends(tmp_path / "b", fully_sharded, made(rule))
+    assert torch.equal(one, other)
+    torch.testing.assert_close(one, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", RULES[:2])
+def test_fully_sharded_tensors_are_sampled_as_whole_ones_are(rule, tmp_path):
+    whole, _ = ends(tmp_path / "a", data_parallel, made(rule))
+    expected, _ = ends(tmp_path / "b", data_parallel, made(rule), leave_sampled)
+    one, other = ends(tmp_path / "c", fully_sharded, made(rule), leave_sampled)
+    assert torch.equal(one, other) and not torch.allclose(expected, whole, rtol=1e-3)
+    torch.testing.assert_close(one, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("wrap", [data_parallel, fully_sharded])
+@pytest.mark.parametrize("rule", [*RULES[:2], "nadam"])
+def test_training_that_resumes_from_a_checkpoint_is_the_training(rule, wrap, tmp_path):
+    expected, _ = ends(tmp_path / "a", wrap, made(rule))
+    one, other = ends(tmp_path / "b", wrap, made(rule), leave_resumed)
+    assert torch.equal(one, other) and torch.equal(one, expected)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_partitioned_training_is_data_parallel_training(rule, tmp_path):
+    expected, _ = ends(tmp_path / "a", data_parallel, made(rule))
+    make = partial(
+        ZeroRedundancyOptimizer, optimizer_class=LearnedOptimizer,
+        policy=random_policy(rule), total_steps=STEPS, partitioned=True,
+    )  # fmt: skip
+    one, other = ends(tmp_path / "b", data_parallel, make)
+    assert torch.equal(one, other)
+    torch.testing.assert_close(one, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_processes_that_miss_losses_still_agree(tmp_path):
+    make = partial(Forgetful, make=made("adam"))
+    one, other = ends(tmp_path / "a", data_parallel, make)
+    assert torch.equal(one, other)
+
+
+def test_a_scheduler_agrees_as_well(tmp_path):
+    make = partial(Scheduled, policy=random_policy(), total_steps=STEPS)
+    alone = make_model()
+    fit(alone, make(alone.parameters()))
+    one, other = ends(tmp_path / "a", data_parallel, make)
+    assert torch.equal(one, other)
+    torch.testing.assert_close(one, weights(alone), rtol=1e-3, atol=1e-4)
+
+
+def test_processes_that_train_models_of_their_own_need_not_agree(tmp_path):
+    make = partial(made("adam"), synchronize=False)
+    one, other = ends(tmp_path / "a", plain, make)
+    assert not torch.equal(one, other)

@@ -1,0 +1,168 @@
+"""Losses and lengths that an agent is not shown."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import PPO
+from torch import nn
+
+import optenv
+from agents import LearnedOptimizer, export_policy, load_policy
+from optenv import windows
+from optenv.sb3 import SB3VecEnv
+from optenv.telemetry import FEATURES, LOSS_FEATURES
+from tests.helpers import utils
+from tests.helpers.utils import random_policy
+
+LOSS = [list(FEATURES).index(name) for name in LOSS_FEATURES]
+PROGRESS = [
+    list(FEATURES).index(name)
+    for name in ("progress", "elapsed", "remaining", "run_length")
+]
+
+
+def rollout(num_envs=4, steps=5, **arguments):
+    """Observations ``[steps + 1, num_envs, F]`` and rewards of a run that holds still."""
+    env = optenv.LearningRateVectorEnv(
+        num_envs, tasks=utils.MLP, horizon=8, updates_per_step=3, **arguments
+    )
+    seen, rewards = [env.reset(seed=0)[0]], []
+    for _ in range(steps):
+        observation, reward, *_ = env.step(np.zeros((num_envs, 1), np.float32))
+        seen.append(observation)
+        rewards.append(reward)
+    return np.stack(seen), np.stack(rewards)
+
+
+def test_dropped_losses_leave_all_other_features_and_the_rewards_as_they_are():
+    (shown, rewards), (hidden, others) = rollout(), rollout(loss_dropout=1.0)
+    assert not hidden[..., LOSS].any()
+    assert shown[1:, :, LOSS].any(axis=(0, 1)).all()
+    rest = [i for i in range(len(FEATURES)) if i not in LOSS]
+    np.testing.assert_array_equal(hidden[..., rest], shown[..., rest])
+    np.testing.assert_array_equal(others, rewards)
+
+
+def test_a_policy_that_never_saw_a_loss_is_exported_without_and_never_looks_at_one(
+    tmp_path,
+):
+    env = optenv.LearningRateVectorEnv(
+        4, tasks=utils.MLP, loss_dropout=1.0, autoreset_mode="Disabled"
+    )
+    model = PPO("MlpPolicy", SB3VecEnv(env), seed=0)
+    policy = load_policy(export_policy(model, tmp_path / "policy"))
+    assert not policy.sees_loss and len(policy.columns) == len(FEATURES) - len(LOSS)
+    observation = np.random.default_rng(0).uniform(-4, 4, (64, len(FEATURES)))
+    observation = observation.astype(np.float32)
+    found = policy(torch.from_numpy(observation)).numpy()
+    observation[:, LOSS] = 0.0
+    expected, _ = model.predict(observation, deterministic=True)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+    def end(loss):
+        p = nn.Parameter(torch.ones(3))
+        optimizer = LearnedOptimizer([p], policy, total_steps=60)
+        for step in range(60):
+            p.grad = p.detach().cos() + step % 3
+            optimizer.step(loss=loss(step))
+        return p.detach()
+
+    assert torch.equal(end(lambda step: None), end(lambda step: 2.0**-step))
+    assert random_policy().sees_loss
+
+
+def test_a_share_of_the_runs_shows_no_loss_from_beginning_to_end():
+    seen = rollout(num_envs=200, steps=3, loss_dropout=0.3)[0]
+    has_loss = seen[..., list(FEATURES).index("has_loss")]
+    assert (has_loss == has_loss[0]).all()
+    assert 0.6 < has_loss[0].mean() < 0.8
+
+
+def test_without_dropout_nothing_is_drawn_so_that_seeds_mean_what_they_did_before_it():
+    group = optenv.LearningRateVectorEnv(2, tasks=utils.MLP).groups[0][1]
+    keys = [np.random.default_rng(i) for i in range(3)]
+    assert group._draw_sight(keys).all()
+    assert [key.random() for key in keys] == [
+        np.random.default_rng(i).random() for i in range(3)
+    ]
+
+
+def test_an_anytime_run_shows_nothing_of_its_progress():
+    (known, rewards), (hidden, others) = rollout(), rollout(anytime=True)
+    assert known[..., PROGRESS].any(axis=(0, 1)).all()
+    assert not hidden[..., PROGRESS].any()
+    np.testing.assert_array_equal(others, rewards)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"loss_dropout": 1.5}, ValueError, r"loss_dropout must be .* \[0, 1\], got 1.5"),
+        ({"loss_dropout": True}, ValueError, "got True"),
+        ({"anytime": 1}, TypeError, "anytime must be True or False, got 1"),
+        (
+            {"anytime": True, "action": {"kind": "continuous", "schedule": "wsd"}},
+            ValueError,
+            "anytime=True needs an action with schedule 'constant', .* got 'wsd'",
+        ),
+    ],
+)
+def test_settings_that_make_no_sense_are_quoted(arguments, error, message):
+    with pytest.raises(error, match=message):
+        optenv.LearningRateVectorEnv(2, **arguments)
+
+
+@pytest.mark.parametrize("spacing", [1.0, 1.7, 3.0])
+def test_windows_of_a_run_of_unknown_length_are_those_of_one_that_ends_with_them(spacing):
+    for horizon in (5, 20):
+        length = round(horizon**spacing)
+        opened = [u for u in range(length) if windows.opens_window(u, spacing)][:horizon]
+        known = windows.boundaries(length, horizon, spacing)[:-1]
+        # The length is rounded, which may move a window by an update.
+        np.testing.assert_allclose(opened, known, atol=int(length != horizon**spacing))
+
+
+def test_updates_before_the_first_are_refused():
+    with pytest.raises(ValueError, match="update must be at least 0, got -1"):
+        windows.opens_window(-1)
+
+
+def test_an_anytime_policy_never_ends_and_needs_no_length():
+    policy = random_policy(anytime=True, spacing=2.0)
+    p = nn.Parameter(torch.ones(3))
+    optimizer = LearnedOptimizer([p], policy)
+    rates = []
+    for _ in range(50):
+        p.grad = torch.randn(3, generator=torch.Generator().manual_seed(len(rates)))
+        optimizer.step()
+        rates.append(optimizer.param_groups[0]["effective_lr"])
+    moved = [i for i in range(1, 50) if rates[i] != rates[i - 1]]
+    assert set(moved) <= {i * i for i in range(8)} and len(moved) >= 4
+
+
+def test_an_anytime_policy_warns_of_a_length_that_is_far_beyond_its_training():
+    policy = random_policy(anytime=True, total_updates=[10, 20])
+    with pytest.warns(UserWarning, match="total_steps=200 is far beyond"):
+        LearnedOptimizer([nn.Parameter(torch.ones(3))], policy, total_steps=200)
+
+
+@pytest.mark.parametrize("anytime", ["no", None, 1])
+def test_a_policy_file_says_in_a_bool_whether_it_is_anytime(anytime):
+    with pytest.raises(ValueError, match="anytime must be True or False"):
+        random_policy(anytime=anytime)
+    with pytest.raises(ValueError, match="needs schedule 'constant', got True with 'wsd'"):
+        random_policy(anytime=True, action={"kind": "continuous", "schedule": "wsd"})
+
+
+def test_a_policy_that_must_know_the_length_says_so():
+    with pytest.raises(ValueError, match="total_steps is missing"):
+        LearnedOptimizer([nn.Parameter(torch.ones(3))], random_policy())
+
+
+def test_the_base_rate_is_a_usual_one_of_the_rule_unless_given():
+    for rule, lr in (("adam", 1e-3), ("momentum", 1e-2)):
+        p = nn.Parameter(torch.ones(3))
+        optimizer = LearnedOptimizer([p], random_policy(rule=rule), total_steps=5)
+        assert optimizer.param_groups[0]["lr"] == lr

@@ -1,0 +1,306 @@
+"""LearnedOptimizer as a torch optimizer: groups, closures, schedules, rates."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from agents import LearnedOptimizer
+from agents.optim.probe import mean_log_lr
+from agents.policy.module import Policy
+from optenv import rules
+from optenv.telemetry import FEATURES
+from tests.helpers.loops import STEPS, batches, learned, make_model, train, weights
+from tests.helpers.utils import random_policy
+
+
+def test_the_callers_policy_stays_as_it_is():
+    policy, model = random_policy(), make_model().double()
+    optimizer = LearnedOptimizer(model.parameters(), policy, total_steps=STEPS)
+    train(model, optimizer, batches(dtype=torch.float64))
+    assert all(p.dtype == torch.float32 for p in policy.parameters())
+    assert optimizer.policy.fingerprint() == policy.fingerprint()
+
+
+def test_training_works_without_any_loss():
+    model = make_model()
+    optimizer = learned(model)
+    train(model, optimizer, batches(), use_loss=False)
+    assert optimizer.explain()[-1]["has_loss"] == 0
+    assert weights(model).isfinite().all()
+
+
+def test_the_closure_is_called_once_with_gradients_and_its_value_returned():
+    data, calls = list(batches()), []
+    model, other = make_model(), make_model()
+    policy = random_policy()
+    optimizer = LearnedOptimizer(model.parameters(), policy, total_steps=STEPS)
+    for inputs, targets in data:
+
+        def closure(inputs=inputs, targets=targets):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(inputs), targets)
+            loss.backward()
+            calls.append(loss)
+            return loss
+
+        assert optimizer.step(closure) is calls[-1]
+    assert len(calls) == STEPS
+    train(other, LearnedOptimizer(other.parameters(), policy, total_steps=STEPS), data)
+    assert torch.equal(weights(model), weights(other))
+
+
+def test_each_group_has_its_own_base_rate_and_lr_is_never_written():
+    model = make_model()
+    groups = [
+        {"params": model[0].parameters(), "lr": 1e-4},
+        {"params": model[2].parameters()},
+    ]
+    optimizer = LearnedOptimizer(groups, random_policy(), total_steps=STEPS, lr=1e-2)
+    train(model, optimizer, batches())
+    first, second = optimizer.param_groups
+    assert (first["lr"], second["lr"]) == (1e-4, 1e-2)
+    assert second["effective_lr"] == pytest.approx(100 * first["effective_lr"])
+
+
+def test_a_printed_optimizer_shows_groups_and_not_the_policys_state():
+    text = repr(learned(make_model(), lr=0.25))
+    assert "Parameter Group 0" in text and "lr: 0.25" in text
+    assert "controller" not in text and "tensor" not in text
+
+
+def test_a_step_that_moves_only_groups_at_a_rate_of_zero_is_none_of_the_run():
+    still, frozen = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    groups = [{"params": [still], "lr": 0.0}, {"params": [frozen], "lr": 1e-3}]
+    optimizer = LearnedOptimizer(groups, total_steps=STEPS)
+    still.grad = torch.ones(3)
+    for _ in range(5):
+        optimizer.step()
+    assert optimizer.explain() == [] and torch.equal(still.detach(), torch.ones(3))
+
+
+def test_a_closure_may_return_what_is_no_loss():
+    p = nn.Parameter(torch.ones(3))
+    optimizer = LearnedOptimizer([p], total_steps=STEPS)
+
+    def closure():
+        p.grad = torch.ones(3)
+        return 0.5, "outputs"
+
+    assert optimizer.step(closure) == (0.5, "outputs")
+    assert optimizer.explain()[0]["has_loss"] == 0
+
+
+@pytest.mark.parametrize("rule", list(rules.RULES))
+def test_a_step_at_a_learning_rate_of_zero_is_none_of_the_run(rule):
+    model, data = make_model(), list(batches())
+    optimizer = LearnedOptimizer(
+        model.parameters(), random_policy(rule=rule), total_steps=STEPS, weight_decay=0.1
+    )
+    train(model, optimizer, data[:10])
+    before, saved = weights(model), copy.deepcopy(optimizer.state_dict())
+    rate, optimizer.param_groups[0]["lr"] = optimizer.param_groups[0]["lr"], 0.0
+    train(model, optimizer, data[10:20])
+    optimizer.param_groups[0]["lr"] = rate
+    assert torch.equal(weights(model), before)
+    saved["param_groups"][0]["effective_lr"] = 0.0
+    assert str(optimizer.state_dict()) == str(saved)
+
+
+@pytest.mark.parametrize("rule", list(rules.RULES))
+def test_a_step_at_a_learning_rate_of_zero_puts_all_state_in_place(rule):
+    models = [make_model() for _ in range(2)]
+    one, two = (
+        LearnedOptimizer(m.parameters(), random_policy(rule=rule), total_steps=STEPS)
+        for m in models
+    )
+    train(models[0], one, list(batches())[:1])
+    two.param_groups[0]["lr"] = torch.tensor(0.0)
+    train(models[1], two, list(batches())[:1])
+
+    def shapes(optimizer):
+        return [
+            {
+                name: value.shape
+                for name, value in state.items()
+                if not name.startswith("last_")
+            }
+            for state in optimizer.state.values()
+        ]
+
+    assert shapes(one) == shapes(two)
+
+
+def test_weight_decay_is_decoupled():
+    p = nn.Parameter(torch.ones(3))
+    optimizer = LearnedOptimizer(
+        [p], random_policy(), total_steps=10, lr=0.1, weight_decay=0.5
+    )
+    p.grad = torch.zeros(3)
+    optimizer.step()
+    lr = optimizer.param_groups[0]["effective_lr"]
+    torch.testing.assert_close(p.detach(), torch.full((3,), 1 - 0.5 * lr))
+
+
+def test_steps_past_the_end_run_at_a_floor_and_warn_once():
+    p = nn.Parameter(torch.ones(3))
+    optimizer = LearnedOptimizer([p], random_policy(), total_steps=20)
+    rates = []
+    for _ in range(20):
+        p.grad = torch.ones(3)
+        optimizer.step()
+        rates.append(optimizer.param_groups[0]["effective_lr"])
+    with pytest.warns(UserWarning, match="total_steps=20 are done") as caught:
+        for _ in range(5):
+            optimizer.step()
+            rate = optimizer.param_groups[0]["effective_lr"]
+            assert 0 < rate <= 0.0101 * max(rates)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+
+
+def test_parameters_without_gradient_and_late_groups_are_fine():
+    model, extra = make_model(), nn.Parameter(torch.ones(2))
+    unused = nn.Parameter(torch.ones(2))
+    optimizer = LearnedOptimizer(
+        [*model.parameters(), unused], random_policy(), total_steps=STEPS
+    )
+    optimizer.step()  # no gradient anywhere: nothing happens
+    assert optimizer.param_groups[0]["controller"]["steps"] == 0
+    data = list(batches())
+    train(model, optimizer, data[:10])
+    optimizer.add_param_group({"params": [extra]})
+    for inputs, targets in data[10:]:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs) + extra.sum(), targets)
+        (loss + extra.square().sum()).backward()
+        optimizer.step(loss=loss)
+    assert torch.equal(unused.detach(), torch.ones(2))
+    assert not torch.equal(extra.detach(), torch.ones(2))
+
+
+def test_the_global_generator_is_left_alone():
+    before = torch.get_rng_state()
+    model = make_model()
+    train(
+        model,
+        learned(model),
+        batches(),
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def rates(schedule, steps=10, driven=False, **described):
+    """Effective rates under a policy that moves nothing, perhaps driven by a scheduler."""
+    p = nn.Parameter(torch.ones(3))
+    described = {**random_policy(action={"schedule": "wsd"}).description, **described}
+    optimizer = LearnedOptimizer(
+        [p], Policy(described), total_steps=10, lr=0.1, schedule=schedule
+    )
+    lr_scheduler = torch.optim.lr_scheduler
+    scheduler = lr_scheduler.LambdaLR(optimizer, lambda t: 0.5**t) if driven else None
+    found = []
+    for _ in range(steps):
+        p.grad = torch.ones(3)
+        optimizer.step()
+        found.append(optimizer.param_groups[0]["effective_lr"])
+        if scheduler is not None:
+            scheduler.step()
+    return found
+
+
+def test_a_scheduler_of_the_user_takes_the_place_of_the_policys_schedule():
+    own = [min(1.0, (1 - t / 10) / 0.3) for t in range(10)]
+    users = [0.5**t for t in range(10)]
+    both = [a * b for a, b in zip(own, users, strict=True)]
+    assert rates("auto") == rates("always") == pytest.approx([0.1 * x for x in own])
+    assert rates(None) == pytest.approx([0.1] * 10)
+    assert rates("auto", driven=True) == pytest.approx([0.1 * x for x in users])
+    assert rates(None, driven=True) == pytest.approx([0.1 * x for x in users])
+    assert rates("always", driven=True) == pytest.approx([0.1 * x for x in both])
+
+
+@pytest.mark.parametrize("schedule", [None, "always"])
+def test_the_floor_past_the_end_holds_with_and_without_a_schedule(schedule):
+    with pytest.warns(UserWarning, match="total_steps=10 are done"):
+        assert rates(schedule, steps=12)[-2:] == pytest.approx([0.001] * 2)
+
+
+def test_defaults_of_torch_do_not_matter():
+    generator, policy = torch.Generator().manual_seed(2), random_policy()
+    # More steps than a counter in bfloat16 can count.
+    gradients = torch.randn(300, 3, generator=generator)
+
+    def walk():
+        p = nn.Parameter(torch.ones(3, dtype=torch.float32, device="cpu"))
+        optimizer = LearnedOptimizer([p], policy, total_steps=300)
+        for gradient in gradients:
+            p.grad = gradient.clone()
+            optimizer.step(loss=gradient.square().sum())
+        return p.detach()
+
+    expected = walk()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            found = walk()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, expected)
+
+
+def test_a_step_within_autocast_is_the_same_step():
+    walks = []
+    for enabled in (False, True):
+        p = nn.Parameter(torch.ones(3))
+        optimizer = LearnedOptimizer([p], random_policy(), total_steps=20)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            for step in range(20):
+                p.grad = torch.linspace(-1, 1, 3) * (step + 1)
+                optimizer.step(loss=1.0 / (step + 1))
+        walks.append(p.detach())
+    assert torch.equal(*walks)
+
+
+def test_the_effective_rate_is_zero_until_a_step_is_taken():
+    p = nn.Parameter(torch.ones(2))
+    optimizer = LearnedOptimizer([p], random_policy(), total_steps=5)
+    p.grad = torch.full((2,), torch.nan)
+    optimizer.step()
+    assert optimizer.param_groups[0]["effective_lr"] == 0.0
+    p.grad = torch.ones(2)
+    optimizer.step()
+    assert optimizer.param_groups[0]["effective_lr"] > 0
+
+
+def test_the_policy_sees_the_mean_log_of_the_groups_learning_rates():
+    a, b = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(1))
+
+    frozen = torch.nn.Parameter(torch.zeros(1000), requires_grad=False)
+    a.grad, b.grad = torch.ones(3), torch.ones(1)
+
+    def group(p, lr):
+        return {"params": [p, frozen], "lr": lr}
+
+    both = mean_log_lr([group(a, 1e-3), group(b, 1e-1)])
+    assert both == pytest.approx(0.75 * math.log(1e-3) + 0.25 * math.log(1e-1))
+    assert mean_log_lr([group(a, 0.0), group(b, 1e-1)]) == pytest.approx(math.log(1e-1))
+    assert mean_log_lr([group(a, 0.0)]) == mean_log_lr([group(frozen, 1.0)]) == -math.inf
+
+
+def test_a_base_rate_shows_in_the_learning_rate_feature_alone():
+    def first_observation(lr):
+        model = make_model()
+        policy = random_policy()
+        optimizer = LearnedOptimizer(model.parameters(), policy, total_steps=STEPS, lr=lr)
+        train(model, optimizer, list(batches())[:1])
+        return {name: optimizer.explain()[0][name] for name in FEATURES}
+
+    low, high = first_observation(1e-3), first_observation(2e-3)
+    rates = [seen.pop("learning_rate") for seen in (low, high)]
+    assert rates[1] - rates[0] == pytest.approx(math.log(2) / 2)
+    assert low == high

@@ -1,0 +1,130 @@
+"""Steps of orthogonal Adam on lists of parameters, and the rule without a policy."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from agents.evaluation.arms.optimizers import OrthogonalAdam
+from agents.optim.kernels import update
+from agents.optim.kernels.base import Implementation
+from optenv import rules
+
+SPEC: dict[str, Any] = {"name": "orthogonal-adam", "beta1": 0.8, "beta2": 0.9}
+
+
+def kernel_step(
+    params: list[Tensor], states: list[dict], foreach: bool | None, **more: float
+) -> None:
+    rule, grads = rules.get({**SPEC, **more}), [p.grad for p in params]
+    update(rule, params, grads, states, 0.01, weight_decay=0.0, how=Implementation(foreach))
+
+
+def gradients(shapes: list[tuple[int, ...]], dtype: torch.dtype, t: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(t)
+    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+
+
+def end(
+    foreach: bool | None, dtype: torch.dtype = torch.float32, skip: int = -1, **more: float
+) -> Any:
+    """Parameters after ten steps; number ``skip`` joins late."""
+    shapes = [(4, 3), (3,), (4, 3), (2, 2, 3, 3), (3, 4)]
+    params = [torch.zeros(shape, dtype=dtype) for shape in shapes]
+    params[3] = params[3].contiguous(memory_format=torch.channels_last)
+    states: list[dict] = [{} for _ in params]
+    for t in range(10):
+        for param, grad in zip(params, gradients(shapes, dtype, t), strict=True):
+            param.grad = torch.empty_like(param).copy_(grad)
+        taking = [i for i in range(len(params)) if i != skip or t >= 5]
+        own = [params[i] for i in taking], [states[i] for i in taking]
+        kernel_step(*own, foreach, **more)
+    return params
+
+
+@pytest.mark.parametrize("skip", [-1, 2])
+@pytest.mark.parametrize("power", [0.0, 0.8])
+def test_the_kernel_moves_each_parameter_as_the_rule_does_alone(
+    skip: int, power: float
+) -> None:
+    shapes = [(4, 3), (3,), (4, 3), (2, 2, 3, 3), (3, 4)]
+    ends = end(None, skip=skip, power=power)
+    for i, (found, shape) in enumerate(zip(ends, shapes, strict=True)):
+        rule = rules.get({**SPEC, "power": power}).bind([shape])
+        ours = torch.zeros(1, math.prod(shape))
+        state = rule.init(ours)
+        for t in range(5 if i == skip else 0, 10):
+            grad = gradients(shapes, torch.float32, t)[i].reshape(1, -1)
+            ours, state = rule.update(ours, grad, state, torch.full((1, 1), 0.01))
+        torch.testing.assert_close(found.reshape(1, -1), ours, rtol=1e-4, atol=1e-6)
+
+
+def test_one_parameter_at_a_time_gives_the_same() -> None:
+    for together, apart in zip(end(None), end(False), strict=True):
+        torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-7)
+
+
+def test_half_precision_follows_single() -> None:
+    for half, single in zip(end(None, torch.bfloat16), end(None), strict=True):
+        assert half.dtype == torch.bfloat16
+        torch.testing.assert_close(half.float(), single, rtol=0.1, atol=0.01)
+
+
+def test_complex_parameters_move_as_their_two_real_parts() -> None:
+    complex_, real = torch.zeros(3, 2, dtype=torch.complex64), torch.zeros(12)
+    states: tuple[dict, dict] = ({}, {})
+    for t in range(5):
+        real.grad = gradients([(12,)], torch.float32, t)[0]
+        complex_.grad = torch.view_as_complex(real.grad.view(3, 2, 2))
+        kernel_step([complex_], [states[0]], None)
+        kernel_step([real], [states[1]], None)
+    torch.testing.assert_close(torch.view_as_real(complex_).flatten(), real)
+
+
+def test_many_matrices_at_once_are_what_each_is_alone(monkeypatch) -> None:
+    expected = end(None)
+    kernel = importlib.import_module("agents.optim.kernels.orthogonal_adam")
+    monkeypatch.setattr(kernel, "AT_ONCE", 1)
+    for found, alone in zip(expected, end(None), strict=True):
+        torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-7)
+
+
+def test_a_step_within_an_autocast_is_the_same_step() -> None:
+    expected = end(None)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = end(None)
+    for a, b in zip(expected, found, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lr": -1.0}, "lr must be a number of at least 0, got -1.0"),
+        ({"lr": "x"}, "lr must be a number of at least 0, got 'x'"),
+        ({"lr": 1.0, "spec": "sgd"}, "of the rule 'orthogonal-adam', got 'sgd'"),
+    ],
+)
+def test_the_rule_alone_refuses(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OrthogonalAdam([torch.nn.Parameter(torch.zeros(2))], **arguments)
+
+
+def test_the_rule_alone_is_an_optimizer_to_compare_with() -> None:
+    p, q = torch.nn.Parameter(torch.zeros(3, 2)), torch.zeros(3, 2)
+    frozen = torch.nn.Parameter(torch.zeros(2), requires_grad=False)
+    groups = [{"params": [frozen]}, {"params": [p]}]
+    optimizer, state = copy.deepcopy(OrthogonalAdam(groups, lr=0.01)), dict[str, Any]()
+    p = optimizer.param_groups[1]["params"][0]
+    rule = rules.get("orthogonal-adam")
+    for t in range(3):
+        p.grad = q.grad = gradients([(3, 2)], torch.float32, t)[0]
+        optimizer.step()
+        update(rule, [q], [q.grad], [state], 0.01, weight_decay=0.0)
+    assert torch.equal(p.detach(), q)

@@ -1,0 +1,345 @@
+"""LearnedLR drives any torch optimizer, and is a scheduler where torch wants one."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.checkpoint import state_dict as checkpoint
+
+from agents import LearnedLR, LearnedOptimizer
+from optenv.telemetry import FEATURES
+from tests.helpers.loops import STEPS, batches, learned, make_model, weights
+from tests.helpers.utils import random_policy
+
+OPTIMIZERS = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=1e-2),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=1e-3),
+    "Adagrad": lambda p: torch.optim.Adagrad(p, lr=1e-2),
+    "Muon": lambda p: torch.optim.Muon([x for x in p if x.ndim == 2], lr=1e-2),
+    "NAdam tensor lr": lambda p: torch.optim.NAdam(p, lr=torch.tensor(1e-2)),
+}
+
+
+def train(model, optimizer, scheduler, steps, with_loss=True):
+    for inputs, targets in steps:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs), targets)
+        loss.backward()
+        optimizer.step()
+        scheduler.step(*([loss] if with_loss else []))
+    return loss.item()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_any_optimizer_learns_under_a_shipped_policy(name):
+    model = make_model()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    scheduler = LearnedLR(optimizer, total_steps=STEPS)
+    losses, rates = [], []
+    for inputs, _ in batches():
+        step = (inputs, inputs[:, :3].argmax(1))
+        losses.append(train(model, optimizer, scheduler, [step]))
+        rates.append(float(scheduler.get_last_lr()[0]))
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    assert len(set(rates)) > 10 and rates[-1] < 0.2 * max(rates)
+    assert type(optimizer.param_groups[0]["lr"]) is type(optimizer.defaults["lr"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "make"),
+    [
+        ("adam", lambda p: torch.optim.Adam(p, lr=2e-3)),
+        ("sgd", lambda p: torch.optim.SGD(p, lr=2e-3)),
+        ("momentum", lambda p: torch.optim.SGD(p, lr=2e-3, momentum=0.9)),
+    ],
+)
+def test_without_losses_it_is_the_learned_optimizer_of_the_same_rule(rule, make):
+    policy, ours, theirs = random_policy(rule), make_model(), make_model()
+    own = LearnedOptimizer(ours.parameters(), policy, total_steps=STEPS, lr=2e-3)
+    optimizer = make(theirs.parameters())
+    scheduler = LearnedLR(optimizer, STEPS, policy)
+    for inputs, targets in batches():
+        for model, driven in ((ours, own), (theirs, optimizer)):
+            driven.zero_grad()
+            nn.functional.cross_entropy(model(inputs), targets).backward()
+            driven.step()
+        scheduler.step()
+        rate = own.param_groups[0]["effective_lr"]
+        assert scheduler.get_last_lr() == pytest.approx([rate])
+    torch.testing.assert_close(weights(ours), weights(theirs))
+    assert len(scheduler.explain()) == len(own.explain())
+
+
+def test_the_loss_that_a_closure_returns_is_seen_at_once():
+    policy, ours, theirs = random_policy(), make_model(), make_model()
+    own = learned(ours, lr=2e-3)
+    optimizer = torch.optim.Adam(theirs.parameters(), lr=2e-3)
+    scheduler = LearnedLR(optimizer, STEPS, policy)
+    calls = []
+    for i, (inputs, targets) in enumerate(batches()):
+
+        def closure(model, driven, inputs=inputs, targets=targets):
+            driven.zero_grad()
+            loss = nn.functional.cross_entropy(model(inputs), targets)
+            loss.backward()
+            calls.append(loss)
+            return loss
+
+        own.step(lambda: closure(ours, own))
+        extra = {"closure": lambda: closure(theirs, optimizer)}
+        result = optimizer.step(**extra) if i % 2 else optimizer.step(*list(extra.values()))
+        assert result is calls[-1]
+        scheduler.step()
+    assert len(calls) == 2 * STEPS
+    torch.testing.assert_close(weights(ours), weights(theirs))
+    for a, b in zip(own.explain(), scheduler.explain(), strict=True):
+        assert [a[name] for name in FEATURES] == pytest.approx(
+            [b[name] for name in FEATURES], abs=1e-4
+        )
+
+
+def test_a_closure_that_is_called_often_counts_once():
+    model = make_model()
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=4)
+    scheduler = LearnedLR(optimizer, STEPS, random_policy())
+    inputs, targets = next(batches())
+
+    def closure():
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs), targets)
+        loss.backward()
+        return loss
+
+    for _ in range(5):
+        optimizer.step(closure)
+        scheduler.step()
+    assert scheduler.state_dict()["controller"]["steps"] == 5
+
+
+@pytest.mark.parametrize("cut", [1, 7, 23, 24, 25, 41])
+def test_resuming_is_bit_exact(cut):
+    data, policy = list(batches()), random_policy()
+    whole, first, second = (make_model() for _ in range(3))
+
+    def made(model):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        return model, optimizer, LearnedLR(optimizer, STEPS, policy)
+
+    train(*made(whole), data)
+    begun = made(first)
+    train(*begun, data[:cut])
+    buffer = io.BytesIO()
+    torch.save([part.state_dict() for part in begun], buffer)
+    buffer.seek(0)
+    resumed = made(second)
+    for part, state in zip(resumed, torch.load(buffer, weights_only=True), strict=True):
+        part.load_state_dict(state)
+    train(*begun, data[cut:])
+    train(*resumed, data[cut:])
+    assert torch.equal(weights(first), weights(whole))
+    assert torch.equal(weights(second), weights(whole))
+
+
+def test_groups_keep_their_proportions_also_those_that_come_late():
+    model, extra = make_model(), nn.Parameter(torch.ones(2))
+    groups = [
+        {"params": model[0].parameters(), "lr": 1e-4},
+        {"params": model[2].parameters()},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-2)
+    scheduler = LearnedLR(optimizer, STEPS)
+    data = list(batches())
+    train(model, optimizer, scheduler, data[:10])
+    optimizer.add_param_group({"params": [extra], "lr": 1e-3})
+    extra.grad = torch.ones(2)
+    train(model, optimizer, scheduler, data[10:40])
+    rates = scheduler.get_last_lr()
+    assert rates == pytest.approx([rates[0], 100 * rates[0], 10 * rates[0]])
+
+
+def test_gradients_that_are_not_finite_leave_the_policy_as_it_is():
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    scheduler = LearnedLR(optimizer, STEPS)
+    before = copy.deepcopy(scheduler.state_dict()["controller"])
+    for p in model.parameters():
+        p.grad = torch.full_like(p, float("nan"))
+    optimizer.step()
+    scheduler.step(torch.tensor(float("nan")))
+    assert before["ignored_losses"] == 0
+    before["ignored_losses"] = 1
+    assert str(scheduler.state_dict()["controller"]) == str(before)
+
+
+def test_what_cannot_be_driven_is_refused():
+    p = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    with pytest.raises(TypeError, match="needs a torch optimizer, got 5"):
+        LearnedLR(5, 10)
+    with pytest.raises(TypeError, match="has a policy already"):
+        LearnedLR(LearnedOptimizer([p], total_steps=60), 60)
+    with pytest.raises(ValueError, match="total_steps must be a positive integer, got 0"):
+        LearnedLR(optimizer, 0)
+    with pytest.raises(ValueError, match="total_steps is missing"):
+        LearnedLR(optimizer, policy="adam")
+    scheduler = LearnedLR(optimizer, 60)
+    with pytest.raises(ValueError, match=r"shape \[2\]"):
+        scheduler.step(torch.ones(2))
+    other = torch.optim.lr_scheduler.StepLR(optimizer, 5).state_dict()
+    with pytest.raises(ValueError, match="no policy was in use"):
+        scheduler.load_state_dict(other)
+    state = LearnedLR(torch.optim.SGD([p], lr=0.1), 60, "adam").state_dict()
+    with pytest.raises(ValueError, match=r"is of policy .* but here is"):
+        scheduler.load_state_dict(state)
+
+
+def test_the_policy_fits_the_optimizer_unless_it_is_named():
+    p = nn.Parameter(torch.ones(2))
+    sgd, *adams = (torch.optim.SGD([p]), torch.optim.Adam([p]), torch.optim.Adam([p]))
+    assert LearnedLR(sgd, 60).policy.rule.name == "momentum"
+    assert LearnedLR(adams[0], 60).policy.rule.name == "adam"
+    assert LearnedLR(adams[1]).policy.anytime
+
+
+def test_a_step_at_a_learning_rate_of_zero_is_none_of_the_run():
+    model, data = make_model(), list(batches())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+    scheduler = LearnedLR(optimizer, STEPS)
+    train(model, optimizer, scheduler, data[:10])
+    before, steps = weights(model), len(scheduler.explain())
+    for _ in range(3):  # each takes a step of its own
+        checkpoint.get_optimizer_state_dict(model, optimizer)
+    assert torch.equal(weights(model), before) and len(scheduler.explain()) == steps
+    saved = [part.state_dict() for part in (model, optimizer, scheduler)]
+    saved = copy.deepcopy(saved)
+    train(model, optimizer, scheduler, data[10:])
+    other = make_model()
+    again = torch.optim.AdamW(other.parameters(), lr=0.1, weight_decay=0.5)
+    resumed = LearnedLR(again, STEPS)
+    for part, state in zip((other, again, resumed), saved, strict=True):
+        part.load_state_dict(state)
+    train(other, again, resumed, data[10:])
+    assert torch.equal(weights(model), weights(other))
+
+
+def test_a_removed_scheduler_leaves_the_optimizer_to_another():
+    model, data = make_model(), list(batches())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = LearnedLR(optimizer, STEPS)
+    train(model, optimizer, scheduler, data[:10])
+    scheduler.remove()
+    optimizer.param_groups[0]["lr"] = 0.05
+    other = torch.optim.lr_scheduler.StepLR(optimizer, 100)
+    train(model, optimizer, other, data[10:20], with_loss=False)
+    assert optimizer.param_groups[0]["lr"] == 0.05
+
+
+def test_another_scheduler_beside_it_is_warned_of():
+    model, data = make_model(), list(batches())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = LearnedLR(optimizer, STEPS)
+    other = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.1)
+    train(model, optimizer, scheduler, data[:1])
+    other.step()
+    with pytest.warns(UserWarning, match="set to .* by someone else"):
+        train(model, optimizer, scheduler, data[1:2])
+
+
+def test_a_fused_optimizer_under_a_gradient_scaler_is_seen_unscaled():
+    ends = []
+    for fused in (False, True):
+        model = make_model()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=fused)
+        scheduler = LearnedLR(optimizer, STEPS)
+        scaler = torch.amp.GradScaler("cpu", init_scale=65536.0)
+        for inputs, targets in batches():
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(inputs), targets)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            scheduler.step(loss)
+        ends.append([row["multiplier"] for row in scheduler.explain()])
+    assert ends[0] == pytest.approx(ends[1], rel=1e-2)
+
+
+def test_a_state_dict_stays_as_it_was_when_it_was_taken():
+    model, data = make_model(), list(batches())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = LearnedLR(optimizer, STEPS)
+    for batch in data:
+        train(model, optimizer, scheduler, [batch])
+        saved = scheduler.state_dict()
+        before = str(saved)
+        train(model, optimizer, scheduler, [batch])
+        assert str(saved) == before
+        if saved["kept"]:
+            return
+    pytest.fail("nothing was ever kept for a probe")
+
+
+def test_the_state_of_a_larger_model_is_refused():
+    small, large = nn.Parameter(torch.ones(2)), make_model()
+    optimizer = torch.optim.SGD(large.parameters(), lr=0.1)
+    scheduler = LearnedLR(optimizer, STEPS)
+    train(large, optimizer, scheduler, list(batches())[:1])
+    state = scheduler.state_dict()
+    assert state["kept"]
+    other = LearnedLR(torch.optim.SGD([small], lr=0.1), STEPS)
+    with pytest.raises(ValueError, match="more than the 1 parameters here"):
+        other.load_state_dict(state)
+
+
+@pytest.mark.parametrize("with_loss", [True, False])
+def test_to_maximise_is_to_minimise_the_negative(with_loss):
+    stories = []
+    for sign in (1.0, -1.0):
+        model = make_model()
+        optimizer = torch.optim.AdamW(model.parameters(), maximize=sign < 0)
+        scheduler = LearnedLR(optimizer, STEPS)
+        for inputs, targets in batches():
+            optimizer.zero_grad()
+            loss = sign * nn.functional.cross_entropy(model(inputs), targets)
+            loss.backward()
+            optimizer.step()
+            scheduler.step(*([loss] if with_loss else []))
+        stories.append(scheduler.explain())
+    assert stories[0][-1]["has_loss"] == with_loss
+    assert stories[0] == stories[1]
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_drives_its_own_copy_of_the_optimizer(clone):
+    model, data = make_model(), list(batches())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    scheduler = LearnedLR(optimizer, STEPS)
+    train(model, optimizer, scheduler, data[:24])
+    own = clone((model, optimizer, scheduler))
+    for each in ((model, optimizer, scheduler), own):
+        train(*each, data[24:])
+    assert torch.equal(weights(model), weights(own[0]))
+    assert own[2].explain() == scheduler.explain()
+    scheduler.remove()
+    assert len(clone((optimizer, scheduler))[0]._optimizer_step_pre_hooks) == 0
+
+
+def test_an_optimizer_has_one_at_a_time():
+    optimizer = torch.optim.SGD(make_model().parameters(), lr=0.1)
+    scheduler = LearnedLR(optimizer, STEPS)
+    with pytest.raises(ValueError, match=r"driven by a LearnedLR already, .* remove"):
+        LearnedLR(optimizer, STEPS)
+    scheduler.remove()
+    LearnedLR(optimizer, STEPS)
+
+
+def test_a_wrapped_optimizer_is_refused():
+    accelerate = pytest.importorskip("accelerate", reason="extra: frameworks")
+    optimizer = torch.optim.SGD(make_model().parameters(), lr=0.1)
+    with pytest.raises(TypeError, match=r"AcceleratedOptimizer: .* within"):
+        LearnedLR(accelerate.Accelerator(cpu=True).prepare(optimizer), STEPS)

@@ -1,0 +1,108 @@
+"""What is measured of large tensors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from agents import LearnedOptimizer
+from agents.optim import subsample
+from agents.optim.probe import measure
+from agents.optim.snapshots import real, taken
+from optenv import tasks
+from tests.helpers.loops import STEPS
+from tests.helpers.utils import random_policy
+
+SHAPES = [
+    (400, 600), (4000, 64), (512, 1024), (300, 784), (160_000,), (1200, 16, 3, 3),
+    (3, 200_000),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_about_as_many_numbers_are_taken_of_every_large_tensor(shape):
+    taken = subsample.sample(torch.zeros(shape))
+    assert taken.shape == (subsample.size(torch.Size(shape)),)
+    assert subsample.MOST / 3 < len(taken) <= subsample.MOST  # not to be sampled again
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_column_is_left_out(shape):
+    column = torch.arange(shape[-1]).expand(shape).contiguous()
+    whole = torch.arange(math.prod(shape)).view(shape[0], -1) % math.prod(shape[1:])
+    for numbers, groups in ((column, shape[-1]), (whole, math.prod(shape[1:]))):
+        if groups <= 1024 and len(shape) > 1:
+            assert len(subsample.sample(numbers.view(shape)).unique()) == groups
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("parts", [2, 3, 7])
+def test_parts_are_sampled_as_the_whole_is(shape, parts):
+    tensor, begin, found = torch.arange(math.prod(shape)).view(shape), 0, []
+    for part in tensor.chunk(parts):
+        found.append(subsample.sample(part, torch.Size(shape), begin))
+        begin += part.numel()
+    assert torch.equal(torch.cat(found), subsample.sample(tensor))
+
+
+def test_a_tensor_in_another_order_of_memory_is_sampled_alike():
+    tensor = torch.randn(300, 500)
+    assert torch.equal(subsample.sample(tensor.T.contiguous().T), subsample.sample(tensor))
+
+
+def test_complex_numbers_are_sampled_as_pairs():
+    tensor = torch.randn(300, 300, dtype=torch.complex64)
+    assert subsample.is_sampled(tensor) and not subsample.is_sampled(tensor[:100])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_a_sample_tells_about_what_all_numbers_would(dtype, monkeypatch):
+    torch.manual_seed(0)
+    params = [torch.randn(shape, dtype=dtype) for shape in [(800, 300), (300,), (300, 600)]]
+    grads = [0.3 * p + torch.randn_like(p) for p in params]
+    last = [grad + torch.randn_like(grad) for grad in grads]
+    step = [torch.randn_like(grad) - grad for grad in grads]
+
+    def probe():
+        kept = {
+            p: {
+                "last_grad": real(taken(a)), "last_step": real(taken(b)),
+                "watched": torch.ones(()),
+            }
+            for p, a, b in zip(params, last, step, strict=True)
+        }  # fmt: skip
+        return torch.cat(measure(params, grads, kept, torch.float32))
+
+    found = probe()
+    monkeypatch.setattr(subsample, "is_sampled", lambda tensor: False)
+    torch.testing.assert_close(found, probe(), rtol=0.03, atol=0.0)
+
+
+@pytest.mark.parametrize("guard", ["step", "probe"])
+def test_what_waits_is_bounded_however_large_a_layer_is(guard):
+    model = nn.Linear(1000, 1000)
+    arguments = {"total_steps": STEPS, "guard": guard}
+    optimizer = LearnedOptimizer(model.parameters(), random_policy(), **arguments)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = model(torch.randn(4, 1000)).square().mean()
+        loss.backward()
+        optimizer.step(loss=loss)
+    own = optimizer.state[model.weight]
+    waiting = sum(own[name].numel() for name in ("last_grad", "last_step"))
+    assert waiting <= 2 * subsample.MOST
+    assert all(abs(row["cos_grads"]) < 4 for row in optimizer.explain())
+    assert any(row["cos_step"] for row in optimizer.explain())
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_environments_own_networks_are_measured_in_whole(split):
+    rng = np.random.default_rng(0)
+    sampler = tasks.make(split)
+    for _ in range(300):
+        shapes = sampler.draw(rng).shapes
+        assert all(math.prod(shape) <= subsample.MOST for shape in shapes)

@@ -1,0 +1,80 @@
+"""Several policies as one: the mean of what they say, in one file."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from agents import load_policy
+from agents.policy.ensemble import average
+from agents.policy.files import save_policy
+from optenv.telemetry import FEATURES
+from tests.helpers.utils import random_policy
+
+
+def policies(count=3, **described):
+    """Policies of one shape with weights of their own."""
+    made = [random_policy(seed=i, **described) for i in range(count)]
+    generator = torch.Generator().manual_seed(0)
+    for policy in made:
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return [policy.requires_grad_(False) for policy in made]
+
+
+def observations():
+    return torch.randn(50, len(FEATURES), generator=torch.Generator().manual_seed(1))
+
+
+def test_the_output_is_the_mean_of_the_members_before_it_is_clipped(tmp_path):
+    members, seen = policies(), observations()
+    path = save_policy(average(members), tmp_path / "merged")
+    outputs = [member.members[0](seen) for member in members]
+    expected = torch.stack(outputs).mean(0).clamp(-1, 1)
+    torch.testing.assert_close(load_policy(path)(seen), expected)
+    assert load_policy(path).description["seeds"] == [0, 1, 2]
+
+
+def test_discrete_members_vote_with_their_values():
+    action = {"kind": "discrete"}
+    members, seen = policies(action=action), observations()
+    values = torch.stack([member.members[0](seen) for member in members])
+    merged = average(members)(seen)
+    assert torch.equal(merged, values.mean(0).argmax(-1))
+    assert not torch.equal(merged, values[0].argmax(-1))
+
+
+def test_ensembles_merge_with_their_members_and_one_is_itself():
+    members, seen = policies(), observations()
+    nested = average([average(members[:2]), members[2]])
+    torch.testing.assert_close(nested(seen), average(members)(seen))
+    assert nested.description["seeds"] == [0, 1, 2]
+    assert not {"seed", "command"} & set(nested.description)
+    torch.testing.assert_close(average(members[:1])(seen), members[0](seen))
+
+
+def test_policies_that_act_by_other_rules_are_refused():
+    with pytest.raises(ValueError, match=r"different horizon cannot .* 20 and 7"):
+        average([*policies(1), *policies(1, horizon=7)])
+    with pytest.raises(ValueError, match="no policies"):
+        average([])
+
+
+@pytest.mark.parametrize("members", [0, True, "2"])
+def test_a_description_with_a_wrong_number_of_members_is_refused(members):
+    with pytest.raises(ValueError, match=f"members must be .* got {members!r}"):
+        random_policy(members=members)
+
+
+def test_an_average_remembers_as_its_members_do():
+    policy = random_policy(memory=3)
+    merged, memory, twice = average([policy, policy]), policy.blank(2), None
+    twice = merged.blank(2)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        seen = torch.randn(2, 27, generator=generator)
+        expected, memory = policy.remember(seen, memory)
+        found, twice = merged.remember(seen, twice)
+        torch.testing.assert_close(found, expected)
+    assert memory.abs().min() > 0

@@ -1,0 +1,77 @@
+"""Several trainings of one recipe: which are chosen, and what is left of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import torch
+
+from agents import load_policy
+from agents.evaluation.tasks.heldout import task_named
+from agents.rl.presets import PRESETS
+from agents.rl.seeds import STRIDE, mean_gaps, train_candidates
+from optenv.telemetry import FEATURES
+
+
+def row(task, arm, loss, seed=0, initial=2.0):
+    return {
+        "task": task, "arm": arm, "seed": seed, "validation_loss": loss,
+        "initial_validation_loss": initial,
+    }  # fmt: skip
+
+
+def test_gaps_are_shares_of_the_way_to_the_best_averaged_over_tasks():
+    rows = [
+        row("a", "one", 1.0), row("a", "two", 1.5), row("b", "one", 0.5),
+        row("b", "two", 0.3, seed=0), row("b", "two", 0.1, seed=1),
+    ]  # fmt: skip
+    gaps = mean_gaps(rows)
+    assert gaps["one"] == pytest.approx((0.0 + 0.3 / 1.8) / 2)
+    assert gaps["two"] == pytest.approx((0.5 + 0.0) / 2)
+
+
+def test_runs_that_diverge_or_end_above_their_start_are_behind_by_all_of_the_way():
+    rows = [row("a", "one", 1.0), row("a", "two", float("inf")), row("a", "bad", 9.0)]
+    assert mean_gaps(rows) == {"one": 0.0, "two": 1.0, "bad": 1.0}
+    assert mean_gaps([row("a", "one", 3.0), row("a", "two", 4.0)])["two"] == 1.0
+
+
+@pytest.mark.slow
+def test_the_best_candidates_are_averaged_and_each_is_left_in_its_folder(tmp_path):
+    preset = PRESETS["ppo"]
+    config = {
+        **preset,
+        "env_arguments": {**preset["env"], "tasks": "quadratic", "updates_per_step": 2},
+        "num_envs": 8,
+        "timesteps": 960,
+        "overrides": {"n_epochs": 1},
+    }
+    task = task_named("friedman").lasting(0.02)
+    train_candidates(
+        "ppo", 5, config, tmp_path, count=3, members=2, workers=2, tasks=[task],
+        progress=False,
+    )  # fmt: skip
+    merged = load_policy(tmp_path / "policy")
+    with (tmp_path / "selection.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * 2
+    losses = {name: 0.0 for name in ("candidate-0", "candidate-1", "candidate-2")}
+    for found in rows:
+        losses[found["arm"]] += float(found["validation_loss"])
+    worst = int(max(losses, key=losses.__getitem__)[-1])
+    seeds = [5 + i * STRIDE for i in range(3)]
+    for i, seed in enumerate(seeds):
+        folder = tmp_path / f"candidate-{i}"
+        assert json.loads((folder / "policy.json").read_text())["seed"] == seed
+        assert (folder / "model.zip").exists()
+    assert len(merged.members) == 2 and len(set(losses.values())) == 3
+    assert set(merged.description["seeds"]) == set(seeds) - {seeds[worst]}
+    seen = torch.randn(6, len(FEATURES), generator=torch.Generator().manual_seed(0))
+    own = [
+        load_policy(tmp_path / f"candidate-{seeds.index(s)}")
+        for s in merged.description["seeds"]
+    ]
+    mean = torch.stack([policy.members[0](seen) for policy in own]).mean(0)
+    torch.testing.assert_close(merged(seen), mean.clamp(-1, 1))

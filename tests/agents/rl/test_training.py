@@ -1,0 +1,65 @@
+"""What training keeps: presets that build, and the average of the late policies."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from agents.rl import factory, training
+from agents.rl.presets import PRESETS
+
+SMALL = {"tasks": "quadratic", "updates_per_step": 2}
+
+
+def small_model(agent):
+    preset = PRESETS[agent]
+    env = factory.make_env(preset["env_id"], 4, {**preset["env"], **SMALL})
+    return factory.make_model(agent, env, seed=0)
+
+
+#: Those of Stable-Baselines3.
+AGENTS = [name for name in PRESETS if not name.startswith("unrolled")]
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_preset_builds_its_model_on_its_environment(agent):
+    model = small_model(agent)
+    described = model.get_env().env_method("describe")[0]
+    assert described["action"]["start"] == PRESETS[agent]["env"]["action"]["start"]
+    assert described["horizon"] == PRESETS[agent]["env"]["horizon"]
+
+
+def test_the_policy_kept_is_the_average_of_the_late_ones(tmp_path):
+    model = small_model("ppo")
+    keeper = training._Keeper(tmp_path, 100)
+    keeper.init_callback(model)
+    keeper.on_training_start({}, {})
+    parameter = model.policy.action_net.bias
+    seen = []
+    for timesteps in range(0, 101, 20):
+        keeper.num_timesteps = timesteps
+        with torch.no_grad():
+            parameter.fill_(float(timesteps))
+        seen.append(timesteps)
+        keeper.on_rollout_start()
+    keeper.load_average()
+    late = [t for t in seen if t >= (1 - training.AVERAGED) * 100]
+    assert 1 < len(late) < len(seen)
+    torch.testing.assert_close(parameter.detach(), torch.tensor([sum(late) / len(late)]))
+
+
+def test_an_interrupt_before_the_late_part_keeps_the_policy_as_it_is(tmp_path):
+    model = small_model("ppo")
+    before = {k: v.clone() for k, v in model.policy.state_dict().items()}
+    keeper = training._Keeper(tmp_path, 100)
+    keeper.init_callback(model)
+    keeper.on_training_start({}, {})
+    keeper.on_rollout_start()
+    keeper.load_average()
+    for name, value in model.policy.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_unknown_agents_are_named_with_the_valid_ones():
+    with pytest.raises(ValueError, match="unknown agent 'sac'; valid agents: ppo, default"):
+        factory.preset("sac")

@@ -1,0 +1,60 @@
+"""Our optimizer and two of torch's own, for tests of what is asked of all of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from agents import LearnedOptimizer
+from tests.helpers.loops import STEPS, batches, make_model
+from tests.helpers.utils import random_policy
+
+
+def switching_policy():
+    """A policy that chooses rules, and has a memory."""
+    return random_policy("switching", {"kind": "rule"}, memory=3)
+
+
+MAKERS = {
+    "learned": lambda p, **k: LearnedOptimizer(p, total_steps=STEPS, **k),
+    "learned-adam": lambda p, **k: LearnedOptimizer(p, "adam", total_steps=STEPS, **k),
+    "learned-anytime": lambda p, **k: LearnedOptimizer(p, **k),
+    "learned-nadam": lambda p, **k: LearnedOptimizer(
+        p, random_policy("nadam"), total_steps=STEPS, **k
+    ),
+    "learned-rules": lambda p, **k: LearnedOptimizer(
+        p, switching_policy(), total_steps=STEPS, **k
+    ),
+    "AdamW": lambda p, **k: torch.optim.AdamW(p, **k),
+    "SGD": lambda p, **k: torch.optim.SGD(p, **{"lr": 1e-2, "momentum": 0.9, **k}),
+}
+
+#: Runs a test with each of them, as ``make(parameters, **arguments)``.
+all_optimizers = pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
+
+
+def loss_of(model, batch):
+    inputs, targets = batch
+    return nn.functional.cross_entropy(model(inputs), targets)
+
+
+def backward(model, batch):
+    loss = loss_of(model, batch)
+    loss.backward()
+    return loss
+
+
+def train(model, optimizer, data, **step):
+    for batch in data:
+        optimizer.zero_grad()
+        backward(model, batch)
+        optimizer.step(**step)
+
+
+def trained(make, count=30):
+    """Model and optimizer on the way, and the batches that are left."""
+    model, data = make_model(), list(batches())
+    optimizer = make(model.parameters())
+    train(model, optimizer, data[:count])
+    return model, optimizer, data[count:]

@@ -1,0 +1,176 @@
+"""Orthogonalised directions and the rule that moves along them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from optenv import rules
+from optenv.rules.orthogonal import as_matrix, orthogonalize, orthogonalize_flat
+
+SIZES = [(2, 2), (16, 16), (48, 12), (12, 48), (96, 96), (300, 20)]
+
+
+def matrices(rows: int, columns: int, count: int = 4) -> Tensor:
+    generator = torch.Generator().manual_seed(rows + columns)
+    x = torch.randn(count, rows, columns, generator=generator, dtype=torch.float64)
+    return x * torch.logspace(-3, 3, count, dtype=torch.float64).view(-1, 1, 1)
+
+
+def polar(x: Tensor) -> Tensor:
+    u, _, vh = torch.linalg.svd(x, full_matrices=False)
+    return u @ vh
+
+
+def norm(x: Tensor) -> Tensor:
+    return torch.linalg.matrix_norm(x)
+
+
+@pytest.mark.parametrize(("rows", "columns"), SIZES)
+def test_an_orthogonalized_matrix_is_near_the_polar_factor_and_as_long(
+    rows: int, columns: int
+) -> None:
+    x = matrices(rows, columns)
+    found = orthogonalize(x)
+    torch.testing.assert_close(norm(found), norm(x), rtol=1e-12, atol=0)
+    exact = polar(x)
+
+    def closeness(y: Tensor) -> Tensor:
+        return (y * exact).sum((1, 2)) / (norm(y) * norm(exact))
+
+    assert (closeness(found) > 0.94).all()
+    assert (1 - closeness(found)).mean() < 0.75 * (1 - closeness(x)).mean()
+
+
+def test_singular_vectors_stay_and_values_come_closer() -> None:
+    x = matrices(24, 16, 1)
+    u, values, vh = torch.linalg.svd(x, full_matrices=False)
+    inside = u.mT @ orthogonalize(x) @ vh.mT
+    own = inside.diagonal(dim1=1, dim2=2)
+    torch.testing.assert_close(inside, torch.diag_embed(own), rtol=0, atol=1e-9)
+    assert (own > 0).all()
+    assert own.max() / own.min() < 0.5 * values.max() / values.min()
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_large_matrices_are_cut_into_strips_of_about_equal_height(turned: bool) -> None:
+    x = torch.randn(2, 130, 200, dtype=torch.float64)  # two strips of 65 rows
+    found = orthogonalize(x.mT).mT if turned else orthogonalize(x)
+    for rows in (slice(0, 65), slice(65, 130)):
+        torch.testing.assert_close(found[:, rows], orthogonalize(x[:, rows]))
+    odd = orthogonalize(torch.randn(1, 259, 300))  # three of 87, 87 and 85
+    assert odd.shape == (1, 259, 300) and odd.isfinite().all()
+
+
+def test_zero_stays_zero_and_has_finite_derivatives() -> None:
+    x = torch.zeros(2, 3, 3, requires_grad=True)
+    y = orthogonalize(x)
+    assert torch.equal(y, torch.zeros_like(y))
+    (derivative,) = torch.autograd.grad(y.sum(), x)
+    assert derivative.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "matrix"),
+    [
+        ((3, 4), (3, 4)), ((5, 2, 3, 3), (5, 18)), ((7,), None), ((), None),
+        ((1, 9), None), ((9, 1), None), ((9, 1, 1), None), ((0, 4), None), ((4, 0), None),
+    ],
+)  # fmt: skip
+def test_what_counts_as_a_matrix(
+    shape: tuple[int, ...], matrix: tuple[int, int] | None
+) -> None:
+    assert as_matrix(shape) == matrix
+
+
+def test_of_flat_directions_the_matrices_alone_change() -> None:
+    shapes = ((3, 4), (5,), (2, 2, 3), (1, 4))
+    flat = torch.randn(2, 12 + 5 + 12 + 4, dtype=torch.float64)
+    found = orthogonalize_flat(flat, shapes)
+    torch.testing.assert_close(
+        found[:, :12].view(2, 3, 4), orthogonalize(flat[:, :12].view(2, 3, 4))
+    )
+    torch.testing.assert_close(
+        found[:, 17:29].view(2, 2, 6), orthogonalize(flat[:, 17:29].view(2, 2, 6))
+    )
+    assert torch.equal(found[:, 12:17], flat[:, 12:17])
+    assert torch.equal(found[:, 29:], flat[:, 29:])
+
+
+def test_of_a_vector_the_rule_is_adam_with_nesterovs_momentum() -> None:
+    beta1, beta2, eps, rate = 0.8, 0.99, 1e-3, 0.01
+    spec = {"name": "orthogonal-adam", "beta1": beta1, "beta2": beta2, "eps": eps}
+    rule = rules.get(spec).bind([(1,)])
+    ours = torch.ones(1, 1, dtype=torch.float64)
+    state, lr = rule.init(ours), torch.full((1, 1), rate, dtype=torch.float64)
+    param, mean, square = 1.0, 0.0, 0.0
+    for t in range(1, 20):
+        grad = math.sin(t) * 10 ** (t % 5 - 2)
+        mean = beta1 * mean + (1 - beta1) * grad
+        square = beta2 * square + (1 - beta2) * grad**2
+        ahead = beta1 * mean / (1 - beta1 ** (t + 1))
+        ahead += (1 - beta1) * grad / (1 - beta1**t)
+        param -= rate * ahead / (math.sqrt(square / (1 - beta2**t)) + eps)
+        ours, state = rule.update(ours, torch.full_like(ours, grad), state, lr)
+        assert ours.item() == pytest.approx(param, rel=1e-12)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_with_a_power_the_mean_square_decays_as_adafactors(inplace: bool) -> None:
+    spec = {"name": "orthogonal-adam", "beta1": 0.0, "beta2": 0.9, "power": 0.7}
+    rule = rules.get(spec).bind([(1,)])
+    ours = torch.ones(1, 1, dtype=torch.float64)
+    state, lr = rule.init(ours), torch.full((1, 1), 0.01, dtype=torch.float64)
+    param, weights = 1.0, [0.0] * 40
+    grads = [math.sin(t) * 10 ** (t % 5 - 2) for t in range(40)]
+    for t, grad in enumerate(grads):
+        decay = min(0.9, 1 - (t + 1) ** -0.7)  # the first of them is 0, the last 0.9
+        weights = [weight * decay for weight in weights]
+        weights[t] = 1 - decay
+        assert sum(weights) == pytest.approx(1.0)  # so that there is no bias to correct
+        square = sum(w * g**2 for w, g in zip(weights, grads, strict=True))
+        param -= 0.01 * grad / (math.sqrt(square) + 1e-8)
+        ours, state = rule.update(ours, torch.full_like(ours, grad), state, lr, inplace)
+        assert ours.item() == pytest.approx(param, rel=1e-12)
+
+
+def test_of_a_matrix_the_rule_moves_along_the_orthogonalized_direction() -> None:
+    spec = {"name": "orthogonal-adam", "beta1": 0.0, "beta2": 0.0, "eps": 1e-12}
+    rule = rules.get(spec).bind([(4, 3), (2,)])
+    params = torch.zeros(2, 14, dtype=torch.float64)
+    grad = torch.randn(2, 14, dtype=torch.float64)
+    lr = torch.tensor([[0.5], [2.0]], dtype=torch.float64)
+    moved, _ = rule.update(params, grad, rule.init(params), lr)
+    # Without memory, Adam's direction is the sign of the gradient.
+    expected = -lr.unsqueeze(2) * orthogonalize(grad[:, :12].sign().view(2, 4, 3))
+    torch.testing.assert_close(moved[:, :12].view(2, 4, 3), expected)
+    torch.testing.assert_close(moved[:, 12:], -lr * grad[:, 12:].sign())
+
+
+def test_a_rule_for_matrices_refuses_to_guess_shapes() -> None:
+    rule, params = rules.get("orthogonal-adam"), torch.ones(1, 4)
+    with pytest.raises(TypeError, match="needs shapes: bind the rule to them first"):
+        rule.update(params, params, rule.init(params), torch.ones(1, 1))
+
+
+def test_derivatives_stay_finite_long_after_the_last_gradient() -> None:
+    spec = {"name": "orthogonal-adam", "beta1": 0.85, "beta2": 0.995}
+    rule = rules.get(spec).bind([(4, 3)])
+    first = torch.randn(1, 12, requires_grad=True)
+    params = torch.zeros(1, 12)
+    state, lr = rule.init(params), torch.full((1, 1), 0.1)
+    for t in range(300):
+        grad = first if t == 0 else torch.zeros_like(first)
+        params, state = rule.update(params, grad, state, lr)
+    (derivative,) = torch.autograd.grad(params.square().sum(), first)
+    assert derivative.isfinite().all() and derivative.any()
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-10, 1e20])
+def test_the_length_is_kept_whatever_the_units(size: float) -> None:
+    x = torch.randn(1, 4, 3)
+    found = orthogonalize(x * size) / size
+    torch.testing.assert_close(found, orthogonalize(x), rtol=1e-4, atol=1e-6)

@@ -1,0 +1,268 @@
+"""A user's module, stacked, is the user's module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import optenv
+from optenv import core, tasks
+from tests.helpers import utils
+
+
+class Tied(nn.Module):
+    """Shares a weight, keeps a buffer, and has a layer norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode = nn.Linear(4, 3)
+        self.norm = nn.LayerNorm(3)
+        self.decode = nn.Linear(3, 3)
+        self.again = nn.Linear(3, 3, bias=False)
+        self.again.weight = self.decode.weight
+        self.register_buffer("mix", torch.arange(9.0).view(3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.norm(self.encode(x)) @ self.mix
+        return self.again(self.decode(hidden).tanh())
+
+
+FACTORIES: dict[str, Callable[[], nn.Module]] = {
+    "mlp": utils.linear_module,
+    "cnn": utils.convolutional_module,
+    "tied": Tied,
+    "batch-norm": lambda: nn.Sequential(
+        nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_stats=False), nn.Linear(5, 3)
+    ),
+}
+TARGETS = torch.arange(40) % 3
+LOSSES: list[tuple[str | Any, Any, Tensor]] = [
+    ("cross_entropy", F.cross_entropy, TARGETS),
+    ("mse", F.mse_loss, F.one_hot(TARGETS).float()),
+    ("l1", F.l1_loss, F.one_hot(TARGETS).float()),
+    ("bce_with_logits", F.binary_cross_entropy_with_logits, F.one_hot(TARGETS).float()),
+    (F.huber_loss, F.huber_loss, F.one_hot(TARGETS).float()),
+]
+
+
+def inputs_of(name: str) -> Tensor:
+    shape = (40, 1, 8, 8) if name == "cnn" else (40, 4)
+    return torch.from_numpy(np.random.default_rng(0).standard_normal(shape))
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize(("loss", "expected", "targets"), LOSSES)
+@pytest.mark.parametrize("runs", [1, 3])
+def test_loss_and_gradient_are_those_of_the_module_alone(
+    name: str, loss: Any, expected: Any, targets: Tensor, runs: int
+) -> None:
+    inputs = inputs_of(name)
+    task = tasks.from_module(FACTORIES[name], inputs, targets, loss=loss, batch_size=8)
+    data, params = utils.new_runs(task, runs)
+    rows = data.batch_rows(torch.zeros(runs, dtype=torch.int64), 1, 8)
+    losses, gradients = core.loss_and_grad(task, params, data.batch(rows))
+    for run in range(runs):
+        module = FACTORIES[name]().double()
+        nn.utils.vector_to_parameters(params[run], module.parameters())
+        examples = data.rows[run][rows[run]]
+        target = targets[examples]
+        target = target.double() if target.is_floating_point() else target
+        alone = expected(module(inputs[examples]), target)
+        alone.backward()
+        gradient = torch.cat([p.grad.flatten() for p in module.parameters()])
+        torch.testing.assert_close(losses[run], alone.detach())
+        torch.testing.assert_close(gradients[run], gradient, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_initial_parameters_are_what_the_factory_draws(name: str) -> None:
+    task = tasks.from_module(FACTORIES[name], inputs_of(name).float(), TARGETS)
+    seeds = [int(g.integers(2**62)) for g in utils.generators(3)]
+    params = task.init(utils.generators(3))
+    for run, seed in enumerate(seeds):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            module = FACTORIES[name]()
+        flat = nn.utils.parameters_to_vector(module.parameters()).detach()
+        utils.assert_identical(params[run], flat)
+    assert len(params.unique(dim=0)) == 3
+
+
+def test_runs_share_the_split_and_order_it_each_in_its_own_way() -> None:
+    task = utils.module_task(validation_fraction=0.25)
+    assert (task.num_train, task.num_validation) == (30, 10)
+    data, _ = utils.new_runs(task, 3)
+    assert data.rows[:, :30].sort().values.equal(torch.arange(30).expand(3, 30))
+    assert data.rows[:, 30:].sort().values.equal(torch.arange(30, 40).expand(3, 10))
+    assert len(data.rows.unique(dim=0)) == 3
+    assert len(data.order.unique()) == 3
+
+
+@pytest.mark.parametrize("convolutional", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_environment_trains_the_modules(convolutional: bool, dtype: str) -> None:
+    task = utils.module_task(convolutional)
+    env = gym.make_vec(
+        "optenv/LearningRate-v0", 4, tasks=task, base_lr=1e-2, horizon=5, dtype=dtype
+    )
+    env.reset(seed=0)
+    initial = env.groups[0][1].state.initial_loss.clone()
+    for _ in range(5):
+        *_, terminated, _, info = env.step(utils.keep(env))
+    assert terminated.all()
+    assert (info["loss"] < 0.9 * initial.numpy()).all()
+    assert np.isfinite(info["validation_loss"]).all()
+
+
+def test_the_users_module_and_tensors_are_left_alone() -> None:
+    module, inputs = utils.linear_module(), inputs_of("mlp").float()
+    kept, examples = [p.detach().clone() for p in module.parameters()], inputs.clone()
+    task = tasks.from_module(lambda: module, inputs, TARGETS)
+    env = gym.make("optenv/LearningRate-v0", tasks=task, horizon=2)
+    env.reset(seed=0)
+    env.step(utils.keep(env))
+    for old, new in zip(kept, module.parameters(), strict=True):
+        assert new.device.type == "cpu"
+        utils.assert_identical(new.detach(), old)
+    utils.assert_identical(inputs, examples)
+
+
+def normalised() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+
+
+def dropped() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5), nn.Linear(5, 3))
+
+
+@pytest.mark.parametrize(
+    ("factory", "arguments", "error", "says"),
+    [
+        (normalised, {}, ValueError, r"\['1'\].*running statistics.*GroupNorm"),
+        (dropped, {}, ValueError, r"\['1'\].*random generator.*p=0"),
+        (lambda: nn.MultiheadAttention(4, 1, dropout=0.1), {}, ValueError, "random gen"),
+        (lambda: nn.LSTM(4, 3, 2, dropout=0.1), {}, ValueError, "random generator"),
+        (lambda: Tied().requires_grad_(False), {}, ValueError, "no parameters to train"),
+        (Tied, {"inputs": np.zeros((40, 4))}, TypeError, "inputs must be .* got ndarray"),
+        (Tied, {"targets": [0] * 40}, TypeError, r"targets must be .*Tensor, got list"),
+        (Tied, {"loss": 3}, TypeError, "loss must be a name or a function, got 3"),
+        (lambda: nn.Flatten(), {}, ValueError, "no parameters.*Flatten"),
+        (lambda: F.relu, {}, TypeError, r"must return a torch\.nn\.Module, got <"),
+        (nn.Linear(4, 3), {"inputs": torch.zeros(9, 4)}, ValueError, "length: 9 and 40"),
+        (Tied(), {}, TypeError, r"not a module: give lambda: Tied\(\.\.\.\)"),
+        (3, {}, TypeError, "factory must be callable, got 3"),
+        (Tied, {"loss": "nll"}, ValueError, "'nll'; valid losses: cross_entropy, mse, l1"),
+        (Tied, {"validation_fraction": 0.0}, ValueError, r"\(0, 1\), got 0\.0"),
+        (Tied, {"validation_fraction": 1.0}, ValueError, r"\(0, 1\), got 1\.0"),
+        (Tied, {"batch_size": 33}, ValueError, r"at most num_train \(32\), got 33"),
+    ],
+)
+def test_what_cannot_be_stacked_is_refused(
+    factory: Any, arguments: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    arguments = {"inputs": inputs_of("mlp").float(), "targets": TARGETS, **arguments}
+    with pytest.raises(error, match=says):
+        optenv.from_module(factory, **arguments)
+
+
+def test_dropout_with_probability_zero_is_welcome() -> None:
+    factory = lambda: nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.0))  # noqa: E731
+    assert tasks.from_module(factory, inputs_of("mlp").float(), TARGETS).num_params == 15
+
+
+def test_a_loss_that_is_no_mean_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"scalar mean over the batch, .* shape \[8\]"):
+        utils.module_task(loss=lambda x, y: F.cross_entropy(x, y, reduction="none"))
+
+
+class Dropping(nn.Linear):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return F.dropout(super().forward(inputs), 0.5, training=True)
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        states: Tensor = self.lstm(inputs)[0]
+        return self.head(states[:, -1])
+
+
+def test_random_functions_are_refused_and_leave_the_generator_alone() -> None:
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match="draws from the global random generator"):
+        optenv.from_module(lambda: Dropping(4, 3), inputs_of("mlp").float(), TARGETS)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_modules_that_cannot_be_stacked_run_one_after_the_other() -> None:
+    inputs = torch.randn(40, 6, 4)
+    task = optenv.from_module(Recurrent, inputs, TARGETS, batch_size=8)
+    data, params = utils.new_runs(task, 3)
+    losses, gradients = core.loss_and_grad(task, params, data.train(8))
+    for run in range(3):
+        module = Recurrent().double()
+        nn.utils.vector_to_parameters(params[run], module.parameters())
+        alone = F.cross_entropy(
+            module(inputs[data.rows[run, :8]].double()), TARGETS[data.rows[run, :8]]
+        )
+        alone.backward()
+        expected = torch.cat([p.grad.flatten() for p in module.parameters()])
+        torch.testing.assert_close(losses[run], alone.detach())
+        torch.testing.assert_close(gradients[run], expected)
+
+
+def test_tasks_of_modules_can_be_compared() -> None:
+    one, two = utils.module_task(), utils.module_task()
+    assert one == one and one != two and len({one, two}) == 2
+
+
+def half_frozen() -> nn.Module:
+    module = utils.linear_module()
+    module[0].weight.requires_grad_(False)  # type: ignore[index]
+    return module
+
+
+def test_frozen_parameters_are_not_trained() -> None:
+    inputs = inputs_of("mlp")
+    task = tasks.from_module(half_frozen, inputs, TARGETS, batch_size=8)
+    data, params = utils.new_runs(task, 3)
+    assert task.shapes == ((5,), (3, 5), (3,))
+    rows = data.batch_rows(torch.zeros(3, dtype=torch.int64), 1, 8)
+    losses, gradients = core.loss_and_grad(task, params, data.batch(rows))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = half_frozen().double()  # all runs have the frozen weights of this one
+    trained = [p for p in module.parameters() if p.requires_grad]
+    for run in range(3):
+        nn.utils.vector_to_parameters(params[run], trained)
+        module.zero_grad()
+        examples = data.rows[run][rows[run]]
+        alone = F.cross_entropy(module(inputs[examples]), TARGETS[examples])
+        alone.backward()
+        gradient = torch.cat([p.grad.flatten() for p in trained])
+        torch.testing.assert_close(losses[run], alone.detach())
+        torch.testing.assert_close(gradients[run], gradient)
+
+
+def test_generators_of_other_devices_are_not_seeded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if torch.cuda.is_initialized():
+        before = torch.cuda.get_rng_state_all()
+    else:
+        monkeypatch.setattr(torch.cuda, "manual_seed_all", pytest.fail)
+    cpu = torch.get_rng_state()
+    utils.module_task().init(utils.generators(2))
+    assert torch.equal(torch.get_rng_state(), cpu)
+    if torch.cuda.is_initialized():
+        utils.assert_identical(torch.cuda.get_rng_state_all(), before)

@@ -1,0 +1,180 @@
+"""Every registered environment keeps Gymnasium's contract."""
+
+from __future__ import annotations
+
+import doctest
+import pickle
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+import optenv
+from optenv import rules
+from tests.helpers import utils
+
+SHORT = {"tasks": utils.MLP, "horizon": 5, "updates_per_step": 3}
+
+every_id = pytest.mark.parametrize("env_id", utils.IDS)
+
+
+@every_id
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_checkers_of_gymnasium_and_sb3_are_silent(env_id: str, dtype: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = gym.make(env_id, dtype=dtype, **SHORT)
+        check_env(env.unwrapped)
+        # SB3 warns of every float64 Box action space, whatever the environment.
+        if dtype == "float32":
+            sb3_check_env(env.unwrapped)
+
+
+@every_id
+def test_make_vec_batches_the_spaces_of_make(env_id: str) -> None:
+    env = gym.make(env_id, **SHORT)
+    batch = gym.make_vec(env_id, num_envs=3, **SHORT)
+    assert isinstance(batch, optenv.LearningRateVectorEnv)
+    assert batch.single_observation_space == env.observation_space
+    assert batch.single_action_space == env.action_space
+    observation, _ = batch.reset(seed=0)
+    assert batch.observation_space.contains(observation)
+    assert observation.shape == (3, *batch.single_observation_space.shape)
+    for action in utils.random_actions(batch.action_space, 5):
+        assert batch.observation_space.contains(batch.step(action)[0])
+
+
+@every_id
+def test_a_spec_survives_json_and_makes_the_same_environment(env_id: str) -> None:
+    arguments = {"tasks": ["quadratic", "mlp-regression"], "base_lr": (1e-3, 1e-2)}
+    single = gym.make(env_id, horizon=3, **arguments)
+    batch = gym.make_vec(env_id, 3, horizon=3, autoreset_mode="SameStep", **arguments)
+    for env, remake in ((single, gym.make), (batch, gym.make_vec)):
+        again = remake(EnvSpec.from_json(env.spec.to_json()))
+        actions = utils.random_actions(env.action_space, 3)
+        utils.assert_same(
+            utils.rollout(again, actions, seed=1), utils.rollout(env, actions, seed=1)
+        )
+
+
+@every_id
+@pytest.mark.parametrize("task", [utils.MLP, utils.QUADRATIC, utils.module_task()])
+def test_a_pickled_environment_continues_identically(
+    env_id: str, task: optenv.tasks.Task
+) -> None:
+    arguments = {**SHORT, "tasks": task}
+    for env in (gym.make(env_id, **arguments), gym.make_vec(env_id, 3, **arguments)):
+        actions = utils.random_actions(env.action_space, 9)
+        utils.rollout(env, actions[:2], seed=3)
+        twin = pickle.loads(pickle.dumps(env))
+        for action in actions[2:5]:
+            utils.assert_same(twin.step(action), env.step(action))
+        # The generators went along too: so does the next run.
+        utils.assert_same(utils.rollout(twin, actions[5:]), utils.rollout(env, actions[5:]))
+
+
+@every_id
+def test_one_seed_gives_one_trajectory(env_id: str) -> None:
+    arguments = {"tasks": "train", "horizon": 4, "updates_per_step": (1, 5)}
+    for make in (gym.make, lambda *a, **k: gym.make_vec(*a, num_envs=3, **k)):
+        env, fresh = make(env_id, **arguments), make(env_id, **arguments)
+        actions = utils.random_actions(env.action_space, 4)
+        first = utils.rollout(env, actions, seed=11)
+        utils.assert_same(utils.rollout(env, actions, seed=11), first)
+        utils.assert_same(utils.rollout(fresh, actions, seed=11), first)
+        for other in (utils.rollout(env, actions), utils.rollout(env, actions, seed=12)):
+            assert not np.array_equal(other[1][0], first[1][0])
+
+
+@pytest.mark.parametrize(("env_id", "rule"), utils.PAIRS)
+@pytest.mark.parametrize("on_divergence", ["end", "absorb"])
+def test_observations_of_diverging_runs_are_finite_and_bounded(
+    env_id: str, rule: str, on_divergence: str
+) -> None:
+    env = gym.make_vec(
+        env_id, 8, tasks=utils.MLP, rule=rule, horizon=6, updates_per_step=5,
+        base_lr=(1.0, 1e12), on_divergence=on_divergence,
+    )  # fmt: skip
+    diverged = np.zeros(8, bool)
+    for observation, *rest in utils.rollout(
+        env, utils.random_actions(env.action_space, 6), seed=0
+    ):
+        assert env.observation_space.contains(observation)
+        assert np.isfinite(observation).all()
+        if len(rest) == 4:
+            assert np.isfinite(rest[0]).all()
+            diverged |= rest[3]["diverged"]
+    assert diverged.any()
+
+
+@every_id
+@pytest.mark.parametrize("base_lr", [1e6, 1e40])
+def test_a_diverged_run_ends_with_its_loss_reported(env_id: str, base_lr: float) -> None:
+    arguments = {**SHORT, "tasks": utils.QUADRATIC, "updates_per_step": 1, "horizon": 9}
+    rule = {"rule": "sgd", **optenv.ENVIRONMENTS[env_id]}["rule"]
+    env = gym.make(env_id, rule=rule, base_lr=base_lr, **arguments)
+    env.reset(seed=0)
+    _, reward, terminated, truncated, info = env.step(utils.keep(env))
+    assert terminated and not truncated and reward < 0
+    assert info["diverged"] is True
+    # Infinite rather than NaN, which does not even equal itself.
+    assert info["loss"] == np.inf if base_lr == 1e40 else 20 < info["loss"] < np.inf
+    assert set(info) == {"loss", "lr", "diverged", "validation_loss"}
+
+
+@every_id
+def test_runs_end_at_the_horizon_and_not_before(env_id: str) -> None:
+    env = gym.make(env_id, **SHORT)
+    env.reset(seed=0)
+    ends = [env.step(utils.keep(env))[2:4] for _ in range(5)]
+    assert ends == [(False, False)] * 4 + [(True, False)]
+    with pytest.raises(ValueError, match="ended"):
+        env.step(utils.keep(env))
+
+
+@every_id
+def test_step_before_reset_raises(env_id: str) -> None:
+    for env in (gym.make(env_id, **SHORT), gym.make(env_id, **SHORT).unwrapped):
+        with pytest.raises(gym.error.ResetNeeded):
+            env.step(utils.keep(env))
+    batch = gym.make_vec(env_id, 2, **SHORT)
+    with pytest.raises(gym.error.ResetNeeded):
+        batch.step(utils.keep(batch))
+
+
+@every_id
+def test_ansi_rendering_is_one_line_that_follows_the_run(env_id: str) -> None:
+    env = gym.make(env_id, render_mode="ansi", **SHORT)
+    env.reset(seed=0)
+    lines = [env.render()]
+    for _ in range(5):
+        info = env.step(utils.keep(env))[4]
+        lines.append(env.render())
+        assert f"loss {info['loss']:.4g}" in lines[-1]
+        assert f"lr {info['lr']:.3g}" in lines[-1]
+    assert [line.split("  ")[0] for line in lines[1:]] == [
+        f"step {i}/5" for i in range(1, 6)
+    ]
+    assert not any("\n" in line for line in lines)
+    silent = gym.make(env_id, **SHORT)
+    silent.reset(seed=0)
+    assert silent.unwrapped.render() is None
+
+
+@pytest.mark.parametrize("rule", utils.RULES)
+def test_the_default_learning_rate_is_the_rules(rule: str) -> None:
+    env = gym.make("optenv/LearningRate-v0", rule=rule, **SHORT)
+    env.reset(seed=0)
+    lr = env.step(utils.keep(env))[4]["lr"]
+    assert lr == pytest.approx(rules.get(rule).default_lr)
+
+
+def test_the_example_of_the_docstring_runs() -> None:
+    finder = doctest.DocTestFinder(recurse=False)
+    (example,) = finder.find(optenv.LearningRateEnv, globs={})
+    assert len(example.examples) >= 4
+    assert doctest.DocTestRunner().run(example).failed == 0

@@ -1,0 +1,252 @@
+"""Every mistake is refused where it is made, in words that mend it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode
+
+import optenv
+from optenv import actions, rules, settings, tasks
+from tests.helpers import utils
+
+CONTINUOUS, DISCRETE = "optenv/LearningRate-v0", "optenv/DiscreteLearningRate-v0"
+SHORT = {"tasks": utils.MLP, "horizon": 3, "updates_per_step": 2}
+
+
+@pytest.mark.parametrize("env_id", utils.IDS)
+@pytest.mark.parametrize(
+    ("typo", "meant"),
+    [("horizont", "horizon"), ("task", "tasks"), ("baselr", "base_lr"), ("Rule", "rule")],
+)
+def test_an_unknown_argument_names_the_closest(env_id: str, typo: str, meant: str) -> None:
+    for make in (gym.make, gym.make_vec):
+        with pytest.raises(TypeError, match=f"{typo!r}; did you mean {meant!r}") as error:
+            make(env_id, **{typo: 1})
+        for name in settings.Settings.__dataclass_fields__:
+            assert name in str(error.value)
+
+
+def test_an_argument_like_no_other_is_still_told_the_valid_ones() -> None:
+    with pytest.raises(TypeError, match=r"unknown argument 'qqq'; valid: tasks, rule"):
+        gym.make(CONTINUOUS, qqq=1)
+
+
+# argument, value, error, what its message says besides the value (if that is a plain one)
+BAD_ARGUMENTS: list[tuple[str, Any, type[Exception], list[str]]] = [
+    ("tasks", "mnist", ValueError, [*tasks.FAMILIES, *tasks.SPLITS]),
+    ("tasks", "digits/validation", ValueError, ["digits/test"]),
+    ("tasks", [], ValueError, ["tasks is empty", "at least one"]),
+    ("tasks", 3, TypeError, ["names or Task objects"]),
+    ("tasks", ["digits", None], TypeError, ["None", "names or Task objects"]),
+    ("rule", "adamw", ValueError, list(rules.RULES)),
+    ("rule", torch.optim.Adam, ValueError, list(rules.RULES)),
+    ("action", "relative", ValueError, list(actions.ACTIONS)),
+    ("action", {"kind": "box"}, ValueError, ["'box'", *actions.ACTIONS]),
+    ("action", {"step": 1.0}, ValueError, ["no 'kind'", *actions.ACTIONS]),
+    (
+        "action",
+        {"kind": "continuous", "steps": 1.0},
+        TypeError,
+        ["'steps'", "step", "bound"],
+    ),
+    ("action", {"kind": "continuous", "bound": -1.0}, ValueError, ["-1.0", "positive"]),
+    ("action", {"kind": "continuous", "start": 7.0}, ValueError, ["7.0", "±6.0"]),
+    (
+        "action",
+        {"kind": "continuous", "schedule": "linear"},
+        ValueError,
+        ["'linear'", "cosine"],
+    ),
+    (
+        "action",
+        {"kind": "discrete", "multipliers": (0.5, 2.0)},
+        ValueError,
+        ["(0.5, 2.0)", "include 1.0"],
+    ),
+    (
+        "action",
+        {"kind": "discrete", "multipliers": (1.0, 0.5)},
+        ValueError,
+        ["(1.0, 0.5)", "increasing"],
+    ),
+    (
+        "action",
+        {"kind": "discrete", "multipliers": (-1.0, 1.0)},
+        ValueError,
+        ["(-1.0, 1.0)", "positive"],
+    ),
+    (
+        "action",
+        {"kind": "discrete", "multipliers": ("a", 1.0)},
+        TypeError,
+        ["('a', 1.0)", "numbers"],
+    ),
+    ("action", {"kind": "continuous", "step": float("nan")}, ValueError, ["step", "nan"]),
+    ("action", {"kind": "continuous", "step": -1.0}, ValueError, ["-1.0", "positive"]),
+    ("action", {"kind": "continuous", "step": "1"}, TypeError, ["step", "'1'", "number"]),
+    ("action", {"kind": "continuous", "bound": "6"}, TypeError, ["bound", "'6'"]),
+    ("action", {"kind": ["box"]}, ValueError, ["['box']", *actions.ACTIONS]),
+    ("rule", ["adam"], ValueError, ["['adam']", *rules.RULES]),
+    ("reward", ["train"], ValueError, ["['train']", "validation"]),
+    ("dtype", ["float32"], ValueError, ["['float32']", *settings.DTYPES]),
+    ("spacing", "2", ValueError, ["[1, 10]"]),
+    ("device", None, ValueError, ["cannot use device"]),
+    ("action", 1.5, TypeError, ["name", "dict", "Action"]),
+    ("horizon", 0, ValueError, ["positive integer"]),
+    ("horizon", -3, ValueError, ["positive integer"]),
+    ("horizon", 2.5, ValueError, ["positive integer"]),
+    ("horizon", True, ValueError, ["positive integer"]),
+    ("base_lr", True, TypeError, ["number", "pair"]),
+    ("updates_per_step", 0, ValueError, ["positive"]),
+    ("updates_per_step", 0.5, ValueError, ["at least 1"]),
+    ("updates_per_step", (20, 10), ValueError, ["low <= high"]),
+    ("updates_per_step", "10", TypeError, ["number", "pair"]),
+    ("updates_per_step", (1, 2, 3), TypeError, ["number", "pair"]),
+    ("max_work", 0, ValueError, ["positive", "None"]),
+    ("max_work", "1e9", ValueError, ["positive", "None"]),
+    ("base_lr", 0.0, ValueError, ["positive"]),
+    ("base_lr", -1e-3, ValueError, ["positive"]),
+    ("base_lr", float("nan"), ValueError, ["positive", "finite"]),
+    ("base_lr", (1e-3, float("inf")), ValueError, ["finite"]),
+    ("base_lr", "1e-3", TypeError, ["number", "pair"]),
+    ("spacing", 0.5, ValueError, ["[1, 10]"]),
+    ("spacing", float("nan"), ValueError, ["[1, 10]"]),
+    ("spacing", float("inf"), ValueError, ["[1, 10]"]),
+    ("reward", "loss", ValueError, ["train", "validation"]),
+    ("on_divergence", "stop", ValueError, list(settings.ON_DIVERGENCE)),
+    ("device", "gpu", ValueError, ["cuda"]),
+    ("dtype", "float16", ValueError, list(settings.DTYPES)),
+    ("dtype", torch.float32, ValueError, list(settings.DTYPES)),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "error", "says"), BAD_ARGUMENTS)
+def test_a_bad_value_is_quoted_with_what_is_valid(
+    name: str, value: Any, error: type[Exception], says: list[str]
+) -> None:
+    for make in (gym.make, gym.make_vec):
+        with pytest.raises(error) as raised:
+            make(CONTINUOUS, **{name: value})
+        quoted = [] if isinstance(value, (dict, list)) else [repr(value)]
+        for part in [*quoted, *says]:
+            assert part in str(raised.value)
+
+
+def test_render_modes_other_than_ansi_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"'human'"):
+        optenv.LearningRateEnv(render_mode="human")
+    with pytest.raises(ValueError, match=r"must be None, got 'ansi'"):
+        gym.make_vec(CONTINUOUS, render_mode="ansi")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ({"num_envs": 0}, ValueError, "num_envs must be at least 1, got 0"),
+        ({"num_envs": 2.5}, TypeError, "num_envs must be an integer, got 2.5"),
+        ({"num_envs": "3"}, TypeError, "num_envs must be an integer, got '3'"),
+        ({"num_envs": 4, "groups": 1.5}, TypeError, "groups must be an integer, got 1.5"),
+        ({"num_envs": 4, "groups": 5}, ValueError, r"\[1, 4\], got 5"),
+        ({"num_envs": 4, "groups": 0}, ValueError, r"\[1, 4\], got 0"),
+        ({"autoreset_mode": "Never"}, ValueError, "Never"),
+    ],
+)
+def test_a_batch_refuses_impossible_shapes(
+    arguments: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        gym.make_vec(CONTINUOUS, **arguments)
+
+
+# id, action of one environment, what the message says
+BAD_ACTIONS: list[tuple[str, Any, str]] = [
+    (CONTINUOUS, np.array([1.5], np.float32), r"\[-1, 1\].*1\.5"),
+    (CONTINUOUS, np.array([-2.0], np.float32), r"\[-1, 1\].*-2"),
+    (CONTINUOUS, np.array([np.nan], np.float32), r"\[-1, 1\].*nan"),
+    (CONTINUOUS, np.array([-np.inf], np.float32), r"\[-1, 1\].*inf"),
+    (CONTINUOUS, np.zeros(2, np.float32), r"shape \(1,\), got \(2,\)"),
+    (CONTINUOUS, 0.0, r"shape \(1,\), got \(\)"),
+    (DISCRETE, 7, r"Discrete\(7\).*7"),
+    (DISCRETE, -1, r"Discrete\(7\).*-1"),
+    (DISCRETE, 3.0, r"Discrete\(7\).*3\.0"),
+    (DISCRETE, True, r"Discrete\(7\).*True"),
+    (DISCRETE, np.array([3]), r"shape \(\), got \(1,\)"),
+]
+
+
+@pytest.mark.parametrize(("env_id", "action", "says"), BAD_ACTIONS)
+def test_a_bad_action_is_quoted_with_what_is_valid(
+    env_id: str, action: Any, says: str
+) -> None:
+    # Gymnasium's own checker asserts before us; without it, the message is ours.
+    env = gym.make(env_id, disable_env_checker=True, **SHORT)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=says):
+        env.step(action)
+    env.step(utils.keep(env))  # the run is none the worse for it
+
+
+@pytest.mark.parametrize("env_id", utils.IDS)
+def test_a_batch_refuses_actions_of_another_batch_size(env_id: str) -> None:
+    env = gym.make_vec(env_id, 3, **SHORT)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"must have shape \(3,.*got \(2,"):
+        env.step(utils.keep(env)[:2])
+
+
+@pytest.mark.parametrize("env_id", utils.IDS)
+def test_read_only_actions_are_as_good_as_others(env_id: str) -> None:
+    env = gym.make_vec(env_id, 3, **SHORT)
+    actions = utils.random_actions(env.action_space, 3)
+    expected = utils.rollout(env, actions, seed=0)
+    for action in actions:
+        action.setflags(write=False)
+    utils.assert_same(utils.rollout(env, actions, seed=0), expected)
+
+
+@pytest.mark.parametrize(
+    ("mask", "error", "says"),
+    [
+        ([True, False, True], TypeError, "bool array"),
+        (np.array([1, 0, 1]), TypeError, "bool array"),
+        (np.array([True, False]), ValueError, r"shape \(3,\)"),
+        (np.array([False, False, False]), ValueError, "True in it"),
+    ],
+)
+def test_a_bad_reset_mask_is_refused(mask: Any, error: type[Exception], says: str) -> None:
+    env = gym.make_vec(CONTINUOUS, 3, autoreset_mode=AutoresetMode.DISABLED, **SHORT)
+    env.reset(seed=0)
+    with pytest.raises(error, match=says):
+        env.reset(options={"reset_mask": mask})
+
+
+def test_seeds_are_one_per_run() -> None:
+    env = gym.make_vec(CONTINUOUS, 3, **SHORT)
+    with pytest.raises(ValueError, match=r"one entry per run \(3\), got 2"):
+        env.reset(seed=[1, 2])
+
+
+def test_the_first_reset_is_of_all_runs() -> None:
+    env = gym.make_vec(CONTINUOUS, 3, **SHORT)
+    with pytest.raises(gym.error.ResetNeeded, match="all runs"):
+        env.reset(options={"reset_mask": np.array([True, False, True])})
+    env.reset(seed=0)
+    env.reset(options={"reset_mask": np.array([True, False, True])})
+
+
+def test_a_picture_before_the_first_reset_is_refused() -> None:
+    env = optenv.LearningRateEnv(render_mode="ansi", **SHORT)
+    with pytest.raises(gym.error.ResetNeeded, match="render"):
+        env.render()
+
+
+def test_a_single_run_that_has_ended_asks_for_its_own_reset() -> None:
+    env = gym.make(CONTINUOUS, **SHORT)
+    utils.rollout(env, [utils.keep(env)] * 3, seed=0)
+    with pytest.raises(ValueError, match=r"^the run has ended; call reset\(\)$"):
+        env.step(utils.keep(env))

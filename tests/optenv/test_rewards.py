@@ -1,0 +1,190 @@
+"""More return is more progress, whatever the path, and divergence is worst."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from optenv import rewards, tasks
+from tests.helpers import utils
+
+ID = "optenv/LearningRate-v0"
+RUNS, HORIZON = 6, 6
+TASKS = {
+    "mlp": utils.MLP,
+    "regression": tasks.MLP(source="sine", num_train=200, width=8, outputs=1),
+    "quadratic": tasks.Quadratic(batch_size=4, num_train=300, num_validation=200, dim=8),
+}
+every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+every_source = pytest.mark.parametrize("source", ["train", "validation"])
+FLOOR = -math.log(rewards.EPSILON / (1 + rewards.EPSILON))
+
+
+def run(actions: list[Any], **arguments: Any) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Returns and highest losses ``[RUNS]`` of absorbing runs, and where they ended."""
+    env = gym.make_vec(
+        ID, RUNS, horizon=HORIZON, on_divergence="absorb", dtype="float64", **arguments
+    )
+    total, highest = np.zeros(RUNS), np.zeros(RUNS)
+    for _, reward, _, _, info in utils.rollout(env, actions, seed=0)[1:]:
+        total += reward
+        highest = np.maximum(highest, info["loss"])
+    return total, highest, env
+
+
+def potential(loss: Tensor, initial: Tensor) -> Tensor:
+    """Potential of a reward that has one source."""
+    return rewards.potential(loss.unsqueeze(-1), initial.unsqueeze(-1))
+
+
+def reward_loss(env: Any, source: str, params: Tensor) -> Tensor:
+    """The loss on the examples that are to be rewarded, taken without the environment."""
+    group = env.groups[0][1]
+    data, task = group.data, group.task
+    start = 0 if source == "train" else task.num_train
+    size = task.num_train if source == "train" else task.num_validation
+    rows = data.rows[:, start : start + min(128, size)]
+    assert rows.shape[1] == min(128, size)
+    return task.loss(task.unflatten(params), data.inputs[rows], data.targets[rows])
+
+
+@every_source
+@pytest.mark.parametrize(
+    ("task", "rule"),
+    [
+        (TASKS["mlp"], "adam"),
+        (TASKS["regression"], "momentum"),
+        (TASKS["quadratic"], "adam"),
+    ],
+    ids=TASKS,
+)
+def test_returns_order_learning_rates_exactly_as_final_losses_do(
+    task: tasks.Task, source: str, rule: str
+) -> None:
+    returns, losses = [], []
+    for base_lr in np.logspace(-5, 3, 10):
+        constant = [np.zeros((RUNS, 1))] * HORIZON
+        total, highest, env = run(
+            constant, tasks=task, rule=rule, base_lr=base_lr, reward=source
+        )
+        state = env.groups[0][1].state
+        loss = reward_loss(env, source, state.run.params).numpy()
+        diverged = (
+            highest / state.initial_loss[:, 0].numpy() > 20.057
+        )  # its potential > log 20
+        returns.append(total)
+        losses.append(np.where(diverged, np.inf, loss))
+    for ours, theirs in zip(np.transpose(returns), np.transpose(losses), strict=True):
+        finite = np.isfinite(theirs)
+        assert 3 <= finite.sum() < 10
+        np.testing.assert_array_equal(np.argsort(-ours[finite]), np.argsort(theirs[finite]))
+        assert len(np.unique(ours[finite])) == finite.sum()
+        np.testing.assert_allclose(ours[~finite], -rewards.WORST)
+        assert ours[~finite].max() < ours[finite].min() - 0.5
+
+
+@every_task
+@every_source
+def test_a_return_is_the_log_progress_of_the_whole_run(
+    task: tasks.Task, source: str
+) -> None:
+    env = gym.make_vec(
+        ID, RUNS, tasks=task, horizon=HORIZON, reward=source, dtype="float64", base_lr=1e-2
+    )
+    env.reset(seed=0)
+    state = env.groups[0][1].state
+    initial = reward_loss(env, source, state.run.params)
+    total = np.zeros(RUNS)
+    for action in utils.random_actions(env.action_space, HORIZON):
+        _, reward, terminated, _, info = env.step(action)
+        total += reward
+        loss = reward_loss(env, source, env.groups[0][1].state.run.params)
+        np.testing.assert_allclose(info["loss"], loss, rtol=1e-10)
+        progress = -torch.log((loss + 0.003 * initial) / (1.003 * initial))
+        np.testing.assert_allclose(total, progress, rtol=1e-8, atol=1e-10)
+    assert terminated.all()
+    assert (total != 0).all()
+
+
+def test_the_two_sources_reward_different_examples() -> None:
+    constant = [np.zeros((RUNS, 1))] * HORIZON
+    train, validation = (
+        run(constant, tasks=utils.MLP, base_lr=1e-2, reward=source)[0]
+        for source in ("train", "validation")
+    )
+    assert (train != validation).all()
+
+
+def test_both_sources_together_reward_the_mean_of_their_progress() -> None:
+    constant = [np.zeros((RUNS, 1))] * HORIZON
+    train, validation, both = (
+        run(constant, tasks=utils.MLP, base_lr=1e-2, reward=source)[0]
+        for source in rewards.SOURCES
+    )
+    np.testing.assert_allclose(both, (train + validation) / 2, rtol=1e-8)
+
+
+def test_a_run_is_diverged_if_one_of_its_losses_is() -> None:
+    loss = torch.tensor([[1.0, 1.0], [1.0, 30.0], [math.nan, 1.0]])
+    phi = rewards.potential(loss, torch.ones(3, 2))
+    assert rewards.is_diverged(phi).tolist() == [False, True, True]
+
+
+def test_validation_loss_is_taken_on_all_validation_examples_when_runs_end() -> None:
+    task = TASKS["quadratic"]
+    env = gym.make_vec(ID, RUNS, tasks=task, horizon=2, dtype="float64")
+    env.reset(seed=0)
+    assert "validation_loss" not in env.step(utils.keep(env))[4]
+    info = env.step(utils.keep(env))[4]
+    group = env.groups[0][1]
+    rows = group.data.rows[:, task.num_train :]
+    assert rows.shape[1] == task.num_validation > 128
+    loss = task.loss(
+        (group.state.run.params,), group.data.inputs[rows], group.data.targets[rows]
+    )
+    np.testing.assert_allclose(info["validation_loss"], loss, rtol=1e-10)
+
+
+def test_a_run_that_diverged_once_stays_diverged_however_it_recovers() -> None:
+    action = {"kind": "continuous", "step": 4.0}
+    up, down, stay = (np.full((RUNS, 1), a) for a in (1.0, -1.0, 0.0))
+    total, highest, env = run(
+        [up, down, *[stay] * 4], tasks=tasks.Quadratic(batch_size=64, num_train=64, dim=4),
+        rule="adam", base_lr=0.3, action=action, updates_per_step=10,
+    )  # fmt: skip
+    state = env.groups[0][1].state
+    recovered = (state.loss < state.initial_loss)[:, 0].numpy()
+    diverged = recovered & (highest > 25 * state.initial_loss[:, 0].numpy())
+    assert diverged.sum() >= 2
+    np.testing.assert_allclose(total[diverged], -rewards.WORST)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_diverged_potential_is_worse_than_every_other(dtype: torch.dtype) -> None:
+    initial = torch.logspace(-6, 6, 13, dtype=dtype)
+    for ratio in (0.0, 1e-30, 1e-3, 1.0, 19.0):
+        phi = potential(ratio * initial, initial)
+        assert not rewards.is_diverged(phi).any()
+        assert (phi < rewards.WORST - 0.5).all()
+        assert (-phi <= FLOOR + 1e-4).all()
+    for ratio in (21.0, 1e6, math.inf, math.nan):
+        phi = potential(ratio * initial, initial)
+        assert rewards.is_diverged(phi).all()
+        assert (phi == torch.tensor(rewards.WORST, dtype=dtype)).all()
+
+
+def test_the_potential_grows_with_the_loss_and_starts_at_zero() -> None:
+    loss = torch.logspace(-8, 1, 200, dtype=torch.float64)
+    phi = potential(3 * loss, torch.full_like(loss, 3.0))
+    assert (phi.diff() > 0).all()
+    assert phi.isfinite().all()
+    one = torch.ones(1)
+    assert potential(one, one).item() == pytest.approx(0, abs=1e-6)
+    # Bounded below: no run gains from the last digits of a loss near zero.
+    assert potential(0 * one, one).item() == pytest.approx(-FLOOR, rel=1e-6)

@@ -1,0 +1,245 @@
+"""Observations are finite, bounded, and free of every scale that a task may have."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import optenv
+from optenv import probing, tasks, telemetry
+from optenv.probing import Losses, Probe
+from optenv.telemetry import FEATURES, Control, History, observe
+from tests.helpers import utils
+
+RUNS, WINDOWS = 6, 8
+NAMES = list(FEATURES)
+
+
+def random_windows(
+    dtype: torch.dtype = torch.float64, windows: int = WINDOWS
+) -> Iterator[tuple[Probe, Losses, Control]]:
+    """Windows of vectors that look like training: gradients, steps, parameters, losses."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        return (a * b).sum(-1)
+
+    last, param = draw(RUNS, 20), draw(RUNS, 20)
+    for window in range(windows):
+        grad, step = 0.7 * last + draw(RUNS, 20), -1e-2 * last + 1e-2 * draw(RUNS, 20)
+        param = param + step
+        losses = Losses.empty(torch.zeros(RUNS, dtype=dtype))
+        for _ in range(5):
+            losses = losses.record((0.2 * draw(RUNS)).exp() * 0.9**window)
+        if window == 0:
+            yield probing.first_probe(dot, grad, param), losses, control(window, dtype)
+        else:
+            yield (
+                probing.probe(dot, grad, param, last, step),
+                losses,
+                control(window, dtype),
+            )
+        last = grad
+
+
+def control(window: int, dtype: torch.dtype) -> Control:
+    one = torch.ones(RUNS, dtype=dtype)
+    return Control(one * window / WINDOWS, 400, 0.1 * window * one, 0.2 * one, 0.1 * one)
+
+
+def observations(windows: Any) -> Tensor:
+    """Observations ``[windows, RUNS, F]`` of one course of windows."""
+    history, seen = None, []
+    for probe, losses, state in windows:
+        if history is None:
+            history = History.empty(state.progress)
+        observation, history = observe(probe, losses, history, state)
+        seen.append(observation)
+    return torch.stack(seen)
+
+
+def rescale(window: tuple[Probe, Losses, Control], loss: float, param: float) -> Any:
+    """The same window, its loss and its parameters measured in other units."""
+    probe, losses, state = window
+    grad = loss / param
+    units = {
+        "grad_sq": grad**2, "last_grad_sq": grad**2, "grad_dot_last": grad**2,
+        "step_sq": param**2, "param_sq": param**2,
+        "grad_dot_step": loss, "last_grad_dot_step": loss,
+    }  # fmt: skip
+    probe = Probe(**{k: v * units[k] for k, v in probe._asdict().items()})
+    mean, deviation = losses.mean * loss, losses.deviation * loss**2
+    return probe, losses._replace(mean=mean, deviation=deviation), state
+
+
+@pytest.mark.parametrize("loss", [1e-4, 1.0, 1e4])
+@pytest.mark.parametrize("param", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_units_of_loss_and_of_parameters_do_not_show(
+    loss: float, param: float, dtype: torch.dtype
+) -> None:
+    plain = observations(random_windows(dtype))
+    scaled = observations(rescale(w, loss, param) for w in random_windows(dtype))
+    torch.testing.assert_close(
+        scaled, plain, rtol=0, atol=1e-4 if dtype == torch.float32 else 1e-10
+    )
+    changing = plain[1:].std(dim=0).amin(dim=0) > 0
+    assert {n for n, c in zip(NAMES, changing, strict=True) if not c} <= {
+        "run_length", "learning_rate", "previous_action", "has_loss",
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ScaledQuadratic(tasks.Quadratic):
+    """A quadratic in other units of the loss and of the parameters."""
+
+    loss_unit: float = 1.0
+    param_unit: float = 1.0
+
+    def examples(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        inputs, curvature = super().examples(rng)
+        unit = np.sqrt(self.loss_unit) / self.param_unit
+        scale = np.array([unit, 1.0], np.float32)[:, None]
+        return inputs * np.float32(self.param_unit), curvature * scale
+
+    def init(self, generators: Any) -> Tensor:
+        return super().init(generators) * self.param_unit
+
+
+@pytest.mark.parametrize("rule", ["sgd", "momentum"])
+@pytest.mark.parametrize(("loss", "param"), [(2.0**-20, 1.0), (2.0**20, 8.0), (1.0, 0.125)])
+def test_a_run_in_other_units_looks_the_same(rule: str, loss: float, param: float) -> None:
+    def trajectory(loss_unit: float, param_unit: float) -> list[Any]:
+        task = ScaledQuadratic(dim=8, loss_unit=loss_unit, param_unit=param_unit)
+        env = gym.make_vec(
+            "optenv/LearningRate-v0", 4, tasks=task, rule=rule, horizon=8,
+            updates_per_step=5, base_lr=1e-3 * param_unit**2 / loss_unit, dtype="float64",
+        )  # fmt: skip
+        steps = utils.rollout(env, utils.random_actions(env.action_space, 8), seed=0)
+        free = [i for i, name in enumerate(NAMES) if name != "learning_rate"]
+        seen = [step[0][..., free] for step in steps]
+        return seen + [step[1] for step in steps[1:]]
+
+    utils.assert_same(trajectory(loss, param), trajectory(1.0, 1.0), rtol=1e-6, atol=1e-7)
+
+
+BAD = [float("nan"), float("inf"), float("-inf"), 0.0, 1e30, -1e30, 1e-38]
+
+
+def replace(window: Any, value: float, part: int, name: str | None = None) -> Any:
+    """The window with all fields, or one, of its probe (0) or losses (1) a ``value``."""
+    names = window[part]._fields if name is None else (name,)
+    fields = {n: torch.full_like(getattr(window[part], n), value) for n in names}
+    changed = window[part]._replace(**fields)
+    return (*window[:part], changed, *window[part + 1 :])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", BAD)
+def test_whatever_is_measured_observations_are_finite_and_bounded(
+    value: float, dtype: torch.dtype
+) -> None:
+    fields = [(0, n) for n in (*Probe._fields, None)] + [
+        (1, n) for n in (*Losses._fields, None)
+    ]
+    for (part, name), bad in itertools.product(fields, range(3)):
+        windows = [
+            replace(w, value, part, name) if i >= bad else w
+            for i, w in enumerate(random_windows(dtype, windows=5))
+        ]
+        seen = observations(windows)
+        assert seen.dtype == dtype
+        assert seen.isfinite().all()
+        assert seen.abs().max() <= telemetry.OBSERVATION_BOUND
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("part", "name"), [(0, None), (1, "mean"), (1, "deviation")])
+def test_one_overflow_is_not_remembered_for_ever(
+    value: float, part: int, name: str | None
+) -> None:
+    windows = list(random_windows(windows=40))
+    clean = observations(windows)
+    windows[3] = replace(windows[3], value, part, name)
+    marred = observations(windows)
+    assert not marred[3].equal(clean[3])
+    torch.testing.assert_close(marred[:3], clean[:3])
+    torch.testing.assert_close(marred[-1], clean[-1], rtol=0, atol=0.2)
+
+
+def test_without_losses_all_loss_features_are_zero() -> None:
+    with_losses = observations(random_windows())
+    without = observations(replace(w, 0.0, part=1) for w in random_windows())
+    for i, name in enumerate(NAMES):
+        if "loss" in name or name == "predicted_decrease":
+            assert (without[:, :, i] == 0).all()
+        else:
+            utils.assert_identical(without[:, :, i], with_losses[:, :, i])
+
+
+def test_a_window_without_losses_keeps_what_was_known() -> None:
+    windows = list(random_windows())
+    windows[4] = replace(windows[4], 0.0, part=1)
+    seen = dict(zip(NAMES, observations(windows).unbind(-1), strict=True))
+    assert (seen["has_loss"][4] == 0).all() and (seen["has_loss"][5] == 1).all()
+    utils.assert_identical(seen["loss_vs_initial"][4], seen["loss_vs_initial"][3])
+    utils.assert_identical(seen["loss_noise"][4], seen["loss_noise"][3])
+    assert (seen["loss_vs_previous"][4] == 0).all()
+
+
+def test_the_first_observation_is_one_constant() -> None:
+    expected = dict.fromkeys(NAMES, 0.0)
+    expected |= {"progress": -1.0, "elapsed": np.log(0.003) / 3, "has_loss": 1.0}
+    for rule, split in itertools.product(utils.RULES, tasks.SPLITS):
+        env = gym.make_vec("optenv/LearningRate-v0", 8, tasks=split, groups=4, rule=rule)
+        observation, _ = env.reset(seed=0)
+        np.testing.assert_allclose(observation, [list(expected.values())] * 8, rtol=1e-6)
+
+
+def test_the_table_names_every_entry_of_an_observation() -> None:
+    env = gym.make("optenv/LearningRate-v0")
+    assert env.observation_space.shape == (len(FEATURES),)
+    assert env.unwrapped.describe()["features"] == NAMES
+    assert f"({len(FEATURES)},)" in env.unwrapped.__doc__
+    probe, losses, state = next(random_windows())
+    observation, _ = observe(probe, losses, History.empty(state.progress), state)
+    assert observation.shape == (RUNS, len(FEATURES))
+    assert all(FEATURES.values())
+
+
+@pytest.mark.parametrize("env_id", utils.IDS)
+def test_the_controllers_own_part_is_what_it_did(env_id: str) -> None:
+    bounded = {"kind": optenv.ENVIRONMENTS[env_id]["action"], "bound": 0.7}
+    env = gym.make_vec(
+        env_id, 3, tasks=utils.MLP, action=bounded, horizon=6, base_lr=1e-3, dtype="float64"
+    )
+    env.reset(seed=0)
+    s, at_bound = np.zeros(3), False
+    for step, action in enumerate(utils.random_actions(env.action_space, 6), 1):
+        observation, _, _, _, info = env.step(action)
+        seen = dict(zip(NAMES, observation.T[: len(NAMES)], strict=True))
+        group = env.groups[0][1]
+        asked = group.action.shift(torch.from_numpy(action)).numpy()
+        np.testing.assert_allclose(seen["previous_action"], asked)
+        np.testing.assert_allclose(
+            3 * seen["log_multiplier"], np.log(info["lr"] / 1e-3), atol=1e-12
+        )
+        s = np.clip(s + asked, -0.7, 0.7)
+        at_bound |= (np.abs(s) == 0.7).any()
+        np.testing.assert_allclose(3 * seen["log_multiplier"], s, atol=1e-12)
+        np.testing.assert_allclose(seen["progress"], 2 * step / 6 - 1)
+        assert (seen["has_loss"] == 1).all()
+    assert at_bound
+    np.testing.assert_allclose(seen["elapsed"], 0, atol=1e-12)
+    np.testing.assert_allclose(seen["remaining"], np.log(0.003) / 3)

@@ -1,0 +1,217 @@
+"""The command line: what a user types, mistypes and interrupts."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from agents import load_policy
+from agents.evaluation.tasks.heldout import task_named
+from agents.policy.files import save_policy
+from tests.helpers.cli import SCRIPT, invoke, script
+from tests.helpers.utils import random_policy
+
+SMALL = ["--num-envs", "8", "--no-progress"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tmesteps", "5"], "'--timesteps'?"),
+        (["--agent", "ppoo"], "'ppoo' is not one of 'ppo', 'default', 'gradient-only'"),
+        (
+            ["--env", "optenv/Magic-v0"],
+            "unknown environment 'optenv/Magic-v0'; valid: optenv/",
+        ),
+        (["--env-arg", "task=digits"], "did you mean 'tasks'?"),
+        (["--env-arg", "tasks=digit"], "unknown task 'digit'; valid: train, test"),
+        (["--env-arg", "horizon"], "'horizon' is not of the form NAME=VALUE"),
+        (["--set", "learnin_rate=1"], "did you mean 'learning_rate'?"),
+        (["--agent", "dqn", "--env", "optenv/LearningRate-v0"], "needs a discrete action"),
+        (
+            ["--agent", "rl2", "--env", "optenv/LearningRate-v0"],
+            "agent 'rl2' is for trials; use env optenv/LearningRateTrial-v0",
+        ),
+        (
+            ["--env", "optenv/LearningRateTrial-v0"],
+            "agent 'ppo' is not for trials; use env optenv/LearningRate-v0",
+        ),
+        (
+            ["--agent", "rl2", "--env-arg", "previous_reward=given"],
+            "give it previous_reward='told'",
+        ),
+        (["--agent", "rl2", "--set", "n_stps=3"], "did you mean 'n_steps'?"),
+        (["--agent", "rl2", "--set", "n_steps=9"], "n_steps must be 24, the control steps"),
+        (["--agent", "rl2", "--candidates", "2"], "give --candidates 1 for agent 'rl2'"),
+        (
+            ["--env", "optenv/UpdateRule-v0", "--env-arg", "rule=sgd"],
+            "needs rule 'switching', got rule 'sgd'",
+        ),
+        (["--eval-task", "mnist"], "unknown held-out task 'mnist'; valid tasks: photo-cnn"),
+        (["--agent", "dqn", "--timesteps", "9"], "must exceed learning_starts (20,480)"),
+        (["--set", "learning_rate=abc"], "learning_rate must be a number, got 'abc'"),
+        (["--set", "policy_kwargs=3"], "cannot make a PPO model of"),
+        (["--policy", "default", "--no-evaluate"], "which --no-evaluate leaves out"),
+        (["--policy", "default", "--resume", SCRIPT], "give one of them"),
+        (["--eval-seeds", "1001"], "1001 is not in the range 1<=x<=1000"),
+        (["--env-arg", "num_envs=4"], "use --num-envs"),
+        (["--resume", SCRIPT], "cannot go on with"),
+        (["--policy", "nowhere"], "no policy at 'nowhere'"),
+        (["--timesteps", "0"], "0 is not in the range x>=1"),
+    ],
+)
+def test_a_mistake_is_named_with_what_is_valid(arguments, message, tmp_path):
+    result = invoke(*arguments, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+    assert not (tmp_path / "run").exists(), "nothing is written before the check"
+
+
+def test_a_dictionary_changes_what_it_names_of_the_presets():
+    own = {"action": {"start": -2.0, "bound": 8.0}, "rule": {"name": "sgd"}, "horizon": 8}
+    given = {"action": {"bound": 3.0}, "rule": {"name": "adam", "beta1": 0.8}, "new": {}}
+    found = script().within(own, given)
+    assert found == {**given, "action": {"start": -2.0, "bound": 3.0}}
+    assert given["action"] == {"bound": 3.0}
+    other = {"action": {"kind": "continuous", "step": 2.0}}
+    assert script().within(own, other) == other
+
+
+def test_results_are_never_overwritten(tmp_path):
+    (tmp_path / "config.json").write_text("precious")
+    result = invoke("--out", tmp_path)
+    assert result.exit_code == 2
+    assert "already holds results" in result.output
+    assert (tmp_path / "config.json").read_text() == "precious"
+
+
+@pytest.mark.parametrize("agent", ["ppo", "dqn", "rl2"])
+def test_a_short_run_leaves_a_usable_policy_and_can_go_on(agent, tmp_path):
+    first = ["--agent", agent, *SMALL, "--no-evaluate"]
+    if agent == "dqn":
+        first += ["--set", "learning_starts=100", "--candidates", 1, "--members", 1]
+    result = invoke(
+        *first, "--timesteps", 700, "--out", tmp_path / "a", "--env-arg", "rule=momentum"
+    )
+    assert result.exit_code == 0, result.output
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert config["env_arguments"]["rule"] == "momentum"
+    assert config["num_envs"] == 8
+    assert config["versions"]["torch"]
+    policy = load_policy(tmp_path / "a" / "policy")
+    assert policy.description["rule"] == "momentum"
+    assert list((tmp_path / "a" / "tensorboard").iterdir())
+    resume = ["--out", tmp_path / "b", "--resume", tmp_path / "a" / "model.zip"]
+    done = invoke(*first, *resume, "--timesteps", 100)
+    assert done.exit_code == 2 and "none of 100 are left" in " ".join(done.output.split())
+    alone = invoke(*first, *resume, "--timesteps", 1400, "--copies", 1)
+    assert alone.exit_code == 2
+    assert "relative to copies; give at least 2" in " ".join(alone.output.split())
+    more = invoke(*first, *resume, "--timesteps", 1400)
+    assert more.exit_code == 0, more.output
+    steps = load_policy(tmp_path / "b" / "policy").description["timesteps"]
+    assert policy.description["timesteps"] < 1400 <= steps < 1800
+
+
+def test_going_on_takes_the_environment_that_the_model_was_made_with(tmp_path):
+    first = ["--agent", "dqn", "--candidates", 1, "--members", 1, *SMALL, "--no-evaluate"]
+    first += ["--set", "learning_starts=100", "--env-arg", "rule=momentum"]
+    done = invoke(*first, "--timesteps", 300, "--out", tmp_path / "a")
+    assert done.exit_code == 0, done.output
+    resume = ["--resume", tmp_path / "a" / "model.zip", "--out", tmp_path / "b"]
+    plain = ["--timesteps", 600, "--no-evaluate", "--no-progress", *resume]
+    other = invoke("--agent", "ppo", *plain)
+    assert other.exit_code == 2 and "is of agent 'dqn'" in " ".join(other.output.split())
+    more = invoke("--agent", "dqn", *plain)
+    assert more.exit_code == 0, more.output
+    before, after = (
+        json.loads((tmp_path / name / "config.json").read_text()) for name in "ab"
+    )
+    assert after["env_arguments"] == before["env_arguments"]
+    assert after["num_envs"] == before["num_envs"] == 8
+    assert load_policy(tmp_path / "b" / "policy").description["rule"] == "momentum"
+
+
+def test_an_agent_can_learn_with_the_other_kind_of_action(tmp_path):
+    other = ["--env", "optenv/DiscreteLearningRate-v0", "--out", tmp_path / "a"]
+    result = invoke(*other, "--timesteps", 300, *SMALL, "--no-evaluate")
+    assert result.exit_code == 0, result.output
+    action = load_policy(tmp_path / "a" / "policy").description["action"]
+    assert action["kind"] == "discrete" and action["start"] == -2.0
+
+
+def test_the_default_folder_is_a_new_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert invoke("--timesteps", 300, *SMALL, "--no-evaluate").exit_code == 0
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == [
+        "ppo_seed0", "ppo_seed0-2"
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_policy_can_be_judged_once_more(tmp_path):
+    save_policy(random_policy(), tmp_path / "mine")
+    result = invoke(
+        "--policy", tmp_path / "mine", "--out", tmp_path / "run", "--no-progress",
+        "--eval-task", "friedman", "--eval-seeds", "2", "--tuning-seeds", "1",
+        "--eval-length", "0.5",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "policy (ours) minus the baseline" in result.output
+    with (tmp_path / "run" / "eval.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    half = task_named("friedman").updates // 2
+    assert {int(row["updates"]) for row in rows} == {half}
+
+
+@pytest.mark.slow
+def test_the_whole_job_ends_with_the_table(tmp_path):
+    command = [
+        sys.executable, str(SCRIPT), "--timesteps", "640", *SMALL,
+        "--out", str(tmp_path / "run"),
+        "--eval-task", "friedman", "--eval-seeds", "2", "--tuning-seeds", "1",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    table = done.stdout[done.stdout.index("Validation loss") :]
+    for arm in ("AdamW default", "Schedule-Free AdamW", "Prodigy", "AdamW tuned", "PPO"):
+        assert arm in table
+    with (tmp_path / "run" / "eval.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["task"] for row in rows} == {"friedman"}
+    assert len([row for row in rows if row["arm"].startswith("PPO")]) == 2
+    picture = (tmp_path / "run" / "curves.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_an_interrupt_leaves_a_usable_checkpoint(tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, str(SCRIPT), "--num-envs", "16", "--out", str(out)]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True,
+        # A shell's background jobs, and so this test in one, ignore interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    try:
+        tensorboard = out / "tensorboard"
+        deadline = time.monotonic() + 120
+        while not (tensorboard.exists() and list(tensorboard.iterdir())):
+            assert time.monotonic() < deadline, "training did not begin"
+            time.sleep(0.2)
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert load_policy(out / "policy").description["algorithm"] == "PPO"
+    assert (out / "model.zip").is_file()
