@@ -1,14 +1,17 @@
-"""The part of a learned optimizer that is not about tensors: clock, telemetry, policy.
+"""The controller: a policy that sets the learning rate of an optimizer as it trains.
 
-The state is that of :mod:`agents.optim.run_state`. Functions return a new dict and leave
-the old
-one alone.
+:class:`~agents.optim.optimizer.LearnedOptimizer` and
+:class:`~agents.optim.scheduler.LearnedLR` both drive a :class:`Controller`, which counts
+steps, collects losses, measures gradients and updates, and asks the policy at decisions.
+
+Its state is a flat dict of numbers and CPU tensors ``[1]``, so that it can live in a
+parameter group, where torch saves, copies and restores it. Entries of a saved state are
+never changed in place: a step works on a copy of the dict.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -17,178 +20,434 @@ import torch
 from torch import Tensor
 
 from optenv import windows
-from optenv.probing import Losses, Probe
+from optenv.checks import positive_int
+from optenv.probing import Losses, Probe, log_loss
 from optenv.telemetry import OBSERVATION_BOUND, Control, History, observe
 
 from ..policy.module import Policy
-from . import trace as explaining
-from .run_state import NO_LOSSES, State
+from ..utils.warning import warn_user
+from . import trace
+from .distributed import all_reduce_sum, is_distributed, mean_loss
+from .probe import UpdateProbe
+from .tensors import GradientBatch, States, parameters_of
 
-#: Share of the highest learning rate so far that steps past the horizon run at.
+__all__ = ["Controller", "State", "initial_state", "next_run_state", "restored_state"]
+
+State = dict[str, Any]
+
+#: No losses yet. As plain numbers: losses are recorded at every step, and tensors of one
+#: number would cost far more.
+NO_LOSSES = Losses.empty(0.0)
+
+#: A warning is given for runs this many times longer, or shorter, than all of training.
+LENGTH_TOLERANCE = 2
+
+#: Learning rate past ``total_steps``, as a fraction of the highest so far.
 FLOOR = 0.01
 
 
-@lru_cache(maxsize=64)
-def _starts(total_steps: int, horizon: int, spacing: float) -> frozenset[int]:
-    """Steps at which a window starts; the end of the run is none."""
-    return frozenset(windows.boundaries(total_steps, horizon, spacing)[:-1].tolist())
+class Controller:
+    """Runs a policy alongside an optimizer.
 
-
-def is_decision(policy: Policy, state: State, ahead: int = 0) -> bool:
-    """Whether the policy is asked at this step, or ``ahead`` steps later."""
-    described = policy.description
-    step, total = state["steps"] + ahead, state["total_steps"]
-    if total is None:
-        return windows.opens_window(step, described["spacing"])
-    return step in _starts(total, described["horizon"], described["spacing"])
-
-
-def is_watched(policy: Policy, state: State) -> bool:
-    """Whether telemetry is taken at this step, or the last one was skipped."""
-    return bool(
-        state["skipped_in_a_row"]
-        or is_decision(policy, state)
-        or is_decision(policy, state, ahead=1)
-    )
-
-
-def check_loss(loss: Any) -> None:
-    """Refuse what cannot be a loss, without waiting for a device.
-
-    Raises:
-        ValueError: the loss is a tensor of more than one element.
-        TypeError: the loss is no number.
-    """
-    if isinstance(loss, Tensor):
-        if loss.numel() != 1:
-            raise ValueError(
-                f"loss must be a scalar, got a tensor of shape {list(loss.shape)}"
-            )
-        if loss.is_complex():
-            raise TypeError(f"loss must be real, got a tensor of {loss.dtype}")
-        return
-    try:
-        if isinstance(loss, (str, bytes)):
-            raise TypeError
-        float(loss)
-    except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"loss must be a scalar, got {loss!r}") from None
-
-
-def record(state: State, loss: Tensor | float | None) -> State:
-    """Take note of the loss of this step, if there is one and it is finite.
-
-    Ratios of losses mean nothing where losses are negative: after the first such one, the
-    policy goes on without any.
-    """
-    if loss is None or state["negative"]:
-        return state
-    value = loss.item() if isinstance(loss, Tensor) else float(loss)
-    if not math.isfinite(value):
-        return {**state, "ignored_losses": state["ignored_losses"] + 1}
-    if value < 0:
-        warnings.warn(
-            f"a loss is {value}, below zero (or, maximised, above): the policy goes on as "
-            "if none were given",
-            stacklevel=8,
-        )
-        return {**state, "negative": True, "losses": NO_LOSSES._asdict()}
-    return {**state, "losses": Losses(**state["losses"]).record(value)._asdict()}
-
-
-def decide(policy: Policy, state: State, probe: Probe, log_lr: float) -> State:
-    """Observe, ask the policy, move the multiplier, and begin a new window.
+    At each step call :meth:`record_loss` (if there is a loss), :meth:`before_update`, then
+    update the parameters at the learning rate times the returned multiplier, then call
+    :meth:`after_update`. :attr:`state` is then the state to keep.
 
     Args:
-        policy, state: which controller, and where it stands.
-        probe: of the last step.
-        log_lr: log of the base learning rate.
+        policy: the policy; its weights are not changed.
+        state: from :func:`initial_state`, :func:`next_run_state` or
+            :func:`restored_state`.
+        synchronize: whether the processes of ``torch.distributed`` share one model and
+            use the mean of their losses.
+        partitioned: whether each of them holds other parameters of that model.
     """
-    old: Tensor = state["log_multiplier"]
-    total = state["total_steps"]
-    progress = None if total is None else torch.full_like(old, state["steps"]) / total
-    control = Control(
-        progress=progress,
-        length=total,
-        log_multiplier=old,
-        log_lr=log_lr - math.log(policy.rule.default_lr) + old,
-        previous_action=state["previous_action"],
-    )
-    # By way of double precision: a loss beyond the range of single precision becomes an
-    # infinity here, where torch.full_like would raise.
-    kept = torch.tensor([*state["losses"].values()], dtype=torch.float64, device="cpu")
-    losses = Losses(*kept.to(old.dtype)[:, None])
-    seen, history = observe(probe, losses, History(**state["history"]), control)
-    observation = seen
-    if policy.action.observed:
-        observation = torch.cat([seen, state["shown"]], dim=1)
-    if policy.memory:  # as of a trial
-        told = state["told"]
+
+    def __init__(
+        self,
+        policy: Policy,
+        state: State,
+        *,
+        synchronize: bool = True,
+        partitioned: bool = False,
+    ) -> None:
+        self.policy = policy
+        self.state = state
+        self.synchronize = synchronize
+        self.probe = UpdateProbe(partitioned)
+
+    def begin_step(self, state: State) -> None:
+        """Work on a copy of ``state``, so that a step that fails changes nothing."""
+        self.state = dict(state)
+
+    def is_decision(self, ahead: int = 0) -> bool:
+        """Return whether the policy is asked at this step, or ``ahead`` steps later."""
+        described = self.policy.description
+        step, total = self.state["steps"] + ahead, self.state["total_steps"]
+        if total is None:
+            return windows.opens_window(step, described["spacing"])
+        return step in _decisions(total, described["horizon"], described["spacing"])
+
+    def probes_gradients(self) -> bool:
+        """Return whether ``guard="probe"`` checks the gradients of this step.
+
+        It does at a decision, at the step before, and after a skipped step.
+        """
+        return bool(
+            self.state["skipped_in_a_row"]
+            or self.is_decision()
+            or self.is_decision(ahead=1)
+        )
+
+    def record_loss(
+        self,
+        loss: Tensor | float | None,
+        params: Sequence[Tensor],
+        maximize: bool = False,
+    ) -> None:
+        """Record the loss of a step; None or a non-finite one is not recorded.
+
+        Ratios of losses mean nothing where losses are negative: after the first negative
+        loss the policy goes on as if none were given.
+
+        Args:
+            loss: scalar.
+            params: parameters, on whose device processes exchange their losses.
+            maximize: whether ``loss`` is an objective to maximise.
+        """
+        if not self.policy.sees_loss:
+            return
+        if self.synchronize:
+            loss = mean_loss(loss, params)
+        if loss is not None and maximize:
+            loss = -loss
+        if loss is None or self.state["negative"]:
+            return
+        value = loss.item() if isinstance(loss, Tensor) else float(loss)
+        if not math.isfinite(value):
+            self.state["ignored_losses"] += 1
+        elif value < 0:
+            warn_user(
+                f"a loss is {value}, below zero (or, maximised, above): the policy goes on "
+                "as if none were given"
+            )
+            self.state["negative"] = True
+            self.state["losses"] = NO_LOSSES._asdict()
+        else:
+            losses = Losses(**self.state["losses"])
+            self.state["losses"] = losses.record(value)._asdict()
+
+    def before_update(self, batch: GradientBatch) -> float:
+        """Return the multiplier of the learning rate for the update of this step.
+
+        Args:
+            batch: gradients of the step. The parameters have not moved yet. The learning
+                rates in its groups are the base learning rates.
+        """
+        # 1. At a decision, ask the policy for another multiplier.
+        if self.is_decision():
+            dtype = self.state["log_multiplier"].dtype
+            probe = self.probe.measure(batch, dtype)
+            self._decide(probe, mean_log_lr(batch.groups, self.probe.partitioned))
+        # 2. Advance the clock, and buffer gradients if the next step is a decision.
+        if self.state["probing"]:
+            self.probe.invalidate(batch.states)
+        multiplier = self._advance(batch.groups)
+        if self.state["probing"]:
+            self.probe.start(batch)
+        return multiplier
+
+    def after_update(self, states: States) -> None:
+        """Complete the buffers, once the parameters have moved."""
+        if self.state["probing"]:
+            self.probe.finish(states)
+
+    def _decide(self, probe: Probe, log_lr: float) -> None:
+        """Observe, ask the policy, move the multiplier, and begin a new window.
+
+        Args:
+            probe: of the previous update and the current gradient.
+            log_lr: log of the base learning rate, averaged over parameters.
+        """
+        state, policy = self.state, self.policy
+        before: Tensor = state["log_multiplier"]
+        # 1. The observation of the environment, from the same telemetry.
+        features, history = self._features(probe, log_lr)
+        observation = features
+        if policy.action.observed:
+            observation = torch.cat([features, state["shown"]], dim=1)
+        if policy.memory:
+            observation = self._trial_observation(observation, history)
+        # 2. The action, decoded as in the environment.
+        action, memory = policy.act(observation, state["memory"])
+        multiplier = policy.action.apply(action, before)
+        shift = policy.action.shift(action).to(before.dtype)
+        rule = policy.action.choose(action)
+        usable = bool(multiplier.isfinite())
+        if not usable:  # weights are checked in policy files, but not in policies by hand
+            multiplier, shift = before, torch.zeros_like(before)
+            state["ignored_actions"] += 1
+        # 3. What later steps need to know.
+        state.update(
+            log_multiplier=multiplier,
+            highest=torch.maximum(state["highest"], multiplier),
+            previous_action=shift,
+            chosen=rule.item(),
+            scale=None,
+            shown=policy.action.show(action).to(before.dtype),
+            said=policy.action.encode(action).to(before.dtype),
+            new_run=0.0,
+            memory=memory,
+            losses=NO_LOSSES._asdict(),
+            history=history._asdict(),
+            trace=trace.append(
+                state["trace"], state["steps"], features, shift, multiplier, rule
+            ),
+        )
+
+    def _features(self, probe: Probe, log_lr: float) -> tuple[Tensor, History]:
+        """Compute the telemetry features ``[1, F]``, and the history after them."""
+        state = self.state
+        log_multiplier, total = state["log_multiplier"], state["total_steps"]
+        progress = None
+        if total is not None:
+            progress = torch.full_like(log_multiplier, state["steps"]) / total
+        control = Control(
+            progress=progress,
+            length=total,
+            log_multiplier=log_multiplier,
+            log_lr=log_lr - math.log(self.policy.rule.default_lr) + log_multiplier,
+            previous_action=state["previous_action"],
+        )
+        # By way of float64: a loss beyond the range of float32 becomes an infinity here,
+        # where torch.full_like would raise.
+        numbers = torch.tensor(
+            [*state["losses"].values()], dtype=torch.float64, device="cpu"
+        )
+        losses = Losses(*numbers.to(log_multiplier.dtype)[:, None])
+        return observe(probe, losses, History(**state["history"]), control)
+
+    def _trial_observation(self, observation: Tensor, history: History) -> Tensor:
+        """Append what trials observe: previous action and reward, and a new run's flag."""
+        state = self.state
+        reward = state["told"]
         if not state["new_run"]:
-            earlier = state["history"]["loss_windows"] > 0  # or the first losses are new
-            told = state["history"]["loss_previous"] - history.loss_previous
-            told = told * earlier
-        told = told.nan_to_num().clamp(-OBSERVATION_BOUND, OBSERVATION_BOUND)
-        extra = torch.stack([told, torch.full_like(told, state["new_run"])], dim=1)
-        observation = torch.cat([observation, state["said"], extra], dim=1)
-    action, memory = policy.act(observation, state["memory"])
-    multiplier = policy.action.apply(action, old)
-    moved = policy.action.shift(action).to(old.dtype)
-    chosen = policy.action.choose(action)
-    usable = bool(multiplier.isfinite())
-    if not usable:  # of a policy that was made by hand: those in files are checked
-        multiplier, moved = old, torch.zeros_like(old)
+            # The decrease of the loss, unless this window has the first losses.
+            has_losses = state["history"]["loss_windows"] > 0
+            reward = state["history"]["loss_previous"] - history.loss_previous
+            reward = reward * has_losses
+        reward = reward.nan_to_num().clamp(-OBSERVATION_BOUND, OBSERVATION_BOUND)
+        extra = torch.stack([reward, torch.full_like(reward, state["new_run"])], dim=1)
+        return torch.cat([observation, state["said"], extra], dim=1)
+
+    def _advance(self, groups: Sequence[Mapping[str, Any]]) -> float:
+        """Count a step, and return the multiplier of its learning rate.
+
+        Sets ``probing`` to whether the next step is a decision, which needs to know the
+        gradient and the update of this one.
+        """
+        state, policy = self.state, self.policy
+        steps, total = state["steps"], state["total_steps"]
+        multiplier = math.exp(state["log_multiplier"])
+        # torch's schedulers mark the groups that they drive.
+        scheduled = any("initial_lr" in group for group in groups)
+        follows_schedule = state["schedule"] == "always" or (
+            state["schedule"] == "auto" and not scheduled
+        )
+        if total is not None and steps >= total:
+            multiplier = min(multiplier, FLOOR * math.exp(state["highest"]))
+            if steps == total:
+                warn_user(
+                    f"total_steps={total} are done; further steps run at no more than "
+                    f"{FLOOR:.0%} of the highest learning rate so far"
+                    + ("; new_run() begins another run" if policy.memory else "")
+                )
+        elif follows_schedule:
+            progress = 0.0 if total is None else steps / total
+            multiplier *= policy.action.factor(progress)
+        state["steps"] = steps + 1
+        state["probing"] = self.is_decision()
+        return multiplier
+
+
+def initial_state(
+    policy: Policy, total_steps: int | None, dtype: torch.dtype, schedule: str | None
+) -> State:
+    """Make the state of a controller before the first step.
+
+    Args:
+        policy: the policy.
+        total_steps: number of steps of the run; an anytime policy has no use for it.
+        dtype: of the telemetry.
+        schedule: ``"auto"``, ``"always"`` or None, see
+            :class:`~agents.optim.optimizer.LearnedOptimizer`.
+
+    Returns:
+        A dict with these entries:
+
+        - ``policy``: fingerprint of the policy; ``schedule`` as given; ``total_steps`` as
+          given, or None for an anytime policy;
+        - ``steps``, ``skipped``, ``skipped_in_a_row``, ``rollbacks``, ``rolled_back``,
+          ``clipped``, ``ignored_losses``, ``ignored_actions``: counters;
+        - ``norms``, ``mean_square``: number and running mean square of gradient norms;
+        - ``probing``: whether the next step is a decision;
+        - ``negative``: whether a loss was below zero;
+        - ``log_multiplier``, ``highest``: log-multiplier, now and at its highest;
+        - ``previous_action``: shift of the log-multiplier at the last decision;
+        - ``shown``, ``said``: the last action as it is observed, and its encoding in
+          trials;
+        - ``chosen``, ``scale``: index of the update rule in force, -1 for none, and the
+          factor between its steps and Adam's, None right after a choice;
+        - ``new_run``, ``told``, ``memory``: in trials, the flag of a run's beginning, the
+          reward of the run before, and the policy's hidden state;
+        - ``losses``, ``history``: telemetry of the window, and of the windows before;
+        - ``trace``: decisions so far, see :mod:`agents.optim.trace`.
+
+    Raises:
+        ValueError: ``total_steps`` is no positive integer, or missing where the policy
+            needs it.
+    """
+    # 1. Check the length of the run.
+    if total_steps is not None:
+        total_steps = positive_int("total_steps", total_steps)
+    shortest, longest = policy.description["total_updates"]
+    if total_steps is None and not policy.anytime:
+        raise ValueError(
+            "total_steps is missing: this policy must know how many steps the run will "
+            "take; only an anytime policy does without"
+        )
+    if total_steps is not None and total_steps > LENGTH_TOLERANCE * longest:
+        warn_user(
+            f"total_steps={total_steps} is far beyond the runs that this policy was "
+            f"trained on, of at most {longest} updates; it may do badly"
+        )
+    if (
+        total_steps is not None
+        and not policy.anytime
+        and LENGTH_TOLERANCE * total_steps < shortest
+    ):
+        warn_user(
+            f"total_steps={total_steps} is far below the runs that this policy was "
+            f"trained on, of at least {shortest} updates; it may do badly"
+        )
+    # 2. Fill in the entries, on the CPU whatever torch's default device is.
+    decisions = None if policy.anytime else policy.description["horizon"]
+    zero = torch.zeros(1, dtype=dtype, device="cpu")
+    multiplier = torch.full_like(zero, policy.action.start)
     return {
-        **state,
+        "policy": policy.fingerprint(),
+        "total_steps": None if policy.anytime else total_steps,
+        "schedule": schedule,
+        "steps": 0,
+        "skipped": 0,
+        "skipped_in_a_row": 0,
+        "rollbacks": 0,
+        "rolled_back": False,
+        "clipped": 0,
+        "ignored_losses": 0,
+        "ignored_actions": 0,
+        "norms": 0,
+        "mean_square": 0.0,
+        "probing": False,
+        "negative": False,
         "log_multiplier": multiplier,
-        "highest": torch.maximum(state["highest"], multiplier),
-        "ignored_actions": state["ignored_actions"] + (not usable),
-        "previous_action": moved,
-        "chosen": chosen.item(),
+        "highest": multiplier.clone(),  # checkpoints are loaded into these, in place
+        "previous_action": zero,
+        "shown": torch.zeros(1, policy.action.observed, dtype=dtype, device="cpu"),
+        "chosen": -1,
         "scale": None,
-        "shown": policy.action.show(action).to(old.dtype),
-        "said": policy.action.encode(action).to(old.dtype),
-        "new_run": 0.0,
-        "memory": memory,
+        "said": torch.zeros(1, policy.action.outputs, dtype=dtype, device="cpu"),
+        "new_run": 1.0,
+        "told": zero.clone(),
+        "memory": policy.blank(1).to(dtype),
         "losses": NO_LOSSES._asdict(),
-        "history": history._asdict(),
-        "trace": explaining.record(
-            state["trace"],
-            state["steps"],
-            seen,
-            moved,
-            multiplier,
-            chosen,
-        ),
+        "history": History.empty(zero)._asdict(),
+        "trace": trace.empty(decisions, dtype),
     }
 
 
-def tick(
-    policy: Policy, state: State, groups: Sequence[Mapping[str, Any]]
-) -> tuple[State, float]:
-    """Count this step, and return the multiplier of its learning rate.
+def next_run_state(
+    policy: Policy, state: State, total_steps: int | None, dtype: torch.dtype
+) -> State:
+    """Make the state before another run of the same task, with the policy's memory.
 
-    ``groups``, of parameters, tell whether a scheduler of torch's drives them. ``probing``
-    then says whether the next step is a decision, which needs to know what this one did.
+    Args:
+        policy: the policy.
+        state: at the end of the run before.
+        total_steps: of the next run; None for as many as the one before.
+        dtype: of the telemetry.
+
+    Raises:
+        ValueError: ``total_steps`` is no positive integer.
     """
-    steps, total = state["steps"], state["total_steps"]
-    progress = 0.0 if total is None else steps / total
-    multiplier = math.exp(state["log_multiplier"])
-    driven = any("initial_lr" in group for group in groups)  # as torch marks them
-    followed = state["schedule"] == "always" or (state["schedule"] == "auto" and not driven)
-    if total is not None and steps >= total:
-        multiplier = min(multiplier, FLOOR * math.exp(state["highest"]))
-        if steps == total:
-            warnings.warn(
-                f"total_steps={total} are done; further steps run at no more than "
-                f"{FLOOR:.0%} of the highest learning rate so far"
-                + ("; new_run() begins another run" if policy.memory else ""),
-                stacklevel=9,
-            )
-    elif followed:
-        multiplier *= policy.action.factor(progress)
+    total = state["total_steps"] if total_steps is None else total_steps
+    fresh = initial_state(policy, total, dtype, state["schedule"])
+    losses, reward = Losses(**state["losses"]), fresh["told"]
+    if state["new_run"]:  # the last run has not begun
+        reward = state["told"]
+    elif losses.seen and state["history"]["loss_windows"] > 0:  # reward of the last window
+        mean = torch.full_like(reward, losses.mean)
+        reward = state["history"]["loss_previous"] - log_loss(mean)
+    return {**fresh, "said": state["said"], "memory": state["memory"], "told": reward}
+
+
+def restored_state(policy: Policy, saved: State | None) -> State:
+    """Check a saved state, and return it with its tensors on the CPU.
+
+    Raises:
+        ValueError: there is none, or it is of another policy or of an earlier version.
+    """
+    if saved is None:
+        raise ValueError(
+            "the state to load has no 'controller': it was not saved by an optimizer with "
+            "a policy"
+        )
+    if "memory" not in saved:
+        raise ValueError(
+            "the state to load was saved by an earlier version of optenv, which this one "
+            "cannot go on from"
+        )
+    used, fingerprint = saved["policy"], policy.fingerprint()
+    if used != fingerprint:
+        raise ValueError(
+            f"the state to load is of policy {used[:12]}, but here is {fingerprint[:12]} "
+            "(which, if none is named, depends on whether there is a total_steps)"
+        )
+    return _on_cpu(saved)
+
+
+def mean_log_lr(groups: Sequence[Mapping[str, Any]], partitioned: bool = False) -> float:
+    """Average the log of the learning rate over all parameters that move.
+
+    Parameters without a gradient and groups whose learning rate is 0 do not count.
+
+    Args:
+        groups: parameter groups.
+        partitioned: whether other processes hold further parameters.
+
+    Returns:
+        The mean, weighted by numbers of elements; ``-inf`` if nothing moves.
+    """
+    total, numel = 0.0, 0.0
+    for group in groups:
+        size = sum(p.numel() for p in group["params"] if p.grad is not None)
+        if group["lr"] > 0 and size > 0:
+            total += size * math.log(group["lr"])
+            numel += size
+    if partitioned and is_distributed():
+        total, numel = all_reduce_sum([total, numel], parameters_of(groups))
+    return total / numel if numel else -math.inf
+
+
+@lru_cache(maxsize=64)
+def _decisions(total_steps: int, horizon: int, spacing: float) -> frozenset[int]:
+    """Return the steps at which a window begins, but not the end of the run."""
+    return frozenset(windows.boundaries(total_steps, horizon, spacing)[:-1].tolist())
+
+
+def _on_cpu(state: State) -> State:
     return {
-        **state,
-        "steps": steps + 1,
-        "probing": is_decision(policy, state, ahead=1),
-    }, multiplier
+        key: _on_cpu(value)
+        if isinstance(value, dict)
+        else (value.cpu() if isinstance(value, Tensor) else value)
+        for key, value in state.items()
+    }

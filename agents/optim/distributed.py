@@ -1,4 +1,4 @@
-"""Several processes on one run: what they must agree on, and tensors spread over them."""
+"""Several processes that train one model: values they agree on, and sharded tensors."""
 
 from __future__ import annotations
 
@@ -11,82 +11,94 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 __all__ = [
-    "agreed_loss",
+    "all_reduce_sum",
+    "full_tensor",
+    "is_distributed",
     "is_sharded",
-    "own_rows",
-    "scattered",
-    "several",
-    "summed",
-    "whole",
+    "mean_loss",
+    "row_shard",
+    "shard_like",
 ]
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether it is a ``DTensor``, as those of FSDP2 are."""
-    if type(tensor) in (Tensor, nn.Parameter):  # asking them is slow
+    """Return whether a tensor is a ``DTensor``, as FSDP2 makes parameters."""
+    if type(tensor) in (Tensor, nn.Parameter):  # the attribute look-up is slow on these
         return False
-    return hasattr(tensor, "full_tensor")  # without importing what few have
+    return hasattr(tensor, "full_tensor")  # spares the import of DTensor
 
 
-def whole(tensor: Any) -> Tensor:
-    """All of a tensor that may be spread over processes, as a plain one in each."""
+def full_tensor(tensor: Any) -> Tensor:
+    """Gather a ``DTensor`` as a plain tensor in each process; return others unchanged."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
-def scattered(tensor: Tensor, like: Any) -> Any:
-    """A whole tensor, the same in each process, spread as ``like`` is."""
+def shard_like(tensor: Tensor, like: Any) -> Any:
+    """Distribute a tensor that is equal in all processes as ``like`` is distributed.
+
+    Args:
+        tensor: plain tensor, the same in each process.
+        like: ``DTensor`` whose mesh and placements to use, or a plain tensor, with which
+            ``tensor`` is returned unchanged.
+    """
     if not is_sharded(like):
         return tensor
     from torch.distributed.tensor import DTensor, Replicate
 
     mesh = like.device_mesh
-    everywhere = [Replicate() for _ in range(mesh.ndim)]
-    spread = DTensor.from_local(tensor, mesh, everywhere, run_check=False)
+    replicated = [Replicate() for _ in range(mesh.ndim)]
+    spread = DTensor.from_local(tensor, mesh, replicated, run_check=False)
     return spread.redistribute(mesh, like.placements)
 
 
-def own_rows(tensor: Any) -> tuple[int, Callable[[Tensor], Any]] | None:
-    """Where the part of a ``DTensor`` in this process begins, in numbers of the whole one.
+def row_shard(tensor: Any) -> tuple[int, Callable[[Tensor], Any]] | None:
+    """Locate the local shard of a ``DTensor`` that is sharded along its first dimension.
 
-    And what makes of a sum over each part one over the whole, once that is asked for. None
-    if it is not by rows that the tensor is spread.
+    Returns:
+        The flat index of the shard's first number in the full tensor, and a function that
+        turns a sum over each shard into the sum over the full tensor, as a ``DTensor``
+        that is reduced when it is read. None if the tensor is sharded in another way.
     """
     from torch.distributed.tensor import DTensor, Partial
 
     mesh, placements = tensor.device_mesh, tensor.placements
     if not all(place.is_replicate() or place.is_shard(0) for place in placements):
         return None
-    rows = scattered(torch.arange(len(tensor), device=tensor.device), tensor).to_local()
+    rows = shard_like(torch.arange(len(tensor), device=tensor.device), tensor).to_local()
     begin = int(rows[0]) * (tensor.numel() // len(tensor)) if len(rows) else 0
-    kinds = [Partial() if place.is_shard() else place for place in placements]
-    return begin, lambda part: DTensor.from_local(part, mesh, kinds, run_check=False)
+    partial = [Partial() if place.is_shard() else place for place in placements]
+    return begin, lambda part: DTensor.from_local(part, mesh, partial, run_check=False)
 
 
-def several() -> bool:
-    """Whether there are several processes of ``torch.distributed``."""
+def is_distributed() -> bool:
+    """Return whether ``torch.distributed`` runs with more than one process."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def summed(numbers: Sequence[float], params: Sequence[Tensor]) -> list[float]:
-    """Sums over all processes, which exchange them on the device of the parameters."""
+def all_reduce_sum(numbers: Sequence[float], params: Sequence[Tensor]) -> list[float]:
+    """Sum numbers over all processes, which exchange them on the parameters' device."""
     device = params[0].device
-    exact = torch.float32 if device.type == "mps" else torch.float64
-    exchanged = torch.tensor(numbers, dtype=exact, device=device)
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    exchanged = torch.tensor(numbers, dtype=dtype, device=device)
     dist.all_reduce(exchanged)
     return exchanged.tolist()
 
 
-def agreed_loss(
+def mean_loss(
     loss: Tensor | float | None, params: Sequence[Tensor]
 ) -> Tensor | float | None:
-    """Mean over all processes of those losses that are given and finite; None without any.
+    """Average the finite losses of all processes; None if there are none.
 
     Each process of data-parallel training has a loss of its own, while all must choose
-    the same learning rate. Without several processes, ``loss`` as it is.
+    the same learning rate. With a single process, ``loss`` is returned unchanged.
     """
-    if not several():
+    if not is_distributed():
         return loss
     value = math.nan if loss is None else float(loss)
-    told = [value, 1.0] if math.isfinite(value) else [0.0, 0.0]
-    total, count = summed(told, params)
+    counted = [value, 1.0] if math.isfinite(value) else [0.0, 0.0]
+    total, count = all_reduce_sum(counted, params)
     return total / count if count else None
+
+
+# Names that the kernels use.
+whole, scattered = full_tensor, shard_like

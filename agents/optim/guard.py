@@ -1,48 +1,174 @@
-"""What keeps gradients that are no good from the parameters."""
+"""Guards against bad gradients: skip non-finite ones, clip outliers, roll back.
+
+Counters and the running mean square of the norm are in the controller's state, where they
+are saved with the rest.
+"""
 
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from . import probe as measuring
-from .clipping import clip
+from ..utils.warning import warn_user
+from .controller import Controller
+from .tensors import GradientBatch, grad_norm, parameters_of
 
-__all__ = ["GUARDS", "inspect"]
+__all__ = ["GUARDS", "GradientGuard"]
 
-#: When gradients are looked at: at every step, or only where telemetry is taken.
+#: When gradients are checked: at every step, or only around decisions.
 GUARDS = ("step", "probe")
 
-#: Steps skipped in a row that are warned of.
-MANY = 20
+#: Steps skipped in a row before a warning.
+MAX_SKIPS_BEFORE_WARNING = 20
+
+#: Gradient norms are clipped at this multiple of the root mean square of earlier norms.
+#: The highest ratio in runs of the selection tasks is 7 (docs/policy-log.md).
+CLIP_RATIO = 10.0
+
+#: Steps before the first clipping, and the number of steps that the mean square covers.
+CLIP_WARMUP, CLIP_MEMORY = 3, 100
+
+#: Non-finite gradients in a row after which the parameters are rolled back.
+ROLLBACK_PATIENCE = 5
+
+#: Decrease of the log-multiplier at a roll-back: a quarter of the learning rate.
+ROLLBACK_DECREASE = math.log(4.0)
+
+#: Key of the copy of a parameter, in its state, that a roll-back returns to.
+GOOD_PARAM = "good_param"
 
 
-def inspect(
-    state: dict[str, Any], grads: list[Tensor], partitioned: bool = False
-) -> tuple[dict[str, Any], list[Tensor] | None]:
-    """State after a look at the gradients of a step, and those to use.
+class GradientGuard:
+    """Checks of the gradients before an update.
 
-    Returns:
-        Gradients that are far too large are scaled down, in copies: a gradient is its
-        owner's. None if one is not finite: the step is to be skipped.
-
-    Raises:
-        RuntimeError: a gradient is sparse.
+    Args:
+        when: one of :data:`GUARDS`.
+        rollback: whether to keep copies of the parameters and to return to them.
+        partitioned: whether other processes hold further parameters of the model.
     """
-    norm = measuring.norm(grads, partitioned)
-    if not math.isfinite(norm):
-        row = state["skipped_in_a_row"] + 1
-        if row == MANY:
-            warnings.warn(
-                f"{MANY} steps in a row were skipped: their gradients were not finite, or "
-                "so large that their squares were not",
-                stacklevel=8,
+
+    def __init__(
+        self, when: str = "step", rollback: bool = False, partitioned: bool = False
+    ) -> None:
+        self.when = when
+        self.rollback = rollback
+        self.partitioned = partitioned
+
+    def check(self, batch: GradientBatch, controller: Controller) -> GradientBatch | None:
+        """Check the gradients of a step, and count what was found.
+
+        Returns:
+            The gradients to use, in scaled copies if their norm is an outlier; None if the
+            step is to be skipped, because a gradient is not finite.
+
+        Raises:
+            RuntimeError: a gradient is sparse.
+        """
+        if self.when == "probe" and not controller.probes_gradients():
+            return batch
+        state = controller.state
+        norm = grad_norm(batch.grads, self.partitioned)
+        if not math.isfinite(norm):
+            self._skip(batch, controller)
+            return None
+        state["skipped_in_a_row"], state["rolled_back"] = 0, False
+        coefficient = clip_coefficient(state, norm)
+        if coefficient < 1.0:
+            batch = batch.with_grads([grad * coefficient for grad in batch.grads])
+        if self.rollback:
+            self.keep_params(batch, renew=controller.is_decision())
+        return batch
+
+    def keep_params(self, batch: GradientBatch, renew: bool) -> None:
+        """Copy the parameters of all groups, as the state to roll back to.
+
+        Args:
+            batch: whose groups and states are meant.
+            renew: whether to renew copies that there are; missing ones are always made.
+        """
+        for p in parameters_of(batch.groups):
+            state = batch.states[p]
+            good = state.get(GOOD_PARAM)
+            if good is None or good.shape != p.shape:
+                state[GOOD_PARAM] = p.detach().clone()
+            elif renew:
+                good.copy_(p)
+
+    def _skip(self, batch: GradientBatch, controller: Controller) -> None:
+        """Count a skipped step, and roll back after several of them."""
+        state = controller.state
+        state["skipped"] += 1
+        state["skipped_in_a_row"] += 1
+        if state["skipped_in_a_row"] == MAX_SKIPS_BEFORE_WARNING:
+            warn_user(
+                f"{MAX_SKIPS_BEFORE_WARNING} steps in a row were skipped: their gradients "
+                "were not finite, or so large that their squares were not"
             )
-        return {**state, "skipped": state["skipped"] + 1, "skipped_in_a_row": row}, None
-    state, share = clip({**state, "skipped_in_a_row": 0, "rolled_back": False}, norm)
-    if share < 1.0:
-        return state, [grad * share for grad in grads]
-    return state, grads
+        params = parameters_of(batch.groups)
+        if (
+            state["skipped_in_a_row"] >= ROLLBACK_PATIENCE
+            and not state["rolled_back"]  # not again until a gradient has been finite
+            and any(GOOD_PARAM in batch.states[p] for p in params)
+        ):
+            self._roll_back(batch, params, state, controller.policy.action.bound)
+            warn_user(
+                f"the gradients of {ROLLBACK_PATIENCE} steps in a row were not finite: the "
+                "parameters are again what they were at the last decision, and the "
+                "learning rate is a quarter of that; buffers, as BatchNorm's, are not the "
+                "optimizer's: see to them"
+            )
+
+    def _roll_back(
+        self,
+        batch: GradientBatch,
+        params: list[Tensor],
+        state: dict[str, Any],
+        bound: float,
+    ) -> None:
+        """Restore the copied parameters, at a quarter of the learning rate.
+
+        Frozen parameters and those whose learning rate is 0 stay as they are. The state of
+        the update rule is dropped. The log-multiplier stays above ``-bound``.
+        """
+        for p in parameters_of([group for group in batch.groups if group["lr"]]):
+            if p.requires_grad and GOOD_PARAM in batch.states[p]:
+                p.copy_(batch.states[p][GOOD_PARAM])
+        for p in params:
+            good = batch.states[p].get(GOOD_PARAM)
+            batch.states[p].clear()
+            if good is not None:
+                batch.states[p][GOOD_PARAM] = good
+        before = state["log_multiplier"]
+        lowered = (before - ROLLBACK_DECREASE).clamp(min=-bound)
+        state["log_multiplier"] = torch.minimum(lowered, before)
+        state["rollbacks"] += 1
+        state["rolled_back"] = True
+        state["skipped_in_a_row"] = 0
+        state["probing"] = False
+
+
+def clip_coefficient(state: dict[str, Any], norm: float) -> float:
+    """Record the norm of the gradients, and return the factor to scale them by.
+
+    The factor is 1 unless the norm exceeds :data:`CLIP_RATIO` times the root mean square
+    of the norms so far. One such outlier would otherwise stay in the second moments of
+    Adam-like rules for the rest of the run. Clipped norms count as clipped, so that a norm
+    that stays large is no longer clipped after a few steps. Zeros do not count.
+
+    Args:
+        state: of the controller; ``norms``, ``mean_square`` and ``clipped`` are updated.
+        norm: Euclidean norm over all gradients, finite.
+    """
+    if norm == 0.0:
+        return 1.0
+    count, mean_square = state["norms"] + 1, state["mean_square"]
+    limit = CLIP_RATIO * math.sqrt(mean_square) if count > CLIP_WARMUP else math.inf
+    is_outlier = 0.0 < limit < norm
+    clipped = limit if is_outlier else norm
+    mean_square += (clipped * clipped - mean_square) / min(count, CLIP_MEMORY)
+    state["clipped"] += is_outlier
+    state["norms"], state["mean_square"] = count, mean_square
+    return clipped / norm

@@ -1,4 +1,4 @@
-"""How an optimizer comes by the losses of a training loop that does not hand them over."""
+"""Losses of training loops: a forward hook that captures them, and their checks."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["REDUCTIONS", "LossTap", "is_scalar"]
+__all__ = ["REDUCTIONS", "LossCollector", "check_loss", "is_scalar"]
 
-#: What several losses before one step are made into.
+#: How several losses before one step are combined.
 REDUCTIONS = ("mean", "sum")
 
 
-class LossTap:
-    """Collects losses from the forward passes of modules, until they are asked for."""
+class LossCollector:
+    """Collects the losses of modules' forward passes until a step takes them."""
 
     def __init__(self) -> None:
-        #: Sum and number of those that were finite.
+        #: By reduction: sum and number of the finite losses.
         self._pending: dict[str, tuple[Tensor, Tensor]] = {}
 
     def attach(self, module: nn.Module, reduction: str) -> RemovableHandle:
-        """Collect what ``module`` returns; see :meth:`LearnedOptimizer.attach_loss`.
+        """Collect the losses that ``module`` returns; see ``LearnedOptimizer.attach_loss``.
 
         Raises:
             TypeError: ``module`` is no module.
@@ -37,11 +37,10 @@ class LossTap:
                 f"attach_loss needs a module that returns a loss, got {module!r}; "
                 "the loss of a function is given to step(loss=loss)"
             )
-
         return module.register_forward_hook(_Hook(self, reduction))
 
     def add(self, loss: Tensor, reduction: str) -> None:
-        """Note a loss; those that are not finite are of batches that nobody steps on."""
+        """Add a loss; non-finite ones count as missing, since nobody steps on them."""
         loss = loss.detach().reshape(())
         loss = loss if loss.is_floating_point() else loss.float()
         finite = loss.isfinite()
@@ -52,10 +51,11 @@ class LossTap:
         self._pending[reduction] = loss, finite.to(torch.int64)
 
     def take(self) -> Tensor | None:
-        """The losses since the last call as one, or None if there were none.
+        """Combine the losses since the last call, and forget them.
 
-        The mean of those to be averaged; with those to be added up, the sum of both. Not
-        a number if none was finite.
+        Returns:
+            The mean of the losses with reduction ``"mean"`` plus the sum of those with
+            reduction ``"sum"``, a scalar; NaN if none was finite, None if there were none.
         """
         pending, self._pending = self._pending, {}
         reduced = [
@@ -68,59 +68,88 @@ class LossTap:
 
 
 def is_scalar(value: Any) -> bool:
-    """Whether it can be a loss: a number, or a tensor of one."""
+    """Return whether a value can be a loss: a number, or a tensor of one element."""
     return isinstance(value, (int, float)) or (
         isinstance(value, Tensor) and value.numel() == 1
     )
 
 
-class _Hook:
-    """Forward hook that tells a tap; its copy, in a copied module, tells nobody."""
+def check_loss(loss: Any) -> None:
+    """Refuse anything but a real scalar, without waiting for a device.
 
-    def __init__(self, tap: LossTap | None = None, reduction: str = "mean") -> None:
+    Raises:
+        ValueError: the loss is a tensor of more than one element.
+        TypeError: the loss is no number.
+    """
+    if isinstance(loss, Tensor):
+        if loss.numel() != 1:
+            raise ValueError(
+                f"loss must be a scalar, got a tensor of shape {list(loss.shape)}"
+            )
+        if loss.is_complex():
+            raise TypeError(f"loss must be real, got a tensor of {loss.dtype}")
+        return
+    try:
+        if isinstance(loss, (str, bytes)):
+            raise TypeError
+        float(loss)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"loss must be a scalar, got {loss!r}") from None
+
+
+class _Hook:
+    """Forward hook that adds a loss to a collector.
+
+    Copies and pickles of the hook, as in a copied module, are attached to nothing.
+    """
+
+    def __init__(
+        self, collector: LossCollector | None = None, reduction: str = "mean"
+    ) -> None:
         self._reduction = reduction
-        self._tap: Callable[[], LossTap | None] = (
-            (lambda: None) if tap is None else weakref.ref(tap)
+        self._collector: Callable[[], LossCollector | None] = (
+            (lambda: None) if collector is None else weakref.ref(collector)
         )
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        tap = self._tap()
-        if tap is not None and torch.is_grad_enabled():
-            loss = _loss_of(output, module)
+        collector = self._collector()
+        if collector is not None and torch.is_grad_enabled():
+            loss = _loss_in(output, module)
             if loss is not None:
-                tap.add(loss, self._reduction)
+                collector.add(loss, self._reduction)
 
     def __reduce__(self) -> tuple[type[_Hook], tuple[()]]:
         return _Hook, ()
 
 
-def _loss_of(output: Any, module: nn.Module) -> Tensor | None:
-    """Loss in what a criterion, or a model that computes its own loss, returns.
+def _loss_in(output: Any, module: nn.Module) -> Tensor | None:
+    """Find the loss in the output of a criterion, or of a model that computes its loss.
 
-    None where there is a place for it and nothing in it: a model without labels.
+    Returns:
+        The loss; None if its place is there but empty, as of a model without labels.
 
     Raises:
-        TypeError: there is no such place.
-        ValueError: what is there is no scalar.
+        TypeError: there is no place for a loss.
+        ValueError: the loss is no scalar.
     """
-    found = output
+    loss = output
     if isinstance(output, Mapping) and "loss" in output:
-        found = output["loss"]
+        loss = output["loss"]
     elif hasattr(output, "loss"):
-        found = output.loss
+        loss = output.loss
     elif isinstance(output, tuple) and output:
-        found = output[0]
-    if found is None:
+        loss = output[0]
+    if loss is None:
         return None
-    if not isinstance(found, Tensor):
+    if not isinstance(loss, Tensor):
         raise TypeError(
             "a module given to attach_loss must return a scalar tensor, a tuple that "
             "begins with one, or something with a 'loss', but "
             f"{type(module).__name__} returned {type(output).__name__}"
         )
-    if found.numel() != 1:
+    if loss.numel() != 1:
         raise ValueError(
             "a module given to attach_loss must return a scalar loss, but "
-            f"{type(module).__name__} returned a tensor of shape {list(found.shape)}"
+            f"{type(module).__name__} returned a tensor of shape {list(loss.shape)}"
         )
-    return found
+    return loss

@@ -1,106 +1,106 @@
-"""A learned policy as a drop-in ``torch.optim.Optimizer``."""
+"""The exported optimizer: a learned policy as a drop-in ``torch.optim.Optimizer``."""
 
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import ParamsT
+from torch.optim.optimizer import Optimizer, ParamsT
 from torch.utils.hooks import RemovableHandle
+
+from optenv.checks import is_number
 
 from ..policies import ANYTIME, DEFAULT
 from ..policy.files import load_policy
 from ..policy.module import Policy
-from . import arguments, controller, run_state, snapshots
-from . import guard as guarding
-from .distributed import agreed_loss
-from .driving import downhill, drive
-from .kernels import fill, switching, update
+from .controller import Controller, State, initial_state, next_run_state, restored_state
+from .guard import GUARDS, GradientGuard
+from .kernels import FUSED, fill, switching, update
 from .kernels.base import Implementation
-from .loss_hook import LossTap, is_scalar
-from .resuming import Resumable
-from .rollback import ROLLED_BACK, keep_good, roll_back
+from .loss_hook import LossCollector, check_loss, is_scalar
+from .tensors import GradientBatch, parameters_of
+from .trace import Explanation
 
 __all__ = ["LearnedOptimizer"]
 
 
-class LearnedOptimizer(Resumable):
-    r"""Optimizer whose learning rate is chosen by a policy learned in an environment.
+class LearnedOptimizer(Optimizer):
+    r"""Optimizer whose learning rate is set by a policy learned in an environment.
 
-    Some policies choose the update rule too, and some remember a task from one training run
-    to the next (:meth:`new_run`).
+    At a fixed number of decisions, more of them early in the run, the policy observes how
+    training goes and moves the log-multiplier :math:`s` of the learning rate. (An anytime
+    policy decides at fixed steps, further and further apart.) The update is the rule that
+    the policy was trained with, by torch's own implementation where there is one, at the
+    learning rate
 
-    The policy looks at the run at a fixed number of moments, more of them early on (an
-    anytime policy at fixed steps, further and further apart), and moves the log-multiplier
-    :math:`s` of the learning rate. The update itself is the rule that the policy was
-    trained with, in torch's own implementation where there is one, at
-    :math:`\eta_t = \text{lr} \cdot \text{schedule}(t / T) \cdot e^s`. ``group["lr"]`` is
-    never written, so that torch's schedulers can drive it; the learning rate in force is
-    ``group["effective_lr"]``, 0 before the first step.
+    .. math:: \eta_t = \text{lr} \cdot \text{schedule}(t / T) \cdot e^s .
 
-    The policy was trained on runs of certain lengths; if ``total_steps`` is more than twice
-    the longest, or less than half the shortest, a warning says so. Loading a saved state
-    restores the ``total_steps`` and the ``schedule`` that it was saved with.
+    Some policies choose the update rule as well (:mod:`optenv.rules.switching`), and some
+    remember a task from one training run to the next (:meth:`new_run`).
 
-    A step with a gradient that is not finite, or so large that its square is not, is
-    skipped and counted in ``skipped``; a loss that is not finite is ignored, and after a
-    negative one all are. Gradients whose norm, over all parameters, is more
-    than ten times the root mean square of those so far are scaled down to that, and counted
-    in ``clipped``; those of ordinary training hardly ever are. The state of parameters in
-    half precision is in single precision.
+    ``group["lr"]`` is never written, so that torch's schedulers can drive it. The learning
+    rate in force is ``group["effective_lr"]``, 0 before the first step.
 
-    A policy that chooses among rules (:mod:`optenv.rules.switching`) keeps the averages of
-    all of
-    them, four numbers for each parameter; ``effective_lr`` is then of Adam's steps, and
-    ``foreach`` makes no difference.
+    **Length of the run.** The policy was trained on runs of certain lengths: a
+    ``total_steps`` of more than twice the longest, or less than half the shortest, gives a
+    warning. Loading a saved state restores the ``total_steps`` and the ``schedule`` that
+    it was saved with.
 
-    Besides the state of its update rule, it keeps gradients and changes of the parameters
-    from one step to the next, around each of the policy's decisions: in half the width of
-    single-precision parameters, so that they take at most the memory of one copy of the
-    gradients. Of a tensor of more than 65,536 numbers (no ``DTensor``), a fixed sample of
-    about as many is kept.
+    **Guards.** A step with a gradient that is not finite, or whose square is not, is
+    skipped and counted in ``skipped``. Gradients whose norm over all parameters is more
+    than ten times the root mean square of the norms so far are scaled down to that and
+    counted in ``clipped``; those of ordinary training hardly ever are. A loss that is not
+    finite is ignored; after a negative loss all losses are.
+
+    **Memory.** Besides the state of its update rule, the optimizer keeps gradients and
+    updates around each decision, those of float32 parameters in bfloat16: together at most
+    the memory of one copy of the gradients. Of a tensor of more than 65,536 numbers (that
+    is no ``DTensor``) a fixed subsample of about as many is kept. The state of parameters
+    in half precision is in single precision. A policy that chooses update rules keeps the
+    moments of all of them, four numbers for each parameter; ``effective_lr`` is then the
+    rate of Adam's steps, and ``foreach`` makes no difference.
 
     Args:
         params: parameters or parameter groups, as for any torch optimizer.
         policy: name of a shipped policy (one of :data:`agents.SHIPPED`), path of a policy
             file, or a :class:`~agents.policy.Policy`. By default the shipped
             ``"default"``, or ``"anytime"`` if there is no ``total_steps``.
-        total_steps: number of steps that the run will take. An anytime policy needs none,
-            and has no use for it.
+        total_steps: number of steps of the run. An anytime policy needs none and has no
+            use for it.
         lr: base learning rate, which the policy multiplies; it need not be right. By
-            default a usual one of the policy's rule: 1e-3 of ``adam``, ``orthogonal-adam``,
-            ``network`` and a choice among rules, 1e-2 of ``momentum``.
+            default the usual one of the policy's rule: 1e-3 for ``adam``,
+            ``orthogonal-adam``, ``network`` and policies that choose rules, 1e-2 for
+            ``momentum``.
         weight_decay: decoupled weight decay (Loshchilov & Hutter, 2019): each step takes
             ``effective_lr * weight_decay`` off the parameters.
-        schedule: of the policy's own base schedule (that of ``default`` is constant, then
-            falls to zero over the last three tenths): ``"auto"`` follows it unless a
-            scheduler of torch's drives a group (which has ``"initial_lr"`` then;
-            ``ReduceLROnPlateau`` leaves none), ``"always"`` in any case, None never.
-        foreach, fused: as in torch, which chooses if both are None. Fused are the rules
-            ``sgd``, ``momentum``, ``nesterov`` and ``adam``.
-        maximize: whether to make the loss larger. What counts for the policy is then the
-            negative of what it is given, so that objectives above zero count as none.
-        guard: ``"step"`` looks at the gradients of each step, as told above; ``"probe"``
-            only where the policy's telemetry is taken, at two steps a decision, which
-            costs less: other steps are those of the bare update rule.
-        rollback: whether to keep a copy of the parameters at each decision and to return
-            to it, at a quarter of the learning rate and with a warning, after five steps
-            in a row (of those that are looked at) whose gradients are not finite. The
-            update rule then begins anew. What is frozen, and buffers, stay as they are.
+        schedule: when the policy's own base schedule is followed (that of ``default`` is
+            constant, then falls to zero over the last three tenths). ``"auto"``: unless a
+            torch scheduler drives a group, which then has ``"initial_lr"``
+            (``ReduceLROnPlateau`` sets none). ``"always"``: in any case. None: never.
+        foreach, fused: as in torch, which chooses if both are None. Rules ``sgd``,
+            ``momentum``, ``nesterov`` and ``adam`` have fused implementations.
+        maximize: whether to maximise the objective. The policy then observes its negative,
+            so that positive objectives are treated as if no loss were given.
+        guard: ``"step"`` checks the gradients of each step; ``"probe"`` only those of the
+            two steps around a decision, which costs less: all other steps are those of
+            the bare update rule.
+        rollback: whether to copy the parameters at each decision, and to return to the
+            copy, at a quarter of the learning rate and with a warning, after five
+            non-finite gradients in a row (of those that are checked). The state of the
+            update rule is reset. Frozen parameters and buffers stay as they are.
         synchronize: whether the processes of ``torch.distributed``, if there are several,
-            train one model, and are to use the mean of their losses. All of them must then
-            take all steps. Gradients are those that data-parallel training has averaged.
+            train one model and use the mean of their losses. All of them must then take
+            all steps. Gradients are those that data-parallel training has averaged.
         partitioned: whether each process holds other parameters of that model, as under
-            ``ZeroRedundancyOptimizer``. Each must have some that have a gradient.
+            ``ZeroRedundancyOptimizer``. Each must have some with a gradient.
 
     Raises:
         ValueError: an argument is out of its range, or the policy cannot be used.
-        TypeError: an argument is not of its type.
+        TypeError: an argument is of the wrong type.
         FileNotFoundError: there is no such policy file.
 
     Example::
@@ -130,65 +130,68 @@ class LearnedOptimizer(Resumable):
         synchronize: bool = True,
         partitioned: bool = False,
     ) -> None:
+        # 1. The policy and the arguments.
         if policy is None:
             policy = ANYTIME if total_steps is None else DEFAULT
-        own = policy if isinstance(policy, Policy) else load_policy(policy)
-        lr = own.rule.default_lr if lr is None else lr
+        given = policy if isinstance(policy, Policy) else load_policy(policy)
         flags = {
             "rollback": rollback, "synchronize": synchronize, "partitioned": partitioned,
         }  # fmt: skip
-        arguments.check(schedule, guard, flags)
+        _check_arguments(schedule, guard, flags)
+        # 2. The parameter groups, which are checked against the policy's rule.
         defaults = {
-            "lr": lr, "weight_decay": weight_decay, "foreach": foreach, "fused": fused,
+            "lr": given.rule.default_lr if lr is None else lr,
+            "weight_decay": weight_decay, "foreach": foreach, "fused": fused,
             "maximize": maximize, "effective_lr": 0.0,
         }  # fmt: skip
-        self._policy = own  # whose rule the groups are checked against
+        self._policy = given
         super().__init__(params, defaults)
-        self._tap = LossTap()
-        self._synchronize, self._partitioned = synchronize, partitioned
-        self._guard, self._rollback = guard, rollback
-        dtype = self._precision
-        self._policy = copy.deepcopy(own).to(dtype)  # the caller's stays as it is
-        # In a param group, where torch saves, copies and restores it with the rest.
-        self._run = run_state.start(self._policy, total_steps, dtype, schedule)
+        # 3. The controller, with a copy of the policy: the caller's stays as it is.
+        dtype = self._telemetry_dtype
+        self._policy = copy.deepcopy(given).to(dtype)
+        state = initial_state(self._policy, total_steps, dtype, schedule)
+        self._controller = Controller(
+            self._policy, state, synchronize=synchronize, partitioned=partitioned
+        )
+        self._guard = GradientGuard(guard, rollback, partitioned)
+        self._losses = LossCollector()
+        self._store_controller()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters to those that are moved, also in the middle of a run.
+        """Add a group of parameters to optimize, also in the middle of a run.
 
         Raises:
-            ValueError, TypeError: a setting of the group is out of its range, or what are
-                to be parameters are none.
+            ValueError, TypeError: a setting of the group is out of its range, or
+                ``params`` are no parameters.
         """
         if isinstance(param_group, dict):
-            group = {**self.defaults, **param_group}
-            arguments.check_group(group, self._policy.rule.name)
+            _check_group({**self.defaults, **param_group}, self._policy.rule.name)
         super().add_param_group(param_group)
 
     def attach_loss(self, module: nn.Module, reduction: str = "mean") -> RemovableHandle:
         """Take the loss from ``module`` at every step that is not given one.
 
         Forward passes with gradients enabled count: validate under ``torch.no_grad()``.
-        Copies of the optimizer or of the
-        module, and what is loaded from a pickle, are not attached.
+        Copies and pickles of the optimizer or of the module are not attached.
 
         Args:
             module: a criterion, such as ``nn.CrossEntropyLoss()``, or a model that returns
                 its own loss: in a mapping with ``"loss"``, as an attribute ``loss``, or
                 first in a tuple.
-            reduction: what the losses of several passes before one step (accumulation) are
-                made into: their ``"mean"``, or their ``"sum"`` where each is a share of
-                the whole already, as the models of Hugging Face have it in a ``Trainer``.
+            reduction: how the losses of several passes before one step (gradient
+                accumulation) are combined: ``"mean"``, or ``"sum"`` where each is already
+                divided by their number, as by models of Hugging Face in a ``Trainer``.
 
         Returns:
-            A handle whose ``remove()`` ends it.
+            A handle whose ``remove()`` detaches the module.
 
         Raises:
             TypeError: it is no module. In a forward pass: it returns no loss.
             ValueError: ``reduction`` is unknown. In a forward pass: its loss is no scalar.
         """
-        return self._tap.attach(module, reduction)
+        return self._losses.attach(module, reduction)
 
-    # Compiled code calls it as it is: its numbers change at every step.
+    # Compiled code calls it without tracing it: its numbers change at every step.
     @torch._disable_dynamo  # type: ignore[attr-defined]
     @torch.no_grad()
     def step(  # type: ignore[override]
@@ -197,22 +200,42 @@ class LearnedOptimizer(Resumable):
         *,
         loss: Tensor | float | None = None,
     ) -> Any:
-        """Take one step.
+        """Perform a single optimization step.
 
         Args:
             closure: re-evaluates the model and returns the loss.
-            loss: the loss whose gradients the parameters hold (a scalar; its graph is not
-                used). By default what ``closure`` returns, or else what an attached module
-                returned; without any, the policy sees gradients alone, as one that was
-                trained without losses always does.
+            loss: the loss whose gradients the parameters hold, a scalar; its graph is not
+                used. By default the loss that ``closure`` returned, or else that of an
+                attached module. Without any, the policy observes gradients alone, as one
+                that was trained without losses always does.
 
         Returns:
-            What ``closure`` returned, or None.
+            The result of ``closure``, or None.
 
         Raises:
             ValueError, TypeError: the loss is no scalar, or the closure no function.
             RuntimeError: a gradient is sparse.
         """
+        result, loss = self._evaluate(closure, loss)
+        batch = GradientBatch.collect(self.param_groups, self.state)
+        if not batch.params:
+            return result
+        if not batch.moves:
+            self._allocate_state(batch)
+            return result
+        self._controller.begin_step(self._controller_state())
+        checked = self._guard.check(batch, self._controller)
+        if checked is not None:  # else the step is skipped
+            maximize = self.param_groups[0]["maximize"]
+            self._controller.record_loss(loss, checked.params, maximize)
+            multiplier = self._controller.before_update(checked)
+            self._update(checked, multiplier)
+            self._controller.after_update(self.state)
+        self._store_controller()
+        return result
+
+    def _evaluate(self, closure: Callable[[], Any] | None, loss: Any) -> tuple[Any, Any]:
+        """Call the closure, and find the loss of this step; return result and loss."""
         result = None
         if closure is not None:
             if not callable(closure):
@@ -224,72 +247,265 @@ class LearnedOptimizer(Resumable):
                 result = closure()
             if loss is None and is_scalar(result):
                 loss = result
-        attached = self._tap.take()
+        attached = self._losses.take()  # also when it is not needed: it is of this step
         loss = attached if loss is None else loss
         if loss is not None:
-            controller.check_loss(loss)
-        # Lists, not a dict of parameters: to hash those would take longer than all else.
-        groups = [group["params"] for group in self.param_groups]
-        parts = [[p for p in group if p.grad is not None] for group in groups]
-        if any(parts):
-            self._step(parts, loss)
-        return result
+            check_loss(loss)
+        return result, loss
 
-    def _step(self, parts: list[list[Tensor]], loss: Any) -> None:
-        """Take a step; ``parts`` of the groups are the parameters that have a gradient."""
-        groups = self.param_groups
-        params = [p for part in parts for p in part]
-        grads = [cast(Tensor, p.grad) for p in params]
-        if not any(group["lr"] for group, own in zip(groups, parts, strict=True) if own):
-            # No step of the run, as in torch.distributed.checkpoint, which takes one to
-            # have all state in place.
-            self._update(parts, grads, 0.0)
-            snapshots.prepare(params, self.state)
-            if self._rollback:
-                keep_good(self.state, groups, every=False)
-            return
-        grads, state = downhill(groups, parts, grads), self._run
-        if self._guard == "step" or controller.is_watched(self._policy, state):
-            state, usable = guarding.inspect(state, grads, self._partitioned)
-            if usable is None:
-                lowest = -self._policy.action.bound
-                self._run = roll_back(state, self.state, groups, lowest)
-                if self._run is not state:
-                    warnings.warn(ROLLED_BACK, stacklevel=7)
-                return
-            grads = usable
-            if self._rollback:
-                every = controller.is_decision(self._policy, state)
-                keep_good(self.state, groups, every)
-        if self._policy.sees_loss:
-            loss = agreed_loss(loss, params) if self._synchronize else loss
-            if loss is not None and groups[0]["maximize"]:
-                loss = -loss
-            state = controller.record(state, loss)
-        state, multiplier = drive(
-            self._policy, state, params, grads, self.state, groups, self._partitioned
-        )
-        if state["chosen"] < 0:
-            self._update(parts, grads, multiplier)
-        else:
-            state = switching.move(
-                state, groups, parts, grads, self.state, multiplier, self._partitioned
+    def _update(self, batch: GradientBatch, multiplier: float) -> None:
+        """Update the parameters at their learning rates times ``multiplier``."""
+        if self._controller.state["chosen"] >= 0:
+            self._controller.state = switching.move(
+                self._controller.state,
+                self.param_groups,
+                [params for _, params, _ in batch.by_group()],
+                batch.grads,
+                self.state,
+                multiplier,
+                self._guard.partitioned,
             )
-        if state["probing"]:
-            snapshots.settle(self.state)
-        self._run = state
-
-    def _update(
-        self, parts: list[list[Tensor]], grads: list[Tensor], multiplier: float
-    ) -> None:
-        rule, done = self._policy.rule, 0
-        for group, params in zip(self.param_groups, parts, strict=True):
-            lr = group["effective_lr"] = float(group["lr"]) * multiplier
-            states = [self.state[p] for p in params]
+            return
+        for group, params, grads in batch.by_group():
+            group["effective_lr"] = float(group["lr"]) * multiplier
+            lr, decay = group["effective_lr"], group["weight_decay"]
+            rule, states = self._policy.rule, [self.state[p] for p in params]
             how = Implementation(group["foreach"], group["fused"])
-            own, done = grads[done : done + len(params)], done + len(params)
-            if not lr:
+            if params and lr:
+                update(rule, params, grads, states, lr, weight_decay=decay, how=how)
+            else:
                 fill(rule, params, states, how)
-            elif params:
-                decay = group["weight_decay"]
-                update(rule, params, own, states, lr, weight_decay=decay, how=how)
+
+    def _allocate_state(self, batch: GradientBatch) -> None:
+        """Allocate all state without a step, as ``torch.distributed.checkpoint`` expects.
+
+        It calls ``step`` with all learning rates at 0 before it loads a checkpoint.
+        """
+        for group, params, _ in batch.by_group():
+            group["effective_lr"] = 0.0
+            states = [self.state[p] for p in params]
+            options = Implementation(group["foreach"], group["fused"])
+            fill(self._policy.rule, params, states, options)
+        self._controller.probe.allocate(batch.params, self.state)
+        if self._guard.rollback:
+            self._guard.keep_params(batch, renew=False)
+
+    # Saving, loading, copying. The state of the controller is in a parameter group, where
+    # torch saves, copies and restores it with the rest.
+
+    def _controller_state(self) -> State:
+        """Return the state of the controller that a parameter group holds."""
+        for group in self.param_groups:
+            if "controller" in group:
+                return group["controller"]
+        return self._controller.state  # the group that held it has been removed
+
+    def _store_controller(self) -> None:
+        """Put the state of the controller into the group that holds it, or the first."""
+        holders = (group for group in self.param_groups if "controller" in group)
+        holder = next(holders, self.param_groups[0])
+        holder["controller"] = self._controller.state
+
+    @property
+    def _telemetry_dtype(self) -> torch.dtype:
+        """Float64 if all parameters have double precision, else float32."""
+        double = (torch.float64, torch.complex128)
+        params = parameters_of(self.param_groups)
+        return torch.float64 if all(p.dtype in double for p in params) else torch.float32
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._controller.state = self._controller_state()
+        self._store_controller()
+        names = ("_policy", "_controller", "_guard")
+        return {**super().__getstate__(), **{name: self.__dict__[name] for name in names}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # torch calls it for copies and pickles, and in load_state_dict.
+        super().__setstate__(state)
+        for group in self.param_groups:  # a state that was saved without some settings
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+        for param_state in self.state.values():
+            if isinstance(param_state.get("step"), float):  # of early versions of torch
+                param_state["step"] = torch.tensor(param_state["step"], dtype=torch.float32)
+        if "_losses" not in self.__dict__:  # a copy, which is attached to no module
+            self._losses = LossCollector()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore a saved state.
+
+        Raises:
+            ValueError: it is not the state of a :class:`LearnedOptimizer`, or of one with
+                another policy.
+        """
+        loaded: dict[str, Any] = {}
+
+        def check(_: Optimizer, final: dict[str, Any]) -> None:
+            groups = final["param_groups"]
+            saved = next((g["controller"] for g in groups if "controller" in g), None)
+            loaded["controller"] = restored_state(self._policy, saved)
+            loaded["final"] = final
+
+        # After the hooks of the user, which may change the state to load.
+        handle = self.register_load_state_dict_pre_hook(check)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+        self._restore_dtypes(loaded["final"])
+        self._controller.state = loaded["controller"]
+        self._store_controller()
+        self._losses.take()  # losses of another run
+
+    def _restore_dtypes(self, state_dict: dict[str, Any]) -> None:
+        """Undo torch's cast of state to its parameter's dtype, and moves of numbers."""
+        saved = [i for group in state_dict["param_groups"] for i in group["params"]]
+        for index, p in zip(saved, parameters_of(self.param_groups), strict=True):
+            state = self.state[p]
+            for name, value in state_dict["state"].get(index, {}).items():
+                if name == "mu_product":  # a number, which stays where it was, like "step"
+                    state[name] = value
+                elif isinstance(value, Tensor) and state[name].dtype != value.dtype:
+                    state[name] = value.to(p.device)
+
+    def new_run(
+        self, params: ParamsT | None = None, *, total_steps: int | None = None
+    ) -> None:
+        """Begin another training run of the same task, from new parameters.
+
+        A policy with a memory keeps it, across :meth:`state_dict` too. Everything else is
+        reset: the state of the update rule, the telemetry (:meth:`explain`), and the
+        counters (``skipped`` and the like). Call ``zero_grad`` before the first step, and
+        ``attach_loss`` for a new criterion; attached losses that no step has used are
+        dropped.
+
+        Args:
+            params: parameters or groups, as for the constructor, in place of those so far;
+                settings that a group does not give are those of the constructor. By
+                default the same groups with their settings, whose parameters the caller
+                has initialised anew; a learning rate that a torch scheduler has changed is
+                reset.
+            total_steps: number of steps of the run, by default that of the last one.
+
+        Raises:
+            ValueError, TypeError: as of the constructor; the optimizer is then unchanged.
+        """
+        groups, state = self.param_groups, self._controller_state()
+        try:
+            if params is not None:
+                new = list(params)
+                if not new:
+                    raise ValueError("new_run got an empty parameter list")
+                self.param_groups = []
+                for part in new if isinstance(new[0], dict) else [{"params": new}]:
+                    self.add_param_group(part)  # type: ignore[arg-type]
+            fresh = next_run_state(self._policy, state, total_steps, self._telemetry_dtype)
+        except BaseException:  # also of warnings that are errors
+            self.param_groups = groups
+            raise
+        self.state.clear()
+        for group in self.param_groups:
+            group["effective_lr"] = 0.0
+            if "initial_lr" in group:
+                _set_lr(group, group.pop("initial_lr"))
+        self._controller.state = fresh
+        self._store_controller()
+        self._losses.take()  # losses of the run before
+
+    # Reports.
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in use."""
+        return self._policy
+
+    @property
+    def skipped(self) -> int:
+        """Number of steps skipped so far because a gradient was not finite."""
+        return int(self._controller_state()["skipped"])
+
+    @property
+    def clipped(self) -> int:
+        """Number of steps so far whose gradients were scaled down as outliers."""
+        return int(self._controller_state()["clipped"])
+
+    @property
+    def ignored_losses(self) -> int:
+        """Number of non-finite losses so far, of steps that were taken."""
+        return int(self._controller_state()["ignored_losses"])
+
+    @property
+    def ignored_actions(self) -> int:
+        """Number of decisions so far at which the policy's output was not finite."""
+        return int(self._controller_state()["ignored_actions"])
+
+    @property
+    def rollbacks(self) -> int:
+        """Number of times so far that the parameters were rolled back."""
+        return int(self._controller_state()["rollbacks"])
+
+    def explain(self) -> Explanation:
+        """Return the observations and actions of all decisions so far."""
+        return Explanation(self._controller_state()["trace"])
+
+    def __repr__(self) -> str:
+        hidden = ("params", "controller")  # as torch prints it, without the controller
+        lines = [f"{type(self).__name__} ("]
+        for i, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {i}")
+            lines += [f"    {key}: {group[key]}" for key in group if key not in hidden]
+        return "\n".join([*lines, ")"])
+
+
+def _check_arguments(schedule: Any, guard: Any, flags: Mapping[str, Any]) -> None:
+    """Refuse settings that :class:`LearnedOptimizer` does not have.
+
+    Raises:
+        ValueError: ``schedule`` or ``guard`` is unknown.
+        TypeError: a flag is neither True nor False.
+    """
+    if schedule not in ("auto", "always", None):
+        raise ValueError(f"schedule must be 'auto', 'always' or None, got {schedule!r}")
+    if guard not in GUARDS:
+        raise ValueError(f"guard must be one of {GUARDS}, got {guard!r}")
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} must be True or False, got {flag!r}")
+
+
+def _check_group(group: Mapping[str, Any], rule: str) -> None:
+    """Refuse settings of a parameter group that ``rule`` cannot follow.
+
+    Raises:
+        ValueError: a setting is out of its range.
+        TypeError: a setting is of the wrong type.
+    """
+    lr = group["lr"]
+    if isinstance(lr, Tensor):
+        if lr.numel() != 1:
+            raise ValueError(f"Tensor lr must be 1-element, got shape {list(lr.shape)}")
+        lr = lr.item()
+    for name, value in (("lr", lr), ("weight_decay", group["weight_decay"])):
+        if not is_number(value):
+            raise TypeError(f"{name} must be a number, got {value!r}")
+        if not 0.0 <= value < float("inf"):
+            raise ValueError(f"{name} must be at least 0 and finite, got {value!r}")
+    for name in ("foreach", "fused"):
+        if group[name] not in (True, False, None):
+            raise TypeError(f"{name} must be True, False or None, got {group[name]!r}")
+    if not isinstance(group["maximize"], bool):
+        raise TypeError(f"maximize must be True or False, got {group['maximize']!r}")
+    if group["fused"] and group["foreach"]:
+        raise ValueError("fused=True and foreach=True exclude each other")
+    if group["fused"] and rule not in FUSED:
+        raise ValueError(
+            f"fused=True is for the rules {', '.join(FUSED)}, but this policy's is {rule!r}"
+        )
+
+
+def _set_lr(group: dict[str, Any], lr: Any) -> None:
+    """Set the learning rate of a group, in place if it is a tensor."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(float(lr))
+    else:
+        group["lr"] = lr

@@ -1,8 +1,12 @@
-"""What the optimizer measures of parameters and gradients for its policy."""
+"""Inner products of gradients and updates that the policy's observation is made of.
+
+At a decision the policy needs the gradient and the update of the step before. An
+:class:`UpdateProbe` buffers both around that step, in the optimizer's state, where they
+are saved and restored with the rest.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, reduce
 from itertools import compress
@@ -14,162 +18,226 @@ from torch._utils import _flatten_dense_tensors
 
 from optenv.probing import Probe, first_probe, probe
 
-from . import snapshots, subsample
-from .distributed import is_sharded, own_rows, several, summed, whole
-from .kernels.base import wide
-from .snapshots import States, real
+from .distributed import (
+    all_reduce_sum,
+    full_tensor,
+    is_distributed,
+    is_sharded,
+    row_shard,
+)
+from .subsample import is_subsampled, scale, subsample, subsample_numel
+from .tensors import GradientBatch, States, real
+
+__all__ = ["UpdateProbe"]
+
+#: Buffers of float32 parameters are kept in bfloat16, so that gradient and update together
+#: take the memory of one copy of the gradients. Inner products over many numbers are
+#: hardly affected by the rounding.
+_BUFFER_DTYPES = {torch.float32: torch.bfloat16}
+
+#: Numbers that are measured together. Small tensors are slow one by one, and tensors
+#: larger than the processor's cache are slow in one piece.
+CHUNK_NUMEL = 2**16
 
 
-def mean_log_lr(groups: Sequence[Mapping[str, Any]], partitioned: bool = False) -> float:
-    """Log of the learning rate of parameter groups, the mean over all that moves.
+class UpdateProbe:
+    """Buffers of the previous gradient and update, and inner products with the current.
 
-    Parameters without a gradient, and groups whose learning rate is 0, do not count;
-    ``-inf`` if nothing does. ``partitioned``: other processes hold further parameters.
+    Three calls belong to each decision, in this order; :class:`~agents.optim.controller.
+    Controller` makes them. :meth:`start`, before the last update ahead of a decision,
+    buffers gradients and parameters. :meth:`finish`, after that update, replaces the
+    buffered parameters by their change. :meth:`measure`, at the decision, returns the
+    inner products. :meth:`invalidate` marks buffers that no longer belong to the previous
+    step. The buffers are entries of each parameter's state in the optimizer:
+
+    - ``last_grad`` and ``last_step``: the gradient and the change of the parameter, both
+      subsampled if it is large;
+    - ``watched``: 1 where these two are of the previous step, else 0;
+    - ``last_param``: the negated parameter, only between :meth:`start` and :meth:`finish`.
+
+    Args:
+        partitioned: whether other processes hold further parameters of the model.
     """
-    total, moving = 0.0, 0.0
-    for group in groups:
-        size = sum(p.numel() for p in group["params"] if p.grad is not None)
-        if group["lr"] > 0 and size > 0:
-            total += size * math.log(group["lr"])
-            moving += size
-    if partitioned and several():
-        total, moving = summed([total, moving], [p for g in groups for p in g["params"]])
-    return total / moving if moving else -math.inf
+
+    def __init__(self, partitioned: bool = False) -> None:
+        self.partitioned = partitioned
+
+    def allocate(self, params: Sequence[Tensor], states: States) -> None:
+        """Allocate the buffers of parameters that have none of the right shape.
+
+        They stay allocated, so that the entries of a checkpoint do not depend on when it
+        is taken.
+        """
+        for p in params:
+            state = states[p]
+            if "last_step" not in state or not _fits(p, state):
+                like = real(p if is_sharded(p) else _measured_part(p))
+                for name in ("last_grad", "last_step"):
+                    state[name] = torch.zeros_like(
+                        like, dtype=_BUFFER_DTYPES.get(like.dtype), requires_grad=False
+                    )
+                state["watched"] = torch.zeros((), dtype=torch.float32, device="cpu")
+
+    def start(self, batch: GradientBatch) -> None:
+        """Buffer gradients and parameters before an update."""
+        self.allocate(batch.params, batch.states)
+        states = [batch.states[p] for p in batch.params]
+        pairs = zip(batch.grads, batch.params, strict=True)
+        buffers = [_local_part(state["last_grad"]) for state in states]
+        torch._foreach_copy_(buffers, [_local_part(g, like=p) for g, p in pairs])
+        # Negated, since that is quicker than a copy, and an addition completes it.
+        negated = torch._foreach_neg([_local_part(p) for p in batch.params])
+        for state, param in zip(states, negated, strict=True):
+            state["last_param"] = param
+
+    def finish(self, states: States) -> None:
+        """Buffer what the update since :meth:`start` changed."""
+        started = [(p, state) for p, state in states.items() if "last_param" in state]
+        if not started:
+            return
+        steps = [state.pop("last_param") for _, state in started]
+        torch._foreach_add_(steps, [_local_part(p) for p, _ in started])
+        torch._foreach_copy_([_local_part(s["last_step"]) for _, s in started], steps)
+        flags = [state["watched"] for _, state in started]
+        torch._foreach_copy_(flags, [torch.ones_like(flags[0])] * len(flags))
+
+    def invalidate(self, states: States) -> None:
+        """Mark all buffers as not of the previous step."""
+        flags = [state["watched"] for state in states.values() if "watched" in state]
+        for state in states.values():
+            state.pop("last_param", None)
+        if flags:
+            torch._foreach_zero_(flags)
+
+    def measure(self, batch: GradientBatch, dtype: torch.dtype) -> Probe:
+        """Measure the inner products of a decision, as ``[1]`` CPU tensors of ``dtype``.
+
+        Parameters without valid buffers do not count, unless none has any: then only the
+        products that need no previous step are measured, and the others are as of
+        :func:`optenv.telemetry.first_probe`.
+        """
+        # 1. Take the parameters whose previous step is known; at first there are none.
+        pairs = list(zip(batch.params, batch.grads, strict=True))
+        known = list(compress(pairs, _are_valid(batch.params, batch.states)))
+        pairs = known or pairs
+        current = [grad for _, grad in pairs], [p for p, _ in pairs]
+        lists: tuple[list[Tensor], ...] = current
+        products: Callable[..., Probe] = first_probe
+        if known:
+            buffers = (
+                [batch.states[p][name] for p, _ in pairs]
+                for name in ("last_grad", "last_step")
+            )
+            lists, products = (*current, *buffers), probe
+        # 2. Measure chunk by chunk; shards are summed before processes exchange anything.
+        sums: list[Tensor] = []
+        sharded: list[Probe] = []
+        for chunk in _chunks(lists[1]):
+            p = lists[1][chunk.start]
+            if is_sharded(p):
+                tensors = [real(each[chunk.start]) for each in lists]
+                sharded.append(_sharded_products(products, tensors, dtype))
+                continue
+            if is_subsampled(p):  # alone in its chunk, and its buffers are subsampled
+                flat = [_measured_part(each[chunk.start]) for each in current]
+                flat += [each[chunk.start] for each in lists[2:]]
+            else:
+                flat = [_flatten(each[chunk]) for each in lists]
+            of_chunk = products(torch.dot, *(each.to(dtype) for each in flat))
+            sums.append((torch.stack(of_chunk) * scale(real(p))).cpu())
+        if sharded:
+            added = (reduce(torch.add, each) for each in zip(*sharded, strict=True))
+            sums.append(torch.stack([full_tensor(each).cpu() for each in added]))
+        # 3. Add up chunks, and the parts of other processes.
+        total = torch.stack(sums).sum(0)
+        if self.partitioned and is_distributed():
+            numbers = all_reduce_sum(total.tolist(), batch.params)
+            total = torch.tensor(numbers, dtype=dtype, device="cpu")
+        return Probe(*total[:, None])
 
 
-#: Numbers that are measured together: tensors one by one are slow if they are small, and
-#: in whole if they are larger than a processor's cache.
-AT_ONCE = 2**16
+def _are_valid(params: Sequence[Tensor], states: States) -> list[bool]:
+    """Return which parameters have buffers of the previous step."""
+    unset = torch.zeros((), dtype=torch.float32, device="cpu")
+    of_params = [states[p] for p in params]
+    flags = torch.stack([s.get("watched", unset).cpu() for s in of_params]).tolist()
+    each = zip(params, of_params, flags, strict=True)
+    return [bool(flag) and _fits(p, state) for p, state, flag in each]
 
 
-def measure(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    states: States,
-    dtype: torch.dtype,
-    partitioned: bool = False,
-) -> Probe:
-    """Probe of the last update, from what waited for it, in ``dtype``.
+def _fits(p: Tensor, state: Mapping[str, Any]) -> bool:
+    """Return whether the buffers have the shape that the parameter has now."""
+    shape = real(p).shape if p.is_complex() else p.shape
+    if is_subsampled(p) and not is_sharded(p):
+        shape = torch.Size([subsample_numel(shape)])
+    return bool(state["last_step"].shape == shape)
 
-    ``partitioned``: other processes hold further parameters.
+
+def _measured_part(tensor: Tensor) -> Tensor:
+    """Return the numbers of a plain tensor that are measured: all, or its subsample."""
+    return subsample(real(tensor)) if is_subsampled(tensor) else tensor
+
+
+def _local_part(tensor: Any, like: Any = None) -> Tensor:
+    """Return the numbers that are buffered: the local shard, or the measured part.
+
+    Args:
+        tensor: plain tensor, or a ``DTensor``.
+        like: parameter whose placements a ``DTensor`` is brought to first.
     """
-    pairs = list(zip(params, grads, strict=True))
-    known = list(compress(pairs, snapshots.known(params, states)))
-    pairs = known or pairs
-    now = [grad for _, grad in pairs], [p for p, _ in pairs]
-    lists: tuple[list[Tensor], ...] = now
-    measured: Callable[..., Probe] = first_probe
-    if known:
-        kept = ([states[p][name] for p, _ in pairs] for name in ("last_grad", "last_step"))
-        lists, measured = (*now, *kept), probe
-    found: list[Tensor] = []
-    sharded: list[Probe] = []
-    for part in _parts(lists[1]):
-        p = lists[1][part.start]
-        if is_sharded(p):
-            tensors = [real(every[part.start]) for every in lists]
-            sharded.append(_sharded_probe(measured, tensors, dtype))
-            continue
-        if subsample.is_sampled(p):
-            flat = [snapshots.taken(every[part.start]) for every in now]
-            flat += [every[part.start] for every in lists[2:]]
-        else:
-            flat = [_flat(every[part]) for every in lists]
-        sums = torch.stack(measured(torch.dot, *(every.to(dtype) for every in flat)))
-        found.append((sums * subsample.factor(real(p))).cpu())
-    if sharded:  # added up before the processes exchange anything
-        added = (reduce(torch.add, each) for each in zip(*sharded, strict=True))
-        found.append(torch.stack([whole(each).cpu() for each in added]))
-    total = torch.stack(found).sum(0)
-    if partitioned and several():
-        total = torch.tensor(summed(total.tolist(), params), dtype=dtype, device="cpu")
-    return Probe(*total[:, None])
+    if not is_sharded(tensor):
+        return real(_measured_part(tensor))
+    if like is not None and tensor.placements != like.placements:
+        tensor = tensor.redistribute(placements=like.placements)
+    return real(tensor.to_local())
 
 
-def _parts(tensors: Sequence[Tensor]) -> Iterator[slice]:
-    """Neighbours that are measured together: on one device, and few numbers in all."""
-    # One that is sharded or sampled is measured alone.
-    alone = [is_sharded(tensor) or subsample.is_sampled(tensor) for tensor in tensors]
-    sizes = [AT_ONCE if own else x.numel() for own, x in zip(alone, tensors, strict=True)]
-    for part in _neighbours(tuple(sizes)):
-        begin = part.start
-        for i in range(part.start, part.stop):
+def _chunks(tensors: Sequence[Tensor]) -> Iterator[slice]:
+    """Split a list into neighbours on one device, of few numbers in all."""
+    # A sharded or subsampled tensor is alone in its chunk.
+    alone = [is_sharded(tensor) or is_subsampled(tensor) for tensor in tensors]
+    numels = [CHUNK_NUMEL if a else x.numel() for a, x in zip(alone, tensors, strict=True)]
+    for chunk in _neighbours(tuple(numels)):
+        begin = chunk.start
+        for i in range(chunk.start, chunk.stop):
             if tensors[i].device != tensors[begin].device:
                 yield slice(begin, i)
                 begin = i
-        yield slice(begin, part.stop)
+        yield slice(begin, chunk.stop)
 
 
 @lru_cache(maxsize=64)
-def _neighbours(sizes: tuple[int, ...]) -> list[slice]:
-    """Neighbours that are few numbers in all."""
-    parts, begin, numbers = [], 0, 0
-    for i, size in enumerate(sizes):
-        if i > begin and numbers + size > AT_ONCE:
-            parts.append(slice(begin, i))
-            begin, numbers = i, 0
-        numbers += size
-    return [*parts, slice(begin, len(sizes))]
+def _neighbours(numels: tuple[int, ...]) -> list[slice]:
+    """Split a list of tensors of these sizes into chunks of at most ``CHUNK_NUMEL``."""
+    chunks, begin, total = [], 0, 0
+    for i, numel in enumerate(numels):
+        if i > begin and total + numel > CHUNK_NUMEL:
+            chunks.append(slice(begin, i))
+            begin, total = i, 0
+        total += numel
+    return [*chunks, slice(begin, len(numels))]
 
 
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
+def _flatten(tensors: Sequence[Tensor]) -> Tensor:
     if any(x.is_complex() for x in tensors):
         tensors = [real(x) for x in tensors]
     return _flatten_dense_tensors(tensors)
 
 
-def _sharded_probe(
-    measured: Callable[..., Probe], tensors: Sequence[Tensor], dtype: torch.dtype
+def _sharded_products(
+    products: Callable[..., Probe], tensors: Sequence[Tensor], dtype: torch.dtype
 ) -> Probe:
-    """Of one that is spread over processes; sums over it that are still to be added up."""
+    """Measure one ``DTensor``; the results are reduced over processes when read."""
     first = tensors[0]
-    part = own_rows(first) if subsample.is_sampled(first) else None
-    if part is None:
-        return measured(_sharded_dot, *(tensor.to(dtype) for tensor in tensors))
-    begin, gather = part
+    shard = row_shard(first) if is_subsampled(first) else None
+    if shard is None:
+        return products(_sharded_dot, *(tensor.to(dtype) for tensor in tensors))
+    begin, reduced = shard
     local = (cast(Any, tensor).to_local() for tensor in tensors)
-    taken = (subsample.sample(each, first.shape, begin).to(dtype) for each in local)
-    sums = measured(torch.dot, *taken)
-    return Probe(*(gather(each * subsample.factor(first)) for each in sums))
+    taken = (subsample(each, first.shape, begin).to(dtype) for each in local)
+    sums = products(torch.dot, *taken)
+    return Probe(*(reduced(each * scale(first)) for each in sums))
 
 
 def _sharded_dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum()
-
-
-def norm(grads: Sequence[Tensor], partitioned: bool = False) -> float:
-    """Euclidean norm of all gradients; not finite if one of them is not.
-
-    One pass over them, and one wait a device. ``partitioned``: other processes hold further
-    gradients.
-
-    Raises:
-        RuntimeError: a gradient is sparse.
-    """
-    # Mostly they are of one kind, which takes less time to see than to sort them.
-    seen = {(type(g), g.dtype, g.layout, g.device) for g in grads}
-    if len(seen) == 1:
-        alike = [list(grads)]
-    else:
-        kinds: dict[tuple[Any, ...], list[Tensor]] = {}
-        for grad in grads:
-            key = (is_sharded(grad), grad.is_sparse, grad.dtype, grad.device)
-            kinds.setdefault(key, []).append(grad)
-        alike = list(kinds.values())
-    found: dict[torch.device, list[Tensor]] = {}
-    for part in alike:
-        first = part[0]
-        if first.is_sparse:
-            raise RuntimeError(
-                "a learned policy does not support sparse gradients, got one of a "
-                f"parameter of shape {list(first.shape)}"
-            )
-        # Squares of half precision's large numbers are beyond it.
-        kind = None if first.dtype == wide(first.dtype) else wide(first.dtype)
-        every = torch.stack(torch._foreach_norm(part, 2, kind))
-        norms = found.setdefault(first.device, [])
-        norms.append(whole(torch.linalg.vector_norm(every)))
-    total = math.hypot(*(float(torch.stack(norms).norm()) for norms in found.values()))
-    if partitioned and several():
-        total = math.sqrt(*summed([total * total], grads))
-    return total

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,53 +19,53 @@ from optenv.actions import RuleChoice
 from ..policies import ANYTIME
 from ..policy.files import load_policy
 from ..policy.module import Policy
-from . import controller, probe, run_state, snapshots
-from .distributed import agreed_loss
-from .driving import downhill, drive
-from .loss_hook import is_scalar
-from .optimizer import LearnedOptimizer
+from ..utils.warning import warn_user
+from .controller import Controller, initial_state, restored_state
+from .loss_hook import check_loss, is_scalar
+from .tensors import GradientBatch, grad_norm, parameters_of
 from .trace import Explanation
 
 __all__ = ["LearnedLR"]
 
-#: Shipped policy for SGD, and for every other optimizer.
+#: Default policies, for SGD and for every other optimizer.
 SGD_POLICY, OTHER_POLICY = "momentum", "adam"
 
 
 class LearnedLR(LRScheduler):
-    r"""Learning rates of any torch optimizer, chosen by a learned policy.
+    r"""Learning-rate scheduler of any torch optimizer, driven by a learned policy.
 
-    Before each of the optimizer's steps, ``group["lr"]`` is set to the group's learning
-    rate at the start, ``group["initial_lr"]``, times the policy's base schedule, times its
-    multiplier :math:`e^s`, as :class:`~agents.LearnedOptimizer` does. The policy looks at
-    losses, gradients, parameters and their change, which every optimizer has; it does best
+    Before each of the optimizer's steps, ``group["lr"]`` is set to the group's initial
+    learning rate, ``group["initial_lr"]``, times the policy's base schedule, times its
+    multiplier :math:`e^s`, as :class:`~agents.LearnedOptimizer` does. The policy observes
+    losses, gradients, parameters and updates, which every optimizer has. It does best
     with the update rule that it was trained with.
 
-    ``scheduler.step(loss)`` belongs behind every ``optimizer.step()``, as with torch's own
-    schedulers; what it is told is seen one step later. The loss that a closure returns is
-    seen at once. Without losses the policy has less to go by.
+    Call ``scheduler.step(loss)`` after every ``optimizer.step()``, as with torch's own
+    schedulers; the policy observes that loss at the next step. The loss that a closure
+    returns is observed at once. Without losses the policy has less to go by.
 
-    It drives the optimizer until ``scheduler.remove()`` is called, and has to be alone:
-    what other schedulers set is overwritten, with a warning. A step at a learning rate of
-    0 in all groups is none of the run. A copy of the scheduler drives its own copy of the
-    optimizer; a copy of the optimizer alone is not driven. Gradients must be dense.
-    ``torch.optim.LBFGS`` reads its learning rate before it has gradients, so that each
-    comes a step late there.
+    The scheduler drives the optimizer until :meth:`remove` is called, and it must be the
+    only one: learning rates that another scheduler sets are overwritten, with a warning.
+    A step at which all learning rates are 0 does not count. A copy of the scheduler drives
+    its own copy of the optimizer; a copy of the optimizer alone is not driven. Gradients
+    must be dense. ``torch.optim.LBFGS`` reads its learning rate before it has gradients,
+    so that each rate takes effect one step late there.
 
     Args:
-        optimizer: any of torch's, or one that behaves as they do.
-        total_steps: steps that the run will take; an anytime policy needs none.
+        optimizer: an optimizer of torch, or one that behaves as they do.
+        total_steps: number of steps of the run; an anytime policy needs none.
         policy: name of a shipped policy, path of a policy file, or a
             :class:`~agents.policy.Policy`. By default ``"anytime"`` if there is no
             ``total_steps``, else ``"momentum"`` for ``torch.optim.SGD`` and ``"adam"`` for
-            all others.
+            all other optimizers.
         synchronize: as for :class:`~agents.LearnedOptimizer`; all processes must then call
-            ``scheduler.step``, whether with a loss or without.
+            ``scheduler.step``, with or without a loss.
 
     Raises:
-        TypeError: ``optimizer`` is none, or one that has a policy already.
-        ValueError: ``total_steps`` is no positive integer, or the policy needs it, or
-            chooses update rules, or another ``LearnedLR`` drives the optimizer.
+        TypeError: ``optimizer`` is none, or has a policy already.
+        ValueError: ``total_steps`` is no positive integer, or missing where the policy
+            needs it; the policy chooses update rules; or another ``LearnedLR`` drives the
+            optimizer.
         FileNotFoundError: there is no such policy file.
 
     Example::
@@ -89,6 +88,7 @@ class LearnedLR(LRScheduler):
         *,
         synchronize: bool = True,
     ) -> None:
+        # 1. The optimizer.
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"LearnedLR needs a torch optimizer, got {optimizer!r}")
         if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
@@ -96,7 +96,7 @@ class LearnedLR(LRScheduler):
                 f"LearnedLR cannot drive a {type(optimizer).__name__}: make it from the "
                 "optimizer within, as before accelerate's prepare"
             )
-        if isinstance(optimizer, LearnedOptimizer):
+        if any("controller" in group for group in optimizer.param_groups):
             raise TypeError(
                 "a LearnedOptimizer has a policy already; LearnedLR is for others"
             )
@@ -105,28 +105,27 @@ class LearnedLR(LRScheduler):
             raise ValueError(
                 "this optimizer is driven by a LearnedLR already, whose remove() ends that"
             )
+        # 2. The policy.
         if policy is None:
             named = SGD_POLICY if isinstance(optimizer, torch.optim.SGD) else OTHER_POLICY
             policy = ANYTIME if total_steps is None else named
-        own = policy if isinstance(policy, Policy) else load_policy(policy)
-        if isinstance(own.action, RuleChoice):
+        given = policy if isinstance(policy, Policy) else load_policy(policy)
+        if isinstance(given.action, RuleChoice):
             raise ValueError(
                 "this policy chooses update rules, which a scheduler cannot; "
                 "use LearnedOptimizer"
             )
-        self._policy = copy.deepcopy(own).to(torch.float32)
-        # The scheduler of the groups is this one.
-        self._controller = run_state.start(
-            self._policy, total_steps, torch.float32, "always"
-        )
-        self._synchronize = synchronize
-        self._kept: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
+        self._policy = copy.deepcopy(given).to(torch.float32)
+        # 3. The controller. This scheduler is the one that marks the groups as scheduled.
+        state = initial_state(self._policy, total_steps, torch.float32, "always")
+        self._controller = Controller(self._policy, state, synchronize=synchronize)
+        self._states: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         super().__init__(optimizer)
-        self._own: list[float] | None = None  # the rates that it has set
-        self._removed, self._told = False, False
-        self._drive()
+        self._set_lrs: list[float] | None = None  # learning rates at the last step
+        self._removed, self._warned = False, False
+        self._register_hooks()
 
-    def _drive(self) -> None:
+    def _register_hooks(self) -> None:
         self._hooks = (
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
@@ -138,7 +137,7 @@ class LearnedLR(LRScheduler):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if not self._removed:
-            self._drive()
+            self._register_hooks()
 
     @property
     def policy(self) -> Policy:
@@ -146,65 +145,60 @@ class LearnedLR(LRScheduler):
         return self._policy
 
     def remove(self) -> None:
-        """Leave the optimizer alone from now on, at the learning rates that it has."""
+        """Stop driving the optimizer, which keeps its present learning rates."""
         self._removed = True
         for hook in self._hooks:
             hook.remove()
 
     def explain(self) -> Explanation:
-        """What the policy saw and did at each decision so far."""
-        return Explanation(self._controller["trace"])
+        """Return the observations and actions of all decisions so far."""
+        return Explanation(self._controller.state["trace"])
 
     def get_lr(self) -> list[float | Tensor]:
-        """Learning rates of the groups, which only the optimizer's own step changes."""
-        return [_value(group["lr"]) for group in self.optimizer.param_groups]
+        """Return the learning rates of the groups, which the optimizer's step sets."""
+        return [_copy_lr(group["lr"]) for group in self.optimizer.param_groups]
 
     def step(self, loss: Tensor | float | None = None) -> None:  # type: ignore[override]
-        """Take note of the loss of the step that the optimizer has just taken.
+        """Record the loss of the step that the optimizer has just taken.
 
         Raises:
             ValueError, TypeError: the loss is no scalar.
         """
-        if "_hooks" in self.__dict__:  # torch's constructor takes a step of its own
+        if "_hooks" in self.__dict__:  # torch's constructor calls it once, too early
             self._record(loss)
         super().step()
 
     def _record(self, loss: Any) -> None:
         if loss is not None:
-            controller.check_loss(loss)
-        if self._policy.sees_loss:
-            if self._synchronize:
-                loss = agreed_loss(loss, self._parameters())
-            if loss is not None and self.optimizer.param_groups[0].get("maximize"):
-                loss = -loss
-            self._controller = controller.record(self._controller, loss)
+            check_loss(loss)
+        groups = self.optimizer.param_groups
+        self._controller.begin_step(self._controller.state)
+        self._controller.record_loss(
+            loss, parameters_of(groups), bool(groups[0].get("maximize"))
+        )
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Set the learning rates, once the gradients of this step are there."""
+        """Set the learning rates as soon as the gradients of this step are there."""
         _, *positional = args  # the first is the optimizer
         closure = positional[0] if positional else kwargs.get("closure")
         if closure is None:
             self._set_rates()
             return None
-        within = self._within(closure)
+        wrapped = self._wrap(closure)
         if positional:
-            return (args[0], within, *positional[1:]), kwargs
-        return args, {**kwargs, "closure": within}
+            return (args[0], wrapped, *positional[1:]), kwargs
+        return args, {**kwargs, "closure": wrapped}
 
-    @torch.no_grad()
-    def _after_step(self, *_: Any) -> None:
-        snapshots.settle(self._kept)
-
-    def _within(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """The closure, which sets the learning rates when it is first called."""
-        first = [True]
+    def _wrap(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """Return the closure, which then sets the learning rates at its first call."""
+        is_first = [True]
 
         def evaluate() -> Any:
             result = closure()
-            if first:
-                first.clear()
+            if is_first:
+                is_first.clear()
                 with torch.no_grad():
                     self._record(result if is_scalar(result) else None)
                     self._set_rates()
@@ -214,79 +208,79 @@ class LearnedLR(LRScheduler):
 
     @torch.no_grad()
     def _set_rates(self) -> None:
+        """Ask the controller for this step's multiplier, and write the learning rates."""
         groups = self.optimizer.param_groups
         if not any(group["lr"] for group in groups):
-            return  # as in torch.distributed.checkpoint, for which it is no step
-        parts = [[p for p in group["params"] if p.grad is not None] for group in groups]
-        params = [p for part in parts for p in part]
-        grads = downhill(groups, parts, [cast(Tensor, p.grad) for p in params])
-        # Optimizers with a fused step are given what a gradient scaler has scaled.
+            return  # not a step: torch.distributed.checkpoint takes one to allocate state
+        # 1. The gradients; those for a fused step are still scaled by a GradScaler.
+        batch = GradientBatch.collect(groups, self._states)
         scale = getattr(self.optimizer, "grad_scale", None)
         if scale is not None:
-            grads = [grad / scale for grad in grads]
-        if not grads or not math.isfinite(probe.norm(grads)):
-            return  # the optimizer will do with this step what it does
-        now = [float(group["lr"]) for group in groups]
-        changed = self._own is not None and now[: len(self._own)] != self._own
-        if changed and not self._told:
-            self._told = True
-            warnings.warn(
-                f"learning rates were {self._own}, and have been set to {now} by someone "
-                "else; LearnedLR overwrites that, also at later steps",
-                stacklevel=2,
+            batch = batch.with_grads([grad / scale for grad in batch.grads])
+        if not batch.params or not math.isfinite(grad_norm(batch.grads)):
+            return  # the optimizer handles this step as it does without a scheduler
+        # 2. The base learning rates, unless somebody else has written others meanwhile.
+        current = [float(group["lr"]) for group in groups]
+        last = self._set_lrs
+        if last is not None and current[: len(last)] != last and not self._warned:
+            self._warned = True
+            warn_user(
+                f"learning rates were {last}, and have been set to {current} by someone "
+                "else; LearnedLR overwrites that, also at later steps"
             )
         for group in groups:
-            group.setdefault("initial_lr", _value(group["lr"]))
+            group.setdefault("initial_lr", _copy_lr(group["lr"]))
         base = [{**group, "lr": float(group["initial_lr"])} for group in groups]
-        self._controller, multiplier = drive(
-            self._policy, self._controller, params, grads, self._kept, base
-        )
+        # 3. The multiplier, and the learning rates.
+        self._controller.begin_step(self._controller.state)
+        multiplier = self._controller.before_update(batch.with_groups(base))
         for group in groups:
-            rate = group["initial_lr"] * multiplier
+            rate = float(group["initial_lr"] * multiplier)
             if isinstance(group["lr"], Tensor):  # in place: a compiled step reads it there
-                group["lr"].fill_(float(rate))
+                group["lr"].fill_(rate)
             else:
-                group["lr"] = float(rate)
-        self._own = [float(group["lr"]) for group in groups]
+                group["lr"] = rate
+        self._set_lrs = [float(group["lr"]) for group in groups]
+
+    @torch.no_grad()
+    def _after_step(self, *_: Any) -> None:
+        self._controller.after_update(self._states)
 
     def state_dict(self) -> dict[str, Any]:
-        """What :meth:`load_state_dict` needs, in tensors and plain numbers."""
-        every = self._parameters()
-        kept = {
-            i: {name: value.clone() for name, value in self._kept[p].items()}
-            for i, p in enumerate(every)
-            if self._kept.get(p)
+        """Return the state for :meth:`load_state_dict`, of tensors and plain numbers."""
+        buffers = {
+            i: {name: value.clone() for name, value in self._states[p].items()}
+            for i, p in enumerate(parameters_of(self.optimizer.param_groups))
+            if self._states.get(p)
         }
         names = ("base_lrs", "last_epoch", "_step_count", "_last_lr")
-        own = {name: self.__dict__[name] for name in names}
-        return {**own, "controller": self._controller, "kept": kept}
+        common = {name: self.__dict__[name] for name in names}
+        return {**common, "controller": self._controller.state, "kept": buffers}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a saved state; the optimizer's own is to be loaded too.
+        """Restore a saved state; the optimizer's own state has to be loaded, too.
 
         Raises:
             ValueError: it is not the state of a :class:`LearnedLR`, or of one with
                 another policy or more parameters.
         """
         state = dict(state_dict)
-        restored = run_state.restored(self._policy, state.pop("controller", None))
-        every, kept = self._parameters(), state.pop("kept")
-        if any(i >= len(every) for i in kept):
+        restored = restored_state(self._policy, state.pop("controller", None))
+        params = parameters_of(self.optimizer.param_groups)
+        buffers = state.pop("kept")
+        if any(i >= len(params) for i in buffers):
             raise ValueError(
-                f"what is to be loaded is of more than the {len(every)} parameters here"
+                f"the state to load is of more than the {len(params)} parameters here"
             )
-        self._kept.clear()
-        for i, values in kept.items():
-            where = every[i].device
-            self._kept[every[i]] = {
-                name: v.to(where, copy=True) for name, v in values.items()
+        self._states.clear()
+        for i, values in buffers.items():
+            device = params[i].device
+            self._states[params[i]] = {
+                name: value.to(device, copy=True) for name, value in values.items()
             }
-        self._controller, self._own = restored, None
+        self._controller.state, self._set_lrs = restored, None
         super().load_state_dict(state)
 
-    def _parameters(self) -> list[Tensor]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
-
-def _value(lr: float | Tensor) -> float | Tensor:
+def _copy_lr(lr: float | Tensor) -> float | Tensor:
     return lr.clone() if isinstance(lr, Tensor) else lr

@@ -1,8 +1,8 @@
-"""Which numbers of a large tensor are measured: a sample, the same one at every step.
+"""Fixed subsamples of large tensors, on which telemetry is measured.
 
-Inner products of tens of thousands of numbers tell what those of all would. What is
-measured then costs the same however large a layer is, and keeping it takes little memory.
-The tensors of the environments' networks are smaller than a sample, and are taken in whole.
+Inner products over tens of thousands of numbers estimate those over all of them. So a
+decision costs the same however large a layer is, and its buffers stay small. The tensors
+of the environments' networks are below the limit and are measured in full.
 """
 
 from __future__ import annotations
@@ -13,54 +13,58 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["MOST", "factor", "is_sampled", "sample", "size"]
+__all__ = ["MAX_NUMEL", "is_subsampled", "scale", "subsample", "subsample_numel"]
 
-#: Tensors of more numbers than that are sampled: about as many are taken. A complex one
-#: counts, and is sampled, as two.
-MOST = 2**16
+#: Tensors with more numbers are subsampled, to about as many. A complex number is two.
+MAX_NUMEL = 2**16
 
-#: Numbers that are taken together, as memory is read in lines.
-_BLOCK = 64
+#: Neighbouring numbers that are taken together, since memory is read in cache lines.
+BLOCK_NUMEL = 64
 
 
 @lru_cache(maxsize=4096)
 def _period(shape: torch.Size) -> int:
-    """Numbers from the beginning of one block to that of the next."""
-    count, row = math.prod(shape), math.prod(shape[1:])
-    apart = -(-count // MOST)
-    # Blocks of all rows must not lie in the same columns, such as the dark edge of images.
-    while apart > 1 and math.gcd(_BLOCK * apart, row) > _BLOCK:
-        apart += 1
-    return _BLOCK * apart
+    """Return the distance between the beginnings of two blocks, in numbers."""
+    numel, row = math.prod(shape), math.prod(shape[1:])
+    blocks_apart = -(-numel // MAX_NUMEL)
+    # The blocks must not all fall into the same columns, such as the dark edge of images.
+    while blocks_apart > 1 and math.gcd(BLOCK_NUMEL * blocks_apart, row) > BLOCK_NUMEL:
+        blocks_apart += 1
+    return BLOCK_NUMEL * blocks_apart
 
 
-def is_sampled(tensor: Tensor) -> bool:
-    """Whether less than all of it is taken."""
-    return tensor.numel() * (2 if tensor.is_complex() else 1) > MOST
+def is_subsampled(tensor: Tensor) -> bool:
+    """Return whether a tensor is too large to be measured in full."""
+    return tensor.numel() * (2 if tensor.is_complex() else 1) > MAX_NUMEL
 
 
-def size(shape: torch.Size) -> int:
-    """How many numbers are taken of a tensor of this shape that is sampled."""
-    count, period = math.prod(shape), _period(shape)
-    return count // period * _BLOCK + min(count % period, _BLOCK)
+def subsample_numel(shape: torch.Size) -> int:
+    """Return how many numbers the subsample of a large real tensor of ``shape`` has."""
+    numel, period = math.prod(shape), _period(shape)
+    return numel // period * BLOCK_NUMEL + min(numel % period, BLOCK_NUMEL)
 
 
-def factor(tensor: Tensor) -> float:
-    """What sums over what is taken must be multiplied by, for those over the tensor."""
-    return tensor.numel() / size(tensor.shape) if is_sampled(tensor) else 1.0
+def scale(tensor: Tensor) -> float:
+    """Return the factor from sums over the subsample to sums over the (real) tensor."""
+    if not is_subsampled(tensor):
+        return 1.0
+    return tensor.numel() / subsample_numel(tensor.shape)
 
 
-def sample(tensor: Tensor, shape: torch.Size | None = None, begin: int = 0) -> Tensor:
-    """What is taken of a tensor that is sampled, in a new one of one dimension.
+def subsample(tensor: Tensor, shape: torch.Size | None = None, begin: int = 0) -> Tensor:
+    """Take the subsample of a large real tensor, as a new tensor of one dimension.
 
-    ``tensor`` may be the part of a larger one of this ``shape`` whose first number is that
-    one's number ``begin``, in the order of its rows.
+    Args:
+        tensor: any real tensor, or a shard of one.
+        shape: of the full tensor, if ``tensor`` is a shard of it.
+        begin: flat index of the shard's first number in the full tensor.
     """
     flat, period = tensor.reshape(-1), _period(tensor.shape if shape is None else shape)
     within = begin % period
-    head = flat[: max(0, _BLOCK - within)]
+    # The rest of a block that began before the shard, whole periods, and the last block.
+    head = flat[: max(0, BLOCK_NUMEL - within)]
     rest = flat[period - within :] if within else flat
     periods = rest.numel() // period
-    body = rest[: periods * period].view(periods, period)[:, :_BLOCK].reshape(-1)
-    tail = rest[periods * period :][:_BLOCK]
+    body = rest[: periods * period].view(periods, period)[:, :BLOCK_NUMEL].reshape(-1)
+    tail = rest[periods * period :][:BLOCK_NUMEL]
     return torch.cat([head, body, tail] if within else [body, tail])

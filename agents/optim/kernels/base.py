@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from optenv.rules import Hyperparameters
+
+from ..tensors import HALF, wide
 
 __all__ = ["DEFAULT", "HALF", "Implementation", "Kernel", "wide"]
 
@@ -34,11 +35,3 @@ Kernel = Callable[
     ],
     None,
 ]
-
-#: Types that have too few digits to compute in.
-HALF = (torch.float16, torch.bfloat16, torch.complex32)
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """Type to compute in: single precision in the place of half."""
-    return torch.promote_types(dtype, torch.float32)

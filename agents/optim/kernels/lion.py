@@ -10,7 +10,7 @@ from torch import Tensor
 from optenv.rules import Hyperparameters
 
 from ..distributed import is_sharded
-from ..snapshots import real
+from ..tensors import real
 from .base import Implementation
 
 __all__ = ["lion"]

@@ -13,7 +13,7 @@ from optenv.rules import Hyperparameters
 from optenv.rules.mlp import DECAYS, LIMIT, SQUARE_DECAY, correct, relative
 
 from ..distributed import is_sharded, whole
-from ..snapshots import real
+from ..tensors import real
 from .base import Implementation
 
 __all__ = ["network"]

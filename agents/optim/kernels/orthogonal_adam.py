@@ -12,7 +12,7 @@ from optenv.rules import Hyperparameters
 from optenv.rules.orthogonal import as_matrix, orthogonalize
 
 from ..distributed import scattered, whole
-from ..snapshots import real
+from ..tensors import real
 from .base import Implementation
 
 __all__ = ["orthogonal_adam", "orthogonalized"]

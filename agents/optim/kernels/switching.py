@@ -11,9 +11,7 @@ from torch import Tensor
 from optenv.rules import SWITCHING, switching
 from optenv.rules.switching import Averages
 
-from .. import probe
-from ..run_state import State
-from ..snapshots import real
+from ..tensors import grad_norm, real
 from . import fill
 from .base import DEFAULT, wide
 from .orthogonal_adam import orthogonalized
@@ -25,14 +23,14 @@ KEPT = ("exp_avg", "slow_exp_avg", "exp_avg_sq", "short_exp_avg_sq")
 
 
 def move(
-    state: State,
+    state: dict[str, Any],
     groups: Sequence[dict[str, Any]],
     parts: Sequence[Sequence[Tensor]],
     grads: Sequence[Tensor],
     kept: Mapping[Tensor, dict[str, Any]],
     multiplier: float,
     partitioned: bool = False,
-) -> State:
+) -> dict[str, Any]:
     """Move parameters by one update of :func:`optenv.rules.switching.update`.
 
     Averages and update are in single precision where parameters are in half. Parameters
@@ -73,11 +71,11 @@ def move(
     directions = _directions(chosen, params, steepest, known)
     if scale is None:
         reference = _directions(switching.REFERENCE, params, steepest, known)
-        length = probe.norm(directions, partitioned)
+        length = grad_norm(directions, partitioned)
         if chosen in switching.LINEAR:
-            usual = probe.norm([switching.usual(*own) for own in known], partitioned)
+            usual = grad_norm([switching.usual(*own) for own in known], partitioned)
             length = max(length, switching.LEAST * usual)
-        scale = probe.norm(reference, partitioned) / length if length > 0 else 1.0
+        scale = grad_norm(reference, partitioned) / length if length > 0 else 1.0
     for (param, lr, decay), direction in zip(moving, directions, strict=True):
         moved = param.to(wide(param.dtype))  # itself, unless it is in half precision
         if decay:

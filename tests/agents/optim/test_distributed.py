@@ -126,7 +126,7 @@ def leave_resumed(rank, folder, wrap, make, cut=24):
 
 def leave_sampled(rank, folder, wrap, make):
     """The same with tensors that are measured by a sample of their numbers."""
-    subsample.MOST, subsample._BLOCK = 24, 4
+    subsample.MAX_NUMEL, subsample.BLOCK_NUMEL = 24, 4
     leave_weights(rank, folder, wrap, make)
 
 

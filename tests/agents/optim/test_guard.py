@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from agents import LearnedOptimizer
-from agents.optim import guard as guarding
-from agents.optim import probe as measuring
+from agents.optim import guard as guards
 from tests.helpers.loops import STEPS, batches, learned, make_model, train, weights
 from tests.helpers.utils import random_policy
 
@@ -26,7 +25,7 @@ def step_with(optimizer, model, value):
 @pytest.mark.parametrize("policy", ["default", "adam", "momentum"])
 def test_in_an_ordinary_run_the_guards_are_the_same(policy):
     ends = []
-    for guard in guarding.GUARDS:
+    for guard in guards.GUARDS:
         model = make_model()
         optimizer = LearnedOptimizer(
             model.parameters(), policy, total_steps=STEPS, guard=guard
@@ -37,15 +36,15 @@ def test_in_an_ordinary_run_the_guards_are_the_same(policy):
     assert torch.equal(*ends)
 
 
-@pytest.mark.parametrize("guard", guarding.GUARDS)
+@pytest.mark.parametrize("guard", guards.GUARDS)
 def test_norms_are_taken_at_each_step_or_where_telemetry_is(guard, monkeypatch):
-    taken, norm = [], measuring.norm
+    taken, norm = [], guards.grad_norm
 
     def counted(*arguments):
         taken.append(len(rates))
         return norm(*arguments)
 
-    monkeypatch.setattr(measuring, "norm", counted)
+    monkeypatch.setattr(guards, "grad_norm", counted)
     model, rates = make_model(), []
     optimizer = learned(model, total_steps=1000, guard=guard)
     for _ in range(1000):

@@ -118,7 +118,7 @@ def test_losses_of_batches_that_are_dropped_do_no_harm():
         optimizer.step()
     assert torch.equal(weights(model), told()) and optimizer.ignored_losses == 0
     criterion(float("nan") * model(inputs), targets)
-    assert optimizer._tap.take().isnan()
+    assert optimizer._losses.take().isnan()
 
 
 def test_losses_before_a_state_is_loaded_are_of_another_run():
@@ -127,7 +127,7 @@ def test_losses_before_a_state_is_loaded_are_of_another_run():
     optimizer.attach_loss(criterion)
     criterion(model(torch.ones(2, 6)), torch.tensor([0, 1]))
     optimizer.load_state_dict(optimizer.state_dict())
-    assert optimizer._tap.take() is None
+    assert optimizer._losses.take() is None
 
 
 def test_an_unknown_reduction_is_refused():
@@ -146,7 +146,7 @@ def test_a_loss_that_is_given_goes_first_and_what_was_attached_is_dropped():
         criterion(100 * model(inputs), targets)
         optimizer.step(loss=loss)
     assert torch.equal(weights(model), told())
-    assert optimizer._tap.take() is None
+    assert optimizer._losses.take() is None
 
 
 def test_a_loss_that_is_scaled_in_place_later_counts_as_it_was():
@@ -169,9 +169,9 @@ def test_an_attached_module_can_be_pickled_and_its_copies_tell_nobody():
     inputs, targets = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
     for clone in (copy.deepcopy(criterion), pickle.loads(pickle.dumps(criterion))):
         clone(inputs, targets)
-        assert optimizer._tap.take() is None
+        assert optimizer._losses.take() is None
     criterion(inputs, targets)
-    assert optimizer._tap.take() is not None
+    assert optimizer._losses.take() is not None
 
 
 def test_a_removed_handle_ends_it():
@@ -208,7 +208,7 @@ def test_attached_optimizers_and_modules_can_be_copied_saved_and_loaded():
     assert len(optimizer.explain()) == optimizer.policy.description["horizon"]
     clone = copy.deepcopy(optimizer)
     model(*data[0])
-    assert clone._tap.take() is None and optimizer._tap.take() is not None
+    assert clone._losses.take() is None and optimizer._losses.take() is not None
 
 
 def test_what_returns_no_loss_is_refused():

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from agents import LearnedOptimizer
-from agents.optim.probe import mean_log_lr
+from agents.optim.controller import mean_log_lr
 from agents.policy.module import Policy
 from optenv import rules
 from optenv.telemetry import FEATURES

@@ -246,7 +246,7 @@ def test_a_loss_that_is_not_a_scalar_is_refused_before_anything_moves():
 def test_the_state_of_another_optimizer_is_refused():
     p = nn.Parameter(torch.ones(1))
     optimizer = LearnedOptimizer([p], random_policy(), total_steps=5)
-    with pytest.raises(ValueError, match="no policy was in use"):
+    with pytest.raises(ValueError, match="it was not saved by an optimizer with a policy"):
         optimizer.load_state_dict(torch.optim.AdamW([p]).state_dict())
 
 

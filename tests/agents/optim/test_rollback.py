@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from agents import LearnedOptimizer
-from agents.optim import guard as guarding
-from agents.optim import rollback
+from agents.optim.guard import GOOD_PARAM, GUARDS, ROLLBACK_PATIENCE
 from tests.helpers.loops import STEPS, batches, learned, make_model, train, weights
 
 BAD = float("nan")
@@ -26,13 +25,13 @@ def step_with(optimizer, model, value):
     optimizer.step(loss=1.0)
 
 
-def spoil(optimizer, model, steps=rollback.PATIENCE):
+def spoil(optimizer, model, steps=ROLLBACK_PATIENCE):
     for _ in range(steps):
         step_with(optimizer, model, BAD)
 
 
 @pytest.mark.parametrize("policy", ["default", "adam", "momentum", "anytime"])
-@pytest.mark.parametrize("guard", guarding.GUARDS)
+@pytest.mark.parametrize("guard", GUARDS)
 def test_spoiled_parameters_are_rolled_back_and_the_run_goes_on(policy, guard):
     model = make_model()
     optimizer = LearnedOptimizer(
@@ -61,10 +60,10 @@ def test_a_rollback_returns_to_the_parameters_of_the_last_decision():
     for step, batch in enumerate(list(batches())[:40]):
         seen[step] = weights(model)
         train(model, optimizer, [batch])
-    for i in range(rollback.PATIENCE):
+    for i in range(ROLLBACK_PATIENCE):
         assert optimizer.rollbacks == 0, i
         step_with(optimizer, model, BAD)
-    assert optimizer.rollbacks == 1 and optimizer.skipped == rollback.PATIENCE
+    assert optimizer.rollbacks == 1 and optimizer.skipped == ROLLBACK_PATIENCE
     assert torch.equal(weights(model), seen[int(optimizer.explain()[-1]["step"])])
 
 
@@ -73,10 +72,10 @@ def test_without_rollback_nothing_is_kept_and_nothing_comes_back():
     optimizer = learned(model)
     train(model, optimizer, list(batches())[:40])
     before = weights(model)
-    for _ in range(3 * rollback.PATIENCE):
+    for _ in range(3 * ROLLBACK_PATIENCE):
         step_with(optimizer, model, BAD)
     assert optimizer.rollbacks == 0 and torch.equal(weights(model), before)
-    assert not any(rollback.GOOD in own for own in optimizer.state.values())
+    assert not any(GOOD_PARAM in own for own in optimizer.state.values())
 
 
 def test_a_run_with_rollback_resumes_bit_for_bit_and_copies_keep_the_settings():
@@ -119,7 +118,7 @@ def test_parameters_that_joined_after_the_last_decision_come_back_too():
     with torch.no_grad():
         model[0].weight.fill_(BAD)
     last = train(model, optimizer, data[11:])
-    assert optimizer.rollbacks == 1 and optimizer.skipped == rollback.PATIENCE
+    assert optimizer.rollbacks == 1 and optimizer.skipped == ROLLBACK_PATIENCE
     assert math.isfinite(last) and weights(model).isfinite().all()
 
 
@@ -145,7 +144,7 @@ def test_what_did_not_help_is_not_done_again_until_a_step_is_fine():
     optimizer = learned(model, rollback=True)
     train(model, optimizer, list(batches())[:20])
     with pytest.warns(UserWarning, match="20 steps in a row were skipped") as caught:
-        spoil(optimizer, model, 10 * rollback.PATIENCE)
+        spoil(optimizer, model, 10 * ROLLBACK_PATIENCE)
     assert {each.filename for each in caught} == {__file__}
     assert optimizer.rollbacks == 1
     step_with(optimizer, model, 1.0)

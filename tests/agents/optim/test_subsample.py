@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from torch import nn
 
 from agents import LearnedOptimizer
 from agents.optim import subsample
-from agents.optim.probe import measure
-from agents.optim.snapshots import real, taken
+from agents.optim.probe import UpdateProbe, _measured_part
+from agents.optim.tensors import GradientBatch, real
 from optenv import tasks
 from tests.helpers.loops import STEPS
 from tests.helpers.utils import random_policy
@@ -25,9 +26,11 @@ SHAPES = [
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_about_as_many_numbers_are_taken_of_every_large_tensor(shape):
-    taken = subsample.sample(torch.zeros(shape))
-    assert taken.shape == (subsample.size(torch.Size(shape)),)
-    assert subsample.MOST / 3 < len(taken) <= subsample.MOST  # not to be sampled again
+    taken = subsample.subsample(torch.zeros(shape))
+    assert taken.shape == (subsample.subsample_numel(torch.Size(shape)),)
+    assert (
+        subsample.MAX_NUMEL / 3 < len(taken) <= subsample.MAX_NUMEL
+    )  # not to be sampled again
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -36,7 +39,7 @@ def test_no_column_is_left_out(shape):
     whole = torch.arange(math.prod(shape)).view(shape[0], -1) % math.prod(shape[1:])
     for numbers, groups in ((column, shape[-1]), (whole, math.prod(shape[1:]))):
         if groups <= 1024 and len(shape) > 1:
-            assert len(subsample.sample(numbers.view(shape)).unique()) == groups
+            assert len(subsample.subsample(numbers.view(shape)).unique()) == groups
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -44,19 +47,21 @@ def test_no_column_is_left_out(shape):
 def test_parts_are_sampled_as_the_whole_is(shape, parts):
     tensor, begin, found = torch.arange(math.prod(shape)).view(shape), 0, []
     for part in tensor.chunk(parts):
-        found.append(subsample.sample(part, torch.Size(shape), begin))
+        found.append(subsample.subsample(part, torch.Size(shape), begin))
         begin += part.numel()
-    assert torch.equal(torch.cat(found), subsample.sample(tensor))
+    assert torch.equal(torch.cat(found), subsample.subsample(tensor))
 
 
 def test_a_tensor_in_another_order_of_memory_is_sampled_alike():
     tensor = torch.randn(300, 500)
-    assert torch.equal(subsample.sample(tensor.T.contiguous().T), subsample.sample(tensor))
+    assert torch.equal(
+        subsample.subsample(tensor.T.contiguous().T), subsample.subsample(tensor)
+    )
 
 
 def test_complex_numbers_are_sampled_as_pairs():
     tensor = torch.randn(300, 300, dtype=torch.complex64)
-    assert subsample.is_sampled(tensor) and not subsample.is_sampled(tensor[:100])
+    assert subsample.is_subsampled(tensor) and not subsample.is_subsampled(tensor[:100])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
@@ -70,15 +75,16 @@ def test_a_sample_tells_about_what_all_numbers_would(dtype, monkeypatch):
     def probe():
         kept = {
             p: {
-                "last_grad": real(taken(a)), "last_step": real(taken(b)),
+                "last_grad": real(_measured_part(a)), "last_step": real(_measured_part(b)),
                 "watched": torch.ones(()),
             }
             for p, a, b in zip(params, last, step, strict=True)
         }  # fmt: skip
-        return torch.cat(measure(params, grads, kept, torch.float32))
+        batch = GradientBatch([], [], params, grads, kept)
+        return torch.cat(UpdateProbe().measure(batch, torch.float32))
 
     found = probe()
-    monkeypatch.setattr(subsample, "is_sampled", lambda tensor: False)
+    monkeypatch.setattr(subsample, "MAX_NUMEL", sys.maxsize)
     torch.testing.assert_close(found, probe(), rtol=0.03, atol=0.0)
 
 
@@ -94,7 +100,7 @@ def test_what_waits_is_bounded_however_large_a_layer_is(guard):
         optimizer.step(loss=loss)
     own = optimizer.state[model.weight]
     waiting = sum(own[name].numel() for name in ("last_grad", "last_step"))
-    assert waiting <= 2 * subsample.MOST
+    assert waiting <= 2 * subsample.MAX_NUMEL
     assert all(abs(row["cos_grads"]) < 4 for row in optimizer.explain())
     assert any(row["cos_step"] for row in optimizer.explain())
 
@@ -105,4 +111,4 @@ def test_the_environments_own_networks_are_measured_in_whole(split):
     sampler = tasks.make(split)
     for _ in range(300):
         shapes = sampler.draw(rng).shapes
-        assert all(math.prod(shape) <= subsample.MOST for shape in shapes)
+        assert all(math.prod(shape) <= subsample.MAX_NUMEL for shape in shapes)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from agents import LearnedOptimizer
-from agents.optim import controller
+from agents.optim.controller import Controller
 from optenv.telemetry import FEATURES
 from tests.helpers.loops import STEPS, batches, learned, make_model, train
 
@@ -28,7 +28,7 @@ def test_every_decision_is_there_with_what_was_seen_and_done(trained):
     state = optimizer.param_groups[0]["controller"]
     steps = [row["step"] for row in explanation]
     decisions = [
-        t for t in range(STEPS) if controller.is_decision(policy, {**state, "steps": t})
+        t for t in range(STEPS) if Controller(policy, {**state, "steps": t}).is_decision()
     ]
     assert steps == decisions and len(steps) == policy.description["horizon"]
     assert list(explanation[0]) == ["step", "moved", "multiplier", *FEATURES]

@@ -1,0 +1,141 @@
+"""Helpers on lists of tensors: working precision, real views, gradients, their norm.
+
+The private functions of torch that the optimizer relies on are used here, in
+:mod:`agents.optim.probe` and in the kernels, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .distributed import all_reduce_sum, full_tensor, is_distributed, is_sharded
+
+__all__ = ["HALF", "GradientBatch", "States", "grad_norm", "parameters_of", "real", "wide"]
+
+#: State of each parameter, as a torch optimizer keeps it.
+States = Mapping[Tensor, dict[str, Any]]
+
+#: Data types with too few digits to compute in.
+HALF = (torch.float16, torch.bfloat16, torch.complex32)
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Return the data type to compute in: float32 in place of half precision."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def real(tensor: Tensor) -> Tensor:
+    """Return ``view_as_real`` of a complex tensor, and any other tensor unchanged."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def parameters_of(groups: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+    """List the parameters of all groups, in order."""
+    return [p for group in groups for p in group["params"]]
+
+
+@dataclass(frozen=True)
+class GradientBatch:
+    """Parameters that have a gradient at one step, and their gradients.
+
+    Attributes:
+        groups: parameter groups of the optimizer, also those without a gradient.
+        counts: number of parameters of each group that have a gradient.
+        params: these parameters, group by group.
+        grads: their gradients, negated in groups with ``maximize``.
+        states: state of each parameter of the optimizer.
+    """
+
+    groups: Sequence[dict[str, Any]]
+    counts: Sequence[int]
+    params: list[Tensor]
+    grads: list[Tensor]
+    states: States
+
+    @classmethod
+    def collect(cls, groups: Sequence[dict[str, Any]], states: States) -> GradientBatch:
+        """Collect the gradients of parameter groups, as a direction to descend."""
+        # Lists rather than a dict by parameter: hashing those would take longer.
+        params: list[Tensor] = []
+        grads: list[Tensor] = []
+        counts = []
+        for group in groups:
+            before = len(params)
+            params += [p for p in group["params"] if p.grad is not None]
+            group_grads = [p.grad for p in params[before:] if p.grad is not None]
+            if group.get("maximize"):
+                group_grads = [-grad for grad in group_grads]
+            grads += group_grads
+            counts.append(len(params) - before)
+        return cls(groups, counts, params, grads, states)
+
+    @property
+    def moves(self) -> bool:
+        """Whether the base learning rate of any parameter in it is above 0."""
+        groups = zip(self.groups, self.counts, strict=True)
+        return any(group["lr"] for group, count in groups if count)
+
+    def by_group(self) -> Iterator[tuple[dict[str, Any], list[Tensor], list[Tensor]]]:
+        """Iterate over the groups, with their parameters and gradients."""
+        begin = 0
+        for group, count in zip(self.groups, self.counts, strict=True):
+            part = slice(begin, begin + count)
+            yield group, self.params[part], self.grads[part]
+            begin += count
+
+    def with_groups(self, groups: Sequence[dict[str, Any]]) -> GradientBatch:
+        """Return a batch with other settings of the same groups."""
+        return replace(self, groups=groups)
+
+    def with_grads(self, grads: list[Tensor]) -> GradientBatch:
+        """Return a batch with other gradients; those of the parameters stay the user's."""
+        return replace(self, grads=grads)
+
+
+def grad_norm(grads: Sequence[Tensor], partitioned: bool = False) -> float:
+    """Return the Euclidean norm over all gradients; non-finite if one of them is.
+
+    It takes one pass over the gradients and waits once for each device.
+
+    Args:
+        grads: gradients of any shape, data type and device.
+        partitioned: whether other processes hold further gradients.
+
+    Raises:
+        RuntimeError: a gradient is sparse.
+    """
+    # 1. Sort the gradients by kind. Mostly there is one, which is quick to find out.
+    kinds = {(type(g), g.dtype, g.layout, g.device) for g in grads}
+    if len(kinds) == 1:
+        alike = [list(grads)]
+    else:
+        sorted_grads: dict[tuple[Any, ...], list[Tensor]] = {}
+        for grad in grads:
+            key = (is_sharded(grad), grad.is_sparse, grad.dtype, grad.device)
+            sorted_grads.setdefault(key, []).append(grad)
+        alike = list(sorted_grads.values())
+    # 2. Norms of each kind, on its device.
+    norms: dict[torch.device, list[Tensor]] = {}
+    for part in alike:
+        first = part[0]
+        if first.is_sparse:
+            raise RuntimeError(
+                "a learned policy does not support sparse gradients, got one of a "
+                f"parameter of shape {list(first.shape)}"
+            )
+        # Squares of large numbers overflow in half precision.
+        dtype = None if first.dtype == wide(first.dtype) else wide(first.dtype)
+        each = torch.stack(torch._foreach_norm(part, 2, dtype))
+        of_device = norms.setdefault(first.device, [])
+        of_device.append(full_tensor(torch.linalg.vector_norm(each)))
+    # 3. One number of them, over all devices and processes.
+    total = math.hypot(*(float(torch.stack(part).norm()) for part in norms.values()))
+    if partitioned and is_distributed():
+        total = math.sqrt(*all_reduce_sum([total * total], grads))
+    return total
