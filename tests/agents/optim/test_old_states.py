@@ -1,0 +1,66 @@
+"""State dictionaries saved by version 0.1 load, and their runs go on as they did then.
+
+``data/states_0_1.pt.xz`` has, for every policy shipped with 0.1 and for a ``LearnedLR``,
+the states after 33 of 60 steps of the loop below, and the weights at its end.
+"""
+
+from __future__ import annotations
+
+import io
+import lzma
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from agents import SHIPPED, LearnedLR, LearnedOptimizer
+
+FILE = Path(__file__).parent / "data" / "states_0_1.pt.xz"
+SAVED, STEPS = 33, 60
+
+
+@pytest.fixture(scope="module")
+def saved():
+    with lzma.open(FILE) as file:
+        return torch.load(io.BytesIO(file.read()), weights_only=True)
+
+
+def make_model():
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+
+
+def backward(model, optimizer, i):
+    generator = torch.Generator().manual_seed(i)
+    inputs = torch.randn(8, 4, generator=generator)
+    targets = torch.randint(3, (8,), generator=generator)
+    optimizer.zero_grad()
+    loss = nn.functional.cross_entropy(model(inputs), targets)
+    loss.backward()
+    return loss
+
+
+@pytest.mark.parametrize("policy", sorted(SHIPPED))
+def test_a_state_of_version_0_1_loads_and_goes_on(saved, policy):
+    states, model = saved[policy], make_model()
+    total = None if policy == "anytime" else STEPS
+    optimizer = LearnedOptimizer(model.parameters(), policy, total_steps=total)
+    model.load_state_dict(states["model"])
+    optimizer.load_state_dict(states["optimizer"])
+    for i in range(SAVED, STEPS):
+        optimizer.step(loss=backward(model, optimizer, i))
+    torch.testing.assert_close(model.state_dict(), states["end"], rtol=1e-3, atol=1e-4)
+
+
+def test_the_state_of_a_scheduler_of_version_0_1_loads_and_goes_on(saved):
+    states, model = saved["LearnedLR"], make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    scheduler = LearnedLR(optimizer, STEPS)
+    model.load_state_dict(states["model"])
+    optimizer.load_state_dict(states["optimizer"])
+    scheduler.load_state_dict(states["scheduler"])
+    for i in range(SAVED, STEPS):
+        loss = backward(model, optimizer, i)
+        optimizer.step()
+        scheduler.step(loss)
+    torch.testing.assert_close(model.state_dict(), states["end"], rtol=1e-3, atol=1e-4)
