@@ -1,4 +1,4 @@
-"""Checks of arguments that are given by name."""
+"""Checks of keyword arguments, with suggestions for unknown names."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["check_arguments", "refuse_unknown"]
 def check_arguments(
     owner: str, given: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> None:
-    """Refuse arguments that ``owner`` does not have.
+    """Refuse keyword arguments that ``owner`` does not have.
 
     Args:
-        owner: name of what takes them.
-        given: arguments by name.
-        defaults: those that it has, with their defaults.
+        owner: name of the class or function, for the message.
+        given: keyword arguments.
+        defaults: its arguments with their defaults.
 
     Raises:
         TypeError: one is unknown, or a string where the default is a number.
@@ -33,10 +33,14 @@ def check_arguments(
 
 
 def refuse_unknown(owner: type, given: Mapping[str, Any]) -> None:
-    """Refuse what has reached the last of a class's constructors: nobody knows it.
+    """Refuse keyword arguments that no constructor of a class has taken.
+
+    Args:
+        owner: the class; the arguments of all its bases' constructors are valid.
+        given: keyword arguments that are left over.
 
     Raises:
-        TypeError: there is something.
+        TypeError: there are any.
     """
     for name in given:
         valid = dict.fromkeys(

@@ -1,4 +1,4 @@
-"""Processes that work through a list of jobs, and end quietly."""
+"""Worker processes that run a list of jobs, and stop cleanly on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ __all__ = ["Workers", "stopped"]
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-#: Set in a worker process when it is to abandon its job.
+#: In a worker process: set when it has to abandon its job.
 _stop: Event | None = None
 
 
 def stopped() -> bool:
-    """Whether the job that asks is to be abandoned; always False outside a worker."""
+    """Return whether the calling job has to stop; always False outside a worker."""
     return _stop is not None and _stop.is_set()
 
 
 def _enter(stop: Event) -> None:
-    """Prepare a worker process."""
+    """Initialise a worker process."""
     global _stop
     _stop = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
@@ -60,7 +60,7 @@ def _call(pickled: bytes) -> Any:
 
 @contextlib.contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """Children started within ignore Ctrl-C from their very first instruction."""
+    """Make children that are started within ignore Ctrl-C from their first instruction."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -72,12 +72,12 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 class Workers:
-    """Spawned processes with one torch thread each; a context manager.
+    """Spawned worker processes with one torch thread each.
 
-    They end at :meth:`close`, at the exit of this process, and when it is killed.
+    They end at :meth:`close`, at the exit of the parent process, and when it is killed.
 
     Args:
-        count: how many.
+        count: number of processes.
 
     Raises:
         ValueError: ``count`` is below 1.
@@ -101,7 +101,15 @@ class Workers:
         jobs: Sequence[Job],
         ended: Callable[[Job, Result], object],
     ) -> list[Result]:
-        """Results in the order of ``jobs``; calls ``ended`` with each that has ended.
+        """Run a function on all jobs.
+
+        Args:
+            function: of one job; it is pickled.
+            jobs: its arguments.
+            ended: called in this process with each job and its result, as they end.
+
+        Returns:
+            The results in the order of ``jobs``.
 
         Raises:
             CancelledError: :meth:`close` was called meanwhile, or the interpreter exits.
@@ -111,7 +119,7 @@ class Workers:
         running: dict[Future[Any], int] = {}
         results: dict[int, Result] = {}
         while waiting or running:
-            # Few at a time: the interpreter waits at its exit for all that are submitted.
+            # Submit few at a time: at its exit the interpreter waits for all of them.
             while waiting and len(running) <= self._count:
                 i, job = waiting.popleft()
                 running[self._submit(function, job)] = i
@@ -123,8 +131,8 @@ class Workers:
         return [results[i] for i in range(len(jobs))]
 
     def _submit(self, function: Callable[[Job], Result], job: Job) -> Future[Any]:
-        # Plain pickle, with tensors as bytes: torch's own way from process to process is
-        # through files that are shared, of which a policy of a job would need several.
+        # Plain pickle sends tensors as bytes. Torch's own reduction would share each tensor
+        # of a job's policy through a file of its own.
         try:
             return self._executor.submit(_call, pickle.dumps((function, job)))
         except BrokenExecutor:
@@ -133,6 +141,6 @@ class Workers:
             raise CancelledError from None
 
     def close(self) -> None:
-        """Abandon what runs, forget what waits, end the processes."""
+        """Abandon running jobs, drop waiting ones, and end the processes."""
         self._stop.set()
         self._executor.shutdown(wait=True, cancel_futures=True)
