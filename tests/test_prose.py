@@ -11,12 +11,13 @@ import pytest
 
 from tests.helpers.paths import ROOT
 
-FILES = sorted(
+FOLDERS = ("agents", "optenv", "benchmarks", "examples", "docs")
+FILES = [ROOT / "train_agent.py"] + [
     path
-    for folder in ("agents", "optenv", "benchmarks", "examples", "docs")
-    for path in (ROOT / folder).rglob("*.py")
+    for folder in FOLDERS
+    for path in sorted((ROOT / folder).rglob("*.py"))
     if "_build" not in path.parts
-) + [ROOT / "train_agent.py"]
+]
 
 #: First words that announce a riddle where a verb or a noun of the field exists.
 FIRST_WORDS = re.compile(

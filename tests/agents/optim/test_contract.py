@@ -1,6 +1,6 @@
-"""What torch users and frameworks ask of an optimizer, of ours and of two of torch's own.
+"""The contract of torch optimizers, over LearnedOptimizer, AdamW and SGD.
 
-torch's AdamW and SGD are controls: what they do not pass is not part of the contract.
+Torch's two are controls: a property that they lack is not part of the contract.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from tests.helpers.optimizers import all_optimizers, backward, loss_of, train, t
 pytestmark = all_optimizers
 
 
-def test_it_is_an_optimizer_that_needs_no_train_or_eval(make):
+def test_it_is_a_torch_optimizer_without_train_and_eval_modes(make):
     model, optimizer, _ = trained(make, 3)
     assert isinstance(optimizer, Optimizer)
     assert not torch.equal(weights(model), weights(make_model()))
 
 
 @pytest.mark.parametrize("call", ["nothing", "none", "positional", "keyword"])
-def test_step_takes_a_closure_or_none_and_returns_what_it_returns(make, call):
+def test_step_returns_the_result_of_its_closure_or_none(make, call):
     model, batch, calls = make_model(), next(batches()), []
     optimizer = make(model.parameters())
 
@@ -57,7 +57,7 @@ def test_a_closure_may_return_nothing(make):
     assert not torch.equal(weights(model), weights(make_model()))
 
 
-def test_parameters_may_have_names(make):
+def test_named_parameters_are_accepted(make):
     model = make_model()
     optimizer = make(model.named_parameters())
     train(model, optimizer, list(batches())[:3])
@@ -68,7 +68,7 @@ def test_parameters_may_have_names(make):
     assert torch.equal(weights(plain), weights(model))
 
 
-def test_groups_have_learning_rates_of_their_own(make):
+def test_groups_have_their_own_learning_rates(make):
     ends = []
     for rates in ((1e-3, 1e-3), (1e-3, 0.0)):
         model = make_model()
@@ -84,7 +84,7 @@ def test_groups_have_learning_rates_of_their_own(make):
     assert torch.equal(ends[1], start) and not torch.equal(ends[0], start)
 
 
-def test_a_group_may_come_late(make):
+def test_a_group_can_be_added_during_the_run(make):
     model, optimizer, data = trained(make)
     extra = nn.Parameter(torch.ones(3))
     optimizer.add_param_group({"params": [extra]})
@@ -167,14 +167,14 @@ def test_a_gradient_scaler_unscales_and_skips_what_overflowed(make):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_parameters_may_be_of_another_precision(make, dtype):
+def test_parameters_in_half_and_double_precision_are_accepted(make, dtype):
     model = make_model(dtype)
     optimizer = make(model.parameters())
     train(model, optimizer, batches(dtype))
     assert weights(model).dtype == dtype and weights(model).isfinite().all()
 
 
-def test_precisions_may_be_mixed_in_one_group(make):
+def test_one_group_can_mix_precisions(make):
     model = make_model()
     model[2].to(torch.float64)
     model.insert(2, nn.Identity())
@@ -200,7 +200,7 @@ def test_complex_parameters_move_as_pairs_of_real_ones(make):
     torch.testing.assert_close(found, real.detach())
 
 
-def test_gradients_are_as_they_were_after_the_step(make):
+def test_a_step_leaves_gradients_unchanged(make):
     model, optimizer, data = trained(make)
     optimizer.zero_grad()
     backward(model, data[0])
@@ -210,7 +210,7 @@ def test_gradients_are_as_they_were_after_the_step(make):
         assert torch.equal(p.grad, grad)
 
 
-def test_clipped_gradients_are_fine(make):
+def test_gradients_clipped_by_the_user_are_accepted(make):
     model = make_model()
     optimizer = make(model.parameters())
     for batch in batches():
@@ -221,7 +221,7 @@ def test_clipped_gradients_are_fine(make):
     assert weights(model).isfinite().all()
 
 
-def test_hooks_are_called_once_a_step(make):
+def test_step_hooks_are_called_once_per_step(make):
     model, calls = make_model(), []
     optimizer = make(model.parameters())
     optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
@@ -230,17 +230,17 @@ def test_hooks_are_called_once_a_step(make):
     assert calls == ["before", "after"] * 2
 
 
-def test_the_global_generator_is_left_alone(make):
+def test_the_global_generator_is_not_used(make):
     before = torch.get_rng_state()
     trained(make)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_two_runs_are_the_same(make):
+def test_equal_runs_give_equal_parameters(make):
     assert torch.equal(*(weights(trained(make)[0]) for _ in range(2)))
 
 
-def test_a_tensor_learning_rate_is_taken(make):
+def test_a_tensor_learning_rate_is_accepted(make):
     ends = []
     for lr in (1e-3, torch.tensor(1e-3, dtype=torch.float64)):
         model = make_model()
@@ -265,12 +265,12 @@ def test_a_tensor_learning_rate_is_taken(make):
         ),
     ],
 )
-def test_what_are_no_parameters_is_refused(make, parameters, error):
+def test_invalid_parameters_are_refused(make, parameters, error):
     with pytest.raises(error):
         make(parameters())
 
 
-def test_its_steps_are_named_in_a_profile(make):
+def test_steps_are_named_in_a_profile(make):
     model, optimizer, data = trained(make)
     backward(model, data[0])
     with torch.profiler.profile() as profile:

@@ -1,4 +1,4 @@
-"""What is asked of saving, copying and restoring an optimizer, ours and torch's own."""
+"""The contract of saving, copying and restoring, over LearnedOptimizer, AdamW and SGD."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def restored(state):
     return torch.load(buffer, weights_only=True)
 
 
-def test_a_resumed_run_is_bit_for_bit_the_run(make):
+def test_a_resumed_run_equals_the_uninterrupted_run(make):
     model, optimizer, data = trained(make)
     other = make_model()
     saved = restored((model.state_dict(), optimizer.state_dict()))
@@ -37,7 +37,7 @@ def test_a_resumed_run_is_bit_for_bit_the_run(make):
     assert torch.equal(weights(model), weights(other))
 
 
-def test_an_empty_state_can_be_loaded_at_once(make):  # as accelerate's prepare() does
+def test_the_state_before_the_first_step_can_be_loaded(make):  # as accelerate does
     model, other = make_model(), make_model()
     optimizer, plain = make(model.parameters()), make(other.parameters())
     optimizer.load_state_dict(optimizer.state_dict())
@@ -47,7 +47,7 @@ def test_an_empty_state_can_be_loaded_at_once(make):  # as accelerate's prepare(
 
 
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_copies_go_on_as_the_original(make, clone):
+def test_copies_continue_as_the_original(make, clone):
     model, optimizer, data = trained(make)
     other, own = clone((model, optimizer))
     train(model, optimizer, data)
@@ -56,7 +56,7 @@ def test_copies_go_on_as_the_original(make, clone):
 
 
 @pytest.mark.parametrize("flatten", [False, True])
-def test_distributed_checkpoints_hold_all_of_it(make, flatten):
+def test_distributed_checkpoints_hold_the_whole_state(make, flatten):
     model, optimizer, data = trained(make)
     options = checkpoint.StateDictOptions(flatten_optimizer_state_dict=flatten)
     saved = copy.deepcopy(
@@ -99,7 +99,7 @@ def test_distributed_checkpoints_on_disk_resume_bit_for_bit(make, count, flatten
     assert torch.equal(weights(model), weights(other))
 
 
-def test_the_state_is_of_parameters_and_has_plain_values(make):
+def test_the_state_dict_holds_tensors_and_plain_values(make):
     model, optimizer, _ = trained(make)
     state = optimizer.state_dict()
     assert set(state) == {"state", "param_groups"}

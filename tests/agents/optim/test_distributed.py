@@ -153,7 +153,7 @@ def made(rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_data_parallel_training_is_that_of_one_process_on_the_joined_batch(rule, tmp_path):
+def test_data_parallel_training_equals_one_process_on_the_joined_batch(rule, tmp_path):
     alone = make_model()
     fit(alone, made(rule)(alone.parameters()))
     one, other = ends(tmp_path / "a", data_parallel, made(rule))
@@ -162,7 +162,7 @@ def test_data_parallel_training_is_that_of_one_process_on_the_joined_batch(rule,
 
 
 @pytest.mark.parametrize("rule", [*RULES, "nadam", "lion", NETWORK], ids=str)
-def test_fully_sharded_training_is_data_parallel_training(rule, tmp_path):
+def test_fully_sharded_training_equals_data_parallel_training(rule, tmp_path):
     expected, _ = ends(tmp_path / "a", data_parallel, made(rule))
     one, other = ends(tmp_path / "b", fully_sharded, made(rule))
     assert torch.equal(one, other)
@@ -170,7 +170,7 @@ def test_fully_sharded_training_is_data_parallel_training(rule, tmp_path):
 
 
 @pytest.mark.parametrize("rule", RULES[:2])
-def test_fully_sharded_tensors_are_sampled_as_whole_ones_are(rule, tmp_path):
+def test_sharded_tensors_are_subsampled_like_full_tensors(rule, tmp_path):
     whole, _ = ends(tmp_path / "a", data_parallel, made(rule))
     expected, _ = ends(tmp_path / "b", data_parallel, made(rule), leave_sampled)
     one, other = ends(tmp_path / "c", fully_sharded, made(rule), leave_sampled)
@@ -180,14 +180,14 @@ def test_fully_sharded_tensors_are_sampled_as_whole_ones_are(rule, tmp_path):
 
 @pytest.mark.parametrize("wrap", [data_parallel, fully_sharded])
 @pytest.mark.parametrize("rule", [*RULES[:2], "nadam"])
-def test_training_that_resumes_from_a_checkpoint_is_the_training(rule, wrap, tmp_path):
+def test_training_resumed_from_a_checkpoint_is_unchanged(rule, wrap, tmp_path):
     expected, _ = ends(tmp_path / "a", wrap, made(rule))
     one, other = ends(tmp_path / "b", wrap, made(rule), leave_resumed)
     assert torch.equal(one, other) and torch.equal(one, expected)
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_partitioned_training_is_data_parallel_training(rule, tmp_path):
+def test_partitioned_training_equals_data_parallel_training(rule, tmp_path):
     expected, _ = ends(tmp_path / "a", data_parallel, made(rule))
     make = partial(
         ZeroRedundancyOptimizer, optimizer_class=LearnedOptimizer,
@@ -198,13 +198,13 @@ def test_partitioned_training_is_data_parallel_training(rule, tmp_path):
     torch.testing.assert_close(one, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_processes_that_miss_losses_still_agree(tmp_path):
+def test_processes_without_losses_choose_the_same_rates(tmp_path):
     make = partial(Forgetful, make=made("adam"))
     one, other = ends(tmp_path / "a", data_parallel, make)
     assert torch.equal(one, other)
 
 
-def test_a_scheduler_agrees_as_well(tmp_path):
+def test_schedulers_of_all_processes_choose_the_same_rates(tmp_path):
     make = partial(Scheduled, policy=random_policy(), total_steps=STEPS)
     alone = make_model()
     fit(alone, make(alone.parameters()))
@@ -213,7 +213,7 @@ def test_a_scheduler_agrees_as_well(tmp_path):
     torch.testing.assert_close(one, weights(alone), rtol=1e-3, atol=1e-4)
 
 
-def test_processes_that_train_models_of_their_own_need_not_agree(tmp_path):
+def test_unsynchronized_processes_choose_their_own_rates(tmp_path):
     make = partial(made("adam"), synchronize=False)
     one, other = ends(tmp_path / "a", plain, make)
     assert not torch.equal(one, other)

@@ -1,4 +1,4 @@
-"""When gradients are looked at, and what becomes of parameters that they have spoiled."""
+"""Gradient checks at every step or around decisions, and counters of bad values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def step_with(optimizer, model, value):
 
 
 @pytest.mark.parametrize("policy", ["default", "adam", "momentum"])
-def test_in_an_ordinary_run_the_guards_are_the_same(policy):
+def test_guards_do_not_change_an_ordinary_run(policy):
     ends = []
     for guard in guards.GUARDS:
         model = make_model()
@@ -37,7 +37,7 @@ def test_in_an_ordinary_run_the_guards_are_the_same(policy):
 
 
 @pytest.mark.parametrize("guard", guards.GUARDS)
-def test_norms_are_taken_at_each_step_or_where_telemetry_is(guard, monkeypatch):
+def test_the_probe_guard_takes_norms_only_around_decisions(guard, monkeypatch):
     taken, norm = [], guards.grad_norm
 
     def counted(*arguments):
@@ -59,7 +59,7 @@ def test_norms_are_taken_at_each_step_or_where_telemetry_is(guard, monkeypatch):
         assert taken == sorted(watched)
 
 
-def test_the_probing_guard_skips_where_it_looks():
+def test_the_probe_guard_skips_only_steps_that_it_checks():
     model = make_model()
     optimizer = learned(model, guard="probe")
     train(model, optimizer, list(batches())[:10])
@@ -78,7 +78,7 @@ def test_the_probing_guard_skips_where_it_looks():
     assert torch.equal(weights(model), before)
 
 
-def test_after_a_skipped_step_each_is_looked_at_until_one_is_fine():
+def test_after_a_skipped_step_all_are_checked_until_one_is_finite():
     model = make_model()
     optimizer = learned(model, total_steps=1000, guard="probe")
     for _ in range(300):
@@ -97,7 +97,7 @@ def test_after_a_skipped_step_each_is_looked_at_until_one_is_fine():
     assert optimizer.param_groups[0]["controller"]["skipped_in_a_row"] == 0
 
 
-def test_a_policy_that_gives_no_finite_action_moves_nothing_and_is_counted():
+def test_a_non_finite_action_is_counted_and_changes_nothing():
     policy = random_policy()
     model = make_model()
     optimizer = LearnedOptimizer(model.parameters(), policy, total_steps=STEPS)
@@ -111,7 +111,7 @@ def test_a_policy_that_gives_no_finite_action_moves_nothing_and_is_counted():
     assert optimizer.ignored_actions > 5 and weights(model).isfinite().all()
 
 
-def test_losses_that_are_not_finite_are_counted():
+def test_non_finite_losses_are_counted():
     model = make_model()
     optimizer = learned(model)
     for loss in (1.0, BAD, float("inf"), 2.0):

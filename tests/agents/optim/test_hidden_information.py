@@ -1,4 +1,4 @@
-"""Losses and lengths that an agent is not shown."""
+"""Loss dropout and anytime runs: information that the environment hides."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def rollout(num_envs=4, steps=5, **arguments):
     return np.stack(seen), np.stack(rewards)
 
 
-def test_dropped_losses_leave_all_other_features_and_the_rewards_as_they_are():
+def test_loss_dropout_changes_neither_rewards_nor_other_features():
     (shown, rewards), (hidden, others) = rollout(), rollout(loss_dropout=1.0)
     assert not hidden[..., LOSS].any()
     assert shown[1:, :, LOSS].any(axis=(0, 1)).all()
@@ -45,7 +45,7 @@ def test_dropped_losses_leave_all_other_features_and_the_rewards_as_they_are():
     np.testing.assert_array_equal(others, rewards)
 
 
-def test_a_policy_that_never_saw_a_loss_is_exported_without_and_never_looks_at_one(
+def test_a_policy_trained_without_losses_ignores_them_when_exported(
     tmp_path,
 ):
     env = optenv.LearningRateVectorEnv(
@@ -73,14 +73,14 @@ def test_a_policy_that_never_saw_a_loss_is_exported_without_and_never_looks_at_o
     assert random_policy().sees_loss
 
 
-def test_a_share_of_the_runs_shows_no_loss_from_beginning_to_end():
+def test_loss_dropout_hides_the_losses_of_whole_runs():
     seen = rollout(num_envs=200, steps=3, loss_dropout=0.3)[0]
     has_loss = seen[..., list(FEATURES).index("has_loss")]
     assert (has_loss == has_loss[0]).all()
     assert 0.6 < has_loss[0].mean() < 0.8
 
 
-def test_without_dropout_nothing_is_drawn_so_that_seeds_mean_what_they_did_before_it():
+def test_without_loss_dropout_no_random_numbers_are_drawn_for_it():
     group = optenv.LearningRateVectorEnv(2, tasks=utils.MLP).groups[0][1]
     keys = [np.random.default_rng(i) for i in range(3)]
     assert group._draw_sight(keys).all()
@@ -89,7 +89,7 @@ def test_without_dropout_nothing_is_drawn_so_that_seeds_mean_what_they_did_befor
     ]
 
 
-def test_an_anytime_run_shows_nothing_of_its_progress():
+def test_an_anytime_run_hides_its_progress():
     (known, rewards), (hidden, others) = rollout(), rollout(anytime=True)
     assert known[..., PROGRESS].any(axis=(0, 1)).all()
     assert not hidden[..., PROGRESS].any()
@@ -109,13 +109,13 @@ def test_an_anytime_run_shows_nothing_of_its_progress():
         ),
     ],
 )
-def test_settings_that_make_no_sense_are_quoted(arguments, error, message):
+def test_invalid_settings_are_quoted(arguments, error, message):
     with pytest.raises(error, match=message):
         optenv.LearningRateVectorEnv(2, **arguments)
 
 
 @pytest.mark.parametrize("spacing", [1.0, 1.7, 3.0])
-def test_windows_of_a_run_of_unknown_length_are_those_of_one_that_ends_with_them(spacing):
+def test_windows_of_an_anytime_run_equal_those_of_a_run_that_long(spacing):
     for horizon in (5, 20):
         length = round(horizon**spacing)
         opened = [u for u in range(length) if windows.opens_window(u, spacing)][:horizon]
@@ -124,12 +124,12 @@ def test_windows_of_a_run_of_unknown_length_are_those_of_one_that_ends_with_them
         np.testing.assert_allclose(opened, known, atol=int(length != horizon**spacing))
 
 
-def test_updates_before_the_first_are_refused():
+def test_negative_update_counts_are_refused():
     with pytest.raises(ValueError, match="update must be at least 0, got -1"):
         windows.opens_window(-1)
 
 
-def test_an_anytime_policy_never_ends_and_needs_no_length():
+def test_an_anytime_policy_needs_no_total_steps():
     policy = random_policy(anytime=True, spacing=2.0)
     p = nn.Parameter(torch.ones(3))
     optimizer = LearnedOptimizer([p], policy)
@@ -142,26 +142,26 @@ def test_an_anytime_policy_never_ends_and_needs_no_length():
     assert set(moved) <= {i * i for i in range(8)} and len(moved) >= 4
 
 
-def test_an_anytime_policy_warns_of_a_length_that_is_far_beyond_its_training():
+def test_an_anytime_policy_warns_of_runs_far_longer_than_in_training():
     policy = random_policy(anytime=True, total_updates=[10, 20])
     with pytest.warns(UserWarning, match="total_steps=200 is far beyond"):
         LearnedOptimizer([nn.Parameter(torch.ones(3))], policy, total_steps=200)
 
 
 @pytest.mark.parametrize("anytime", ["no", None, 1])
-def test_a_policy_file_says_in_a_bool_whether_it_is_anytime(anytime):
+def test_anytime_is_a_bool_in_policy_files(anytime):
     with pytest.raises(ValueError, match="anytime must be True or False"):
         random_policy(anytime=anytime)
     with pytest.raises(ValueError, match="needs schedule 'constant', got True with 'wsd'"):
         random_policy(anytime=True, action={"kind": "continuous", "schedule": "wsd"})
 
 
-def test_a_policy_that_must_know_the_length_says_so():
+def test_a_missing_total_steps_is_refused():
     with pytest.raises(ValueError, match="total_steps is missing"):
         LearnedOptimizer([nn.Parameter(torch.ones(3))], random_policy())
 
 
-def test_the_base_rate_is_a_usual_one_of_the_rule_unless_given():
+def test_the_default_lr_is_that_of_the_rule():
     for rule, lr in (("adam", 1e-3), ("momentum", 1e-2)):
         p = nn.Parameter(torch.ones(3))
         optimizer = LearnedOptimizer([p], random_policy(rule=rule), total_steps=5)

@@ -1,4 +1,4 @@
-"""Losses that come from the forward passes of a module instead of the training loop."""
+"""Losses that come from a module's forward passes instead of the training loop."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def told(steps=None):
 
 
 @pytest.mark.parametrize("call", [lambda o: o.step(), lambda o: o.step(None)])
-def test_an_attached_criterion_is_as_good_as_a_given_loss(call):
+def test_an_attached_criterion_equals_passing_the_loss(call):
     model, criterion = make_model(), nn.CrossEntropyLoss()
     optimizer = learned(model)
     optimizer.attach_loss(criterion)
@@ -77,7 +77,7 @@ def test_a_model_that_returns_its_own_loss_can_be_attached(wrap):
     assert torch.equal(weights(model), told())
 
 
-def test_accumulated_losses_count_with_their_mean():
+def test_accumulated_losses_are_averaged():
     model, criterion = make_model(), nn.CrossEntropyLoss()
     optimizer = learned(model)
     optimizer.attach_loss(criterion)
@@ -89,7 +89,7 @@ def test_accumulated_losses_count_with_their_mean():
     torch.testing.assert_close(weights(model), told(), rtol=1e-3, atol=1e-5)
 
 
-def test_shares_of_a_loss_count_with_their_sum():
+def test_reduction_sum_adds_accumulated_losses():
     model, criterion = make_model(), nn.CrossEntropyLoss(reduction="sum")
     optimizer = learned(model)
     optimizer.attach_loss(criterion, reduction="sum")
@@ -107,7 +107,7 @@ def test_shares_of_a_loss_count_with_their_sum():
     assert found == pytest.approx(expected, rel=1e-2, abs=1e-2)
 
 
-def test_losses_of_batches_that_are_dropped_do_no_harm():
+def test_non_finite_accumulated_losses_are_ignored():
     model, criterion = make_model(), nn.CrossEntropyLoss()
     optimizer = learned(model)
     optimizer.attach_loss(criterion)
@@ -121,7 +121,7 @@ def test_losses_of_batches_that_are_dropped_do_no_harm():
     assert optimizer._losses.take().isnan()
 
 
-def test_losses_before_a_state_is_loaded_are_of_another_run():
+def test_loading_a_state_drops_pending_losses():
     model, criterion = make_model(), nn.CrossEntropyLoss()
     optimizer = learned(model)
     optimizer.attach_loss(criterion)
@@ -135,7 +135,7 @@ def test_an_unknown_reduction_is_refused():
         learned(make_model()).attach_loss(nn.CrossEntropyLoss(), "none")
 
 
-def test_a_loss_that_is_given_goes_first_and_what_was_attached_is_dropped():
+def test_a_given_loss_takes_precedence_over_an_attached_one():
     model, criterion = make_model(), nn.CrossEntropyLoss()
     optimizer = learned(model)
     optimizer.attach_loss(criterion)
@@ -149,7 +149,7 @@ def test_a_loss_that_is_given_goes_first_and_what_was_attached_is_dropped():
     assert optimizer._losses.take() is None
 
 
-def test_a_loss_that_is_scaled_in_place_later_counts_as_it_was():
+def test_a_loss_scaled_in_place_later_counts_unscaled():
     model, criterion = make_model(), nn.CrossEntropyLoss()
     optimizer = learned(model)
     optimizer.attach_loss(criterion)
@@ -162,7 +162,7 @@ def test_a_loss_that_is_scaled_in_place_later_counts_as_it_was():
     assert torch.equal(weights(model), told())
 
 
-def test_an_attached_module_can_be_pickled_and_its_copies_tell_nobody():
+def test_copies_and_pickles_of_an_attached_module_are_detached():
     criterion = nn.CrossEntropyLoss()
     optimizer = learned(make_model())
     optimizer.attach_loss(criterion)
@@ -174,7 +174,7 @@ def test_an_attached_module_can_be_pickled_and_its_copies_tell_nobody():
     assert optimizer._losses.take() is not None
 
 
-def test_a_removed_handle_ends_it():
+def test_removing_the_handle_detaches_the_module():
     model, criterion = make_model(), nn.CrossEntropyLoss()
     optimizer = learned(model)
     optimizer.attach_loss(criterion).remove()
@@ -211,7 +211,7 @@ def test_attached_optimizers_and_modules_can_be_copied_saved_and_loaded():
     assert clone._losses.take() is None and optimizer._losses.take() is not None
 
 
-def test_what_returns_no_loss_is_refused():
+def test_a_module_that_returns_no_loss_is_refused():
     model = make_model()
     optimizer = learned(model)
     with pytest.raises(TypeError, match=r"needs a module .* got <function cross_entropy"):

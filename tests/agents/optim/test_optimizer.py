@@ -18,7 +18,7 @@ from tests.helpers.loops import STEPS, batches, learned, make_model, train, weig
 from tests.helpers.utils import random_policy
 
 
-def test_the_callers_policy_stays_as_it_is():
+def test_the_callers_policy_is_not_changed():
     policy, model = random_policy(), make_model().double()
     optimizer = LearnedOptimizer(model.parameters(), policy, total_steps=STEPS)
     train(model, optimizer, batches(dtype=torch.float64))
@@ -67,13 +67,13 @@ def test_each_group_has_its_own_base_rate_and_lr_is_never_written():
     assert second["effective_lr"] == pytest.approx(100 * first["effective_lr"])
 
 
-def test_a_printed_optimizer_shows_groups_and_not_the_policys_state():
+def test_repr_shows_groups_without_the_controller():
     text = repr(learned(make_model(), lr=0.25))
     assert "Parameter Group 0" in text and "lr: 0.25" in text
     assert "controller" not in text and "tensor" not in text
 
 
-def test_a_step_that_moves_only_groups_at_a_rate_of_zero_is_none_of_the_run():
+def test_a_step_that_moves_only_groups_at_lr_zero_does_not_count():
     still, frozen = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
     groups = [{"params": [still], "lr": 0.0}, {"params": [frozen], "lr": 1e-3}]
     optimizer = LearnedOptimizer(groups, total_steps=STEPS)
@@ -83,7 +83,7 @@ def test_a_step_that_moves_only_groups_at_a_rate_of_zero_is_none_of_the_run():
     assert optimizer.explain() == [] and torch.equal(still.detach(), torch.ones(3))
 
 
-def test_a_closure_may_return_what_is_no_loss():
+def test_a_closure_can_return_something_other_than_a_loss():
     p = nn.Parameter(torch.ones(3))
     optimizer = LearnedOptimizer([p], total_steps=STEPS)
 
@@ -96,7 +96,7 @@ def test_a_closure_may_return_what_is_no_loss():
 
 
 @pytest.mark.parametrize("rule", list(rules.RULES))
-def test_a_step_at_a_learning_rate_of_zero_is_none_of_the_run(rule):
+def test_a_step_at_lr_zero_does_not_count(rule):
     model, data = make_model(), list(batches())
     optimizer = LearnedOptimizer(
         model.parameters(), random_policy(rule=rule), total_steps=STEPS, weight_decay=0.1
@@ -112,7 +112,7 @@ def test_a_step_at_a_learning_rate_of_zero_is_none_of_the_run(rule):
 
 
 @pytest.mark.parametrize("rule", list(rules.RULES))
-def test_a_step_at_a_learning_rate_of_zero_puts_all_state_in_place(rule):
+def test_a_step_at_lr_zero_allocates_all_state(rule):
     models = [make_model() for _ in range(2)]
     one, two = (
         LearnedOptimizer(m.parameters(), random_policy(rule=rule), total_steps=STEPS)
@@ -163,7 +163,7 @@ def test_steps_past_the_end_run_at_a_floor_and_warn_once():
     assert caught[0].filename == __file__
 
 
-def test_parameters_without_gradient_and_late_groups_are_fine():
+def test_parameters_without_gradient_and_late_groups_are_accepted():
     model, extra = make_model(), nn.Parameter(torch.ones(2))
     unused = nn.Parameter(torch.ones(2))
     optimizer = LearnedOptimizer(
@@ -183,7 +183,7 @@ def test_parameters_without_gradient_and_late_groups_are_fine():
     assert not torch.equal(extra.detach(), torch.ones(2))
 
 
-def test_the_global_generator_is_left_alone():
+def test_the_global_generator_is_not_used():
     before = torch.get_rng_state()
     model = make_model()
     train(
@@ -213,7 +213,7 @@ def rates(schedule, steps=10, driven=False, **described):
     return found
 
 
-def test_a_scheduler_of_the_user_takes_the_place_of_the_policys_schedule():
+def test_a_torch_scheduler_replaces_the_policys_schedule():
     own = [min(1.0, (1 - t / 10) / 0.3) for t in range(10)]
     users = [0.5**t for t in range(10)]
     both = [a * b for a, b in zip(own, users, strict=True)]
@@ -230,7 +230,7 @@ def test_the_floor_past_the_end_holds_with_and_without_a_schedule(schedule):
         assert rates(schedule, steps=12)[-2:] == pytest.approx([0.001] * 2)
 
 
-def test_defaults_of_torch_do_not_matter():
+def test_torchs_default_dtype_and_device_do_not_matter():
     generator, policy = torch.Generator().manual_seed(2), random_policy()
     # More steps than a counter in bfloat16 can count.
     gradients = torch.randn(300, 3, generator=generator)
@@ -253,7 +253,7 @@ def test_defaults_of_torch_do_not_matter():
     assert torch.equal(found, expected)
 
 
-def test_a_step_within_autocast_is_the_same_step():
+def test_autocast_does_not_change_a_step():
     walks = []
     for enabled in (False, True):
         p = nn.Parameter(torch.ones(3))
@@ -266,7 +266,7 @@ def test_a_step_within_autocast_is_the_same_step():
     assert torch.equal(*walks)
 
 
-def test_the_effective_rate_is_zero_until_a_step_is_taken():
+def test_effective_lr_is_zero_before_the_first_step():
     p = nn.Parameter(torch.ones(2))
     optimizer = LearnedOptimizer([p], random_policy(), total_steps=5)
     p.grad = torch.full((2,), torch.nan)
@@ -277,7 +277,7 @@ def test_the_effective_rate_is_zero_until_a_step_is_taken():
     assert optimizer.param_groups[0]["effective_lr"] > 0
 
 
-def test_the_policy_sees_the_mean_log_of_the_groups_learning_rates():
+def test_the_policy_observes_the_mean_log_lr_of_all_groups():
     a, b = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(1))
 
     frozen = torch.nn.Parameter(torch.zeros(1000), requires_grad=False)
@@ -292,7 +292,7 @@ def test_the_policy_sees_the_mean_log_of_the_groups_learning_rates():
     assert mean_log_lr([group(a, 0.0)]) == mean_log_lr([group(frozen, 1.0)]) == -math.inf
 
 
-def test_a_base_rate_shows_in_the_learning_rate_feature_alone():
+def test_the_base_lr_changes_only_the_learning_rate_feature():
     def first_observation(lr):
         model = make_model()
         policy = random_policy()

@@ -1,4 +1,4 @@
-"""What goes wrong in training neither harms LearnedOptimizer nor passes unnoticed."""
+"""Skipping, clipping, warnings and argument checks of LearnedOptimizer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_state_of_another_policy_is_refused():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_gradients_that_are_not_finite_are_skipped_and_counted(bad):
+def test_non_finite_gradients_are_skipped_and_counted(bad):
     data, model = list(batches()), make_model()
     optimizer = learned(model)
     train(model, optimizer, data[:11])
@@ -67,7 +67,7 @@ def test_one_gradient_a_million_times_too_large_costs_little(name, at):
     assert ends[0] < 0.6 and ends[1] < 3 * ends[0]
 
 
-def test_gradients_that_are_larger_for_good_are_soon_used_as_they_are():
+def test_gradients_that_stay_large_are_soon_no_longer_clipped():
     p = nn.Parameter(torch.zeros(2))
     optimizer = LearnedOptimizer([p], random_policy("sgd"), total_steps=200)
     for step in range(100):
@@ -79,7 +79,7 @@ def test_gradients_that_are_larger_for_good_are_soon_used_as_they_are():
     assert optimizer.clipped == clipped
 
 
-def test_a_gradient_that_is_clipped_stays_as_it_is_for_its_owner():
+def test_clipping_leaves_the_users_gradients_unchanged():
     p, q = (nn.Parameter(torch.zeros(2)) for _ in range(2))
     optimizers = [
         LearnedOptimizer([x], random_policy("sgd", horizon=1), total_steps=200)
@@ -93,7 +93,7 @@ def test_a_gradient_that_is_clipped_stays_as_it_is_for_its_owner():
     torch.testing.assert_close(p, q)  # as if it had been ten times the usual
 
 
-def test_steps_without_any_gradient_do_not_count_among_the_usual():
+def test_zero_gradients_do_not_lower_the_clipping_threshold():
     p = nn.Parameter(torch.zeros(2))
     optimizer = LearnedOptimizer([p], random_policy("sgd"), total_steps=1000)
     for step in range(500):
@@ -102,7 +102,7 @@ def test_steps_without_any_gradient_do_not_count_among_the_usual():
     assert optimizer.clipped == 0
 
 
-def test_a_run_far_longer_than_those_of_the_training_is_warned_of():
+def test_a_run_far_longer_than_in_training_gives_a_warning():
     policy = random_policy()
     policy.description["total_updates"] = [10, 50]
     p = nn.Parameter(torch.zeros(2))
@@ -111,14 +111,14 @@ def test_a_run_far_longer_than_those_of_the_training_is_warned_of():
         LearnedOptimizer([p], policy, total_steps=101)
 
 
-def test_a_run_far_shorter_than_those_of_the_training_is_warned_of():
+def test_a_run_far_shorter_than_in_training_gives_a_warning():
     p = nn.Parameter(torch.zeros(2))
     LearnedOptimizer([p], total_steps=30)
     with pytest.warns(UserWarning, match=r"total_steps=29 .* at least 60 updates"):
         LearnedOptimizer([p], total_steps=29)
 
 
-def test_a_policy_that_is_no_path_is_refused():
+def test_a_policy_of_another_type_is_refused():
     with pytest.raises(TypeError, match="policy must be a name, a path or a Policy, got 5"):
         LearnedOptimizer([nn.Parameter(torch.zeros(2))], 5, total_steps=5)
 
@@ -132,7 +132,7 @@ def test_opposite_infinities_do_not_cancel():
 
 
 @pytest.mark.parametrize("huge", [1e20, 3e38, 1e200])
-def test_losses_near_the_end_of_single_precision_or_beyond_do_no_harm(huge):
+def test_losses_beyond_the_range_of_float32_do_no_harm(huge):
     model = make_model()
     optimizer = learned(model)
     for step in range(STEPS):
@@ -143,7 +143,7 @@ def test_losses_near_the_end_of_single_precision_or_beyond_do_no_harm(huge):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), torch.tensor(float("nan"))])
-def test_losses_that_are_not_finite_are_ignored(bad):
+def test_non_finite_losses_are_ignored(bad):
     data, model = list(batches()), make_model()
     optimizer = learned(model)
     train(model, optimizer, data[:5])
@@ -156,7 +156,7 @@ def test_losses_that_are_not_finite_are_ignored(bad):
     assert all(torch.isfinite(v).all() for v in state["history"].values())
 
 
-def test_after_a_negative_loss_the_policy_goes_on_without_losses():
+def test_after_a_negative_loss_the_policy_ignores_losses():
     model = make_model()
     optimizer = learned(model)
     for step, (inputs, targets) in enumerate(batches()):
@@ -204,7 +204,7 @@ def test_bad_arguments_are_quoted(arguments, message):
         ({"fused": True}, ValueError, "but this policy's is 'orthogonal-adam'"),
     ],
 )
-def test_settings_are_checked_for_all_and_for_each_group(group, error, message):
+def test_settings_of_each_group_are_checked(group, error, message):
     p, q = (nn.Parameter(torch.ones(1)) for _ in range(2))
     with pytest.raises(error, match=message):
         LearnedOptimizer([p], total_steps=STEPS, **group)
@@ -217,13 +217,13 @@ def test_settings_are_checked_for_all_and_for_each_group(group, error, message):
 
 
 @pytest.mark.parametrize("flag", ["rollback", "synchronize", "partitioned"])
-def test_flags_are_true_or_false(flag):
+def test_flags_other_than_bools_are_refused(flag):
     with pytest.raises(TypeError, match=f"{flag} must be True or False, got 'x'"):
         LearnedOptimizer([nn.Parameter(torch.ones(1))], total_steps=60, **{flag: "x"})
 
 
 @pytest.mark.parametrize("loss", ["0.5", b"1", 10**400, torch.tensor(1j)])
-def test_what_is_no_number_is_no_loss(loss):
+def test_a_loss_that_is_no_number_is_refused(loss):
     model = make_model()
     optimizer = learned(model)
     with pytest.raises(TypeError, match="loss must be"):
@@ -250,7 +250,7 @@ def test_the_state_of_another_optimizer_is_refused():
         optimizer.load_state_dict(torch.optim.AdamW([p]).state_dict())
 
 
-def test_a_loss_in_the_place_of_the_closure_is_refused():
+def test_a_loss_passed_as_the_closure_is_refused():
     p = nn.Parameter(torch.ones(2))
     optimizer = LearnedOptimizer([p], random_policy(), total_steps=5)
     p.grad = torch.ones(2)

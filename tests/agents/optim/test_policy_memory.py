@@ -1,4 +1,4 @@
-"""Policies with a memory: what is learned of a task in one run serves in the next."""
+"""Policies with a memory, in trials and across the runs of an optimizer."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def parameters_from(flat):
 
 @pytest.mark.parametrize("kind", TRIALS)
 @pytest.mark.parametrize("members", [1, 2])
-def test_an_optimizer_remembers_what_the_trial_does(kind, members, tmp_path):
+def test_the_optimizer_remembers_as_the_trial_environment_does(kind, members, tmp_path):
     made = remembering(kind, members=members)
     policy = load_policy(save_policy(made, tmp_path / "policy"))
     optimizer = None
@@ -126,7 +126,7 @@ def train(optimizer, module, steps=TOTAL):
     return rates
 
 
-def test_the_same_run_once_more_goes_another_way_with_a_memory_alone():
+def test_only_a_policy_with_memory_changes_a_repeated_run():
     for memory in (0, 5):
         module = model()
         start = copy.deepcopy(module.state_dict())
@@ -157,7 +157,7 @@ def test_a_state_dict_holds_the_memory():
     assert train(fresh, other) != expected
 
 
-def test_a_new_run_forgets_all_but_the_task():
+def test_a_new_run_keeps_the_memory_and_nothing_else():
     module = model()
     optimizer = LearnedOptimizer(
         [{"params": [module.weight], "lr": 1.0}, {"params": [module.bias]}],
@@ -185,7 +185,7 @@ def test_a_new_run_forgets_all_but_the_task():
         ([{"params": [nn.Parameter(torch.ones(2))], "lr": -1.0}], {}, ValueError),
     ],
 )
-def test_a_new_run_that_cannot_be_leaves_the_optimizer_alone(params, arguments, error):
+def test_a_refused_new_run_leaves_the_optimizer_unchanged(params, arguments, error):
     module, twin = model(), model()
     optimizer, same = (
         LearnedOptimizer(m.parameters(), remembering(), total_steps=TOTAL)
@@ -198,7 +198,7 @@ def test_a_new_run_that_cannot_be_leaves_the_optimizer_alone(params, arguments, 
 
 
 @pytest.mark.parametrize("kind", TRIALS)
-def test_an_exported_policy_does_what_the_model_does_over_a_trial(kind, tmp_path):
+def test_an_exported_policy_acts_as_its_model_over_a_trial(kind, tmp_path):
     env = environment(kind, loss_dropout=1.0 if kind == "discrete" else 0.0)
     trained = RL2(
         LstmPolicy, VecMonitor(SB3VecEnv(env)), seed=0, n_steps=RUNS * HORIZON,
@@ -220,7 +220,7 @@ def test_an_exported_policy_does_what_the_model_does_over_a_trial(kind, tmp_path
     assert np.std(said) > 0, "nothing was tested"
 
 
-def test_what_an_optimizer_cannot_be_is_not_exported(tmp_path):
+def test_a_policy_that_cannot_be_an_optimizer_is_not_exported(tmp_path):
     settings = {**SETTINGS, "previous_reward": "given"}
     seen = gym.make_vec(
         TRIALS["continuous"], 2, autoreset_mode=AutoresetMode.DISABLED, **settings
@@ -235,13 +235,13 @@ def test_what_an_optimizer_cannot_be_is_not_exported(tmp_path):
         export_policy(stock, tmp_path / "policy")
 
 
-def test_a_policy_without_memory_sees_no_more_than_the_telemetry():
+def test_a_memoryless_policy_observes_only_the_telemetry():
     assert random_policy().columns == list(range(len(FEATURES)))
     policy = remembering()
     assert policy.columns == list(range(len(FEATURES) + 3))
 
 
-def test_a_new_run_begins_at_the_learning_rate_before_the_schedulers():
+def test_a_new_run_resets_rates_that_a_scheduler_changed():
     module = model()
     optimizer = LearnedOptimizer(module.parameters(), remembering(), total_steps=TOTAL)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, TOTAL)
@@ -254,7 +254,7 @@ def test_a_new_run_begins_at_the_learning_rate_before_the_schedulers():
     assert max(train(optimizer, module)) > 0
 
 
-def test_losses_that_begin_late_tell_of_no_reward():
+def test_the_first_losses_give_no_reward():
     module, seen = model(), []
     optimizer = LearnedOptimizer(module.parameters(), remembering(), total_steps=TOTAL)
     act = optimizer.policy.act
@@ -274,7 +274,7 @@ def test_the_untrained_control_has_a_memory_too():
     assert all(p.abs().max() > 0.1 for p in fresh.cells.parameters())
 
 
-def test_a_picture_of_a_trial_has_room_for_all_of_its_runs():
+def test_a_picture_of_a_trial_shows_all_of_its_runs():
     for mode in ("rgb_array", "ansi"):
         env = gym.make(TRIALS["continuous"], render_mode=mode, **SETTINGS)
         env.reset(seed=0)

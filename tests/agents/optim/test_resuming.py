@@ -1,4 +1,4 @@
-"""A run that is saved, copied or loaded goes on bit for bit as it would have."""
+"""Saved, copied and loaded runs continue bit for bit."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_resuming_from_a_state_dict_is_bit_exact(rule, cut):
 
 @pytest.mark.parametrize("rule", list(rules.RULES))
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_keeps_its_state_in_single_precision_also_when_resumed(rule, dtype):
+def test_half_precision_resumes_with_single_precision_state(rule, dtype):
     policy, data = random_policy(rule=rule), list(batches(dtype))
     models = [make_model(dtype) for _ in range(2)]
     first, second = (
@@ -69,7 +69,7 @@ def test_half_precision_keeps_its_state_in_single_precision_also_when_resumed(ru
 
 
 @pytest.mark.parametrize("rule", list(rules.RULES))
-def test_half_precision_without_a_gradient_stays_finite(rule):
+def test_half_precision_with_zero_gradients_stays_finite(rule):
     p = nn.Parameter(torch.ones(4, 3, dtype=torch.float16))
     optimizer = LearnedOptimizer([p], random_policy(rule=rule), total_steps=STEPS)
     for _ in range(STEPS):
@@ -80,7 +80,7 @@ def test_half_precision_without_a_gradient_stays_finite(rule):
 
 
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_copies_go_on_exactly_as_the_original(clone):
+def test_copies_continue_exactly_as_the_original(clone):
     data, model = list(batches()), make_model()
     optimizer = learned(model)
     train(model, optimizer, data[:24])
@@ -101,7 +101,7 @@ def test_the_schedule_is_restored_with_the_state():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_state_that_was_loaded_onto_a_gpu_resumes():
+def test_a_state_loaded_onto_a_gpu_resumes():
     data, model = list(batches()), make_model().cuda()
     data = [(inputs.cuda(), targets.cuda()) for inputs, targets in data]
     optimizer = learned(model)
@@ -130,7 +130,7 @@ def by_name(optimizer, state):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_hooks_may_change_what_is_loaded(dtype):
+def test_hooks_can_change_the_state_to_load(dtype):
     model, data = make_model(dtype), list(batches(dtype))
     named = list(model.named_parameters())
     optimizer = LearnedOptimizer(named, "adam", total_steps=STEPS)
@@ -146,7 +146,7 @@ def test_hooks_may_change_what_is_loaded(dtype):
 
 
 @pytest.mark.parametrize("policy", ["default", "adam"])
-def test_a_state_of_before_there_were_flags_can_be_loaded(policy):
+def test_a_state_without_some_settings_can_be_loaded(policy):
     model, data = make_model(), list(batches())
     optimizer = LearnedOptimizer(model.parameters(), policy, total_steps=STEPS)
     train(model, optimizer, data[:20])
@@ -164,7 +164,7 @@ def test_a_state_of_before_there_were_flags_can_be_loaded(policy):
 
 
 @pytest.mark.parametrize("change", ["reverse", "remove"])
-def test_the_run_goes_on_when_groups_are_turned_round_or_taken_away(change):
+def test_the_run_survives_reordered_and_removed_groups(change):
     model, data = make_model(), list(batches())
     groups = [{"params": part.parameters()} for part in (model[0], model[2])]
     optimizer = LearnedOptimizer(groups, total_steps=STEPS)
@@ -182,7 +182,7 @@ def test_the_run_goes_on_when_groups_are_turned_round_or_taken_away(change):
     assert sum("controller" in group for group in optimizer.param_groups) == 1
 
 
-def test_parameters_may_be_cut_to_another_shape_together_with_their_state():
+def test_parameters_and_state_can_be_sliced_during_a_run():
     p = nn.Parameter(torch.ones(8, 3))
     optimizer = LearnedOptimizer([p], "adam", total_steps=STEPS, rollback=True)
     for step in range(STEPS):

@@ -1,4 +1,4 @@
-"""Parameters that were spoiled come back, and nothing else does."""
+"""Roll-backs of non-finite parameters."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def spoil(optimizer, model, steps=ROLLBACK_PATIENCE):
 
 @pytest.mark.parametrize("policy", ["default", "adam", "momentum", "anytime"])
 @pytest.mark.parametrize("guard", GUARDS)
-def test_spoiled_parameters_are_rolled_back_and_the_run_goes_on(policy, guard):
+def test_non_finite_parameters_are_rolled_back(policy, guard):
     model = make_model()
     optimizer = LearnedOptimizer(
         model.parameters(), policy, total_steps=STEPS, guard=guard, rollback=True
@@ -67,7 +67,7 @@ def test_a_rollback_returns_to_the_parameters_of_the_last_decision():
     assert torch.equal(weights(model), seen[int(optimizer.explain()[-1]["step"])])
 
 
-def test_without_rollback_nothing_is_kept_and_nothing_comes_back():
+def test_without_rollback_no_copies_are_kept():
     model = make_model()
     optimizer = learned(model)
     train(model, optimizer, list(batches())[:40])
@@ -78,7 +78,7 @@ def test_without_rollback_nothing_is_kept_and_nothing_comes_back():
     assert not any(GOOD_PARAM in own for own in optimizer.state.values())
 
 
-def test_a_run_with_rollback_resumes_bit_for_bit_and_copies_keep_the_settings():
+def test_a_run_with_rollback_resumes_and_copies_exactly():
     model, data = make_model(), list(batches())
     settings = {"rollback": True, "guard": "probe", "total_steps": 200}
     optimizer = learned(model, **settings)
@@ -99,7 +99,7 @@ def test_a_run_with_rollback_resumes_bit_for_bit_and_copies_keep_the_settings():
     assert torch.equal(weights(model), weights(again))
 
 
-def test_a_rollback_is_warned_of_where_the_step_is_taken():
+def test_the_rollback_warning_points_at_the_users_line():
     model = make_model()
     optimizer = learned(model, rollback=True)
     train(model, optimizer, list(batches())[:5])
@@ -108,7 +108,7 @@ def test_a_rollback_is_warned_of_where_the_step_is_taken():
     assert [each.filename for each in caught] == [__file__]
 
 
-def test_parameters_that_joined_after_the_last_decision_come_back_too():
+def test_parameters_added_after_a_decision_are_rolled_back_too():
     model, data = make_model(), list(batches())
     optimizer = LearnedOptimizer(model[2].parameters(), total_steps=4000, rollback=True)
     train(model, optimizer, data[:10])
@@ -122,7 +122,7 @@ def test_parameters_that_joined_after_the_last_decision_come_back_too():
     assert math.isfinite(last) and weights(model).isfinite().all()
 
 
-def test_what_is_frozen_or_at_a_rate_of_zero_stays_as_it_is():
+def test_frozen_parameters_and_groups_at_lr_zero_are_not_rolled_back():
     model, extra = make_model(), nn.Parameter(torch.ones(3))
     groups = [{"params": model.parameters()}, {"params": [extra]}]
     optimizer = LearnedOptimizer(groups, total_steps=STEPS, rollback=True)
@@ -139,7 +139,7 @@ def test_what_is_frozen_or_at_a_rate_of_zero_stays_as_it_is():
     assert (model[0].weight == 7.0).all() and (extra == 5.0).all()
 
 
-def test_what_did_not_help_is_not_done_again_until_a_step_is_fine():
+def test_a_rollback_is_not_repeated_before_a_finite_step():
     model = make_model()
     optimizer = learned(model, rollback=True)
     train(model, optimizer, list(batches())[:20])

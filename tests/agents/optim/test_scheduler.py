@@ -1,4 +1,4 @@
-"""LearnedLR drives any torch optimizer, and is a scheduler where torch wants one."""
+"""LearnedLR on any torch optimizer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def train(model, optimizer, scheduler, steps, with_loss=True):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_any_optimizer_learns_under_a_shipped_policy(name):
+def test_shipped_policies_drive_any_torch_optimizer(name):
     model = make_model()
     optimizer = OPTIMIZERS[name](model.parameters())
     scheduler = LearnedLR(optimizer, total_steps=STEPS)
@@ -59,7 +59,7 @@ def test_any_optimizer_learns_under_a_shipped_policy(name):
         ("momentum", lambda p: torch.optim.SGD(p, lr=2e-3, momentum=0.9)),
     ],
 )
-def test_without_losses_it_is_the_learned_optimizer_of_the_same_rule(rule, make):
+def test_without_losses_it_equals_learned_optimizer_of_the_same_rule(rule, make):
     policy, ours, theirs = random_policy(rule), make_model(), make_model()
     own = LearnedOptimizer(ours.parameters(), policy, total_steps=STEPS, lr=2e-3)
     optimizer = make(theirs.parameters())
@@ -76,7 +76,7 @@ def test_without_losses_it_is_the_learned_optimizer_of_the_same_rule(rule, make)
     assert len(scheduler.explain()) == len(own.explain())
 
 
-def test_the_loss_that_a_closure_returns_is_seen_at_once():
+def test_the_loss_of_a_closure_is_observed_at_once():
     policy, ours, theirs = random_policy(), make_model(), make_model()
     own = learned(ours, lr=2e-3)
     optimizer = torch.optim.Adam(theirs.parameters(), lr=2e-3)
@@ -104,7 +104,7 @@ def test_the_loss_that_a_closure_returns_is_seen_at_once():
         )
 
 
-def test_a_closure_that_is_called_often_counts_once():
+def test_a_closure_called_repeatedly_counts_as_one_step():
     model = make_model()
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=4)
     scheduler = LearnedLR(optimizer, STEPS, random_policy())
@@ -146,7 +146,7 @@ def test_resuming_is_bit_exact(cut):
     assert torch.equal(weights(second), weights(whole))
 
 
-def test_groups_keep_their_proportions_also_those_that_come_late():
+def test_groups_keep_the_proportions_of_their_rates():
     model, extra = make_model(), nn.Parameter(torch.ones(2))
     groups = [
         {"params": model[0].parameters(), "lr": 1e-4},
@@ -163,7 +163,7 @@ def test_groups_keep_their_proportions_also_those_that_come_late():
     assert rates == pytest.approx([rates[0], 100 * rates[0], 10 * rates[0]])
 
 
-def test_gradients_that_are_not_finite_leave_the_policy_as_it_is():
+def test_non_finite_gradients_do_not_reach_the_policy():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     scheduler = LearnedLR(optimizer, STEPS)
@@ -177,7 +177,7 @@ def test_gradients_that_are_not_finite_leave_the_policy_as_it_is():
     assert str(scheduler.state_dict()["controller"]) == str(before)
 
 
-def test_what_cannot_be_driven_is_refused():
+def test_optimizers_that_cannot_be_driven_are_refused():
     p = nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([p], lr=0.1)
     with pytest.raises(TypeError, match="needs a torch optimizer, got 5"):
@@ -199,7 +199,7 @@ def test_what_cannot_be_driven_is_refused():
         scheduler.load_state_dict(state)
 
 
-def test_the_policy_fits_the_optimizer_unless_it_is_named():
+def test_the_default_policy_depends_on_the_optimizer():
     p = nn.Parameter(torch.ones(2))
     sgd, *adams = (torch.optim.SGD([p]), torch.optim.Adam([p]), torch.optim.Adam([p]))
     assert LearnedLR(sgd, 60).policy.rule.name == "momentum"
@@ -207,7 +207,7 @@ def test_the_policy_fits_the_optimizer_unless_it_is_named():
     assert LearnedLR(adams[1]).policy.anytime
 
 
-def test_a_step_at_a_learning_rate_of_zero_is_none_of_the_run():
+def test_a_step_at_lr_zero_does_not_count():
     model, data = make_model(), list(batches())
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
     scheduler = LearnedLR(optimizer, STEPS)
@@ -228,7 +228,7 @@ def test_a_step_at_a_learning_rate_of_zero_is_none_of_the_run():
     assert torch.equal(weights(model), weights(other))
 
 
-def test_a_removed_scheduler_leaves_the_optimizer_to_another():
+def test_after_remove_another_scheduler_can_drive_the_optimizer():
     model, data = make_model(), list(batches())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scheduler = LearnedLR(optimizer, STEPS)
@@ -240,7 +240,7 @@ def test_a_removed_scheduler_leaves_the_optimizer_to_another():
     assert optimizer.param_groups[0]["lr"] == 0.05
 
 
-def test_another_scheduler_beside_it_is_warned_of():
+def test_a_second_scheduler_gives_a_warning():
     model, data = make_model(), list(batches())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scheduler = LearnedLR(optimizer, STEPS)
@@ -251,7 +251,7 @@ def test_another_scheduler_beside_it_is_warned_of():
         train(model, optimizer, scheduler, data[1:2])
 
 
-def test_a_fused_optimizer_under_a_gradient_scaler_is_seen_unscaled():
+def test_fused_gradients_are_unscaled_before_they_are_observed():
     ends = []
     for fused in (False, True):
         model = make_model()
@@ -269,7 +269,7 @@ def test_a_fused_optimizer_under_a_gradient_scaler_is_seen_unscaled():
     assert ends[0] == pytest.approx(ends[1], rel=1e-2)
 
 
-def test_a_state_dict_stays_as_it_was_when_it_was_taken():
+def test_a_state_dict_does_not_change_with_later_steps():
     model, data = make_model(), list(batches())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scheduler = LearnedLR(optimizer, STEPS)
@@ -329,7 +329,7 @@ def test_a_copy_drives_its_own_copy_of_the_optimizer(clone):
     assert len(clone((optimizer, scheduler))[0]._optimizer_step_pre_hooks) == 0
 
 
-def test_an_optimizer_has_one_at_a_time():
+def test_an_optimizer_has_one_learned_scheduler_at_a_time():
     optimizer = torch.optim.SGD(make_model().parameters(), lr=0.1)
     scheduler = LearnedLR(optimizer, STEPS)
     with pytest.raises(ValueError, match=r"driven by a LearnedLR already, .* remove"):

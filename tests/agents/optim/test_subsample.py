@@ -1,4 +1,4 @@
-"""What is measured of large tensors."""
+"""Subsamples of large tensors, on which telemetry is measured."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_about_as_many_numbers_are_taken_of_every_large_tensor(shape):
+def test_subsamples_of_all_large_tensors_have_about_the_same_size(shape):
     taken = subsample.subsample(torch.zeros(shape))
     assert taken.shape == (subsample.subsample_numel(torch.Size(shape)),)
     assert (
@@ -34,7 +34,7 @@ def test_about_as_many_numbers_are_taken_of_every_large_tensor(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_no_column_is_left_out(shape):
+def test_subsamples_cover_every_column(shape):
     column = torch.arange(shape[-1]).expand(shape).contiguous()
     whole = torch.arange(math.prod(shape)).view(shape[0], -1) % math.prod(shape[1:])
     for numbers, groups in ((column, shape[-1]), (whole, math.prod(shape[1:]))):
@@ -44,7 +44,7 @@ def test_no_column_is_left_out(shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("parts", [2, 3, 7])
-def test_parts_are_sampled_as_the_whole_is(shape, parts):
+def test_shards_are_subsampled_like_the_full_tensor(shape, parts):
     tensor, begin, found = torch.arange(math.prod(shape)).view(shape), 0, []
     for part in tensor.chunk(parts):
         found.append(subsample.subsample(part, torch.Size(shape), begin))
@@ -52,20 +52,20 @@ def test_parts_are_sampled_as_the_whole_is(shape, parts):
     assert torch.equal(torch.cat(found), subsample.subsample(tensor))
 
 
-def test_a_tensor_in_another_order_of_memory_is_sampled_alike():
+def test_memory_layout_does_not_change_the_subsample():
     tensor = torch.randn(300, 500)
     assert torch.equal(
         subsample.subsample(tensor.T.contiguous().T), subsample.subsample(tensor)
     )
 
 
-def test_complex_numbers_are_sampled_as_pairs():
+def test_a_complex_number_counts_as_two():
     tensor = torch.randn(300, 300, dtype=torch.complex64)
     assert subsample.is_subsampled(tensor) and not subsample.is_subsampled(tensor[:100])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
-def test_a_sample_tells_about_what_all_numbers_would(dtype, monkeypatch):
+def test_inner_products_on_a_subsample_are_close_to_the_full_ones(dtype, monkeypatch):
     torch.manual_seed(0)
     params = [torch.randn(shape, dtype=dtype) for shape in [(800, 300), (300,), (300, 600)]]
     grads = [0.3 * p + torch.randn_like(p) for p in params]
@@ -89,7 +89,7 @@ def test_a_sample_tells_about_what_all_numbers_would(dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("guard", ["step", "probe"])
-def test_what_waits_is_bounded_however_large_a_layer_is(guard):
+def test_buffers_are_bounded_however_large_a_layer_is(guard):
     model = nn.Linear(1000, 1000)
     arguments = {"total_steps": STEPS, "guard": guard}
     optimizer = LearnedOptimizer(model.parameters(), random_policy(), **arguments)
@@ -106,7 +106,7 @@ def test_what_waits_is_bounded_however_large_a_layer_is(guard):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_the_environments_own_networks_are_measured_in_whole(split):
+def test_the_environments_networks_are_measured_in_full(split):
     rng = np.random.default_rng(0)
     sampler = tasks.make(split)
     for _ in range(300):

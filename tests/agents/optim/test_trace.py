@@ -1,4 +1,4 @@
-"""What a learned optimizer saw and did, as a table and as a picture."""
+"""The trace of decisions, as a table and as a picture."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def trained():
     return model, optimizer
 
 
-def test_every_decision_is_there_with_what_was_seen_and_done(trained):
+def test_explain_lists_every_decision_with_features_and_action(trained):
     _, optimizer = trained
     explanation = optimizer.explain()
     policy = optimizer.policy
@@ -38,7 +38,7 @@ def test_every_decision_is_there_with_what_was_seen_and_done(trained):
     assert shares == pytest.approx([t / STEPS for t in decisions])
 
 
-def test_the_trace_survives_saving_and_goes_on():
+def test_the_trace_survives_saving_and_loading():
     data, model = list(batches()), make_model()
     optimizer = learned(model)
     train(model, optimizer, data[:30])
@@ -51,7 +51,7 @@ def test_the_trace_survives_saving_and_goes_on():
     assert len(other.explain()) == optimizer.policy.description["horizon"]
 
 
-def test_it_prints_as_a_table_and_is_drawn(trained, tmp_path):
+def test_an_explanation_prints_as_a_table_and_plots(trained, tmp_path):
     explanation = trained[1].explain()
     table, legend = str(explanation).split("\n\n")
     lines = table.splitlines()
@@ -67,13 +67,13 @@ def test_it_prints_as_a_table_and_is_drawn(trained, tmp_path):
     assert shown.shape == (len(FEATURES), len(explanation))
 
 
-def test_before_the_first_step_there_is_nothing_to_explain():
+def test_before_the_first_decision_the_explanation_is_empty():
     explanation = learned(make_model()).explain()
     assert explanation == [] and str(explanation).split()[0] == "step"
     with pytest.raises(ValueError, match="no decision has been made yet"):
         explanation.plot()
 
 
-def test_an_optimizer_does_not_import_matplotlib():
+def test_importing_the_optimizer_does_not_import_matplotlib():
     code = "import agents, sys; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
