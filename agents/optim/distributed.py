@@ -98,7 +98,3 @@ def mean_loss(
     counted = [value, 1.0] if math.isfinite(value) else [0.0, 0.0]
     total, count = all_reduce_sum(counted, params)
     return total / count if count else None
-
-
-# Names that the kernels use.
-whole, scattered = full_tensor, shard_like

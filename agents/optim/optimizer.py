@@ -19,8 +19,7 @@ from ..policy.files import load_policy
 from ..policy.module import Policy
 from .controller import Controller, State, initial_state, next_run_state, restored_state
 from .guard import GUARDS, GradientGuard
-from .kernels import FUSED, fill, switching, update
-from .kernels.base import Implementation
+from .kernels import FUSED, update_groups
 from .loss_hook import LossCollector, check_loss, is_scalar
 from .tensors import GradientBatch, parameters_of
 from .trace import Explanation
@@ -229,7 +228,8 @@ class LearnedOptimizer(Optimizer):
             maximize = self.param_groups[0]["maximize"]
             self._controller.record_loss(loss, checked.params, maximize)
             multiplier = self._controller.before_update(checked)
-            self._update(checked, multiplier)
+            state, partitioned = self._controller.state, self._guard.partitioned
+            update_groups(self._policy.rule, checked, multiplier, state, partitioned)
             self._controller.after_update(self.state)
         self._store_controller()
         return result
@@ -253,39 +253,12 @@ class LearnedOptimizer(Optimizer):
             check_loss(loss)
         return result, loss
 
-    def _update(self, batch: GradientBatch, multiplier: float) -> None:
-        """Update the parameters at their learning rates times ``multiplier``."""
-        if self._controller.state["chosen"] >= 0:
-            self._controller.state = switching.move(
-                self._controller.state,
-                self.param_groups,
-                [params for _, params, _ in batch.by_group()],
-                batch.grads,
-                self.state,
-                multiplier,
-                self._guard.partitioned,
-            )
-            return
-        for group, params, grads in batch.by_group():
-            group["effective_lr"] = float(group["lr"]) * multiplier
-            lr, decay = group["effective_lr"], group["weight_decay"]
-            rule, states = self._policy.rule, [self.state[p] for p in params]
-            how = Implementation(group["foreach"], group["fused"])
-            if params and lr:
-                update(rule, params, grads, states, lr, weight_decay=decay, how=how)
-            else:
-                fill(rule, params, states, how)
-
     def _allocate_state(self, batch: GradientBatch) -> None:
         """Allocate all state without a step, as ``torch.distributed.checkpoint`` expects.
 
         It calls ``step`` with all learning rates at 0 before it loads a checkpoint.
         """
-        for group, params, _ in batch.by_group():
-            group["effective_lr"] = 0.0
-            states = [self.state[p] for p in params]
-            options = Implementation(group["foreach"], group["fused"])
-            fill(self._policy.rule, params, states, options)
+        update_groups(self._policy.rule, batch, 0.0, {"chosen": -1})
         self._controller.probe.allocate(batch.params, self.state)
         if self._guard.rollback:
             self._guard.keep_params(batch, renew=False)

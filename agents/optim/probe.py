@@ -142,7 +142,8 @@ class UpdateProbe:
                 flat = [_measured_part(each[chunk.start]) for each in current]
                 flat += [each[chunk.start] for each in lists[2:]]
             else:
-                flat = [_flatten(each[chunk]) for each in lists]
+                real_lists = [[real(tensor) for tensor in each[chunk]] for each in lists]
+                flat = [_flatten_dense_tensors(tensors) for tensors in real_lists]
             of_chunk = products(torch.dot, *(each.to(dtype) for each in flat))
             sums.append((torch.stack(of_chunk) * scale(real(p))).cpu())
         if sharded:
@@ -216,12 +217,6 @@ def _neighbours(numels: tuple[int, ...]) -> list[slice]:
             begin, total = i, 0
         total += numel
     return [*chunks, slice(begin, len(numels))]
-
-
-def _flatten(tensors: Sequence[Tensor]) -> Tensor:
-    if any(x.is_complex() for x in tensors):
-        tensors = [real(x) for x in tensors]
-    return _flatten_dense_tensors(tensors)
 
 
 def _sharded_products(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from optenv import rules
 from optenv.checks import positive, positive_int
 from optenv.group import Group
-from optenv.rules.mlp import first_weights
+from optenv.rules.mlp import MLP, first_weights
 
 from .unrolled import UnrolledLR
 
@@ -59,7 +60,7 @@ class UnrolledRule(UnrolledLR):
         if self.rule.name != "network":
             raise ValueError(f"the rule must be 'network', got {self.rule.name!r}")
         positive("rule_lr", rule_lr)
-        given = torch.tensor(self.rule.hyperparameters.weights)
+        given = torch.tensor(cast(MLP, self.rule.hyperparameters).weights)
         if not len(given):
             given = first_weights(positive_int("hidden", hidden), self.generator)
         self.weights = nn.Parameter(given)
@@ -68,7 +69,7 @@ class UnrolledRule(UnrolledLR):
     def _begin_segment(self, group: Group) -> list[Tensor]:
         rows = self.weights.detach().expand(group.size, -1).clone().requires_grad_()
         update = partial(self.rule.update, weights=rows)
-        group.rule = self.rule._replace(update=update)
+        group.rule = replace(self.rule, update=update)
         return [rows]
 
     def _ascend_others(self, grads: Sequence[Tensor | None]) -> None:

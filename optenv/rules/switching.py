@@ -1,19 +1,22 @@
-"""One of several update rules at a time, all of them kept warm.
+r"""Rule ``switching``: one of several update rules at a time, all of them kept warm.
 
-What the rules remember are running averages of gradients and of their squares, and those
-are kept up to date whichever rule moves the parameters. So a rule that is switched to is
-where it would be had it been asked all along.
+The moments of all rules are updated whichever rule moves the parameters. Every rule's
+state thus stays warm: after a switch it equals the state of a run that used that rule
+throughout.
 
 Rules differ by orders of magnitude in the learning rates that suit them. Here a learning
-rate is of Adam's steps: at each choice, also of the rule that is in force, the rule's own
-learning rate becomes what makes its next step as long as Adam's would be, and it stays that
-until the next choice (Agarwal et al., 2020, take the length of every step from another
-rule). Between two choices, each rule is thus that of its name in :mod:`optenv.rules`, at
-one learning rate.
+rate is one of Adam's steps: at each choice, also if the same rule is chosen again, the
+rule's own learning rate is set so that its next step is as long as Adam's would be, and
+kept until the next choice. Between two choices, each rule is thus the one of its name in
+:mod:`optenv.rules`, at a constant learning rate.
 
-Steps of SGD, with momentum or without, are as long as gradients are, and one gradient can
-be next to nothing. Their learning rates are therefore found as if it were at least a tenth
-of what gradients have been lately.
+The steps of SGD, with and without momentum, are as long as gradients are, and one gradient
+can be next to zero. Their learning rates are therefore computed for a length of at least a
+tenth of the recent gradients'.
+
+References:
+    Agarwal et al., "Disentangling adaptive gradient methods from learning rates", 2020,
+    take the length of every step from another rule.
 """
 
 from __future__ import annotations
@@ -25,16 +28,43 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .inplace import addcmul, mul, root_of, sign
-from .orthogonal import orthogonalize_flat
+from .adam import nadam_momentum
+from .arithmetic import (
+    addcmul,
+    debiased_root,
+    safe_sqrt,
+    sign,
+    update_mean,
+    update_square,
+)
+from .base import NO_HYPERPARAMETERS, Hyperparameters, Rule
+from .orthogonal_adam import orthogonalize_flat
 
-#: Decays of the averages: of momentum and Adam; of Lion; of Adam; of RMSprop.
+__all__ = [
+    "DIRECTIONS",
+    "LINEAR",
+    "MIN_LENGTH",
+    "NAMES",
+    "ORTHOGONAL",
+    "REFERENCE",
+    "RULE",
+    "Moments",
+    "SwitchingState",
+    "check",
+    "choose",
+    "recent_rms",
+    "update_moments",
+]
+
+#: Decays of the moments: means of momentum and Adam, and of Lion; mean squares of Adam and
+#: of RMSprop.
 MEAN, SLOW, SQUARE, SHORT = 0.9, 0.99, 0.999, 0.99
 EPS = 1e-8
+MOMENTUM_DECAY = 4e-3
 
 
-class Averages(NamedTuple):
-    """Running averages of gradients (``mean``, ``slow``) and squares; all from zero."""
+class Moments(NamedTuple):
+    """Moving averages of gradients (``mean``, ``slow``) and squares, all from zero."""
 
     mean: Tensor
     slow: Tensor
@@ -42,70 +72,59 @@ class Averages(NamedTuple):
     short: Tensor
 
 
-def averaged(averages: Averages, grad: Tensor, inplace: bool = False) -> Averages:
-    """The averages with one more gradient; of complex ones, ``view_as_real`` first."""
-    means = ((averages.mean, MEAN), (averages.slow, SLOW))
-    squares = ((averages.square, SQUARE), (averages.short, SHORT))
-    return Averages(
-        *(
-            (old.lerp_(grad, 1 - decay) if inplace else old.lerp(grad, 1 - decay))
-            for old, decay in means
-        ),
-        *(
-            addcmul(mul(old, decay, inplace), grad, grad, 1 - decay, inplace)
-            for old, decay in squares
-        ),
+def update_moments(moments: Moments, grad: Tensor, inplace: bool = False) -> Moments:
+    """Update all moments by a gradient; take ``view_as_real`` of complex tensors first."""
+    return Moments(
+        update_mean(moments.mean, grad, MEAN, inplace),
+        update_mean(moments.slow, grad, SLOW, inplace),
+        update_square(moments.square, grad, SQUARE, inplace),
+        update_square(moments.short, grad, SHORT, inplace),
     )
 
 
-#: Gradient, the averages with it, and the number of gradients in them (a number, or a
-#: tensor that broadcasts), to a direction; the parameters move against it.
-Direction = Callable[[Tensor, Averages, Tensor | float], Tensor]
+#: Function of the gradient, the moments after it, and the number of gradients in them (a
+#: number, or a tensor that broadcasts) to a direction; the parameters move against it.
+Direction = Callable[[Tensor, Moments, Tensor | float], Tensor]
 
 
-def _sgd(grad: Tensor, averages: Averages, step: Tensor | float) -> Tensor:
+def _sgd(grad: Tensor, moments: Moments, step: Tensor | float) -> Tensor:
     return grad
 
 
-def _momentum(grad: Tensor, averages: Averages, step: Tensor | float) -> Tensor:
-    """Torch's buffer ``b <- 0.9 b + g`` is ten times the mean."""
-    return averages.mean / (1 - MEAN)
+def _momentum(grad: Tensor, moments: Moments, step: Tensor | float) -> Tensor:
+    # The buffer b <- 0.9 b + g is ten times the mean.
+    return moments.mean / (1 - MEAN)
 
 
-def _nesterov(grad: Tensor, averages: Averages, step: Tensor | float) -> Tensor:
-    return grad + averages.mean * (MEAN / (1 - MEAN))
+def _nesterov(grad: Tensor, moments: Moments, step: Tensor | float) -> Tensor:
+    return grad + moments.mean * (MEAN / (1 - MEAN))
 
 
-def _rmsprop(grad: Tensor, averages: Averages, step: Tensor | float) -> Tensor:
-    return grad / (root_of(averages.short) + EPS)
+def _rmsprop(grad: Tensor, moments: Moments, step: Tensor | float) -> Tensor:
+    return grad / (safe_sqrt(moments.short) + EPS)
 
 
-def _root(averages: Averages, step: Tensor | float) -> Tensor:
-    """Adam's denominator."""
-    return root_of(averages.square) * (1 - SQUARE**step) ** -0.5 + EPS
+def _adam(grad: Tensor, moments: Moments, step: Tensor | float) -> Tensor:
+    return moments.mean / (1 - MEAN**step) / _adam_root(moments, step)
 
 
-def _adam(grad: Tensor, averages: Averages, step: Tensor | float) -> Tensor:
-    return averages.mean / (1 - MEAN**step) / _root(averages, step)
+def _adam_root(moments: Moments, step: Tensor | float) -> Tensor:
+    return debiased_root(moments.square, SQUARE, step, inplace=False) + EPS
 
 
-def _nadam(grad: Tensor, averages: Averages, step: Tensor | float) -> Tensor:
-    """As in torch, whose momentum grows with the number of updates."""
-    now, ahead = _nadam_momentum(step), _nadam_momentum(step + 1)
+def _nadam(grad: Tensor, moments: Moments, step: Tensor | float) -> Tensor:
+    now, following = (nadam_momentum(t, MEAN, MOMENTUM_DECAY) for t in (step, step + 1))
     product = _nadam_product(step, grad)
-    mean = averages.mean * (ahead / (1 - product * ahead))
-    return (mean + grad * ((1 - now) / (1 - product))) / _root(averages, step)
-
-
-def _nadam_momentum(step: Tensor | float) -> Tensor | float:
-    return MEAN * (1 - 0.5 * 0.96 ** (step * 4e-3))
+    mean = moments.mean * (following / (1 - product * following))
+    return (mean + grad * ((1 - now) / (1 - product))) / _adam_root(moments, step)
 
 
 @functools.cache
 def _nadam_products(dtype: torch.dtype) -> Tensor:
-    """Products of the momenta of the first updates; the last is as good as zero."""
+    """Compute products of NAdam's momenta; after the last they are practically 0."""
     steps = torch.arange(1.0, 401.0, dtype=torch.float64, device="cpu")
-    return _nadam_momentum(steps).cumprod(0).to(dtype)  # type: ignore[union-attr]
+    momenta = nadam_momentum(steps, MEAN, MOMENTUM_DECAY)
+    return momenta.cumprod(0).to(dtype)  # type: ignore[union-attr]
 
 
 def _nadam_product(step: Tensor | float, like: Tensor) -> Tensor | float:
@@ -116,20 +135,19 @@ def _nadam_product(step: Tensor | float, like: Tensor) -> Tensor | float:
     return products[step.long().clamp(max=len(products)) - 1]
 
 
-def _lion(grad: Tensor, averages: Averages, step: Tensor | float) -> Tensor:
-    """The sign of 0.9 of the mean without this gradient, and 0.1 of it."""
-    before = (averages.slow - (1 - SLOW) * grad) / SLOW
+def _lion(grad: Tensor, moments: Moments, step: Tensor | float) -> Tensor:
+    before = (moments.slow - (1 - SLOW) * grad) / SLOW  # the mean without this gradient
     return sign(MEAN * before + (1 - MEAN) * grad, inplace=True)
 
 
-def _orthogonal_adam(grad: Tensor, averages: Averages, step: Tensor | float) -> Tensor:
-    """Adam with Nesterov's momentum; its matrices are yet to be orthogonalised."""
-    mean = averages.mean * (MEAN / (1 - MEAN ** (step + 1)))
+def _orthogonal_adam(grad: Tensor, moments: Moments, step: Tensor | float) -> Tensor:
+    # Its matrices are orthogonalised by the caller, who knows their shapes.
+    mean = moments.mean * (MEAN / (1 - MEAN ** (step + 1)))
     ahead = mean + grad * ((1 - MEAN) / (1 - MEAN**step))
-    return ahead / _root(averages, step)
+    return ahead / _adam_root(moments, step)
 
 
-#: By the names of the rules (:data:`optenv.rules.RULES`).
+#: Directions by the names of the rules in :data:`optenv.rules.RULES`.
 DIRECTIONS: dict[str, Direction] = {
     "sgd": _sgd,
     "momentum": _momentum,
@@ -141,43 +159,50 @@ DIRECTIONS: dict[str, Direction] = {
     "orthogonal-adam": _orthogonal_adam,
 }
 
-#: Those whose directions of matrices are orthogonalised.
-ORTHOGONAL = ("orthogonal-adam",)
-
-#: Those whose steps are as long as gradients are ...
-LINEAR = ("sgd", "momentum", "nesterov")
-
-#: ... and the least share of the usual length that their learning rates are found with.
-LEAST = 0.1
-
-#: Whose steps learning rates are of.
-REFERENCE = "adam"
-
+#: Names of the rules to choose from, in the order of their indices.
 NAMES = tuple(DIRECTIONS)
 
+#: Rules whose directions of matrices are orthogonalised.
+ORTHOGONAL = ("orthogonal-adam",)
 
-def usual(averages: Averages, step: Tensor | float) -> Tensor:
-    """Root mean squares of the latest gradients, in the shape of the averages."""
-    return root_of(averages.short / (1 - SHORT**step))
+#: Rules whose steps are as long as gradients are, and the least length, as a fraction of
+#: the recent gradients', that their learning rates are computed for.
+LINEAR, MIN_LENGTH = ("sgd", "momentum", "nesterov"), 0.1
+
+#: Rule whose steps learning rates refer to.
+REFERENCE = "adam"
+
+
+def recent_rms(moments: Moments, step: Tensor | float) -> Tensor:
+    """Compute the root mean squares of the recent gradients."""
+    return safe_sqrt(moments.short / (1 - SHORT**step))
 
 
 def check(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of rules to choose from.
+    """Check the names of rules to choose from, and return them as a tuple.
 
     Raises:
-        ValueError: there are none, one twice, or one that cannot be switched to.
+        ValueError: there are none, one twice, or one that is not in :data:`NAMES`.
     """
-    found = tuple(names)
-    unknown = [name for name in found if name not in DIRECTIONS]
-    if not found or unknown or len(set(found)) < len(found):
+    checked = tuple(names)
+    unknown = [name for name in checked if name not in DIRECTIONS]
+    if not checked or unknown or len(set(checked)) < len(checked):
         raise ValueError(
             f"rules must be some of {', '.join(NAMES)}, each once, got {names!r}"
         )
-    return found
+    return checked
 
 
 class SwitchingState(NamedTuple):
-    """State of the rule ``"switching"``: averages ``[B, P]``, the rest ``[B, 1]``."""
+    """State of the rule: moments ``[B, P]``, all others ``[B, 1]``.
+
+    Attributes:
+        mean, slow, square, short: see :class:`Moments`.
+        step: number of updates.
+        chosen: index of the rule in force.
+        scale: factor from the learning rate to the rule's own.
+        new: 1 right after a choice, when ``scale`` is yet to be computed, else 0.
+    """
 
     mean: Tensor
     slow: Tensor
@@ -190,18 +215,18 @@ class SwitchingState(NamedTuple):
 
 
 def init(params: Tensor) -> SwitchingState:
-    """State before the first update; nobody has chosen, which makes it Adam."""
+    """Make the state before the first update, with Adam in force."""
     zero = torch.zeros(len(params), 1, dtype=params.dtype, device=params.device)
     chosen = torch.full_like(zero, NAMES.index(REFERENCE))
-    mean, slow, square, short = (torch.zeros_like(params) for _ in Averages._fields)
+    mean, slow, square, short = (torch.zeros_like(params) for _ in Moments._fields)
     return SwitchingState(mean, slow, square, short, zero, chosen, zero + 1, zero)
 
 
 def choose(state: tuple[Tensor, ...], chosen: Tensor) -> SwitchingState:
-    """The state with another choice, ``[B]`` indices in ``range(len(NAMES))``."""
-    own = SwitchingState(*state)
-    column = chosen.to(own.chosen).unsqueeze(1)
-    return own._replace(chosen=column, new=torch.ones_like(own.new))
+    """Return the state with other rules in force, by their indices ``[B]``."""
+    before = SwitchingState(*state)
+    column = chosen.to(before.chosen).unsqueeze(1)
+    return before._replace(chosen=column, new=torch.ones_like(before.new))
 
 
 def update(
@@ -210,22 +235,22 @@ def update(
     state: tuple[Tensor, ...],
     lr: Tensor,
     inplace: bool = False,
-    h: object = None,
+    h: Hyperparameters = NO_HYPERPARAMETERS,
     shapes: Sequence[Sequence[int]] | None = None,
 ) -> tuple[Tensor, SwitchingState]:
-    r"""Move each run by the rule that was chosen for it.
+    r"""Move each run by the rule that is in force for it.
 
-    :math:`\theta \leftarrow \theta - \eta c_k d_k`, with :math:`d_k` the direction of the
-    rule :math:`k` and :math:`c_k = \|d_\text{Adam}\| / \|d_k\|` at the first update after
-    the choice, where the denominator of SGD's kind of rules is at least :data:`LEAST` of
-    the norm of :func:`usual`.
+    :math:`\theta \leftarrow \theta - \eta c_k d_k`, with :math:`d_k` the direction of rule
+    :math:`k` and :math:`c_k = \|d_\text{Adam}\| / \|d_k\|` at the first update after the
+    choice. For the rules in :data:`LINEAR`, the denominator is at least
+    :data:`MIN_LENGTH` times the norm of :func:`recent_rms`.
 
     Args:
         params, grad: ``[B, P]``.
         state: see :class:`SwitchingState`.
-        lr: ``[B, 1]``, of Adam's steps.
-        inplace: overwrite parameters and averages.
-        h: none are needed.
+        lr: of Adam's steps, ``[B, 1]``.
+        inplace: whether parameters and moments may be overwritten.
+        h: no hyperparameters.
         shapes: of the parameters of one run.
 
     Raises:
@@ -233,44 +258,55 @@ def update(
     """
     if shapes is None:
         raise TypeError("switching needs shapes: bind the rule to them first")
-    own = SwitchingState(*state)
-    averages = averaged(Averages(*own[:4]), grad, inplace)
-    step = own.step + 1
-    rows = [own.chosen[:, 0] == i for i in range(len(NAMES))]
-    direction = _directions(rows, grad, averages, step, shapes)
-    scale = own.scale
-    if bool(own.new.any()):
-        adam = DIRECTIONS[REFERENCE](grad, averages, step).norm(dim=1, keepdim=True)
+    # 1. The moments of all rules, and the direction of the one in force.
+    before = SwitchingState(*state)
+    moments = update_moments(Moments(*before[:4]), grad, inplace)
+    step = before.step + 1
+    masks = [before.chosen[:, 0] == i for i in range(len(NAMES))]
+    direction = _directions(masks, grad, moments, step, shapes)
+    # 2. Right after a choice, the factor to the rule's own learning rate.
+    scale = before.scale
+    if bool(before.new.any()):
+        adam = DIRECTIONS[REFERENCE](grad, moments, step).norm(dim=1, keepdim=True)
         length = direction.norm(dim=1, keepdim=True)
-        linear = torch.stack([rows[NAMES.index(name)] for name in LINEAR]).any(0)
-        floor = LEAST * usual(averages, step).norm(dim=1, keepdim=True)
+        linear = torch.stack([masks[NAMES.index(name)] for name in LINEAR]).any(0)
+        floor = MIN_LENGTH * recent_rms(moments, step).norm(dim=1, keepdim=True)
         length = torch.where(linear[:, None], torch.maximum(length, floor), length)
         ratio = torch.where(length > 0, adam / length.clamp(min=1e-30), 1.0)
-        scale = torch.where(own.new > 0, ratio, scale)
-    after = own._replace(
-        **averages._asdict(), step=step, scale=scale, new=torch.zeros_like(own.new)
+        scale = torch.where(before.new > 0, ratio, scale)
+    # 3. The step.
+    after = before._replace(
+        **moments._asdict(), step=step, scale=scale, new=torch.zeros_like(before.new)
     )
     return addcmul(params, direction, lr * scale, -1.0, inplace), after
 
 
 def _directions(
-    rows: Sequence[Tensor],
+    masks: Sequence[Tensor],
     grad: Tensor,
-    averages: Averages,
+    moments: Moments,
     step: Tensor,
     shapes: Sequence[Sequence[int]],
 ) -> Tensor:
-    """Direction of each run ``[B, P]``; ``rows`` tells which runs each rule moves."""
-    found = torch.zeros_like(grad)
-    for name, mask in zip(NAMES, rows, strict=True):
+    """Compute the direction of each run, ``[B, P]``.
+
+    Args:
+        masks: for each rule, the runs ``[B]`` that it is in force for.
+        grad, moments, step, shapes: as in :func:`update`.
+    """
+    directions = torch.zeros_like(grad)
+    for name, mask in zip(NAMES, masks, strict=True):
         index = mask.nonzero()[:, 0]
         if not len(index):
             continue
-        part = Averages(*(average[index] for average in averages))
+        part = Moments(*(moment[index] for moment in moments))
         direction = DIRECTIONS[name](grad[index], part, step[index])
         if name in ORTHOGONAL:
             direction = orthogonalize_flat(direction, shapes)
         if len(index) == len(grad):
             return direction
-        found = found.index_copy(0, index, direction)
-    return found
+        directions = directions.index_copy(0, index, direction)
+    return directions
+
+
+RULE = Rule("switching", 1e-3, init, update, shaped=True)

@@ -110,7 +110,7 @@ class AdamHD(Rule):
 
 
 class OrthogonalAdam(Rule):
-    """The rule of the default policy without the policy; :mod:`optenv.rules.orthogonal`.
+    """Update rule of the default policy, without the policy.
 
     It is what tells apart what the policy brings, and what the rule that it drives.
 

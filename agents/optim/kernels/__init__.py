@@ -1,4 +1,4 @@
-"""The update rules on lists of parameters, by torch's own kernels where it has them."""
+"""Update rules on lists of parameters, by torch's own kernels where it has them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,76 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optenv.rules import Hyperparameters, Rule
+from optenv.rules import Rule
 
 from ..distributed import is_sharded
-from .base import DEFAULT, HALF, Implementation, Kernel, wide
-from .lion import lion
-from .mlp import network
-from .orthogonal_adam import orthogonal_adam
-from .torch_native import FUSED, NAMESAKES
+from ..tensors import HALF, GradientBatch, wide
+from . import generic, lion, mlp, orthogonal_adam, switching, torch_native
+from .base import DEFAULT, Kernel, KernelOptions, Step
 
-__all__ = ["FUSED", "KERNELS", "STATES", "fill", "update"]
+__all__ = ["FUSED", "KERNELS", "allocate", "register", "update", "update_groups"]
+
+#: Kernels by the name of their rule. Any other rule is applied by ``generic``.
+KERNELS: dict[str, Kernel] = {
+    **torch_native.KERNELS,
+    **lion.KERNELS,
+    **orthogonal_adam.KERNELS,
+    **mlp.KERNELS,
+}
+
+#: Rules with a fused implementation.
+FUSED = tuple(name for name, kernel in KERNELS.items() if kernel.fused)
+
+#: Slots of policies that choose among rules.
+_SWITCHING_SLOTS = frozenset({"step", *switching.MOMENTS})
+
+
+def register(name: str, kernel: Kernel) -> None:
+    """Add a kernel for a rule registered from outside (:func:`optenv.rules.register`).
+
+    Raises:
+        TypeError: ``kernel`` is no :class:`~agents.optim.kernels.base.Kernel`.
+        ValueError: the rule has a kernel already.
+    """
+    if not isinstance(kernel, Kernel):
+        raise TypeError(
+            f"kernel must be an agents.optim.kernels.base.Kernel, got {kernel!r}"
+        )
+    if name in KERNELS:
+        raise ValueError(f"rule {name!r} has a kernel already; taken: {', '.join(KERNELS)}")
+    KERNELS[name] = kernel
+
+
+def update_groups(
+    rule: Rule,
+    batch: GradientBatch,
+    multiplier: float,
+    state: dict[str, Any],
+    partitioned: bool = False,
+) -> None:
+    """Update the parameters of all groups, at their learning rates times ``multiplier``.
+
+    Args:
+        rule: of the policy.
+        batch: gradients of the step. ``group["effective_lr"]`` of its groups is set.
+        multiplier: of the learning rates.
+        state: of the controller, which may have chosen another rule.
+        partitioned: whether other processes hold further parameters.
+    """
+    begin = 0
+    for group, count in zip(batch.groups, batch.counts, strict=True):
+        lr = group["effective_lr"] = float(group["lr"]) * multiplier
+        part, begin = slice(begin, begin + count), begin + count
+        params = batch.params[part]
+        states = [batch.states[p] for p in params]
+        options = KernelOptions(group["foreach"], group["fused"])
+        if not lr or not params or state["chosen"] >= 0:
+            allocate(rule, params, states, options)
+        else:
+            grads, decay = batch.grads[part], group["weight_decay"]
+            update(rule, params, grads, states, lr, weight_decay=decay, options=options)
+    if state["chosen"] >= 0:
+        switching.update(batch, state, partitioned)
 
 
 def update(
@@ -28,101 +88,87 @@ def update(
     lr: float,
     *,
     weight_decay: float,
-    how: Implementation = DEFAULT,
+    options: KernelOptions = DEFAULT,
 ) -> None:
-    """Move parameters by one update of ``rule``, after decoupled weight decay.
+    """Update parameters by ``rule``, after decoupled weight decay.
 
-    Half precision has too few digits for the averages that a state holds: those, and the
-    update, are in single precision.
+    Half precision has too few digits for moments: those and the update are in float32.
+
+    Args:
+        rule: the update rule.
+        params: parameters, changed in place.
+        grads: their gradients.
+        states: their states, where slots that are missing are allocated.
+        lr: learning rate.
+        weight_decay: ``lr * weight_decay`` is taken off the parameters.
+        options: implementation to use.
     """
-    fill(rule, params, states, how)
-    if len({(type(p), p.dtype) for p in params}) > 1:  # a kernel takes those of one kind
+    allocate(rule, params, states, options)
+    # 1. Split by kind, if there are several: sharded or not, half precision or not.
+    parts: list[list[int]] = [[]]
+    if len({(type(p), p.dtype) for p in params}) > 1:
         kinds = [(is_sharded(p), p.dtype in HALF) for p in params]
-        parts = [[i for i, own in enumerate(kinds) if own == kind] for kind in set(kinds)]
-    else:
-        parts = [[]]
+        parts = [[i for i, kind in enumerate(kinds) if kind == k] for k in set(kinds)]
     for part in parts:
-        own, steepest, kept = params, grads, states
+        step = Step(params, grads, states, lr, rule.hyperparameters, options)
         if part:
-            own, steepest = [params[i] for i in part], [grads[i] for i in part]
-            kept = [states[i] for i in part]
-        moved, half = own, own[0].dtype in HALF
-        if half:
-            moved = [p.to(wide(p.dtype)) for p in own]
-            steepest = [grad.to(wide(grad.dtype)) for grad in steepest]
+            step = Step(
+                [params[i] for i in part], [grads[i] for i in part],
+                [states[i] for i in part], lr, rule.hyperparameters, options,
+            )  # fmt: skip
+        # 2. Update half precision in float32 copies.
+        original = step.params
+        is_half = original[0].dtype in HALF
+        if is_half:
+            copies = [p.to(wide(p.dtype)) for p in step.params]
+            wide_grads = [grad.to(wide(grad.dtype)) for grad in step.grads]
+            step = Step(copies, wide_grads, step.states, lr, step.h, options)
         if weight_decay:
-            torch._foreach_mul_(moved, 1.0 - lr * weight_decay)
-        KERNELS[rule.name](moved, steepest, kept, lr, how, rule.hyperparameters)
-        if half:
-            torch._foreach_copy_(own, moved)
+            torch._foreach_mul_(step.params, 1.0 - lr * weight_decay)
+        _apply(rule, step)
+        if is_half:
+            torch._foreach_copy_(original, step.params)
 
 
-def fill(
+def _apply(rule: Rule, step: Step) -> None:
+    kernel = KERNELS.get(rule.name)
+    if kernel is None:
+        generic.update(rule, step)
+    elif kernel.native or step.options.foreach is not False:
+        kernel.update(step)
+    else:
+        for single in step.one_by_one():
+            kernel.update(single)
+
+
+def allocate(
     rule: Rule,
     params: Sequence[Tensor],
     states: Sequence[dict[str, Any]],
-    how: Implementation,
+    options: KernelOptions = DEFAULT,
 ) -> None:
-    """Give parameters that have none the state of ``rule`` before its first update."""
-    names = STATES[rule.name]
+    """Allocate the slots of ``rule`` in the states of parameters that have none."""
+    if rule.name == "switching":
+        slots = _SWITCHING_SLOTS
+    elif rule.name in KERNELS:
+        slots = KERNELS[rule.name].slots
+    else:
+        for param, state in zip(params, states, strict=True):
+            generic.allocate(rule, param, state)
+        return
     for param, state in zip(params, states, strict=True):
-        if names <= state.keys():
-            continue
-        for name in sorted(names - state.keys()):
-            state[name] = _initial(name, param, how)
+        if not slots <= state.keys():
+            for name in sorted(slots - state.keys()):
+                state[name] = _initial(name, param, options)
 
 
-def _initial(name: str, param: Tensor, how: Implementation) -> Tensor:
-    """What a rule starts from: zeros of the shape of ``param``, or a number."""
+def _initial(name: str, param: Tensor, options: KernelOptions) -> Tensor:
+    """Make the initial value of a slot: zeros of the parameter's shape, or a number."""
     if name == "step":
-        # Not of torch's default type: half precision cannot count beyond 256.
-        where = param.device if how.fused else "cpu"
-        return torch.zeros((), dtype=torch.float32, device=where)
+        # Not of torch's default dtype: half precision cannot count beyond 256.
+        device = param.device if options.fused else torch.device("cpu")
+        return torch.zeros((), dtype=torch.float32, device=device)
     dtype = wide(param.dtype)
     if name == "mu_product":  # torch has it in single precision, also for doubles
         return torch.ones((), dtype=dtype.to_real(), device="cpu")
     return torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
-
-
-def _one_by_one(kernel: Kernel) -> Kernel:
-    """``kernel``, which without ``foreach`` takes less memory: one parameter at a time."""
-
-    def each(
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[dict[str, Any]],
-        lr: float,
-        how: Implementation,
-        h: Hyperparameters,
-    ) -> None:
-        if how.foreach is not False:
-            kernel(params, grads, states, lr, how, h)
-            return
-        for param, grad, state in zip(params, grads, states, strict=True):
-            kernel([param], [grad], [state], lr, how, h)
-
-    return each
-
-
-#: What each rule keeps for a parameter.
-STATES: dict[str, frozenset[str]] = {
-    "sgd": frozenset(),
-    "momentum": frozenset({"momentum_buffer"}),
-    "nesterov": frozenset({"momentum_buffer"}),
-    "rmsprop": frozenset({"step", "square_avg"}),
-    "adam": frozenset({"step", "exp_avg", "exp_avg_sq"}),
-    "nadam": frozenset({"step", "exp_avg", "exp_avg_sq", "mu_product"}),
-    "lion": frozenset({"exp_avg"}),
-    "orthogonal-adam": frozenset({"step", "exp_avg", "exp_avg_sq"}),
-    "network": frozenset({"step", "exp_avg", "slow_exp_avg", "exp_avg_sq"}),
-    "switching": frozenset(
-        {"step", "exp_avg", "slow_exp_avg", "exp_avg_sq", "short_exp_avg_sq"}
-    ),
-}
-
-KERNELS: dict[str, Kernel] = {
-    **NAMESAKES,
-    "lion": _one_by_one(lion),
-    "orthogonal-adam": _one_by_one(orthogonal_adam),
-    "network": _one_by_one(network),
-}

@@ -1,39 +1,29 @@
-"""Lion on lists of parameters, which torch has no kernel for."""
+"""Kernel of Lion (:func:`optenv.rules.lion.lion`)."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor
-
-from optenv.rules import Hyperparameters
 
 from ..distributed import is_sharded
 from ..tensors import real
-from .base import Implementation
+from .base import Kernel, Step, update_means_
 
-__all__ = ["lion"]
+__all__ = ["KERNELS"]
 
 
-def lion(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[dict[str, Any]],
-    lr: float,
-    how: Implementation,
-    h: Hyperparameters,
-) -> None:
-    """Move parameters by one update of :func:`optenv.rules.lion`."""
-    params, grads = [real(p) for p in params], [real(grad) for grad in grads]
-    means = [real(state["exp_avg"]) for state in states]
-    directions = torch._foreach_mul(means, h.beta1)
-    torch._foreach_add_(directions, grads, alpha=1 - h.beta1)
-    torch._foreach_lerp_(means, grads, 1 - h.beta2)
-    if is_sharded(params[0]):  # for a DTensor there is no such operation on lists
+def _lion(step: Step) -> None:
+    params, grads = [real(p) for p in step.params], [real(grad) for grad in step.grads]
+    means = [real(mean) for mean in step.slots("exp_avg")]
+    directions = torch._foreach_mul(means, step.h.beta1)
+    torch._foreach_add_(directions, grads, alpha=1 - step.h.beta1)
+    update_means_(means, grads, step.h.beta2)
+    if is_sharded(params[0]):  # DTensor has no foreach operation for it
         signs = tuple(direction.sign() for direction in directions)
     else:
         signs = torch._foreach_sign(directions)
-    torch._foreach_mul_(directions, 0.0)  # NaN where it is not finite: as in the rule
+    torch._foreach_mul_(directions, 0.0)  # NaN where it is not finite, as in the rule
     torch._foreach_add_(signs, directions)
-    torch._foreach_add_(params, signs, alpha=-lr)
+    torch._foreach_add_(params, signs, alpha=-step.lr)
+
+
+KERNELS: dict[str, Kernel] = {"lion": Kernel(_lion, frozenset({"exp_avg"}))}

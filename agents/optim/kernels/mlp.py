@@ -1,4 +1,4 @@
-"""The learned update rule on lists of parameters."""
+"""Kernel of the MLP rule ``network`` (:mod:`optenv.rules.mlp`)."""
 
 from __future__ import annotations
 
@@ -9,71 +9,68 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optenv.rules import Hyperparameters
-from optenv.rules.mlp import DECAYS, LIMIT, SQUARE_DECAY, correct, relative
+from optenv.rules.mlp import DECAYS, LIMIT, MLP, SQUARE_DECAY, correct, relative
 
-from ..distributed import is_sharded, whole
+from ..distributed import full_tensor, is_sharded
 from ..tensors import real
-from .base import Implementation
+from .base import Kernel, Step, update_means_, update_squares_
 
-__all__ = ["network"]
+__all__ = ["KERNELS"]
 
-#: Numbers that the network is applied to together: what it makes of more fits no cache.
-AT_ONCE = 2**14
+#: Numbers that the MLP is applied to at once: the hidden units of more fit no cache.
+CHUNK_NUMEL = 2**14
 
 
-def network(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[dict[str, Any]],
-    lr: float,
-    how: Implementation,
-    h: Hyperparameters,
-) -> None:
-    """Move parameters by one update of :func:`optenv.rules.network`."""
-    alike: dict[tuple[Any, ...], list[int]] = {}
-    for i, (param, state) in enumerate(zip(params, states, strict=True)):
-        state["step"] += 1
-        alike.setdefault((state["step"].item(), param.dtype, param.device), []).append(i)
-    for (step, *_), every in alike.items():
-        kept = (
-            [real(states[i][name]) for i in every]
+def _network(step: Step) -> None:
+    # Parameters are updated together that have had as many updates, on one device.
+    by_kind: dict[tuple[Any, ...], list[int]] = {}
+    kinds = zip(step.count(), step.params, strict=True)
+    for i, (count, param) in enumerate(kinds):
+        by_kind.setdefault((count, param.dtype, param.device), []).append(i)
+    for (count, *_), indices in by_kind.items():
+        tensors = ([real(each[i]) for i in indices] for each in (step.params, step.grads))
+        moments = (
+            [real(step.states[i][name]) for i in indices]
             for name in ("exp_avg", "slow_exp_avg", "exp_avg_sq")
         )
-        own = [real(params[i]) for i in every], [real(grads[i]) for i in every]
-        _move(*own, *kept, step=step, lr=lr, h=h)
+        _update(*tensors, *moments, count=count, lr=step.lr, h=step.h)
 
 
-def _move(
+def _update(
     params: list[Tensor],
     grads: list[Tensor],
     fast: list[Tensor],
     slow: list[Tensor],
     squares: list[Tensor],
     *,
-    step: float,
+    count: float,
     lr: float,
-    h: Hyperparameters,
+    h: MLP,
 ) -> None:
-    """Move parameters of one kind; a ``DTensor`` in the part of it that is here."""
-    torch._foreach_lerp_(fast, grads, 1 - DECAYS[0])
-    torch._foreach_lerp_(slow, grads, 1 - DECAYS[1])
-    torch._foreach_mul_(squares, SQUARE_DECAY)
-    torch._foreach_addcmul_(squares, grads, grads, 1 - SQUARE_DECAY)
+    """Update parameters of one kind; of a ``DTensor``, the local shard."""
+    # 1. The moments, on whole tensors.
+    update_means_(fast, grads, DECAYS[0])
+    update_means_(slow, grads, DECAYS[1])
+    update_squares_(squares, grads, SQUARE_DECAY)
     roots = torch._foreach_sqrt(squares)
-    torch._foreach_mul_(roots, (1 - SQUARE_DECAY**step) ** -0.5)
+    torch._foreach_mul_(roots, (1 - SQUARE_DECAY**count) ** -0.5)
     torch._foreach_add_(roots, h.eps)
+    # 2. The MLP, on flat chunks of all tensors.
     local = [_local(param) for param in params]
-    counts = torch.tensor([param.numel() for param in local], device=local[0].device)
-    scales = [_scales(part, counts) for part in (roots, params)]
-    rows = [torch.cat([_local(p).flatten() for p in part]) for part in (
-        grads, fast, slow, roots, params
-    )]  # fmt: skip
+    sizes = torch.tensor([param.numel() for param in local], device=local[0].device)
+    rms = [_rms(tensors, sizes) for tensors in (roots, params)]
+    rows = [
+        torch.cat([_local(tensor).flatten() for tensor in tensors])
+        for tensors in (grads, fast, slow, roots, params)
+    ]
     weights = torch.tensor(h.weights, dtype=local[0].dtype, device=local[0].device)
-    pieces = zip(*(row[None].split(AT_ONCE, 1) for row in (*rows, *scales)), strict=True)
-    found = [_direction(*piece, step=step, eps=h.eps, weights=weights) for piece in pieces]
-    directions = torch.cat(found, 1)[0].split(counts.tolist())
-    shaped = [d.view(p.shape) for d, p in zip(directions, local, strict=True)]
+    chunks = zip(*(row[None].split(CHUNK_NUMEL, 1) for row in (*rows, *rms)), strict=True)
+    directions = [
+        _direction(*chunk, count=count, eps=h.eps, weights=weights) for chunk in chunks
+    ]
+    # 3. The step.
+    flat = torch.cat(directions, 1)[0].split(sizes.tolist())
+    shaped = [d.view(p.shape) for d, p in zip(flat, local, strict=True)]
     torch._foreach_add_(local, shaped, alpha=-lr)
 
 
@@ -83,31 +80,38 @@ def _direction(
     slow: Tensor,
     root: Tensor,
     param: Tensor,
-    *scales: Tensor,
-    step: float,
+    *rms: Tensor,
+    count: float,
     eps: float,
     weights: Tensor,
 ) -> Tensor:
-    """Directions ``[1, n]`` of some numbers."""
+    """Compute directions ``[1, n]`` from gradients, moments and parameters ``[1, n]``."""
     means = [
-        mean / ((1 - decay**step) * root)
+        mean / ((1 - decay**count) * root)
         for mean, decay in zip((fast, slow), DECAYS, strict=True)
     ]
     if not weights.numel():
         return means[0]
-    age = torch.full_like(root, math.log1p(step) / LIMIT)
-    seen = [grad / root, *means, *relative(root, param, *scales), age]
-    # Half precision, as of a caller's autocast, is too coarse for it.
+    age = torch.full_like(root, math.log1p(count) / LIMIT)
+    inputs = [grad / root, *means, *relative(root, param, *rms), age]
+    # The half precision of a caller's autocast is too coarse for it.
     with torch.autocast(root.device.type, enabled=False):
-        return correct(means[0], 1 - eps / root, torch.stack(seen, dim=1), weights)
+        return correct(means[0], 1 - eps / root, torch.stack(inputs, dim=1), weights)
 
 
-def _scales(tensors: Sequence[Tensor], counts: Tensor) -> Tensor:
-    """Root mean square of each of the tensors, for each number that is here."""
-    norms = torch.stack([whole(norm) for norm in torch._foreach_norm(list(tensors))])
-    sizes = torch.tensor([t.numel() for t in tensors], device=norms.device)
-    return (norms / sizes.to(norms.dtype).sqrt()).repeat_interleave(counts)
+def _rms(tensors: Sequence[Tensor], sizes: Tensor) -> Tensor:
+    """Compute the root mean square of each full tensor, for each of its local numbers."""
+    norms = torch.stack([full_tensor(n) for n in torch._foreach_norm(list(tensors))])
+    counts = torch.tensor([t.numel() for t in tensors], device=norms.device)
+    return (norms / counts.to(norms.dtype).sqrt()).repeat_interleave(sizes)
 
 
 def _local(tensor: Any) -> Tensor:
     return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+KERNELS: dict[str, Kernel] = {
+    "network": Kernel(
+        _network, frozenset({"step", "exp_avg", "slow_exp_avg", "exp_avg_sq"})
+    )
+}

@@ -1,4 +1,4 @@
-"""Orthogonal Adam on lists of parameters, which torch has no kernel for."""
+"""Kernel of orthogonal Adam (:mod:`optenv.rules.orthogonal_adam`)."""
 
 from __future__ import annotations
 
@@ -8,75 +8,77 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optenv.rules import Hyperparameters
-from optenv.rules.orthogonal import as_matrix, orthogonalize
+from optenv.rules.orthogonal_adam import as_matrix, orthogonalize
 
-from ..distributed import scattered, whole
+from ..distributed import full_tensor, shard_like
 from ..tensors import real
-from .base import Implementation
+from .base import Kernel, Step, update_means_, update_squares_
 
-__all__ = ["orthogonal_adam", "orthogonalized"]
+__all__ = ["KERNELS", "orthogonalized"]
 
-#: Numbers in the matrices that are orthogonalised together: with more, memory is what
+#: Numbers in the matrices that are orthogonalised together: with more, the memory traffic
 #: takes the time.
-AT_ONCE = 2**18
+CHUNK_NUMEL = 2**18
 
 
-def orthogonal_adam(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[dict[str, Any]],
-    lr: float,
-    how: Implementation,
-    h: Hyperparameters,
-) -> None:
-    """Move parameters by one update of :func:`optenv.rules.orthogonal_adam`."""
-    grads, means, squares, values = (
-        [real(x) for x in part]
-        for part in (
-            grads,
-            [s["exp_avg"] for s in states],
-            [s["exp_avg_sq"] for s in states],
-            params,
-        )
+def _orthogonal_adam(step: Step) -> None:
+    h, params = step.h, [real(p) for p in step.params]
+    grads = [real(grad) for grad in step.grads]
+    means, squares = (
+        [real(slot) for slot in step.slots(name)] for name in ("exp_avg", "exp_avg_sq")
     )
-    for state in states:
-        state["step"] += 1
-    steps = [state["step"].item() for state in states]
-    torch._foreach_lerp_(means, grads, 1 - h.beta1)
-    decays = [h.decay(t) for t in steps]
-    torch._foreach_mul_(squares, decays)
-    torch._foreach_addcmul_(squares, grads, grads, [1 - decay for decay in decays])
+    # 1. Adam's moments, whose memory can grow.
+    counts = step.count()
+    update_means_(means, grads, h.beta1)
+    update_squares_(squares, grads, [h.decay(t) for t in counts])
+    # 2. The direction of Adam with Nesterov's momentum.
     roots = torch._foreach_sqrt(squares)
     if h.power == 0:
-        torch._foreach_mul_(roots, [(1 - h.beta2**t) ** -0.5 for t in steps])
+        torch._foreach_mul_(roots, [(1 - h.beta2**t) ** -0.5 for t in counts])
     torch._foreach_add_(roots, h.eps)
-    directions = torch._foreach_mul(
-        means, [h.beta1 / (1 - h.beta1 ** (t + 1)) for t in steps]
-    )
-    now = torch._foreach_mul(grads, [(1 - h.beta1) / (1 - h.beta1**t) for t in steps])
-    torch._foreach_add_(directions, now)
+    ahead = [h.beta1 / (1 - h.beta1 ** (t + 1)) for t in counts]
+    now = [(1 - h.beta1) / (1 - h.beta1**t) for t in counts]
+    directions = torch._foreach_mul(means, ahead)
+    torch._foreach_add_(directions, torch._foreach_mul(grads, now))
     torch._foreach_div_(directions, roots)
-    torch._foreach_add_(values, orthogonalized(list(directions), params), alpha=-lr)
+    # 3. Its matrices orthogonalised.
+    updates = orthogonalized(list(directions), step.params)
+    torch._foreach_add_(params, updates, alpha=-step.lr)
 
 
 def orthogonalized(directions: list[Tensor], params: list[Tensor]) -> list[Tensor]:
-    """The directions, those of real matrices orthogonalised; small ones alike together."""
-    alike: dict[tuple[Any, ...], list[int]] = {}
+    """Orthogonalise the directions of real matrices; return all directions.
+
+    Matrices of one shape are stacked, several small ones at once.
+
+    Args:
+        directions: of each parameter, in single or double precision; ``DTensor`` if the
+            parameter is one.
+        params: the parameters, for their shapes.
+    """
+    by_kind: dict[tuple[Any, ...], list[int]] = {}
     for i, param in enumerate(params):
         matrix = None if param.is_complex() else as_matrix(param.shape)
         if matrix is not None:
-            alike.setdefault((matrix, param.device, param.dtype), []).append(i)
-    for (matrix, *_), every in alike.items():
-        count = max(1, AT_ONCE // math.prod(matrix))
-        for begin in range(0, len(every), count):
-            group = every[begin : begin + count]
-            stacked = torch.stack([whole(directions[i]).reshape(matrix) for i in group])
-            # Half precision, as of a caller's autocast, is too coarse for the squares of
-            # squares in it; parameters of that kind come here in single precision.
+            by_kind.setdefault((matrix, param.device, param.dtype), []).append(i)
+    for (matrix, *_), indices in by_kind.items():
+        count = max(1, CHUNK_NUMEL // math.prod(matrix))
+        for begin in range(0, len(indices), count):
+            chunk = indices[begin : begin + count]
+            stacked = torch.stack(
+                [full_tensor(directions[i]).reshape(matrix) for i in chunk]
+            )
+            # The half precision of a caller's autocast is too coarse for the iteration.
             with torch.autocast(stacked.device.type, enabled=False):
-                found = orthogonalize(stacked)
-            for i, result in zip(group, found, strict=True):
+                results = orthogonalize(stacked)
+            for i, result in zip(chunk, results, strict=True):
                 shaped = result.view(directions[i].shape)
-                directions[i] = scattered(shaped, directions[i])
+                directions[i] = shard_like(shaped, directions[i])
     return directions
+
+
+KERNELS: dict[str, Kernel] = {
+    "orthogonal-adam": Kernel(
+        _orthogonal_adam, frozenset({"step", "exp_avg", "exp_avg_sq"})
+    )
+}

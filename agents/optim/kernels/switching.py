@@ -1,100 +1,93 @@
-"""The rules that a policy switches between, on lists of parameters."""
+"""Kernel of policies that choose update rules (:mod:`optenv.rules.switching`)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from optenv.rules import SWITCHING, switching
-from optenv.rules.switching import Averages
+from optenv.rules import switching
+from optenv.rules.switching import Moments
 
-from ..tensors import grad_norm, real
-from . import fill
-from .base import DEFAULT, wide
+from ..tensors import GradientBatch, grad_norm, real, wide
 from .orthogonal_adam import orthogonalized
 
-__all__ = ["move"]
+__all__ = ["MOMENTS", "update"]
 
-#: What is kept for a parameter of each of the averages.
-KEPT = ("exp_avg", "slow_exp_avg", "exp_avg_sq", "short_exp_avg_sq")
+#: Slots of a parameter's state, in the order of :class:`~optenv.rules.switching.Moments`.
+MOMENTS = ("exp_avg", "slow_exp_avg", "exp_avg_sq", "short_exp_avg_sq")
 
 
-def move(
-    state: dict[str, Any],
-    groups: Sequence[dict[str, Any]],
-    parts: Sequence[Sequence[Tensor]],
-    grads: Sequence[Tensor],
-    kept: Mapping[Tensor, dict[str, Any]],
-    multiplier: float,
-    partitioned: bool = False,
-) -> dict[str, Any]:
-    """Move parameters by one update of :func:`optenv.rules.switching.update`.
+def update(batch: GradientBatch, state: dict[str, Any], partitioned: bool) -> None:
+    """Update parameters by the rule in force (:func:`optenv.rules.switching.update`).
 
-    Averages and update are in single precision where parameters are in half. Parameters
-    whose learning rate is 0 stay, and so do their averages.
+    Moments and update are in single precision for parameters in half precision.
+    Parameters whose learning rate is 0 do not move, and neither do their moments.
 
     Args:
-        state: of the controller, which has chosen the rule; without a ``"scale"`` between
-            a learning rate and the rule's own right after a choice.
-        groups: of parameters, whose learning rates in force are noted.
-        parts: the parameters of each group that have a gradient.
-        grads: theirs, of all parts.
-        kept: a dict for each parameter, for the averages (:data:`KEPT`, in the order of
-            :class:`~optenv.rules.switching.Averages`) and their ``step``.
-        multiplier: of the learning rates.
+        batch: gradients; the learning rates in force are ``group["effective_lr"]``. The
+            states of the parameters have their slots.
+        state: of the controller, which has chosen a rule. Right after a choice its
+            ``"scale"``, from the learning rate to the rule's own, is None; it is set.
         partitioned: whether other processes hold further parameters.
-
-    Returns:
-        The state, with the scale.
     """
+    # 1. Update the moments of all rules.
     moving: list[tuple[Tensor, float, float]] = []
-    steepest: list[Tensor] = []
-    done = 0
-    for group, params in zip(groups, parts, strict=True):
-        lr = group["effective_lr"] = float(group["lr"]) * multiplier
-        fill(SWITCHING, params, [kept[p] for p in params], DEFAULT)
-        own, done = grads[done : done + len(params)], done + len(params)
+    grads: list[Tensor] = []
+    for group, params, group_grads in batch.by_group():
+        lr = group["effective_lr"]
         if lr:
             moving += [(p, lr, group["weight_decay"]) for p in params]
-            steepest += [grad.to(wide(grad.dtype)) for grad in own]
+            grads += [grad.to(wide(grad.dtype)) for grad in group_grads]
     params = [p for p, *_ in moving]
-    averages = [Averages(*(real(kept[p][name]) for name in KEPT)) for p in params]
-    for p, every, grad in zip(params, averages, steepest, strict=True):
-        kept[p]["step"] += 1
-        switching.averaged(every, real(grad), inplace=True)
-    steps = [kept[p]["step"].item() for p in params]
-    known = list(zip(averages, steps, strict=True))
-    chosen, scale = switching.NAMES[state["chosen"]], state["scale"]
-    directions = _directions(chosen, params, steepest, known)
-    if scale is None:
-        reference = _directions(switching.REFERENCE, params, steepest, known)
+    states = [batch.states[p] for p in params]
+    moments = [Moments(*(real(each[name]) for name in MOMENTS)) for each in states]
+    for each, of_param, grad in zip(states, moments, grads, strict=True):
+        each["step"] += 1
+        switching.update_moments(of_param, real(grad), inplace=True)
+    counts = [each["step"].item() for each in states]
+    counted = list(zip(moments, counts, strict=True))
+    # 2. The direction of the rule, and right after a choice its scale.
+    chosen = switching.NAMES[state["chosen"]]
+    directions = _directions(chosen, params, grads, counted)
+    if state["scale"] is None:
+        reference = _directions(switching.REFERENCE, params, grads, counted)
         length = grad_norm(directions, partitioned)
         if chosen in switching.LINEAR:
-            usual = grad_norm([switching.usual(*own) for own in known], partitioned)
-            length = max(length, switching.LEAST * usual)
-        scale = grad_norm(reference, partitioned) / length if length > 0 else 1.0
+            recent = [switching.recent_rms(*each) for each in counted]
+            floor = switching.MIN_LENGTH * grad_norm(recent, partitioned)
+            length = max(length, floor)
+        wanted = grad_norm(reference, partitioned)
+        state["scale"] = wanted / length if length > 0 else 1.0
+    # 3. The step.
     for (param, lr, decay), direction in zip(moving, directions, strict=True):
         moved = param.to(wide(param.dtype))  # itself, unless it is in half precision
         if decay:
             moved.mul_(1.0 - lr * decay)
-        moved.add_(direction, alpha=-lr * scale)
+        moved.add_(direction, alpha=-lr * state["scale"])
         if moved is not param:
             param.copy_(moved)
-    return {**state, "scale": scale}
 
 
 def _directions(
     name: str,
     params: list[Tensor],
     grads: list[Tensor],
-    known: list[tuple[Averages, float]],
+    counted: list[tuple[Moments, float]],
 ) -> list[Tensor]:
-    """Direction of a rule for each parameter, complex where that is."""
-    found = []
-    for grad, (averages, step) in zip(grads, known, strict=True):
-        direction = switching.DIRECTIONS[name](real(grad), averages, step)
-        found.append(torch.view_as_complex(direction) if grad.is_complex() else direction)
-    return orthogonalized(found, params) if name in switching.ORTHOGONAL else found
+    """Compute the direction of a rule for each parameter, complex where that is.
+
+    Args:
+        name: of the rule.
+        params, grads: in single or double precision.
+        counted: moments of each parameter, and the number of gradients in them.
+    """
+    directions = []
+    for grad, (moments, count) in zip(grads, counted, strict=True):
+        direction = switching.DIRECTIONS[name](real(grad), moments, count)
+        complex_ = grad.is_complex()
+        directions.append(torch.view_as_complex(direction) if complex_ else direction)
+    return (
+        orthogonalized(directions, params) if name in switching.ORTHOGONAL else directions
+    )

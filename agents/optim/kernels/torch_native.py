@@ -1,9 +1,6 @@
-"""The update rules that torch has, on lists of parameters, by torch's own kernels."""
+"""Update rules for which torch has kernels of its own."""
 
 from __future__ import annotations
-
-from functools import partial
-from typing import Any
 
 from torch import Tensor
 from torch.optim.adamw import adamw
@@ -11,151 +8,116 @@ from torch.optim.nadam import nadam
 from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
-from optenv.rules import Hyperparameters
+from .base import Kernel, Step
 
-from .base import Implementation, Kernel
-
-__all__ = ["FUSED", "NAMESAKES"]
+__all__ = ["KERNELS"]
 
 
-def _sgd(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[dict[str, Any]],
-    lr: float,
-    how: Implementation,
-    h: Hyperparameters,
-) -> None:
-    _run_sgd(params, grads, [None] * len(params), lr, 0.0, False, how)
+def _sgd(step: Step) -> None:
+    _call_sgd(step, step.grads, [None] * len(step.params), momentum=0.0)
 
 
-def _momentum(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[dict[str, Any]],
-    lr: float,
-    how: Implementation,
-    h: Hyperparameters,
-    nesterov: bool = False,
-) -> None:
-    buffers: list[Tensor | None] = [s["momentum_buffer"] for s in states]
-    if nesterov and how.foreach is not False and not how.fused:
-        grads = [grad.clone() for grad in grads]  # torch adds to what it is given
-    _run_sgd(params, grads, buffers, lr, h.momentum, nesterov, how)
+def _momentum(step: Step) -> None:
+    _call_sgd(step, step.grads, step.slots("momentum_buffer"), momentum=step.h.momentum)
 
 
-def _run_sgd(
-    params: list[Tensor],
+def _nesterov(step: Step) -> None:
+    grads = step.grads
+    if step.options.foreach is not False and not step.options.fused:
+        grads = [grad.clone() for grad in grads]  # torch's foreach kernel changes them
+    buffers = step.slots("momentum_buffer")
+    _call_sgd(step, grads, buffers, momentum=step.h.momentum, nesterov=True)
+
+
+def _call_sgd(
+    step: Step,
     grads: list[Tensor],
     buffers: list[Tensor | None],
-    lr: float,
     momentum: float,
-    nesterov: bool,
-    how: Implementation,
+    nesterov: bool = False,
 ) -> None:
     sgd(
-        params,
+        step.params,
         grads,
         buffers,
-        foreach=how.foreach,
-        fused=how.fused,
+        foreach=step.options.foreach,
+        fused=step.options.fused,
         weight_decay=0.0,
         momentum=momentum,
-        lr=lr,
+        lr=step.lr,
         dampening=0.0,
         nesterov=nesterov,
         maximize=False,
     )
 
 
-def _rmsprop(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[dict[str, Any]],
-    lr: float,
-    how: Implementation,
-    h: Hyperparameters,
-) -> None:
+def _rmsprop(step: Step) -> None:
     rmsprop(
-        params,
-        grads,
-        [s["square_avg"] for s in states],
+        step.params,
+        step.grads,
+        step.slots("square_avg"),
         [],
         [],
-        [s["step"] for s in states],
-        foreach=how.foreach,
-        lr=lr,
-        alpha=h.alpha,
-        eps=h.eps,
+        step.slots("step"),
+        foreach=step.options.foreach,
+        lr=step.lr,
+        alpha=step.h.alpha,
+        eps=step.h.eps,
         weight_decay=0.0,
         momentum=0.0,
         centered=False,
-        has_complex=any(p.is_complex() for p in params),
+        has_complex=any(p.is_complex() for p in step.params),
     )
 
 
-def _adam(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[dict[str, Any]],
-    lr: float,
-    how: Implementation,
-    h: Hyperparameters,
-) -> None:
+def _adam(step: Step) -> None:
     adamw(
-        params,
-        grads,
-        [s["exp_avg"] for s in states],
-        [s["exp_avg_sq"] for s in states],
+        step.params,
+        step.grads,
+        step.slots("exp_avg"),
+        step.slots("exp_avg_sq"),
         [],
-        [s["step"] for s in states],
-        foreach=how.foreach,
-        fused=how.fused,
+        step.slots("step"),
+        foreach=step.options.foreach,
+        fused=step.options.fused,
         amsgrad=False,
-        beta1=h.beta1,
-        beta2=h.beta2,
-        lr=lr,
+        beta1=step.h.beta1,
+        beta2=step.h.beta2,
+        lr=step.lr,
         weight_decay=0.0,
-        eps=h.eps,
+        eps=step.h.eps,
         maximize=False,
-        has_complex=any(p.is_complex() for p in params),
+        has_complex=any(p.is_complex() for p in step.params),
     )
 
 
-def _nadam(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[dict[str, Any]],
-    lr: float,
-    how: Implementation,
-    h: Hyperparameters,
-) -> None:
+def _nadam(step: Step) -> None:
     nadam(
-        params,
-        grads,
-        [s["exp_avg"] for s in states],
-        [s["exp_avg_sq"] for s in states],
-        [s["mu_product"] for s in states],
-        [s["step"] for s in states],
-        foreach=how.foreach,
-        beta1=h.beta1,
-        beta2=h.beta2,
-        lr=lr,
+        step.params,
+        step.grads,
+        step.slots("exp_avg"),
+        step.slots("exp_avg_sq"),
+        step.slots("mu_product"),
+        step.slots("step"),
+        foreach=step.options.foreach,
+        beta1=step.h.beta1,
+        beta2=step.h.beta2,
+        lr=step.lr,
         weight_decay=0.0,
-        momentum_decay=h.momentum_decay,
-        eps=h.eps,
-        has_complex=any(p.is_complex() for p in params),
+        momentum_decay=step.h.momentum_decay,
+        eps=step.h.eps,
+        has_complex=any(p.is_complex() for p in step.params),
     )
 
 
-#: Rules that torch has a fused implementation of.
-FUSED = ("sgd", "momentum", "nesterov", "adam")
+_BUFFER = frozenset({"momentum_buffer"})
+_MOMENTS = frozenset({"step", "exp_avg", "exp_avg_sq"})
 
-NAMESAKES: dict[str, Kernel] = {
-    "sgd": _sgd,
-    "momentum": _momentum,
-    "nesterov": partial(_momentum, nesterov=True),
-    "rmsprop": _rmsprop,
-    "adam": _adam,
-    "nadam": _nadam,
+KERNELS: dict[str, Kernel] = {
+    "sgd": Kernel(_sgd, native=True, fused=True),
+    "momentum": Kernel(_momentum, _BUFFER, native=True, fused=True),
+    "nesterov": Kernel(_nesterov, _BUFFER, native=True, fused=True),
+    "rmsprop": Kernel(_rmsprop, frozenset({"step", "square_avg"}), native=True),
+    "adam": Kernel(_adam, _MOMENTS, native=True, fused=True),
+    "nadam": Kernel(_nadam, _MOMENTS | {"mu_product"}, native=True),
 }

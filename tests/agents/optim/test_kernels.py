@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from agents import LearnedOptimizer
 from agents.optim.kernels import FUSED, update
-from agents.optim.kernels.base import DEFAULT, Implementation
+from agents.optim.kernels.base import DEFAULT, KernelOptions
 from optenv import rules
 from tests.helpers import utils
 from tests.helpers.loops import STEPS
@@ -30,10 +30,10 @@ def step(
     params: list[Tensor],
     grads: list[Tensor],
     states: list[dict[str, Any]],
-    how: Implementation = DEFAULT,
+    options: KernelOptions = DEFAULT,
 ) -> None:
     rule = rules.get(name)
-    update(rule, params, grads, states, 0.01, weight_decay=0.0, how=how)
+    update(rule, params, grads, states, 0.01, weight_decay=0.0, options=options)
 
 
 def end(name: str, dtype: torch.dtype) -> Tensor:
@@ -45,18 +45,18 @@ def end(name: str, dtype: torch.dtype) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("name", "how"),
+    ("name", "options"),
     [
         *(
-            (name, Implementation(how))
+            (name, KernelOptions(foreach))
             for name in utils.RULES
-            for how in (None, True, False)
+            for foreach in (None, True, False)
         ),
-        *((name, Implementation(fused=True)) for name in FUSED),
+        *((name, KernelOptions(fused=True)) for name in FUSED),
     ],
 )
 def test_a_kernel_moves_each_parameter_as_the_rule_does_alone(
-    name: str, how: Implementation
+    name: str, options: KernelOptions
 ) -> None:
     params = [torch.zeros(shape, dtype=torch.float64) for shape in SHAPES]
     alone = [torch.zeros(1, p.numel(), dtype=torch.float64) for p in params]
@@ -67,7 +67,7 @@ def test_a_kernel_moves_each_parameter_as_the_rule_does_alone(
     for t in range(100):
         taking = [i for i in range(len(SHAPES)) if i != 2 or t >= 50]  # one joins late
         grads = [gradient(SHAPES[i], t) for i in taking]
-        step(name, [params[i] for i in taking], grads, [states[i] for i in taking], how)
+        step(name, [params[i] for i in taking], grads, [states[i] for i in taking], options)
         for i, grad in zip(taking, grads, strict=True):
             assert grad.equal(gradient(SHAPES[i], t)), "a gradient is its owner's"
             row = grad.reshape(1, -1)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from agents.evaluation.arms.optimizers import OrthogonalAdam
 from agents.optim.kernels import update
-from agents.optim.kernels.base import Implementation
+from agents.optim.kernels.base import KernelOptions
 from optenv import rules
 
 SPEC: dict[str, Any] = {"name": "orthogonal-adam", "beta1": 0.8, "beta2": 0.9}
@@ -23,7 +23,9 @@ def kernel_step(
     params: list[Tensor], states: list[dict], foreach: bool | None, **more: float
 ) -> None:
     rule, grads = rules.get({**SPEC, **more}), [p.grad for p in params]
-    update(rule, params, grads, states, 0.01, weight_decay=0.0, how=Implementation(foreach))
+    update(
+        rule, params, grads, states, 0.01, weight_decay=0.0, options=KernelOptions(foreach)
+    )
 
 
 def gradients(shapes: list[tuple[int, ...]], dtype: torch.dtype, t: int) -> list[Tensor]:
@@ -90,7 +92,7 @@ def test_complex_parameters_move_as_their_two_real_parts() -> None:
 def test_many_matrices_at_once_are_what_each_is_alone(monkeypatch) -> None:
     expected = end(None)
     kernel = importlib.import_module("agents.optim.kernels.orthogonal_adam")
-    monkeypatch.setattr(kernel, "AT_ONCE", 1)
+    monkeypatch.setattr(kernel, "CHUNK_NUMEL", 1)
     for found, alone in zip(expected, end(None), strict=True):
         torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-7)
 

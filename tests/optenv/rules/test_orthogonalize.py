@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from optenv import rules
-from optenv.rules.orthogonal import as_matrix, orthogonalize, orthogonalize_flat
+from optenv.rules.orthogonal_adam import as_matrix, orthogonalize, orthogonalize_flat
 
 SIZES = [(2, 2), (16, 16), (48, 12), (12, 48), (96, 96), (300, 20)]
 

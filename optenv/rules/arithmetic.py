@@ -1,0 +1,92 @@
+"""Arithmetic of the update rules on batched tensors, in place where wanted.
+
+Each function overwrites its first argument if ``inplace`` and allocates otherwise, so that
+gradients can flow through an update.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "addcmul",
+    "debiased_root",
+    "mul",
+    "ratio",
+    "safe_sqrt",
+    "sign",
+    "update_mean",
+    "update_square",
+]
+
+
+def mul(a: Tensor, b: Tensor | float, inplace: bool) -> Tensor:
+    """Compute ``a * b``."""
+    return a.mul_(b) if inplace else a * b
+
+
+def addcmul(a: Tensor, b: Tensor, c: Tensor, value: float, inplace: bool) -> Tensor:
+    """Compute ``a + value * b * c``."""
+    return a.addcmul_(b, c, value=value) if inplace else a.addcmul(b, c, value=value)
+
+
+def ratio(a: Tensor, root: Tensor, eps: float, inplace: bool) -> Tensor:
+    """Compute ``a / (root + eps)``; here it is ``root`` that is overwritten."""
+    if inplace:
+        return torch.div(a, root.add_(eps), out=root)
+    return a / (root + eps)
+
+
+def safe_sqrt(square: Tensor) -> Tensor:
+    """Compute a square root whose derivative at 0 is 0, so that it stays finite."""
+    if not square.requires_grad:
+        return square.sqrt()
+    positive = square > 0
+    return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
+
+
+def sign(a: Tensor, inplace: bool) -> Tensor:
+    """Compute the sign: -1, 0 or 1, and NaN (torch: 0) where ``a`` is not finite.
+
+    With 0 a diverged run would look like one that stands still.
+    """
+    signs = a.sign()
+    return signs.add_(a.mul_(0.0)) if inplace else signs + 0.0 * a
+
+
+def update_mean(mean: Tensor, grad: Tensor, decay: float, inplace: bool) -> Tensor:
+    r"""Update an exponential moving average: :math:`m \leftarrow \beta m + (1-\beta) g`."""
+    return mean.lerp_(grad, 1 - decay) if inplace else mean.lerp(grad, 1 - decay)
+
+
+def update_square(
+    square: Tensor, grad: Tensor, decay: Tensor | float, inplace: bool
+) -> Tensor:
+    r"""Update a moving average of squares: :math:`v \leftarrow \beta v + (1-\beta) g^2`.
+
+    Args:
+        square: the average so far, ``[B, P]``.
+        grad: ``[B, P]``.
+        decay: :math:`\beta`, a number, or ``[B, 1]`` for each run its own.
+        inplace: whether to overwrite ``square``.
+    """
+    square = mul(square, decay, inplace)
+    if isinstance(decay, Tensor):
+        return addcmul(square, grad * grad, 1 - decay, 1.0, inplace)
+    return addcmul(square, grad, grad, 1 - decay, inplace)
+
+
+def debiased_root(
+    square: Tensor, decay: float, step: Tensor | float, inplace: bool
+) -> Tensor:
+    r"""Compute Adam's :math:`\sqrt{v} / \sqrt{1 - \beta^t}`, in a new tensor.
+
+    Args:
+        square: average of squares :math:`v`, which began at zero.
+        decay: :math:`\beta`.
+        step: number of gradients :math:`t` in the average, a number or ``[B, 1]``.
+        inplace: whether the result may be computed in one tensor.
+    """
+    correction = (1 - decay**step) ** -0.5
+    return mul(safe_sqrt(square), correction, inplace)
