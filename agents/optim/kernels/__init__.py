@@ -125,20 +125,17 @@ def update(
             step = Step(copies, wide_grads, step.states, lr, step.h, options)
         if weight_decay:
             torch._foreach_mul_(step.params, 1.0 - lr * weight_decay)
-        _apply(rule, step)
+        # 3. Apply the kernel; those that are not torch's can save memory one by one.
+        kernel = KERNELS.get(rule.name)
+        if kernel is None:
+            generic.update(rule, step)
+        elif kernel.native or options.foreach is not False:
+            kernel.update(step)
+        else:
+            for single in step.one_by_one():
+                kernel.update(single)
         if is_half:
             torch._foreach_copy_(original, step.params)
-
-
-def _apply(rule: Rule, step: Step) -> None:
-    kernel = KERNELS.get(rule.name)
-    if kernel is None:
-        generic.update(rule, step)
-    elif kernel.native or step.options.foreach is not False:
-        kernel.update(step)
-    else:
-        for single in step.one_by_one():
-            kernel.update(single)
 
 
 def allocate(
