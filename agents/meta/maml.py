@@ -55,7 +55,7 @@ class FOMAML(MAML):
     """MAML whose inner gradients are taken for constants (Finn et al., 2017).
 
     Args:
-        module, family, **arguments: those of :class:`MAML`.
+        module, family, arguments: those of :class:`MAML`.
     """
 
     def __init__(self, module: nn.Module, family: Family, **arguments: Any) -> None:
@@ -67,7 +67,7 @@ class ANIL(MAML):
     """MAML that adapts the last layer alone (Raghu et al., 2020).
 
     Args:
-        module, family, **arguments: those of :class:`MAML`; by default, ``adapts`` are the
+        module, family, arguments: those of :class:`MAML`; by default, ``adapts`` are the
             parameters of the module's last layer.
 
     Raises:

@@ -25,7 +25,7 @@ GUARDS = ("step", "probe")
 MAX_SKIPS_BEFORE_WARNING = 20
 
 #: Gradient norms are clipped at this multiple of the root mean square of earlier norms.
-#: The highest ratio in runs of the selection tasks is 7 (docs/policy-log.md).
+#: The highest ratio in runs of the selection tasks is 7 (docs/notes/policy-log.md).
 CLIP_RATIO = 10.0
 
 #: Steps before the first clipping, and the number of steps that the mean square covers.

@@ -3,7 +3,7 @@
 How much loss a run can lose, and how much of that depends on the agent, varies far more
 between tasks than between policies. What is left when both are taken out is the reward
 relative to other runs of the very same task, in units of their spread. The environment's
-own reward stays as it is. What it brought is in docs/policy-log.md.
+own reward stays as it is. What it brought is in docs/notes/policy-log.md.
 """
 
 from __future__ import annotations

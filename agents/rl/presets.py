@@ -5,7 +5,7 @@ arguments (those of the Stable-Baselines3 class, by their names), how long it le
 how many trainings there are to choose from. ``ppo`` is for a first try, in minutes.
 The policies in :data:`agents.SHIPPED` were made by the presets of their names, ``rl2`` in
 three trainings that went on from each other (agents/policies/README.md). What was
-tried on the way is in docs/policy-log.md.
+tried on the way is in docs/notes/policy-log.md.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "reparametrize": 0.3,
         },
     },
-    # A step costs hardly more than AdamW's; beta1 as in docs/policy-log.md.
+    # A step costs hardly more than AdamW's; beta1 as in docs/notes/policy-log.md.
     "adam": {**PPO, "env": {**TRAINING, "rule": {"name": "adam", "beta1": 0.8}}},
     "dqn": DQN,
     "ppo-discrete": {

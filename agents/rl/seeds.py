@@ -1,7 +1,7 @@
 """Several trainings of one recipe, judged on the selection tasks, the best averaged.
 
 Trainings differ by some per cent from seed to seed. The selection tasks are neither
-trained on nor reported; what averaging brings is in docs/policy-log.md.
+trained on nor reported; what averaging brings is in docs/notes/policy-log.md.
 """
 
 from __future__ import annotations

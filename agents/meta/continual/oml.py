@@ -30,12 +30,11 @@ class Streams(Family):
     ...]`` and the query ``[T m, ...]``.
 
     Attributes:
-        stream: where streams come from: a
-        :class:`~agents.meta.continual.streams.DigitStream` (with
-            ``split="train"``, if what is learned will be tested on others), a
+        stream: source of streams: a
+            :class:`~agents.meta.continual.streams.DigitStream` (with ``split="train"``, if
+            what is learned will be tested on others), a
             :class:`~agents.meta.continual.streams.SineStream`, or one's own with an
-            attribute
-            ``loss`` and a method ``sample(rng)`` that returns a
+            attribute ``loss`` and a method ``sample(rng)`` that returns a
             :class:`~agents.meta.continual.streams.Stream`.
 
     Raises:
