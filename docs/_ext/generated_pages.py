@@ -169,7 +169,7 @@ def policy_card(name: str, prose: dict[str, tuple[str, str]]) -> str:
     rows = [(meaning, _value(described[key])) for key, meaning in CARD.items()
             if key in described and described[key] not in (False, 0)]  # fmt: skip
     weights = sum(p.numel() for p in policy.parameters())
-    learned, use = prose.get(name, ("", ""))
+    _, use = prose.get(name, ("", ""))
     return "\n".join(
         [
             f"# `{name}`",

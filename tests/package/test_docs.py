@@ -1,4 +1,4 @@
-"""The README and the pages of the documentation: code that runs, links that lead somewhere."""
+"""Code, links and generated tables of the README and of the documentation."""
 
 from __future__ import annotations
 
