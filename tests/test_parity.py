@@ -14,7 +14,7 @@ import optenv
 from agents import LearnedOptimizer, load_policy
 from agents.policy.files import save_policy
 from optenv import rules, telemetry
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
 
 HORIZON, TOTAL = 20, 130
 BASE_LR = {

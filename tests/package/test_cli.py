@@ -15,7 +15,7 @@ from agents import load_policy
 from agents.evaluation.tasks.heldout import task_named
 from agents.policy.files import save_policy
 from tests.helpers.cli import SCRIPT, invoke, script
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
 
 SMALL = ["--num-envs", "8", "--no-progress"]
 

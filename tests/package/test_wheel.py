@@ -11,7 +11,7 @@ import pytest
 
 from agents.policy.files import save_policy
 from tests.helpers.paths import ROOT
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
 
 PROGRAM = """
 import sys
