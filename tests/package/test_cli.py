@@ -18,6 +18,13 @@ from tests.helpers.cli import SCRIPT, invoke, script
 from tests.helpers.policies import random_policy
 
 SMALL = ["--num-envs", "8", "--no-progress"]
+#: Train on few updates of the cheapest task, and do not evaluate.
+TRAINING_ONLY = [
+    *SMALL, "--no-evaluate",
+    "--env-arg", "tasks=logistic", "--env-arg", "updates_per_step=2",
+]  # fmt: skip
+#: Learn soon and seldom: these tests need a model, not a good one.
+FAST_DQN = ["--set", "learning_starts=100", "--set", "gradient_steps=1"]
 
 
 @pytest.mark.parametrize(
@@ -97,9 +104,9 @@ def test_results_are_never_overwritten(tmp_path):
 
 @pytest.mark.parametrize("agent", ["ppo", "dqn", "rl2"])
 def test_a_short_run_writes_a_policy_and_can_be_resumed(agent, tmp_path):
-    first = ["--agent", agent, *SMALL, "--no-evaluate"]
+    first = ["--agent", agent, *TRAINING_ONLY]
     if agent == "dqn":
-        first += ["--set", "learning_starts=100", "--candidates", 1, "--members", 1]
+        first += [*FAST_DQN, "--candidates", 1, "--members", 1]
     result = invoke(
         *first, "--timesteps", 700, "--out", tmp_path / "a", "--env-arg", "rule=momentum"
     )
@@ -124,8 +131,8 @@ def test_a_short_run_writes_a_policy_and_can_be_resumed(agent, tmp_path):
 
 
 def test_resuming_uses_the_environment_of_the_saved_model(tmp_path):
-    first = ["--agent", "dqn", "--candidates", 1, "--members", 1, *SMALL, "--no-evaluate"]
-    first += ["--set", "learning_starts=100", "--env-arg", "rule=momentum"]
+    first = ["--agent", "dqn", "--candidates", 1, "--members", 1, *TRAINING_ONLY]
+    first += [*FAST_DQN, "--env-arg", "rule=momentum"]
     done = invoke(*first, "--timesteps", 300, "--out", tmp_path / "a")
     assert done.exit_code == 0, done.output
     resume = ["--resume", tmp_path / "a" / "model.zip", "--out", tmp_path / "b"]
@@ -144,7 +151,7 @@ def test_resuming_uses_the_environment_of_the_saved_model(tmp_path):
 
 def test_ppo_can_learn_with_discrete_actions(tmp_path):
     other = ["--env", "optenv/DiscreteLearningRate-v0", "--out", tmp_path / "a"]
-    result = invoke(*other, "--timesteps", 300, *SMALL, "--no-evaluate")
+    result = invoke(*other, "--timesteps", 300, *TRAINING_ONLY)
     assert result.exit_code == 0, result.output
     action = load_policy(tmp_path / "a" / "policy").description["action"]
     assert action["kind"] == "discrete" and action["start"] == -2.0
@@ -153,7 +160,7 @@ def test_ppo_can_learn_with_discrete_actions(tmp_path):
 def test_the_default_folder_is_new_in_every_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
-        assert invoke("--timesteps", 300, *SMALL, "--no-evaluate").exit_code == 0
+        assert invoke("--timesteps", 300, *TRAINING_ONLY).exit_code == 0
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == [
         "ppo_seed0", "ppo_seed0-2"
     ]  # fmt: skip
