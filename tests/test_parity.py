@@ -1,4 +1,4 @@
-"""A policy in the environment and the same policy as optimizer walk the same path."""
+"""A policy takes the same path in the environment and as an optimizer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import optenv
 from agents import LearnedOptimizer, load_policy
 from agents.policy.files import save_policy
 from optenv import rules, telemetry
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
 
 HORIZON, TOTAL = 20, 130
 BASE_LR = {
@@ -44,14 +44,28 @@ def make_task(name: str) -> optenv.tasks.Task:
     return optenv.from_module(cnn, inputs, targets, batch_size=16)
 
 
-def walk_environment(task, policy, dtype, seed=5, index=2, runs=3, hidden=False):
-    """Observations, learning rates and parameters of one run in a batch of three."""
-    described = policy.description
+def walk_environment(task, policy, dtype, seed=5, index=2, runs=3, hide_loss=False):
+    """Let ``policy`` act in a batch of environments.
+
+    Args:
+        task: task of all runs.
+        policy: policy that acts.
+        dtype: precision of the runs, by name.
+        seed: seed of the batch.
+        index: run whose path is returned.
+        runs: size of the batch.
+        hide_loss: hide the loss from the policy at every control step.
+
+    Returns:
+        A list of the features, the learning rate and the parameters ``[P]`` at each
+        control step; the initial parameters; the data; the boundaries of control steps.
+    """
+    description = policy.description
     env = optenv.LearningRateVectorEnv(
-        runs, tasks=task, rule=described["rule"], action=described["action"],
-        horizon=HORIZON, updates_per_step=TOTAL / HORIZON, spacing=described["spacing"],
+        runs, tasks=task, rule=description["rule"], action=description["action"],
+        horizon=HORIZON, updates_per_step=TOTAL / HORIZON, spacing=description["spacing"],
         base_lr=BASE_LR[policy.rule.name], dtype=dtype, autoreset_mode="Disabled",
-        on_divergence="absorb", anytime=policy.anytime, loss_dropout=float(hidden),
+        on_divergence="absorb", anytime=policy.anytime, loss_dropout=float(hide_loss),
     )  # fmt: skip
     observation, _ = env.reset(seed=seed)
     group = env.groups[0][1]
@@ -61,16 +75,32 @@ def walk_environment(task, policy, dtype, seed=5, index=2, runs=3, hidden=False)
     walk = []
     for _ in range(HORIZON):
         action = policy(torch.from_numpy(observation))
-        seen = observation[index, : len(telemetry.FEATURES)]
+        features = observation[index, : len(telemetry.FEATURES)]
         observation, _, terminated, _, info = env.step(action.numpy())
-        walk.append((seen, info["lr"][index], group.state.run.params[index].numpy()))
+        walk.append((features, info["lr"][index], group.state.run.params[index].numpy()))
     assert terminated.all()
     assert not info["diverged"][index]
     return walk, start, data, group.boundaries
 
 
-def walk_optimizer(task, policy, start, data, boundaries, index=2, hidden=False, told=None):
-    """The same run by the exported optimizer, in an ordinary training loop."""
+def walk_optimizer(
+    task, policy, start, data, boundaries, index=2, hide_loss=False, chosen_rules=None
+):
+    """Repeat the run with the exported optimizer in an ordinary training loop.
+
+    Args:
+        task: task of the run.
+        policy: policy of the optimizer.
+        start: initial parameters ``[P]``.
+        data: data of the batch of environments.
+        boundaries: updates at which control steps begin, and the last one ends.
+        index: index of the run in the batch.
+        hide_loss: do not give the losses to the optimizer.
+        chosen_rules: list to which the rule of each control step is appended.
+
+    Returns:
+        A list like that of :func:`walk_environment`.
+    """
     parameters = [p[0].clone().requires_grad_() for p in task.unflatten(start[None])]
     lr = BASE_LR[policy.rule.name]
     optimizer = LearnedOptimizer(parameters, policy, total_steps=TOTAL, lr=lr)
@@ -82,18 +112,20 @@ def walk_optimizer(task, policy, start, data, boundaries, index=2, hidden=False,
         optimizer.zero_grad()
         loss = loss_of(task, parameters, inputs, targets)
         loss.backward()
-        optimizer.step(loss=None if hidden else loss)
+        optimizer.step(loss=None if hide_loss else loss)
         if step in boundaries[:-1]:
-            seen = np.array([optimizer.explain()[-1][name] for name in telemetry.FEATURES])
-            walk.append([seen, optimizer.param_groups[0]["effective_lr"]])
+            decision = optimizer.explain()[-1]
+            features = np.array([decision[name] for name in telemetry.FEATURES])
+            walk.append([features, optimizer.param_groups[0]["effective_lr"]])
         if step + 1 in boundaries:
             walk[-1].append(torch.cat([p.detach().flatten() for p in parameters]).numpy())
-    if told is not None:
-        told += [row["rule"] for row in optimizer.explain()]
+    if chosen_rules is not None:
+        chosen_rules += [row["rule"] for row in optimizer.explain()]
     return walk
 
 
 def loss_of(task, parameters, inputs, targets):
+    """Return the loss of one run's parameters on one batch."""
     if isinstance(task, optenv.tasks.MLP):
         stacked = tuple(p.unsqueeze(0) for p in parameters)
         return task.loss(stacked, inputs[None], targets[None])[0]
@@ -124,30 +156,34 @@ def test_optimizer_equals_environment_in_float64_over_a_whole_run(
     found = walk_optimizer(task, policy, start, data, boundaries)
     rates = [lr for _, lr, _ in expected]
     assert max(rates) >= 10 * min(rates), "the multipliers must span at least 10x"
-    for (seen, lr, params), (own_seen, own_lr, own_params) in zip(
-        expected, found, strict=True
-    ):
-        np.testing.assert_allclose(own_seen, seen, rtol=1e-8, atol=1e-8)
-        np.testing.assert_allclose(own_lr, lr, rtol=1e-8)
-        np.testing.assert_allclose(own_params, params, rtol=1e-8, atol=1e-10)
+    for step, expected_step in zip(found, expected, strict=True):
+        features, lr, params = step
+        expected_features, expected_lr, expected_params = expected_step
+        np.testing.assert_allclose(features, expected_features, rtol=1e-8, atol=1e-8)
+        np.testing.assert_allclose(lr, expected_lr, rtol=1e-8)
+        np.testing.assert_allclose(params, expected_params, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize(
-    ("described", "hidden"),
+    ("description", "hide_loss"),
     [({}, True), ({"anytime": True, "spacing": math.log(TOTAL, HORIZON)}, False)],
     ids=["no loss", "anytime"],
 )
-def test_what_the_environment_hides_is_what_the_optimizer_is_not_told(described, hidden):
-    action = {"step": 0.2}  # not at a bound so soon
-    task, policy = make_task("mlp"), random_policy("adam", action, HORIZON, **described)
+def test_a_hidden_loss_equals_a_loss_that_is_not_given(description, hide_loss):
+    action = {"step": 0.2}  # small, so that no bound is reached
+    task, policy = make_task("mlp"), random_policy("adam", action, HORIZON, **description)
     policy.requires_grad_(False)
-    walk, start, data, boundaries = walk_environment(task, policy, "float64", hidden=hidden)
-    found = walk_optimizer(task, policy, start, data, boundaries, hidden=hidden)
-    assert len({lr for _, lr, _ in walk}) > 5
-    for (seen, lr, params), (own_seen, own_lr, own_params) in zip(walk, found, strict=True):
-        np.testing.assert_allclose(own_seen, seen, rtol=1e-8, atol=1e-8)
-        np.testing.assert_allclose(own_lr, lr, rtol=1e-8)
-        np.testing.assert_allclose(own_params, params, rtol=1e-8, atol=1e-10)
+    expected, start, data, boundaries = walk_environment(
+        task, policy, "float64", hide_loss=hide_loss
+    )
+    found = walk_optimizer(task, policy, start, data, boundaries, hide_loss=hide_loss)
+    assert len({lr for _, lr, _ in expected}) > 5
+    for step, expected_step in zip(found, expected, strict=True):
+        features, lr, params = step
+        expected_features, expected_lr, expected_params = expected_step
+        np.testing.assert_allclose(features, expected_features, rtol=1e-8, atol=1e-8)
+        np.testing.assert_allclose(lr, expected_lr, rtol=1e-8)
+        np.testing.assert_allclose(params, expected_params, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("rule", list(rules.RULES))
@@ -159,27 +195,27 @@ def test_optimizer_equals_environment_in_float32_over_the_first_steps(rule, tmp_
     for i in range(4):
         np.testing.assert_allclose(found[i][0], expected[i][0], rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(found[i][1], expected[i][1], rtol=1e-3)
-        # What waits for a probe is rounded here (measuring.py), and not there.
+        # The optimizer rounds the buffers of its probe, the environment does not.
         np.testing.assert_allclose(found[i][2], expected[i][2], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
-def test_rules_are_switched_alike(name):
+def test_the_optimizer_switches_rules_like_the_environment(name):
     task = make_task(name)
     action = {"kind": "rule", "bound": 3.0, "multipliers": [0.5, 1.0, 2.0]}
     policy = random_policy("switching", action)
-    with torch.no_grad():  # not always the first or the last of them
+    with torch.no_grad():  # so that rules between the first and the last are chosen
         last = policy.networks[0][2]
         generator = torch.Generator().manual_seed(1)
         last.weight.copy_(torch.randn(last.weight.shape, generator=generator))
     policy.requires_grad_(False)
     expected, start, data, boundaries = walk_environment(task, policy, "float64")
-    told: list[str] = []
-    found = walk_optimizer(task, policy, start, data, boundaries, told=told)
-    assert len(set(told)) > 2
-    for (seen, lr, params), (own_seen, own_lr, own_params) in zip(
-        expected, found, strict=True
-    ):
-        np.testing.assert_allclose(own_seen, seen, rtol=1e-7, atol=1e-7)
-        np.testing.assert_allclose(own_lr, lr, rtol=1e-8)
-        np.testing.assert_allclose(own_params, params, rtol=1e-7, atol=1e-9)
+    rules_taken: list[str] = []
+    found = walk_optimizer(task, policy, start, data, boundaries, chosen_rules=rules_taken)
+    assert len(set(rules_taken)) > 2
+    for step, expected_step in zip(found, expected, strict=True):
+        features, lr, params = step
+        expected_features, expected_lr, expected_params = expected_step
+        np.testing.assert_allclose(features, expected_features, rtol=1e-7, atol=1e-7)
+        np.testing.assert_allclose(lr, expected_lr, rtol=1e-8)
+        np.testing.assert_allclose(params, expected_params, rtol=1e-7, atol=1e-9)

@@ -1,4 +1,4 @@
-"""Runs an example as its docstring says, in a process of its own."""
+"""Examples, and a function that runs one in a separate process."""
 
 from __future__ import annotations
 
@@ -18,22 +18,28 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
 def command(example: Path) -> str:
-    """The command in its docstring: the line that names the file."""
+    """Return the command in an example's docstring: the line that names the file."""
     lines = ast.get_docstring(ast.parse(example.read_text())).splitlines()
-    (found,) = [line for line in lines if f"examples/{example.name}" in line]
-    return found
+    (line,) = [line for line in lines if f"examples/{example.name}" in line]
+    return line
 
 
 def output(example: Path, folder: Path, **environment: str) -> str:
-    """What its command prints in ``folder``, with the executables of this Python."""
+    """Run an example's command in ``folder``; return what it prints.
+
+    Args:
+        example: path of the example.
+        folder: working directory, which gets a link to the examples.
+        **environment: additional environment variables.
+    """
     (folder / "examples").symlink_to(ROOT / "examples")
     words = shlex.split(command(example))
-    own = str(Path(sys.executable).parent)
+    executables = str(Path(sys.executable).parent)
     process = subprocess.Popen(
         words, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         start_new_session=True,
         env={
-            **os.environ, "PATH": f"{own}{os.pathsep}{os.environ['PATH']}",
+            **os.environ, "PATH": f"{executables}{os.pathsep}{os.environ['PATH']}",
             "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "",
             **environment,
         },
@@ -41,7 +47,7 @@ def output(example: Path, folder: Path, **environment: str) -> str:
     try:
         printed, errors = process.communicate(timeout=300)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # torchrun's own processes as well
+        os.killpg(process.pid, signal.SIGKILL)  # with the processes that torchrun started
         printed, errors = process.communicate()
         pytest.fail(f"{words} did not end:\n{errors}")
     assert process.returncode == 0, errors

@@ -1,4 +1,4 @@
-"""One small training for tests of frameworks: data, model, and the loop it is in torch."""
+"""A small training run for tests of frameworks: data, model, and the loop in torch."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from tests.helpers.loops import STEPS, batches, make_model, weights
 from tests.helpers.optimizers import MAKERS
 
 BATCH, EPOCHS = 8, 3
-EPOCH = STEPS // EPOCHS
+STEPS_PER_EPOCH = STEPS // EPOCHS
 
-#: Ours, as it comes; where a framework's own part is in doubt, AdamW tells.
-KINDS = {name: MAKERS[name] for name in ("learned", "learned-anytime", "AdamW")}
+#: Makers of the optimizers. If AdamW fails as well, the framework is at fault.
+OPTIMIZERS = {name: MAKERS[name] for name in ("learned", "learned-anytime", "AdamW")}
 
 
-def data() -> TensorDataset:
-    """Examples of one epoch, which is a third of the steps."""
-    inputs, targets = zip(*islice(batches(), EPOCH), strict=True)
+def make_dataset() -> TensorDataset:
+    """Return the examples of one epoch."""
+    inputs, targets = zip(*islice(batches(), STEPS_PER_EPOCH), strict=True)
     return TensorDataset(torch.cat(inputs), torch.cat(targets))
 
 
-class OwnLoss(nn.Module):
-    """A classifier that returns its own loss, as models of Hugging Face do."""
+class ModelWithLoss(nn.Module):
+    """A classifier that returns its loss, as models of Hugging Face do."""
 
     def __init__(self):
         super().__init__()
@@ -37,17 +37,18 @@ class OwnLoss(nn.Module):
         return {"loss": self.criterion(logits, labels), "logits": logits}
 
 
-def in_plain_torch(make, parts=1, told=lambda losses: torch.stack(losses).mean()):
-    """Model and optimizer after the run in a loop of torch's own.
+def train_in_torch(make, parts=1, combine=lambda losses: torch.stack(losses).mean()):
+    """Train in an ordinary torch loop; return the model and the optimizer.
 
     Args:
-        make: the optimizer, of parameters.
-        parts: backward passes for each step, all of one part of the batch.
-        told: the loss that ours is told, of those of the parts.
+        make: function of the parameters that returns the optimizer.
+        parts: micro-batches that each batch is divided into, for gradient accumulation.
+        combine: function from the losses of a step's micro-batches to the loss that is
+            given to the learned optimizer; by default their mean.
     """
     model = make_model()
     optimizer = make(model.parameters())
-    inputs, targets = data().tensors
+    inputs, targets = make_dataset().tensors
     for _ in range(EPOCHS):
         for rows in torch.arange(len(inputs)).split(BATCH):
             losses = []
@@ -55,27 +56,33 @@ def in_plain_torch(make, parts=1, told=lambda losses: torch.stack(losses).mean()
                 loss = nn.functional.cross_entropy(model(inputs[part]), targets[part])
                 (loss / parts).backward()
                 losses.append(loss.detach())
-            ours = isinstance(optimizer, LearnedOptimizer)
-            optimizer.step(**({"loss": told(losses)} if ours else {}))
+            learned = isinstance(optimizer, LearnedOptimizer)
+            optimizer.step(**({"loss": combine(losses)} if learned else {}))
             optimizer.zero_grad()
     return model, optimizer
 
 
-def is_the_same(one, other):
-    """Whether two runs ended bit for bit alike, with the same story of the policy."""
-    (model, optimizer), (twin, own) = one, other
-    if isinstance(optimizer, LearnedOptimizer) and optimizer.explain() != own.explain():
-        return False
-    return torch.equal(weights(model), weights(twin))
+def runs_are_equal(first, second):
+    """Return whether two runs have equal weights, bit for bit, and equal decisions.
+
+    Args:
+        first: model and optimizer of the first run.
+        second: model and optimizer of the second run.
+    """
+    (model, optimizer), (other_model, other_optimizer) = first, second
+    if isinstance(optimizer, LearnedOptimizer):
+        if optimizer.explain() != other_optimizer.explain():
+            return False
+    return torch.equal(weights(model), weights(other_model))
 
 
-def saw_losses_and_acted(optimizer) -> bool:
-    """Whether the policy had a loss at every decision, and moved the learning rate."""
-    story = optimizer.explain()
-    moved = len({row["multiplier"] for row in story}) > 5
-    return moved and all(row["has_loss"] == 1 for row in story)
+def used_losses(optimizer) -> bool:
+    """Return whether every decision had a loss, and multipliers differed."""
+    decisions = optimizer.explain()
+    multipliers = {row["multiplier"] for row in decisions}
+    return len(multipliers) > 5 and all(row["has_loss"] == 1 for row in decisions)
 
 
-def steps_of(optimizer) -> int:
-    """Steps of the run, by the clock of the policy."""
+def counted_steps(optimizer) -> int:
+    """Return the steps that the policy has counted."""
     return optimizer.param_groups[0]["controller"]["steps"]

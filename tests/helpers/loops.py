@@ -6,18 +6,21 @@ import torch
 from torch import nn
 
 from agents import LearnedOptimizer
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
 
+#: Steps of a whole run, and batches of :func:`batches`.
 STEPS = 60
 
 
 def make_model(dtype=torch.float32):
+    """Return a perceptron with 6 inputs and 3 outputs, always with equal weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).to(dtype)
 
 
 def batches(dtype=torch.float32):
+    """Yield the random inputs ``[8, 6]`` and targets ``[8]`` of :data:`STEPS` steps."""
     generator = torch.Generator().manual_seed(1)
     for _ in range(STEPS):
         inputs = torch.randn(8, 6, generator=generator).to(dtype)
@@ -25,6 +28,10 @@ def batches(dtype=torch.float32):
 
 
 def train(model, optimizer, steps, use_loss=True):
+    """Train on the batches ``steps``; return the last loss.
+
+    ``use_loss`` says whether the optimizer is given the losses.
+    """
     for inputs, targets in steps:
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(model(inputs), targets)
@@ -34,9 +41,11 @@ def train(model, optimizer, steps, use_loss=True):
 
 
 def learned(model, **arguments):
+    """Return the learned optimizer of ``model`` with a random policy."""
     arguments = {"total_steps": STEPS, **arguments}
     return LearnedOptimizer(model.parameters(), random_policy(), **arguments)
 
 
 def weights(model):
+    """Return all parameters of ``model`` as one vector."""
     return torch.cat([p.detach().flatten() for p in model.parameters()])

@@ -1,4 +1,4 @@
-"""Our optimizer and two of torch's own, for tests of what is asked of all of them."""
+"""Learned optimizers and two of torch's, for tests that hold for every optimizer."""
 
 from __future__ import annotations
 
@@ -8,14 +8,9 @@ from torch import nn
 
 from agents import LearnedOptimizer
 from tests.helpers.loops import STEPS, batches, make_model
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy, switching_policy
 
-
-def switching_policy():
-    """A policy that chooses rules, and has a memory."""
-    return random_policy("switching", {"kind": "rule"}, memory=3)
-
-
+#: By name, functions that make the optimizer of given parameters.
 MAKERS = {
     "learned": lambda p, **k: LearnedOptimizer(p, total_steps=STEPS, **k),
     "learned-adam": lambda p, **k: LearnedOptimizer(p, "adam", total_steps=STEPS, **k),
@@ -30,22 +25,25 @@ MAKERS = {
     "SGD": lambda p, **k: torch.optim.SGD(p, **{"lr": 1e-2, "momentum": 0.9, **k}),
 }
 
-#: Runs a test with each of them, as ``make(parameters, **arguments)``.
+#: Parametrizes a test with each of them as ``make(parameters, **arguments)``.
 all_optimizers = pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
 
 
 def loss_of(model, batch):
+    """Return the cross-entropy of ``model`` on a pair of inputs and targets."""
     inputs, targets = batch
     return nn.functional.cross_entropy(model(inputs), targets)
 
 
 def backward(model, batch):
+    """Accumulate the gradients of the loss, and return the loss."""
     loss = loss_of(model, batch)
     loss.backward()
     return loss
 
 
 def train(model, optimizer, data, **step):
+    """Take an optimization step for each batch; pass ``step`` on to ``step()``."""
     for batch in data:
         optimizer.zero_grad()
         backward(model, batch)
@@ -53,7 +51,7 @@ def train(model, optimizer, data, **step):
 
 
 def trained(make, count=30):
-    """Model and optimizer on the way, and the batches that are left."""
+    """Train for ``count`` steps; return model, optimizer and the remaining batches."""
     model, data = make_model(), list(batches())
     optimizer = make(model.parameters())
     train(model, optimizer, data[:count])

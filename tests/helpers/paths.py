@@ -1,4 +1,4 @@
-"""Places of the checkout, and of the data sets that may lie beside it."""
+"""Paths of the checkout, and of the data sets that may lie beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The optimizers that the update rules equal: torch's, and Lion as it was published."""
+"""Reference optimizers of the update rules: torch's own, and Lion as published."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Lion(torch.optim.Optimizer):
-    """Algorithm 2 of Chen et al., 2023, without weight decay, line by line."""
+    """Algorithm 2 of Chen et al. (2023), line by line, without weight decay."""
 
     def __init__(
         self,
@@ -31,7 +31,8 @@ class Lion(torch.optim.Optimizer):
                 self.state[theta]["exp_avg"] = beta2 * m + (1 - beta2) * g
 
 
-#: By rule; what is not said here is their default and ours.
+#: Reference optimizers by rule, as functions of parameters and learning rate. All
+#: other hyperparameters are the defaults, which equal those of the rules.
 NAMESAKES: dict[str, Callable[[list[Tensor], float], torch.optim.Optimizer]] = {
     "sgd": lambda params, lr: torch.optim.SGD(params, lr),
     "momentum": lambda params, lr: torch.optim.SGD(params, lr, momentum=0.9),
@@ -45,7 +46,7 @@ NAMESAKES: dict[str, Callable[[list[Tensor], float], torch.optim.Optimizer]] = {
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Have torch's NAdam keep its product in this precision, else that is single."""
+    """Set torch's default precision, in which NAdam keeps its product of momenta."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

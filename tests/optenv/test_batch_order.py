@@ -44,7 +44,7 @@ def test_no_number_of_examples_shares_a_factor_with_a_stride() -> None:
     assert len(base._STRIDES) & (len(base._STRIDES) - 1) == 0
     for stride in base._STRIDES:
         assert stride > base.MAX_EXAMPLES
-        assert all(stride % factor for factor in range(2, math.isqrt(stride) + 1))
+        assert (stride % torch.arange(2, math.isqrt(stride) + 1)).all()
 
 
 @pytest.mark.parametrize("batch_size", [3, 32])

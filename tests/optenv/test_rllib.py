@@ -21,6 +21,7 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.spaces.space_utils import unsquash_action
 
+pytestmark = pytest.mark.frameworks
 HORIZON, RUNS, SEED = 4, 5, 7
 # float64: a batch and single environments round differently. Some runs diverge, and so
 # end early: episodes of the same batch begin at different times.

@@ -1,4 +1,4 @@
-"""The command line: what a user types, mistypes and interrupts."""
+"""``train_agent.py``: its messages, its files, resuming and interrupts."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ from agents import load_policy
 from agents.evaluation.tasks.heldout import task_named
 from agents.policy.files import save_policy
 from tests.helpers.cli import SCRIPT, invoke, script
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
 
 SMALL = ["--num-envs", "8", "--no-progress"]
+#: Train on few updates of the cheapest task, and do not evaluate.
+TRAINING_ONLY = [
+    *SMALL, "--no-evaluate",
+    "--env-arg", "tasks=logistic", "--env-arg", "updates_per_step=2",
+]  # fmt: skip
+#: Learn soon and seldom: these tests need a model, not a good one.
+FAST_DQN = ["--set", "learning_starts=100", "--set", "gradient_steps=1"]
 
 
 @pytest.mark.parametrize(
@@ -66,36 +73,40 @@ SMALL = ["--num-envs", "8", "--no-progress"]
         (["--timesteps", "0"], "0 is not in the range x>=1"),
     ],
 )
-def test_a_mistake_is_named_with_what_is_valid(arguments, message, tmp_path):
+def test_an_invalid_argument_is_quoted_with_valid_ones(arguments, message, tmp_path):
     result = invoke(*arguments, "--out", tmp_path / "run")
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
-    assert not (tmp_path / "run").exists(), "nothing is written before the check"
+    assert not (tmp_path / "run").exists(), "nothing may be written before the check"
 
 
-def test_a_dictionary_changes_what_it_names_of_the_presets():
-    own = {"action": {"start": -2.0, "bound": 8.0}, "rule": {"name": "sgd"}, "horizon": 8}
+def test_a_nested_argument_changes_only_the_entries_it_names():
+    preset = {
+        "action": {"start": -2.0, "bound": 8.0},
+        "rule": {"name": "sgd"},
+        "horizon": 8,
+    }
     given = {"action": {"bound": 3.0}, "rule": {"name": "adam", "beta1": 0.8}, "new": {}}
-    found = script().within(own, given)
-    assert found == {**given, "action": {"start": -2.0, "bound": 3.0}}
+    merged = script().within(preset, given)
+    assert merged == {**given, "action": {"start": -2.0, "bound": 3.0}}
     assert given["action"] == {"bound": 3.0}
     other = {"action": {"kind": "continuous", "step": 2.0}}
-    assert script().within(own, other) == other
+    assert script().within(preset, other) == other
 
 
 def test_results_are_never_overwritten(tmp_path):
-    (tmp_path / "config.json").write_text("precious")
+    (tmp_path / "config.json").write_text("earlier")
     result = invoke("--out", tmp_path)
     assert result.exit_code == 2
     assert "already holds results" in result.output
-    assert (tmp_path / "config.json").read_text() == "precious"
+    assert (tmp_path / "config.json").read_text() == "earlier"
 
 
 @pytest.mark.parametrize("agent", ["ppo", "dqn", "rl2"])
-def test_a_short_run_leaves_a_usable_policy_and_can_go_on(agent, tmp_path):
-    first = ["--agent", agent, *SMALL, "--no-evaluate"]
+def test_a_short_run_writes_a_policy_and_can_be_resumed(agent, tmp_path):
+    first = ["--agent", agent, *TRAINING_ONLY]
     if agent == "dqn":
-        first += ["--set", "learning_starts=100", "--candidates", 1, "--members", 1]
+        first += [*FAST_DQN, "--candidates", 1, "--members", 1]
     result = invoke(
         *first, "--timesteps", 700, "--out", tmp_path / "a", "--env-arg", "rule=momentum"
     )
@@ -119,9 +130,9 @@ def test_a_short_run_leaves_a_usable_policy_and_can_go_on(agent, tmp_path):
     assert policy.description["timesteps"] < 1400 <= steps < 1800
 
 
-def test_going_on_takes_the_environment_that_the_model_was_made_with(tmp_path):
-    first = ["--agent", "dqn", "--candidates", 1, "--members", 1, *SMALL, "--no-evaluate"]
-    first += ["--set", "learning_starts=100", "--env-arg", "rule=momentum"]
+def test_resuming_uses_the_environment_of_the_saved_model(tmp_path):
+    first = ["--agent", "dqn", "--candidates", 1, "--members", 1, *TRAINING_ONLY]
+    first += [*FAST_DQN, "--env-arg", "rule=momentum"]
     done = invoke(*first, "--timesteps", 300, "--out", tmp_path / "a")
     assert done.exit_code == 0, done.output
     resume = ["--resume", tmp_path / "a" / "model.zip", "--out", tmp_path / "b"]
@@ -138,25 +149,25 @@ def test_going_on_takes_the_environment_that_the_model_was_made_with(tmp_path):
     assert load_policy(tmp_path / "b" / "policy").description["rule"] == "momentum"
 
 
-def test_an_agent_can_learn_with_the_other_kind_of_action(tmp_path):
+def test_ppo_can_learn_with_discrete_actions(tmp_path):
     other = ["--env", "optenv/DiscreteLearningRate-v0", "--out", tmp_path / "a"]
-    result = invoke(*other, "--timesteps", 300, *SMALL, "--no-evaluate")
+    result = invoke(*other, "--timesteps", 300, *TRAINING_ONLY)
     assert result.exit_code == 0, result.output
     action = load_policy(tmp_path / "a" / "policy").description["action"]
     assert action["kind"] == "discrete" and action["start"] == -2.0
 
 
-def test_the_default_folder_is_a_new_one(tmp_path, monkeypatch):
+def test_the_default_folder_is_new_in_every_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
-        assert invoke("--timesteps", 300, *SMALL, "--no-evaluate").exit_code == 0
+        assert invoke("--timesteps", 300, *TRAINING_ONLY).exit_code == 0
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == [
         "ppo_seed0", "ppo_seed0-2"
     ]  # fmt: skip
 
 
 @pytest.mark.slow
-def test_a_policy_can_be_judged_once_more(tmp_path):
+def test_a_saved_policy_can_be_evaluated_again(tmp_path):
     save_policy(random_policy(), tmp_path / "mine")
     result = invoke(
         "--policy", tmp_path / "mine", "--out", tmp_path / "run", "--no-progress",
@@ -172,7 +183,7 @@ def test_a_policy_can_be_judged_once_more(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_whole_job_ends_with_the_table(tmp_path):
+def test_training_and_evaluation_end_with_the_table(tmp_path):
     command = [
         sys.executable, str(SCRIPT), "--timesteps", "640", *SMALL,
         "--out", str(tmp_path / "run"),
@@ -192,12 +203,12 @@ def test_the_whole_job_ends_with_the_table(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interrupt_leaves_a_usable_checkpoint(tmp_path):
+def test_an_interrupt_leaves_a_policy_and_a_model(tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, str(SCRIPT), "--num-envs", "16", "--out", str(out)]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True,
-        # A shell's background jobs, and so this test in one, ignore interrupts.
+        # Background jobs of a shell ignore interrupts, and so would this process.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:

@@ -1,4 +1,4 @@
-"""The examples of frameworks run as their docstrings say, and learn."""
+"""The examples run as their docstrings say, and learn."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import pytest
 
 from tests.helpers.example_process import EXAMPLES, ROOT, command, output
 
-#: Those whose networks a policy trains: all but the one that trains a policy.
-TRAININGS = [path for path in EXAMPLES if path.stem != "with_rllib"]
+#: Examples in which a policy trains a network: all but the one that trains a policy.
+NETWORK_EXAMPLES = [path for path in EXAMPLES if path.stem != "with_rllib"]
 
-#: What an example needs beyond what all tests do.
+#: Optional packages of each example.
 PACKAGES = {
     "with_lightning": ["lightning"],
     "with_trainer": ["transformers", "accelerate"],
     "with_accelerate": ["accelerate"],
 }
 
-#: Far above that of ten classes at random, and below what each comes to.
-ACCURACY = 0.9
+#: Chance is 0.1; each example reaches more than this.
+MIN_ACCURACY = 0.9
 
 
 def decisions(printed):
-    """The rows of the table that ``explain()`` prints, by its head."""
+    """Return the rows of the printed ``explain()`` as dictionaries by column."""
     rows = [line.split() for line in printed.splitlines()]
     (head,) = [row for row in rows if row[:2] == ["step", "moved"]]
     body = rows[rows.index(head) + 1 :]
@@ -33,7 +33,7 @@ def decisions(printed):
     return [dict(zip(head, map(float, row), strict=True)) for row in numeric]
 
 
-def test_there_is_one_for_each_way():
+def test_there_is_an_example_of_each_framework():
     assert {path.stem for path in EXAMPLES} == {
         "plain_loop", "with_accelerate", "with_ddp", "with_fsdp", "with_lightning",
         "with_rllib", "with_trainer",
@@ -41,7 +41,7 @@ def test_there_is_one_for_each_way():
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_is_in_the_readme_and_shadows_no_package(example):
+def test_the_readme_links_each_example_and_none_shadows_a_package(example):
     readme = (ROOT / "README.md").read_text()
     assert f"[`{command(example)}`](examples/{example.name})" in readme
     spec = importlib.util.find_spec(example.stem)
@@ -49,16 +49,17 @@ def test_an_example_is_in_the_readme_and_shadows_no_package(example):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("example", TRAININGS, ids=lambda path: path.stem)
-def test_an_example_learns_with_a_policy_that_sees_losses_and_acts(example, tmp_path):
+@pytest.mark.frameworks
+@pytest.mark.parametrize("example", NETWORK_EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_learns_with_a_policy_that_uses_losses(example, tmp_path):
     for package in PACKAGES.get(example.stem, []):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed (extra: frameworks)")
     printed = output(example, tmp_path)
-    (ends,) = re.findall(r"validation loss ([\d.]+), accuracy ([\d.]+)", printed)
-    loss, accuracy = map(float, ends)
-    assert accuracy > ACCURACY and loss < 0.5
-    story = decisions(printed)
-    assert len(story) == 40  # those of a run whose length is known
-    assert len({row["multiplier"] for row in story}) > 20
-    assert story[0]["loss_vs_initial"] == 0 and story[-1]["loss_vs_initial"] < -1
+    (final,) = re.findall(r"validation loss ([\d.]+), accuracy ([\d.]+)", printed)
+    loss, accuracy = map(float, final)
+    assert accuracy > MIN_ACCURACY and loss < 0.5
+    rows = decisions(printed)
+    assert len(rows) == 40  # the decisions of a run whose length is known
+    assert len({row["multiplier"] for row in rows}) > 20
+    assert rows[0]["loss_vs_initial"] == 0 and rows[-1]["loss_vs_initial"] < -1

@@ -1,4 +1,4 @@
-"""Under accelerate, the optimizer takes losses from a module, and resumes exactly."""
+"""With Accelerate, the optimizer takes losses from a module and resumes exactly."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch.utils.data import DataLoader
 from agents import LearnedOptimizer
 from tests.helpers.framework_runs import (
     BATCH,
-    EPOCH,
     EPOCHS,
-    KINDS,
-    OwnLoss,
-    data,
-    in_plain_torch,
-    is_the_same,
-    saw_losses_and_acted,
-    steps_of,
+    OPTIMIZERS,
+    STEPS_PER_EPOCH,
+    ModelWithLoss,
+    counted_steps,
+    make_dataset,
+    runs_are_equal,
+    train_in_torch,
+    used_losses,
 )
 from tests.helpers.loops import STEPS
 
@@ -25,12 +25,13 @@ accelerate = pytest.importorskip(
 )
 from accelerate.state import AcceleratorState, GradientState  # noqa: E402
 
-every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=list(KINDS))
+pytestmark = pytest.mark.frameworks
+every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=list(OPTIMIZERS))
 
 
 @pytest.fixture(autouse=True)
-def no_accelerator_is_left():
-    """Accelerators share their settings within a process: the next test has its own."""
+def reset_accelerate():
+    """Clear the settings that all accelerators of a process share, after each test."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
@@ -40,16 +41,16 @@ def fit(
     make, folder=None, *, attach=lambda model: model, resume=0, parts=1, shuffle=False,
     precision="no",
 ):  # fmt: skip
-    """Model and optimizer after the run, or after what is left of it.
+    """Train with Accelerate; return the model and the optimizer.
 
     Args:
-        make: the optimizer, of parameters.
-        folder: where a checkpoint is kept after every fifth step.
-        attach: the module of the model that the loss is taken from.
-        resume: step of the checkpoint to go on from.
-        parts: batches to a step.
-        shuffle: whether epochs are in an order of their own.
-        precision: mixed with single precision, if any.
+        make: function of the parameters that returns the optimizer.
+        folder: folder for a checkpoint after every fifth step.
+        attach: function of the model that returns the module to take losses from.
+        resume: step of the checkpoint in ``folder`` to resume from; 0 starts afresh.
+        parts: micro-batches of a step.
+        shuffle: shuffle the examples anew in each epoch.
+        precision: "no", or the data type of mixed precision.
     """
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = accelerate.Accelerator(
@@ -58,17 +59,17 @@ def fit(
             use_seedable_sampler=True, data_seed=0
         ),
     )  # fmt: skip
-    own = OwnLoss()
-    optimizer = make(own.parameters())
+    classifier = ModelWithLoss()
+    optimizer = make(classifier.parameters())
     if isinstance(optimizer, LearnedOptimizer):
-        optimizer.attach_loss(attach(own))
-    loader = DataLoader(data(), batch_size=BATCH // parts, shuffle=shuffle)
-    model, prepared, loader = accelerator.prepare(own, optimizer, loader)
+        optimizer.attach_loss(attach(classifier))
+    loader = DataLoader(make_dataset(), batch_size=BATCH // parts, shuffle=shuffle)
+    model, prepared, loader = accelerator.prepare(classifier, optimizer, loader)
     step = resume
     if resume:
         accelerator.load_state(str(folder / str(resume)))
-    for epoch in range(resume // EPOCH, EPOCHS):
-        done = (step - epoch * EPOCH) * parts
+    for epoch in range(resume // STEPS_PER_EPOCH, EPOCHS):
+        done = (step - epoch * STEPS_PER_EPOCH) * parts
         rest = accelerator.skip_first_batches(loader, done) if done else loader
         rest.set_epoch(epoch)
         for batch in rest:
@@ -80,29 +81,29 @@ def fit(
             if folder and accelerator.sync_gradients and step % 5 == 0 and not resume:
                 accelerator.save_state(str(folder / str(step)))
     assert step == STEPS
-    return own.body, optimizer
+    return classifier.body, optimizer
 
 
-@every_kind
+@every_optimizer
 @pytest.mark.parametrize("attach", [lambda model: model, lambda model: model.criterion])
-def test_a_run_under_accelerate_is_the_run_in_plain_torch(make, attach):
-    assert is_the_same(fit(make, attach=attach), in_plain_torch(make))
+def test_training_equals_the_plain_torch_loop(make, attach):
+    assert runs_are_equal(fit(make, attach=attach), train_in_torch(make))
 
 
-@every_kind
+@every_optimizer
 @pytest.mark.parametrize("step", [20, 25])  # between epochs, and within one
-def test_a_run_resumed_from_a_checkpoint_is_the_run(make, step, tmp_path):
+def test_a_resumed_run_equals_the_uninterrupted_run(make, step, tmp_path):
     whole = fit(make, tmp_path, shuffle=True)
-    assert is_the_same(fit(make, tmp_path, shuffle=True, resume=step), whole)
+    assert runs_are_equal(fit(make, tmp_path, shuffle=True, resume=step), whole)
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_the_policy_takes_the_losses_of_the_model_and_acts(precision):
-    _, optimizer = fit(KINDS["learned"], precision=precision)
-    assert saw_losses_and_acted(optimizer)
-    assert steps_of(optimizer) == STEPS
+def test_the_policy_gets_the_models_losses_and_acts(precision):
+    _, optimizer = fit(OPTIMIZERS["learned"], precision=precision)
+    assert used_losses(optimizer)
+    assert counted_steps(optimizer) == STEPS
 
 
-@every_kind
-def test_accumulated_batches_are_one_step(make):
-    assert is_the_same(fit(make, parts=2), in_plain_torch(make, parts=2))
+@every_optimizer
+def test_accumulated_micro_batches_are_one_step(make):
+    assert runs_are_equal(fit(make, parts=2), train_in_torch(make, parts=2))

@@ -1,4 +1,4 @@
-"""In Lightning, the optimizer is told the loss by the closure, and resumes exactly."""
+"""In Lightning, the optimizer gets the closure's loss and resumes exactly."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch.utils.data import DataLoader
 from tests.helpers.framework_runs import (
     BATCH,
     EPOCHS,
-    KINDS,
-    data,
-    in_plain_torch,
-    is_the_same,
-    saw_losses_and_acted,
-    steps_of,
+    OPTIMIZERS,
+    counted_steps,
+    make_dataset,
+    runs_are_equal,
+    train_in_torch,
+    used_losses,
 )
 from tests.helpers.loops import STEPS, make_model
 
@@ -24,12 +24,13 @@ lightning = pytest.importorskip(
 from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
 
 pytestmark = [
-    # Lightning's own use of torch's pytree.
+    pytest.mark.frameworks,
+    # Lightning itself uses a deprecated part of torch's pytree.
     pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning"),
-    # It notes that a resumed run keeps its checkpoints elsewhere, as these tests do.
+    # Lightning warns that a resumed run keeps its checkpoints in another folder.
     pytest.mark.filterwarnings("ignore:The dirpath has changed from:UserWarning"),
 ]
-every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=list(KINDS))
+every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=list(OPTIMIZERS))
 
 
 class Classifier(lightning.LightningModule):
@@ -46,26 +47,26 @@ class Classifier(lightning.LightningModule):
 
 
 class ResumableLoader(DataLoader):
-    """Goes on within an epoch, which Lightning leaves to loaders with a state."""
+    """A loader that resumes within an epoch: Lightning restores its state."""
 
-    given = start = 0
+    num_yielded = start = 0
 
     def __iter__(self):
         start, self.start = self.start, 0
         for index, batch in enumerate(super().__iter__()):
             if index >= start:
-                self.given = index + 1
+                self.num_yielded = index + 1
                 yield batch
 
     def state_dict(self):
-        return {"given": self.given % len(self)}
+        return {"num_yielded": self.num_yielded % len(self)}
 
     def load_state_dict(self, state):
-        self.start = state["given"]
+        self.start = state["num_yielded"]
 
 
 def fit(make, folder, batch=BATCH, resume=None, epochs=EPOCHS, **arguments):
-    """Model and optimizer after the run, whose checkpoints are in ``folder``."""
+    """Train in Lightning, with checkpoints in ``folder``; return model and optimizer."""
     model = Classifier(make)
     trainer = lightning.Trainer(
         max_epochs=epochs, accelerator="cpu", devices=1, logger=False,
@@ -73,32 +74,33 @@ def fit(make, folder, batch=BATCH, resume=None, epochs=EPOCHS, **arguments):
         callbacks=[ModelCheckpoint(folder, "{step}", save_top_k=-1, every_n_train_steps=5)],
         **arguments,
     )  # fmt: skip
-    loader = ResumableLoader(data(), batch_size=batch)
+    loader = ResumableLoader(make_dataset(), batch_size=batch)
     trainer.fit(model, loader, ckpt_path=resume, weights_only=True)
     return model.body, trainer.optimizers[0]
 
 
-@every_kind
-def test_a_run_in_lightning_is_the_run_in_plain_torch(make, tmp_path):
-    assert is_the_same(fit(make, tmp_path), in_plain_torch(make))
+@every_optimizer
+def test_training_equals_the_plain_torch_loop(make, tmp_path):
+    assert runs_are_equal(fit(make, tmp_path), train_in_torch(make))
 
 
-@every_kind
+@every_optimizer
 @pytest.mark.parametrize("step", [20, 25])  # between epochs, and within one
-def test_a_run_resumed_from_a_checkpoint_is_the_run(make, step, tmp_path):
+def test_a_resumed_run_equals_the_uninterrupted_run(make, step, tmp_path):
     whole = fit(make, tmp_path / "whole")
     checkpoint = tmp_path / "whole" / f"step={step}.ckpt"
-    assert is_the_same(fit(make, tmp_path / "rest", resume=checkpoint), whole)
+    assert runs_are_equal(fit(make, tmp_path / "rest", resume=checkpoint), whole)
 
 
-def test_the_policy_is_told_losses_and_acts(tmp_path):
-    _, optimizer = fit(KINDS["learned"], tmp_path)
-    assert saw_losses_and_acted(optimizer)
-    assert steps_of(optimizer) == STEPS
+def test_the_policy_gets_the_closures_losses_and_acts(tmp_path):
+    _, optimizer = fit(OPTIMIZERS["learned"], tmp_path)
+    assert used_losses(optimizer)
+    assert counted_steps(optimizer) == STEPS
 
 
-@every_kind
-def test_accumulated_batches_are_one_step(make, tmp_path):
+@every_optimizer
+def test_accumulated_micro_batches_are_one_step(make, tmp_path):
     half = fit(make, tmp_path, batch=BATCH // 2, accumulate_grad_batches=2)
-    # Lightning's closure returns the loss of the last part, for its share.
-    assert is_the_same(half, in_plain_torch(make, 2, told=lambda losses: losses[-1] / 2))
+    # Lightning's closure returns the last micro-batch's loss, divided by their number.
+    plain = train_in_torch(make, parts=2, combine=lambda losses: losses[-1] / 2)
+    assert runs_are_equal(half, plain)

@@ -1,4 +1,4 @@
-"""The built wheel, installed elsewhere, works without the checkout."""
+"""The built wheel works without the checkout and without training libraries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from agents.policy.files import save_policy
 from tests.helpers.paths import ROOT
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
 
 PROGRAM = """
 import sys
@@ -34,7 +34,7 @@ batch.reset(seed=0)
 batch.step(batch.action_space.sample())
 
 for policy in ("policy", *agents.SHIPPED):
-    torch.manual_seed(0)  # not one of the few that begin where there is nothing to gain
+    torch.manual_seed(0)  # some seeds begin where there is nothing to gain
     model = torch.nn.Linear(3, 2)
     optimizer = agents.LearnedOptimizer(model.parameters(), policy, total_steps=50)
     first = last = None
@@ -53,7 +53,7 @@ print("works")
 
 
 @pytest.mark.slow
-def test_the_wheel_works_elsewhere_without_the_training_libraries(tmp_path):
+def test_the_installed_wheel_needs_no_training_libraries(tmp_path):
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path / "dist", ROOT],
         check=True,

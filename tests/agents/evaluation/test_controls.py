@@ -82,7 +82,7 @@ def test_replay_is_the_mean_schedule_of_the_policy_on_every_task(action):
 def test_noise_moves_as_much_as_the_policy_and_no_further(action):
     policy = random_policy(action=action)
     runs = np.array([[0.1, -0.3, 0.0], [0.3, -0.3, 0.2], [0.2, -0.3, 0.1]])
-    drawn = np.array([noise(policy, runs, seed).moves * 4.0 for seed in range(2000)])
+    drawn = np.array([noise(policy, runs, seed).moves * 4.0 for seed in range(1000)])
     assert drawn.mean(0) == pytest.approx(runs.mean(0), abs=0.01)
     assert drawn.std(0) == pytest.approx(runs.std(0), abs=0.01)
     first, again, other = (noise(policy, runs, seed).fingerprint() for seed in (1, 1, 2))

@@ -81,6 +81,7 @@ def scores(contender, config, setting, count):
 
 
 @pytest.mark.slow
+@pytest.mark.training
 @pytest.mark.parametrize("kind", ["rotated", "permuted"])
 def test_replay_and_looking_ahead_know_more_and_forget_less_than_descent(kind):
     setting = SETTINGS[kind]
@@ -97,6 +98,7 @@ def test_replay_and_looking_ahead_know_more_and_forget_less_than_descent(kind):
 
 
 @pytest.mark.slow
+@pytest.mark.training
 @pytest.mark.parametrize(
     ("kind", "iterations", "lr", "config", "margin"),
     [

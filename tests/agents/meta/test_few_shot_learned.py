@@ -11,7 +11,7 @@ import pytest
 from agents import meta
 from tests.helpers.paths import DATA
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.training]
 OMNIGLOT = DATA / "omniglot-small"
 PATHS = sorted(str(path) for path in OMNIGLOT.glob("*.zip"))
 TASKS = 300

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sinusoids
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.training]
 TASKS = 1000
 
 

@@ -73,8 +73,9 @@ def test_distributed_checkpoints_hold_the_whole_state(make, flatten):
     assert torch.equal(weights(model), weights(other))
 
 
-@pytest.mark.parametrize("flatten", [False, True])
-@pytest.mark.parametrize("count", [3, 24, 25, 30])  # also between the steps of a probe
+@pytest.mark.parametrize(  # also between the steps of a probe
+    ("count", "flatten"), [(3, False), (24, False), (25, True), (30, True)]
+)
 def test_distributed_checkpoints_on_disk_resume_bit_for_bit(make, count, flatten, tmp_path):
     model, optimizer, data = trained(make, count)
     options = checkpoint.StateDictOptions(flatten_optimizer_state_dict=flatten)

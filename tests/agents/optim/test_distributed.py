@@ -29,6 +29,7 @@ NETWORK = {"name": "network", "weights": [0.05 * (-1) ** (i // 3) for i in range
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.distributed,
     pytest.mark.skipif(not dist.is_available(), reason="torch without torch.distributed"),
 ]
 

@@ -205,7 +205,7 @@ def test_an_exported_policy_acts_as_its_model_over_a_trial(kind, tmp_path):
         batch_size=RUNS * HORIZON, learning_rate=0.03,
         policy_kwargs={"lstm_hidden_size": 7, "net_arch": [5]},
     )  # fmt: skip
-    trained.learn(10 * 3 * RUNS * HORIZON)
+    trained.learn(3 * 3 * RUNS * HORIZON)
     policy = load_policy(export_policy(trained, tmp_path / "policy"))
     env = environment(kind, loss_dropout=1.0 if kind == "discrete" else 0.0)
     observation, _ = env.reset(seed=1)

@@ -250,6 +250,7 @@ def test_a_short_training_is_reported_beside_the_others(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.training
 def test_rl2_learns_to_beat_thompson_sampling():
     """About 85 seconds of CPU time."""
     recipe = {**known_ground.RECIPES["bandit-10"], "timesteps": 800_000}
@@ -258,6 +259,7 @@ def test_rl2_learns_to_beat_thompson_sampling():
 
 
 @pytest.mark.slow
+@pytest.mark.training
 def test_rl2_learns_what_an_mdp_is_worth():
     """Trials of 20 steps in MDPs of 3 states and 2 actions; 45 seconds of CPU time."""
     small = partial(RandomMDPs, episodes=4, states=3, actions=2, steps=5)

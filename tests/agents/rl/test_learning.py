@@ -52,6 +52,7 @@ def best_constant(env_id, base_lr):
 
 
 @pytest.mark.slow
+@pytest.mark.training
 @pytest.mark.parametrize("base_lr", [1e-2, (1e-4, 1e-1)], ids=["fixed", "random"])
 @pytest.mark.parametrize("agent", ["ppo", "dqn"])
 def test_an_agent_beats_the_best_constant_action(agent, base_lr, tmp_path):

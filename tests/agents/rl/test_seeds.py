@@ -39,6 +39,7 @@ def test_runs_that_diverge_or_end_above_their_start_are_behind_by_all_of_the_way
 
 
 @pytest.mark.slow
+@pytest.mark.training
 def test_the_best_candidates_are_averaged_and_each_is_left_in_its_folder(tmp_path):
     preset = PRESETS["ppo"]
     config = {

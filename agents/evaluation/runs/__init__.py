@@ -1,0 +1,1 @@
+"""Runs of arms on tasks: one run, many of them on worker processes, their store."""

@@ -1,0 +1,63 @@
+"""Policies with random weights, for tests that do not need a trained one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+import optenv
+from agents import Policy
+from optenv import telemetry
+
+
+def random_policy(
+    rule: str = "adam",
+    action: dict[str, Any] | None = None,
+    horizon: int = 20,
+    **description: Any,
+) -> Policy:
+    """Return a policy with fixed random weights that first raises, then lowers, the rate.
+
+    Random weights make the action depend on every observation. The first hidden unit
+    follows the run's progress and moves the learning rate over a wide range.
+
+    Args:
+        rule: name or specification of the update rule.
+        action: settings of the action; by default continuous, of at most 3 nats.
+        horizon: control steps of a run.
+        **description: further entries of the policy's description.
+    """
+    spec = optenv.actions.make({"kind": "continuous", "bound": 3.0, **(action or {})})
+    outputs, memory = spec.outputs, description.get("memory", 0)
+    inputs = len(telemetry.FEATURES) + spec.observed
+    inputs += outputs + 2 + memory if memory else 0
+    policy = Policy(
+        {
+            "feature_version": telemetry.FEATURE_VERSION,
+            "features": list(telemetry.FEATURES),
+            "total_updates": [10, 10_000],
+            "action": spec.to_dict(),
+            "rule": rule,
+            "horizon": horizon,
+            "spacing": 1.7,
+            "layers": [inputs, 16, outputs],
+            "activation": "tanh",
+            **description,
+        }
+    )
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+        policy.networks[0][0].weight[0] = 0.0
+        policy.networks[0][0].weight[0, list(telemetry.FEATURES).index("progress")] = 3.0
+        policy.networks[0][2].weight[:, 0] = 1.5 * torch.linspace(-1, 1, outputs).neg()
+        if outputs == 1:
+            policy.networks[0][2].weight[0, 0] = -1.5
+    return policy
+
+
+def switching_policy() -> Policy:
+    """Return a random policy that chooses update rules and has a memory."""
+    return random_policy("switching", {"kind": "rule"}, memory=3)
