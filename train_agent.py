@@ -27,9 +27,9 @@ import torch
 
 from agents import load_policy
 from agents.evaluation import BaselineRuns, evaluate, start_baselines
-from agents.evaluation.arms.defaults import learned_arm
+from agents.evaluation.arms.learned import learned_arm
 from agents.evaluation.report.plots import plot_curves
-from agents.evaluation.stats.results import format_table, write_csv
+from agents.evaluation.report.tables import format_table, write_csv
 from agents.evaluation.tasks.heldout import HELDOUT, task_named
 from agents.rl import factory, training
 from agents.rl.presets import PRESETS

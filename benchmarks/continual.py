@@ -50,7 +50,7 @@ from continual_learners import (
     search,
 )
 
-from agents.evaluation.stats.results import Interval, interval
+from agents.evaluation.stats.intervals import Interval, interval
 
 SCRATCH = ("online SGD", "replay", "La-MAML")
 LEARNERS = (*SCRATCH, "pretrained", "OML")

@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from agents import meta
-from agents.evaluation.stats.results import interval
+from agents.evaluation.stats.intervals import interval
 from agents.meta.families.digits import TEST as TEST_DIGITS
 from agents.meta.families.digits import TRAINING as TRAINING_DIGITS
 from agents.meta.families.stroke_fonts import TEST, TRAINING

@@ -24,7 +24,7 @@ import torch
 from tqdm import tqdm
 
 from agents import LearnedOptimizer, Policy, load_policy
-from agents.evaluation.stats.results import interval
+from agents.evaluation.stats.intervals import interval
 from agents.evaluation.tasks.benchmark import BENCHMARK
 from agents.evaluation.tasks.problem import HeldoutTask
 from agents.evaluation.tasks.selection import SELECTION

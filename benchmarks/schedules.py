@@ -20,7 +20,7 @@ from open_loop import Runs, blind, check, compare, random_search
 from tqdm import tqdm
 
 from agents import Policy, load_policy
-from agents.evaluation.stats.results import interval
+from agents.evaluation.stats.intervals import interval
 from agents.rl.factory import env_arguments, preset
 from agents.rl.presets import PRESETS
 

@@ -21,7 +21,7 @@ from torch import nn
 from tqdm import tqdm
 
 from agents import meta
-from agents.evaluation.stats.results import interval
+from agents.evaluation.stats.intervals import interval
 
 
 def perceptron() -> nn.Module:

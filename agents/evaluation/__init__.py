@@ -1,16 +1,30 @@
-"""How good optimizers are on tasks that no policy is trained on."""
+"""Comparison of optimizers on tasks that no policy is trained on.
 
+An *arm* is an optimizer under test with its schedule, a *search* tunes one, a *row* is the
+result of one run, and a *control* is a learned policy without what it has learned or sees.
+Folders, each of which imports only from those before it: ``tasks`` and ``arms``, ``runs``
+(make and store rows), ``stats`` (compare them), ``report`` (print and plot them). The
+command is ``python -m agents.evaluation``.
+"""
+
+from .arms.arm import Arm
+from .arms.learned import learned_arm
+from .report.tables import format_summary, format_table, write_csv
+from .row import Row
 from .runs.run import train
 from .runs.runner import BaselineRuns, evaluate, start_baselines
-from .stats.results import Row, format_table, write_csv
-from .stats.summary import format_summary, summarize
+from .stats.summary import summarize
+from .tasks.problem import HeldoutTask
 
 __all__ = [
+    "Arm",
     "BaselineRuns",
+    "HeldoutTask",
     "Row",
     "evaluate",
     "format_summary",
     "format_table",
+    "learned_arm",
     "start_baselines",
     "summarize",
     "train",

@@ -1,12 +1,13 @@
-"""Judge policies and baselines on the whole benchmark, and go on where it stopped.
+"""Compare policies and baselines on the whole benchmark; continue where it stopped.
 
     python -m agents.evaluation --policy runs/ppo_seed0     # everything: many hours
     python -m agents.evaluation --task cancer --task diabetes --seeds 2     # minutes
     python -m agents.evaluation --suite selection --policy A --policy B     # choose
+    python -m agents.evaluation --list      # all arms and tasks, as Markdown
 
 The folder ``--out`` gets rows.jsonl (every run, as soon as it has ended), choices.json
 (what tuning chose), summary.csv, curves.png, losses.png and profiles.png. A call with the
-same folder runs only what is not in rows.jsonl yet.
+same folder runs only what is missing in rows.jsonl.
 """
 
 from __future__ import annotations
@@ -23,40 +24,53 @@ import torch
 
 from ..utils.progress import progress_bar
 from ..utils.workers import Workers
-from .arms.controls import CONTROLS, control_jobs
-from .arms.select import Baselines, Entrant, load_entrants, pick_baselines
-from .report.profile_plots import plot_final_losses, plot_profiles
+from .arms.controls import CONTROLS
+from .arms.select import PolicyArms, SelectedArms, load_policy_arms, select_arms
+from .arms.table import ARMS
+from .cli_options import (
+    length_option,
+    seed_ranges,
+    seeds_option,
+    select_tasks,
+    tuning_seeds_option,
+    workers_option,
+)
+from .report.catalog import catalog
+from .report.plots import plot_final_losses, plot_main_curves, plot_profiles
 from .report.tables import (
+    format_overshoots,
     format_standings,
-    plot_rates,
+    format_table,
     with_worst_cases,
     write_choices,
     write_summary,
 )
-from .runs.jobs import Choices, Phases
+from .row import Row
+from .runs.jobs import Choices, Phases, control_jobs
 from .runs.store import FILE, Store, StoredRuns, exclusive
-from .stats.overshoot import format_overshoots
-from .stats.results import Row, format_table
-from .tasks.benchmark import BENCHMARK
 from .tasks.folder import folder_tasks
-from .tasks.heldout import HeldoutTask, task_named
-from .tasks.selection import SELECTION
-
-#: Tuning seeds begin here; evaluation seeds are below.
-FIRST_TUNING_SEED = 1000
+from .tasks.problem import HeldoutTask
+from .tasks.suites import SUITES
 
 
-#: Tasks to judge on, by what they are for.
-SUITES = {"benchmark": BENCHMARK, "selection": SELECTION}
+def print_catalog(context: click.Context, option: click.Parameter, value: bool) -> None:
+    """Print all arms and tasks, and exit."""
+    if value and not context.resilient_parsing:
+        click.echo(catalog())
+        context.exit()
 
 
-@click.command(help=__doc__.splitlines()[0], context_settings={"show_default": True})
+@click.command(
+    help=__doc__.splitlines()[0],
+    epilog="Arms: " + ", ".join(ARMS) + ".",
+    context_settings={"show_default": True},
+)
 @click.option(
     "--policy",
     "policies",
     multiple=True,
     metavar="NAME|PATH",
-    help="Policy to judge; repeatable.  [default: baselines only]",
+    help="Policy to evaluate; repeatable.  [default: baselines only]",
 )
 @click.option(
     "--suite",
@@ -77,7 +91,7 @@ SUITES = {"benchmark": BENCHMARK, "selection": SELECTION}
     "tasks",
     multiple=True,
     metavar="NAME",
-    help="Task of the suite; repeatable.  [default: all]",
+    help="Task of the suite, see --list; repeatable.  [default: all]",
 )
 @click.option(
     "--data",
@@ -89,97 +103,97 @@ SUITES = {"benchmark": BENCHMARK, "selection": SELECTION}
     "arms",
     multiple=True,
     metavar="NAME",
-    help="Baseline; repeatable. AdamW default and tuned always run.  [default: all]",
+    help="Arm to compare with; repeatable. AdamW default and tuned always run.  "
+    "[default: all]",
 )
-@click.option(
-    "--seeds",
-    type=click.IntRange(1, FIRST_TUNING_SEED),
-    default=5,
-    help="Seeds of the comparison.",
-)
-@click.option(
-    "--tuning-seeds", type=click.IntRange(1), default=2, help="Other seeds, to tune on."
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(0),
-    default=2,
-    help="Processes that run it, one thread each; 0 runs in this one.",
+@seeds_option()
+@tuning_seeds_option()
+@workers_option(
+    0, 2, "Processes that make the runs, with one thread each; 0 runs in this one."
 )
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of results, new or to go on in.  [default: runs/SUITE]",
+    help="Folder of results, new or to continue in.  [default: runs/SUITE]",
 )
-@click.option(
-    "--length",
-    type=click.FloatRange(0, min_open=True),
-    default=1.0,
-    help="Factor on the number of updates of the tasks.",
-)
+@length_option()
 @click.option(
     "--controls/--no-controls",
     default=True,
-    help="Also run each policy untrained, as noise, and replayed blindly.",
+    help="Also run each policy untrained, as noise, and as an open-loop replay.",
 )
 @click.option("--progress/--no-progress", default=True, help="Progress bar.")
+@click.option(
+    "--list",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=print_catalog,
+    help="Print all arms and tasks as Markdown, and exit.",
+)
 def main(**options: Any) -> None:
     begun = time.monotonic()
     torch.set_num_threads(1)
+    # 1. Check everything that the user named, before anything is written.
     suite = SUITES[options["suite"]]
     folder: Path = options["out"] or Path("runs") / options["suite"]
     try:
         if options["data"] is not None:
-            if suite is SELECTION:
+            if options["suite"] != "benchmark":
                 raise ValueError("--data is for the benchmark: its tasks are reported on")
             suite = (*suite, *folder_tasks(options["data"]))
-        tasks = [task_named(name, suite) for name in dict.fromkeys(options["tasks"])]
-        tasks = [task.lasting(options["length"]) for task in tasks or suite]
+        tasks = select_tasks(options["tasks"], suite, options["length"])
         if not all(map(math.isfinite, options["rates"])):
             raise ValueError(f"learning rates must be finite, got {options['rates']}")
-        entrants = load_entrants(
+        policies = load_policy_arms(
             options["policies"], options["rates"], controls=options["controls"]
         )
-        baselines = pick_baselines(options["arms"])
+        selected = select_arms(options["arms"])
         folder.mkdir(parents=True, exist_ok=True)
         click.get_current_context().with_resource(exclusive(folder))
         store = Store(folder / FILE)
     except (ImportError, OSError, TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
 
+    # 2. Make the runs that are missing.
     try:
-        rows, choices = run(baselines, entrants, tasks, store, options)
+        rows, choices = run(selected, policies, tasks, store, options)
     except KeyboardInterrupt:
         click.echo(
             f"interrupted; the same command goes on from the {len(store)} runs that are "
             f"in {store.path}"
         )
         sys.exit(130)
-    kinds = ("", *CONTROLS) if options["controls"] else ("",)
+
+    # 3. Write and print the results.
+    controls = ("", *CONTROLS) if options["controls"] else ("",)
     families = {
-        each.family(kind): [each.name(lr, kind) for lr in each.rates]
-        for each in entrants
-        for kind in kinds
+        each.family(control): [each.name(lr, control) for lr in each.rates]
+        for each in policies
+        for control in controls
     }
     write(rows, families, choices, folder)
     click.echo(f"all done in {(time.monotonic() - begun) / 60:.1f} minutes")
 
 
 def run(
-    baselines: Baselines,
-    entrants: list[Entrant],
+    selected: SelectedArms,
+    policies: list[PolicyArms],
     tasks: list[HeldoutTask],
     store: Store,
     options: dict[str, Any],
 ) -> tuple[list[Row], Choices]:
-    """Rows of all that takes part, and what tuning chose."""
-    seeds = range(options["seeds"])
-    tuning = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + options["tuning_seeds"])
-    ours = [arm for entrant in entrants for arm in entrant.arms()]
-    arms = [*baselines.untuned, *ours]
-    phases = Phases(tasks, tuning, seeds, arms, baselines.searches, baselines.shared)
-    judged = entrants if options["controls"] else []
-    controls = sum(len(CONTROLS) * len(each.rates) for each in judged)
+    """Run everything that is not in the store.
+
+    Returns:
+        Rows of all arms, and what tuning chose.
+    """
+    seeds, tuning_seeds = seed_ranges(options["seeds"], options["tuning_seeds"])
+    ours = [arm for policy_arms in policies for arm in policy_arms.arms()]
+    arms = [*selected.untuned, *ours]
+    phases = Phases(tasks, tuning_seeds, seeds, arms, selected.searches, selected.shared)
+    controlled = policies if options["controls"] else []
+    controls = sum(len(CONTROLS) * len(each.rates) for each in controlled)
     total = phases.total + controls * len(tasks) * len(seeds)
     workers = None
     with contextlib.ExitStack() as stack:
@@ -188,7 +202,9 @@ def run(
         bar = progress_bar(total, "benchmark", options["progress"])
         runner = StoredRuns(store, workers, stack.enter_context(bar))
         rows, choices = phases.run(runner)
-        rows += runner([job for e in judged for job in control_jobs(e, rows, tasks, seeds)])
+        # Controls are made of the policies' own runs, and so come after them.
+        jobs = [j for each in controlled for j in control_jobs(each, rows, tasks, seeds)]
+        rows += runner(jobs)
     click.echo(f"{runner.ran} runs done, {runner.reused} reused of {store.path}")
     return rows, choices
 
@@ -196,23 +212,23 @@ def run(
 def write(
     rows: list[Row], families: dict[str, list[str]], choices: Choices, folder: Path
 ) -> None:
-    """Leave all files in the folder, and print the tables."""
+    """Write all files to the folder, and print the tables."""
     write_choices(choices, folder / "choices.json")
-    plot_rates(rows, folder / "curves.png")
+    plot_main_curves(rows, folder / "curves.png")
     click.echo(f"\n{format_table(rows)}\n")
     click.echo(f"{format_overshoots(rows)}\n")
-    more = with_worst_cases(rows, families)
+    extended = with_worst_cases(rows, families)
     summary, losses, profiles = (
         folder / name for name in ("summary.csv", "losses.png", "profiles.png")
     )
     for path in (summary, losses, profiles):
-        path.unlink(missing_ok=True)  # those of an earlier call may not be renewed
+        path.unlink(missing_ok=True)  # if this call cannot write them, old ones mislead
     try:
-        write_summary(more, summary)
-        plot_final_losses(more, losses)
-        plot_profiles(more, profiles)
-        click.echo(f"{format_standings(more)}\n")
-    except ValueError as error:  # as when runs are so short that nothing is learned
+        write_summary(extended, summary)
+        plot_final_losses(extended, losses)
+        plot_profiles(extended, profiles)
+        click.echo(f"{format_standings(extended)}\n")
+    except ValueError as error:  # such as where runs are so short that nothing is learned
         click.echo(f"no summary and no profiles: {error}\n")
     click.echo(f"results are in {folder}")
 

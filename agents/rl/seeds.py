@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import click
 
 from ..evaluation import evaluate
-from ..evaluation.arms.defaults import learned_arm
-from ..evaluation.stats.results import Row, write_csv
+from ..evaluation.arms.learned import learned_arm
+from ..evaluation.report.tables import write_csv
+from ..evaluation.row import Row
 from ..evaluation.tasks.problem import HeldoutTask
 from ..evaluation.tasks.selection import SELECTION
 from ..policy.ensemble import average

@@ -8,10 +8,11 @@ from functools import partial
 
 from click.testing import CliRunner
 
-from agents.evaluation.arms.defaults import Arm, adamw
+from agents.evaluation.arms.arm import Arm
+from agents.evaluation.arms.factories import adamw
 from agents.evaluation.tasks.heldout import task_named
 
-ADAMW = Arm("AdamW", partial(adamw, lr=1e-2))
+ADAMW_ARM = Arm("AdamW", partial(adamw, lr=1e-2))
 
 
 def short(name, updates=8):

@@ -1,1 +1,1 @@
-"""Arms: the optimizers that are compared, how they are tuned, and the controls."""
+"""Arms: the optimizers under test, how they are tuned, and the controls of a policy."""

@@ -1,4 +1,4 @@
-"""Who takes part in a benchmark: baselines by name, policies at several learning rates."""
+"""Selection of arms by name, and of policies by path, for one benchmark."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from optenv.actions import RuleChoice
 
 from ...policy.files import load_policy
 from ...policy.module import Policy
-from .defaults import DEFAULT, SHARED, TUNED, Arm, Search, grid_arms, learned_arm
-from .more import untuned_arms
-from .searches import SEARCHES
+from ..row import DEFAULT, SHARED, TUNED
+from .arm import Arm, Search, grid_arms
+from .learned import learned_arm
+from .table import ARMS, SEARCHES, untuned_arms
 
-__all__ = ["Baselines", "Entrant", "load_entrants", "pick_baselines"]
+__all__ = ["PolicyArms", "SelectedArms", "load_policy_arms", "select_arms"]
 
 
 @dataclass(frozen=True)
-class Baselines:
-    """Optimizers to measure policies against.
+class SelectedArms:
+    """Arms to compare policies with.
 
     Attributes:
-        untuned: run as they come.
-        searches: tuned for each task, by the name of the column.
-        shared: whether AdamW with one setting for all tasks is among them.
+        untuned: arms that run with their own defaults.
+        searches: searches that choose a setting for each task, by the name of the column.
+        shared: AdamW with one setting for all tasks is among the arms.
     """
 
     untuned: list[Arm]
@@ -34,26 +35,27 @@ class Baselines:
     shared: bool
 
 
-def pick_baselines(names: Sequence[str] = ()) -> Baselines:
-    """Baselines called ``names``, by default all there are.
+def select_arms(names: Sequence[str] = ()) -> SelectedArms:
+    """Return the arms called ``names``, by default all of the table.
 
     AdamW with its defaults and AdamW tuned are always among them: speeds, losses and CPU
     times are relative to theirs.
 
     Raises:
-        ValueError: there is no arm of that name; the message lists those there are.
+        ValueError: there is no arm of that name; the message lists the valid ones.
         ImportError: the package of one of them is missing.
     """
-    untuned = {arm.name: arm for arm in untuned_arms()}
-    valid = [*untuned, SHARED, *SEARCHES]
     for name in names:
-        if name not in valid:
-            raise ValueError(f"unknown arm {name!r}; valid arms: {', '.join(valid)}")
-    wanted = {*(names or valid), DEFAULT, TUNED}
-    found = [arm for name, arm in untuned.items() if name in wanted]
+        if name not in ARMS:
+            raise ValueError(f"unknown arm {name!r}; valid arms: {', '.join(ARMS)}")
+    wanted = {*(names or ARMS), DEFAULT, TUNED}
+    untuned = [arm for arm in untuned_arms() if arm.name in wanted]
     searches = {name: search for name, search in SEARCHES.items() if name in wanted}
+
+    # Make each optimizer once, so that a missing package is found out now rather than
+    # hours later.
     tried = [grid_arms(search)[0] for search in searches.values()]
-    for arm in [*found, *tried]:  # now, rather than hours later
+    for arm in [*untuned, *tried]:
         module = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
         try:
             arm.factory(module if arm.takes_module else module.parameters(), 10)
@@ -61,16 +63,16 @@ def pick_baselines(names: Sequence[str] = ()) -> Baselines:
             raise ImportError(
                 f"{arm.name} cannot run: {error}; name the arms that can, with --arm"
             ) from error
-    return Baselines(found, searches, SHARED in wanted)
+    return SelectedArms(untuned, searches, SHARED in wanted)
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """A policy with the base learning rates that it is judged with.
+class PolicyArms:
+    """A policy with several base learning rates, each of which is an arm.
 
     Attributes:
-        label: its name, which those of its arms begin with.
-        policy: the same for all arms.
+        label: name that those of its arms begin with.
+        policy: the policy of all arms.
         rates: base learning rates.
     """
 
@@ -78,38 +80,38 @@ class Entrant:
     policy: Policy
     rates: tuple[float, ...]
 
-    def name(self, lr: float, kind: str = "") -> str:
-        """Name of the arm with this base learning rate, or of a control of it."""
-        return f"{self.family(kind)} lr {_spelled(lr)}"
+    def name(self, lr: float, control: str = "") -> str:
+        """Return the name of the arm with this base learning rate, or of its control."""
+        return f"{self.family(control)} lr {_format_lr(lr)}"
 
-    def family(self, kind: str = "") -> str:
-        """What the names of all arms of a kind begin with."""
-        return f"{self.label} {kind}".rstrip()
+    def family(self, control: str = "") -> str:
+        """Return the name that those of all learning rates begin with."""
+        return f"{self.label} {control}".rstrip()
 
     def arms(self) -> list[Arm]:
-        """The policy as an optimizer, with each of the learning rates."""
+        """Return the policy as an optimizer with each of the learning rates."""
         return [learned_arm(self.name(lr), self.policy, lr=lr) for lr in self.rates]
 
 
-def load_entrants(
+def load_policy_arms(
     paths: Sequence[str | Path], rates: Sequence[float], *, controls: bool = False
-) -> list[Entrant]:
-    """Policies of files, each once, called after the folders that they are in.
+) -> list[PolicyArms]:
+    """Load policies, each once, and name them after their folders.
 
     Args:
-        paths: as :func:`~agents.load_policy` takes them.
+        paths: names or paths, as :func:`~agents.load_policy` takes them.
         rates: base learning rates.
-        controls: whether there are to be controls of them.
+        controls: refuse policies that no controls can be made of.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`~agents.load_policy`; or two rates are so
             close that their arms would have one name, or there can be no controls.
     """
     rates = tuple(dict.fromkeys(rates))
-    if len({_spelled(lr) for lr in rates}) < len(rates):
+    if len({_format_lr(lr) for lr in rates}) < len(rates):
         got = ", ".join(map(str, rates))
         raise ValueError(f"base learning rates must differ in six digits, got {got}")
-    found: dict[str, Entrant] = {}
+    loaded: dict[str, PolicyArms] = {}
     for path in paths:
         policy = load_policy(path)
         if controls and isinstance(policy.action, RuleChoice):
@@ -117,22 +119,22 @@ def load_entrants(
                 f"policy {str(path)!r} chooses update rules, which controls are not made "
                 "of here; give --no-controls (benchmarks/schedules.py has controls of it)"
             )
-        label, mark = _label(Path(path)), policy.fingerprint()
-        if any(mark == each.policy.fingerprint() for each in found.values()):
+        label, fingerprint = _label(Path(path)), policy.fingerprint()
+        if any(fingerprint == other.policy.fingerprint() for other in loaded.values()):
             continue
-        if label in found:
-            label = f"{label}-{mark[:6]}"
-        found[label] = Entrant(label, policy, rates)
-    return list(found.values())
+        if label in loaded:
+            label = f"{label}-{fingerprint[:6]}"
+        loaded[label] = PolicyArms(label, policy, rates)
+    return list(loaded.values())
 
 
-def _spelled(lr: float) -> str:
-    """A learning rate as the names of arms have it."""
+def _format_lr(lr: float) -> str:
+    """Write a learning rate as in the names of arms."""
     return f"{lr:g}"
 
 
 def _label(path: Path) -> str:
-    """Name of the file, or of its folder if the file is only called ``policy``."""
+    """Return the name of the file, or of its folder if the file is called ``policy``."""
     path = path.resolve()
     if path.is_dir():
         return path.name

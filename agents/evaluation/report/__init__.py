@@ -1,1 +1,1 @@
-"""Tables and pictures of a comparison."""
+"""Report of a benchmark: tables, files and pictures."""

@@ -1,42 +1,62 @@
-"""Pictures of results."""
+"""Pictures of a benchmark: curves, final losses task by task, and performance profiles."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ..arms.defaults import TUNED
-from ..stats.results import Row, interval, shown_arms
+from ..row import DEFAULT, SHARED, TUNED, Row, ordered_arms
+from ..stats.intervals import interval
+from ..stats.normalise import measure, per_task
+from ..stats.profiles import MAX_TIME_RATIO, profile, profile_score, time_ratios
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["arm_styles", "new_figure", "plot_curves", "tidy"]
+__all__ = ["plot_curves", "plot_final_losses", "plot_main_curves", "plot_profiles"]
 
-COLUMNS = 3
-#: Okabe & Ito's colours, told apart with every kind of colour vision; ours come first.
-OURS = ("#D55E00", "#CC79A7", "#F0E442")
-BASELINES = ("#7F7F7F", "#009E73", "#56B4E9", "#0072B2", "#E69F00")
-#: Learning rates lower than the highest one by this factor are off the panel: a cosine
-#: ends at zero.
-RATE_RANGE = 3000.0
+#: Okabe & Ito's colours, which can be told apart with every kind of colour vision; those of
+#: learned arms come first.
+LEARNED_COLORS = ("#D55E00", "#CC79A7", "#F0E442")
+BASELINE_COLORS = ("#7F7F7F", "#009E73", "#56B4E9", "#0072B2", "#E69F00")
 DASHES = ("--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+
+#: Panels side by side, at most: of curves, and of final losses.
+CURVE_COLUMNS = 3
+LOSS_COLUMNS = 8
+#: Learning rates below the highest one by more than this factor are off the panel: a cosine
+#: ends at zero.
+LR_RANGE = 3000.0
+
+#: Colour of the rim of dots and of intervals.
+RIM_COLOR = "#404040"
+#: Characters of the title of a panel, and of the label below in an inch.
+TITLE_CHARACTERS = 22
+CHARACTERS_PER_INCH = 14
+#: Normalised losses below this are drawn at the edge, with their value: the others, most
+#: of them near 1, could not be told apart on a scale that shows all.
+LOWEST_SHOWN = 0.7
+
+
+# Curves
 
 
 def plot_curves(rows: Sequence[Row], path: str | Path) -> None:
-    """Validation loss over updates, a panel per task; learning rates of ours below.
+    """Plot validation loss over updates, a panel per task.
 
-    Lines are means over seeds, bands their 95 % intervals. Where rows of a learned arm
-    carry a learning-rate trace, a second panel shows it beside tuned AdamW's.
+    Lines are means over seeds, bands their 95 % intervals. If there are learned arms, a
+    second panel below shows their learning rates beside tuned AdamW's.
 
     Args:
-        rows: with curves of one length per task.
-        path: where to write; the ending chooses the format.
+        rows: rows with curves of one length per task.
+        path: file to write; its suffix chooses the format.
 
     Raises:
         ValueError: there are no rows.
@@ -44,31 +64,31 @@ def plot_curves(rows: Sequence[Row], path: str | Path) -> None:
     if not rows:
         raise ValueError("there are no results to plot")
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    arms = shown_arms(rows)
-    learned = _learned(rows)
+    arms = ordered_arms(rows)
+    learned = _learned_arms(rows)
     traced = [*(arm for arm in arms if arm == TUNED), *learned] if learned else []
     heights = [3.0, 1.3] if traced else [3.0]
-    columns = min(COLUMNS, len(tasks))
+    columns = min(CURVE_COLUMNS, len(tasks))
     bands = math.ceil(len(tasks) / columns)
-    figure = new_figure(4.0 * columns, sum(heights) * bands + 0.7)
+    figure = _new_figure(4.0 * columns, sum(heights) * bands + 0.7)
     axes = figure.subplots(
         bands * len(heights), columns, squeeze=False, height_ratios=heights * bands
     )
     for ax in axes.flat:
         ax.set_visible(False)
-    styles = arm_styles(rows)
+    styles = _arm_styles(rows)
     for i, task in enumerate(tasks):
         row, column = i // columns * len(heights), i % columns
         panel = axes[row, column]
         panel.set_visible(True)
-        _curves(panel, [r for r in rows if r["task"] == task], arms, styles)
+        _loss_panel(panel, [r for r in rows if r["task"] == task], arms, styles)
         panel.set_title(task)
         panel.set_ylabel("validation loss" if column == 0 else "")
         if traced:
             panel.tick_params(labelbottom=False)
             panel = axes[row + 1, column]
             panel.set_visible(True)
-            _rates(panel, [r for r in rows if r["task"] == task], traced, styles)
+            _lr_panel(panel, [r for r in rows if r["task"] == task], traced, styles)
             panel.set_ylabel("learning rate" if column == 0 else "")
         panel.set_xlabel("update")
     handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -79,41 +99,19 @@ def plot_curves(rows: Sequence[Row], path: str | Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """A figure in inches, not pyplot's: no backend is chosen, nothing is left open."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def plot_main_curves(rows: Sequence[Row], path: str | Path) -> None:
+    """Plot the curves of learned arms and of AdamW, tuned and not.
 
-    figure = Figure((width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _learned(rows: Sequence[Row]) -> list[str]:
-    ours = {row["arm"] for row in rows if row["learned"]}
-    return [arm for arm in shown_arms(rows) if arm in ours]
+    With all arms of a benchmark, two dozen curves in one panel could not be told apart.
+    """
+    shown = (DEFAULT, SHARED, TUNED)
+    plot_curves([row for row in rows if row["learned"] or row["arm"] in shown], path)
 
 
-def arm_styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """Colour, dashes and width of every arm: ours are thick, solid and on top."""
-    styles: dict[str, dict[str, Any]] = {}
-    learned = _learned(rows)
-    baselines = [arm for arm in shown_arms(rows) if arm not in learned]
-    for i, arm in enumerate(baselines):
-        color = "#000000" if arm == TUNED else BASELINES[i % len(BASELINES)]
-        # Every further round of the colours has other dashes, so that no two look alike.
-        dash = "-" if arm == TUNED else DASHES[(i + i // len(BASELINES)) % len(DASHES)]
-        styles[arm] = {"color": color, "linestyle": dash, "linewidth": 1.4, "zorder": 2}
-    for i, arm in enumerate(learned):
-        color = OURS[i % len(OURS)]
-        dash = ("-", *DASHES)[i // len(OURS) % (1 + len(DASHES))]
-        styles[arm] = {"color": color, "linestyle": dash, "linewidth": 2.2, "zorder": 3}
-    return styles
-
-
-def _curves(
+def _loss_panel(
     ax: Axes, rows: Sequence[Row], arms: Sequence[str], styles: dict[str, dict[str, Any]]
 ) -> None:
+    """Draw one panel: mean validation loss over seeds, with intervals."""
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     low, high = math.inf, -math.inf
@@ -144,13 +142,13 @@ def _curves(
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(ScalarFormatter())
     ax.yaxis.set_minor_formatter(NullFormatter())
-    tidy(ax)
+    _tidy(ax)
 
 
-def _rates(
+def _lr_panel(
     ax: Axes, rows: Sequence[Row], arms: Sequence[str], styles: dict[str, dict[str, Any]]
 ) -> None:
-    """Geometric mean over seeds of the learning rate in force."""
+    """Draw one panel: geometric mean over seeds of the learning rate in force."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     highest = 0.0
@@ -165,18 +163,180 @@ def _rates(
         ax.set_xlim(0, updates[-1])
     ax.set_yscale("log")
     if highest > 0.0:
-        ax.set_ylim(highest / RATE_RANGE, 2.0 * highest)
+        ax.set_ylim(highest / LR_RANGE, 2.0 * highest)
         ax.yaxis.set_major_locator(LogLocator(numticks=8))
         ax.yaxis.set_minor_formatter(NullFormatter())
-    tidy(ax)
+    _tidy(ax)
 
 
 def _columns(curves: Sequence[Sequence[tuple[int, float]]]) -> np.ndarray:
-    """Values of curves of one length, ``[points, seeds]``."""
+    """Return the values of curves of one length, ``[points, seeds]``."""
     return np.array([[value for _, value in curve] for curve in curves]).T
 
 
-def tidy(ax: Axes) -> None:
-    """No frame at the top and right, and a faint grid."""
+# Final losses and profiles
+
+
+def plot_final_losses(
+    rows: Sequence[Row], path: str | Path, reference: str = TUNED
+) -> None:
+    """Plot normalised final losses: a panel an arm, a line a task, 1 is the reference.
+
+    Dots are means over seeds, bars their 95 % t intervals; further right is better.
+
+    Args:
+        rows: rows with curves; all arms with the same tasks and seeds.
+        path: file to write; its suffix chooses the format.
+        reference: arm that losses are relative to.
+
+    Raises:
+        ValueError: as :func:`~agents.evaluation.stats.normalise.measure`.
+    """
+    runs = measure(rows, reference)
+    arms, styles = ordered_arms(rows), _arm_styles(rows)
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    bands = math.ceil(len(arms) / LOSS_COLUMNS)
+    columns = math.ceil(len(arms) / bands)
+    width = 2.0 + 1.5 * columns
+    figure = _new_figure(width, bands * (0.9 + 0.2 * len(tasks)))
+    axes = figure.subplots(bands, columns, squeeze=False, sharex=True, sharey=True)
+    for ax in axes.flat[len(arms) :]:
+        ax.set_visible(False)
+    by_arm = {arm: per_task(runs, arm, "normalised") for arm in arms}
+    for ax, arm in zip(axes.flat, arms, strict=False):
+        _dots(ax, [by_arm[arm][task] for task in tasks], styles[arm])
+        ax.set_title(textwrap.fill(arm, TITLE_CHARACTERS), fontsize=8)
+        ax.tick_params(labelsize=8, labelbottom=True)
+    first = axes[0, 0]
+    highest = max(values.mean() for each in by_arm.values() for values in each.values())
+    first.set_xlim(LOWEST_SHOWN - 0.03, max(1.05, highest + 0.03))
+    first.set_yticks(range(len(tasks)), tasks)
+    first.set_ylim(len(tasks) - 0.5, -0.5)
+    label = (
+        f"normalised final validation loss: 0 initial, 1 {reference}; higher is better "
+        f"(triangles: below {LOWEST_SHOWN:g}, with their value)"
+    )
+    figure.supxlabel(textwrap.fill(label, int(width * CHARACTERS_PER_INCH)), fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
+def _dots(
+    ax: Axes, scores: Sequence[npt.NDArray[np.float64]], style: Mapping[str, Any]
+) -> None:
+    """Draw one panel: a dot and its interval for every task, from the top down."""
+    ax.axvline(1.0, color="#000000", linewidth=0.8)
+    points = [(i, *interval(list(values))) for i, values in enumerate(scores)]
+    if shown := [point for point in points if point[1] >= LOWEST_SHOWN]:
+        places, means, halves = np.array(shown).T
+        # Intervals in grey and dots with a rim: a light colour alone is lost on white.
+        ax.errorbar(
+            means, places, xerr=np.nan_to_num(halves), fmt="o", markersize=4.5,
+            color=style["color"], markeredgecolor=RIM_COLOR, markeredgewidth=0.4,
+            ecolor=RIM_COLOR, elinewidth=1.0,
+        )  # fmt: skip
+    for i, mean, _ in points:
+        if mean < LOWEST_SHOWN:
+            ax.plot(LOWEST_SHOWN, i, marker="<", color=style["color"], markersize=4)
+            ax.annotate(
+                f"{mean:.2f}", (LOWEST_SHOWN, i), (5, 0), textcoords="offset points",
+                va="center", fontsize=7,
+            )  # fmt: skip
+    _tidy(ax)
+
+
+def plot_profiles(
+    rows: Sequence[Row],
+    path: str | Path,
+    reference: str = TUNED,
+    gap_fraction: float = 1.0,
+) -> None:
+    """Plot performance profiles in updates, with arms from best to worst score.
+
+    Args:
+        rows: rows with curves; all arms with the same tasks and seeds.
+        path: file to write; its suffix chooses the format.
+        reference: arm that sets the targets.
+        gap_fraction: fraction of the reference's gap to close; see
+            :func:`~agents.evaluation.stats.normalise.measure`.
+
+    Raises:
+        ValueError: as :func:`~agents.evaluation.stats.normalise.measure`.
+    """
+    ratios = time_ratios(measure(rows, reference, gap_fraction))
+    scores = {arm: profile_score(ratios[arm]) for arm in ordered_arms(rows)}
+    styles = _arm_styles(rows)
+    figure = _new_figure(8.5, 4.5)
+    ax = figure.subplots()
+    for arm in sorted(scores, key=lambda arm: -scores[arm]):
+        steps = ratios[arm][ratios[arm] <= MAX_TIME_RATIO]
+        taus = np.unique([1.0, *steps, MAX_TIME_RATIO])
+        ax.plot(
+            taus,
+            profile(ratios[arm], taus),
+            label=f"{scores[arm]:.2f}  {arm}",
+            drawstyle="steps-post",
+            **styles[arm],
+        )
+    ax.set_xlim(1.0, MAX_TIME_RATIO)
+    ax.set_ylim(-0.02, 1.02)
+    ax.set_xlabel(
+        f"updates to {100 * gap_fraction:g} % of the way to {reference}'s final loss,\n"
+        "as a multiple of the fastest arm's"
+    )
+    ax.set_ylabel("part of the tasks")
+    _tidy(ax)
+    figure.legend(
+        loc="outside right upper",
+        title="score and arm",
+        alignment="left",
+        frameon=False,
+        handlelength=3.5,
+    )
+    figure.savefig(path, dpi=150)
+
+
+# Figures and styles
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    """Return a figure of this size in inches.
+
+    It is not pyplot's, so that no backend is chosen and no figure is left open.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _learned_arms(rows: Sequence[Row]) -> list[str]:
+    """Return the names of the learned arms, in order of appearance."""
+    ours = {row["arm"] for row in rows if row["learned"]}
+    return [arm for arm in ordered_arms(rows) if arm in ours]
+
+
+def _arm_styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Return colour, dashes and width of every arm: learned ones are thick and on top."""
+    styles: dict[str, dict[str, Any]] = {}
+    learned = _learned_arms(rows)
+    baselines = [arm for arm in ordered_arms(rows) if arm not in learned]
+    for i, arm in enumerate(baselines):
+        color = "#000000" if arm == TUNED else BASELINE_COLORS[i % len(BASELINE_COLORS)]
+        # Every further round of the colours has different dashes.
+        dash = (
+            "-" if arm == TUNED else DASHES[(i + i // len(BASELINE_COLORS)) % len(DASHES)]
+        )
+        styles[arm] = {"color": color, "linestyle": dash, "linewidth": 1.4, "zorder": 2}
+    for i, arm in enumerate(learned):
+        color = LEARNED_COLORS[i % len(LEARNED_COLORS)]
+        dash = ("-", *DASHES)[i // len(LEARNED_COLORS) % (1 + len(DASHES))]
+        styles[arm] = {"color": color, "linestyle": dash, "linewidth": 2.2, "zorder": 3}
+    return styles
+
+
+def _tidy(ax: Axes) -> None:
+    """Remove the frame at the top and right, and add a faint grid."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25, linewidth=0.6)

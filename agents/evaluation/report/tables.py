@@ -1,4 +1,10 @@
-"""What a benchmark leaves: tables to read, files to go on with, pictures."""
+"""Tables of a benchmark, as text and as files.
+
+A column that does not fit on a line is continued below. The printed tables are, in their
+order: losses and paired differences (:func:`format_table`), runs that are too long
+(:func:`format_overshoots`), and everything over the tasks together
+(:func:`format_standings`): the summary, wins and ties, and CPU time.
+"""
 
 from __future__ import annotations
 
@@ -9,102 +15,106 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..arms.defaults import DEFAULT, SHARED, TUNED
+from ..row import DEFAULT, TUNED, Row, ordered_arms
 from ..runs.jobs import Choices
-from ..stats.intervals import Estimate
-from ..stats.normalise import check_runs, cost, measure
-from ..stats.profiles import BAND, Record, ahead, versus, worst_case
-from ..stats.results import Row, grid, percent, shown_arms
-from ..stats.summary import WIDTH, Summary, format_record, format_summary, summarize
-from .plots import plot_curves
+from ..stats.intervals import Estimate, Interval, interval
+from ..stats.normalise import (
+    MISSED_SPEEDUP,
+    difference,
+    final_losses,
+    measure,
+    remaining_gap,
+)
+from ..stats.overshoot import TOLERANCE, overshoots
+from ..stats.profiles import TIE_TOLERANCE, Record, lead, versus, worst_case
+from ..stats.summary import Summary, cpu_ratios, summarize
 
 __all__ = [
-    "cpu_ratios",
     "format_cpu",
+    "format_overshoots",
     "format_records",
     "format_standings",
-    "plot_rates",
+    "format_summary",
+    "format_table",
     "with_worst_cases",
     "write_choices",
+    "write_csv",
     "write_summary",
 ]
 
+#: Characters of a line of the losses, and of the summaries over tasks.
+LOSS_TABLE_WIDTH = 120
+SUMMARY_WIDTH = 140
 
-def with_worst_cases(
-    rows: Sequence[Row], families: Mapping[str, Sequence[str]]
-) -> list[Row]:
-    """The rows, and those of the worst arm of each family on every task.
+
+# Losses of each task
+
+
+def format_table(rows: Sequence[Row], width: int = LOSS_TABLE_WIDTH) -> str:
+    """Format the mean losses, then each learned arm against every baseline.
 
     Args:
-        rows: of all arms.
-        families: names of arms, by the name that they share; a family of one has no
-            worst case. That of ``"ours"`` is the arm ``"ours, worst lr"``.
+        rows: results of :func:`~agents.evaluation.evaluate`.
+        width: characters of a line; columns that do not fit are continued below.
     """
-    more = list(rows)
-    for family, arms in families.items():
-        if len(arms) > 1:
-            more += worst_case(rows, arms, f"{family}, worst lr")
-    return more
-
-
-def cpu_ratios(rows: Sequence[Row]) -> dict[str, float]:
-    """CPU time of an update over that of AdamW's, by arm.
-
-    It is that of forward, backward and step: the geometric mean over tasks and seeds. Each
-    run was timed in updates of AdamW beside it
-    (:func:`~agents.evaluation.stats.normalise.cost`),
-    which are somewhat faster than those of a run of AdamW itself, as they come in pairs:
-    so the ratios are to that run's.
-
-    Raises:
-        ValueError: an arm lacks runs that another has, or no CPU time was measured.
-    """
-    check_runs(rows, DEFAULT)
-    logs: dict[str, list[float]] = {}
-    for row in rows:
-        if not cost(row) > 0.0:
-            raise ValueError("the CPU time of some runs is not positive")
-        logs.setdefault(row["arm"], []).append(math.log(cost(row)))
-    means = {arm: sum(values) / len(values) for arm, values in logs.items()}
-    return {arm: math.exp(mean - means[DEFAULT]) for arm, mean in means.items()}
-
-
-def format_cpu(rows: Sequence[Row], width: int = WIDTH) -> str:
-    """The :func:`cpu_ratios` as text, a line an arm."""
-    ratios = cpu_ratios(rows)
-    arms = shown_arms(rows)
-    title = f"CPU time of an update, in updates of {DEFAULT}; geometric mean"
-    return grid(title, arms, {"CPU": [f"{ratios[arm]:.2f}" for arm in arms]}, width)
-
-
-def format_records(rows: Sequence[Row], width: int = WIDTH) -> str:
-    """Tasks won, tied and lost by every learned arm, a line a baseline, and by how much.
-
-    Raises:
-        ValueError: as :func:`~agents.evaluation.stats.normalise.measure`.
-    """
-    runs = measure(rows)
-    learned = {row["arm"] for row in rows if row["learned"]}
-    baselines = [arm for arm in shown_arms(rows) if arm not in learned]
-    ours = [arm for arm in shown_arms(rows) if arm in learned]
-    title = (
-        "Ours against each baseline: tasks won / won or tied within "
-        f"{100 * BAND:g} % of the way / lost;\n"
-        "ahead: mean over tasks, % of the way of AdamW tuned, and 95 % interval over seeds"
-    )
-    columns = {
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    arms = ordered_arms(rows)
+    seeds = len({row["seed"] for row in rows})
+    cells = {
         arm: [
-            f"{format_record(versus(rows, arm, baseline))} "
-            f"{percent(ahead(runs, arm, baseline)):>12}"
-            for baseline in baselines
+            _loss(interval(list(final_losses(rows, task, arm).values()))) for task in tasks
         ]
-        for arm in ours
+        for arm in arms
     }
-    return grid(title, baselines, columns, width)
+    title = f"Validation loss, mean ± 95 % interval over {seeds} seeds"
+    parts = [_grid(title, tasks, cells, width)]
+    learned = {row["arm"] for row in rows if row["learned"]}
+    baselines = [arm for arm in arms if arm not in learned]
+    for arm in (arm for arm in arms if arm in learned and baselines):
+        title = (
+            f"{arm} minus the baseline, seed by seed: below 0 is better, * excludes 0\n"
+            "(gap: from initial to tuned AdamW's loss, how much of it is left open)"
+        )
+        columns = _differences(rows, arm, baselines)
+        parts.append(_grid(title, [*tasks, "all tasks"], columns, width))
+    return "\n\n".join(parts)
+
+
+def _differences(
+    rows: Sequence[Row], arm: str, baselines: Sequence[str]
+) -> dict[str, list[str]]:
+    """Format paired differences, their count of wins, and the gap to tuned AdamW."""
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    columns = {}
+    for baseline in baselines:
+        paired = [difference(rows, task, arm, baseline) for task in tasks]
+        wins = [each for each in paired if each.mean < 0]
+        count = f"{len(wins)} of {len(tasks)} better ({sum(w.decided for w in wins)}*)"
+        columns[baseline] = [*(_signed_loss(each) for each in paired), count]
+    if TUNED in baselines:
+        gaps = [remaining_gap(rows, [task], arm, TUNED) for task in tasks]
+        gaps.append(remaining_gap(rows, tasks, arm, TUNED))
+        columns["gap to tuned, %"] = [_percent(each) for each in gaps]
+    return columns
+
+
+def format_overshoots(rows: Sequence[Row], arm: str = TUNED) -> str:
+    """Name the tasks whose runs end above their lowest loss by more than is meant."""
+    by_task = overshoots(rows, arm)
+    too_long = {task: over for task, over in by_task.items() if over > TOLERANCE}
+    text = (
+        f"{arm} ends within {TOLERANCE:.0%} of its lowest validation loss on "
+        f"{len(by_task) - len(too_long)} of {len(by_task)} tasks"
+    )
+    parts = ", ".join(f"{task} +{over:.1%}" for task, over in too_long.items())
+    return f"{text}; above it: {parts}" if too_long else text
+
+
+# Aggregates over tasks
 
 
 def format_standings(rows: Sequence[Row]) -> str:
-    """All tables over the tasks together: summary, wins and ties, and CPU time.
+    """Format all tables over the tasks together: summary, wins and ties, and CPU time.
 
     Raises:
         ValueError: as :func:`~agents.evaluation.summarize`.
@@ -115,28 +125,148 @@ def format_standings(rows: Sequence[Row]) -> str:
     return "\n\n".join(parts)
 
 
-def write_summary(rows: Sequence[Row], path: str | Path) -> None:
-    """One line an arm.
+def format_summary(
+    rows: Sequence[Row],
+    reference: str = TUNED,
+    baselines: Sequence[str] = (DEFAULT, TUNED),
+    gap_fraction: float = 1.0,
+    width: int = SUMMARY_WIDTH,
+) -> str:
+    """Format the summary of every arm, a line each.
 
-    The columns are the fields of :class:`~agents.evaluation.stats.summary.Summary`: of an
-    estimate also the ends of its interval, ``NAME_low`` and ``NAME_high``, of the records
-    ``wins``, ``wins_or_ties`` and ``losses``, each with the baseline's name behind. The
-    last is ``cpu``, of :func:`cpu_ratios`.
+    Args:
+        rows, reference, baselines, gap_fraction: as for
+            :func:`~agents.evaluation.summarize`.
+        width: characters of a line; columns that do not fit are continued below.
+    """
+    summaries = summarize(rows, reference, baselines, gap_fraction)
+    tasks = len({row["task"] for row in rows})
+    target = "its final loss"
+    if gap_fraction != 1.0:
+        target = f"{100 * gap_fraction:g} % of its gap closed"
+    title = [
+        f"{tasks} tasks, {summaries[0].runs} runs an arm; "
+        "[95 % interval of the stratified bootstrap over seeds]",
+        "IQM: interquartile mean of final losses, 0 as at the start, 1 as "
+        f"{reference}; area: the same over the whole run, mean",
+        f"P(better): probability that a run beats one of {reference}; "
+        f"reached: runs that reach the target, {target}",
+        f"speed-up, CPU: {reference}'s updates and CPU time to it over the arm's, "
+        f"a miss counts {MISSED_SPEEDUP:g}; profile: score of the performance profile",
+    ]
+    if names := " and ".join(summaries[0].records):
+        tie = f"{100 * TIE_TOLERANCE:g} % of the gap"
+        title.append(f"{names}: tasks won / won or tied within {tie} / lost")
+    columns = {
+        "IQM": [_estimate(each.iqm) for each in summaries],
+        "area": [f"{each.area:.3f}" for each in summaries],
+        "P(better)": [f"{each.better.value:.2f}" for each in summaries],
+        "reached": [f"{each.reached:.0%}" for each in summaries],
+        "speed-up": [f"{each.speedup:.2f}" for each in summaries],
+        "CPU": [f"{each.cpu_speedup:.2f}" for each in summaries],
+        "profile": [f"{each.profile:.2f}" for each in summaries],
+        **{
+            baseline: [_record(each.records[baseline]) for each in summaries]
+            for baseline in summaries[0].records
+        },
+        "diverged": [str(each.diverged) for each in summaries],
+    }
+    return _grid("\n".join(title), [each.arm for each in summaries], columns, width)
+
+
+def format_records(rows: Sequence[Row], width: int = SUMMARY_WIDTH) -> str:
+    """Format tasks won, tied and lost by every learned arm, a line a baseline.
+
+    Raises:
+        ValueError: as :func:`~agents.evaluation.stats.normalise.measure`.
+    """
+    runs = measure(rows)
+    learned = {row["arm"] for row in rows if row["learned"]}
+    baselines = [arm for arm in ordered_arms(rows) if arm not in learned]
+    ours = [arm for arm in ordered_arms(rows) if arm in learned]
+    title = (
+        "Ours against each baseline: tasks won / won or tied within "
+        f"{100 * TIE_TOLERANCE:g} % of the gap / lost;\n"
+        "ahead: mean over tasks, % of AdamW tuned's gap, and 95 % interval over seeds"
+    )
+    columns = {
+        arm: [
+            f"{_record(versus(rows, arm, baseline))} "
+            f"{_percent(lead(runs, arm, baseline)):>12}"
+            for baseline in baselines
+        ]
+        for arm in ours
+    }
+    return _grid(title, baselines, columns, width)
+
+
+def format_cpu(rows: Sequence[Row], width: int = SUMMARY_WIDTH) -> str:
+    """Format the :func:`~agents.evaluation.stats.summary.cpu_ratios`, a line an arm."""
+    ratios = cpu_ratios(rows)
+    arms = ordered_arms(rows)
+    title = f"CPU time of an update, in updates of {DEFAULT}; geometric mean"
+    return _grid(title, arms, {"CPU": [f"{ratios[arm]:.2f}" for arm in arms]}, width)
+
+
+def with_worst_cases(
+    rows: Sequence[Row], families: Mapping[str, Sequence[str]]
+) -> list[Row]:
+    """Return the rows, and those of the worst arm of each family on every task.
+
+    Args:
+        rows: rows of all arms.
+        families: names of arms, by the name that they share. The worst case of the family
+            ``"ours"`` is the arm ``"ours, worst lr"``; a family of one has none.
+    """
+    extended = list(rows)
+    for family, arms in families.items():
+        if len(arms) > 1:
+            extended += worst_case(rows, arms, f"{family}, worst lr")
+    return extended
+
+
+# Files
+
+
+def write_csv(rows: Sequence[Row], path: str | Path) -> None:
+    """Write a line for each run; curves, traces and shifts are left out.
+
+    Raises:
+        ValueError: there are no rows.
+    """
+    if not rows:
+        raise ValueError("there are no results to write")
+    series = ("curve", "lr_trace", "shifts")
+    names = [name for name in Row.__annotations__ if name not in series]
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, names, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_summary(rows: Sequence[Row], path: str | Path) -> None:
+    """Write a line for each arm, as CSV.
+
+    The columns are the fields of :class:`~agents.evaluation.stats.summary.Summary`. An
+    estimate also has the ends of its interval, ``NAME_low`` and ``NAME_high``; the records
+    are ``wins``, ``wins_or_ties`` and ``losses``, each followed by the baseline's name. The
+    last column is ``cpu``, of :func:`~agents.evaluation.stats.summary.cpu_ratios`.
 
     Raises:
         ValueError: as :func:`~agents.evaluation.summarize`.
     """
     ratios = cpu_ratios(rows)
-    lines = [{**_flat(each), "cpu": ratios[each.arm]} for each in summarize(rows)]
+    lines = [{**_flatten(each), "cpu": ratios[each.arm]} for each in summarize(rows)]
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, list(lines[0]))
         writer.writeheader()
         writer.writerows(lines)
 
 
-def _flat(found: Summary) -> dict[str, Any]:
+def _flatten(summary: Summary) -> dict[str, Any]:
+    """Return the cells of a summary by the names of their columns."""
     line: dict[str, Any] = {}
-    for name, value in found._asdict().items():
+    for name, value in summary._asdict().items():
         if isinstance(value, Estimate):
             line |= {
                 name: value.value,
@@ -145,30 +275,76 @@ def _flat(found: Summary) -> dict[str, Any]:
             }
         elif name == "records":
             for baseline, record in value.items():
-                line |= _flat_record(record, baseline)
+                for count in ("wins", "wins_or_ties", "losses"):
+                    line[f"{count} {baseline}"] = getattr(record, count)
         else:
             line[name] = value
     return line
 
 
-def _flat_record(record: Record, baseline: str) -> dict[str, int]:
-    names = ("wins", "wins_or_ties", "losses")
-    return {f"{name} {baseline}": getattr(record, name) for name in names}
-
-
 def write_choices(choices: Choices, path: str | Path) -> None:
-    """What tuning chose, as JSON: by task and column, a learning rate and a schedule."""
-    found = {
+    """Write what tuning chose for each task and column, as JSON."""
+    by_task = {
         task: {column: choice._asdict() for column, choice in chosen.items()}
         for task, chosen in choices.items()
     }
-    Path(path).write_text(json.dumps(found, indent=2) + "\n")
+    Path(path).write_text(json.dumps(by_task, indent=2) + "\n")
 
 
-def plot_rates(rows: Sequence[Row], path: str | Path) -> None:
-    """Curves and learning rates of ours and of AdamW, tuned and not.
+# Cells and lines
 
-    Of all arms of a benchmark, two dozen curves in one panel could not be told apart.
+
+def _loss(value: Interval) -> str:
+    return f"{value.mean:.4f}" + _half(value.half, ".4f")
+
+
+def _signed_loss(value: Interval) -> str:
+    star = "*" if value.decided else " "
+    return f"{value.mean:+.4f}" + _half(value.half, ".4f") + star
+
+
+def _percent(value: Interval) -> str:
+    """Format a percentage with its interval, as ``+1.5 ±0.7``."""
+    return f"{value.mean:+.1f}" + _half(value.half, ".1f")
+
+
+def _half(half: float, spec: str) -> str:
+    return "" if math.isnan(half) else f" ±{half:{spec}}"
+
+
+def _estimate(value: Estimate) -> str:
+    if math.isnan(value.low):
+        return f"{value.value:.3f}"
+    return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+
+
+def _record(record: Record) -> str:
+    """Format tasks won, won or tied, and lost, as ``3/4/1``."""
+    return f"{record.wins}/{record.wins_or_ties}/{record.losses}"
+
+
+def _grid(
+    title: str, names: Sequence[str], columns: Mapping[str, Sequence[str]], width: int
+) -> str:
+    """Format a table in blocks of columns that are at most ``width`` characters wide.
+
+    Args:
+        title: lines above the table.
+        names: first cell of each line, repeated in every block.
+        columns: cells from top to bottom, by the head of the column.
+        width: characters of a line.
     """
-    few = (DEFAULT, SHARED, TUNED)
-    plot_curves([row for row in rows if row["learned"] or row["arm"] in few], path)
+    first = max(len(name) for name in names)
+    blocks: list[list[list[str]]] = []
+    used = width + 1
+    for head, cells in columns.items():
+        size = max(len(cell) for cell in [head, *cells])
+        if used + size + 2 > width:
+            blocks.append([[" " * first], *([name.ljust(first)] for name in names)])
+            used = first
+        for line, cell in zip(blocks[-1], [head, *cells], strict=True):
+            line.append(cell.rjust(size))
+        used += size + 2
+    return "\n".join(
+        [title, *("  ".join(line).rstrip() for block in blocks for line in block)]
+    )

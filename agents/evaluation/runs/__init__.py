@@ -1,1 +1,1 @@
-"""Runs of arms on tasks: one run, many of them on worker processes, their store."""
+"""Runs of arms on tasks: which to make, how to make them, and where to keep them."""

@@ -1,27 +1,53 @@
-"""What is to be run: lists of runs, and the phases that tune baselines and judge them.
+"""Jobs, the runs to make: of arms on tasks, of a tuning and an evaluation, of controls.
 
-How the runs are run, in which processes and in what order, is left to a :data:`Runner`:
-the phases are the same for :func:`~agents.evaluation.start_baselines`, which runs them
-beside a training, and for ``python -m agents.evaluation``, which keeps what has been run.
+A :data:`Runner` decides in which processes and in what order jobs are run. The phases are
+the same for :func:`~agents.evaluation.start_baselines`, which runs them beside a training,
+and for ``python -m agents.evaluation``, which stores finished runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 from ...policy.module import Policy
-from ..arms.defaults import ADAMW, SHARED, TUNED, Arm, Choice, Search, choose, choose_shared, grid_arms, mean_losses, tuned_arms
+from ..arms.arm import (
+    Arm,
+    Choice,
+    Search,
+    choose,
+    choose_shared,
+    grid_arms,
+    mean_losses,
+    tuned_arms,
+)
+from ..arms.controls import CONTROLS, noise, replay, untrained
+from ..arms.learned import learned_arm
+from ..arms.select import PolicyArms
+from ..arms.short_list import ADAMW
+from ..row import SHARED, TUNED, Row
 from ..tasks.problem import HeldoutTask
-from ..stats.results import Row
 from .run import CURVE_POINTS, train
 
-__all__ = ["Arms", "Choices", "Job", "Phases", "Runner", "job_key", "make_jobs", "run_job"]
+__all__ = [
+    "Arms",
+    "Choices",
+    "Job",
+    "Phases",
+    "Runner",
+    "control_jobs",
+    "job_key",
+    "make_jobs",
+    "run_job",
+]
 
 #: Arms for all tasks, or those of each task by its name.
 Arms = Sequence[Arm] | Mapping[str, Sequence[Arm]]
-#: What tuning chose, by the name of the task and of the column.
+#: What tuning chose, by the name of the task, then of the column.
 Choices = dict[str, dict[str, Choice]]
 
 
@@ -34,12 +60,12 @@ class Job(NamedTuple):
     curve_points: int = CURVE_POINTS
 
 
-#: Runs jobs, in any order, and gives their rows in the order of the jobs.
+#: Runs jobs, in any order, and returns their rows in the order of the jobs.
 Runner = Callable[[Sequence[Job]], list[Row]]
 
 
 def run_job(job: Job) -> Row:
-    """The row of a job; an error names the run."""
+    """Run a job and return its row; an error gets a note that names the run."""
     try:
         return train(*job)
     except Exception as error:
@@ -53,7 +79,7 @@ def make_jobs(
     seeds: Sequence[int],
     curve_points: int = CURVE_POINTS,
 ) -> Iterable[Job]:
-    """Every arm on every task with every seed, by task, then arm, then seed."""
+    """Yield every arm on every task with every seed, by task, then arm, then seed."""
     for task in tasks:
         for arm in arms[task.name] if isinstance(arms, Mapping) else arms:
             for seed in seeds:
@@ -61,53 +87,54 @@ def make_jobs(
 
 
 def job_key(job: Job) -> dict[str, Any]:
-    """What a run was, for JSON: two runs with one key have the same result.
+    """Return what identifies a run, for JSON: runs with one key have the same result.
 
-    That is the task with its length, the length that is told and the file that its data
-    are from, the arm with what its optimizer is made with (of a policy, the fingerprint),
-    and the seed. It does not tell versions of this package, or of others, apart.
+    It consists of the task with its length, its announced length and the file that its
+    data are from, of the arm with the arguments of its optimizer (for a policy, the
+    fingerprint), and of the seed. Versions of this package or of others are not part of
+    it.
     """
     arm, task = job.arm, job.task
-    made = arm.factory.keywords if isinstance(arm.factory, partial) else {}
+    arguments = arm.factory.keywords if isinstance(arm.factory, partial) else {}
     return {
         "task": task.name,
         "arm": arm.name,
         "seed": job.seed,
         "updates": task.updates,
-        "told": task.told,
+        "told": task.horizon_factor,
         "curve_points": job.curve_points,
-        "factory": _name(arm.factory),
-        "schedule": _name(arm.schedule),
-        "watch": _name(arm.watch),
+        "factory": _function_name(arm.factory),
+        "schedule": _function_name(arm.schedule),
+        "watch": _function_name(arm.watch),
         **({"source": task.source} if task.source else {}),
-        **{name: _plain(value) for name, value in made.items()},
+        **{name: _to_json(value) for name, value in arguments.items()},
     }
 
 
-def _name(function: Any) -> str | None:
-    """Of a function, a class or a partial of one; None of None."""
+def _function_name(function: Any) -> str | None:
+    """Return the name of a function, a class or a partial of one; None for None."""
     if isinstance(function, partial):
         function = function.func
     return None if function is None else str(function.__qualname__)
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, Policy):
         return value.fingerprint()
     return value if isinstance(value, (bool, int, float, str)) else repr(value)
 
 
 class Phases:
-    """Tune the baselines, then run them with all others.
+    """Tune the searches, then run the chosen settings with all other arms.
 
     Args:
         tasks: held-out tasks.
-        tuning_seeds: that settings are chosen on.
-        seeds: that all arms are judged on.
-        arms: that run with the same settings on all tasks.
-        searches: what is tuned for each task, by the name of the column.
+        tuning_seeds: seeds that settings are chosen on.
+        seeds: seeds that all arms are compared on.
+        arms: arms that run with the same settings on all tasks.
+        searches: searches that choose a setting for each task, by the name of the column.
         shared: also run the one setting of AdamW that is best for all tasks together;
-            :data:`~agents.evaluation.arms.defaults.TUNED` must be among the searches.
+            :data:`~agents.evaluation.row.TUNED` must be among the searches.
 
     Attributes:
         total: number of runs.
@@ -130,33 +157,73 @@ class Phases:
             raise ValueError(f"tuning and evaluation seeds must differ, both have {both}")
         self._tasks, self._seeds, self._arms = tasks, seeds, arms
         self._searches, self._shared = searches, shared
-        grids = [arm for search in searches.values() for arm in grid_arms(search)]
-        self._tuning = list(make_jobs(grids, tasks, tuning_seeds, 0))
+        tried = [arm for search in searches.values() for arm in grid_arms(search)]
+        self._tuning = list(make_jobs(tried, tasks, tuning_seeds, 0))
         columns = len(arms) + len(searches) + shared
         self.total = len(self._tuning) + len(tasks) * columns * len(seeds)
 
     def run(self, run: Runner) -> tuple[list[Row], Choices]:
-        """Rows of all arms by task, arm and seed, and what tuning chose for each task."""
+        """Run both phases.
+
+        Returns:
+            Rows of all arms by task, arm and seed, and what tuning chose for each task.
+        """
         choices = self._choose(run(self._tuning))
         arms = {task.name: self._arms_of(choices[task.name]) for task in self._tasks}
         return run(list(make_jobs(arms, self._tasks, self._seeds))), choices
 
     def _choose(self, rows: Sequence[Row]) -> Choices:
-        chosen: Choices = {task.name: {} for task in self._tasks}
+        """Choose a setting for each task and column, given the rows of the tuning."""
+        choices: Choices = {task.name: {} for task in self._tasks}
         for column, search in self._searches.items():
             means = mean_losses(rows, search)
             if self._shared and column == TUNED:
                 shared = choose_shared(means, search)
-                for task in chosen:
-                    chosen[task][SHARED] = shared
+                for task in choices:
+                    choices[task][SHARED] = shared
             for task, choice in choose(means, search).items():
-                chosen[task][column] = choice
-        return chosen
+                choices[task][column] = choice
+        return choices
 
     def _arms_of(self, choices: Mapping[str, Choice]) -> list[Arm]:
+        """Return all arms of one task, given what tuning chose for it."""
         tuned = [
             arm
             for column, choice in choices.items()
+            # SHARED is no search of its own: its choices are those of AdamW.
             for arm in tuned_arms({column: choice}, self._searches.get(column, ADAMW))
         ]
         return [*self._arms, *tuned]
+
+
+def control_jobs(
+    policy_arms: PolicyArms,
+    rows: Sequence[Row],
+    tasks: Sequence[HeldoutTask],
+    seeds: Sequence[int],
+) -> Iterator[Job]:
+    """Yield the runs of all controls of a policy, at each of its base learning rates.
+
+    Noise and replay are made of the policy's runs with the same base learning rate, on all
+    tasks. So they know how high that is, and are no straw men. Noise and the untrained
+    network are drawn anew for every task and seed.
+
+    Args:
+        policy_arms: the policy and its base learning rates.
+        rows: rows with the policy's own runs among them.
+        tasks: held-out tasks.
+        seeds: seeds of each task.
+
+    Raises:
+        ValueError: the policy has no runs.
+    """
+    policy = policy_arms.policy
+    for lr in policy_arms.rates:
+        runs = [row["shifts"] for row in rows if row["arm"] == policy_arms.name(lr)]
+        replayed = replay(policy, runs)
+        for task, seed in itertools.product(tasks, seeds):
+            key = zlib.crc32(task.name.encode()) + seed
+            made = (untrained(policy, key), noise(policy, runs, key), replayed)
+            for name, control in zip(CONTROLS, made, strict=True):
+                arm = learned_arm(policy_arms.name(lr, name), control, lr=lr)
+                yield Job(replace(arm, control=True), task, seed)

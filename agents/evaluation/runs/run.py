@@ -1,4 +1,4 @@
-"""One run of one optimizer on one held-out task."""
+"""One run of one arm on one held-out task."""
 
 from __future__ import annotations
 
@@ -15,63 +15,70 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.optim import Optimizer
 
 from ...optim.optimizer import LearnedOptimizer
-from ..arms.defaults import Arm
-from ..tasks.problem import Batch, HeldoutTask, Problem
-from ..stats.results import Row
 from ...utils.workers import stopped
+from ..arms.arm import Arm
+from ..row import Row
+from ..tasks.problem import Batch, HeldoutTask, Problem
 
 __all__ = ["CURVE_POINTS", "train"]
 
-#: Batches that BatchNorm's statistics are measured anew on, as Schedule-Free asks for.
-CALIBRATION_BATCHES = 50
+#: Points of the validation curve, besides the start.
+CURVE_POINTS = 20
+#: Points of the trace of the learning rate.
 LR_TRACE_POINTS = 60
 #: Updates of AdamW that are timed beside a run.
-REFERENCE_POINTS = 20
-#: How often, in updates, a run looks whether it is to stop.
-STOP_EVERY = 20
-CURVE_POINTS = 20
+TIMED_ADAMW_UPDATES = 20
+#: Batches to measure BatchNorm's statistics on again, as Schedule-Free asks for.
+CALIBRATION_BATCHES = 50
+#: Updates between two checks of whether the process is to stop.
+STOP_CHECK_INTERVAL = 20
 
 
 def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POINTS) -> Row:
-    """One run, from initial parameters to final validation loss.
+    """Make one run, from initial parameters to final validation loss.
 
     Args:
-        arm: optimizer.
-        task: what to train on.
-        seed: of the task.
-        curve_points: how often validation loss is measured on the way, besides the start
-            and the end.
+        arm: optimizer under test.
+        task: task to train on.
+        seed: seed of the task.
+        curve_points: number of measurements of the validation loss between the start and
+            the end.
 
     Returns:
-        The result; that of an optimizer of others that raises an error in a step, as where
-        a matrix is singular, is that of a run that diverged, with a warning.
+        The result. Where the optimizer of another package raises an error in a step, such
+        as for a singular matrix, the run counts as diverged, with a warning.
 
     Raises:
-        CancelledError: the process that this runs in is to end.
+        CancelledError: the process that this runs in is to stop.
     """
+    # 1. Set up the problem, the optimizer, and the updates at which to measure.
     problem = task.build(seed)
     module, total = problem.module, task.updates
     params = module if arm.takes_module else [*module.parameters()]
-    optimizer = arm.factory(params, task.told_updates)
-    watch = None if arm.watch is None else arm.watch(optimizer, task.told_updates)
-    base = [group["lr"] for group in optimizer.param_groups]
+    optimizer = arm.factory(params, task.announced_updates)
+    watch = None if arm.watch is None else arm.watch(optimizer, task.announced_updates)
+    base_lrs = [group["lr"] for group in optimizer.param_groups]
     measured, traced = _spread(total, curve_points + 1), _spread(total, LR_TRACE_POINTS)
-    timed, reference = {0} | _spread(total, REFERENCE_POINTS), _Reference(problem)
-    curve = [(0, _finite(problem.validation_loss(module)))]
+    timed, adamw = {0} | _spread(total, TIMED_ADAMW_UPDATES), _TimedAdamW(problem)
+    curve = [(0, _finite_or_inf(problem.validation_loss(module)))]
     if hasattr(optimizer, "train"):
         optimizer.train()
     lr_trace: list[tuple[int, float]] = []
     losses: list[float] = []
     cpu_seconds = 0.0
+
     for t in range(total):
-        if t % STOP_EVERY == 0 and stopped():
+        if t % STOP_CHECK_INTERVAL == 0 and stopped():
             raise CancelledError
+        # 2. Set the learning rates, draw the batch, and time AdamW now and then.
         if arm.schedule is not None:
-            for group, lr in zip(optimizer.param_groups, base, strict=True):
-                group["lr"] = lr * arm.schedule(min(t / task.told_updates, 1.0))
+            for group, lr in zip(optimizer.param_groups, base_lrs, strict=True):
+                group["lr"] = lr * arm.schedule(min(t / task.announced_updates, 1.0))
         batch = problem.batch(t)
         if t in timed:
-            reference.measure(batch)
+            adamw.measure(batch)
+
+        # 3. Update the parameters. Only this stage counts as the arm's CPU time.
         begin = time.process_time()
         optimizer.zero_grad()
         loss = problem.loss(module, batch)
@@ -83,7 +90,7 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
                 optimizer.step()
         except (ArithmeticError, LinAlgError) as error:
             cpu_seconds += time.process_time() - begin
-            if arm.takes_loss:  # ours has no excuse
+            if arm.takes_loss:  # an error of LearnedOptimizer is a bug, not a divergence
                 raise
             _warn(arm, task, seed, t, error)
             curve += [(u, math.inf) for u in sorted(measured) if u > t]
@@ -93,35 +100,38 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
         if watch is not None:
             watch(loss.item())
         cpu_seconds += time.process_time() - begin
+
+        # 4. Record losses and learning rates.
         losses.append(loss.item())
         if t + 1 in measured:
             curve.append((t + 1, _validate(problem, optimizer, total)))
         if t + 1 in traced:
             lr_trace.append((t + 1, _lr_in_force(optimizer)))
-    last = losses[-max(1, total // 10) :]
+
+    last_tenth = losses[-max(1, total // 10) :]
     return Row(
         task=task.name,
         arm=arm.name,
         seed=seed,
         updates=total,
         learned=arm.takes_loss and not arm.control,
-        train_loss=_finite(sum(last) / len(last)),
+        train_loss=_finite_or_inf(sum(last_tenth) / len(last_tenth)),
         validation_loss=curve[-1][1],
         initial_validation_loss=curve[0][1],
-        lr=float(base[0]),
+        lr=float(base_lrs[0]),
         cpu_seconds=cpu_seconds,
-        adamw_seconds=reference.seconds * len(losses),
+        adamw_seconds=adamw.seconds * len(losses),
         curve=curve,
         lr_trace=lr_trace,
         shifts=_shifts_of(optimizer),
     )
 
 
-class _Reference:
+class _TimedAdamW:
     """A copy of the module that AdamW updates now and then, to be timed.
 
-    Runs that are compared can be hours apart, in which the speed of a shared machine
-    changes by factors; what is timed within seconds can be compared.
+    Runs that are compared can be hours apart, while the speed of a shared machine changes
+    by factors. Times that were taken within seconds of each other can be compared.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -130,7 +140,8 @@ class _Reference:
         self._times: list[float] = []
 
     def measure(self, batch: Batch) -> None:
-        for _ in range(2):  # what the first of them takes is to warm up
+        """Time one update on ``batch``."""
+        for _ in range(2):  # the first warms up; the second is timed
             begin = time.process_time()
             self._optimizer.zero_grad()
             self._problem.loss(self._module, batch).backward()
@@ -140,7 +151,7 @@ class _Reference:
 
     @property
     def seconds(self) -> float:
-        """CPU time of an update."""
+        """Median CPU time of an update."""
         return median(self._times)
 
 
@@ -153,36 +164,38 @@ def _warn(arm: Arm, task: HeldoutTask, seed: int, t: int, error: Exception) -> N
 
 
 def _shifts_of(optimizer: Optimizer) -> list[float]:
-    """What each decision of a learned policy asked the log-multiplier to move by."""
+    """Return the change of the log-multiplier that each decision of a policy asked for."""
     if not isinstance(optimizer, LearnedOptimizer):
         return []
     return [row["moved"] for row in optimizer.explain()]
 
 
 def _spread(total: int, count: int) -> set[int]:
-    """About ``count`` evenly spread updates, the last one among them."""
+    """Return about ``count`` evenly spread updates, the last one among them."""
     return {round(total * i / count) for i in range(1, count + 1)}
 
 
-def _finite(loss: float) -> float:
+def _finite_or_inf(loss: float) -> float:
     return loss if math.isfinite(loss) else math.inf
 
 
 def _lr_in_force(optimizer: Optimizer) -> float:
     group = optimizer.param_groups[0]
-    # Ours publishes it; Prodigy multiplies its learning rate by its estimate ``d``.
+    # LearnedOptimizer publishes it; Prodigy multiplies its learning rate by ``d``.
     return float(group.get("effective_lr", group["lr"] * group.get("d", 1.0)))
 
 
 def _validate(problem: Problem, optimizer: Optimizer, total: int) -> float:
-    """Validation loss, at the averaged parameters where the optimizer keeps any."""
+    """Return the validation loss, at averaged parameters where the optimizer keeps any."""
     if not hasattr(optimizer, "eval"):
-        return _finite(problem.validation_loss(problem.module))
+        return _finite_or_inf(problem.validation_loss(problem.module))
     optimizer.eval()
+    # The running statistics of BatchNorm belong to the parameters that were trained, not
+    # to their average.
     if any(isinstance(part, nn.BatchNorm2d) for part in problem.module.modules()):
         with torch.no_grad():
             for t in range(total, total + CALIBRATION_BATCHES):
                 problem.module(problem.batch(t)[0])
     loss = problem.validation_loss(problem.module)
     optimizer.train()  # type: ignore[attr-defined]
-    return _finite(loss)
+    return _finite_or_inf(loss)

@@ -1,6 +1,6 @@
-"""Run optimizers on the held-out tasks, in this process or in others.
+"""Run arms on the held-out tasks, in this process or in worker processes.
 
-Every run of a task and seed sees the same initial parameters, batches and validation set.
+Every run of a task and seed has the same initial parameters, batches and validation set.
 Processes are spawned, so a script that uses ``workers`` needs the usual
 ``if __name__ == "__main__":``. Ctrl-C ends them quietly.
 """
@@ -12,33 +12,36 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from ..arms.defaults import ADAMW, TUNED, Choice, default_arms
-from .jobs import Arms, Choices, Job, Phases, make_jobs, run_job
-from ..tasks.problem import HeldoutTask
-from ..stats.results import Row
-from .run import CURVE_POINTS
 from ...utils.progress import progress_bar
 from ...utils.workers import Workers
+from ..arms.arm import Choice
+from ..arms.short_list import ADAMW, default_arms
+from ..row import TUNED, Row
+from ..tasks.problem import HeldoutTask
+from .jobs import Arms, Choices, Job, Phases, make_jobs, run_job
+from .run import CURVE_POINTS
+
+__all__ = ["BaselineRuns", "evaluate", "run_jobs", "start_baselines"]
 
 
 def run_jobs(
     jobs: Sequence[Job],
     workers: Workers | None,
-    ended: Callable[[Job, Row], object],
+    on_end: Callable[[Job, Row], object],
 ) -> list[Row]:
-    """Rows of jobs, in their order.
+    """Run jobs and return their rows, in the order of the jobs.
 
     Args:
-        jobs: to run, the first ones first.
-        workers: processes to run them in; None runs them here.
-        ended: called with every job that has ended and its row, at once.
+        jobs: jobs; the first ones are run first.
+        workers: processes to run them in; None runs them in this one.
+        on_end: called with a job and its row as soon as the job has ended.
     """
     if workers is not None:
-        return workers.map(run_job, jobs, ended)
+        return workers.map(run_job, jobs, on_end)
     rows = []
     for job in jobs:
         rows.append(run_job(job))
-        ended(job, rows[-1])
+        on_end(job, rows[-1])
     return rows
 
 
@@ -54,15 +57,21 @@ def evaluate(
     """Run every arm on every task with every seed.
 
     Args:
-        arms: for all tasks, or by the name of the task.
+        arms: arms for all tasks, or those of each task by its name.
         tasks: held-out tasks.
-        seeds: of each task.
-        workers: processes with one thread each; 0 runs here.
+        seeds: seeds of each task.
+        workers: number of processes, with one thread each; 0 runs in this one.
         curve_points: points of the validation curve between start and end.
-        progress: show a bar, where tqdm is installed.
+        progress: show a progress bar, where tqdm is installed.
 
     Returns:
         Rows by task, then arm, then seed. Runs that diverged have a loss of inf.
+
+    Example::
+
+        arm = Arm("SGD", lambda params, total_updates: torch.optim.SGD(params, lr=0.1))
+        rows = evaluate([arm], [task_named("friedman")], seeds=range(3))
+        print(format_table(rows))
     """
     jobs = list(make_jobs(arms, tasks, seeds, curve_points))
     with contextlib.ExitStack() as stack:
@@ -74,13 +83,22 @@ def evaluate(
 
 
 class BaselineRuns:
-    """Baselines that run in processes of their own while this one goes on.
+    """The short list of arms, run in worker processes while this one goes on.
 
     Close it, as with ``contextlib.closing``, to end the processes.
 
+    Args:
+        tasks: held-out tasks.
+        tuning_seeds: seeds that AdamW is tuned on.
+        eval_seeds: seeds that all arms are compared on.
+        workers: number of processes.
+
     Attributes:
         total: number of runs.
-        done: how many have ended.
+        done: number of runs that have ended.
+
+    Raises:
+        ValueError: a seed is for both tuning and evaluation, or ``workers`` is below 1.
     """
 
     def __init__(
@@ -114,7 +132,13 @@ class BaselineRuns:
         self.done += 1
 
     def result(self, progress: bool = True) -> tuple[list[Row], dict[str, Choice]]:
-        """Wait; rows of all baselines, and the chosen learning rates of each task.
+        """Wait for the runs to end.
+
+        Args:
+            progress: show a progress bar, where tqdm is installed.
+
+        Returns:
+            Rows of all arms, and the setting of AdamW that tuning chose for each task.
 
         Raises:
             CancelledError: the runs were ended by :meth:`close`.
@@ -141,7 +165,15 @@ def start_baselines(
     eval_seeds: Sequence[int],
     workers: int = 1,
 ) -> BaselineRuns:
-    """Tune and run the baselines in the background, which no policy is needed for.
+    """Tune and run the short list of arms in the background.
+
+    No policy is needed for it, so that it can run beside the training of one.
+
+    Args:
+        tasks: held-out tasks.
+        tuning_seeds: seeds that AdamW is tuned on.
+        eval_seeds: seeds that all arms are compared on.
+        workers: number of processes.
 
     Raises:
         ValueError: a seed is for both tuning and evaluation, or ``workers`` is below 1.

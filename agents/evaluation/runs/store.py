@@ -1,10 +1,10 @@
-"""Finished runs in a file, so that a benchmark that was ended goes on where it stopped.
+"""A file of finished runs, so that an interrupted benchmark continues where it stopped.
 
-A line of the file is a run: a JSON object of the fields of
-:class:`~agents.evaluation.Row`, and ``"key"``, which says what the run was (see
-:func:`~agents.evaluation.runs.jobs.job_key`). JSON has no words for numbers that are not
-finite: they are the strings ``"inf"``, ``"-inf"`` and ``"nan"``. Lines are only ever
-appended; of two with the same key, the last counts.
+Each line of the file is a run: a JSON object with the fields of
+:class:`~agents.evaluation.Row`, and ``"key"``, which identifies the run (see
+:func:`~agents.evaluation.runs.jobs.job_key`). JSON has no non-finite numbers: they are the
+strings ``"inf"``, ``"-inf"`` and ``"nan"``. Lines are only ever appended; of two with the
+same key, the last counts.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .jobs import Job, job_key
-from ..stats.results import Row
-from .runner import run_jobs
 from ...utils.workers import Workers
+from ..row import Row
+from .jobs import Job, job_key
+from .runner import run_jobs
 
 try:
     import fcntl
@@ -29,19 +29,19 @@ except ImportError:  # not on Windows
 
 __all__ = ["FILE", "Store", "StoredRuns", "exclusive"]
 
-#: Name of the file in the folder of a benchmark.
+#: Name of the file in the folder of results.
 FILE = "rows.jsonl"
 
 
 class Store:
-    """Rows by the keys of their runs, in a file that grows.
+    """Rows by the keys of their runs, backed by a file that grows.
 
     Args:
-        path: of the file. A last line without its end, as a killed process leaves it, is
+        path: path of the file. An incomplete last line, as a killed process leaves it, is
             removed with a warning.
 
     Raises:
-        ValueError: a line is not one of a run; the message says which, and why.
+        ValueError: a line is not a run; the message says which one, and why.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -50,47 +50,47 @@ class Store:
         if not self.path.exists():
             return
         content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
+        complete = content[: content.rfind(b"\n") + 1]
+        if complete != content:
             warnings.warn(
                 f"the last line of {self.path} is only half written; its run is dropped",
                 stacklevel=2,
             )
             with self.path.open("r+b") as file:
-                file.truncate(len(whole))
-        for i, line in enumerate(whole.splitlines(), 1):
+                file.truncate(len(complete))
+        for i, line in enumerate(complete.splitlines(), 1):
             try:
-                key, row = _decoded(line)
+                key, row = _decode(line)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise ValueError(
                     f"line {i} of {self.path} is not a run ({error!r}); remove it"
                 ) from error
-            self._rows[_spelled(key)] = row
+            self._rows[_canonical(key)] = row
 
     def __len__(self) -> int:
-        """Number of runs, each counted once."""
+        """Return the number of runs, each counted once."""
         return len(self._rows)
 
     def get(self, key: Mapping[str, Any]) -> Row | None:
-        """Row of the run with exactly this key; None if there is none."""
-        return self._rows.get(_spelled(key))
+        """Return the row of the run with exactly this key; None if there is none."""
+        return self._rows.get(_canonical(key))
 
     def add(self, key: Mapping[str, Any], row: Row) -> None:
         """Append a run; it is in the file when this returns."""
-        line = json.dumps({**_encoded(row), "key": key}, allow_nan=False)
-        with self.path.open("a") as file:  # closed, and so flushed, at once
+        line = json.dumps({**_encode(row), "key": key}, allow_nan=False)
+        with self.path.open("a") as file:  # closed at once, and so flushed
             file.write(line + "\n")
-        self._rows[_spelled(key)] = row
+        self._rows[_canonical(key)] = row
 
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Keep other processes from running into the same folder (on Unix).
+    """Keep other processes from writing to the same folder of results (on Unix).
 
-    The lock is the process's and ends with it, however it ends.
+    The lock belongs to the process and ends with it, however it ends.
 
     Raises:
-        ValueError: another process has it.
+        ValueError: another process holds it.
     """
     if fcntl is None:
         yield
@@ -105,21 +105,23 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
 
 
-def _spelled(key: Mapping[str, Any]) -> str:
+def _canonical(key: Mapping[str, Any]) -> str:
     return json.dumps(key, sort_keys=True)
 
 
-def _encoded(value: Any) -> Any:
+def _encode(value: Any) -> Any:
+    """Replace non-finite numbers by strings, at any depth."""
     if isinstance(value, Mapping):
-        return {name: _encoded(part) for name, part in value.items()}
+        return {name: _encode(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_encoded(part) for part in value]
+        return [_encode(part) for part in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
 
 
-def _decoded(line: bytes) -> tuple[dict[str, Any], Row]:
+def _decode(line: bytes) -> tuple[dict[str, Any], Row]:
+    """Return the key and the row of a line."""
     found = json.loads(line)
     return found.pop("key"), Row(
         task=found["task"],
@@ -140,16 +142,16 @@ def _decoded(line: bytes) -> tuple[dict[str, Any], Row]:
 
 
 class StoredRuns:
-    """A :data:`~agents.evaluation.runs.jobs.Runner` that does not run twice what is stored.
+    """A :data:`~agents.evaluation.runs.jobs.Runner` that reuses the runs of a store.
 
     Args:
-        store: where finished runs are looked up and kept.
-        workers: processes to run in; None runs here.
+        store: store where finished runs are looked up and kept.
+        workers: processes to run in; None runs in this one.
         advance: called once for every job, whether it had to be run or not.
 
     Attributes:
-        reused: jobs that were found in the store.
-        ran: jobs that were not.
+        reused: number of jobs that were found in the store.
+        ran: number of jobs that were run.
     """
 
     def __init__(
@@ -159,18 +161,18 @@ class StoredRuns:
         self.reused = self.ran = 0
 
     def __call__(self, jobs: Sequence[Job]) -> list[Row]:
-        """Rows in the order of the jobs; the longest of them are run first."""
-        found = [self._store.get(job_key(job)) for job in jobs]
-        for _ in filter(None, found):
+        """Return rows in the order of the jobs; the longest missing ones are run first."""
+        stored = [self._store.get(job_key(job)) for job in jobs]
+        for _ in filter(None, stored):
             self.reused += 1
             self._advance()
-        missing = [i for i, row in enumerate(found) if row is None]
+        missing = [i for i, row in enumerate(stored) if row is None]
         missing.sort(key=lambda i: -jobs[i].task.updates)
-        rows = run_jobs([jobs[i] for i in missing], self._workers, self._ended)
+        rows = run_jobs([jobs[i] for i in missing], self._workers, self._on_end)
         new = dict(zip(missing, rows, strict=True))
-        return [new[i] if row is None else row for i, row in enumerate(found)]
+        return [new[i] if row is None else row for i, row in enumerate(stored)]
 
-    def _ended(self, job: Job, row: Row) -> None:
+    def _on_end(self, job: Job, row: Row) -> None:
         self._store.add(job_key(job), row)
         self.ran += 1
         self._advance()

@@ -1,1 +1,1 @@
-"""Statistics of stored runs."""
+"""Statistics of rows: intervals, normalised losses, speeds, profiles and summaries."""

@@ -1,12 +1,12 @@
-"""Aggregates over tasks and seeds, with intervals from the stratified bootstrap.
+"""Intervals: of a mean over seeds (t), and of aggregates over tasks and seeds (bootstrap).
 
 The interquartile mean and the probability of improvement are those that Agarwal et al.
 (2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice") advise for
 a handful of runs on each of many tasks. Seeds are drawn anew within every task and tasks
-stay as they are, so an interval speaks of other seeds of these tasks, not of other tasks.
+stay as they are, so an interval is about other seeds of these tasks, not about other tasks.
 
-Everywhere, scores are one array per task, ``[seeds]``, and higher is better; tasks may
-have different numbers of seeds.
+For the aggregates, scores are one array per task, ``[seeds]``, and higher is better; tasks
+may have different numbers of seeds.
 """
 
 from __future__ import annotations
@@ -18,17 +18,57 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["RESAMPLES", "Estimate", "iqm", "probability_of_improvement"]
+__all__ = [
+    "RESAMPLES",
+    "Estimate",
+    "Interval",
+    "interval",
+    "iqm",
+    "probability_of_improvement",
+]
 
 RESAMPLES = 2000
-LEVEL = 0.95
+CONFIDENCE = 0.95
 
 Scores: TypeAlias = Sequence[npt.ArrayLike]
 Samples: TypeAlias = list[npt.NDArray[np.float64]]
 
 
+class Interval(NamedTuple):
+    """A mean over seeds and the half-width of its 95 % t interval (nan for one seed)."""
+
+    mean: float
+    half: float
+
+    @property
+    def decided(self) -> bool:
+        """Whether the interval excludes zero."""
+        return abs(self.mean) > self.half
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.3f} ±{self.half:.3f}"
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Return mean and 95 % t interval; with a non-finite value, the half-width is nan.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    if len(values) == 0:
+        raise ValueError("an interval needs at least one value, got none")
+    if not np.isfinite(values).all():
+        return Interval(float(sum(values)), math.nan)
+    if len(values) == 1:
+        return Interval(float(values[0]), math.nan)
+    from scipy.stats import t
+
+    error = np.std(values, ddof=1) / math.sqrt(len(values))
+    return Interval(float(np.mean(values)), float(t.ppf(0.975, len(values) - 1) * error))
+
+
 class Estimate(NamedTuple):
-    """A value and the ends of its 95 % interval (nan where a task has one seed only)."""
+    """A value and the ends of its 95 % bootstrap interval (nan if a task has one seed)."""
 
     value: float
     low: float
@@ -36,12 +76,13 @@ class Estimate(NamedTuple):
 
 
 def iqm(scores: Scores, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """Interquartile mean: of all runs, the mean without the best and the worst quarter.
+    """Return the interquartile mean: that of all runs but the best and the worst quarter.
 
     Args:
-        scores: one array per task, ``[seeds]``. Every run counts alike, whatever its task.
-        resamples: of the bootstrap.
-        seed: of the bootstrap's own generator.
+        scores: one array per task, ``[seeds]``. All runs have the same weight, whatever
+            their task.
+        resamples: number of bootstrap samples.
+        seed: seed of the bootstrap's own generator.
 
     Raises:
         ValueError: there are no scores, a score is not finite, or ``resamples`` is not
@@ -58,17 +99,17 @@ def iqm(scores: Scores, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
 def probability_of_improvement(
     ours: Scores, theirs: Scores, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """How likely a run of ours beats a run of theirs, mean over tasks.
+    """Return the probability that a run of ours beats a run of theirs, mean over tasks.
 
-    On one task it is the share of all pairs of runs, one of each, in which ours has the
-    higher score; an equal score counts half (the Mann-Whitney statistic). Both sides are
-    drawn on their own, as if their seeds had nothing in common.
+    On one task it is the fraction of all pairs of runs in which ours has the higher score;
+    an equal score counts half (the Mann-Whitney statistic). The two sides are resampled
+    independently, as if their seeds had nothing in common.
 
     Args:
         ours: one array per task, ``[seeds]``.
-        theirs: the same tasks in the same order.
-        resamples: of the bootstrap.
-        seed: of the bootstrap's own generator.
+        theirs: scores of the same tasks in the same order.
+        resamples: number of bootstrap samples.
+        seed: seed of the bootstrap's own generator.
 
     Raises:
         ValueError: as :func:`iqm`, or the numbers of tasks differ.
@@ -104,20 +145,26 @@ def _bootstrap(
     resamples: int,
     seed: int,
 ) -> Estimate:
-    """Percentile interval; ``statistic`` takes samples ``[draws, seeds]`` to ``[draws]``.
+    """Return the estimate with its percentile interval.
 
-    Not scipy's bootstrap: that refuses a sample of one value.
+    Scipy's bootstrap would refuse a sample of one value.
+
+    Args:
+        statistic: maps samples, one array ``[draws, seeds]`` per task, to ``[draws]``.
+        samples: one array ``[seeds]`` per task.
+        resamples: number of draws.
+        seed: seed of the generator.
     """
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
     value = float(statistic([sample[None] for sample in samples])[0])
     if min(map(len, samples)) == 1:
         return Estimate(value, math.nan, math.nan)
-    random = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     drawn = [
-        sample[random.integers(len(sample), size=(resamples, len(sample)))]
+        sample[rng.integers(len(sample), size=(resamples, len(sample)))]
         for sample in samples
     ]
-    ends = (0.5 - LEVEL / 2, 0.5 + LEVEL / 2)
+    ends = (0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2)
     low, high = np.quantile(statistic(drawn), ends)
     return Estimate(value, float(low), float(high))

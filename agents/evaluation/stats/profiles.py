@@ -1,4 +1,4 @@
-"""How arms stand over all tasks: speed-ups, performance profiles, wins and worst cases.
+"""Comparison of arms over all tasks: speed-ups, performance profiles, wins, worst cases.
 
 Performance profiles are those of Dolan & Moré (2002), scored as in AlgoPerf (Dahl et al.,
 2023, "Benchmarking Neural Network Training Algorithms").
@@ -14,15 +14,23 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..arms.defaults import TUNED
-from .normalise import MISS, Measured, check_runs, mean_loss, per_task
-from .results import Interval, Row, difference, interval, losses
+from ..row import TUNED, Row
+from .intervals import Interval, interval
+from .normalise import (
+    MISSED_SPEEDUP,
+    Measured,
+    check_runs,
+    difference,
+    final_losses,
+    mean_loss,
+    per_task,
+)
 
 __all__ = [
-    "BAND",
-    "SLOWEST",
+    "MAX_TIME_RATIO",
+    "TIE_TOLERANCE",
     "Record",
-    "ahead",
+    "lead",
     "mean_speedup",
     "profile",
     "profile_score",
@@ -31,10 +39,10 @@ __all__ = [
     "worst_case",
 ]
 
-#: Performance profiles end at this many times the fastest arm's time.
-SLOWEST = 1.0 / MISS
-#: Half-width of a tie, as a part of the way from the initial to the reference's loss.
-BAND = 0.02
+#: Performance profiles end at this multiple of the fastest arm's time.
+MAX_TIME_RATIO = 1.0 / MISSED_SPEEDUP
+#: Half-width of a tie, as a fraction of the gap from the initial to the reference's loss.
+TIE_TOLERANCE = 0.02
 
 
 class Record(NamedTuple):
@@ -42,10 +50,10 @@ class Record(NamedTuple):
 
     Attributes:
         wins: tasks with a lower mean validation loss than the baseline's.
-        ties: tasks on which the two are as good as the same; some are wins or losses too.
-        wins_or_ties: tasks that are at least one of the two.
+        ties: tasks on which the two differ by very little; some are wins or losses too.
+        wins_or_ties: tasks that are a win, a tie or both.
         losses: tasks with a higher mean.
-        tasks: all tasks.
+        tasks: number of all tasks.
     """
 
     wins: int
@@ -56,11 +64,11 @@ class Record(NamedTuple):
 
 
 def mean_speedup(runs: Sequence[Measured], arm: str, by: str = "speedup") -> float:
-    """Geometric mean over tasks of the geometric mean over seeds; misses count too.
+    """Return the geometric mean over tasks of that over seeds, missed targets included.
 
     Args:
-        runs: as :func:`~agents.evaluation.stats.normalise.measure` gives them.
-        arm: whose.
+        runs: results of :func:`~agents.evaluation.stats.normalise.measure`.
+        arm: name of the arm.
         by: ``"speedup"`` or ``"cpu_speedup"``.
     """
     logs = [np.log(values).mean() for values in per_task(runs, arm, by).values()]
@@ -70,16 +78,16 @@ def mean_speedup(runs: Sequence[Measured], arm: str, by: str = "speedup") -> flo
 def time_ratios(
     runs: Sequence[Measured], by: str = "updates"
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Every arm's time to the target over that of the fastest arm, task by task.
+    """Return every arm's time to the target over that of the fastest arm, task by task.
 
-    The time is the median over seeds, as in AlgoPerf; inf where that is a miss.
+    The time is the median over seeds, as in AlgoPerf; inf where that misses the target.
 
     Args:
-        runs: of all arms that are compared: the fastest is one of them.
+        runs: measures of all arms that are compared, the fastest among them.
         by: ``"updates"`` or ``"cpu"``.
 
     Returns:
-        ``[tasks]``, at least 1, by arm; tasks in alphabetical order.
+        Ratios ``[tasks]``, at least 1, by arm; tasks in alphabetical order.
     """
     arms = list(dict.fromkeys(run.arm for run in runs))
     times = np.array(
@@ -96,84 +104,101 @@ def time_ratios(
 def profile(
     ratios: npt.NDArray[np.float64], taus: npt.ArrayLike
 ) -> npt.NDArray[np.float64]:
-    """Part of the tasks on which an arm takes at most ``tau`` times the fastest's time.
+    """Return the fraction of tasks on which an arm is at most ``tau`` times slower.
 
     Args:
-        ratios: ``[tasks]``, of one arm, from :func:`time_ratios`.
-        taus: ``[points]``.
+        ratios: times of one arm over the fastest's ``[tasks]``, from :func:`time_ratios`.
+        taus: multiples of the fastest arm's time ``[points]``.
 
     Returns:
-        ``[points]``, in [0, 1].
+        Fractions ``[points]``, in [0, 1].
     """
     within = np.asarray(ratios)[None, :] <= np.asarray(taus, dtype=np.float64)[:, None]
     return np.asarray(within.mean(axis=1))
 
 
-def profile_score(ratios: npt.NDArray[np.float64], slowest: float = SLOWEST) -> float:
-    """Mean height of the profile from 1 to ``slowest``: 1 is the fastest on every task.
+def profile_score(
+    ratios: npt.NDArray[np.float64], max_ratio: float = MAX_TIME_RATIO
+) -> float:
+    """Return the mean height of the profile; 1 is that of the fastest arm on every task.
+
+    Args:
+        ratios: times of one arm over the fastest's ``[tasks]``, from :func:`time_ratios`.
+        max_ratio: the mean is over multiples from 1 to this one.
 
     Raises:
-        ValueError: ``slowest`` is not above 1.
+        ValueError: ``max_ratio`` is not above 1.
     """
-    if not slowest > 1.0:
-        raise ValueError(f"slowest must be above 1, got {slowest!r}")
+    if not max_ratio > 1.0:
+        raise ValueError(f"max_ratio must be above 1, got {max_ratio!r}")
     # A task adds a step of height 1 / tasks from its ratio on: no need for a grid.
-    return float(np.clip((slowest - np.asarray(ratios)) / (slowest - 1.0), 0.0, 1.0).mean())
+    heights = np.clip((max_ratio - np.asarray(ratios)) / (max_ratio - 1.0), 0.0, 1.0)
+    return float(heights.mean())
 
 
 def versus(
-    rows: Sequence[Row], arm: str, baseline: str, reference: str = TUNED, band: float = BAND
+    rows: Sequence[Row],
+    arm: str,
+    baseline: str,
+    reference: str = TUNED,
+    tolerance: float = TIE_TOLERANCE,
 ) -> Record:
-    """Wins, ties and losses of ``arm`` against ``baseline``.
+    """Count wins, ties and losses of ``arm`` against ``baseline``.
 
     A tie is a task on which the 95 % t interval over seeds of the paired difference in
-    final validation loss lies within plus and minus ``band`` of the way from the mean
-    initial loss to the reference's mean final one. It takes two seeds to show one, and
-    finite losses. Two arms that both have infinite means neither win nor lose.
+    final validation loss lies within plus and minus ``tolerance`` times the gap from the
+    mean initial loss to the reference's mean final one. A tie needs two seeds and finite
+    losses. Two arms that both have infinite means neither win nor lose.
 
     Raises:
-        ValueError: the two, or the reference, lack tasks or seeds; ``band`` is negative.
+        ValueError: the two, or the reference, lack tasks or seeds; ``tolerance`` is
+            negative.
     """
-    if not band >= 0.0:
-        raise ValueError(f"band must be at least 0, got {band!r}")
+    if not tolerance >= 0.0:
+        raise ValueError(f"tolerance must be at least 0, got {tolerance!r}")
     rows = [row for row in rows if row["arm"] in (arm, baseline, reference)]
-    for each in (arm, baseline, reference):
-        check_runs(rows, each)
+    for name in (arm, baseline, reference):
+        check_runs(rows, name)
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     won, tied, lost = [], [], []
     for task in tasks:
-        found = difference(rows, task, arm, baseline)
+        paired = difference(rows, task, arm, baseline)
         starts = sorted(r["initial_validation_loss"] for r in rows if r["task"] == task)
-        limit = band * (float(np.mean(starts)) - mean_loss(rows, task, reference))
-        won.append(found.mean < 0.0)
-        lost.append(found.mean > 0.0)
-        tied.append(abs(found.mean) + found.half <= limit)
+        limit = tolerance * (float(np.mean(starts)) - mean_loss(rows, task, reference))
+        won.append(paired.mean < 0.0)
+        lost.append(paired.mean > 0.0)
+        tied.append(abs(paired.mean) + paired.half <= limit)
     either = sum(w or t for w, t in zip(won, tied, strict=True))
     return Record(sum(won), sum(tied), either, sum(lost), len(tasks))
 
 
-def ahead(runs: Sequence[Measured], arm: str, baseline: str) -> Interval:
-    """How far ``arm`` ends ahead of ``baseline``, in % of the way that the reference came.
+def lead(runs: Sequence[Measured], arm: str, baseline: str) -> Interval:
+    """Return how far ``arm`` ends ahead of ``baseline``, in % of the reference's gap.
 
-    The paired difference of normalised final losses, mean over tasks, with its 95 % t
-    interval over seeds: it speaks of other seeds of these tasks.
+    It is the paired difference of normalised final losses, mean over tasks, with its 95 % t
+    interval over seeds, which is about other seeds of these tasks.
 
     Args:
-        runs: as :func:`~agents.evaluation.stats.normalise.measure` gives them.
-        arm, baseline: with runs of the same tasks and seeds.
+        runs: results of :func:`~agents.evaluation.stats.normalise.measure`.
+        arm, baseline: names of two arms with the same tasks and seeds.
     """
-    ours, theirs = (per_task(runs, each, "normalised") for each in (arm, baseline))
+    ours, theirs = (per_task(runs, name, "normalised") for name in (arm, baseline))
     gains = [ours[task] - theirs[task] for task in ours]
     return interval([*(100.0 * np.mean(gains, axis=0))])
 
 
 def worst_case(rows: Sequence[Row], arms: Sequence[str], name: str) -> list[Row]:
-    """Runs of the worst of several arms on every task, as those of an arm ``name``.
+    """Return the runs of the worst of several arms on every task, as those of one arm.
 
-    For one policy with several base learning rates: what one gets on a task with the one
-    that fits it least. The worst has the highest mean validation loss over seeds (of those
-    with runs that are not finite, the most such runs). Not the worst run of each seed: that
-    would also pick what is only chance.
+    For a policy with several base learning rates, it is the result with the rate that fits
+    a task least. The worst arm has the highest mean validation loss over seeds (among those
+    with non-finite runs, the most such runs). It is not the worst run of each seed, which
+    would also select by chance.
+
+    Args:
+        rows: rows with those of all ``arms`` among them.
+        arms: names of the arms.
+        name: name of the arm that is returned.
 
     Raises:
         ValueError: ``arms`` is empty, or one of them lacks a run that the first has.
@@ -192,6 +217,6 @@ def worst_case(rows: Sequence[Row], arms: Sequence[str], name: str) -> list[Row]
 
 
 def _badness(rows: Sequence[Row], task: str, arm: str) -> tuple[float, int]:
-    """Larger is worse: mean loss, then how many of the losses are not finite."""
-    ends = losses(rows, task, arm).values()
+    """Return a key to sort by, larger is worse: mean loss, number of non-finite losses."""
+    ends = final_losses(rows, task, arm).values()
     return mean_loss(rows, task, arm), sum(not math.isfinite(loss) for loss in ends)

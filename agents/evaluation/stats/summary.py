@@ -1,4 +1,4 @@
-"""One line an arm: all measures of a benchmark put together over its tasks."""
+"""The summary of an arm: all measures of a benchmark aggregated over tasks and seeds."""
 
 from __future__ import annotations
 
@@ -8,31 +8,28 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..arms.defaults import DEFAULT, TUNED
+from ..row import DEFAULT, TUNED, Row, ordered_arms
 from .intervals import Estimate, iqm, probability_of_improvement
-from .normalise import MISS, measure, per_task
-from .profiles import BAND, Record, mean_speedup, profile_score, time_ratios, versus
-from .results import Row, grid, shown_arms
+from .normalise import check_runs, measure, per_task, relative_cost
+from .profiles import Record, mean_speedup, profile_score, time_ratios, versus
 
-__all__ = ["Summary", "format_record", "format_summary", "summarize"]
-
-WIDTH = 140
+__all__ = ["Summary", "cpu_ratios", "summarize"]
 
 
 class Summary(NamedTuple):
     """An arm over all tasks and seeds; higher is better but for ``diverged``.
 
     Attributes:
-        arm: name of the optimizer.
+        arm: name of the arm.
         iqm: interquartile mean of the normalised final losses.
         area: mean over tasks of the area under the normalised curve.
         better: probability of improvement over the reference.
-        reached: part of the runs that come to the target.
-        speedup: geometric mean over tasks, in updates.
+        reached: fraction of the runs that reach the target.
+        speedup: geometric mean over tasks of the speed-up in updates.
         cpu_speedup: the same in CPU time.
         profile: score of the performance profile, in updates.
-        records: against each baseline.
-        diverged: number of runs.
+        records: wins, ties and losses against each baseline.
+        diverged: number of runs that diverged.
         runs: number of all runs.
     """
 
@@ -53,36 +50,38 @@ def summarize(
     rows: Sequence[Row],
     reference: str = TUNED,
     baselines: Sequence[str] = (DEFAULT, TUNED),
-    way: float = 1.0,
+    gap_fraction: float = 1.0,
 ) -> list[Summary]:
-    """Summary of every arm, learned arms last.
+    """Summarise every arm, learned arms last.
 
     Args:
-        rows: with curves; all arms with the same tasks and seeds.
+        rows: rows with curves; all arms with the same tasks and seeds.
         reference: arm that losses and speeds are relative to.
-        baselines: whose wins, ties and losses are counted; those without rows are left
-            out.
-        way: see :func:`~agents.evaluation.stats.normalise.measure`.
+        baselines: arms against which wins, ties and losses are counted; those without rows
+            are left out.
+        gap_fraction: fraction of the gap from the initial to the reference's final loss
+            that has to be closed to reach the target; see
+            :func:`~agents.evaluation.stats.normalise.measure`.
 
     Raises:
         ValueError: as :func:`~agents.evaluation.stats.normalise.measure`.
     """
-    runs = measure(rows, reference, way)
-    arms = shown_arms(rows)
+    runs = measure(rows, reference, gap_fraction)
+    arms = ordered_arms(rows)
     ratios = time_ratios(runs)
-    theirs = list(per_task(runs, reference, "normalised").values())
-    found = []
+    reference_scores = list(per_task(runs, reference, "normalised").values())
+    summaries = []
     for arm in arms:
-        ours = list(per_task(runs, arm, "normalised").values())
-        mine = [run for run in runs if run.arm == arm]
+        scores = list(per_task(runs, arm, "normalised").values())
+        runs_of_arm = [run for run in runs if run.arm == arm]
         areas = per_task(runs, arm, "area").values()
-        found.append(
+        summaries.append(
             Summary(
                 arm,
-                iqm=iqm(ours),
+                iqm=iqm(scores),
                 area=float(np.mean([values.mean() for values in areas])),
-                better=probability_of_improvement(ours, theirs),
-                reached=float(np.mean([math.isfinite(run.updates) for run in mine])),
+                better=probability_of_improvement(scores, reference_scores),
+                reached=float(np.mean([math.isfinite(run.updates) for run in runs_of_arm])),
                 speedup=mean_speedup(runs, arm),
                 cpu_speedup=mean_speedup(runs, arm, "cpu_speedup"),
                 profile=profile_score(ratios[arm]),
@@ -91,64 +90,30 @@ def summarize(
                     for baseline in baselines
                     if baseline in arms
                 },
-                diverged=sum(run.diverged for run in mine),
-                runs=len(mine),
+                diverged=sum(run.diverged for run in runs_of_arm),
+                runs=len(runs_of_arm),
             )
         )
-    return found
+    return summaries
 
 
-def format_summary(
-    rows: Sequence[Row],
-    reference: str = TUNED,
-    baselines: Sequence[str] = (DEFAULT, TUNED),
-    way: float = 1.0,
-    width: int = WIDTH,
-) -> str:
-    """The summary as text, a line an arm; the arguments are those of :func:`summarize`.
+def cpu_ratios(rows: Sequence[Row]) -> dict[str, float]:
+    """Return the CPU time of an update over that of AdamW's, by arm.
 
-    Args:
-        width: columns that do not fit are continued below.
+    An update is forward, backward and step; the ratio is a geometric mean over tasks and
+    seeds. Each run was timed in updates of AdamW beside it
+    (:func:`~agents.evaluation.stats.normalise.relative_cost`). Those are somewhat faster
+    than the updates of a run of AdamW itself, since they come in pairs; so the ratios are
+    to such a run.
+
+    Raises:
+        ValueError: an arm lacks runs that another has, or no CPU time was measured.
     """
-    found = summarize(rows, reference, baselines, way)
-    tasks = len({row["task"] for row in rows})
-    target = "its final loss" if way == 1.0 else f"{100 * way:g} % of its way there"
-    title = [
-        f"{tasks} tasks, {found[0].runs} runs an arm; "
-        "[95 % interval of the stratified bootstrap over seeds]",
-        "IQM: interquartile mean of final losses, 0 as at the start, 1 as "
-        f"{reference}; area: the same over the whole run, mean",
-        f"P(better): how likely a run beats one of {reference}; "
-        f"reached: runs that come to the target, {target}",
-        f"speed-up, CPU: {reference}'s updates and CPU time to it over the arm's, "
-        f"a miss counts {MISS:g}; profile: score of the performance profile",
-    ]
-    if names := " and ".join(found[0].records):
-        band = f"{100 * BAND:g} % of the way"
-        title.append(f"{names}: tasks won / won or tied within {band} / lost")
-    columns = {
-        "IQM": [_estimate(each.iqm) for each in found],
-        "area": [f"{each.area:.3f}" for each in found],
-        "P(better)": [f"{each.better.value:.2f}" for each in found],
-        "reached": [f"{each.reached:.0%}" for each in found],
-        "speed-up": [f"{each.speedup:.2f}" for each in found],
-        "CPU": [f"{each.cpu_speedup:.2f}" for each in found],
-        "profile": [f"{each.profile:.2f}" for each in found],
-        **{
-            baseline: [format_record(each.records[baseline]) for each in found]
-            for baseline in found[0].records
-        },
-        "diverged": [str(each.diverged) for each in found],
-    }
-    return grid("\n".join(title), [each.arm for each in found], columns, width)
-
-
-def _estimate(value: Estimate) -> str:
-    if math.isnan(value.low):
-        return f"{value.value:.3f}"
-    return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
-
-
-def format_record(record: Record) -> str:
-    """Tasks won, won or tied, and lost, as ``3/4/1``."""
-    return f"{record.wins}/{record.wins_or_ties}/{record.losses}"
+    check_runs(rows, DEFAULT)
+    logs: dict[str, list[float]] = {}
+    for row in rows:
+        if not relative_cost(row) > 0.0:
+            raise ValueError("the CPU time of some runs is not positive")
+        logs.setdefault(row["arm"], []).append(math.log(relative_cost(row)))
+    means = {arm: sum(values) / len(values) for arm, values in logs.items()}
+    return {arm: math.exp(mean - means[DEFAULT]) for arm, mean in means.items()}

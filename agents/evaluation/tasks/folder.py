@@ -102,12 +102,16 @@ def folder_tasks(folder: str | Path) -> tuple[HeldoutTask, ...]:
         sample, source = partial(_sentences, path=text, length=32), _source(text)
         tasks += [
             HeldoutTask(
-                "shakespeare-gru", "real", "GRU, 64 units", 1500, 16,
+                "shakespeare-gru", "real",
+                "next character of Tiny Shakespeare, 32 characters",
+                "GRU, 64 units", 1500, 16,
                 partial(CharRecurrent, nn.GRU, 64), sample, cross_entropy, 512,
                 source=source,
             ),
             HeldoutTask(
-                "shakespeare-transformer", "real", "causal transformer, width 32, 1 block",
+                "shakespeare-transformer", "real",
+                "next character of Tiny Shakespeare, 32 characters",
+                "causal transformer, width 32, 1 block",
                 1500, 16, CharTransformer, sample, cross_entropy, 512, source=source,
             ),
         ]  # fmt: skip
@@ -120,7 +124,9 @@ def folder_tasks(folder: str | Path) -> tuple[HeldoutTask, ...]:
             raise ValueError(f"{images} is not a zip archive")
         tasks.append(
             HeldoutTask(
-                "omniglot-cnn", "real", "CNN, 2 convolutions with BatchNorm, ReLU", 400, 32,
+                "omniglot-cnn", "real",
+                "which of 136 Omniglot characters a 21 × 21 drawing shows",
+                "CNN, 2 convolutions with BatchNorm, ReLU", 400, 32,
                 partial(convnet, SIDE, 136), partial(_characters, path=images),
                 cross_entropy, 680, source=_source(images),
             )

@@ -25,30 +25,42 @@ __all__ = ["HELDOUT", "HeldoutTask", "task_named"]
 #: The held-out tasks, in the order of the table.
 HELDOUT: tuple[HeldoutTask, ...] = (
     HeldoutTask(
-        "photo-cnn", "real", "CNN, 2 convolutions with BatchNorm, ReLU", 500, 32,
+        "photo-cnn", "real",
+        "which of two photographs a 12 × 12 patch is from",
+        "CNN, 2 convolutions with BatchNorm, ReLU", 500, 32,
         convnet, photo_patches, cross_entropy, 1024,
     ),
     HeldoutTask(
-        "photo-autoencoder", "real", "autoencoder 64-64-8-64-64, SiLU", 600, 64,
+        "photo-autoencoder", "real",
+        "8 × 8 patches of the photographs",
+        "autoencoder 64-64-8-64-64, SiLU", 600, 64,
         partial(perceptron, (64, 64, 8, 64, 64), nn.SiLU), flat_patches, F.mse_loss, 1024,
     ),
     HeldoutTask(
-        "code-lstm", "real", "LSTM, 48 units", 400, 16,
+        "code-lstm", "real",
+        "next character of Python's standard library, 24 characters",
+        "LSTM, 48 units", 400, 16,
         partial(CharRecurrent, nn.LSTM, 48), partial(sentences, length=24),
         cross_entropy, 512,
     ),
     HeldoutTask(
-        "code-transformer", "real", "causal transformer, width 32, 1 block", 500, 16,
+        "code-transformer", "real",
+        "next character of Python's standard library, 32 characters",
+        "causal transformer, width 32, 1 block", 500, 16,
         CharTransformer, partial(sentences, length=32),
         cross_entropy, 256,
     ),
     HeldoutTask(
-        "module-classifier", "real", "MLP 256-64-64-8, LayerNorm, GELU", 500, 64,
+        "module-classifier", "real",
+        "which module of Python a snippet of code is from",
+        "MLP 256-64-64-8, LayerNorm, GELU", 500, 64,
         partial(perceptron, (SNIPPET_FEATURES, 64, 64, len(MODULES)), nn.GELU, norm=True),
         snippets, cross_entropy, 2048,
     ),
     HeldoutTask(
-        "friedman", "generated", "wide MLP 10-256-256-1, ReLU", 500, 64,
+        "friedman", "generated",
+        "Friedman's first function of 10 uniform inputs, with noise",
+        "wide MLP 10-256-256-1, ReLU", 500, 64,
         partial(perceptron, (10, 256, 256, 1), nn.ReLU), friedman, F.mse_loss, 2048,
     ),
 )  # fmt: skip

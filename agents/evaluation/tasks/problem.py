@@ -1,4 +1,9 @@
-"""What is trained to judge an optimizer: a model, its batches and a validation set."""
+"""A held-out task, and the problem that it is at one seed.
+
+A :class:`HeldoutTask` says which network is trained on which data, for how many updates. At
+one seed it becomes a :class:`Problem`: initial parameters, batches and a validation set,
+which are the same for every optimizer.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +23,18 @@ from optenv.checks import is_number
 Batch = tuple[Tensor, Tensor]
 Split = Literal["train", "validation"]
 
+__all__ = ["Batch", "HeldoutTask", "Problem", "Split"]
+
 
 @dataclass(frozen=True)
 class Problem:
     """A task at one seed: the same model, batches and validation set for every optimizer.
 
     Attributes:
-        module: freshly initialised; train it.
-        batch: the batch of update ``t``, whatever was asked for before.
-        objective: scalar loss of outputs and targets.
-        validation: examples from a part of the data that no batch touches.
+        module: freshly initialised network, to be trained.
+        batch: maps an update ``t`` to its batch, whatever was asked for before.
+        objective: maps outputs and targets to a scalar loss.
+        validation: examples from a part of the data that batches are not drawn from.
     """
 
     module: nn.Module
@@ -36,13 +43,13 @@ class Problem:
     validation: Batch
 
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
-        """Scalar loss, with graph."""
+        """Return the scalar loss, with its graph."""
         inputs, targets = batch
         return self.objective(module(inputs), targets)
 
     @torch.no_grad()
     def validation_loss(self, module: nn.Module) -> float:
-        """Loss in evaluation mode; leaves the module in the mode it was in."""
+        """Return the loss in evaluation mode; the mode of the module is restored."""
         training = module.training
         module.eval()
         loss = self.loss(module, self.validation).item()
@@ -52,25 +59,44 @@ class Problem:
 
 @dataclass(frozen=True)
 class HeldoutTask:
-    """One held-out task.
+    """A held-out task: a network, its data and the length of a run.
+
+    Tasks are sent to worker processes, so ``network``, ``sample`` and ``objective`` are
+    functions of a module, or ``functools.partial`` of one, where there are workers.
 
     Attributes:
-        name: short and unique.
-        kind: whether the data are real.
+        name: short and unique; a part of the seeds of the task.
+        kind: ``"real"`` or ``"generated"`` data.
+        data: inputs and targets, in words.
         model: the network, in words.
         updates: length of a run.
         batch_size: examples per update.
-        network: makes the module, from torch's global generator.
+        network: makes the module, initialised with torch's global generator.
         sample: ``(split, generator, n)`` to ``n`` examples.
-        objective: scalar loss of outputs and targets.
+        objective: maps outputs and targets to a scalar loss.
         validation_size: examples of the validation set.
-        told: factor between the length that optimizers and schedules are told and the
-            true one, for users who guess it wrong.
-        source: tells files that the data are from apart; empty for data of packages.
+        horizon_factor: announced length of the run over the true one. Optimizers and
+            schedules get the announced length, which a user may have guessed wrong.
+        source: checksum of the file that the data are from; empty for data of packages.
+
+    Example::
+
+        def sample(split, rng, n):  # the two splits draw from one distribution
+            inputs = torch.from_numpy(rng.standard_normal((n, 4), dtype="float32"))
+            return inputs, inputs.sum(1, keepdim=True)
+
+
+        task = HeldoutTask(
+            name="sum", kind="generated", data="the sum of four normal numbers",
+            model="linear", updates=100, batch_size=16,
+            network=lambda: nn.Linear(4, 1), sample=sample,
+            objective=nn.functional.mse_loss, validation_size=256,
+        )
     """
 
     name: str
     kind: Literal["real", "generated"]
+    data: str
     model: str
     updates: int
     batch_size: int
@@ -78,16 +104,16 @@ class HeldoutTask:
     sample: Callable[[Split, np.random.Generator, int], Batch]
     objective: Callable[[Tensor, Tensor], Tensor]
     validation_size: int
-    told: float = 1.0
+    horizon_factor: float = 1.0
     source: str = ""
 
     @property
-    def told_updates(self) -> int:
-        """Length of a run that optimizers and schedules are told."""
-        return max(1, round(self.updates * self.told))
+    def announced_updates(self) -> int:
+        """Length of a run as announced to optimizers and schedules."""
+        return max(1, round(self.updates * self.horizon_factor))
 
     def lasting(self, factor: float) -> HeldoutTask:
-        """The same task with ``factor`` times the updates, rounded, at least 1.
+        """Return the same task with ``factor`` times the updates, rounded, at least 1.
 
         Raises:
             ValueError: ``factor`` is not a positive finite number.
@@ -97,7 +123,7 @@ class HeldoutTask:
         return replace(self, updates=max(1, round(self.updates * factor)))
 
     def build(self, seed: int) -> Problem:
-        """The task at one seed; torch's global generator is left as it was.
+        """Return the task at one seed; torch's global generator is left as it was.
 
         Raises:
             ValueError: ``seed`` is negative.

@@ -12,18 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from agents.evaluation.arms.defaults import (
-    ADAMW,
-    Arm,
-    Choice,
-    adamw,
-    choose,
-    default_arms,
-    grid_arms,
-    mean_losses,
-)
-from agents.evaluation.arms.more import imported, plateau, untuned_arms, warmup_cosine
-from agents.evaluation.arms.searches import (
+from agents.evaluation.arms.arm import Arm, Choice, choose, grid_arms, mean_losses
+from agents.evaluation.arms.factories import adamw, import_optional, plateau, warmup_cosine
+from agents.evaluation.arms.short_list import ADAMW, default_arms
+from agents.evaluation.arms.table import (
     ORTHOGONAL,
     RANDOM,
     SCHEDULE_FREE,
@@ -31,6 +23,7 @@ from agents.evaluation.arms.searches import (
     SGD,
     SOAP,
     random_choices,
+    untuned_arms,
 )
 from agents.evaluation.runs.jobs import Job, job_key
 from agents.evaluation.runs.run import train
@@ -114,7 +107,7 @@ def test_a_missing_package_is_named_with_its_extra(name, monkeypatch):
 
 def test_a_name_that_a_package_lost_is_an_import_error():
     with pytest.raises(ImportError, match=r"Lost of the package pytorch .*benchmark"):
-        imported("torch", "Lost", "pytorch")
+        import_optional("torch", "Lost", "pytorch")
 
 
 # Schedules and watchers
@@ -185,11 +178,11 @@ def test_each_search_chooses_among_its_own_settings():
     rows = [
         row("a", name, 0, 1.0 + abs(math.log10(choice.lr / best)))
         for search, best in ((ADAMW, 1e-3), (SGD, 3e-1), (RANDOM, 2e-2))
-        for name, choice in search.candidates.items()
+        for name, choice in search.choice_by_arm.items()
     ]
     for search, lr in ((ADAMW, 1e-3), (SGD, 3e-1), (RANDOM, 0.0225)):
         means = mean_losses(rows, search)
-        assert set(means["a"]) == set(search.candidates)
+        assert set(means["a"]) == set(search.choice_by_arm)
         assert choose(means, search)["a"].lr == lr
 
 

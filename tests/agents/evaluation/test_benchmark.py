@@ -16,7 +16,7 @@ from collections import Counter
 import pytest
 
 from agents.evaluation.arms.controls import CONTROLS
-from agents.evaluation.arms.defaults import DEFAULT, SHARED, TUNED
+from agents.evaluation.row import DEFAULT, SHARED, TUNED
 from agents.policy.files import save_policy
 from tests.helpers.benchmark_rows import benchmark as invoke
 from tests.helpers.benchmark_rows import row

@@ -12,7 +12,7 @@ from agents.evaluation.runs.run import train
 from agents.evaluation.tasks.benchmark import BENCHMARK
 from agents.evaluation.tasks.heldout import HELDOUT
 from agents.evaluation.tasks.selection import SELECTION
-from tests.helpers.benchmark_rows import ADAMW
+from tests.helpers.benchmark_rows import ADAMW_ARM
 
 pytest.importorskip("sklearn")
 
@@ -32,7 +32,7 @@ def test_the_benchmark_is_large_real_and_apart_from_the_selection():
 @pytest.mark.parametrize("task", BENCHMARK, ids=lambda task: task.name)
 def test_every_task_trains(task):
     state = torch.get_rng_state()
-    result = train(ADAMW, replace(task, updates=2), 0, curve_points=0)
+    result = train(ADAMW_ARM, replace(task, updates=2), 0, curve_points=0)
     losses = result["initial_validation_loss"], result["validation_loss"]
     assert all(map(math.isfinite, losses)) and losses[0] != losses[1]
     assert torch.equal(torch.get_rng_state(), state)

@@ -17,22 +17,22 @@ from agents import Policy, export_policy, load_policy
 from agents.evaluation import train
 from agents.evaluation.arms.controls import (
     CONTROLS,
-    Blind,
-    control_jobs,
+    OpenLoopPolicy,
     log_multipliers,
     noise,
     replay,
     untrained,
 )
-from agents.evaluation.arms.defaults import learned_arm
-from agents.evaluation.arms.select import Entrant
+from agents.evaluation.arms.learned import learned_arm
+from agents.evaluation.arms.select import PolicyArms
+from agents.evaluation.runs.jobs import control_jobs
 from tests.helpers.benchmark_rows import short
 from tests.helpers.utils import random_policy
 
 pytest.importorskip("sklearn")
 
 #: Of one decision an update.
-TASKS = [short("friedman", 15), replace(short("module-classifier", 10), told=2.0)]
+TASKS = [short("friedman", 15), replace(short("module-classifier", 10), horizon_factor=2.0)]
 ACTIONS = pytest.mark.parametrize(
     "action",
     [
@@ -49,7 +49,9 @@ def run(policy, task, seed=0, lr=1e-3):
 
 def logs(row, policy, task, lr=1e-3):
     """Log-multiplier at every update, from the learning rates in force."""
-    factors = [policy.action.factor(t / task.told_updates) for t in range(task.updates)]
+    factors = [
+        policy.action.factor(t / task.announced_updates) for t in range(task.updates)
+    ]
     rates = [rate for _, rate in row["lr_trace"]]
     return [math.log(r / (lr * f)) for r, f in zip(rates, factors, strict=True)]
 
@@ -94,13 +96,13 @@ def test_noise_moves_as_much_as_the_policy_and_no_further(action):
 
 def test_what_is_blind_does_the_same_on_every_run():
     policy = random_policy()
-    blind = Blind(policy, [0.5, -1.0])
-    assert isinstance(pickle.loads(pickle.dumps(blind)), Blind)
+    blind = OpenLoopPolicy(policy, [0.5, -1.0])
+    assert isinstance(pickle.loads(pickle.dumps(blind)), OpenLoopPolicy)
     for _ in range(2):  # the optimizer counts on a copy
         found = run(blind, short("friedman", 4))["shifts"]
         assert found == pytest.approx([0.5, -1.0, 0.0, 0.0])
     with pytest.raises(ValueError, match=r"shifts must lie in ±6, got \[7.0\]"):
-        Blind(policy, [7.0])
+        OpenLoopPolicy(policy, [7.0])
     for runs in ([], [[]]):
         with pytest.raises(ValueError, match="needs the decisions of the policy"):
             replay(policy, runs)
@@ -131,7 +133,7 @@ def test_untrained_weights_are_like_those_a_training_begins_with(
 
 
 def test_controls_are_baselines_that_run_like_the_policy():
-    entrant = Entrant("mine", random_policy(), (1e-3, 1e-2))
+    entrant = PolicyArms("mine", random_policy(), (1e-3, 1e-2))
     rows = [
         {**run(entrant.policy, task, seed, lr), "arm": entrant.name(lr)}
         for task in TASKS

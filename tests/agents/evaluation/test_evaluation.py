@@ -10,22 +10,20 @@ import pytest
 import torch
 
 from agents.evaluation import evaluate, format_table, start_baselines
-from agents.evaluation.arms.defaults import (
-    CANDIDATES,
-    SHARED,
-    TUNED,
+from agents.evaluation.arms.arm import (
     Arm,
     Choice,
     choose,
     choose_shared,
-    default_arms,
     grid_arms,
     mean_losses,
     tuned_arms,
 )
+from agents.evaluation.arms.short_list import ADAMW, default_arms
 from agents.evaluation.report.plots import plot_curves
+from agents.evaluation.row import SHARED, TUNED
 from agents.evaluation.runs.run import train
-from tests.helpers.benchmark_rows import ADAMW, row, short
+from tests.helpers.benchmark_rows import ADAMW_ARM, row, short
 
 pytest.importorskip("sklearn")
 
@@ -83,7 +81,7 @@ def test_an_optimizer_of_others_that_raises_has_diverged_and_ours_has_a_bug():
 
 
 def test_schedules_start_at_the_base_and_end_near_zero():
-    arm = tuned_arms({TUNED: Choice(3e-2, "cosine")})[0]
+    arm = tuned_arms({TUNED: Choice(3e-2, "cosine")}, ADAMW)[0]
     result = train(arm, short("friedman", 20), 0)
     rates = [lr for _, lr in result["lr_trace"]]
     assert result["lr"] == rates[0] == 3e-2
@@ -111,7 +109,7 @@ def test_schedule_free_is_judged_at_its_averages():
     task = short("photo-cnn")
     result = train(Arm("Schedule-Free", factory), task, 0, curve_points=1)
     assert modes == ["train", *["eval", "train"] * 2]
-    plain = train(ADAMW, task, 0, curve_points=1)
+    plain = train(ADAMW_ARM, task, 0, curve_points=1)
     assert result["initial_validation_loss"] == plain["initial_validation_loss"]
 
 
@@ -119,7 +117,7 @@ def test_arms_see_the_same_run_and_a_diverged_one_is_kept(tmp_path):
     pytest.importorskip("matplotlib")
     wild = Arm("wild", lambda params, total: torch.optim.SGD(params, lr=1e9))
     tasks = [short("friedman", 20), short("module-classifier")]
-    rows = evaluate([ADAMW, wild], tasks, [0, 1], progress=False)
+    rows = evaluate([ADAMW_ARM, wild], tasks, [0, 1], progress=False)
     keys = [(r["task"], r["arm"], r["seed"]) for r in rows]
     assert keys == [
         (t.name, a, s) for t in tasks for a in ("AdamW", "wild") for s in (0, 1)
@@ -149,7 +147,7 @@ def test_baselines_in_the_background():
     assert baselines.done == baselines.total == 21 + 5 * 2
     assert {r["seed"] for r in rows} == {0, 1} and list(choices) == ["friedman"]
     # With one task, what is best for all of them is best for it.
-    both = tuned_arms(dict.fromkeys((SHARED, TUNED), choices[task.name]))
+    both = tuned_arms(dict.fromkeys((SHARED, TUNED), choices[task.name]), ADAMW)
     expected = evaluate([*default_arms(), *both], [task], [0, 1], progress=False)
     found, expected = ([r["validation_loss"] for r in some] for some in (rows, expected))
     assert found == pytest.approx(expected, rel=1e-4)
@@ -162,21 +160,21 @@ def grid_rows(task, best):
     """Losses of the grid, 1 at ``best`` and more the further away."""
     losses = {
         name: 1.0 + abs(math.log10(lr / best.lr)) + 0.1 * (schedule != best.schedule)
-        for name, (lr, schedule) in CANDIDATES.items()
+        for name, (lr, schedule) in ADAMW.choice_by_arm.items()
     }
     return [row(task, name, seed, losses[name]) for name in losses for seed in (0, 1)]
 
 
 def test_tuning_picks_the_best_mean_and_shuns_what_is_not_finite():
     rows = grid_rows("a", Choice(1e-2, "wsd"))
-    assert {row["arm"] for row in rows} == {arm.name for arm in grid_arms()}
-    assert choose(mean_losses(rows)) == {"a": Choice(1e-2, "wsd")}
+    assert {row["arm"] for row in rows} == {arm.name for arm in grid_arms(ADAMW)}
+    assert choose(mean_losses(rows, ADAMW), ADAMW) == {"a": Choice(1e-2, "wsd")}
     for each in rows:
         if each["arm"] == "AdamW 0.01, wsd" and each["seed"] == 1:
             each["validation_loss"] = math.inf
-    assert choose(mean_losses(rows))["a"].schedule != "wsd"
+    assert choose(mean_losses(rows, ADAMW), ADAMW)["a"].schedule != "wsd"
     with pytest.raises(ValueError, match=r"'AdamW 0.1, wsd'.*'a'"):
-        mean_losses(rows[:-2])
+        mean_losses(rows[:-2], ADAMW)
 
 
 def test_the_shared_setting_is_the_best_compromise():
@@ -185,9 +183,9 @@ def test_the_shared_setting_is_the_best_compromise():
     for each in rows:  # good everywhere, best nowhere
         if each["arm"] == "AdamW 0.0003, constant":
             each["validation_loss"] = 1.01
-    means = mean_losses(rows)
-    assert choose(means) == tasks
-    assert choose_shared(means) == Choice(3e-4, "constant")
+    means = mean_losses(rows, ADAMW)
+    assert choose(means, ADAMW) == tasks
+    assert choose_shared(means, ADAMW) == Choice(3e-4, "constant")
 
 
 def test_tuning_and_evaluation_share_no_seed():

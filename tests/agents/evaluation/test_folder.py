@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.evaluation.arms.defaults import default_arms
+from agents.evaluation.arms.short_list import default_arms
 from agents.evaluation.runs.jobs import Job, job_key
 from agents.evaluation.runs.run import train
 from agents.evaluation.tasks.folder import folder_tasks

@@ -12,7 +12,7 @@ from agents.evaluation.runs.run import train
 from agents.evaluation.tasks import photos, text, tiles
 from agents.evaluation.tasks.heldout import HELDOUT, task_named
 from agents.evaluation.tasks.selection import SELECTION
-from tests.helpers.benchmark_rows import ADAMW
+from tests.helpers.benchmark_rows import ADAMW_ARM
 
 pytest.importorskip("sklearn")
 
@@ -68,13 +68,13 @@ def test_tasks_depend_on_the_seed_alone(task):
         not torch.equal(*pair)
         for pair in zip(first.module.parameters(), other.module.parameters(), strict=True)
     )
-    train(ADAMW, dataclasses.replace(task, updates=2), 0)
+    train(ADAMW_ARM, dataclasses.replace(task, updates=2), 0)
     assert global_state() == before
 
 
 @TASKS
 def test_loss_decreases(task):
-    result = train(ADAMW, dataclasses.replace(task, updates=60), 0, curve_points=0)
+    result = train(ADAMW_ARM, dataclasses.replace(task, updates=60), 0, curve_points=0)
     assert result["validation_loss"] < 0.95 * result["initial_validation_loss"]
     assert result["curve"] == [
         (0, result["initial_validation_loss"]),

@@ -7,18 +7,18 @@ import math
 import numpy as np
 import pytest
 
-from agents.evaluation.arms.defaults import TUNED
-from agents.evaluation.stats.normalise import MISS, measure, per_task, updates_to
+from agents.evaluation.row import TUNED
+from agents.evaluation.stats.normalise import MISSED_SPEEDUP, measure, per_task, updates_to
 from agents.evaluation.stats.profiles import versus
 from tests.helpers.benchmark_rows import row, runs_of
 
 pytest.importorskip("scipy")
 
 
-def measured(ours, theirs=(1.0,), way=1.0, **changed):
+def measured(ours, theirs=(1.0,), gap_fraction=1.0, **changed):
     """Measures of our runs on one task, in order of seed."""
     rows = runs_of("a", "ours", ours, **changed) + runs_of("a", TUNED, theirs)
-    return [run for run in measure(rows, way=way) if run.arm == "ours"]
+    return [run for run in measure(rows, gap_fraction=gap_fraction) if run.arm == "ours"]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_speedup_is_against_the_reference_run_of_the_same_seed():
     assert (first.updates, first.cpu) == pytest.approx((4.0, 8.0))
     assert (first.speedup, first.cpu_speedup) == pytest.approx((2.5, 1.25))
     assert second.updates == pytest.approx(5 * 0.8 / 1.1)
-    half_way = measured([1.2], way=0.5)[0]
+    half_way = measured([1.2], gap_fraction=0.5)[0]
     assert half_way.updates == pytest.approx(7.5)
     assert half_way.speedup == pytest.approx(5.0 / 7.5)
 
@@ -64,10 +64,10 @@ def test_speedup_is_against_the_reference_run_of_the_same_seed():
 def test_missed_target_counts_as_the_slowest():
     missed = measured([1.01])[0]
     assert (missed.updates, missed.cpu) == (math.inf, math.inf)
-    assert (missed.speedup, missed.cpu_speedup) == (MISS, MISS) == (0.25, 0.25)
+    assert missed.speedup == missed.cpu_speedup == MISSED_SPEEDUP == 0.25
     fast = runs_of("a", TUNED, [1.0], curve=[(0, 2.0), (1, 1.0), (10, 1.0)])
     late = [run for run in measure(runs_of("a", "ours", [1.0]) + fast) if run.arm == "ours"]
-    assert late[0].updates == 10.0 and late[0].speedup == MISS
+    assert late[0].updates == 10.0 and late[0].speedup == MISSED_SPEEDUP
 
 
 def test_area_is_the_mean_of_the_normalised_curve():
@@ -106,7 +106,9 @@ def test_measures_do_not_depend_on_the_scale_of_losses(scale, shift):
 
     rows = benchmark({"ours": 0.97, TUNED: 1.0, "theirs": 1.3})
     other = [changed(each) for each in rows]
-    for a, b in zip(measure(rows, way=0.99), measure(other, way=0.99), strict=True):
+    for a, b in zip(
+        measure(rows, gap_fraction=0.99), measure(other, gap_fraction=0.99), strict=True
+    ):
         assert a[:3] == b[:3] and a[3:] == pytest.approx(b[3:])
     assert versus(rows, "ours", TUNED) == versus(other, "ours", TUNED)
 
@@ -147,8 +149,8 @@ def test_results_that_cannot_be_compared_are_refused(rows, message):
 
 
 def test_unknown_names_and_targets_are_refused():
-    with pytest.raises(ValueError, match=r"way must be in \(0, 1\], got 1.5"):
-        measure(ROWS, way=1.5)
+    with pytest.raises(ValueError, match=r"gap_fraction must be in \(0, 1\], got 1.5"):
+        measure(ROWS, gap_fraction=1.5)
     with pytest.raises(ValueError, match="arm 'mine'; there are those of 'AdamW tuned'"):
         per_task(measure(ROWS), "mine", "area")
     with pytest.raises(

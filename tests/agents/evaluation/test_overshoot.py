@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from agents.evaluation.arms.defaults import TUNED
-from agents.evaluation.stats.overshoot import format_overshoots, overshoots
+from agents.evaluation.report.tables import format_overshoots
+from agents.evaluation.row import TUNED
+from agents.evaluation.stats.overshoot import overshoots
 
 
 def row(task, losses, arm=TUNED, seed=0):

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from agents.evaluation.arms.defaults import TUNED
-from agents.evaluation.stats.normalise import MISS, Measured, measure
+from agents.evaluation.row import TUNED
+from agents.evaluation.stats.normalise import MISSED_SPEEDUP, Measured, measure
 from agents.evaluation.stats.profiles import (
     Record,
-    ahead,
+    lead,
     mean_speedup,
     profile,
     profile_score,
@@ -26,12 +26,16 @@ pytest.importorskip("scipy")
 
 def times(**arms):
     """Runs with times to the target, ``[tasks][seeds]`` by arm."""
+    fixed = {"normalised": 1.0, "area": 1.0, "cpu_speedup": 1.0, "diverged": False}
     return [
-        Measured(task, arm, seed, 1.0, 1.0, time, time, max(10 / time, MISS), 1.0, False)
+        Measured(
+            task, arm, seed, updates=time, cpu=time,
+            speedup=max(10 / time, MISSED_SPEEDUP), **fixed,
+        )
         for arm, tasks in arms.items()
         for task, seeds in zip("abc", tasks, strict=False)
         for seed, time in enumerate(seeds)
-    ]
+    ]  # fmt: skip
 
 
 def test_profile_is_the_part_of_tasks_within_tau_times_the_fastest():
@@ -49,7 +53,7 @@ def test_profile_is_the_part_of_tasks_within_tau_times_the_fastest():
     taus = np.linspace(1, 4, 3001)
     assert profile(ratios["y"], taus).mean() == pytest.approx(scores[1], abs=1e-3)
     with pytest.raises(ValueError, match=r"above 1, got 1\.0"):
-        profile_score(ratios["x"], slowest=1.0)
+        profile_score(ratios["x"], max_ratio=1.0)
 
 
 def test_time_of_a_task_is_the_median_over_seeds():
@@ -73,9 +77,9 @@ def test_a_task_can_be_won_and_tied():
     assert versus(rows, "ours", TUNED) == Record(2, 2, 3, 3, 5)
     assert versus(rows, TUNED, "ours") == Record(3, 2, 4, 2, 5)
     assert versus(rows, TUNED, TUNED) == Record(0, 5, 5, 0, 5)
-    assert versus(rows, "ours", TUNED, band=0.0).ties == 0
+    assert versus(rows, "ours", TUNED, tolerance=0.0).ties == 0
     with pytest.raises(ValueError, match=r"at least 0, got -0\.1"):
-        versus(rows, "ours", TUNED, band=-0.1)
+        versus(rows, "ours", TUNED, tolerance=-0.1)
     with pytest.raises(ValueError, match="no results of the arm 'lost'"):
         versus(rows, "ours", "lost")
 
@@ -84,14 +88,14 @@ def test_a_lead_is_the_paired_difference_of_normalised_losses_and_its_spread_ove
     # On "a" the way is 1, on "b" it is 0.5; the initial loss of both is 2.
     rows = runs_of("a", TUNED, [0.9, 1.1]) + runs_of("b", TUNED, [1.5, 1.5])
     rows += runs_of("a", "ours", [0.85, 1.05]) + runs_of("b", "ours", [1.5, 1.48])
-    lead = ahead(measure(rows), "ours", TUNED)
+    found = lead(measure(rows), "ours", TUNED)
     # Seed 0: 5 and 0 %; seed 1: 5 and 4 %. What the seeds share is no uncertainty.
-    assert lead.mean == pytest.approx((2.5 + 4.5) / 2)
-    assert lead.half == pytest.approx(
+    assert found.mean == pytest.approx((2.5 + 4.5) / 2)
+    assert found.half == pytest.approx(
         12.706 * np.std([2.5, 4.5], ddof=1) / 2**0.5, rel=1e-3
     )
-    other = ahead(measure(rows), TUNED, "ours")
-    assert (other.mean, other.half) == pytest.approx((-lead.mean, lead.half))
+    other = lead(measure(rows), TUNED, "ours")
+    assert (other.mean, other.half) == pytest.approx((-found.mean, found.half))
 
 
 def test_one_seed_or_a_divergence_is_no_tie():

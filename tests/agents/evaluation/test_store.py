@@ -9,13 +9,14 @@ from functools import partial
 
 import pytest
 
-from agents.evaluation.arms.defaults import adamw, learned_arm
+from agents.evaluation.arms.factories import adamw
+from agents.evaluation.arms.learned import learned_arm
 from agents.evaluation.runs.jobs import Job, job_key
 from agents.evaluation.runs.store import Store, StoredRuns, exclusive
-from tests.helpers.benchmark_rows import ADAMW, row, short
+from tests.helpers.benchmark_rows import ADAMW_ARM, row, short
 from tests.helpers.utils import random_policy
 
-JOB = Job(ADAMW, short("friedman"), 0)
+JOB = Job(ADAMW_ARM, short("friedman"), 0)
 ROW = {**row("friedman", "AdamW", 0, math.inf), "train_loss": math.nan}
 
 
@@ -56,13 +57,13 @@ def test_the_last_of_two_runs_with_one_key_counts(tmp_path):
         JOB._replace(seed=1),
         JOB._replace(curve_points=0),
         JOB._replace(task=short("friedman", 9)),
-        JOB._replace(task=replace(JOB.task, told=2.0)),
+        JOB._replace(task=replace(JOB.task, horizon_factor=2.0)),
         JOB._replace(task=replace(JOB.task, name="other")),
-        JOB._replace(arm=replace(ADAMW, name="other")),
-        JOB._replace(arm=replace(ADAMW, factory=partial(adamw, lr=2e-2))),
-        JOB._replace(arm=replace(ADAMW, schedule=math.cos)),
+        JOB._replace(arm=replace(ADAMW_ARM, name="other")),
+        JOB._replace(arm=replace(ADAMW_ARM, factory=partial(adamw, lr=2e-2))),
+        JOB._replace(arm=replace(ADAMW_ARM, schedule=math.cos)),
     ],
-    ids=["seed", "curve", "length", "told", "task", "arm", "lr", "schedule"],
+    ids=["seed", "curve", "length", "horizon", "task", "arm", "lr", "schedule"],
 )
 def test_a_run_of_another_key_is_not_reused(other, tmp_path):
     store = Store(tmp_path / "rows.jsonl")

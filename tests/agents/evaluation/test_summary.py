@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from agents.evaluation.arms.defaults import DEFAULT, TUNED
-from agents.evaluation.report.profile_plots import plot_final_losses, plot_profiles
+from agents.evaluation.report.plots import plot_final_losses, plot_profiles
+from agents.evaluation.report.tables import format_summary
+from agents.evaluation.row import DEFAULT, TUNED
 from agents.evaluation.stats.intervals import iqm, probability_of_improvement
-from agents.evaluation.stats.summary import format_summary, summarize
+from agents.evaluation.stats.summary import summarize
 from tests.helpers.benchmark_rows import row
 
 pytest.importorskip("scipy")
@@ -121,11 +122,11 @@ def test_table_has_a_line_an_arm_and_fits():
 
 
 def test_table_does_without_intervals_and_baselines():
-    text = format_summary(benchmark({TUNED: 1.0}, seeds=1), baselines=[], way=0.98)
+    text = format_summary(benchmark({TUNED: 1.0}, seeds=1), baselines=[], gap_fraction=0.98)
     assert text.splitlines()[-1].split() == (
         [*TUNED.split(), "1.000", "0.492", "0.50", "100%", "1.00", "1.00", "1.00", "0"]
     )
-    assert "98 % of its way" in text and "won" not in text
+    assert "98 % of its gap" in text and "won" not in text
 
 
 @pytest.mark.parametrize("draw", [plot_profiles, plot_final_losses])

@@ -19,7 +19,7 @@ from continual_learners import (
     search,
 )
 
-from agents.evaluation.stats.results import interval
+from agents.evaluation.stats.intervals import interval
 from agents.meta.continual.online import Retention
 
 #: Near the best of the searches on digits, with as many glances for all.

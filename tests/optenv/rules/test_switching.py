@@ -10,7 +10,7 @@ from torch import nn
 
 import optenv
 from agents import LearnedLR, LearnedOptimizer
-from agents.evaluation.arms.select import load_entrants
+from agents.evaluation.arms.select import load_policy_arms
 from agents.policy.files import save_policy
 from optenv import actions, rules
 from optenv.rules import switching
@@ -211,5 +211,5 @@ def test_what_cannot_switch_rules_says_so(tmp_path):
         LearnedLR(optimizer, 10, policy)
     path = save_policy(policy, tmp_path / "mine")
     with pytest.raises(ValueError, match="give --no-controls"):
-        load_entrants([path], [1e-3], controls=True)
-    assert load_entrants([path], [1e-3])
+        load_policy_arms([path], [1e-3], controls=True)
+    assert load_policy_arms([path], [1e-3])

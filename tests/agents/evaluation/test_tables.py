@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from agents.evaluation import format_table, write_csv
-from agents.evaluation.arms.defaults import TUNED
 from agents.evaluation.report.plots import plot_curves
-from agents.evaluation.stats.results import difference, gap, interval
+from agents.evaluation.row import TUNED
+from agents.evaluation.stats.intervals import interval
+from agents.evaluation.stats.normalise import difference, remaining_gap
 from tests.helpers.benchmark_rows import row
 
 pytest.importorskip("scipy")
@@ -42,7 +43,7 @@ def test_differences_are_paired_by_seed():
         tuple(bounds)
     )
     expected = [100 * (o - t) / (2 - t) for o, t in zip(ours, theirs, strict=True)]
-    assert gap(rows, ["a"], "ours", TUNED) == pytest.approx(interval(expected))
+    assert remaining_gap(rows, ["a"], "ours", TUNED) == pytest.approx(interval(expected))
     with pytest.raises(ValueError, match=r"seeds \[0, 1\] and \[0, 1, 2\]"):
         difference(
             [r for r in rows if r["seed"] < 2 or not r["learned"]], "a", "ours", TUNED

@@ -7,10 +7,9 @@ import sys
 
 import pytest
 
-from agents.evaluation.arms.defaults import SHARED
-from agents.evaluation.arms.more import untuned_arms
-from agents.evaluation.arms.searches import SEARCHES
-from agents.evaluation.arms.select import load_entrants, pick_baselines
+from agents.evaluation.arms.select import load_policy_arms, select_arms
+from agents.evaluation.arms.table import SEARCHES, untuned_arms
+from agents.evaluation.row import SHARED
 from agents.evaluation.tasks.benchmark import BENCHMARK
 from agents.policy.files import save_policy
 from tests.helpers.benchmark_rows import benchmark as invoke
@@ -59,7 +58,7 @@ def test_a_missing_package_is_named_before_anything_runs(tmp_path, monkeypatch):
 def test_a_missing_package_is_found_out_before_anything_runs(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
     with pytest.raises(ImportError, match=r"SOAP.* cannot run: .*optenv\[benchmark\]"):
-        pick_baselines([name])
+        select_arms([name])
 
 
 def test_policies_are_named_after_their_folders(tmp_path, monkeypatch):
@@ -67,17 +66,17 @@ def test_policies_are_named_after_their_folders(tmp_path, monkeypatch):
         save_policy(random_policy(horizon=20 + i), tmp_path / name)
     monkeypatch.chdir(tmp_path)
     paths = ["a", "b/policy", "c/a/policy.json", "c/other", "a/policy"]
-    found = load_entrants(paths, [1e-3, 1e-3])
+    found = load_policy_arms(paths, [1e-3, 1e-3])
     labels = [entrant.label for entrant in found]
     mark = found[2].policy.fingerprint()[:6]
     assert labels == ["a", "b", f"a-{mark}", "other"]
     assert found[0].rates == (1e-3,) and found[0].arms()[0].name == "a lr 0.001"
     monkeypatch.chdir(tmp_path / "b")
-    assert load_entrants(["policy"], [1e-3])[0].label == "b"
+    assert load_policy_arms(["policy"], [1e-3])[0].label == "b"
     with pytest.raises(
         ValueError, match=r"differ in six digits, got 0\.001, 0\.00100000001"
     ):
-        load_entrants(["policy"], [1e-3, 1.00000001e-3])
+        load_policy_arms(["policy"], [1e-3, 1.00000001e-3])
 
 
 def test_the_package_is_imported_without_click():

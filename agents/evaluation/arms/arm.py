@@ -1,0 +1,205 @@
+"""An arm (an optimizer under test with its schedule) and a search, which tunes one.
+
+An :class:`Arm` is an optimizer as a user would set it up. A :class:`Search` is an update
+rule with several settings, the :class:`Choice` objects. Tuning runs all of them on seeds
+of their own (:func:`grid_arms`), averages the final losses (:func:`mean_losses`), and
+takes the best setting of each task (:func:`choose`) or the one that is best for all tasks
+together (:func:`choose_shared`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, Literal, NamedTuple
+
+from torch.optim import Optimizer
+
+from optenv.actions import SCHEDULES
+
+from ..row import Row
+
+__all__ = [
+    "Arm",
+    "ArmEntry",
+    "Choice",
+    "Search",
+    "Watcher",
+    "choose",
+    "choose_shared",
+    "grid",
+    "grid_arms",
+    "mean_losses",
+    "tuned_arms",
+]
+
+#: ``(params, announced length of the run)`` to optimizer.
+Factory = Callable[[Any, int], Optimizer]
+#: Called with the loss of each update, after it.
+Watcher = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An optimizer under test.
+
+    Attributes:
+        name: name of its column in the tables.
+        factory: ``(params, total_updates)`` to optimizer. Picklable (a function of a
+            module, or a ``functools.partial`` of one), since it is sent to other
+            processes.
+        schedule: progress in [0, 1) to the factor of every group's learning rate; None
+            leaves the learning rate to the optimizer.
+        takes_loss: call ``step(loss=loss.detach())`` instead of ``step()``.
+        takes_module: pass the module to the factory instead of its parameters, for an
+            update rule that differs from layer to layer.
+        watch: ``(optimizer, total_updates)`` to a function that is called with the loss
+            of each update after it, such as the step of a torch scheduler. Picklable.
+            None for no such call.
+        control: the arm is a control of a policy: it takes the loss, but is reported as a
+            baseline.
+    """
+
+    name: str
+    factory: Factory
+    schedule: Callable[[float], float] | None = None
+    takes_loss: bool = False
+    takes_module: bool = False
+    watch: Callable[[Optimizer, int], Watcher] | None = None
+    control: bool = False
+
+
+class Choice(NamedTuple):
+    """One setting of a search: a learning rate and the name of a schedule."""
+
+    lr: float
+    schedule: str
+
+
+@dataclass(frozen=True)
+class Search:
+    """Settings of one update rule, among which the tuning seeds choose.
+
+    Attributes:
+        rule: name of the rule, which the names of the arms begin with.
+        factory: like that of an :class:`Arm`, with the keyword ``lr``; picklable.
+        choices: settings to try.
+    """
+
+    rule: str
+    factory: Callable[..., Optimizer]
+    choices: tuple[Choice, ...]
+
+    @cached_property
+    def choice_by_arm(self) -> dict[str, Choice]:
+        """Choices by the names of their arms."""
+        return {f"{self.rule} {c.lr:g}, {c.schedule}": c for c in self.choices}
+
+
+@dataclass(frozen=True)
+class ArmEntry:
+    """A line of the table of arms.
+
+    Attributes:
+        optimizer: the arm, or the search that tunes it.
+        description: one line, plain text.
+        package: package of the extra ``benchmark`` that it needs; empty if none.
+        shared: the search takes one setting for all tasks instead of one for each.
+    """
+
+    optimizer: Arm | Search
+    description: str
+    package: str = ""
+    shared: bool = False
+
+    @property
+    def tuning(self) -> Literal["none", "each task", "all tasks"]:
+        """What the settings are tuned for."""
+        if isinstance(self.optimizer, Arm):
+            return "none"
+        return "all tasks" if self.shared else "each task"
+
+
+def grid(
+    rates: Iterable[float], schedules: Iterable[str] = tuple(SCHEDULES)
+) -> tuple[Choice, ...]:
+    """Return every learning rate with every schedule.
+
+    Args:
+        rates: learning rates.
+        schedules: keys of :data:`optenv.actions.SCHEDULES`.
+    """
+    rates = tuple(rates)
+    return tuple(Choice(lr, schedule) for schedule in schedules for lr in rates)
+
+
+def tuned_arms(choices: Mapping[str, Choice], search: Search) -> list[Arm]:
+    """Return arms with the rule of ``search``, one for each choice, under its name."""
+
+    def arm(name: str, choice: Choice) -> Arm:
+        # None, so that a constant rate is not written into the optimizer at every update.
+        decay = None if choice.schedule == "constant" else SCHEDULES[choice.schedule]
+        return Arm(name, partial(search.factory, lr=choice.lr), decay)
+
+    return [arm(name, choice) for name, choice in choices.items()]
+
+
+def grid_arms(search: Search) -> list[Arm]:
+    """Return the arms that try all settings of ``search``."""
+    return tuned_arms(search.choice_by_arm, search)
+
+
+def mean_losses(rows: Sequence[Row], search: Search) -> dict[str, dict[str, float]]:
+    """Average the final validation losses over seeds.
+
+    Args:
+        rows: results of :func:`grid_arms`; rows of other arms are ignored. A non-finite
+            loss makes the mean inf.
+        search: the search that was run.
+
+    Returns:
+        Mean loss by task, then by name of the arm.
+
+    Raises:
+        ValueError: results of a task are missing.
+    """
+    losses: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        losses.setdefault((row["task"], row["arm"]), []).append(row["validation_loss"])
+    means: dict[str, dict[str, float]] = {}
+    for task in dict.fromkeys(row["task"] for row in rows):
+        means[task] = {}
+        for name in search.choice_by_arm:
+            if (task, name) not in losses:
+                raise ValueError(f"no results of {name!r} on task {task!r}")
+            mean = sum(losses[task, name]) / len(losses[task, name])
+            means[task][name] = mean if math.isfinite(mean) else math.inf
+    return means
+
+
+def choose(means: Mapping[str, Mapping[str, float]], search: Search) -> dict[str, Choice]:
+    """Return the best setting of each task, given the :func:`mean_losses`."""
+    return {
+        task: search.choice_by_arm[min(losses, key=losses.__getitem__)]
+        for task, losses in means.items()
+    }
+
+
+def choose_shared(means: Mapping[str, Mapping[str, float]], search: Search) -> Choice:
+    """Return the setting that is best for all tasks together.
+
+    Its loss is, in geometric mean over tasks, the smallest multiple of the lowest loss of
+    each task.
+
+    Args:
+        means: the :func:`mean_losses`.
+        search: the search that was run.
+    """
+
+    def log_ratio(name: str) -> float:
+        ratios = [losses[name] / min(losses.values()) for losses in means.values()]
+        return sum(math.log(ratio) for ratio in ratios)
+
+    return search.choice_by_arm[min(search.choice_by_arm, key=log_ratio)]

@@ -1,0 +1,210 @@
+"""Functions that make the optimizers of the arms, and a watcher and a schedule for them.
+
+Each factory takes the parameters (Muon's, the module) and the announced length of the run.
+Packages of the extra ``benchmark`` are imported where an optimizer is made, so that arms
+whose package is installed run without the others.
+
+The names of these functions are stored with every finished run, as part of what identifies
+it: a renamed function makes the stored runs of its arm unusable.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from optenv.actions import SCHEDULES
+from optenv.rules import RuleSpec
+
+from .arm import Watcher
+from .optimizers import AdamHD, MuonAdamW, OrthogonalAdam
+
+__all__ = [
+    "adam_hd",
+    "adamw",
+    "dadapt_adam",
+    "import_optional",
+    "mechanic_adamw",
+    "muon",
+    "nadamw",
+    "orthogonal_adam",
+    "pilot",
+    "plateau",
+    "prodigy",
+    "schedule_free",
+    "schedule_free_sgd",
+    "sgd_momentum",
+    "soap",
+    "warmup_cosine",
+]
+
+Parameters = Iterable[nn.Parameter]
+
+#: Fraction of the run over which :func:`warmup_cosine` rises.
+WARMUP_FRACTION = 0.05
+#: Windows of a run; :func:`plateau` averages the loss over each.
+PLATEAU_WINDOWS = 50
+
+
+def import_optional(module: str, name: str, package: str) -> Any:
+    """Return ``name`` of an optional module.
+
+    Args:
+        module: name to import.
+        name: attribute of it.
+        package: name under which it is installed, for the message.
+
+    Raises:
+        ImportError: the package is not installed, or no longer has the name; the message
+            says how to install it.
+    """
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ImportError(
+            f"cannot import {name} of the package {package} ({error}); it comes with "
+            'pip install "optenv[benchmark]"'
+        ) from error
+
+
+# Optimizers of torch
+
+
+def adamw(params: Parameters, total_updates: int, lr: float) -> Optimizer:
+    """AdamW with torch's defaults but for ``lr``; fused, which is only faster."""
+    return torch.optim.AdamW(params, lr=lr, fused=True)
+
+
+def nadamw(params: Parameters, total_updates: int) -> Optimizer:
+    """Adam with Nesterov momentum (Dozat, 2016) and decoupled weight decay 1e-2."""
+    return torch.optim.NAdam(
+        params, lr=1e-3, weight_decay=1e-2, decoupled_weight_decay=True
+    )
+
+
+def sgd_momentum(params: Parameters, total_updates: int, lr: float) -> Optimizer:
+    """SGD with momentum 0.9, without weight decay."""
+    return torch.optim.SGD(params, lr=lr, momentum=0.9)
+
+
+# Optimizers of :mod:`.optimizers`
+
+
+def adam_hd(params: Parameters, total_updates: int) -> Optimizer:
+    """Adam with hypergradient descent as in the paper: lr 1e-3 at first, then adapted."""
+    return AdamHD(params)
+
+
+def muon(module: nn.Module, total_updates: int) -> Optimizer:
+    """Muon for the hidden weights, AdamW for the rest, both with AdamW's defaults.
+
+    Muon is meant to be used this way. A perceptron with one hidden layer has no hidden
+    weights, so that AdamW moves all of it.
+    """
+    return MuonAdamW(module)
+
+
+def orthogonal_adam(
+    params: Parameters, total_updates: int, lr: float, spec: RuleSpec
+) -> Optimizer:
+    """Orthogonal Adam without a policy; ``spec`` has its hyperparameters."""
+    return OrthogonalAdam(params, lr, spec)
+
+
+# Optimizers of other packages
+
+
+def schedule_free(params: Parameters, total_updates: int, lr: float = 2.5e-3) -> Optimizer:
+    """Schedule-Free AdamW (Defazio et al., 2024) with its defaults but for ``lr``."""
+    return import_optional("schedulefree", "AdamWScheduleFree", "schedulefree")(
+        params, lr=lr
+    )
+
+
+def schedule_free_sgd(params: Parameters, total_updates: int) -> Optimizer:
+    """Schedule-Free SGD (Defazio et al., 2024) with its defaults: lr 1, momentum 0.9."""
+    return import_optional("schedulefree", "SGDScheduleFree", "schedulefree")(params)
+
+
+def prodigy(params: Parameters, total_updates: int) -> Optimizer:
+    """Prodigy (Mishchenko & Defazio, 2023) with its defaults.
+
+    Its authors advise a cosine schedule, or none.
+    """
+    return import_optional("prodigyopt", "Prodigy", "prodigyopt")(params, lr=1.0)
+
+
+def dadapt_adam(params: Parameters, total_updates: int) -> Optimizer:
+    """Adam with D-Adaptation (Defazio & Mishchenko, 2023) with its defaults, lr 1."""
+    return import_optional("dadaptation", "DAdaptAdam", "dadaptation")(params, lr=1.0)
+
+
+def mechanic_adamw(params: Parameters, total_updates: int) -> Optimizer:
+    """AdamW whose learning rate is scaled by Mechanic (Cutkosky et al., 2023).
+
+    The base learning rate is 1, as in the paper. The learning rate in force, which is the
+    base one times Mechanic's scale, is in ``param_groups[i]["effective_lr"]``.
+    """
+    mechanize = import_optional("mechanic_pytorch", "mechanize", "mechanic-pytorch")
+
+    def publish(optimizer: Optimizer, *_: Any) -> None:
+        mechanic = optimizer.state.get("_mechanic")  # type: ignore[call-overload]
+        # The hook is also called by the AdamW within, which at first has no scale yet.
+        if mechanic is not None:
+            for group in optimizer.param_groups:
+                group["effective_lr"] = group["lr"] * mechanic["s"].sum().item()
+
+    optimizer: Optimizer = mechanize(torch.optim.AdamW)(params, lr=1.0)
+    optimizer.register_step_post_hook(publish)
+    return optimizer
+
+
+def soap(params: Parameters, total_updates: int, lr: float = 3e-3) -> Optimizer:
+    """SOAP (Vyas et al., 2024) with its defaults but for ``lr``; weight decay 1e-2."""
+    return import_optional("pytorch_optimizer", "SOAP", "pytorch_optimizer")(params, lr=lr)
+
+
+def pilot(params: Parameters, total_updates: int) -> Optimizer:
+    """PILOT (Altuuaim et al., 2026), which adapts its rule, with its defaults: lr 1e-3."""
+    return import_optional("pilot", "PILOT", "pilot-optimizer")(params)
+
+
+# A schedule and a watcher
+
+
+def warmup_cosine(progress: float) -> float:
+    """Return the factor of the learning rate: linear to 1 over 5 %, then a cosine to 0.
+
+    Args:
+        progress: fraction of the run, in [0, 1].
+    """
+    if progress < WARMUP_FRACTION:
+        return progress / WARMUP_FRACTION
+    return SCHEDULES["cosine"]((progress - WARMUP_FRACTION) / (1.0 - WARMUP_FRACTION))
+
+
+def plateau(optimizer: Optimizer, total_updates: int) -> Watcher:
+    """Return a watcher that lowers the learning rate when the training loss stagnates.
+
+    It is torch's ``ReduceLROnPlateau`` with its defaults: the learning rate falls to a
+    tenth after more than ten epochs without a loss below 0.9999 times the lowest. An epoch
+    is a fiftieth of the run here, and its loss the mean over its updates, since the loss
+    of one batch is too noisy.
+    """
+    scheduler = ReduceLROnPlateau(optimizer)
+    window = max(1, total_updates // PLATEAU_WINDOWS)
+    losses: list[float] = []
+
+    def watch(loss: float) -> None:
+        losses.append(loss)
+        if len(losses) == window:
+            scheduler.step(sum(losses) / window)
+            losses.clear()
+
+    return watch

@@ -1,0 +1,39 @@
+"""A learned policy as an arm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from ...optim.optimizer import LearnedOptimizer
+from ...policy.files import load_policy
+from ...policy.module import Policy
+from .arm import Arm
+
+__all__ = ["learned_arm"]
+
+
+def learned(
+    params: Iterable[nn.Parameter], total_updates: int, **arguments: Any
+) -> Optimizer:
+    """Make a :class:`~agents.LearnedOptimizer`, which gets the other arguments."""
+    return LearnedOptimizer(params, total_steps=total_updates, **arguments)
+
+
+def learned_arm(name: str, policy: str | Path | Policy, **arguments: Any) -> Arm:
+    """Return the arm of a policy.
+
+    Args:
+        name: name of its column in the tables.
+        policy: the policy, or what :func:`~agents.load_policy` takes. A file is read now,
+            since another one may be in its place by the time that a process reads it.
+        **arguments: for :class:`~agents.LearnedOptimizer`, such as ``lr``.
+    """
+    loaded = policy if isinstance(policy, Policy) else load_policy(policy)
+    factory = partial(learned, policy=loaded, **arguments)
+    return Arm(name, factory, takes_loss=True)

@@ -1,0 +1,91 @@
+"""Options that the commands which compare optimizers share, and their checks.
+
+They are used by ``python -m agents.evaluation``, and made for any other command that runs
+arms on held-out tasks. Each function returns a decorator for a click command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from .tasks.heldout import task_named
+from .tasks.problem import HeldoutTask
+
+__all__ = [
+    "FIRST_TUNING_SEED",
+    "length_option",
+    "seed_ranges",
+    "seeds_option",
+    "select_tasks",
+    "tuning_seeds_option",
+    "workers_option",
+]
+
+#: Tuning seeds begin here; evaluation seeds are below.
+FIRST_TUNING_SEED = 1000
+
+Decorator = Callable[[Any], Any]
+
+
+def seeds_option(flag: str = "--seeds") -> Decorator:
+    """Return the option for the number of evaluation seeds."""
+    return click.option(
+        flag,
+        type=click.IntRange(1, FIRST_TUNING_SEED),
+        default=5,
+        help="Seeds of the comparison.",
+    )
+
+
+def tuning_seeds_option(
+    flag: str = "--tuning-seeds", help: str = "Other seeds, to tune on."
+) -> Decorator:
+    """Return the option for the number of tuning seeds."""
+    return click.option(flag, type=click.IntRange(1), default=2, help=help)
+
+
+def workers_option(minimum: int, default: int | None, help: str) -> Decorator:
+    """Return the option for the number of worker processes.
+
+    Args:
+        minimum: 0 if everything can run in this process, else 1.
+        default: number of processes; None leaves it to the command.
+        help: line of the help.
+    """
+    return click.option(
+        "--workers", type=click.IntRange(minimum), default=default, help=help
+    )
+
+
+def length_option(
+    flag: str = "--length", help: str = "Factor on the number of updates of the tasks."
+) -> Decorator:
+    """Return the option for the length of the runs, relative to that of the tasks."""
+    return click.option(
+        flag, type=click.FloatRange(0, min_open=True), default=1.0, help=help
+    )
+
+
+def seed_ranges(seeds: int, tuning_seeds: int) -> tuple[range, range]:
+    """Return the seeds of the comparison and those of the tuning, which share none."""
+    return range(seeds), range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + tuning_seeds)
+
+
+def select_tasks(
+    names: Sequence[str], suite: Sequence[HeldoutTask], length: float
+) -> list[HeldoutTask]:
+    """Return the tasks of a suite that are called ``names``, each once, by default all.
+
+    Args:
+        names: names of tasks.
+        suite: tasks to select from.
+        length: factor on the number of updates.
+
+    Raises:
+        ValueError: there is no task of that name, or ``length`` is not a positive number.
+    """
+    tasks = [task_named(name, suite) for name in dict.fromkeys(names)]
+    return [task.lasting(length) for task in tasks or suite]

@@ -1,0 +1,15 @@
+"""The suites: tasks to report on, and tasks to choose among policies by."""
+
+from __future__ import annotations
+
+from .benchmark import BENCHMARK
+from .problem import HeldoutTask
+from .selection import SELECTION
+
+__all__ = ["SUITES"]
+
+#: Tasks by what they are for.
+SUITES: dict[str, tuple[HeldoutTask, ...]] = {
+    "benchmark": BENCHMARK,
+    "selection": SELECTION,
+}
