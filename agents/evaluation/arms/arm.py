@@ -105,7 +105,8 @@ class ArmEntry:
     Attributes:
         optimizer: the arm, or the search that tunes it.
         description: one line, plain text.
-        package: package of the extra ``benchmark`` that it needs; empty if none.
+        package: package that it needs, which the extra ``benchmark`` installs; empty if
+            none.
         shared: the search takes one setting for all tasks instead of one for each.
     """
 

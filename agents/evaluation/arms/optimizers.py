@@ -1,4 +1,10 @@
-"""Optimizers to compare with that are put together here, not taken from a package."""
+"""Optimizers of the arms that no package has: Adam-HD, Orthogonal Adam, Muon + AdamW.
+
+Adam's moments are computed by torch in :class:`MuonAdamW` and by the kernels of
+:class:`~agents.LearnedOptimizer` in :class:`OrthogonalAdam`. :class:`AdamHD` computes them
+itself, since it needs the direction of an update before it is scaled, which neither
+returns.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +24,18 @@ from ...optim.kernels import update
 __all__ = ["AdamHD", "MuonAdamW", "OrthogonalAdam", "hidden_weights"]
 
 
-class Rule(Optimizer):
-    """An optimizer whose step is :meth:`update`, after the closure where there is one."""
+class ClosureOptimizer(Optimizer):
+    """Base class of optimizers whose ``step()`` calls the closure, then :meth:`update`."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Take one step; parameters without a gradient stay as they are.
+        """Take one step; parameters without a gradient are left alone.
 
         Args:
             closure: re-evaluates the model and returns the loss.
 
         Returns:
-            What ``closure`` returned, or None.
+            Result of ``closure``, or None.
         """
         result = None
         if closure is not None:
@@ -39,28 +45,28 @@ class Rule(Optimizer):
         return result
 
     def update(self) -> None:
-        """Move the parameters, given their gradients."""
+        """Update the parameters, given their gradients."""
         raise NotImplementedError
 
 
-class AdamHD(Rule):
+class AdamHD(ClosureOptimizer):
     r"""Adam with hypergradient descent on the learning rate (Adam-HD).
 
     An update moves the parameters by ``-lr * d``, where ``d`` is Adam's direction with bias
-    correction. The loss of the next update, seen as a function of this ``lr``, has the
-    slope ``-g @ d``, ``g`` being the next gradient; ``lr`` takes a step of gradient descent
-    along it before it is used again: ``lr += hyper_lr * (g @ d)``. The product is over all
-    parameters of a group, each of which has a learning rate of its own, in
-    ``param_groups[i]["lr"]``. It is not bounded, and may become negative, as in the paper:
-    Baydin et al., "Online Learning Rate Adaptation with Hypergradient Descent", ICLR 2018.
+    correction. The derivative of the next loss with respect to this ``lr`` is ``-g @ d``,
+    where ``g`` is the next gradient. Before ``lr`` is used again, it takes a step of
+    gradient descent: ``lr += hyper_lr * (g @ d)``. The product is over all parameters of a
+    group. Each group has its own learning rate, in ``param_groups[i]["lr"]``. It is not
+    bounded, and may become negative, as in the paper: Baydin et al., "Online Learning Rate
+    Adaptation with Hypergradient Descent", ICLR 2018.
 
     Args:
         params: parameters, or groups of them; gradients must be dense.
-        lr: learning rate to begin with, 1e-3 in the authors' experiments.
-        hyper_lr: learning rate of the learning rate. The authors have 1e-7 for logistic
+        lr: initial learning rate, 1e-3 in the paper.
+        hyper_lr: learning rate of the learning rate; in the paper, 1e-7 for logistic
             regression and a multilayer perceptron, 1e-8 for a VGG network.
-        betas: decay rates of the means of gradients and of their squares.
-        eps: added to the root of the mean square.
+        betas: decay rates of the moving averages of gradients and of their squares.
+        eps: added to the root of the second moment.
 
     Raises:
         ValueError: a setting is out of its range.
@@ -84,19 +90,21 @@ class AdamHD(Rule):
     def update(self) -> None:
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
-            agreement = [
+            # 1. The inner product of this gradient and the last direction moves lr.
+            products = [
                 (p.grad * self.state[p]["direction"]).sum().cpu()
                 for p in params
                 if "direction" in self.state[p]
             ]
-            if agreement:  # none before the first update
-                group["lr"] += group["hyper_lr"] * torch.stack(agreement).sum().item()
+            if products:  # none before the first update
+                group["lr"] += group["hyper_lr"] * torch.stack(products).sum().item()
+            # 2. Adam's direction of this gradient moves the parameters.
             for p in params:
-                self._turn(p, group)
+                self._set_direction(p, group)
                 p.add_(self.state[p]["direction"], alpha=-group["lr"])
 
-    def _turn(self, p: torch.Tensor, group: dict[str, Any]) -> None:
-        """Adam's direction of ``p``, without the learning rate, into its state."""
+    def _set_direction(self, p: torch.Tensor, group: dict[str, Any]) -> None:
+        """Store Adam's direction of ``p``, without the learning rate, in its state."""
         assert p.grad is not None
         state = self.state[p]
         if not state:
@@ -109,15 +117,16 @@ class AdamHD(Rule):
         state["direction"] = (state["mean"] / root).div_(1 - beta1 ** state["t"])
 
 
-class OrthogonalAdam(Rule):
-    """Update rule of the default policy, without the policy.
+class OrthogonalAdam(ClosureOptimizer):
+    """Orthogonal Adam (:mod:`optenv.rules.orthogonal_adam`) without a policy.
 
-    It is what tells apart what the policy brings, and what the rule that it drives.
+    Compared with a policy that drives the same rule, it separates the effect of the policy
+    from that of the rule.
 
     Args:
         params: parameters, or groups of them; gradients must be dense.
         lr: learning rate.
-        spec: ``orthogonal-adam``, or a dict with it and its hyperparameters, see
+        spec: ``"orthogonal-adam"``, or a dict with the name and hyperparameters, as for
             :func:`optenv.rules.get`.
 
     Raises:
@@ -152,10 +161,10 @@ class OrthogonalAdam(Rule):
 
 
 def hidden_weights(module: nn.Module) -> list[nn.Parameter]:
-    """Weights that are neither of the first layer, nor of the last, nor an embedding.
+    """Return the weights but for those of the first layer, the last, and embeddings.
 
-    First and last are those in the order of ``module.parameters()``, the parameters of
-    fewer than two dimensions (biases, normalisation) left out.
+    First and last are in the order of ``module.parameters()``, without the parameters of
+    fewer than two dimensions (biases, normalisation).
     """
     embeddings = {
         id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)
@@ -164,19 +173,20 @@ def hidden_weights(module: nn.Module) -> list[nn.Parameter]:
     return [p for p in weights[1:-1] if id(p) not in embeddings]
 
 
-class MuonAdamW(Rule):
-    """Muon for the :func:`hidden_weights` of a module, AdamW for all else.
+class MuonAdamW(ClosureOptimizer):
+    """Muon for the :func:`hidden_weights` of a module, AdamW for all other parameters.
 
-    Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024. A
-    convolution's weight ``[out, in, ...]`` is to Muon the matrix ``[out, in * ...]``. Its
-    steps are scaled to the size of AdamW's, so that the settings of AdamW serve for both
-    (Liu et al., "Muon is Scalable for LLM Training", 2025). The first parameter group is
-    Muon's, the second AdamW's; both follow their ``"lr"``.
+    Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024. Muon
+    treats a convolution's weight ``[out, in, ...]`` as the matrix ``[out, in * ...]``. Its
+    steps are scaled to the size of AdamW's, so that one setting serves both (Liu et al.,
+    "Muon is Scalable for LLM Training", 2025). The first parameter group is Muon's, the
+    second AdamW's; both follow their ``"lr"``.
 
     Args:
-        module: the whole network, since the parameters alone do not say what they are.
-        lr: learning rate of both, AdamW's default.
-        weight_decay: decoupled, of both, AdamW's default.
+        module: the whole network, since the parameters alone do not tell hidden layers
+            from others.
+        lr: learning rate of both; the default is AdamW's.
+        weight_decay: decoupled weight decay of both; the default is AdamW's.
 
     Raises:
         ImportError: torch has no Muon, as before 2.9.
@@ -195,26 +205,26 @@ class MuonAdamW(Rule):
             ) from None
         settings: dict[str, Any] = dict(lr=lr, weight_decay=weight_decay)
         hidden = hidden_weights(module)
-        kept = {id(p) for p in hidden}
-        rest = [p for p in module.parameters() if id(p) not in kept]
+        hidden_ids = {id(p) for p in hidden}
+        rest = [p for p in module.parameters() if id(p) not in hidden_ids]
         super().__init__([{"params": hidden}, {"params": rest}], settings)
-        # Muon takes matrices only: it steps on views, which share the weights' memory.
+        # Muon takes matrices only, so it updates views, which share the weights' memory.
         self._views = [(p, p.detach().view(len(p), -1)) for p in hidden]
-        self._parts: list[tuple[dict[str, Any], Optimizer]] = []
+        self._optimizers: list[tuple[dict[str, Any], Optimizer]] = []
         if hidden:
             matrices = [view for _, view in self._views]
             muon = Muon(matrices, adjust_lr_fn="match_rms_adamw", **settings)
-            self._parts.append((self.param_groups[0], muon))
+            self._optimizers.append((self.param_groups[0], muon))
         if rest:
             adamw = torch.optim.AdamW(rest, fused=True, **settings)
-            self._parts.append((self.param_groups[1], adamw))
+            self._optimizers.append((self.param_groups[1], adamw))
 
     def update(self) -> None:
         for p, view in self._views:
             view.grad = None if p.grad is None else p.grad.view_as(view)
-        for group, part in self._parts:
-            part.param_groups[0]["lr"] = group["lr"]
-            part.step()
+        for group, optimizer in self._optimizers:
+            optimizer.param_groups[0]["lr"] = group["lr"]
+            optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
         """Not supported.

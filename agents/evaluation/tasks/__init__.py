@@ -1,1 +1,1 @@
-"""Held-out tasks: the benchmark, the selection tasks, and their data and networks."""
+"""Held-out tasks: the benchmark, the selection tasks, their data and networks."""

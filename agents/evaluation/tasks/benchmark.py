@@ -1,10 +1,10 @@
-"""The benchmark: tasks on which no policy's weights are trained or selected.
+"""The benchmark: twenty tasks on which no policy is trained or selected.
 
-The held-out tasks of ``train_agent.py``, and more: deeper, wider and recurrent networks,
-small tables, noisy labels, long runs, fine-tuning, and lengths that were guessed wrong.
-Their data sets are none of those that policies are trained or selected on. Lengths are set
-by how AdamW does, not policies: they are meant to let tuned AdamW end close to its best
-validation loss, so that it does not pay to stop early; the command says where it does not.
+They are the held-out tasks of ``train_agent.py``, and deeper, wider and recurrent networks,
+small tables, noisy labels, long runs, fine-tuning, and lengths that were announced wrong.
+Their data sets are not used to train or select policies. Lengths are set by the results of
+AdamW, not of policies: tuned AdamW is meant to end close to its lowest validation loss, so
+that stopping early does not pay. The command names the tasks where it does not.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _CAPITALS = partial(flat_glyphs, characters=CAPITALS)
 
 @cache
 def _pretrained() -> nn.Sequential:
-    """A CNN that reads capital letters, the same always."""
+    """Train a CNN on capital letters, with a fixed seed."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         module = convnet(SIDE, len(CAPITALS))
@@ -54,7 +54,7 @@ def _pretrained() -> nn.Sequential:
 
 
 def fine_tuned() -> nn.Sequential:
-    """The pretrained CNN with a new last layer, for small letters."""
+    """Return the pretrained CNN with a new last layer, for small letters."""
     module = copy.deepcopy(_pretrained())
     head = module[-1]
     assert isinstance(head, nn.Linear)

@@ -1,4 +1,4 @@
-"""Tasks on data that no package ships, for those who have them in a folder.
+"""Tasks on data that no package ships, for users who have them in a folder.
 
 ``tinyshakespeare.txt`` (1,115,394 characters) and Omniglot's small background set
 ``images_background_small1.zip`` (Lake et al., 2015; 136 characters by 20 drawers), in the
@@ -26,13 +26,13 @@ __all__ = ["folder_tasks"]
 
 TEXT = "tinyshakespeare.txt"
 IMAGES = "images_background_small1.zip"
-#: The last part of the text validates.
+#: Fraction at the end of the text that is for validation.
 TEXT_VALIDATION = 0.1
-#: Characters below which it cannot be Shakespeare.
-LEAST_TEXT = 1000
-#: Of 20 drawers, those from here on validate.
+#: A text of fewer characters cannot be Shakespeare.
+MIN_TEXT = 1000
+#: Of 20 drawers, those from this one on are for validation.
 FIRST_VALIDATION_DRAWER = 16
-#: Pixels of a side of an image, and of the squares that are averaged.
+#: Pixels on a side of an image, and of the squares that are averaged.
 SIDE, SQUARE = 21, 5
 
 
@@ -44,7 +44,7 @@ def _text(path: Path) -> np.ndarray:
 def _sentences(
     split: Split, rng: np.random.Generator, n: int, path: Path, length: int
 ) -> Batch:
-    """Characters ``[n, length]`` and, for each, the one that follows ``[n, length]``."""
+    """Sample characters ``[n, length]``, and for each the next one ``[n, length]``."""
     text = _text(path)
     border = round(len(text) * (1 - TEXT_VALIDATION))
     return windows(text[:border] if split == "train" else text[border:], rng, n, length)
@@ -52,7 +52,7 @@ def _sentences(
 
 @cache
 def _drawings(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images ``[n, 21, 21]`` (ink is 1), their characters and their drawers ``[n]``."""
+    """Read images ``[N, 21, 21]`` (ink is 1), their characters and drawers ``[N]``."""
     from PIL import Image
 
     images, characters, drawers = [], [], []
@@ -70,7 +70,7 @@ def _drawings(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _characters(split: Split, rng: np.random.Generator, n: int, path: Path) -> Batch:
-    """Images ``[n, 1, 21, 21]`` and characters ``[n]``, of other drawers in each split."""
+    """Sample images ``[n, 1, 21, 21]`` and characters ``[n]``; splits share no drawer."""
     images, labels, drawers = _drawings(path)
     late = drawers >= FIRST_VALIDATION_DRAWER
     pool = np.flatnonzero(late if split == "validation" else ~late)
@@ -80,12 +80,12 @@ def _characters(split: Split, rng: np.random.Generator, n: int, path: Path) -> B
 
 
 def _source(path: Path) -> str:
-    """Checksum of a file, which tells it from another one of the same name."""
+    """Return the checksum of a file, to tell it from another one of the same name."""
     return f"{path.name} {zlib.crc32(path.read_bytes()):08x}"
 
 
 def folder_tasks(folder: str | Path) -> tuple[HeldoutTask, ...]:
-    """Held-out tasks on the data in ``folder``; a warning names what is not there.
+    """Return the tasks on the data in ``folder``; a warning names missing files.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -97,7 +97,7 @@ def folder_tasks(folder: str | Path) -> tuple[HeldoutTask, ...]:
     tasks: list[HeldoutTask] = []
     text = folder / TEXT
     if text.is_file():
-        if len(_text(text)) < LEAST_TEXT:
+        if len(_text(text)) < MIN_TEXT:
             raise ValueError(f"{text} has only {len(_text(text))} characters")
         sample, source = partial(_sentences, path=text, length=32), _source(text)
         tasks += [

@@ -1,6 +1,6 @@
-"""Pictures of characters, drawn with the fonts that Matplotlib ships.
+"""Sampler of pictures of characters, drawn with the fonts that Matplotlib ships.
 
-Of the pairs of a font and a character every fourth validates. Every sampler is
+Every fourth pair of a font and a character is for validation. Every sampler is
 ``(split, generator, n)`` to ``n`` examples.
 """
 
@@ -35,7 +35,7 @@ VARIANTS = 24
 
 
 def _draw(path: Path, character: str, rng: np.random.Generator) -> np.ndarray:
-    """Pictures ``[VARIANTS, SIDE, SIDE]`` uint8, white on black."""
+    """Draw pictures ``[VARIANTS, SIDE, SIDE]`` uint8, white on black."""
     from PIL import Image, ImageDraw, ImageFont
 
     large = 4 * SIDE
@@ -62,7 +62,7 @@ def _draw(path: Path, character: str, rng: np.random.Generator) -> np.ndarray:
 
 @cache
 def pictures(characters: str, split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures ``[n, SIDE, SIDE]`` float32, standardised, labels ``[n]``, of a split.
+    """Return the standardised pictures ``[N, SIDE, SIDE]`` float32 of a split, and labels.
 
     Raises:
         OSError: a font is missing.
@@ -83,13 +83,13 @@ def pictures(characters: str, split: Split) -> tuple[np.ndarray, np.ndarray]:
 
 
 def glyphs(split: Split, rng: np.random.Generator, n: int, characters: str) -> Batch:
-    """Pictures ``[n, 1, 14, 14]`` and which of ``characters`` they show ``[n]``."""
+    """Sample pictures ``[n, 1, 14, 14]``, and the index of their character ``[n]``."""
     images, labels = pictures(characters, split)
     rows = rng.integers(len(labels), size=n)
     return torch.from_numpy(images[rows, None]), torch.from_numpy(labels[rows])
 
 
 def flat_glyphs(split: Split, rng: np.random.Generator, n: int, characters: str) -> Batch:
-    """The same with pictures ``[n, 196]``."""
+    """Sample flat pictures ``[n, 196]``, and the index of their character ``[n]``."""
     inputs, labels = glyphs(split, rng, n, characters)
     return inputs.flatten(1), labels

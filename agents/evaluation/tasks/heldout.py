@@ -1,9 +1,9 @@
-"""Six tasks that no policy is trained on, for judging optimizers.
+"""The six held-out tasks, which no policy is trained on.
 
-They were named before any policy was trained. Five use real data that every installation
+They were chosen before any policy was trained. Five use real data that every installation
 has (scikit-learn's two sample photographs, the source text of Python's standard library),
-three are not multilayer perceptrons. Batches are fresh random crops, so that the number
-of updates, not the number of examples, is what limits them.
+three are not multilayer perceptrons. Batches are fresh random crops, so that the number of
+updates limits what is learned, not the number of examples.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ HELDOUT: tuple[HeldoutTask, ...] = (
 
 
 def task_named(name: str, tasks: Sequence[HeldoutTask] = HELDOUT) -> HeldoutTask:
-    """Held-out task called ``name``, among ``tasks``.
+    """Return the task called ``name``, among ``tasks``.
 
     Raises:
         ValueError: there is none; the message lists the valid names.

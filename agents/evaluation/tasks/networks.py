@@ -1,4 +1,4 @@
-"""Networks of the held-out tasks."""
+"""Networks of the held-out tasks and of the selection tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .text import CHARACTERS
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of ``[..., classes]`` logits and ``[...]`` classes, in nats."""
+    """Return the mean cross-entropy, in nats, of logits ``[..., C]`` and classes."""
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
 
 
@@ -31,7 +31,7 @@ class CharRecurrent(nn.Module):
 
 
 class Residual(nn.Module):
-    """``x + f(x)``."""
+    """Residual connection ``x + f(x)`` around a sequence of layers."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Residual(nn.Module):
 
 
 def small_context_model(length: int, width: int) -> nn.Module:
-    """Next character from ``[n, length]`` characters: one hidden layer, ReLU."""
+    """Make a model of the next of ``[n, length]`` characters: one hidden layer, ReLU."""
     return nn.Sequential(
         nn.Embedding(CHARACTERS, 8),
         nn.Flatten(),
@@ -53,7 +53,7 @@ def small_context_model(length: int, width: int) -> nn.Module:
 
 
 def context_model(length: int, width: int = 64, blocks: int = 2) -> nn.Module:
-    """Next character from ``[n, length]`` characters: pre-norm residual perceptron."""
+    """Make a model of the next of ``[n, length]`` characters: a pre-norm residual MLP."""
     return nn.Sequential(
         nn.Embedding(CHARACTERS, 16),
         nn.Flatten(),
@@ -73,7 +73,7 @@ def context_model(length: int, width: int = 64, blocks: int = 2) -> nn.Module:
 
 
 def plain_convnet() -> nn.Module:
-    """Two convolutions without normalisation, ``[n, 1, 10, 10]`` to ``[n, 3]``."""
+    """Make two convolutions without normalisation, ``[n, 1, 10, 10]`` to ``[n, 3]``."""
     return nn.Sequential(
         nn.Conv2d(1, 12, 3),
         nn.SiLU(),
@@ -126,7 +126,7 @@ class CharTransformer(nn.Module):
 
 
 def convnet(side: int = 12, classes: int = 2) -> nn.Sequential:
-    """Two convolutions with BatchNorm, ``[n, 1, side, side]`` to ``[n, classes]``."""
+    """Make two convolutions with BatchNorm, ``[n, 1, side, side]`` to ``[n, classes]``."""
     return nn.Sequential(
         nn.Conv2d(1, 8, 3, bias=False),
         nn.BatchNorm2d(8),
@@ -142,7 +142,7 @@ def convnet(side: int = 12, classes: int = 2) -> nn.Sequential:
 def perceptron(
     sizes: Sequence[int], activation: type[nn.Module], norm: bool = False
 ) -> nn.Module:
-    """Fully connected layers of these sizes; hidden ones normalised if ``norm``."""
+    """Make fully connected layers of these sizes, with LayerNorm if ``norm``."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes[:-1]):
         layers.append(nn.Linear(inputs, outputs))

@@ -1,6 +1,6 @@
-"""Patches and pixels of scikit-learn's two photographs.
+"""Samplers of patches and pixels of scikit-learn's two photographs.
 
-Every sampler is ``(split, generator, n)`` to ``n`` examples.
+Samplers map ``(split, generator, n)`` to ``n`` examples: inputs and targets.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .problem import Batch, Split
 
 @cache
 def photographs() -> np.ndarray:
-    """Both photographs in grey at half size, standardised: ``[2, H, W]`` float32."""
+    """Return both photographs, grey, at half size, standardised: ``[2, H, W]`` float32."""
     from sklearn.datasets import load_sample_images
 
     grey = np.stack([image.mean(2) for image in load_sample_images().images])
@@ -27,12 +27,12 @@ def photographs() -> np.ndarray:
 
 
 def patch_pixels(split: Split, rng: np.random.Generator, n: int, side: int) -> np.ndarray:
-    """Flat indices of the pixels of random square patches, ``[n, side, side]``."""
+    """Sample square patches; returns flat indices of their pixels ``[n, side, side]``."""
     return tiles.pixels(photographs().shape, split, rng, n, side)
 
 
 def photo_patches(split: Split, rng: np.random.Generator, n: int) -> Batch:
-    """Patches ``[n, 1, 12, 12]``, brightness removed, and which photograph's ``[n]``."""
+    """Sample centred patches ``[n, 1, 12, 12]``, and their photograph ``[n]``."""
     pixels = patch_pixels(split, rng, n, 12)
     inputs = photographs().reshape(-1)[pixels]
     inputs -= inputs.mean((1, 2), keepdims=True)
@@ -41,12 +41,12 @@ def photo_patches(split: Split, rng: np.random.Generator, n: int) -> Batch:
 
 
 def flat_patches(split: Split, rng: np.random.Generator, n: int) -> Batch:
-    """Patches ``[n, 64]``, as inputs and as targets."""
+    """Sample patches ``[n, 64]``, as inputs and as targets."""
     flat = photographs().reshape(-1)[patch_pixels(split, rng, n, 8).reshape(n, -1)]
     inputs = torch.from_numpy(flat)
     return inputs, inputs
 
 
 def photo_places(split: Split, rng: np.random.Generator, n: int) -> Batch:
-    """Fourier features ``[n, 64]`` of places of a photograph, and brightness ``[n, 1]``."""
+    """Sample Fourier features ``[n, 64]`` of places, and their brightness ``[n, 1]``."""
     return places(split, rng, n, photographs()[0], waves=32)

@@ -1,6 +1,6 @@
-"""Pictures that Matplotlib ships as sample data, for the selection of policies.
+"""Samplers of Matplotlib's sample pictures, for the selection of policies.
 
-Every sampler is ``(split, generator, n)`` to ``n`` examples.
+Samplers map ``(split, generator, n)`` to ``n`` examples: inputs and targets.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ def _standardised(picture: np.ndarray) -> np.ndarray:
 
 @cache
 def elevation() -> np.ndarray:
-    """Heights of a mountain side, ``[1, 344, 403]`` float32."""
+    """Return the heights of a mountain side, ``[1, 344, 403]`` float32."""
     with np.load(_sample("jacksboro_fault_dem.npz")) as archive:
         return _standardised(archive["elevation"][None])
 
 
 @cache
 def scan() -> np.ndarray:
-    """A magnetic-resonance image of a head, ``[1, 256, 256]`` float32."""
+    """Return a magnetic-resonance image of a head, ``[1, 256, 256]`` float32."""
     raw = gzip.decompress(_sample("s1045.ima.gz").read_bytes())
     return _standardised(np.frombuffer(raw, ">u2").reshape(1, 256, 256))
 
 
 @cache
 def portrait() -> np.ndarray:
-    """A portrait of Grace Hopper at half size, grey, ``[1, 300, 256]`` float32."""
+    """Return a portrait of Grace Hopper, grey, at half size, ``[1, 300, 256]`` float32."""
     from PIL import Image
 
     grey = np.asarray(Image.open(_sample("grace_hopper.jpg")).convert("L"), np.float64)
@@ -52,7 +52,10 @@ def portrait() -> np.ndarray:
 
 
 def next_height(split: Split, rng: np.random.Generator, n: int) -> Batch:
-    """Heights around a place, ``[n, 80]``, and its own ``[n, 1]``, at one scale."""
+    """Sample the heights around a place ``[n, 80]``, and its own height ``[n, 1]``.
+
+    Both are relative to the mean of the former, and scaled to about unit variance.
+    """
     heights = elevation()
     patches = heights.reshape(-1)[tiles.pixels(heights.shape, split, rng, n, 9)]
     flat = patches.reshape(n, 81)
@@ -65,7 +68,7 @@ def next_height(split: Split, rng: np.random.Generator, n: int) -> Batch:
 
 
 def scan_patches(split: Split, rng: np.random.Generator, n: int) -> Batch:
-    """Patches ``[n, 64]`` of the scan, as inputs and as targets."""
+    """Sample patches ``[n, 64]`` of the scan, as inputs and as targets."""
     image = scan()
     pixels = tiles.pixels(image.shape, split, rng, n, 8).reshape(n, -1)
     inputs = torch.from_numpy(image.reshape(-1)[pixels])
@@ -73,12 +76,12 @@ def scan_patches(split: Split, rng: np.random.Generator, n: int) -> Batch:
 
 
 def portrait_places(split: Split, rng: np.random.Generator, n: int) -> Batch:
-    """Fourier features ``[n, 48]`` of places of the portrait, and brightness ``[n, 1]``."""
+    """Sample Fourier features ``[n, 48]`` of places, and their brightness ``[n, 1]``."""
     return places(split, rng, n, portrait()[0], waves=24)
 
 
 def texture_patches(split: Split, rng: np.random.Generator, n: int) -> Batch:
-    """Patches ``[n, 1, 10, 10]`` of unit variance, and which picture's ``[n]``."""
+    """Sample patches ``[n, 1, 10, 10]`` of unit variance, and their picture ``[n]``."""
     labels = rng.integers(3, size=n)
     inputs = np.empty((n, 10, 10), np.float32)
     for label, image in enumerate((elevation(), scan(), portrait())):

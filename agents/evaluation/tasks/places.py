@@ -1,4 +1,4 @@
-"""Pictures as functions: from a place to its brightness."""
+"""Sampler of pictures as functions from a place to its brightness."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FREQUENCY = 8.0 / (2 * np.pi)
 
 @cache
 def _pixels(size: int, split: Split) -> np.ndarray:
-    """Flat indices of the pixels of a split; one in ten validates, at random."""
+    """Return flat indices of the pixels of a split; a random tenth is for validation."""
     order = np.random.default_rng(0).permutation(size)
     cut = size // 10
     return order[:cut] if split == "validation" else order[cut:]
@@ -24,9 +24,16 @@ def _pixels(size: int, split: Split) -> np.ndarray:
 def places(
     split: Split, rng: np.random.Generator, n: int, picture: np.ndarray, waves: int
 ) -> Batch:
-    """Random Fourier features ``[n, 2 * waves]`` of places, and brightness ``[n, 1]``.
+    """Sample Fourier features ``[n, 2 * waves]`` of places, and brightness ``[n, 1]``.
 
-    The features are those of Tancik et al. (2020).
+    The random features are those of Tancik et al. (2020).
+
+    Args:
+        split: training or validation pixels.
+        rng: generator of the places.
+        n: number of examples.
+        picture: brightness ``[height, width]``.
+        waves: number of frequencies.
     """
     height, width = picture.shape
     index = rng.choice(_pixels(picture.size, split), n)

@@ -1,7 +1,7 @@
-"""Tasks that policies are selected on: neither trained on, nor reported.
+"""The selection tasks, by which policies are chosen: neither trained on, nor reported.
 
-Their data sets are not those of any training task or held-out task, and no network is of
-a family (CNN with BatchNorm, GRU, LSTM, transformer) that is kept for the held-out tasks.
+Their data sets are not those of any training task or held-out task. No network is of a
+family that is reserved for the held-out tasks (CNN with BatchNorm, GRU, LSTM, transformer).
 """
 
 from __future__ import annotations

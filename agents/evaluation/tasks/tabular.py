@@ -1,6 +1,6 @@
-"""Examples in rows: small data sets of scikit-learn, and a generated function.
+"""Samplers of tables: small data sets of scikit-learn, and a generated function.
 
-Every sampler is ``(split, generator, n)`` to ``n`` examples.
+Samplers map ``(split, generator, n)`` to ``n`` examples: inputs and targets.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .problem import Batch, Split
 
 @cache
 def _table(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Standardised inputs and targets of a data set of scikit-learn, in random order."""
+    """Return standardised inputs and targets of a data set, in random order."""
     from sklearn import datasets
 
     inputs, targets = getattr(datasets, f"load_{name}")(return_X_y=True)
@@ -29,7 +29,7 @@ def _table(name: str) -> tuple[np.ndarray, np.ndarray]:
 def _pick(
     split: Split, rng: np.random.Generator, n: int, inputs: np.ndarray, targets: np.ndarray
 ) -> Batch:
-    """``n`` random training rows, or all that validate: the first third."""
+    """Sample ``n`` training rows, or return all validation rows: the first third."""
     cut = len(inputs) // 3
     rows = np.arange(cut)
     if split == "train":
@@ -38,14 +38,14 @@ def _pick(
 
 
 def table(split: Split, rng: np.random.Generator, n: int, name: str) -> Batch:
-    """Examples of scikit-learn's ``name``: inputs ``[n, d]``, targets ``[n(, 1)]``.
+    """Sample rows of scikit-learn's ``name``: inputs ``[n, d]``, targets ``[n(, 1)]``.
 
-    Of a validation set all rows are given, whatever ``n``.
+    The validation set always has all its rows, whatever ``n``.
     """
     return _pick(split, rng, n, *_table(name))
 
 
-#: Share of the wines whose cultivar is given at random, for training and validation.
+#: Fraction of the wines that have a random label, for training and validation.
 WRONG_WINES = 0.1
 
 
@@ -58,15 +58,15 @@ def _wines() -> tuple[np.ndarray, np.ndarray]:
 
 
 def wines(split: Split, rng: np.random.Generator, n: int) -> Batch:
-    """Analyses of wines ``[n, 13]`` and their cultivar ``[n]``, some of them wrong."""
+    """Sample analyses of wines ``[n, 13]`` and cultivars ``[n]``, some of them wrong."""
     return _pick(split, rng, n, *_wines())
 
 
 def friedman(split: Split, rng: np.random.Generator, n: int) -> Batch:
-    """Friedman's first function of 10 uniform inputs, noise of 4 % of the variance."""
+    """Sample Friedman's first function of 10 inputs; noise is 4 % of the variance."""
     from sklearn.datasets import make_friedman1
 
-    seed = int(rng.integers(2**31))  # never drawn twice: both splits are unlimited
+    seed = int(rng.integers(2**31))  # hardly ever drawn twice, so that the splits are apart
     inputs, targets = make_friedman1(n, n_features=10, noise=1.0, random_state=seed)
     inputs = (inputs - 0.5) * np.sqrt(12.0)
     targets = (targets[:, None] - 14.4) / 4.9

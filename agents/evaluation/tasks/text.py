@@ -1,6 +1,7 @@
-"""Text that every Python has: the source code of its standard library.
+"""Samplers of text that every Python has: the source code of its standard library.
 
-Every sampler is ``(split, generator, n)`` to ``n`` examples; the splits share no character.
+Samplers map ``(split, generator, n)`` to ``n`` examples: inputs and targets. The splits
+share no character.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 
 from .problem import Batch, Split
 
-#: Characters in each stretch of a module; every fourth stretch validates.
+#: Characters in each stretch of a module; every fourth stretch is for validation.
 STRETCH = 256
 #: Characters in a snippet.
 SNIPPET = 32
@@ -42,7 +43,7 @@ MODULES = (
 
 
 def encode(text: bytes) -> np.ndarray:
-    """Codes in [0, 96), int64: printable ASCII, newline; all others are a blank."""
+    """Return codes in [0, 96), int64: printable ASCII, newline; others become a blank."""
     raw = np.frombuffer(text, np.uint8).astype(np.int64)
     codes = np.where((raw >= 32) & (raw < 127), raw - 32, 0)
     return np.where(raw == 10, CHARACTERS - 1, codes)
@@ -50,7 +51,7 @@ def encode(text: bytes) -> np.ndarray:
 
 @cache
 def source(name: str) -> np.ndarray:
-    """A file of the standard library, as :func:`encode` has it."""
+    """Return a file of the standard library, encoded by :func:`encode`."""
     path = Path(sysconfig.get_path("stdlib"), name)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: text tasks need Python's own source")
@@ -64,26 +65,26 @@ def _text(split: Split) -> np.ndarray:
 
 
 def windows(text: np.ndarray, rng: np.random.Generator, n: int, length: int) -> Batch:
-    """Stretches of a text ``[n, length]`` and, for each character, the next one."""
+    """Sample stretches of a text ``[n, length]``, and for each character the next one."""
     start = rng.integers(len(text) - length, size=(n, 1))
     codes = torch.from_numpy(text[start + np.arange(length + 1)])
     return codes[:, :-1], codes[:, 1:]
 
 
 def sentences(split: Split, rng: np.random.Generator, n: int, length: int) -> Batch:
-    """Characters ``[n, length]`` and, for each, the one that follows ``[n, length]``."""
+    """Sample characters ``[n, length]``, and for each the next one ``[n, length]``."""
     return windows(_text(split), rng, n, length)
 
 
 def contexts(split: Split, rng: np.random.Generator, n: int, length: int) -> Batch:
-    """Characters ``[n, length]`` and the one that follows them ``[n]``."""
+    """Sample characters ``[n, length]``, and the one that follows them ``[n]``."""
     inputs, targets = sentences(split, rng, n, length)
     return inputs, targets[:, -1]
 
 
 @cache
 def _modules() -> tuple[np.ndarray, np.ndarray]:
-    """Text of all modules, and where each begins (and the last ends)."""
+    """Return the text of all modules, and the offset of each, with the end of the last."""
     texts = [source(name) for name in MODULES]
     return np.concatenate(texts), np.cumsum([0] + [len(text) for text in texts])
 
@@ -91,9 +92,14 @@ def _modules() -> tuple[np.ndarray, np.ndarray]:
 def snippet_starts(
     split: Split, rng: np.random.Generator, labels: np.ndarray
 ) -> np.ndarray:
-    """Where in the text of all modules snippets of ``labels [n]`` begin, ``[n]``."""
+    """Sample the offsets ``[n]`` of snippets in the text of all modules.
+
+    Args:
+        split: three of every four stretches are for training, the last for validation.
+        rng: generator.
+        labels: module of each snippet ``[n]``.
+    """
     begin = _modules()[1]
-    # Of every four stretches the first three train and the last validates.
     groups = np.diff(begin)[labels] // (4 * STRETCH)
     within = rng.integers(3, size=len(labels)) if split == "train" else 3
     stretch = rng.integers(groups) * 4 + within
@@ -102,7 +108,7 @@ def snippet_starts(
 
 
 def noisy_snippets(split: Split, rng: np.random.Generator, n: int) -> Batch:
-    """:func:`snippets` of which, for training, a fifth have a random label."""
+    """Sample :func:`snippets`; a fifth of those for training have a random label."""
     inputs, labels = snippets(split, rng, n)
     if split == "train":
         wrong = torch.from_numpy(rng.random(n) < 0.2)
@@ -112,7 +118,7 @@ def noisy_snippets(split: Split, rng: np.random.Generator, n: int) -> Batch:
 
 
 def snippets(split: Split, rng: np.random.Generator, n: int) -> Batch:
-    """Roots of character and hashed bigram counts ``[n, 256]``, and the module ``[n]``."""
+    """Sample roots of character and hashed bigram counts ``[n, 256]``, and modules."""
     labels = rng.integers(len(MODULES), size=n)
     starts = snippet_starts(split, rng, labels)
     codes = _modules()[0][starts[:, None] + np.arange(SNIPPET)]

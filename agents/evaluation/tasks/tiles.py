@@ -1,6 +1,6 @@
-"""Splits of pictures: tiles of which some are for validation.
+"""Splits of pictures into tiles, every fourth of which is for validation.
 
-Both splits look alike and share no pixel.
+The splits have similar statistics and share no pixel.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 from .problem import Split
 
-#: Pixels on a side of the tiles that pictures are split by: every fourth one validates.
+#: Pixels on a side of a tile.
 TILE = 40
 
 #: Number of pictures, height and width.
@@ -19,14 +19,14 @@ Shape = tuple[int, int, int]
 
 
 def validates(shape: Shape) -> np.ndarray:
-    """Which pixels are for validation, ``[count, height, width]`` bool."""
+    """Return a mask of the pixels for validation, ``[count, height, width]`` bool."""
     picture, row, column = np.ogrid[tuple(map(slice, shape))]
     return (picture + row // TILE + column // TILE) % 4 == 0
 
 
 @cache
 def corners(shape: Shape, split: Split, side: int) -> np.ndarray:
-    """Flat indices of the first pixel of every square patch within a tile of ``split``."""
+    """Return flat indices of the first pixel of every patch within a tile of ``split``."""
     count, height, width = shape
     picture, row, column = np.ogrid[:count, : height - side + 1, : width - side + 1]
     tile_row, tile_column = row // TILE, column // TILE
@@ -40,7 +40,7 @@ def corners(shape: Shape, split: Split, side: int) -> np.ndarray:
 def pixels(
     shape: Shape, split: Split, rng: np.random.Generator, n: int, side: int
 ) -> np.ndarray:
-    """Flat indices of the pixels of random square patches, ``[n, side, side]``."""
+    """Sample square patches; returns flat indices of their pixels ``[n, side, side]``."""
     first = corners(shape, split, side)
     corner = first[rng.integers(len(first), size=(n, 1, 1))]
     span = np.arange(side)

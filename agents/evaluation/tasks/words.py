@@ -1,7 +1,7 @@
-"""Text and names that every Python has, for the selection of policies.
+"""Samplers of text and names that every Python has, for the selection of policies.
 
 English text is that of Python's built-in help; names are those of Unicode's characters.
-Every sampler is ``(split, generator, n)`` to ``n`` examples.
+Samplers map ``(split, generator, n)`` to ``n`` examples: inputs and targets.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 from .problem import Batch, Split
 from .text import encode
 
-#: Characters in each stretch of the text; every fourth stretch validates.
+#: Characters in each stretch of the text; every fourth stretch is for validation.
 STRETCH = 4096
 #: General categories of characters that names are classified by.
 CATEGORIES = ("Ll", "Lo", "Lu", "Mn", "Nd", "No", "Sm", "So")
 #: Hashed trigrams of letters of a name.
 TRIGRAMS = 192
-#: Names that are all alike: they hold a code, or a syllable.
+#: First words of names that only differ by a code or a syllable.
 _SERIES = ("CJK", "HANGUL", "TANGUT", "NUSHU", "KHITAN", "VARIATION", "EGYPTIAN")
 
 
@@ -44,20 +44,23 @@ def _passages(split: Split, rng: np.random.Generator, n: int, length: int) -> np
 
 
 def sentences(split: Split, rng: np.random.Generator, n: int, length: int) -> Batch:
-    """Characters ``[n, length]`` and, for each, the one that follows ``[n, length]``."""
+    """Sample characters ``[n, length]``, and for each the next one ``[n, length]``."""
     codes = torch.from_numpy(_passages(split, rng, n, length + 1))
     return codes[:, :-1], codes[:, 1:]
 
 
 def contexts(split: Split, rng: np.random.Generator, n: int, length: int) -> Batch:
-    """Characters ``[n, length]`` and the one that follows them ``[n]``."""
+    """Sample characters ``[n, length]``, and the one that follows them ``[n]``."""
     inputs, targets = sentences(split, rng, n, length)
     return inputs, targets[:, -1]
 
 
 @cache
 def _names() -> tuple[np.ndarray, list[np.ndarray]]:
-    """Trigram counts of all names ``[N, 192]``; per category, its names in random order."""
+    """Return trigram counts of all names ``[N, 192]``, and the rows of each category.
+
+    Rows are in random order.
+    """
     counts, members = [], [[] for _ in CATEGORIES]  # type: ignore[var-annotated]
     for code in range(0x20000):
         character = chr(code)
@@ -74,7 +77,7 @@ def _names() -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def names(split: Split, rng: np.random.Generator, n: int) -> Batch:
-    """Roots of hashed trigram counts ``[n, 192]``, and the category of the name ``[n]``."""
+    """Sample roots of hashed trigram counts ``[n, 192]``, and categories ``[n]``."""
     counts, members = _names()
     labels = rng.integers(len(CATEGORIES), size=n)
     sizes = np.array([len(rows) for rows in members])[labels]
