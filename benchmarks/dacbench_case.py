@@ -1,16 +1,19 @@
 """DACBench's SGD environment on its smallest case, for ``throughput.py --dacbench``.
 
-The case: ``SGDBenchmark`` in batch mode, a 784-10 linear model, batch size 32, AdamW, and
-random images in the place of MNIST: 256 for training, 64 for validation, 64 for testing.
-One step is one batch and one validation; an episode is a reset and 100 steps. The images
-and the labels are noise: what is measured is speed, and no figure here is about learning.
+This file only has the case; ``throughput.py`` times it and prints the ratio. It needs the
+package dacbench (:data:`INSTALL` says how to get it).
 
-DACBench imports torchvision for ``datasets`` and ``transforms`` alone. Where torchvision is
-installed it is used, over the same images in MNIST's file format. Where it is not, a
-**stand-in**, defined below, takes its name while DACBench is imported. At each access to an
-image it does what torchvision does: a PIL image made of the stored bytes, its copy as a
-float tensor divided by 255, then a normalised copy. It leaves out most of torchvision's
-checks of arguments and its usage logging, and so flatters DACBench a little: on one machine
+The case is ``SGDBenchmark`` in batch mode with a 784-10 linear model, batch size 32, AdamW,
+and random images in place of MNIST: 256 for training, 64 for validation, 64 for testing.
+One step is one batch and one validation; an episode is a reset and 100 steps. Images and
+labels are noise: the case measures speed, and no figure is about learning.
+
+DACBench imports torchvision for ``datasets`` and ``transforms`` alone. If torchvision is
+installed, it is used, with the same images in MNIST's file format. If not, a **stand-in**
+defined below replaces it while DACBench is imported. At each access to an image it does
+what torchvision does: a PIL image made of the stored bytes, its copy as a float tensor
+divided by 255, then a normalised copy. It leaves out most of torchvision's checks of
+arguments and its usage logging, and so flatters DACBench a little: on one machine
 torchvision 0.28 gave identical tensors and took 1.14 to 1.29 times its CPU time an access.
 DACBench's own code (loaders, environment, reward, state) runs as published in both cases.
 """
@@ -40,13 +43,13 @@ INSTALL = """\
 or, without the parts that its SGD environment does not use,
     pip install --no-deps dacbench==0.5.6
     pip install ConfigSpace pandas seaborn ioh pillow
-torchvision is used if it is installed, and stood in for if it is not."""
+torchvision is used if it is installed; if not, a stand-in replaces it."""
 
 TRAIN, VALIDATION, TEST, BATCH, CUTOFF = 256, 64, 64, 32, 100
 
 
 def examples(train: bool) -> tuple[Tensor, Tensor]:
-    """Random images (bytes, 28 by 28) and their labels."""
+    """Return random images ``[n, 28, 28]`` uint8 and their labels ``[n]``."""
     generator = torch.Generator().manual_seed(int(train))
     count = TRAIN + VALIDATION if train else TEST
     images = torch.randint(256, (count, 28, 28), generator=generator, dtype=torch.uint8)
@@ -108,13 +111,13 @@ class MNIST(torch.utils.data.Dataset):
 
 
 class CIFAR10:
-    """Never made: DACBench looks up its ``download`` on import."""
+    """Placeholder: DACBench looks up its ``download`` on import, and never makes one."""
 
     download = None
 
 
 def stand_in() -> dict[str, ModuleType]:
-    """The modules that DACBench imports from torchvision."""
+    """Return the modules that DACBench imports from torchvision, by name."""
     contents = {
         "torchvision": [],
         "torchvision.datasets": [MNIST, CIFAR10],
@@ -132,7 +135,7 @@ def stand_in() -> dict[str, ModuleType]:
 
 
 def write_files(root: Path) -> None:
-    """Write the images as the files that torchvision's MNIST reads."""
+    """Write the images to the files that torchvision's MNIST reads."""
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
     for train, prefix in ((True, "train"), (False, "t10k")):
@@ -145,11 +148,11 @@ def write_files(root: Path) -> None:
 
 
 class Case:
-    """Calls run one episode of DACBench's environment.
+    """DACBench's environment; a call runs one episode.
 
     Attributes:
-        version: DACBench's.
-        library: where images come from, torchvision or the stand-in.
+        version: version of DACBench.
+        library: source of the images, torchvision or the stand-in.
     """
 
     def __init__(self) -> None:
@@ -192,7 +195,7 @@ class Case:
             self.env = benchmark.get_environment()
 
     def __call__(self) -> int:
-        """Reset and step to the cutoff; steps made.
+        """Reset, step to the cutoff, and return the number of steps.
 
         Each counts as an update, though the first step of an episode has no gradient yet.
         """

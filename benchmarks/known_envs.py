@@ -1,8 +1,8 @@
-"""The problems that RL² was published on (Duan et al., 2016), for ``known_ground.py``.
+"""Bernoulli bandits and random tabular MDPs (Duan et al., 2016), for ``known_ground.py``.
 
-Bernoulli bandits and random tabular MDPs, hundreds of trials at once, in numpy. Everything
-that is random in a trial is drawn when it begins, so that learners that are compared on a
-seed meet the same instances and the same luck.
+This file only has the environments, which run hundreds of trials at once, in numpy. All
+random numbers of a trial are drawn when it begins, so that learners that are compared on a
+seed meet the same instances and the same noise.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from stable_baselines3.common.vec_env import VecEnv
 
 
 class Trials(VecEnv):
-    """Trials of one length: an instance each, whose episodes all begin in state 0.
+    """Trials of one length, with an instance each; all episodes begin in state 0.
 
-    Observations ``[S + 2 S A + 1]``: state (one-hot), previous state and action (the pair
-    one-hot), the same times the previous reward, and whether an episode begins. Before the
-    first action of a trial, what is previous is 0; between two episodes, it is of the
-    episode that ended. With the pairs of the paper's inputs in one place, a memory has
-    hardly to learn where each reward belongs.
+    Observations ``[S + 2 S A + 1]`` are the state (one-hot), the pair of previous state and
+    action (one-hot), the same times the previous reward, and a flag for the begin of an
+    episode. Before the first action of a trial, the previous pair and reward are 0; between
+    two episodes, they are those of the episode that ended. The paper has state and action
+    apart; as a pair, the network hardly has to learn where a reward belongs.
 
-    An instance: transitions ``[n, S, A, S]``, means of rewards ``[n, S, A]``, and the luck
-    of each step, ``[T, n]``.
+    An instance consists of transition probabilities ``[n, S, A, S]``, mean rewards
+    ``[n, S, A]``, and the noise of the rewards at each step ``[T, n]``.
 
     Args:
-        num_envs: n, trials that run at once.
-        states: S.
-        actions: A.
-        steps: of an episode.
-        episodes: of a trial.
+        num_envs: number n of trials that run at once.
+        states: number S of states.
+        actions: number A of actions.
+        steps: steps of an episode.
+        episodes: episodes of a trial.
     """
 
     def __init__(
@@ -46,19 +46,19 @@ class Trials(VecEnv):
         super().__init__(num_envs, box, spaces.Discrete(actions))
 
     def instances(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Transitions, means and luck of fresh trials."""
+        """Draw transitions, mean rewards and reward noise of new trials."""
         raise NotImplementedError
 
-    def pay(self, means: np.ndarray, luck: np.ndarray) -> np.ndarray:
-        """Rewards ``[n]`` of actions with these means, given the luck of the step."""
+    def rewards(self, means: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Return rewards ``[n]`` of actions with these means, given the step's noise."""
         raise NotImplementedError
 
     def reset(self) -> np.ndarray:
         if self._seeds[0] is not None:
             self.rng = np.random.default_rng(self._seeds[0])
         self._reset_seeds()
-        self.transitions, self.means, self.luck = self.instances()
-        self.fate = self.rng.random(self.luck.shape)
+        self.transitions, self.means, self.reward_noise = self.instances()
+        self.transition_noise = self.rng.random(self.reward_noise.shape)
         self.edges = self.transitions.cumsum(-1)[..., :-1]
         self.time, self.total = 0, np.zeros(self.num_envs)
         self.state = np.zeros(self.num_envs, int)
@@ -77,8 +77,8 @@ class Trials(VecEnv):
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         where = np.arange(self.num_envs), self.state, self.chosen
         pairs = self.state * self.actions + self.chosen
-        rewards = self.pay(self.means[where], self.luck[self.time])
-        self.state = (self.fate[self.time, :, None] > self.edges[where]).sum(1)
+        rewards = self.rewards(self.means[where], self.reward_noise[self.time])
+        self.state = (self.transition_noise[self.time, :, None] > self.edges[where]).sum(1)
         self.total += rewards
         self.time += 1
         if self.time % self.steps == 0:
@@ -114,9 +114,9 @@ class Bandits(Trials):
     """Bernoulli bandits whose probabilities are uniform: one state, one episode.
 
     Args:
-        num_envs: n.
-        pulls: of a trial.
-        arms: A.
+        num_envs: number n of trials that run at once.
+        pulls: pulls of a trial.
+        arms: number A of arms.
     """
 
     def __init__(self, num_envs: int, pulls: int, arms: int = 5) -> None:
@@ -124,22 +124,22 @@ class Bandits(Trials):
 
     def instances(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         means = self.rng.random((self.num_envs, 1, self.actions))
-        luck = self.rng.random((self.horizon, self.num_envs))
-        return np.ones((*means.shape, 1)), means, luck
+        noise = self.rng.random((self.horizon, self.num_envs))
+        return np.ones((*means.shape, 1)), means, noise
 
-    def pay(self, means: np.ndarray, luck: np.ndarray) -> np.ndarray:
-        return (luck < means).astype(float)
+    def rewards(self, means: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        return (noise < means).astype(float)
 
 
 class RandomMDPs(Trials):
     """MDPs with flat Dirichlet transitions; rewards N(mean, 1), their means N(1, 1).
 
     Args:
-        num_envs: n.
-        episodes: of a trial.
-        states: S.
-        actions: A.
-        steps: of an episode.
+        num_envs: number n of trials that run at once.
+        episodes: episodes of a trial.
+        states: number S of states.
+        actions: number A of actions.
+        steps: steps of an episode.
     """
 
     def __init__(
@@ -153,8 +153,8 @@ class RandomMDPs(Trials):
         means = self.rng.normal(1, 1, shape)
         drawn = self.rng.exponential(size=(*shape, self.states))
         transitions = drawn / drawn.sum(-1, keepdims=True)
-        luck = self.rng.normal(size=(self.horizon, self.num_envs))
-        return transitions, means, luck
+        noise = self.rng.normal(size=(self.horizon, self.num_envs))
+        return transitions, means, noise
 
-    def pay(self, means: np.ndarray, luck: np.ndarray) -> np.ndarray:
-        return means + luck
+    def rewards(self, means: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        return means + noise

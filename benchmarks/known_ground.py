@@ -1,11 +1,16 @@
 """RL² on the bandits and the tabular MDPs that it was published on (Duan et al., 2016).
 
-Trains ``agents.recurrent.RL2`` by a recipe of this file and prints its total reward a trial
-on instances never trained on, beside other learners' on the very same instances, and the
-published figures.
-
     python benchmarks/known_ground.py --problem bandit-10
     python benchmarks/known_ground.py --problem mdp-10 --timesteps 1000000 --seed 1
+
+Trains ``agents.rl.rl2.RL2`` by a recipe of this file, and measures its total reward per
+trial on instances that it was not trained on, against other learners on the same instances.
+7 to 10 minutes of CPU time for each problem; ``--timesteps`` makes it shorter.
+
+How to read it: while it trains, a line gives the mean reward of recent trials. In the
+table, *mean* is the total reward of a trial with its 95 % interval over instances, higher
+is better; *RL² ahead by* is the paired difference to the learner of the line; *published*
+is the paper's figure, on other instances.
 """
 
 from __future__ import annotations
@@ -25,11 +30,11 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from agents.rl.rl2 import RL2, LstmPolicy
 
-#: Makes a learner for a batch of trials.
+#: Function that makes a learner for a batch of trials.
 Maker = Callable[[Trials], Learner]
 
 #: Seeds of the instances on which settings are chosen, and of those that are reported.
-CHOICE, REPORT = 10**6, 2 * 10**6
+SELECTION_SEED, REPORT_SEED = 10**6, 2 * 10**6
 
 PROBLEMS: dict[str, Any] = {
     "bandit-10": partial(Bandits, pulls=10),
@@ -48,9 +53,9 @@ PUBLISHED: dict[str, dict[str, float]] = {
     "mdp-10": {"random": 100.1, "PSRL": 138.1, "UCRL2": 146.6, "RL²": 156.2},
 }  # fmt: skip
 
-#: How RL² is trained. Batches are of whole ``trials``; the learning rate falls along a line
-#: to a twentieth of ``lr``, the weight of the entropy from ``ent_coef`` to 0; ``scaled``
-#: rewards are in units of the spread of returns.
+#: Settings of the training. Batches are of whole ``trials``. The learning rate falls
+#: linearly to a twentieth of ``lr``, the entropy coefficient from ``ent_coef`` to 0.
+#: ``scaled`` rewards are divided by the standard deviation of returns.
 RECIPES: dict[str, dict[str, Any]] = {
     "bandit-10": {
         "timesteps": 3_000_000, "envs": 1024, "trials": 256, "n_epochs": 8, "lr": 2e-3,
@@ -67,11 +72,11 @@ RECIPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class Course(BaseCallback):
-    """What changes in the course of a training, and a line for each fortieth of it.
+class AnnealAndReport(BaseCallback):
+    """Anneal the entropy coefficient to 0, and print a line for each 40th of a training.
 
     Args:
-        recipe: whose weight of the entropy falls to 0 along a line.
+        recipe: settings of the training.
     """
 
     def __init__(self, recipe: dict[str, Any]) -> None:
@@ -99,7 +104,7 @@ class Course(BaseCallback):
 
 
 def train(env: Trials, recipe: dict[str, Any], seed: int) -> RL2:
-    """RL² after ``recipe["timesteps"]`` on trials; a rollout is one trial of each run."""
+    """Train RL² for ``recipe["timesteps"]``; a rollout is one trial of each run."""
     model = RL2(
         LstmPolicy, env, n_steps=env.horizon, seed=seed, device="cpu",
         batch_size=recipe["trials"] * env.horizon, n_epochs=recipe["n_epochs"],
@@ -111,19 +116,21 @@ def train(env: Trials, recipe: dict[str, Any], seed: int) -> RL2:
             "lstm_hidden_size": recipe["hidden"], "net_arch": [64], "memory": env.horizon,
         },
     )  # fmt: skip
-    return model.learn(recipe["timesteps"], callback=Course(recipe))
+    return model.learn(recipe["timesteps"], callback=AnnealAndReport(recipe))
 
 
 def best_of(problem: str, candidates: dict[str, Maker], trials: int) -> dict[str, Maker]:
-    """The candidate that is best on instances that are not reported."""
+    """Return the candidate that is best on instances that are not reported."""
     env = PROBLEMS[problem](trials)
-    found = {name: play(env, make, CHOICE).mean() for name, make in candidates.items()}
-    best = max(found, key=found.__getitem__)
+    means = {
+        name: play(env, make, SELECTION_SEED).mean() for name, make in candidates.items()
+    }
+    best = max(means, key=means.__getitem__)
     return {best: candidates[best]}
 
 
-def entrants(problem: str, model: RL2, trials: int) -> dict[str, Maker]:
-    """All that are compared, RL² last."""
+def learners(problem: str, model: RL2, trials: int) -> dict[str, Maker]:
+    """Return all learners to compare by name, RL² last."""
     others: dict[str, Maker] = {"random": Random, "optimum, told the instance": Planning}
     if isinstance(PROBLEMS[problem](1), Bandits):
         rates = {
@@ -133,32 +140,33 @@ def entrants(problem: str, model: RL2, trials: int) -> dict[str, Maker]:
         others |= best_of(problem, rates, trials)
     else:
         others["PSRL"] = PSRL
-    ways = {
+    rl2 = {
         f"RL², {name}": partial(Recurrent, model=model, deterministic=name == "likeliest")
         for name in ("likeliest", "drawn")
     }
-    return others | best_of(problem, ways, trials)
+    return others | best_of(problem, rl2, trials)
 
 
 def report(problem: str, model: RL2, trials: int) -> dict[str, np.ndarray]:
-    """Print the table; returns of each learner, ``[trials]``."""
+    """Print the table, and return the rewards of each learner ``[trials]``."""
     env = PROBLEMS[problem](trials)
-    makers = entrants(problem, model, trials)
-    found = {name: play(env, make, REPORT) for name, make in makers.items()}
-    ours = list(found.values())[-1]
+    makers = learners(problem, model, trials)
+    by_learner = {name: play(env, make, REPORT_SEED) for name, make in makers.items()}
+    ours = list(by_learner.values())[-1]
     print(f"\n{problem}: total reward of a trial, {trials} instances, 95 % intervals")
     print(f"{'':28}{'mean':>16}{'RL² ahead by':>18}{'published':>12}")
     published = dict(PUBLISHED[problem])
-    for name, returns in found.items():
-        stated = published.pop(name.split(",")[0], None)
-        ahead = "" if returns is ours else interval(ours - returns, "+")
-        print(f"{name:28}{interval(returns):>16}{ahead:>18}{stated or '':>12}")
-    for name, stated in published.items():
-        print(f"{name:28}{'':34}{stated:>12}")
-    return found
+    for name, returns in by_learner.items():
+        figure = published.pop(name.split(",")[0], None)
+        lead = "" if returns is ours else interval(ours - returns, "+")
+        print(f"{name:28}{interval(returns):>16}{lead:>18}{figure or '':>12}")
+    for name, figure in published.items():
+        print(f"{name:28}{'':34}{figure:>12}")
+    return by_learner
 
 
 def interval(values: np.ndarray, sign: str = "") -> str:
+    """Format the mean with its 95 % interval, by the normal distribution."""
     error = 1.96 * values.std(ddof=1) / np.sqrt(len(values))
     return f"{values.mean():{sign}.2f} ±{error:.2f}"
 
@@ -171,7 +179,7 @@ def main() -> None:
         type=int,
         help="instead of the recipe's; whole trials are played to the end",
     )
-    parser.add_argument("--trials", type=int, default=10_000, help="that are reported")
+    parser.add_argument("--trials", type=int, default=10_000, help="number of instances")
     parser.add_argument("--seed", type=int, default=0, help="of the training")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

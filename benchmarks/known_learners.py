@@ -1,7 +1,8 @@
-"""What RL² is compared with in ``known_ground.py``, and the play of a trial.
+"""Learners that ``known_ground.py`` compares RL² with, and a function that plays trials.
 
-A learner is made for a batch of trials and maps each observation of theirs to actions. All
-but the two that are told the instance see what RL² sees, no more.
+This file only has the learners. A learner is made for a batch of trials and maps each of
+their observations to actions. All observe what RL² does, but for :class:`Planning`, which
+knows the instance.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from typing import Any
 import numpy as np
 from known_envs import Trials
 
-#: Observations ``[n, S + 2 S A + 1]`` to actions ``[n]``.
+#: Maps observations ``[n, S + 2 S A + 1]`` to actions ``[n]``.
 Learner = Callable[[np.ndarray], np.ndarray]
 
 
 def play(env: Trials, make: Callable[[Trials], Learner], seed: int) -> np.ndarray:
-    """Total reward ``[n]`` of one trial of each instance that the seed draws."""
+    """Play one trial of each instance of a seed, and return the total rewards ``[n]``."""
     env.seed(seed)
     observation = env.reset()
     learner, total = make(env), np.zeros(env.num_envs)
@@ -28,12 +29,12 @@ def play(env: Trials, make: Callable[[Trials], Learner], seed: int) -> np.ndarra
 
 
 class Recurrent:
-    """A recurrent model of SB3's, its memory empty when the trial begins.
+    """A recurrent model of Stable-Baselines3, with an empty memory at the begin of a trial.
 
     Args:
-        env: of the trials.
-        model: what ``predict`` belongs to.
-        deterministic: the likeliest action, instead of one drawn.
+        env: trials to act on.
+        model: model with a method ``predict``.
+        deterministic: take the likeliest action instead of drawing one.
     """
 
     def __init__(self, env: Trials, model: Any, deterministic: bool) -> None:
@@ -48,7 +49,7 @@ class Recurrent:
 
 
 class Random:
-    """Every action as likely."""
+    """All actions with equal probability."""
 
     def __init__(self, env: Trials) -> None:
         self.env, self.rng = env, np.random.default_rng(1)
@@ -58,9 +59,9 @@ class Random:
 
 
 class Counting(Random):
-    """Counts of what was seen: visits and rewards ``[n, S, A]``, moves ``[n, S, A, S]``.
+    """Base class that counts visits, rewards ``[n, S, A]`` and moves ``[n, S, A, S]``.
 
-    The state that the last action of an episode leads to is not seen, nor counted.
+    The state that the last action of an episode leads to is not observed, nor counted.
     """
 
     def __init__(self, env: Trials) -> None:
@@ -87,12 +88,12 @@ class Counting(Random):
         return chosen
 
     def choose(self, begins: bool) -> np.ndarray:
-        """Actions in the states that runs are in."""
+        """Return actions for the current states; ``begins`` marks a new episode."""
         raise NotImplementedError
 
 
 class Thompson(Counting):
-    """Thompson sampling on bandits: the best arm of a draw from Beta(1, 1)'s posterior."""
+    """Thompson sampling on bandits, with a Beta(1, 1) prior."""
 
     def choose(self, begins: bool) -> np.ndarray:
         won, pulled = self.rewards[:, 0], self.visits[:, 0]
@@ -100,14 +101,14 @@ class Thompson(Counting):
 
 
 class UCB1(Counting):
-    """The arm of the highest bound, after one success and one failure of each.
+    """The arm of the highest upper confidence bound (Auer et al., 2002).
 
-    ``mean + c sqrt(2 log t / pulls)`` (Auer et al., 2002, with a factor); greedy where c
-    is 0. Ties are broken at random.
+    The bound is ``mean + c sqrt(2 log t / pulls)``, where each arm begins with one success
+    and one failure. It is greedy for ``c = 0``. Ties are broken at random.
 
     Args:
         env: bandits.
-        c: how optimistic it is.
+        c: factor of the exploration bonus.
     """
 
     def __init__(self, env: Trials, c: float) -> None:
@@ -122,10 +123,10 @@ class UCB1(Counting):
 
 
 class Planning(Counting):
-    """Acts on an MDP that it takes for true: here the true one, which is the optimum."""
+    """Optimal planning in an assumed MDP; here it is the true one: the optimum."""
 
     def believed(self) -> tuple[np.ndarray, np.ndarray]:
-        """Transitions and means to plan the next episode with."""
+        """Return transitions and mean rewards to plan the next episode with."""
         return self.env.transitions, self.env.means
 
     def choose(self, begins: bool) -> np.ndarray:
@@ -136,10 +137,10 @@ class Planning(Counting):
 
 
 class PSRL(Planning):
-    """Posterior sampling (Strens, 2000; Osband et al., 2013): a draw for each episode.
+    """Posterior sampling (Strens, 2000; Osband et al., 2013): one MDP drawn an episode.
 
-    The prior is what instances are drawn from: flat Dirichlet, and N(1, 1) with rewards of
-    unit variance.
+    The prior is the distribution of the instances: flat Dirichlet transitions, and mean
+    rewards N(1, 1) with rewards of unit variance.
     """
 
     def believed(self) -> tuple[np.ndarray, np.ndarray]:
@@ -151,12 +152,12 @@ class PSRL(Planning):
 
 
 def plan(transitions: np.ndarray, means: np.ndarray, steps: int) -> np.ndarray:
-    """Best actions ``[steps, n, S]`` by value iteration over an episode.
+    """Return the optimal actions ``[steps, n, S]`` by value iteration over an episode.
 
     Args:
-        transitions: ``[n, S, A, S]``.
-        means: of rewards, ``[n, S, A]``.
-        steps: of the episode.
+        transitions: transition probabilities ``[n, S, A, S]``.
+        means: mean rewards ``[n, S, A]``.
+        steps: steps of the episode.
     """
     values = np.zeros(means.shape[:2])
     best = np.empty((steps, *values.shape), int)

@@ -1,16 +1,20 @@
-"""Whether a memory pays: three runs of each held-out task, one after the other.
-
-A policy with a memory trains each task three times, from new parameters and on batches in
-another order, and keeps its memory in between (``LearnedOptimizer.new_run``). Beside it are
-the same policy with the memory cleared before each run, and one without any. There are as
-many trials as runs, in which the same parameters and batches come first, second and third:
-whatever differs between the runs is not theirs.
-
-A run's score is the decrease of log((L + 0.003 L0) / (1.003 L0)), with L the validation
-loss and L0 the first one: the return of the environment, on other examples. Means are over
-tasks, intervals are of 95 % over tasks, and differences are paired.
+"""Effect of a policy's memory over three runs of each held-out task, one after another.
 
     python benchmarks/memory.py --policy rl2 --memoryless runs/memoryless_seed0/policy
+
+Measures whether a policy with a memory (an LSTM) does better on the second and third run of
+a task than on the first. It trains each task three times, from new parameters and on other
+batches, and keeps its memory in between (``LearnedOptimizer.new_run``). It is compared with
+the same policy with the memory cleared before each run, and with a policy without memory.
+There are as many trials as runs, in which the same parameters and batches come first,
+second and third, so that differences between the runs are not due to them. About ten
+minutes for all twenty tasks; ``--lr`` and ``--repeats`` multiply that.
+
+How to read it: the score of a run is the decrease of log((L + 0.003 L0) / (1.003 L0)), with
+the validation loss L and the initial one L0. It is the return of the environment, on other
+examples; higher is better. The table has a line for each task; below it are means over
+tasks and paired differences, with 95 % t intervals over tasks. A memory pays if *last run
+less memory cleared* and *last run less without memory* are above 0.
 """
 
 from __future__ import annotations
@@ -25,12 +29,10 @@ from tqdm import tqdm
 
 from agents import LearnedOptimizer, Policy, load_policy
 from agents.evaluation.stats.intervals import interval
-from agents.evaluation.tasks.benchmark import BENCHMARK
 from agents.evaluation.tasks.problem import HeldoutTask
-from agents.evaluation.tasks.selection import SELECTION
+from agents.evaluation.tasks.suites import SUITES
 from optenv import rewards
 
-SUITES = {"benchmark": BENCHMARK, "selection": SELECTION}
 ARMS = ("memory kept", "memory cleared", "without memory")
 
 
@@ -41,7 +43,18 @@ def train(
     optimizer: LearnedOptimizer | None,
     lr: float | None,
 ) -> tuple[float, LearnedOptimizer]:
-    """Score of a run, and the optimizer at its end; None begins without a memory."""
+    """Make one run.
+
+    Args:
+        task: held-out task.
+        seed: seed of parameters and batches.
+        policy: policy of a new optimizer.
+        optimizer: optimizer that keeps its memory; None makes a new one.
+        lr: base learning rate; None takes the policy's.
+
+    Returns:
+        The score of the run, and the optimizer at its end.
+    """
     problem, total = task.build(seed), task.updates
     module = problem.module
     if optimizer is None:
@@ -68,18 +81,18 @@ def scores(
     memoryless: Policy,
     bar: tqdm,
 ) -> np.ndarray:
-    """Mean score over the trials, of each arm and run, ``[3, runs]``."""
+    """Return the mean score over the trials of each arm and run, ``[3, runs]``."""
     seeds = [seed + i for i in range(runs)]
     kept = np.zeros((runs, runs))
     for trial in range(runs):
         optimizer = None
         for run in range(runs):
-            own = seeds[(trial + run) % runs]
-            kept[trial, run], optimizer = train(task, own, policy, optimizer, lr)
+            run_seed = seeds[(trial + run) % runs]
+            kept[trial, run], optimizer = train(task, run_seed, policy, optimizer, lr)
             bar.update()
     # Without a memory, a run does not depend on its place in the trial.
-    cleared = np.mean([train(task, own, policy, None, lr)[0] for own in seeds])
-    without = np.mean([train(task, own, memoryless, None, lr)[0] for own in seeds])
+    cleared = np.mean([train(task, each, policy, None, lr)[0] for each in seeds])
+    without = np.mean([train(task, each, memoryless, None, lr)[0] for each in seeds])
     bar.update(2 * runs)
     return np.stack([kept.mean(0), np.full(runs, cleared), np.full(runs, without)])
 
@@ -90,7 +103,7 @@ def main() -> None:
     parser.add_argument("--memoryless", required=True, help="without one")
     parser.add_argument("--updates", type=int, default=100, help="of each run")
     parser.add_argument("--lr", action="append", type=float, metavar="RATE",
-                        help="base learning rate; repeatable: the mean over all is scored; "
+                        help="base learning rate; repeatable, scores are means over all; "
                         "by default that of the policies")  # fmt: skip
     parser.add_argument("--repeats", type=int, default=1, help="of all, on other seeds")
     parser.add_argument("--runs", type=int, default=3, help="of each trial")
@@ -100,8 +113,8 @@ def main() -> None:
                         help="repeatable; all of the suite by default")  # fmt: skip
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    own = [load_policy(arguments.policy), load_policy(arguments.memoryless)]
-    if not own[0].memory or own[1].memory:
+    policies = [load_policy(arguments.policy), load_policy(arguments.memoryless)]
+    if not policies[0].memory or policies[1].memory:
         parser.error("--policy needs one with a memory, --memoryless one without")
     if min(arguments.runs, arguments.repeats, arguments.updates) < 1:
         parser.error("--runs, --repeats and --updates must be at least 1")
@@ -111,21 +124,22 @@ def main() -> None:
         parser.error(f"no task of the suite is {' or '.join(arguments.task)}")
     tasks = [task.lasting(arguments.updates / task.updates) for task in chosen]
     runs, seeds = arguments.runs, [1000 * i for i in range(arguments.repeats)]
-    each = list(product(seeds, [runs], arguments.lr or [None]))
-    total = len(tasks) * len(each) * runs * (runs + 2)
+    settings = list(product(seeds, [runs], arguments.lr or [None]))
+    total = len(tasks) * len(settings) * runs * (runs + 2)
     with warnings.catch_warnings(), tqdm(total=total) as bar:
         warnings.filterwarnings("ignore", "a loss is|total_steps=")
-        found = np.stack(
-            [np.mean([scores(t, *one, *own, bar) for one in each], 0) for t in tasks]
+        by_task = np.stack(
+            [np.mean([scores(t, *s, *policies, bar) for s in settings], 0) for t in tasks]
         )
-    print(f"{len(tasks)} tasks of {arguments.updates} updates, {runs * len(each)} trials")
+    trials = runs * len(settings)
+    print(f"{len(tasks)} tasks of {arguments.updates} updates, {trials} trials")
     names = [f"run {i + 1}" for i in range(runs)]
     print("| task | " + " | ".join([*names, *ARMS[1:]]) + " |")
     print("|---" * (3 + runs) + "|")
-    for task, row in zip(tasks, found, strict=True):
+    for task, row in zip(tasks, by_task, strict=True):
         values = [*row[0], row[1, 0], row[2, 0]]
         print(f"| {task.name} | " + " | ".join(f"{v:.3f}" for v in values) + " |")
-    kept, cleared, without = found.swapaxes(0, 1)
+    kept, cleared, without = by_task.swapaxes(0, 1)
     print()
     for name, values in zip(names, kept.T, strict=True):
         print(f"{name}: {interval(values)}")

@@ -1,7 +1,8 @@
-"""A policy on the environment that it learned in, beside what does not look at the run.
+"""A policy against open-loop arms in its own environment; library of ``schedules.py``.
 
-All arms act on the very same runs, of tasks that nothing was trained on. A *schedule* is a
-sequence of actions, one for each control step, whatever is observed.
+An open-loop arm acts without looking at the run: a constant action, or a *schedule*, which
+is a sequence of actions, one for each control step. All arms act on the same runs, of tasks
+that nothing was trained on. This file only has functions: ``schedules.py`` is the command.
 """
 
 from __future__ import annotations
@@ -21,22 +22,22 @@ from optenv import actions, settings
 
 __all__ = [
     "Runs",
-    "blind",
     "check",
     "compare",
     "controls",
+    "open_loop_returns",
     "random_search",
     "schedule_of",
 ]
 
-#: Observations ``[N, F]`` and the control step, to actions ``[N, ...]``.
+#: Maps observations ``[N, F]`` and the control step to actions ``[N, ...]``.
 Actor = Callable[[np.ndarray, int], np.ndarray]
 
-#: Actions, one for each control step.
+#: Actions ``[T, ...]``, one for each control step.
 Schedule = np.ndarray
 
-#: Constant actions that are tried of a continuous one.
-GRID = 21
+#: Constant actions to try where actions are continuous.
+CONSTANT_ACTIONS = 21
 
 
 class Runs(NamedTuple):
@@ -44,10 +45,10 @@ class Runs(NamedTuple):
 
     Attributes:
         env_id: one of :data:`optenv.ENVIRONMENTS`.
-        arguments: of the environment, its tasks among them.
-        groups: structures.
-        of_each: runs of each structure.
-        seed: of the first run.
+        arguments: arguments of the environment, its tasks among them.
+        groups: number G of structures (network, batch size, length).
+        of_each: runs of each structure; N runs in all.
+        seed: seed of the first run.
     """
 
     env_id: str
@@ -58,18 +59,18 @@ class Runs(NamedTuple):
 
     @property
     def action(self) -> actions.Action:
-        """What the environment decodes."""
+        """Action encoding of the environment."""
         given = self.arguments.get("action", {})
         kind = {"kind": IDS[self.env_id]["action"]}
         return actions.make({**kind, **given} if isinstance(given, dict) else given)
 
     def returns(self, act: Actor) -> tuple[np.ndarray, np.ndarray]:
-        """Mean return of each structure ``[G]``, and all actions ``[T, N, ...]``."""
-        own = {**self.arguments, "action": self.action, "on_divergence": "absorb"}
+        """Return the mean returns of structures ``[G]`` and all actions ``[T, N, ...]``."""
+        arguments = {**self.arguments, "action": self.action, "on_divergence": "absorb"}
         env = gym.make_vec(
             self.env_id, self.groups * self.of_each, groups=self.groups,
             vectorization_mode="vector_entry_point",
-            autoreset_mode=AutoresetMode.DISABLED, **own,
+            autoreset_mode=AutoresetMode.DISABLED, **arguments,
         )  # fmt: skip
         observation, _ = env.reset(seed=self.seed)
         total, ended = np.zeros(env.num_envs), np.zeros(1, bool)
@@ -82,50 +83,55 @@ class Runs(NamedTuple):
 
 
 def learned(policy: Policy) -> Actor:
-    """The policy itself."""
+    """Return an actor that asks the policy."""
 
     @torch.no_grad()
     def act(observation: np.ndarray, step: int) -> np.ndarray:
-        seen = torch.from_numpy(observation)
-        return policy.act(seen, policy.blank(len(seen)))[0].numpy()
+        batch = torch.from_numpy(observation)
+        return policy.act(batch, policy.blank(len(batch)))[0].numpy()
 
     return act
 
 
 def check(runs: Runs, policy: Policy) -> None:
-    """Refuse a policy that cannot act on these runs.
+    """Check that a policy can act on these runs.
 
     Raises:
-        ValueError: it has a memory, another action, or is for control steps at other times
-            or another rule.
+        ValueError: it has a memory, another action encoding, control steps at other times,
+            or another update rule.
     """
     if policy.memory:
         raise ValueError(
             "the policy has a memory, which single runs have no use for; "
-            "benchmarks/memory.py judges it"
+            "benchmarks/memory.py evaluates it"
         )
     if policy.action != runs.action:
         raise ValueError(
             f"the policy's action is {policy.action}, that of the runs {runs.action}"
         )
-    theirs = settings.make({**runs.arguments, "action": runs.action}).describe()
+    described = settings.make({**runs.arguments, "action": runs.action}).describe()
     for name in ("horizon", "spacing", "rule", "anytime"):
-        own = policy.description.get(name, False)  # only the last of them may be missing
-        if own != theirs[name]:
+        value = policy.description.get(name, False)  # only "anytime" may be missing
+        if value != described[name]:
             raise ValueError(
-                f"the policy's {name} is {own!r}, that of the runs {theirs[name]!r}"
+                f"the policy's {name} is {value!r}, that of the runs {described[name]!r}"
             )
 
 
 def fixed(schedule: Schedule) -> Actor:
-    """A schedule, in every run."""
+    """Return an actor that follows a schedule in every run."""
     return lambda observation, step: np.repeat(
         schedule[step : step + 1], len(observation), axis=0
     )
 
 
 def shuffled(taken: np.ndarray, seed: int) -> Actor:
-    """At each step the actions that were taken there, each in another run."""
+    """Return an actor that permutes the actions of each step over runs.
+
+    Args:
+        taken: actions ``[T, N, ...]`` of a policy.
+        seed: seed of the permutations.
+    """
     rng = np.random.default_rng(seed)
     mixed = [rng.permutation(step) for step in taken]
     return lambda observation, step: mixed[step]
@@ -134,33 +140,41 @@ def shuffled(taken: np.ndarray, seed: int) -> Actor:
 def schedule_of(
     action: actions.Action, levels: Sequence[float], chosen: Sequence[int] | None = None
 ) -> Schedule:
-    """The schedule whose log-multiplier keeps closest to ``levels``.
+    """Return the schedule whose log-multiplier follows ``levels`` most closely.
 
     Args:
-        action: which actions there are.
+        action: action encoding.
         levels: log-multipliers to reach, one for each control step, in nats.
-        chosen: positions of the update rules, if the action chooses any.
+        chosen: indices of the update rules, if the action chooses any.
     """
     position = action.start
-    found: list[Any] = []
+    schedule: list[Any] = []
     for i, level in enumerate(levels):
         wanted = min(max(level, -action.bound), action.bound) - position
         if isinstance(action, actions.Discrete):
             shifts = np.log(action.multipliers)
             k = int(np.abs(shifts - wanted).argmin())
             position += shifts[k]
-            found.append(k + (chosen[i] * len(shifts) if chosen is not None else 0))
+            schedule.append(k + (chosen[i] * len(shifts) if chosen is not None else 0))
         else:
             assert isinstance(action, actions.Continuous)
             move = min(max(wanted / action.step, -1.0), 1.0)
             position += move * action.step
-            found.append([move])
+            schedule.append([move])
         position = min(max(position, -action.bound), action.bound)
-    return np.array(found, action.space().dtype)
+    return np.array(schedule, action.space().dtype)
 
 
 def replayed(action: actions.Action, taken: np.ndarray) -> Schedule:
-    """The mean log-multiplier of each control step, and the rule taken most often there."""
+    """Return the mean schedule of a policy.
+
+    At each control step it has the mean log-multiplier, and the update rule that was chosen
+    most often.
+
+    Args:
+        action: action encoding.
+        taken: actions ``[T, N, ...]`` of the policy.
+    """
     level = np.full(taken.shape[1], action.start)
     levels, rules = [], []
     for step in taken:
@@ -175,27 +189,34 @@ def replayed(action: actions.Action, taken: np.ndarray) -> Schedule:
 def controls(
     runs: Runs, policy: Policy, taken: np.ndarray, seed: int
 ) -> Iterator[tuple[str, Actor]]:
-    """Name and actor of each control; ``taken`` are the policy's own actions."""
+    """Yield name and actor of each control of a policy.
+
+    Args:
+        runs: the runs to act on.
+        policy: the policy.
+        taken: its own actions ``[T, N, ...]`` on these runs.
+        seed: seed of the untrained weights and of the permutations.
+    """
     yield "untrained", learned(untrained(policy, seed))
     yield "same actions, shuffled over runs", shuffled(taken, seed)
     yield "its mean schedule", fixed(replayed(runs.action, taken))
 
 
 def constants(action: actions.Action, steps: int) -> Iterator[Schedule]:
-    """Every constant action; of a continuous one, a grid."""
+    """Yield every constant action, or a grid of continuous ones."""
     space = action.space()
     if isinstance(space, gym.spaces.Discrete):
         for k in range(int(space.n)):
             yield np.full(steps, k)
     else:
-        for value in np.linspace(-1, 1, GRID, dtype=np.float32):
+        for value in np.linspace(-1, 1, CONSTANT_ACTIONS, dtype=np.float32):
             yield np.full((steps, 1), value)
 
 
 def random_schedule(
     action: actions.Action, steps: int, rng: np.random.Generator
 ) -> Schedule:
-    """One to three parts, each with a log-multiplier of its own, and a rule of its own."""
+    """Draw a schedule of one to three parts, each with its log-multiplier and rule."""
     parts = np.sort(rng.integers(0, steps, rng.integers(0, 3)))
     part = np.searchsorted(parts, np.arange(steps), side="right")
     level = rng.uniform(-0.75 * action.bound, 0.75 * action.bound, 3)[part]
@@ -206,40 +227,40 @@ def random_schedule(
 
 
 def random_search(
-    runs: Runs, steps: int, budget: int, seed: int, ended: Callable[[], object]
+    runs: Runs, steps: int, budget: int, seed: int, on_trial: Callable[[], object]
 ) -> Schedule:
-    """The best of as many random schedules as ``budget`` control steps are enough for.
+    """Return the best of as many random schedules as ``budget`` allows.
 
     Args:
-        runs: to try each of them on; tasks of the training.
+        runs: runs to try each schedule on, with tasks of the training.
         steps: control steps of a run.
         budget: control steps in all.
-        seed: of the schedules.
-        ended: called after each.
+        seed: seed of the schedules.
+        on_trial: called after each schedule.
 
     Raises:
-        ValueError: the budget is not enough for one.
+        ValueError: the budget is not enough for one schedule.
     """
     count = budget // (steps * runs.groups * runs.of_each)
     if count < 1:
         raise ValueError(f"budget must be enough for one schedule, got {budget!r}")
-    rng, found = np.random.default_rng(seed), []
+    rng, trials = np.random.default_rng(seed), []
     for _ in range(count):
         schedule = random_schedule(runs.action, steps, rng)
-        found.append((float(runs.returns(fixed(schedule))[0].mean()), schedule))
-        ended()
-    return max(found, key=lambda pair: pair[0])[1]
+        trials.append((float(runs.returns(fixed(schedule))[0].mean()), schedule))
+        on_trial()
+    return max(trials, key=lambda trial: trial[0])[1]
 
 
-def blind(runs: Runs, steps: int, searched: Schedule) -> dict[str, np.ndarray]:
-    """Mean return of each structure ``[G]`` of what does not look at the runs.
+def open_loop_returns(runs: Runs, steps: int, searched: Schedule) -> dict[str, np.ndarray]:
+    """Return the mean return of each structure ``[G]`` by open-loop arm.
 
     The constant action is the one that is best on these very runs, which favours it.
 
     Args:
-        runs: to act on.
+        runs: runs to act on.
         steps: control steps of a run.
-        searched: see :func:`random_search`.
+        searched: result of :func:`random_search`.
     """
     tried = [runs.returns(fixed(s))[0] for s in constants(runs.action, steps)]
     return {
@@ -251,20 +272,22 @@ def blind(runs: Runs, steps: int, searched: Schedule) -> dict[str, np.ndarray]:
 def compare(
     runs: Runs, policy: Policy, others: Mapping[str, np.ndarray], seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Mean return of each structure ``[G]`` by arm: the policy, its controls, the others.
+    """Return the mean return of each structure ``[G]`` by arm.
+
+    The arms are the policy, its controls, and the others.
 
     Args:
-        runs: to act on.
-        policy: of their environment.
-        others: arms on the same runs, see :func:`blind`.
-        seed: of the controls.
+        runs: runs to act on.
+        policy: policy for their environment.
+        others: returns of arms on the same runs, such as :func:`open_loop_returns`.
+        seed: seed of the controls.
 
     Raises:
-        ValueError: the policy has a memory, or another action than the runs.
+        ValueError: as :func:`check`.
     """
     check(runs, policy)
-    own, taken = runs.returns(learned(policy))
-    found = {"policy": own}
+    policy_returns, taken = runs.returns(learned(policy))
+    by_arm = {"policy": policy_returns}
     for name, actor in controls(runs, policy, taken, seed):
-        found[name] = runs.returns(actor)[0]
-    return {**found, **others}
+        by_arm[name] = runs.returns(actor)[0]
+    return {**by_arm, **others}

@@ -1,14 +1,22 @@
-"""A policy on its own environment, against constant actions, schedules and controls.
-
-The runs are of the test split of the families that the policy was trained on. Returns are
-in nats of loss; units are structures (network, batch size, length), over which the 95 %
-intervals are; differences are paired. Random search has as many control steps as the
-policy's training had, on tasks of the training's split; the best constant action is chosen
-on the test runs themselves.
+"""A policy in its own environment against open-loop arms: constants, schedules, controls.
 
     python benchmarks/schedules.py --agent ppo-rules --policy runs/ppo-rules_seed0/policy
 
-Several policies of one environment share the search, whose budget is then the largest.
+Measures the return on tasks of the test split of the families that the policy was trained
+on. Half an hour with ``--groups 32``; ``--budget`` makes it shorter. Several policies of
+one environment share the random search, whose budget is then the largest.
+
+How to read it: returns are in nats of loss, higher is better. The third column is the
+paired difference, policy less arm: above 0 the policy is better. Intervals are 95 % t
+intervals over structures (network, batch size, length).
+
+- *untrained*: the same network with the weights that a training begins with.
+- *same actions, shuffled over runs*: the policy's actions of each step, permuted over runs.
+  Better than this means that the policy reacts to its run.
+- *its mean schedule*: the mean log-multiplier of each step (and the most frequent rule).
+- *best constant action*: chosen on the test runs themselves, which favours it.
+- *best of random schedules*: with as many control steps as the policy's training had, on
+  tasks of the training's split.
 """
 
 from __future__ import annotations
@@ -16,7 +24,7 @@ from __future__ import annotations
 import argparse
 
 import torch
-from open_loop import Runs, blind, check, compare, random_search
+from open_loop import Runs, check, compare, open_loop_returns, random_search
 from tqdm import tqdm
 
 from agents import Policy, load_policy
@@ -26,14 +34,14 @@ from agents.rl.presets import PRESETS
 
 
 def test_split(tasks: str | list[str]) -> list[str]:
-    """Families of a training's tasks, on data that it has not seen."""
+    """Return the families of a training's tasks, on the test split of their data."""
     return sorted(
         {f"{name}/test" for name in ([tasks] if isinstance(tasks, str) else tasks)}
     )
 
 
-def trained(policy: Policy) -> int:
-    """Control steps of a policy's training; of several members, of all."""
+def training_steps(policy: Policy) -> int:
+    """Return the control steps of a policy's training, of all its members."""
     return policy.description["timesteps"] * len(policy.description.get("seeds", [0]))
 
 
@@ -59,12 +67,12 @@ def main() -> None:
     torch.set_num_threads(1)
     policies = {name: load_policy(name) for name in arguments.policy}
     env_id = preset(arguments.agent)["env_id"]
-    own = env_arguments(arguments.agent, env_id)
+    env_args = env_arguments(arguments.agent, env_id)
     if arguments.updates_per_step:
-        own["updates_per_step"] = tuple(arguments.updates_per_step)
-    train = Runs(env_id, own, groups=16, seed=arguments.seed // 2)
+        env_args["updates_per_step"] = tuple(arguments.updates_per_step)
+    train = Runs(env_id, env_args, groups=16, seed=arguments.seed // 2)
     test = Runs(
-        env_id, {**own, "tasks": test_split(own["tasks"])}, arguments.groups,
+        env_id, {**env_args, "tasks": test_split(env_args["tasks"])}, arguments.groups,
         seed=arguments.seed,
     )  # fmt: skip
     try:
@@ -73,19 +81,21 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     steps = policies[arguments.policy[0]].description["horizon"]
-    budget = arguments.budget or max(map(trained, policies.values()))
-    each = steps * train.groups * train.of_each
-    if arguments.groups < 1 or budget < each:
-        parser.error(f"--groups must be at least 1, --budget {each}: one schedule's runs")
-    with tqdm(total=budget // each) as bar:
+    budget = arguments.budget or max(map(training_steps, policies.values()))
+    trial_steps = steps * train.groups * train.of_each
+    if arguments.groups < 1 or budget < trial_steps:
+        parser.error(
+            f"--groups must be at least 1, --budget {trial_steps}: one schedule's runs"
+        )
+    with tqdm(total=budget // trial_steps) as bar:
         searched = random_search(train, steps, budget, 0, bar.update)
-    others = blind(test, steps, searched)
+    others = open_loop_returns(test, steps, searched)
     print(f"{arguments.groups} structures of {', '.join(test.arguments['tasks'])}")
     for name, policy in policies.items():
-        found = compare(test, policy, others)
+        by_arm = compare(test, policy, others)
         print(f"\n{name}\n| arm | return | policy less this |\n|---|---|---|")
-        for arm, values in found.items():
-            less = "" if arm == "policy" else interval(found["policy"] - values)
+        for arm, values in by_arm.items():
+            less = "" if arm == "policy" else interval(by_arm["policy"] - values)
             print(f"| {arm} | {interval(values)} | {less} |", flush=True)
 
 

@@ -1,12 +1,16 @@
 """CPU time of one ``LearnedOptimizer`` step against one of ``torch.optim.AdamW``.
 
-Both use the same implementation, on a perceptron of a million parameters (8 tensors) and on
-a transformer of 133 tensors. The two are timed in turns, in one process and one thread, in
-blocks of 25 steps, over a whole run; printed are the ratio of the totals, which holds all
-that a run costs, and the median ratio of the blocks.
-
     python benchmarks/step_cost.py --policy adam
     python benchmarks/step_cost.py --policy adam --guard probe --implementation fused
+
+Both optimizers use the same implementation (foreach or fused), on a perceptron of a million
+parameters (8 tensors) and on a transformer of 133 tensors. They are timed alternately, in
+one process and one thread, in blocks of 25 steps, over a whole run. A few minutes with the
+policy ``adam``; for ``default``, whose rule is slower, ``--steps 300`` is enough.
+
+How to read it: *ratio* is the time of a learned step over AdamW's. That of the totals holds
+everything that a run costs, decisions included; the median over blocks leaves out blocks
+with a decision and is less noisy.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from torch import Tensor, nn
 
 from agents import LearnedOptimizer
 
-BLOCK = 25
+BLOCK_STEPS = 25
 
 
 def perceptron() -> nn.Module:
@@ -40,48 +44,64 @@ def transformer() -> nn.Module:
     return nn.Sequential(nn.Embedding(64, 64), *(layer() for _ in range(11)))
 
 
-#: Models, and what draws their inputs.
+#: Functions that make a model, and draw its inputs.
 MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "perceptron": (perceptron, lambda: torch.randn(16, 784)),
     "transformer": (transformer, lambda: torch.randint(64, (2, 8))),
 }
 
 
-def compare(name: str, policy: str, steps: int, guard: str, how: dict[str, bool]) -> None:
+def compare(
+    name: str, policy: str, steps: int, guard: str, implementation: dict[str, bool]
+) -> None:
+    """Time both optimizers on one model, and print the ratio.
+
+    Args:
+        name: key of :data:`MODELS`.
+        policy: name or path of the policy.
+        steps: length of the run.
+        guard: argument of ``LearnedOptimizer``.
+        implementation: ``{"foreach": True}`` or ``{"fused": True}``.
+    """
     make, draw = MODELS[name]
     torch.manual_seed(0)
     first = make()
     models = {"adamw": first, "learned": copy.deepcopy(first)}
     optimizers: dict[str, torch.optim.Optimizer] = {
-        "adamw": torch.optim.AdamW(models["adamw"].parameters(), **how),
+        "adamw": torch.optim.AdamW(models["adamw"].parameters(), **implementation),
         "learned": LearnedOptimizer(
-            models["learned"].parameters(), policy, total_steps=steps, guard=guard, **how
+            models["learned"].parameters(),
+            policy,
+            total_steps=steps,
+            guard=guard,
+            **implementation,
         ),
     }
-    blocks: dict[str, list[float]] = {who: [] for who in models}
-    for _ in range(steps // BLOCK):
-        for who, model in models.items():
-            optimizer, spent = optimizers[who], 0.0
-            for _ in range(BLOCK):
-                # Fresh noise, so that nothing is learned: numbers that vanish are slow, as
-                # those of dead units are, which Tanh does not have.
+    blocks: dict[str, list[float]] = {kind: [] for kind in models}
+    for _ in range(steps // BLOCK_STEPS):
+        for kind, model in models.items():
+            optimizer, spent = optimizers[kind], 0.0
+            for _ in range(BLOCK_STEPS):
+                # Fresh noise, so that nothing is learned and no gradient vanishes:
+                # arithmetic on subnormal numbers is slow. Dead units would have them too;
+                # Tanh has none.
                 outputs = model(draw()).flatten(0, -2)
                 targets = torch.randint(outputs.shape[-1], outputs.shape[:1])
                 loss = nn.functional.cross_entropy(outputs, targets)
                 optimizer.zero_grad()
                 loss.backward()
-                extra = {"loss": loss.detach()} if who == "learned" else {}
+                extra = {"loss": loss.detach()} if kind == "learned" else {}
                 begin = time.process_time()
                 optimizer.step(**extra)
                 spent += time.process_time() - begin
-            blocks[who].append(spent / BLOCK)
+            blocks[kind].append(spent / BLOCK_STEPS)
     sizes = [p.numel() for p in models["adamw"].parameters()]
     print(
         f"{name}, {len(sizes)} tensors, {sum(sizes) / 1e6:.3f} million parameters, "
         f"{steps} steps, 1 thread"
     )
-    for who, times in blocks.items():
-        print(f"  {who:8s} {1e3 * statistics.median(times):.3f} ms a step (median)")
+    for kind, times in blocks.items():
+        print(f"  {kind:8s} {1e3 * statistics.median(times):.3f} ms a step (median)")
     ratios = [b / a for a, b in zip(blocks["adamw"], blocks["learned"], strict=True)]
     total = sum(blocks["learned"]) / sum(blocks["adamw"])
     print(f"  ratio    {total:.3f} of the totals, {statistics.median(ratios):.3f} median")
@@ -97,8 +117,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for name in [arguments.model] if arguments.model else MODELS:
-        how = {arguments.implementation: True}
-        compare(name, arguments.policy, arguments.steps, arguments.guard, how)
+        implementation = {arguments.implementation: True}
+        compare(name, arguments.policy, arguments.steps, arguments.guard, implementation)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,22 @@
-"""Updates per CPU-second of the environment, beside loops that do less.
+"""Updates per CPU-second of the environment, against loops that do less.
 
     python benchmarks/throughput.py [--dacbench]
 
-1. 256 runs of a 64-32-10 MLP, batch size 32, Adam: the environment (telemetry, rewards,
-   batches, infos) against a bare batched loop of forward, backward and in-place Adam over
-   the same tensors, and the same with the drawing of new tasks at each reset. Interleaved
-   in one process, one thread, CPU time, medians.
+Measures what telemetry, rewards, batches and infos cost, in two cases. All loops of a case
+are timed alternately, in one process and one thread. A minute or two.
+
+1. 256 runs of a 64-32-10 MLP, batch size 32, Adam: the environment against a bare batched
+   loop of forward, backward and in-place Adam over the same tensors; and the environment
+   with its resets, which draw new tasks.
 2. The model of DACBench's smallest case (784-10 linear, batch size 32, 320 images): the
    environment against an ordinary loop over one run (forward, backward, torch.optim.AdamW,
    validation on 64 examples; tensors in memory). With ``--dacbench``, DACBench's own
-   environment takes its turns in the same process (``dacbench_case.py``), and the ratio to
-   it is measured: with 64 runs and 25 updates a step, and with DACBench's 1 update a step
-   for 64 runs and for one.
+   environment is timed in the same process (``dacbench_case.py``), against 64 runs with 25
+   updates a step, and with DACBench's 1 update a step for 64 runs and for one.
+
+How to read it: speeds are medians over rounds, and depend on the machine. Ratios are
+medians of ratios within a round: *ratio to the bare loop* 0.7 means that the environment
+makes 0.7 of the loop's updates per second; *ratio to DACBench* 50 means 50 times as many.
 """
 
 from __future__ import annotations
@@ -46,7 +51,7 @@ def make_env(
 
 
 def env_steps(env: optenv.LearningRateVectorEnv, steps: int) -> int:
-    """Step, resets included; updates made."""
+    """Step, with resets, and return the number of updates made."""
     actions = np.zeros((env.num_envs, 1), np.float32)
     made = 0
     for _ in range(steps):
@@ -57,7 +62,10 @@ def env_steps(env: optenv.LearningRateVectorEnv, steps: int) -> int:
 
 
 def bare_updates(env: optenv.LearningRateVectorEnv, updates: int) -> int:
-    """Forward, backward and in-place Adam on the runs' own parameters and data."""
+    """Make updates without the environment, on the parameters and data of its runs.
+
+    They are forward, backward and in-place Adam, batched over runs. Returns their number.
+    """
     group = env.groups[0][1]
     task, data = group.task, group.data
     params = [p.clone().requires_grad_() for p in task.unflatten(group.state.run.params)]
@@ -79,7 +87,10 @@ def bare_updates(env: optenv.LearningRateVectorEnv, updates: int) -> int:
 
 
 def single_updates(updates: int) -> int:
-    """One run in an ordinary loop; DACBench validates on 32 of the 64 at most updates."""
+    """Make updates of one run in an ordinary loop, and return their number.
+
+    It validates on all 64 examples; DACBench does on 32 of them at most updates.
+    """
     model = nn.Linear(784, 10)
     optimizer = torch.optim.AdamW(model.parameters())
     inputs, targets = torch.randn(320, 784), torch.randint(10, (320,))
@@ -95,30 +106,32 @@ def single_updates(updates: int) -> int:
 
 
 def speeds(work: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
-    """Updates per CPU-second of each, measured in turns."""
+    """Return the updates per CPU-second of each loop, timed alternately."""
     for run in work.values():
         run()  # warm up
-    found: dict[str, list[float]] = {name: [] for name in work}
+    measured: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds):
         for name, run in work.items():
             begin = time.process_time()
             updates = run()
-            found[name].append(updates / (time.process_time() - begin))
-    return found
+            measured[name].append(updates / (time.process_time() - begin))
+    return measured
 
 
-def report(found: dict[str, list[float]]) -> None:
-    for name, values in found.items():
+def report(measured: dict[str, list[float]]) -> None:
+    """Print the median speed of each loop."""
+    for name, values in measured.items():
         print(f"  {name:39s} {statistics.median(values):>10,.0f} updates per CPU-second")
 
 
-def ratio(found: dict[str, list[float]], ours: str, other: str) -> float:
-    """Median over the rounds of the ratio within a round."""
-    pairs = zip(found[ours], found[other], strict=True)
+def ratio(measured: dict[str, list[float]], ours: str, other: str) -> float:
+    """Return the median over rounds of the ratio within a round."""
+    pairs = zip(measured[ours], measured[other], strict=True)
     return statistics.median(a / b for a, b in pairs)
 
 
-def beside_bare_loop(rounds: int) -> None:
+def compare_with_bare_loop(rounds: int) -> None:
+    """Time the first case, and print it."""
     print("64-32-10 MLP, batch size 32, 256 runs, Adam, full telemetry")
     mlp = optenv.tasks.MLP(
         batch_size=32, num_train=1024, inputs=64, outputs=10, width=32, depth=1
@@ -133,13 +146,14 @@ def beside_bare_loop(rounds: int) -> None:
         work[f"stepping, {updates} updates a step"] = lambda e=env, n=steps: env_steps(e, n)
     env = make_env(256, mlp, 10)
     work["whole runs with reset, 10 a step"] = lambda: env_steps(env, 41)
-    found = speeds(work, rounds)
-    report(found)
+    measured = speeds(work, rounds)
+    report(measured)
     for name in list(work)[1:]:
-        print(f"  ratio to the bare loop: {name:34s} {ratio(found, name, bare):.2f}")
+        print(f"  ratio to the bare loop: {name:34s} {ratio(measured, name, bare):.2f}")
 
 
-def beside_dacbench(rounds: int, dacbench: Callable[[], int] | None) -> None:
+def compare_with_single_runs(rounds: int, dacbench: Callable[[], int] | None) -> None:
+    """Time the second case, with DACBench if it is given, and print it."""
     print("784-10 linear model, batch size 32, Adam")
     linear = optenv.tasks.MLP(
         batch_size=32, num_train=256, num_validation=64, inputs=784, outputs=10, depth=0
@@ -147,7 +161,7 @@ def beside_dacbench(rounds: int, dacbench: Callable[[], int] | None) -> None:
     loop, theirs = "ordinary loop, one run", "DACBench, one run, 1 update a step"
 
     def episode(runs: int, updates: int) -> Callable[[], int]:
-        """One reset and 100 updates of each run, as in DACBench's episode."""
+        """Return a loop of one reset and 100 updates of each run, as in DACBench."""
         steps = 100 // updates
         env = make_env(runs, linear, updates, horizon=steps)
         return lambda: env_steps(env, steps + 1)
@@ -158,9 +172,9 @@ def beside_dacbench(rounds: int, dacbench: Callable[[], int] | None) -> None:
         work["environment, 64 runs, 1 update a step"] = episode(64, 1)
         work["environment, one run, 1 update a step"] = episode(1, 1)
         work[theirs] = dacbench
-    found = speeds(work, rounds)
-    report(found)
-    to_loop = ratio(found, ours, loop)
+    measured = speeds(work, rounds)
+    report(measured)
+    to_loop = ratio(measured, ours, loop)
     print(f"  ratio to the loop {to_loop:.1f}")
     if dacbench is None:
         print("  --dacbench measures the ratio to DACBench")
@@ -168,7 +182,7 @@ def beside_dacbench(rounds: int, dacbench: Callable[[], int] | None) -> None:
     print("  ratio to DACBench, measured:")
     for name in work:
         if name != theirs:
-            print(f"    {name:39s} {ratio(found, name, theirs):.1f}")
+            print(f"    {name:39s} {ratio(measured, name, theirs):.1f}")
 
 
 def main() -> None:
@@ -183,8 +197,8 @@ def main() -> None:
 
         dacbench = Case()
         print(f"DACBench {dacbench.version} over {dacbench.library}")
-    beside_bare_loop(arguments.rounds)
-    beside_dacbench(arguments.rounds, dacbench)
+    compare_with_bare_loop(arguments.rounds)
+    compare_with_single_runs(arguments.rounds, dacbench)
 
 
 if __name__ == "__main__":

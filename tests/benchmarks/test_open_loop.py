@@ -1,12 +1,12 @@
-"""Arms that do not look at the run, on the very runs of a policy that does."""
+"""Open-loop arms on the same runs as a policy."""
 
 from __future__ import annotations
 
 import numpy as np
-import open_loop as schedules
+import open_loop
 import pytest
 import torch
-from open_loop import Runs, blind, compare, random_search
+from open_loop import Runs, compare, open_loop_returns, random_search
 
 from agents.policy.files import load_policy
 from agents.rl import factory, training
@@ -32,18 +32,18 @@ every_action = pytest.mark.parametrize(
 
 
 def levels_of(action, schedule):
-    """Log-multipliers that a schedule leads through."""
-    level, found = torch.full((1,), action.start), []
-    for said in schedule:
-        level = action.apply(torch.from_numpy(np.asarray(said)[None]), level)
-        found.append(level.item())
-    return found
+    """Return the log-multiplier after each action of a schedule."""
+    level, levels = torch.full((1,), action.start), []
+    for encoded in schedule:
+        level = action.apply(torch.from_numpy(np.asarray(encoded)[None]), level)
+        levels.append(level.item())
+    return levels
 
 
 @every_action
-def test_a_schedule_keeps_as_close_to_its_levels_as_actions_can(action):
+def test_a_schedule_follows_its_levels_as_closely_as_actions_can(action):
     wanted = [-1.0, -2.0, -2.0, 0.0, 2.0, 9.0, 9.0, 9.0, 9.0, 0.0]
-    found = levels_of(action, schedules.schedule_of(action, wanted))
+    found = levels_of(action, open_loop.schedule_of(action, wanted))
     continuous = isinstance(action, actions.Continuous)
     reach = 1.0 if continuous else np.log(max(action.multipliers))
     position = action.start
@@ -55,29 +55,29 @@ def test_a_schedule_keeps_as_close_to_its_levels_as_actions_can(action):
         position = own
 
 
-def test_a_schedule_of_rules_chooses_those_that_are_asked_for():
+def test_a_schedule_of_rules_chooses_the_given_rules():
     action = actions.make(SPECS["rule"])
     asked = [0, 7, 3, 3]
-    schedule = schedules.schedule_of(action, [0.0] * 4, asked)
+    schedule = open_loop.schedule_of(action, [0.0] * 4, asked)
     names = [switching.NAMES[i] for i in action.choose(torch.from_numpy(schedule))]
     assert names == [switching.NAMES[i] for i in asked]
     assert levels_of(action, schedule) == [0.0] * 4
 
 
-def test_shuffled_actions_are_the_same_ones_at_each_step():
+def test_shuffled_actions_are_a_permutation_at_each_step():
     taken = np.random.default_rng(0).integers(0, 7, (5, 50))
-    act = schedules.shuffled(taken, 1)
+    act = open_loop.shuffled(taken, 1)
     mixed = np.stack([act(np.zeros((50, 3)), step) for step in range(5)])
     assert (np.sort(mixed, axis=1) == np.sort(taken, axis=1)).all()
     assert (mixed != taken).any()
 
 
 @every_action
-def test_the_replay_of_a_schedule_is_that_schedule(action):
+def test_replaying_a_schedule_gives_that_schedule(action):
     rng = np.random.default_rng(3)
-    schedule = schedules.random_schedule(action, 8, rng)
+    schedule = open_loop.random_schedule(action, 8, rng)
     taken = np.repeat(schedule[:, None], 5, axis=1)
-    again = schedules.replayed(action, taken)
+    again = open_loop.replayed(action, taken)
     np.testing.assert_allclose(levels_of(action, again), levels_of(action, schedule))
     if isinstance(action, actions.RuleChoice):
         assert (again == schedule).all()
@@ -85,9 +85,9 @@ def test_the_replay_of_a_schedule_is_that_schedule(action):
 
 def test_all_arms_act_on_the_same_runs():
     policy = random_policy(action=SPECS["discrete"], horizon=6, spacing=1.0)
-    first, second = (RUNS.returns(schedules.learned(policy)) for _ in range(2))
+    first, second = (RUNS.returns(open_loop.learned(policy)) for _ in range(2))
     np.testing.assert_array_equal(first[0], second[0])
-    fixed = schedules.fixed(np.full(6, 3))
+    fixed = open_loop.fixed(np.full(6, 3))
     keep, _ = RUNS.returns(fixed)
     assert keep.shape == (3,) and not np.array_equal(keep, first[0])
     other, _ = RUNS._replace(seed=99).returns(fixed)
@@ -96,31 +96,31 @@ def test_all_arms_act_on_the_same_runs():
 
 def test_the_best_constant_action_is_the_best_of_all():
     policy = random_policy(action=SPECS["discrete"], horizon=6, spacing=1.0)
-    searched = schedules.schedule_of(RUNS.action, [0.0] * 6)
-    found = compare(RUNS, policy, blind(RUNS, 6, searched))
-    each = [RUNS.returns(schedules.fixed(np.full(6, k)))[0].mean() for k in range(7)]
+    searched = open_loop.schedule_of(RUNS.action, [0.0] * 6)
+    found = compare(RUNS, policy, open_loop_returns(RUNS, 6, searched))
+    each = [RUNS.returns(open_loop.fixed(np.full(6, k)))[0].mean() for k in range(7)]
     assert found["best constant action"].mean() == max(each)
     np.testing.assert_array_equal(
         found["best of random schedules"],
-        RUNS.returns(schedules.fixed(searched))[0],
+        RUNS.returns(open_loop.fixed(searched))[0],
     )
     assert next(iter(found)) == "policy" and len(found) == 6
 
 
-def test_random_search_spends_its_budget_and_keeps_the_best():
+def test_random_search_spends_its_budget_and_returns_the_best():
     tried = []
-    best = random_search(RUNS, 6, 6 * 6 * 5 + 3, seed=0, ended=lambda: tried.append(1))
+    best = random_search(RUNS, 6, 6 * 6 * 5 + 3, seed=0, on_trial=lambda: tried.append(1))
     assert len(tried) == 5
     rng = np.random.default_rng(0)
-    every = [schedules.random_schedule(RUNS.action, 6, rng) for _ in range(5)]
-    scores = [RUNS.returns(schedules.fixed(s))[0].mean() for s in every]
+    every = [open_loop.random_schedule(RUNS.action, 6, rng) for _ in range(5)]
+    scores = [RUNS.returns(open_loop.fixed(s))[0].mean() for s in every]
     np.testing.assert_array_equal(best, every[int(np.argmax(scores))])
     with pytest.raises(ValueError, match=r"budget must be enough .* got 35"):
-        random_search(RUNS, 6, 35, seed=0, ended=lambda: None)
+        random_search(RUNS, 6, 35, seed=0, on_trial=lambda: None)
 
 
 def test_a_policy_that_cannot_act_on_the_runs_is_refused():
-    with pytest.raises(ValueError, match=r"benchmarks/memory\.py judges it"):
+    with pytest.raises(ValueError, match=r"benchmarks/memory\.py evaluates it"):
         compare(RUNS, random_policy(memory=3), {})
     with pytest.raises(ValueError, match="the policy's action is Continuous"):
         compare(RUNS, random_policy(), {})
@@ -129,7 +129,7 @@ def test_a_policy_that_cannot_act_on_the_runs_is_refused():
 
 
 @pytest.mark.slow
-def test_an_agent_that_chooses_rules_beats_all_that_does_not_look(tmp_path):
+def test_an_agent_that_chooses_rules_beats_open_loop_arms(tmp_path):
     agent = "ppo-rules"
     env_id, steps = PRESETS[agent]["env_id"], 81_920
     own = {
@@ -144,7 +144,7 @@ def test_an_agent_that_chooses_rules_beats_all_that_does_not_look(tmp_path):
     train = Runs(env_id, own, groups=8, seed=5_000)
     test = Runs(env_id, {**own, "tasks": ["quadratic/test", "logistic/test"]}, seed=10_000)
     searched = random_search(train, 20, steps, 0, lambda: None)
-    found = compare(test, policy, blind(test, 20, searched))
+    found = compare(test, policy, open_loop_returns(test, 20, searched))
     for name, values in found.items():
         gain = found["policy"] - values
         error = gain.std(ddof=1) / np.sqrt(len(gain))
