@@ -1,4 +1,4 @@
-"""Short tasks, an arm, made-up results and the command, for tests of comparisons."""
+"""Short tasks, an arm, made-up rows, and the command, for tests of the evaluation."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ ADAMW_ARM = Arm("AdamW", partial(adamw, lr=1e-2))
 
 
 def short(name, updates=8):
+    """Return a held-out task with few updates."""
     return dataclasses.replace(task_named(name), updates=updates, validation_size=64)
 
 
 def row(task, arm, seed, loss, learned=False, trace=True):
+    """Return a row that falls from 2 to ``loss`` in 10 updates."""
     return {
         "task": task,
         "arm": arm,
@@ -39,11 +41,11 @@ def row(task, arm, seed, loss, learned=False, trace=True):
 
 
 def runs_of(task, arm, losses, **changed):
-    """Rows of an arm on a task, a seed for every loss."""
+    """Return rows of an arm on a task, a seed for every loss."""
     return [{**row(task, arm, s, loss), **changed} for s, loss in enumerate(losses)]
 
 
 def benchmark(*arguments):
-    """Result of ``python -m agents.evaluation``, run in this process."""
+    """Run ``python -m agents.evaluation`` in this process, and return click's result."""
     main = importlib.import_module("agents.evaluation.__main__").main
     return CliRunner().invoke(main, [str(a) for a in arguments])

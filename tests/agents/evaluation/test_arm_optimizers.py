@@ -1,4 +1,4 @@
-"""The optimizers that we made to compare with do what their papers say."""
+"""Adam-HD, and Muon with AdamW, against hand computations and torch."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_hidden_weights_are_neither_first_nor_last_nor_embeddings():
 
 
 @needs_muon
-def test_muon_and_adamw_each_move_their_own_by_their_own_rate():
+def test_muon_and_adamw_update_separate_groups_with_their_own_lr():
     module = torch.nn.Sequential(*(torch.nn.Conv2d(2, 2, 3, padding=1) for _ in range(3)))
     optimizer = MuonAdamW(module)
     middle = module[1].weight

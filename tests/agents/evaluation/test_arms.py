@@ -1,4 +1,4 @@
-"""The further baselines: every arm runs, and the searches choose."""
+"""Arms of the table: every one trains; searches choose among their own settings."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_missing_package_is_named_with_its_extra(name, monkeypatch):
         ARMS[name].factory([torch.nn.Parameter(torch.ones(2))], 10)
 
 
-def test_a_name_that_a_package_lost_is_an_import_error():
+def test_a_name_missing_in_a_package_is_an_import_error():
     with pytest.raises(ImportError, match=r"Lost of the package pytorch .*benchmark"):
         import_optional("torch", "Lost", "pytorch")
 
@@ -118,7 +118,7 @@ def test_warm_up_rises_for_a_twentieth_of_the_run_and_ends_at_zero():
     assert found == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0])
 
 
-def test_plateaus_lower_the_rate_and_progress_does_not():
+def test_plateaus_lower_the_lr_and_progress_does_not():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=1.0)
     watch = plateau(optimizer, 500)  # windows of ten updates
     noisy = [2.0 - t / 500 + (-1) ** t for t in range(300)]
@@ -150,7 +150,7 @@ def test_watchers_are_called_with_the_loss_after_each_update():
     assert seen[-1][1] == result["train_loss"]
 
 
-def test_the_rate_of_mechanic_is_the_one_in_force():
+def test_the_lr_trace_of_mechanic_is_the_lr_in_force():
     rates = train(available("Mechanic AdamW"), short("friedman", 20), 0)["lr_trace"]
     assert len(rates) == 20 and 0 <= rates[0][1] < rates[-1][1] < 1
 
@@ -186,7 +186,7 @@ def test_each_search_chooses_among_its_own_settings():
         assert choose(means, search)["a"].lr == lr
 
 
-def test_tuned_baselines_run_with_the_rate_that_is_tried():
+def test_tuned_arms_use_the_learning_rate_of_their_choice():
     assert {choice.schedule for choice in SCHEDULE_FREE.choices} == {"constant"}
     assert {choice.schedule for choice in SOAP.choices} == {"cosine"}
     for search, module in ((SCHEDULE_FREE, "schedulefree"), (SOAP, "pytorch_optimizer")):
@@ -196,7 +196,7 @@ def test_tuned_baselines_run_with_the_rate_that_is_tried():
         assert optimizer.param_groups[0]["lr"] == 0.03
 
 
-def test_results_of_another_rule_of_ours_are_not_taken_for_this_ones():
+def test_the_key_of_orthogonal_adam_has_the_default_policys_rule():
     arm = grid_arms(ORTHOGONAL)[0]
     assert job_key(Job(arm, HELDOUT[0], 0))["spec"] == repr(RULE)
 

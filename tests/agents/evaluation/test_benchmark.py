@@ -1,4 +1,4 @@
-"""The command that runs the whole benchmark, and goes on where it stopped."""
+"""The command that runs the whole benchmark, and continues where it stopped."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def results(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_one_command_leaves_all_results(results):
+def test_one_command_writes_all_results(results):
     out, _, text = results
     assert {path.name for path in out.iterdir()} == FILES
     assert len(lines(out)) == BASELINES + 2 * (OURS + CONTROL)
@@ -84,7 +84,7 @@ def test_one_command_leaves_all_results(results):
 
 
 @pytest.mark.slow
-def test_a_second_call_runs_nothing_anew(results):
+def test_a_second_call_reuses_all_runs(results):
     out, arguments, text = results
     written = (out / "rows.jsonl").read_bytes(), (out / "rows.jsonl").stat().st_mtime_ns
     again = done(out, *arguments)
@@ -114,7 +114,7 @@ def test_a_changed_policy_reruns_its_own_arms_alone(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_half_written_is_repaired(results, tmp_path):
+def test_an_incomplete_results_file_is_repaired(results, tmp_path):
     out, arguments, text = results
     content = (out / "rows.jsonl").read_bytes()
     (tmp_path / "rows.jsonl").write_bytes(content[:-30])
@@ -145,7 +145,7 @@ def test_replay_has_the_mean_learning_rates_of_the_policy(results):
     assert first[2:] == pytest.approx(mean[2:], abs=1e-5)
 
 
-def test_where_nothing_is_learned_there_is_no_summary(tmp_path, capsys):
+def test_without_learning_there_is_no_summary(tmp_path, capsys):
     for name in ("summary.csv", "losses.png", "profiles.png"):
         (tmp_path / name).write_text("of an earlier call")
     rows = [row("a", arm, 0, 3.0) for arm in (DEFAULT, TUNED)]
@@ -157,7 +157,7 @@ def test_where_nothing_is_learned_there_is_no_summary(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_an_interrupted_benchmark_goes_on(tmp_path):
+def test_an_interrupted_benchmark_continues(tmp_path):
     command = [
         sys.executable, "-m", "agents.evaluation", *TINY, "--length", "0.3",
         "--workers", "1", "--out", str(tmp_path),

@@ -1,4 +1,4 @@
-"""The tasks of the benchmark: many, real, and none that policies are selected on."""
+"""The benchmark's tasks: many, real, and disjoint from the selection tasks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.helpers.benchmark_rows import ADAMW_ARM
 pytest.importorskip("sklearn")
 
 
-def test_the_benchmark_is_large_real_and_apart_from_the_selection():
+def test_the_benchmark_is_large_real_and_disjoint_from_the_selection():
     assert len(BENCHMARK) >= 16 and BENCHMARK[: len(HELDOUT)] == HELDOUT
     assert sum(task.kind == "real" for task in BENCHMARK) >= 12
     names = [task.name for task in BENCHMARK + SELECTION]
@@ -30,7 +30,7 @@ def test_the_benchmark_is_large_real_and_apart_from_the_selection():
 
 
 @pytest.mark.parametrize("task", BENCHMARK, ids=lambda task: task.name)
-def test_every_task_trains(task):
+def test_every_benchmark_task_trains(task):
     state = torch.get_rng_state()
     result = train(ADAMW_ARM, replace(task, updates=2), 0, curve_points=0)
     losses = result["initial_validation_loss"], result["validation_loss"]

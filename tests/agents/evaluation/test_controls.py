@@ -1,4 +1,4 @@
-"""Controls of a policy: the same optimizer, without what the policy has learned or sees."""
+"""Controls of a policy: without what it has learned, or without its observations."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def logs(row, policy, task, lr=1e-3):
 
 @ACTIONS
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_the_shifts_of_a_run_are_those_of_its_learning_rates(action, task):
+def test_shifts_of_a_run_reproduce_its_learning_rates(action, task):
     policy = random_policy(action=action)
     row = run(policy, task)
     assert len(row["shifts"]) == task.updates and np.std(row["shifts"]) > 0
@@ -81,7 +81,7 @@ def test_replay_is_the_mean_schedule_of_the_policy_on_every_task(action):
 
 
 @ACTIONS
-def test_noise_moves_as_much_as_the_policy_and_no_further(action):
+def test_noise_has_the_size_of_the_policys_shifts_and_is_clipped(action):
     policy = random_policy(action=action)
     runs = np.array([[0.1, -0.3, 0.0], [0.3, -0.3, 0.2], [0.2, -0.3, 0.1]])
     drawn = np.array([noise(policy, runs, seed).moves * 4.0 for seed in range(1000)])
@@ -94,12 +94,12 @@ def test_noise_moves_as_much_as_the_policy_and_no_further(action):
     assert wild.abs().max() == pytest.approx(largest)
 
 
-def test_what_is_blind_does_the_same_on_every_run():
+def test_an_open_loop_policy_does_the_same_on_every_run():
     policy = random_policy()
-    blind = OpenLoopPolicy(policy, [0.5, -1.0])
-    assert isinstance(pickle.loads(pickle.dumps(blind)), OpenLoopPolicy)
+    open_loop = OpenLoopPolicy(policy, [0.5, -1.0])
+    assert isinstance(pickle.loads(pickle.dumps(open_loop)), OpenLoopPolicy)
     for _ in range(2):  # the optimizer counts on a copy
-        found = run(blind, short("friedman", 4))["shifts"]
+        found = run(open_loop, short("friedman", 4))["shifts"]
         assert found == pytest.approx([0.5, -1.0, 0.0, 0.0])
     with pytest.raises(ValueError, match=r"shifts must lie in ±6, got \[7.0\]"):
         OpenLoopPolicy(policy, [7.0])
@@ -116,7 +116,7 @@ def test_what_is_blind_does_the_same_on_every_run():
     ],
     ids=["PPO", "DQN"],
 )
-def test_untrained_weights_are_like_those_a_training_begins_with(
+def test_untrained_weights_are_distributed_like_initial_ones(
     algorithm, env_id, arguments, tmp_path
 ):
     model = algorithm("MlpPolicy", gym.make(env_id), seed=0, **arguments)
@@ -132,17 +132,17 @@ def test_untrained_weights_are_like_those_a_training_begins_with(
         assert ours.norm() == pytest.approx(theirs.norm().item(), rel=0.3)
 
 
-def test_controls_are_baselines_that_run_like_the_policy():
-    entrant = PolicyArms("mine", random_policy(), (1e-3, 1e-2))
+def test_controls_are_reported_as_baselines_and_start_like_the_policy():
+    policy_arms = PolicyArms("mine", random_policy(), (1e-3, 1e-2))
     rows = [
-        {**run(entrant.policy, task, seed, lr), "arm": entrant.name(lr)}
+        {**run(policy_arms.policy, task, seed, lr), "arm": policy_arms.name(lr)}
         for task in TASKS
-        for lr in entrant.rates
+        for lr in policy_arms.rates
         for seed in (0, 1)
     ]
-    jobs = list(control_jobs(entrant, rows, TASKS, (0, 1)))
+    jobs = list(control_jobs(policy_arms, rows, TASKS, (0, 1)))
     assert len(jobs) == len(CONTROLS) * len(rows)
-    names = {f"mine {kind} lr {lr:g}" for kind in CONTROLS for lr in entrant.rates}
+    names = {f"mine {kind} lr {lr:g}" for kind in CONTROLS for lr in policy_arms.rates}
     assert {job.arm.name for job in jobs} == names
     policies: dict[str, set[str]] = {}
     for job in jobs:
@@ -157,4 +157,4 @@ def test_controls_are_baselines_that_run_like_the_policy():
     starts = {row["initial_validation_loss"] for row in results}
     assert starts == {rows[0]["initial_validation_loss"]}
     with pytest.raises(ValueError, match="needs the decisions of the policy"):
-        list(control_jobs(entrant, [], TASKS, (0,)))
+        list(control_jobs(policy_arms, [], TASKS, (0,)))

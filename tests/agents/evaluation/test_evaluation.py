@@ -37,7 +37,7 @@ class TakesLoss(torch.optim.SGD):
         return super().step(closure)
 
 
-def test_learned_arms_are_given_the_detached_loss():
+def test_learned_arms_get_the_detached_loss():
     arm = Arm("ours", lambda params, total: TakesLoss(params, lr=0.1), takes_loss=True)
     TakesLoss.seen.clear()
     result = train(arm, short("friedman"), 0)
@@ -60,7 +60,7 @@ class BreaksAtOnce(Breaks):
     works = 0
 
 
-def test_an_optimizer_of_others_that_raises_has_diverged_and_ours_has_a_bug():
+def test_an_optimizer_that_raises_has_diverged_unless_it_is_ours():
     factory = partial(Breaks, lr=0.1)
     arm = Arm("theirs", lambda params, total: factory(params))
     with pytest.warns(UserWarning, match=r"theirs failed at update 3 of friedman, seed 0"):
@@ -88,7 +88,7 @@ def test_schedules_start_at_the_base_and_end_near_zero():
     assert rates == sorted(rates, reverse=True) and rates[-1] < 0.01 * 3e-2
 
 
-def test_schedule_free_is_judged_at_its_averages():
+def test_schedule_free_is_evaluated_at_its_averages():
     pytest.importorskip("schedulefree")
     modes = []
 
@@ -113,7 +113,7 @@ def test_schedule_free_is_judged_at_its_averages():
     assert result["initial_validation_loss"] == plain["initial_validation_loss"]
 
 
-def test_arms_see_the_same_run_and_a_diverged_one_is_kept(tmp_path):
+def test_arms_share_the_initial_loss_and_diverged_runs_are_kept(tmp_path):
     pytest.importorskip("matplotlib")
     wild = Arm("wild", lambda params, total: torch.optim.SGD(params, lr=1e9))
     tasks = [short("friedman", 20), short("module-classifier")]
@@ -165,7 +165,7 @@ def grid_rows(task, best):
     return [row(task, name, seed, losses[name]) for name in losses for seed in (0, 1)]
 
 
-def test_tuning_picks_the_best_mean_and_shuns_what_is_not_finite():
+def test_tuning_picks_the_best_mean_and_avoids_non_finite_losses():
     rows = grid_rows("a", Choice(1e-2, "wsd"))
     assert {row["arm"] for row in rows} == {arm.name for arm in grid_arms(ADAMW)}
     assert choose(mean_losses(rows, ADAMW), ADAMW) == {"a": Choice(1e-2, "wsd")}

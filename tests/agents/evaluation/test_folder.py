@@ -1,4 +1,4 @@
-"""Tasks on data from a folder: read where it is, named where it is not."""
+"""Tasks on data from a folder; missing files are named."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tasks():
     return {task.name: task for task in folder_tasks(FOLDER)}
 
 
-def test_what_a_folder_lacks_is_named(tmp_path):
+def test_missing_files_of_a_folder_are_named(tmp_path):
     with pytest.warns(UserWarning) as caught:
         assert folder_tasks(tmp_path) == ()
     texts = [str(warning.message) for warning in caught]
@@ -42,14 +42,14 @@ def test_what_a_folder_lacks_is_named(tmp_path):
         ("images_background_small1.zip", "small1.zip is not a zip archive"),
     ],
 )
-def test_a_file_that_is_not_what_its_name_says_is_refused_at_once(name, message, tmp_path):
+def test_a_file_with_the_wrong_content_is_refused_at_once(name, message, tmp_path):
     (tmp_path / name).write_text("junk")
     with pytest.raises(ValueError, match=message):
         folder_tasks(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:images_background")
-def test_training_text_never_holds_what_validates(tmp_path):
+def test_training_text_and_validation_text_are_disjoint(tmp_path):
     (tmp_path / "tinyshakespeare.txt").write_text("a" * 900 + "b" * 100)
     task = folder_tasks(tmp_path)[0]
     rng = np.random.default_rng(0)
@@ -61,7 +61,7 @@ def test_training_text_never_holds_what_validates(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:images_background")
-def test_runs_on_other_files_of_the_same_name_are_other_runs(tmp_path):
+def test_keys_tell_files_of_the_same_name_apart(tmp_path):
     keys = []
     for i, text in enumerate(["a" * 1000, "a" * 1000, "b" * 1000]):
         folder = tmp_path / str(i)
@@ -71,7 +71,7 @@ def test_runs_on_other_files_of_the_same_name_are_other_runs(tmp_path):
     assert keys[0] == keys[1] != keys[2]
 
 
-def test_each_task_trains(tasks):
+def test_every_folder_task_trains(tasks):
     adamw = default_arms()[0]
     for task in tasks.values():
         again = pickle.loads(pickle.dumps(task))
@@ -79,7 +79,7 @@ def test_each_task_trains(tasks):
         assert result["validation_loss"] < result["initial_validation_loss"]
 
 
-def test_drawings_are_ink_on_paper_by_other_drawers(tasks):
+def test_omniglot_splits_share_no_drawing(tasks):
     task, rng = tasks["omniglot-cnn"], np.random.default_rng(0)
     images, labels = task.sample("train", rng, 2000)
     held, _ = task.sample("validation", rng, 2000)

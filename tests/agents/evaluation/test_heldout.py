@@ -1,4 +1,4 @@
-"""The held-out tasks: what they are, and that their splits are apart."""
+"""The held-out tasks: reproducible, with disjoint splits, and learnable."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_loss_decreases(task):
     ]
 
 
-def test_validation_loss_keeps_the_mode_and_the_statistics():
+def test_validation_loss_restores_mode_and_statistics():
     problem = task_named("photo-cnn").build(0)
     before = [value.clone() for value in problem.module.state_dict().values()]
     for training in (True, False):
@@ -122,7 +122,7 @@ def test_splits_of_the_text_share_no_file_and_snippets_no_character():
     assert not np.intersect1d(seen["train"], seen["validation"]).size
 
 
-def test_language_models_predict_the_next_character_and_see_no_later_one():
+def test_language_models_predict_the_next_character_and_are_causal():
     inputs, targets = text.sentences("train", np.random.default_rng(0), 4, 24)
     assert torch.equal(inputs[:, 1:], targets[:, :-1])
     assert 0 <= inputs.min() and inputs.max() < text.CHARACTERS
@@ -133,6 +133,6 @@ def test_language_models_predict_the_next_character_and_see_no_later_one():
         torch.testing.assert_close(module(inputs)[:, :12], module(changed)[:, :12])
 
 
-def test_a_missing_file_of_the_library_is_named():
+def test_a_missing_file_of_the_standard_library_is_named():
     with pytest.raises(FileNotFoundError, match="nothing_here"):
         text.source("nothing_here.py")

@@ -26,9 +26,7 @@ def measured(ours, theirs=(1.0,), gap_fraction=1.0, **changed):
     [(1.5, 0.5), (1.0, 1.0), (0.9, 1.1), (0.5, 1.2), (2.0, 0.0), (3.0, 0.0),
      (math.inf, 0.0), (math.nan, 0.0)],
 )  # fmt: skip
-def test_normalised_loss_is_relative_to_the_mean_of_the_reference_and_bounded(
-    loss, expected
-):
+def test_normalised_loss_is_relative_to_the_reference_mean_and_bounded(loss, expected):
     found = measured([loss, 1.0], theirs=[0.8, 1.2])
     assert found[0].normalised == pytest.approx(expected)
     assert found[0].diverged == (not loss <= 2.0)

@@ -1,4 +1,4 @@
-"""Lengths of runs: how far above its best an optimizer ends."""
+"""Overshoot: how far above its lowest loss an arm ends."""
 
 from __future__ import annotations
 

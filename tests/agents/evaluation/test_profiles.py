@@ -1,4 +1,4 @@
-"""How arms stand over all tasks: profiles, speed-ups, wins and worst cases."""
+"""Comparison of arms over all tasks: profiles, speed-ups, wins and worst cases."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_time_of_a_task_is_the_median_over_seeds():
     assert time_ratios(runs)["x"] == [1.0] and time_ratios(runs)["y"] == [math.inf]
 
 
-def test_mean_speedup_counts_every_task_alike_and_keeps_misses():
+def test_mean_speedup_weights_tasks_equally_and_includes_misses():
     runs = times(x=[[2.5, 10.0, 5.0], [math.inf]])
     assert mean_speedup(runs, "x") == pytest.approx((2.0 * 0.25) ** 0.5)
 
@@ -84,7 +84,7 @@ def test_a_task_can_be_won_and_tied():
         versus(rows, "ours", "lost")
 
 
-def test_a_lead_is_the_paired_difference_of_normalised_losses_and_its_spread_over_seeds():
+def test_a_lead_is_the_mean_paired_difference_of_normalised_losses():
     # On "a" the way is 1, on "b" it is 0.5; the initial loss of both is 2.
     rows = runs_of("a", TUNED, [0.9, 1.1]) + runs_of("b", TUNED, [1.5, 1.5])
     rows += runs_of("a", "ours", [0.85, 1.05]) + runs_of("b", "ours", [1.5, 1.48])

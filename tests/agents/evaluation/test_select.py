@@ -1,4 +1,4 @@
-"""Who takes part in a benchmark: what a user names, and misnames."""
+"""Selection of arms, tasks and policies, and messages for unknown names."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_mistake_is_named_with_what_is_valid(arguments, message, tmp_path):
     assert not (tmp_path / "run").exists(), "nothing is written before the check"
 
 
-def test_all_names_of_arms_and_tasks_are_listed(tmp_path):
+def test_an_unknown_arm_or_task_lists_all_valid_names(tmp_path):
     arms = " ".join(invoke("--arm", "x", "--out", tmp_path / "run").output.split())
     names = [*(arm.name for arm in untuned_arms()), SHARED, *SEARCHES]
     assert arms.endswith(", ".join(names))
@@ -55,7 +55,7 @@ def test_a_missing_package_is_named_before_anything_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["SOAP", "SOAP tuned"])
-def test_a_missing_package_is_found_out_before_anything_runs(name, monkeypatch):
+def test_a_missing_package_raises_when_arms_are_selected(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
     with pytest.raises(ImportError, match=r"SOAP.* cannot run: .*optenv\[benchmark\]"):
         select_arms([name])
@@ -67,7 +67,7 @@ def test_policies_are_named_after_their_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     paths = ["a", "b/policy", "c/a/policy.json", "c/other", "a/policy"]
     found = load_policy_arms(paths, [1e-3, 1e-3])
-    labels = [entrant.label for entrant in found]
+    labels = [policy_arms.label for policy_arms in found]
     mark = found[2].policy.fingerprint()[:6]
     assert labels == ["a", "b", f"a-{mark}", "other"]
     assert found[0].rates == (1e-3,) and found[0].arms()[0].name == "a lr 0.001"

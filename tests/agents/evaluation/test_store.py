@@ -1,4 +1,4 @@
-"""Finished runs are kept, found again by what they were, and never run twice."""
+"""The store of finished runs: read back by key, and never run twice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROW = {**row("friedman", "AdamW", 0, math.inf), "train_loss": math.nan}
 
 
 def stored(path, jobs):
-    """Rows of the jobs, and how many of them were reused and run."""
+    """Return the rows of the jobs, and how many of them were reused and run."""
     runs = StoredRuns(Store(path), None, lambda: None)
     return runs(jobs), (runs.reused, runs.ran)
 
@@ -42,7 +42,7 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
     assert read["curve"][-1] == [10, "inf"]
 
 
-def test_the_last_of_two_runs_with_one_key_counts(tmp_path):
+def test_the_last_run_of_a_key_counts(tmp_path):
     store = Store(tmp_path / "rows.jsonl")
     for loss in (1.0, 0.5):
         store.add(job_key(JOB), row("friedman", "AdamW", 0, loss))
@@ -71,7 +71,7 @@ def test_a_run_of_another_key_is_not_reused(other, tmp_path):
     assert store.get(job_key(JOB)) and store.get(job_key(other)) is None
 
 
-def test_the_key_of_a_policy_is_what_it_does():
+def test_the_key_of_a_policy_is_its_fingerprint():
     def key(policy):
         return job_key(JOB._replace(arm=learned_arm("ours", policy, lr=1e-3)))
 
@@ -80,7 +80,7 @@ def test_the_key_of_a_policy_is_what_it_does():
     assert key(policy)["policy"] == policy.fingerprint() and key(policy)["lr"] == 1e-3
 
 
-def test_only_what_is_missing_is_run(tmp_path):
+def test_only_missing_jobs_are_run(tmp_path):
     path = tmp_path / "rows.jsonl"
     jobs = [JOB._replace(seed=seed) for seed in (0, 1)]
     first, counts = stored(path, jobs[1:])
@@ -92,7 +92,7 @@ def test_only_what_is_missing_is_run(tmp_path):
     assert counts == (2, 0) and again == both and path.read_bytes() == content
 
 
-def test_long_runs_are_run_first_and_given_in_order(tmp_path):
+def test_long_runs_are_run_first_and_returned_in_order(tmp_path):
     path = tmp_path / "rows.jsonl"
     jobs = [JOB._replace(task=short("friedman", n)) for n in (2, 8, 4)]
     rows, _ = stored(path, jobs)
@@ -101,7 +101,7 @@ def test_long_runs_are_run_first_and_given_in_order(tmp_path):
     assert written == [8, 4, 2]
 
 
-def test_what_is_half_written_is_dropped_and_run_again(tmp_path):
+def test_an_incomplete_last_line_is_dropped_and_run_again(tmp_path):
     path = tmp_path / "rows.jsonl"
     jobs = [JOB._replace(seed=seed) for seed in (0, 1)]
     stored(path, jobs)
@@ -126,7 +126,7 @@ def test_a_damaged_line_is_named(line, tmp_path):
         Store(path)
 
 
-def test_a_folder_is_one_process_s_at_a_time_and_free_once_it_ends(tmp_path):
+def test_a_folder_is_locked_by_one_process_until_it_ends(tmp_path):
     pytest.importorskip("fcntl")
     with (
         exclusive(tmp_path),

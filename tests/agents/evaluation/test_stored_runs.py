@@ -1,4 +1,4 @@
-"""What is said of the shipped policies on the benchmark is what the stored runs come to."""
+"""The documented results of the shipped policies are those of the stored runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RATES = {
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
-    """What the benchmark prints of the stored runs, by base learning rate."""
+    """Return what the benchmark prints of the stored runs, by base learning rate."""
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "run_jobs", refuse)
@@ -43,26 +43,26 @@ def tables(tmp_path_factory):
 
 
 def refuse(jobs, *_):
-    """Stands in for running: nothing may be missing."""
+    """Fail if a run is missing, in place of running it."""
     assert not jobs, f"{len(jobs)} runs are not stored, as of {jobs[0].arm}"
     return []
 
 
 def line(text, title, name):
-    """Words after the name of an arm, in the first such line after a title."""
+    """Return the cells after the name of an arm, in its first line after a title."""
     _, _, rest = text.partition(title)
     return re.search(rf"^{re.escape(name)} lr \S+ +(.*)$", rest, re.MULTILINE)[1]
 
 
-def said(document, start, end):
-    """Cells of the row of a table that begins so, after its ``end``."""
+def documented(document, start, end):
+    """Return the cells from the index ``end`` on, of the table row that begins so."""
     text = document.read_text().replace("−", "-")
     row = re.search(rf"^\| `{re.escape(start)}.*$", text, re.MULTILINE)[0]
     return [cell.strip() for cell in row.strip("|").split("|")][end:]
 
 
 @pytest.mark.parametrize(("rate", "name"), [(r, name) for r in RATES for name in RATES[r]])
-def test_tables_of_policies_are_those_of_the_stored_runs(rate, name, tables):
+def test_documented_tables_match_the_stored_runs(rate, name, tables):
     text = tables[rate]
     standing = line(text, "P(better)", name)
     words = standing.split()
@@ -73,10 +73,10 @@ def test_tables_of_policies_are_those_of_the_stored_runs(rate, name, tables):
     against = re.search(r"^AdamW tuned +(.*±.*)$", totals, re.MULTILINE)[1]
     leads = re.findall(r"[+-]\d+\.\d ±\d+\.\d", against)
     ahead = leads[RATES[rate].index(name)]
-    assert said(README, f"{name}`", 3) == [f"{won}", f"{best} ({tied})", ahead, iqm]
+    assert documented(README, f"{name}`", 3) == [f"{won}", f"{best} ({tied})", ahead, iqm]
     if name == "default":  # the other table has it as it was on another machine
         return
-    *first, speedup, cpu, diverged = said(POLICIES, f"{name}`*", 1)
+    *first, speedup, cpu, diverged = documented(POLICIES, f"{name}`*", 1)
     assert first == [f"{won} of 20", f"{best} ({tied}) of 20", ahead, iqm]
     assert diverged == f"{words[-1]} of 100"
     assert float(words[6]) == float(speedup)

@@ -1,4 +1,4 @@
-"""Aggregates with bootstrap intervals, the table of a benchmark and its pictures."""
+"""Bootstrap intervals, summaries of arms with their table, and pictures of profiles."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_iqm_leaves_out_the_best_and_the_worst_quarter():
     assert iqm([[0.0, 1.0, 2.0, 6.0, 7.0]]).value == 3.0
 
 
-def test_interval_is_that_of_drawing_seeds_anew():
+def test_interval_is_that_of_resampling_seeds():
     # Draws of [0, 1] have the means 0, 0.5, 0.5 and 1, the outer two with odds of 1 in 4.
     assert iqm([[0.0, 1.0]]) == (0.5, 0.0, 1.0)
     values = np.random.default_rng(0).normal(size=(10, 20))
@@ -34,7 +34,7 @@ def test_interval_is_that_of_drawing_seeds_anew():
     assert low < value < high and 0.2 < high - low < 0.5
 
 
-def test_seeds_are_drawn_within_tasks():
+def test_seeds_are_resampled_within_tasks():
     assert iqm([[0.0] * 3, [1.0] * 3, [2.0] * 3, [5.0] * 3]) == (1.5, 1.5, 1.5)
 
 
@@ -92,7 +92,7 @@ def benchmark(losses, tasks=4, seeds=2):
 LOSSES = {DEFAULT: 1.3, "Prodigy": math.inf, TUNED: 1.0, "PPO (ours)": 0.9}
 
 
-def test_summary_puts_all_measures_together():
+def test_summary_has_the_expected_measures():
     found = {each.arm: each for each in summarize(benchmark(LOSSES))}
     assert list(found) == list(LOSSES)
     tuned, ours, bad = found[TUNED], found["PPO (ours)"], found["Prodigy"]
@@ -111,7 +111,7 @@ def test_summary_does_not_depend_on_the_order_of_runs():
     assert backwards == sorted(summarize(rows), key=lambda each: each.arm)
 
 
-def test_table_has_a_line_an_arm_and_fits():
+def test_summary_table_has_a_line_an_arm_and_fits():
     names = [f"An optimizer of ours, no. {i:02d}" for i in range(12)]
     text = format_summary(benchmark({**LOSSES, **dict.fromkeys(names, 1.1)}))
     lines = text.splitlines()
@@ -121,7 +121,7 @@ def test_table_has_a_line_an_arm_and_fits():
     assert line.split()[-3:] == ["4/4/0", "4/4/0", "0"]
 
 
-def test_table_does_without_intervals_and_baselines():
+def test_summary_table_works_without_intervals_and_baselines():
     text = format_summary(benchmark({TUNED: 1.0}, seeds=1), baselines=[], gap_fraction=0.98)
     assert text.splitlines()[-1].split() == (
         [*TUNED.split(), "1.000", "0.492", "0.50", "100%", "1.00", "1.00", "1.00", "0"]

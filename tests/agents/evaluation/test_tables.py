@@ -1,4 +1,4 @@
-"""Statistics, table, file and pictures of a comparison."""
+"""Paired differences, and the table, file and curves of a comparison."""
 
 from __future__ import annotations
 
