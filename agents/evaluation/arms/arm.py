@@ -117,7 +117,7 @@ class ArmEntry:
 
     @property
     def tuning(self) -> Literal["none", "each task", "all tasks"]:
-        """What the settings are tuned for."""
+        """Scope of the tuning: none, each task, or all tasks together."""
         if isinstance(self.optimizer, Arm):
             return "none"
         return "all tasks" if self.shared else "each task"

@@ -1,4 +1,4 @@
-"""The short list of arms, which ``train_agent.py`` compares a policy with.
+"""Short list of arms, with which ``train_agent.py`` compares a policy.
 
 AdamW is there with torch's defaults; *tuned*, with the learning rate and schedule that are
 best for the task; and *shared*, with the one setting that is best for all tasks together.

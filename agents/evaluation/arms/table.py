@@ -1,4 +1,4 @@
-"""The table of all arms of the benchmark.
+"""Table of all arms of the benchmark.
 
 :data:`ARMS` is the one list that the command line, its help and the documentation are
 drawn from: an arm or a search by the name of its column, with a line that describes it and

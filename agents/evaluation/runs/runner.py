@@ -83,7 +83,7 @@ def evaluate(
 
 
 class BaselineRuns:
-    """The short list of arms, run in worker processes while this one goes on.
+    """Runs of the short list of arms, in worker processes while this one goes on.
 
     Close it, as with ``contextlib.closing``, to end the processes.
 

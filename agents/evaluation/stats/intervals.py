@@ -42,7 +42,7 @@ class Interval(NamedTuple):
 
     @property
     def decided(self) -> bool:
-        """Whether the interval excludes zero."""
+        """True if the interval excludes zero."""
         return abs(self.mean) > self.half
 
     def __str__(self) -> str:

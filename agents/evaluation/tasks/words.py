@@ -28,7 +28,7 @@ _SERIES = ("CJK", "HANGUL", "TANGUT", "NUSHU", "KHITAN", "VARIATION", "EGYPTIAN"
 
 @cache
 def _text() -> np.ndarray:
-    from pydoc_data.topics import topics
+    from pydoc_data.topics import topics  # left out of some small builds of Python
 
     joined = "\n".join(topics[name] for name in sorted(topics))
     return encode(joined.encode("ascii", "replace"))
