@@ -71,7 +71,8 @@ def main() -> None:
         if isinstance(policy.action, optenv.actions.Discrete):
             parser.error(f"{path} has discrete actions; only continuous ones are judged")
         # Policies that share all that a constant depends on share the constants.
-        game = str([policy.acts()[key] for key in ("rule", "action", "horizon", "spacing")])
+        described = policy.description
+        game = str([described[key] for key in ("rule", "action", "horizon", "spacing")])
         gaps = {}
         for family in arguments.family or FAMILIES:
             for lr in RATES:

@@ -10,9 +10,9 @@ from gymnasium import spaces
 from agents.rl import factory
 from agents.rl.group_advantage import (
     LEAST_SPREAD,
-    GroupScaledBuffer,
-    GroupScaledReplay,
-    RelativeReward,
+    GroupNormalisedReplayBuffer,
+    GroupNormalisedRolloutBuffer,
+    LeaveOneOutReward,
 )
 from tests.helpers import utils
 
@@ -73,32 +73,32 @@ def test_without_a_seed_blocks_still_share_one():
 @pytest.mark.parametrize("copies", [3, 0, -4, 1])
 def test_copies_must_divide_the_number_of_runs(copies):
     with pytest.raises(ValueError, match=rf"divide num_envs \(8\), got {copies}"):
-        RelativeReward(make_env(copies=1), copies)
+        LeaveOneOutReward(make_env(copies=1), copies)
 
 
 def test_ppo_learns_from_relative_rewards_in_units_of_their_spread():
     env = make_env()
     model = factory.make_model("ppo", env, overrides={"n_steps": 4})
-    assert isinstance(model.rollout_buffer, GroupScaledBuffer)
+    assert isinstance(model.rollout_buffer, GroupNormalisedRolloutBuffer)
     assert model.rollout_buffer.group == 8
     model.learn(64)
     assert all(p.isfinite().all() for p in model.policy.parameters())
     plain = factory.make_model("ppo", make_env(copies=1), overrides={"n_steps": 4})
-    assert not isinstance(plain.rollout_buffer, GroupScaledBuffer)
+    assert not isinstance(plain.rollout_buffer, GroupNormalisedRolloutBuffer)
 
 
 def test_dqn_learns_from_relative_rewards_in_units_of_their_spread():
     env = make_env(action="Discrete")
     model = factory.make_model("dqn", env, overrides={"learning_starts": 16, "n_steps": 3})
     buffer = model.replay_buffer
-    assert isinstance(buffer, GroupScaledReplay)
+    assert isinstance(buffer, GroupNormalisedReplayBuffer)
     assert (buffer.group, buffer.n_steps, buffer.gamma) == (8, 3, 1.0)
     model.learn(64)  # two runs of each environment
     returns = buffer.rewards[:8].reshape(2, 4, 8).sum(1)
     assert (returns.std(1) > 0.5).all() and (returns.std(1) < 1).all()
     assert all(p.isfinite().all() for p in model.policy.parameters())
     plain = factory.make_model("dqn", make_env(copies=1, action="Discrete"))
-    assert not isinstance(plain.replay_buffer, GroupScaledReplay)
+    assert not isinstance(plain.replay_buffer, GroupNormalisedReplayBuffer)
 
 
 def test_rollouts_of_relative_rewards_are_whole_runs_of_whole_groups():
@@ -114,7 +114,9 @@ def test_rollouts_of_relative_rewards_are_whole_runs_of_whole_groups():
 def filled(rewards, group):
     steps, envs = rewards.shape
     box = spaces.Box(-1, 1, (1,))
-    buffer = GroupScaledBuffer(steps, box, box, n_envs=envs, gamma=1.0, group=group)
+    buffer = GroupNormalisedRolloutBuffer(
+        steps, box, box, n_envs=envs, gamma=1.0, group=group
+    )
     zero = torch.zeros(envs, 1)
     starts = np.ones(envs)
     for reward in rewards:
@@ -143,7 +145,7 @@ def replayed(rewards, group, size, length=5):
     """Buffer of ``size`` control steps to which runs of ``length`` were added."""
     envs = rewards.shape[1]
     box, index = spaces.Box(-1, 1, (1,)), spaces.Discrete(2)
-    buffer = GroupScaledReplay(
+    buffer = GroupNormalisedReplayBuffer(
         size * envs, box, index, n_envs=envs, n_steps=3, gamma=1.0, group=group
     )
     zero = np.zeros((envs, 1), np.float32)

@@ -11,7 +11,7 @@ from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from torch import nn
 
 from agents.rl.group_advantage import LEAST_SPREAD
-from agents.rl.rl2 import RL2, LstmPolicy, remember
+from agents.rl.rl2 import RL2, LstmPolicy, chrono_initialise
 
 PULLS, RUNS = 4, 8
 
@@ -186,7 +186,7 @@ def test_groups_that_do_not_divide_the_runs_are_refused(group):
 
 def test_memories_last_as_long_as_asked_for():
     lstm = nn.LSTM(3, 200, num_layers=2)
-    remember(lstm, 100)
+    chrono_initialise(lstm, 100)
     for layer in range(2):
         both = getattr(lstm, f"bias_ih_l{layer}") + getattr(lstm, f"bias_hh_l{layer}")
         shut, kept = both.detach()[:200], both.detach()[200:400]

@@ -7,6 +7,7 @@ import torch
 
 from agents.rl import factory, training
 from agents.rl.presets import PRESETS
+from agents.utils.averaging import TAIL_SHARE
 
 SMALL = {"tasks": "quadratic", "updates_per_step": 2}
 
@@ -31,7 +32,7 @@ def test_a_preset_builds_its_model_on_its_environment(agent):
 
 def test_the_policy_kept_is_the_average_of_the_late_ones(tmp_path):
     model = small_model("ppo")
-    keeper = training._Keeper(tmp_path, 100)
+    keeper = training._Recorder(tmp_path, 100)
     keeper.init_callback(model)
     keeper.on_training_start({}, {})
     parameter = model.policy.action_net.bias
@@ -43,7 +44,7 @@ def test_the_policy_kept_is_the_average_of_the_late_ones(tmp_path):
         seen.append(timesteps)
         keeper.on_rollout_start()
     keeper.load_average()
-    late = [t for t in seen if t >= (1 - training.AVERAGED) * 100]
+    late = [t for t in seen if t >= (1 - TAIL_SHARE) * 100]
     assert 1 < len(late) < len(seen)
     torch.testing.assert_close(parameter.detach(), torch.tensor([sum(late) / len(late)]))
 
@@ -51,7 +52,7 @@ def test_the_policy_kept_is_the_average_of_the_late_ones(tmp_path):
 def test_an_interrupt_before_the_late_part_keeps_the_policy_as_it_is(tmp_path):
     model = small_model("ppo")
     before = {k: v.clone() for k, v in model.policy.state_dict().items()}
-    keeper = training._Keeper(tmp_path, 100)
+    keeper = training._Recorder(tmp_path, 100)
     keeper.init_callback(model)
     keeper.on_training_start({}, {})
     keeper.on_rollout_start()
