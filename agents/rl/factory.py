@@ -28,6 +28,7 @@ __all__ = [
     "IDS",
     "algorithm_of_preset",
     "build",
+    "configuration",
     "env_arguments",
     "make_env",
     "make_model",
@@ -93,6 +94,22 @@ def env_arguments(agent: str, env_id: str) -> dict[str, Any]:
         foreign.add("rule")
     shared = {name: value for name, value in arguments.items() if name not in foreign}
     return {**shared, "action": action}
+
+
+def configuration(agent: str, **changes: Any) -> dict[str, Any]:
+    """Return a preset as a configuration for :func:`build`.
+
+    Args:
+        agent: key of :data:`~agents.rl.presets.PRESETS`.
+        **changes: entries to replace: ``env_id``, ``env_arguments``, ``num_envs``,
+            ``copies``, ``timesteps``, or ``overrides`` of the algorithm's arguments.
+
+    Raises:
+        ValueError: there is no such agent.
+    """
+    env_id = changes.get("env_id", preset(agent)["env_id"])
+    arguments = env_arguments(agent, env_id)
+    return {**preset(agent), "env_arguments": arguments, "overrides": {}, **changes}
 
 
 def make_env(
@@ -323,7 +340,8 @@ def build(
     Args:
         agent: key of :data:`~agents.rl.presets.PRESETS`.
         config: ``env_id``, ``env_arguments``, ``num_envs``, ``copies`` (see
-            :func:`make_env`) and ``overrides`` (see :func:`make_model`).
+            :func:`make_env`) and ``overrides`` (see :func:`make_model`);
+            :func:`configuration` makes one of a preset.
         seed: see :func:`make_model`.
         resume: see :func:`make_model`.
 
