@@ -266,17 +266,18 @@ def resumed(options: dict[str, Any]) -> dict[str, Any]:
 def check_candidates(options: dict[str, Any], config: dict[str, Any]) -> None:
     """Refuse numbers of candidates that make no sense."""
     count, members = config["candidates"], config["members"]
+    algorithm = factory.algorithm_of_preset(options["agent"])
     if members > count:
         raise ValueError(
             f"members ({members}) are chosen among the candidates ({count}); "
             "give at most as many"
         )
-    if count > 1 and PRESETS[options["agent"]]["class"] == "RL2":
+    if count > 1 and algorithm.trials:
         raise ValueError(
             f"candidates are judged by single runs, in which a memory has no use; give "
             f"--candidates 1 for agent {options['agent']!r}"
         )
-    if members > 1 and PRESETS[options["agent"]]["class"] == "UnrolledRule":
+    if members > 1 and not algorithm.averages:
         raise ValueError(
             f"policies of different rules have no average; give --members 1 for agent "
             f"{options['agent']!r}"

@@ -1,4 +1,9 @@
-"""Old path of :mod:`agents.rl.rl2`, which saved models of version 0.1 refer to."""
+"""Old path of :mod:`agents.rl.rl2`.
 
-from .rl.rl2 import *  # noqa: F403
-from .rl.rl2 import __all__ as __all__
+Models that version 0.1 saved name ``agents.recurrent.LstmPolicy`` as the class of their
+policy.
+"""
+
+from .rl.rl2 import RL2, LstmPolicy
+
+__all__ = ["RL2", "LstmPolicy"]

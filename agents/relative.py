@@ -1,17 +1,11 @@
-"""Old path of :mod:`agents.rl.group_advantage`, to which models saved by 0.1 refer."""
+"""Old path and names of :mod:`agents.rl.group_advantage`.
 
-from .rl.group_advantage import (
-    GroupScaledBuffer,
-    GroupScaledReplay,
-    RelativeReward,
-    scales_by_group,
-    scaling_buffer,
-)
+Models that version 0.1 saved name ``agents.relative.GroupScaledBuffer`` or
+``agents.relative.GroupScaledReplay`` as the class of their buffer.
+"""
 
-__all__ = [
-    "GroupScaledBuffer",
-    "GroupScaledReplay",
-    "RelativeReward",
-    "scales_by_group",
-    "scaling_buffer",
-]
+from .rl.group_advantage import GroupNormalisedReplayBuffer as GroupScaledReplay
+from .rl.group_advantage import GroupNormalisedRolloutBuffer as GroupScaledBuffer
+from .rl.group_advantage import LeaveOneOutReward as RelativeReward
+
+__all__ = ["GroupScaledBuffer", "GroupScaledReplay", "RelativeReward"]

@@ -78,8 +78,9 @@ def main() -> None:
         if isinstance(policy.action, optenv.actions.Discrete):
             parser.error(f"{path} has discrete actions; give a continuous policy")
         # Constants are cached, by everything that their returns depend on.
+        described = policy.description
         names = ("rule", "action", "horizon", "spacing")
-        environment = str([policy.acts()[name] for name in names])
+        environment = str([described[name] for name in names])
         gaps = {}
         for family in arguments.family or FAMILIES:
             for lr in RATES:

@@ -1,6 +1,7 @@
-"""Policies: their description, their network, and their files."""
+"""Policies: their description, their networks, and their files."""
 
 from .files import load_policy, save_policy
 from .module import Policy
+from .spec import PolicySpec
 
-__all__ = ["Policy", "load_policy", "save_policy"]
+__all__ = ["Policy", "PolicySpec", "load_policy", "save_policy"]

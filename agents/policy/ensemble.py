@@ -1,44 +1,35 @@
-"""Several policies as one."""
+"""Average several policies into one policy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from .module import Policy
+from .spec import PolicySpec
 
 __all__ = ["average"]
 
 
 def average(policies: Sequence[Policy]) -> Policy:
-    """One policy whose networks are those of all the given ones.
+    """Return a policy that averages the outputs of all networks of the given policies.
 
-    Its description is the first one's, with ``members`` and the ``seeds`` of all in the
-    place of its seed and command.
+    Args:
+        policies: of one shape, with any number of members each. The description is the
+            first one's, see :meth:`agents.policy.spec.PolicySpec.merge`.
 
     Raises:
-        ValueError: there are none, or two act by different rules of the game (features,
-            action, update rule, horizon, layers ...).
+        ValueError: there are no policies, or two differ in features, action, update rule,
+            horizon, layers, or another entry that decides how a policy acts.
     """
     if not policies:
         raise ValueError("there are no policies to average")
-    first = policies[0]
-    for other in policies[1:]:
-        for key, value in first.acts().items():
-            if key != "members" and other.acts()[key] != value:
-                raise ValueError(
-                    f"policies of different {key} cannot be averaged: {value!r} and "
-                    f"{other.acts()[key]!r}"
-                )
-    networks = [network for policy in policies for network in policy.members]
-    kept = {k: v for k, v in first.description.items() if k not in ("seed", "command")}
-    seeds = [
-        seed
-        for policy in policies
-        for seed in policy.description.get("seeds", [policy.description.get("seed")])
-    ]
-    merged = Policy({**kept, "members": len(networks), "seeds": seeds})
+    merged = Policy(PolicySpec.merge([policy.spec for policy in policies]))
+    networks = [network for policy in policies for network in policy.networks]
     cells = [cell for policy in policies for cell in policy.cells]
-    pairs = [*zip(merged.members, networks, strict=True)]
-    for own, theirs in [*pairs, *zip(merged.cells, cells, strict=True)]:
-        own.load_state_dict(theirs.state_dict())
+    pairs = [
+        *zip(merged.networks, networks, strict=True),
+        *zip(merged.cells, cells, strict=True),
+    ]
+    for target, source in pairs:
+        target.load_state_dict(source.state_dict())
     return merged.requires_grad_(False).eval()

@@ -1,4 +1,4 @@
-"""The bare torch module of a policy."""
+"""Policies as torch modules, without anything of the library that trained them."""
 
 from __future__ import annotations
 
@@ -12,103 +12,139 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from optenv import actions, rules
-from optenv.telemetry import LOSS_FEATURES
+from optenv import actions
 
-from .spec import ACTIVATIONS, REQUIRED, check, inputs
+from .spec import ACTIVATIONS, PolicySpec
 
-__all__ = ["Policy", "count_weights"]
+__all__ = ["Policy"]
 
 
 class Policy(nn.Module):
-    """A deterministic policy: a small network from observation to action.
+    """Deterministic policy: a small network from observations to actions.
 
-    Or several of one shape, whose outputs are averaged. With a memory, each has an LSTM
-    cell, whose output the network sees beside the observation. The weights are zero (an
-    action that moves nothing) until they are loaded.
+    A policy has one or several networks (members) of one shape, whose outputs are
+    averaged. A policy with a memory has an LSTM cell beside each network; the network sees
+    the observation and the cell's output. All weights are zero, which leaves the learning
+    rate unchanged, until a state dictionary is loaded.
 
     Args:
-        description: see :func:`agents.export_policy`.
+        description: entries by name, see :class:`~agents.policy.spec.PolicySpec`, or such
+            a spec.
 
     Attributes:
-        description: as given.
-        action: decodes what the network says, as the environment did.
-        rule: the update that the learning rate is of.
-        anytime: whether it needs not know how long a run will be.
-        memory: numbers in the output of the LSTM cell; 0 of a policy without a memory.
-        columns: of an observation, which the network sees.
-        sees_loss: whether any of them is of a loss.
+        description: the entries, as given. They can be changed as long as the shape of
+            the networks does not; :attr:`spec` follows.
+        action: action that decodes the network's output, as in the environment.
+        rule: update rule whose learning rate is controlled.
+        anytime: True if the policy does not need the length of a run.
+        memory: units of the LSTM cell; 0 for a policy without a memory.
+        columns: columns of an observation that the networks see.
+        sees_loss: True if one of these columns depends on the loss.
 
     Raises:
-        ValueError: the description is incomplete, of another feature version, or names
-            something unknown.
+        ValueError: the description is incomplete, of another feature version, or has an
+            entry that is not valid.
+
+    Example:
+        >>> import torch
+        >>> from agents import load_policy
+        >>> policy = load_policy("default")
+        >>> policy(torch.zeros(5, 24)).shape
+        torch.Size([5, 1])
     """
 
-    def __init__(self, description: dict[str, Any]) -> None:
+    def __init__(self, description: dict[str, Any] | PolicySpec) -> None:
         super().__init__()
-        check(description)
+        if isinstance(description, PolicySpec):
+            description = description.to_json()
+        spec = PolicySpec.from_json(description)
         self.description = description
-        self.action = actions.make(description["action"])
-        self.rule = rules.get(description["rule"])
-        self.anytime: bool = description.get("anytime", False)
-        self.memory: int = description.get("memory", 0)
-        self.columns = inputs(description)
-        self.sees_loss = not set(LOSS_FEATURES).isdisjoint(description["features"])
-        members = range(description.get("members", 1))
-        self.networks = nn.ModuleList(_network(description) for _ in members)
+        self.action = spec.parsed_action
+        self.rule = spec.parsed_rule
+        self.anytime: bool = spec.anytime
+        self.memory: int = spec.memory
+        self.columns = spec.columns
+        self.sees_loss = spec.sees_loss
+        self.networks = nn.ModuleList(_network(spec) for _ in range(spec.members))
         self.cells = nn.ModuleList()
         if self.memory:
-            # As the networks: no draw from the global generator, float32, on the CPU.
+            # As in _network: no draw from the global generator, float32, on the CPU
             self.cells.extend(
                 skip_init(nn.LSTMCell, len(self.columns), self.memory, dtype=torch.float32)
-                for _ in members
+                for _ in range(spec.members)
             )
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
 
     @property
+    def spec(self) -> PolicySpec:
+        """The description, checked, at its present state."""
+        return PolicySpec.from_json(self.description)
+
+    @property
     def members(self) -> list[nn.Sequential]:
-        """The networks whose outputs are averaged."""
+        """Networks whose outputs are averaged."""
         return [cast(nn.Sequential, network) for network in self.networks]
 
     def blank(self, count: int) -> Tensor:
-        """What ``count`` trials remember at their beginning, ``[count, members, 2, H]``.
+        """Return the memory at the beginning of a trial.
 
-        In float64 or float32, as the weights are.
+        Args:
+            count: number of trials, B.
+
+        Returns:
+            Zeros ``[B, members, 2, H]``: hidden and cell state of each LSTM cell, in the
+            data type of the weights (float32 or float64).
         """
         like = next(self.parameters())
         return like.new_zeros(count, len(self.networks), 2, self.memory)
 
     def forward(self, observation: Tensor) -> Tensor:
-        """Actions ``[B, 1]`` (or indices ``[B]``) of observations ``[B, F]``.
+        """Return the actions for a batch of observations.
 
-        Those of a policy with a memory are as at the beginning of a trial.
+        Policies with a memory start from that of :meth:`blank`.
+
+        Args:
+            observation: ``[B, F]``.
+
+        Returns:
+            Continuous actions ``[B, 1]`` in [-1, 1], or indices of discrete ones ``[B]``.
         """
         return self.remember(observation, self.blank(len(observation)))[0]
 
     def remember(self, observation: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, and the memory afterwards.
+        """Return the actions for a batch of observations, and the memory after them.
 
         Args:
-            observation: ``[B, F]``; of a policy with a memory, that of a trial.
-            memory: ``[B, members, 2, H]``, from :meth:`blank` or from here.
+            observation: ``[B, F]``; for a policy with a memory, observations of trials.
+            memory: ``[B, members, 2, H]``, from :meth:`blank` or from the previous call.
+
+        Returns:
+            Actions as of :meth:`forward`, and the memory ``[B, members, 2, H]``.
         """
-        seen, after, outputs = observation[:, self.columns], [], []
+        features, states, outputs = observation[:, self.columns], [], []
         for i, network in enumerate(self.networks):
-            known = seen
+            inputs = features
             if self.memory:
-                hidden, cell = self.cells[i](seen, memory[:, i].unbind(1))
-                after.append(torch.stack([hidden, cell], 1))
-                known = torch.cat([seen, hidden], 1)
-            outputs.append(network(known))
+                hidden, cell = self.cells[i](features, memory[:, i].unbind(1))
+                states.append(torch.stack([hidden, cell], 1))
+                inputs = torch.cat([features, hidden], 1)
+            outputs.append(network(inputs))
         output = torch.stack(outputs).mean(0)
-        memory = torch.stack(after, 1) if after else memory
+        memory = torch.stack(states, 1) if states else memory
         if isinstance(self.action, actions.Discrete):
             return output.argmax(dim=-1), memory
         return output.clamp(-1.0, 1.0), memory
 
     def act(self, observation: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """:meth:`remember` in the type of the observation, whatever the caller casts to."""
+        """Call :meth:`remember` in the observation's data type, outside of autocast.
+
+        The weights are cast to that type, and stay in it.
+
+        Args:
+            observation: see :meth:`remember`.
+            memory: see :meth:`remember`.
+        """
         if next(self.parameters()).dtype != observation.dtype:
             self.to(observation.dtype)
         memory = memory.to(observation.dtype)
@@ -118,37 +154,28 @@ class Policy(nn.Module):
         return self.remember(observation, memory)
 
     def weights(self) -> bytes:
-        """The weights in the form of a policy file, float32."""
+        """Return the weights in the format of a policy file: float32 safetensors."""
         state = self.state_dict()
         return save(
             {name: w.detach().cpu().float().contiguous() for name, w in state.items()}
         )
 
-    def acts(self) -> dict[str, Any]:
-        """The part of the description that what it does depends on."""
-        acts = {key: self.description[key] for key in REQUIRED}
-        acts |= {"anytime": self.anytime, "members": len(self.networks)}
-        return acts | ({"memory": self.memory} if self.memory else {})
-
     def fingerprint(self) -> str:
-        """Hash that two policies share only if they act alike."""
-        text = json.dumps(self.acts(), sort_keys=True).encode()
+        """Return a hash that two policies share only if they act alike.
+
+        It is the SHA-256 of the weights and of those entries of the description that
+        decide how a policy acts, in hexadecimal digits.
+        """
+        text = json.dumps(self.spec.behaviour(), sort_keys=True).encode()
         return hashlib.sha256(text + self.weights()).hexdigest()
 
 
-def _network(description: dict[str, Any]) -> nn.Sequential:
+def _network(spec: PolicySpec) -> nn.Sequential:
+    """Return a network of a policy, with weights that are not initialised."""
     layers: list[nn.Module] = []
-    for fan_in, fan_out in pairwise(description["layers"]):
-        # Without the usual initialisation, which would draw from the global generator, and
-        # on the CPU in float32, whatever torch's defaults are.
+    for fan_in, fan_out in pairwise(spec.layers):
+        # Torch's initialisation would draw from the global generator. Float32 and on the
+        # CPU, whatever torch's defaults are.
         linear = skip_init(nn.Linear, fan_in, fan_out, dtype=torch.float32)
-        layers += [linear, ACTIVATIONS[description["activation"]]()]
+        layers += [linear, ACTIVATIONS[spec.activation]()]
     return nn.Sequential(*layers[:-1])
-
-
-def count_weights(description: dict[str, Any]) -> int:
-    """Weights of a policy of this description."""
-    sizes, memory = description["layers"], description.get("memory", 0)
-    network = sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(sizes))
-    cell = 4 * memory * (len(inputs(description)) + memory + 2)
-    return description.get("members", 1) * (network + cell)

@@ -1,19 +1,31 @@
-"""What a policy's description must say, and which inputs it tells of."""
+"""Format of a policy's description: its entries, their checks, and the network's inputs.
+
+A description is the JSON half of a policy file. :class:`PolicySpec` is the one place that
+knows its entries; everything that reads, writes or changes a description does so through
+it. Entries that it does not know are kept.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Self
 
 from torch import nn
 
 from optenv import actions, rules, windows
 from optenv.checks import positive_int
-from optenv.telemetry import FEATURE_VERSION, FEATURES
+from optenv.telemetry import FEATURE_VERSION, FEATURES, LOSS_FEATURES
 from optenv.trials import EXTRA
+
+__all__ = ["ACTIVATIONS", "REQUIRED", "PolicySpec", "input_columns"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
-#: Keys of the description that a policy cannot do without, and their types.
+#: Entries that every description must have, and their types.
 REQUIRED: dict[str, type | tuple[type, ...]] = {
     "feature_version": int,
     "features": list,
@@ -27,68 +39,270 @@ REQUIRED: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def inputs(description: dict[str, Any]) -> list[int]:
-    """Columns of an observation that a policy's networks see.
+@dataclass(frozen=True, kw_only=True)
+class PolicySpec:
+    """Description of a policy, with every entry checked.
 
-    Of a policy with a memory, observations are those of trials
-    (:class:`optenv.TrialEnv`), with what an optimizer is told of the previous reward.
-    """
-    names, action = list(FEATURES), actions.make(description["action"])
-    columns = [names.index(name) for name in description["features"]]
-    seen = len(names) + action.observed
-    columns += range(len(names), seen)
-    if description.get("memory"):
-        columns += range(seen, seen + action.outputs + len(EXTRA))
-    return columns
-
-
-def check(description: dict[str, Any]) -> None:
-    """Refuse a description that is incomplete, or says what cannot be.
+    Args:
+        feature_version: version of the features, see
+            :data:`optenv.telemetry.FEATURE_VERSION`.
+        features: names out of :data:`optenv.telemetry.FEATURES` that the network sees.
+        action: dictionary of an action, see :func:`optenv.actions.make`.
+        rule: update rule whose learning rate is controlled, see :func:`optenv.rules.get`.
+        horizon: control steps of a run.
+        spacing: spacing of the control steps, see :func:`optenv.windows.boundaries`.
+        anytime: True if the policy does not need the length of a run.
+        total_updates: lengths of the shortest and of the longest run in training, in
+            updates.
+        runs: runs of a trial in training; only for policies with a memory.
+        previous_reward: kind of previous reward that was observed in trials.
+        memory: units of the LSTM; 0 for a policy without one.
+        activation: a key of :data:`ACTIVATIONS`.
+        layers: widths from the network's input to its output.
+        members: number of networks whose outputs are averaged.
+        algorithm: name of the class that trained the policy.
+        timesteps: control steps of the training.
+        seed: of the training.
+        seeds: of the trainings, for an average of several policies.
+        command: command line that made the policy.
+        source: description that this one was read from; it fixes the order of the
+            entries, and holds those that this class does not know.
 
     Raises:
-        ValueError: so it is; the message quotes what is wrong.
+        ValueError: an entry is missing, of another feature version, or not valid. The
+            message quotes it.
+        TypeError: the action has a field that its kind does not know.
+
+    Example:
+        >>> from agents import load_policy
+        >>> spec = load_policy("anytime").spec
+        >>> spec.anytime, spec.layers
+        (True, [24, 64, 64, 1])
     """
-    for key, kind in REQUIRED.items():
-        if not isinstance(description.get(key), kind) or description[key] is True:
+
+    feature_version: int
+    features: list[str]
+    action: dict[str, Any]
+    rule: str | dict[str, Any]
+    horizon: int
+    spacing: float
+    anytime: bool = False
+    total_updates: list[int]
+    runs: int | None = None
+    previous_reward: str | None = None
+    memory: int = 0
+    activation: str
+    algorithm: str | None = None
+    timesteps: int | None = None
+    seed: int | None = None
+    layers: list[int]
+    members: int = 1
+    seeds: list[int | None] | None = None
+    command: str | None = None
+    source: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # 1. The entries that cannot be left out, and their types
+        for key, kind in REQUIRED.items():
+            value = getattr(self, key)
+            if not isinstance(value, kind) or value is True:
+                raise ValueError(
+                    f"policy description: {key!r} is {value!r}; "
+                    f"required: {', '.join(REQUIRED)}"
+                )
+        if self.feature_version != FEATURE_VERSION:
             raise ValueError(
-                f"policy description: {key!r} is {description.get(key)!r}; "
-                f"required: {', '.join(REQUIRED)}"
+                f"policy of feature version {self.feature_version!r}; this version of "
+                f"optenv has {FEATURE_VERSION}"
             )
-    version = description["feature_version"]
-    if version != FEATURE_VERSION:
-        raise ValueError(
-            f"policy of feature version {version!r}; this version of optenv has "
-            f"{FEATURE_VERSION}"
+        # 2. Names that must be known: action, rule, features, activation
+        rule = self.parsed_rule.name
+        actions.check_rule(self.parsed_action, rule)
+        unknown = [name for name in self.features if name not in list(FEATURES)]
+        if unknown:
+            raise ValueError(f"unknown features {unknown}; valid: {', '.join(FEATURES)}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"unknown activation {self.activation!r}; valid: {', '.join(ACTIVATIONS)}"
+            )
+        # 3. Numbers and lengths
+        positive_int("members", self.members)
+        lengths = self.total_updates
+        if len(lengths) != 2 or not all(type(n) is int and n > 0 for n in lengths):
+            raise ValueError(
+                f"total_updates must be two positive integers, got {lengths!r}"
+            )
+        windows.boundaries(1, self.horizon, self.spacing)
+        schedule = self.parsed_action.schedule
+        if not isinstance(self.anytime, bool) or (self.anytime and schedule != "constant"):
+            raise ValueError(
+                "anytime must be True or False, and True needs schedule 'constant', got "
+                f"{self.anytime!r} with {schedule!r}"
+            )
+        if type(self.memory) is not int or self.memory < 0:
+            raise ValueError(f"memory must be an integer, at least 0, got {self.memory!r}")
+        # 4. The network, from what is observed to what the action needs
+        ends = [len(self.columns) + self.memory, self.parsed_action.outputs]
+        whole = all(type(n) is int and n > 0 for n in self.layers)
+        if not whole or len(self.layers) < 2 or [self.layers[0], self.layers[-1]] != ends:
+            raise ValueError(
+                f"layers {self.layers!r} do not lead from {ends[0]} inputs to {ends[1]} "
+                "outputs"
+            )
+
+    @classmethod
+    def from_json(cls, description: Mapping[str, Any]) -> Self:
+        """Read and check a description.
+
+        Args:
+            description: entries by name, as in a policy file without its ``sha256``.
+
+        Raises:
+            ValueError, TypeError: see :class:`PolicySpec`.
+        """
+        values = {name: description[name] for name in _DEFAULTS if name in description}
+        missing = dict.fromkeys(REQUIRED)
+        return cls(**{**missing, **values}, source=dict(description))
+
+    @classmethod
+    def from_environment(
+        cls,
+        described: Mapping[str, Any],
+        *,
+        hidden: Sequence[int],
+        activation: str = "tanh",
+        memory: int = 0,
+        **provenance: Any,
+    ) -> Self:
+        """Describe a policy that was trained on an environment.
+
+        Args:
+            described: ``describe()`` of the environment, see
+                :meth:`optenv.settings.Settings.describe`.
+            hidden: widths of the network's hidden layers.
+            activation: a key of :data:`ACTIVATIONS`.
+            memory: units of the LSTM; 0 for none.
+            **provenance: ``algorithm``, ``timesteps`` and ``seed`` of the training.
+
+        Raises:
+            ValueError, TypeError: see :class:`PolicySpec`.
+        """
+        action = actions.make(described["action"])
+        inputs = len(input_columns(described["features"], action, memory)) + memory
+        return cls.from_json(
+            {
+                **described,
+                **({"memory": memory} if memory else {}),
+                "activation": activation,
+                **provenance,
+                "layers": [inputs, *hidden, action.outputs],
+            }
         )
-    rule = rules.get(description["rule"])
-    actions.check_rule(actions.make(description["action"]), rule.name)
-    unknown = [name for name in description["features"] if name not in list(FEATURES)]
-    if unknown:
-        raise ValueError(f"unknown features {unknown}; valid: {', '.join(FEATURES)}")
-    if description["activation"] not in ACTIVATIONS:
-        raise ValueError(
-            f"unknown activation {description['activation']!r}; "
-            f"valid: {', '.join(ACTIVATIONS)}"
+
+    @classmethod
+    def merge(cls, specs: Sequence[PolicySpec]) -> Self:
+        """Describe the average of several policies.
+
+        Args:
+            specs: at least one. The first one's entries are taken, but for its seed and
+                its command: ``members`` and ``seeds`` of all stand in their place.
+
+        Raises:
+            ValueError: two specs differ in an entry that decides how a policy acts.
+        """
+        first = specs[0].behaviour()
+        for spec in specs[1:]:
+            other = spec.behaviour()
+            for key, value in first.items():
+                if key != "members" and other.get(key, 0) != value:
+                    raise ValueError(
+                        f"policies of different {key} cannot be averaged: {value!r} and "
+                        f"{other.get(key, 0)!r}"
+                    )
+        entries = specs[0].to_json()
+        return cls.from_json(
+            {
+                **{k: v for k, v in entries.items() if k not in ("seed", "command")},
+                "members": sum(spec.members for spec in specs),
+                "seeds": [seed for spec in specs for seed in spec.seeds or [spec.seed]],
+            }
         )
-    positive_int("members", description.get("members", 1))
-    lengths = description["total_updates"]
-    if len(lengths) != 2 or not all(type(n) is int and n > 0 for n in lengths):
-        raise ValueError(f"total_updates must be two positive integers, got {lengths!r}")
-    windows.boundaries(1, description["horizon"], description["spacing"])
-    sizes = description["layers"]
-    action = actions.make(description["action"])
-    anytime = description.get("anytime", False)
-    if not isinstance(anytime, bool) or (anytime and action.schedule != "constant"):
-        raise ValueError(
-            "anytime must be True or False, and True needs schedule 'constant', got "
-            f"{anytime!r} with {action.schedule!r}"
-        )
-    memory = description.get("memory", 0)
-    if type(memory) is not int or memory < 0:
-        raise ValueError(f"memory must be an integer, at least 0, got {memory!r}")
-    ends = [len(inputs(description)) + memory, action.outputs]
-    whole = all(type(n) is int and n > 0 for n in sizes)
-    if not whole or len(sizes) < 2 or [sizes[0], sizes[-1]] != ends:
-        raise ValueError(
-            f"layers {sizes!r} do not lead from {ends[0]} inputs to {ends[1]} outputs"
-        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the description as a dictionary of JSON values.
+
+        Entries keep the order and the presence of the description that they were read
+        from. Beyond those, optional entries are left out at their default.
+        """
+        values = {name: getattr(self, name) for name in _DEFAULTS}
+        return {
+            **self.source,
+            **{
+                name: value
+                for name, value in values.items()
+                if name in self.source or name in REQUIRED or value != _DEFAULTS[name]
+            },
+        }
+
+    def behaviour(self) -> dict[str, Any]:
+        """Return the entries that, with the weights, decide how the policy acts."""
+        entries = {name: getattr(self, name) for name in REQUIRED}
+        entries |= {"anytime": self.anytime, "members": self.members}
+        return entries | ({"memory": self.memory} if self.memory else {})
+
+    @cached_property
+    def parsed_action(self) -> actions.Action:
+        """Action that decodes the network's output."""
+        return actions.make(self.action)
+
+    @cached_property
+    def parsed_rule(self) -> rules.Rule:
+        """Update rule whose learning rate is controlled."""
+        return rules.get(self.rule)
+
+    @cached_property
+    def columns(self) -> list[int]:
+        """Columns of an observation that the networks see."""
+        return input_columns(self.features, self.parsed_action, self.memory)
+
+    @property
+    def sees_loss(self) -> bool:
+        """True if a feature that depends on the loss is among the features."""
+        return not set(LOSS_FEATURES).isdisjoint(self.features)
+
+    @property
+    def num_weights(self) -> int:
+        """Number of weights and biases of all networks and LSTM cells."""
+        network = sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(self.layers))
+        cell = 4 * self.memory * (len(self.columns) + self.memory + 2)
+        return self.members * (network + cell)
+
+
+#: Defaults of a description's entries, in the order in which they are written.
+_DEFAULTS: dict[str, Any] = {
+    entry.name: entry.default
+    for entry in dataclasses.fields(PolicySpec)
+    if entry.name != "source"
+}
+
+
+def input_columns(
+    features: Sequence[str], action: actions.Action, memory: int
+) -> list[int]:
+    """Return the columns of an observation that a policy's networks see.
+
+    Args:
+        features: names out of :data:`optenv.telemetry.FEATURES`.
+        action: the policy's action. What is observed of the last one stands after the
+            features.
+        memory: units of the LSTM. A policy with a memory sees observations of trials
+            (:class:`optenv.TrialEnv`), which end with the encoding of the previous action,
+            the previous reward, and a flag at the first step of a run.
+    """
+    names = list(FEATURES)
+    columns = [names.index(name) for name in features]
+    width = len(names) + action.observed
+    columns += range(len(names), width)
+    if memory:
+        columns += range(width, width + action.outputs + len(EXTRA))
+    return columns

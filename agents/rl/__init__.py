@@ -1,1 +1,1 @@
-"""Reinforcement learning of policies on the environments, and their export."""
+"""Reinforcement learning of policies on the environments, and export of the policies."""

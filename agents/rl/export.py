@@ -1,7 +1,8 @@
-"""From a Stable-Baselines3 model to a policy file."""
+"""Export of a Stable-Baselines3 model to a policy file."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,26 +16,41 @@ from optenv.vector import observation_space
 
 from ..policy.files import save_policy
 from ..policy.module import Policy
-from ..policy.spec import ACTIVATIONS, inputs
+from ..policy.spec import ACTIVATIONS, PolicySpec
+
+__all__ = ["check_reward", "export_policy"]
 
 
 def export_policy(model: Any, path: str | Path) -> Path:
     """Write the policy of a Stable-Baselines3 model.
 
     Args:
-        model: a PPO, A2C, DQN or QRDQN model with an MLP policy, or an
-            :class:`~agents.recurrent.RL2` model, trained on an optenv environment (single
-            or batched, wrapped or not).
-        path: where to write; ``.safetensors`` and ``.json`` take the place of its suffix.
+        model: PPO, A2C, DQN or QRDQN model with an MLP policy, an
+            :class:`~agents.recurrent.RL2` model, or a model of an algorithm that was
+            added with :func:`agents.rl.algorithms.register`; trained on an optenv
+            environment (single or batched, wrapped or not).
+        path: path of the files; ``.safetensors`` and ``.json`` replace its suffix.
 
     Returns:
         Path of the weights.
 
     Raises:
-        ValueError: the model has no environment of ours, one whose observations or
-            actions a wrapper changes or whose observations an optimizer cannot make, or a
-            network that cannot be exported.
+        ValueError: the model has no optenv environment; or a wrapper changes observations
+            or actions; or its observations are not available to an optimizer; or its
+            network is not one of linear layers with one activation function.
+
+    Example:
+        ::
+
+            model = PPO("MlpPolicy", make_vec_env("optenv/LearningRate-v0"))
+            model.learn(100_000)
+            export_policy(model, "my_policy")
+            optimizer = LearnedOptimizer(params, "my_policy", total_steps=1000)
     """
+    # Only here: the package does without Stable-Baselines3, and whoever has a model has it
+    from .algorithms import algorithm_of
+
+    # 1. Check the environment
     env = model.get_env()
     if env is None:
         raise ValueError("the model has no environment; set_env() one of optenv's first")
@@ -45,48 +61,68 @@ def export_policy(model: Any, path: str | Path) -> Path:
     action, trials = actions.make(described["action"]), "runs" in described
     _check_unwrapped(model, env, action, trials)
     check_reward(described)
-    modules, cell = _network(model), _memory(model, trials)
-    linear, hidden = modules[::2], {type(m) for m in modules[1::2]}
-    if len(modules) % 2 == 0 or not all(isinstance(m, nn.Linear) for m in linear):
+
+    # 2. Read the network off the model
+    algorithm = algorithm_of(model)
+    assert algorithm.extract is not None
+    layers, lstm = algorithm.extract(model)
+    _check_memory(model, lstm, trials)
+    linear = [cast(nn.Linear, layer) for layer in layers[::2]]
+    activations = {type(layer) for layer in layers[1::2]}
+    if len(layers) % 2 == 0 or not all(isinstance(layer, nn.Linear) for layer in linear):
         raise ValueError(
             "cannot export layers other than Linear, one activation, Linear, ..., got "
-            f"{[type(m).__name__ for m in modules]}"
+            f"{[type(layer).__name__ for layer in layers]}"
         )
-    known = {cls: name for name, cls in ACTIVATIONS.items()}
-    if len(hidden) > 1 or not hidden <= set(known):
-        raise ValueError(f"cannot export activations {hidden}; valid: {list(ACTIVATIONS)}")
-    description = {
-        **described,
-        **({} if cell is None else {"memory": cell.hidden_size}),
-        "activation": known[hidden.pop()] if hidden else "tanh",
-        "algorithm": type(model).__name__,
-        "timesteps": int(model.num_timesteps),
-        "seed": model.seed,
-    }
-    # What the policy saw that was always 0 is left out.
-    columns, width = inputs(description), model.observation_space.shape[0]
-    width_in: int = cast(nn.Linear, linear[0]).in_features
-    kept = [*columns, *range(width, width_in)]  # the memory after them
-    description["layers"] = [len(kept), *(m.out_features for m in linear)]
-    policy = Policy(description)
-    own = [m for m in policy.members[0] if isinstance(m, nn.Linear)]
-    for i, (mine, theirs) in enumerate(zip(own, linear, strict=True)):
-        state = theirs.state_dict()
+    names = {cls: name for name, cls in ACTIVATIONS.items()}
+    if len(activations) > 1 or not activations <= set(names):
+        raise ValueError(
+            f"cannot export activations {activations}; valid: {list(ACTIVATIONS)}"
+        )
+    width = model.observation_space.shape[0]
+    memory = 0 if lstm is None else lstm.hidden_size
+    ends = linear[0].in_features, linear[-1].out_features
+    if ends != (width + memory, action.outputs):
+        raise ValueError(
+            f"cannot export a network from {ends[0]} inputs to {ends[1]} outputs; "
+            f"expected: {width + memory} inputs and {action.outputs} outputs"
+        )
+
+    # 3. Describe it
+    spec = PolicySpec.from_environment(
+        described,
+        hidden=[layer.out_features for layer in linear[:-1]],
+        activation=names[activations.pop()] if activations else "tanh",
+        memory=memory,
+        algorithm=type(model).__name__,
+        timesteps=int(model.num_timesteps),
+        seed=model.seed,
+    )
+
+    # 4. Copy the weights, without those of features that were hidden in training (always 0)
+    inputs = [*spec.columns, *range(width, width + memory)]  # the LSTM's output is last
+    policy = Policy(spec)
+    targets = [layer for layer in policy.members[0] if isinstance(layer, nn.Linear)]
+    for i, (target, source) in enumerate(zip(targets, linear, strict=True)):
+        state = source.state_dict()
         if i == 0:
-            state = {**state, "weight": state["weight"][:, kept]}
-        mine.load_state_dict(state)
-    if cell is not None:
-        state = {name.removesuffix("_l0"): w for name, w in cell.state_dict().items()}
-        state["weight_ih"] = state["weight_ih"][:, columns]
+            state = {**state, "weight": state["weight"][:, inputs]}
+        target.load_state_dict(state)
+    if lstm is not None:
+        state = {name.removesuffix("_l0"): w for name, w in lstm.state_dict().items()}
+        state["weight_ih"] = state["weight_ih"][:, spec.columns]
         policy.cells[0].load_state_dict(state)
     return save_policy(policy, path)
 
 
-def check_reward(described: dict[str, Any]) -> None:
-    """Refuse trials whose previous rewards an optimizer could not show to a policy.
+def check_reward(described: Mapping[str, Any]) -> None:
+    """Refuse trials that show a previous reward that an optimizer does not know.
+
+    Args:
+        described: ``describe()`` of the environment.
 
     Raises:
-        ValueError: the environment that is ``described`` shows its own.
+        ValueError: the environment shows its own reward instead of the estimated one.
     """
     if described.get("previous_reward", "told") != "told":
         raise ValueError(
@@ -96,73 +132,45 @@ def check_reward(described: dict[str, Any]) -> None:
 
 
 def _check_unwrapped(model: Any, env: Any, action: actions.Action, trials: bool) -> None:
-    """Refuse models that see or do something else than our environments offer."""
+    """Refuse models whose observations or actions are not those of an optenv environment.
+
+    Args:
+        model: model with a policy of Stable-Baselines3.
+        env: its environment.
+        action: the environment's action.
+        trials: True if the environment's episodes are trials.
+    """
     if getattr(env, "norm_obs", False):
         raise ValueError(
             "the model was trained on normalised observations, whose statistics a policy "
             "does not hold; use VecNormalize(..., norm_obs=False)"
         )
-    own = []
+    valid = []
     for name in DTYPES:
-        seen = observation_space(name, action)
+        observations = observation_space(name, action)
         if trials:
-            seen = trial_space(seen, action)
-        own.append((seen, action.space(DTYPES[name][1])))
-    found = (model.observation_space, model.action_space)
-    if found not in own:
+            observations = trial_space(observations, action)
+        valid.append((observations, action.space(DTYPES[name][1])))
+    actual = (model.observation_space, model.action_space)
+    if actual not in valid:
         raise ValueError(
-            f"a wrapper changes observations or actions: the model's are {found[0]} and "
-            f"{found[1]}, the environment's {own[0][0]} and {own[0][1]}"
+            f"a wrapper changes observations or actions: the model's are {actual[0]} and "
+            f"{actual[1]}, the environment's {valid[0][0]} and {valid[0][1]}"
         )
     if getattr(model.policy, "squash_output", False):
         raise ValueError("cannot export a policy with squash_output=True")
 
 
-def _memory(model: Any, trials: bool) -> nn.LSTM | None:
-    """The memory of a model that was trained on trials; other models have none."""
-    cell: nn.LSTM | None = getattr(model.policy, "lstm_actor", None)
-    if cell is None and not trials:
-        return None
-    from .rl2 import LstmPolicy  # not above: the package does without sb3-contrib
+def _check_memory(model: Any, lstm: nn.LSTM | None, trials: bool) -> None:
+    """Refuse an LSTM of another form than RL²'s, on single runs, or none on trials."""
+    if lstm is None and not trials:
+        return
+    from .rl2 import LstmPolicy  # only here: PPO and DQN do without sb3-contrib
 
-    own = isinstance(model.policy, LstmPolicy)
-    layers = 0 if cell is None else cell.num_layers
-    if cell is None or not trials or not own or cell.num_layers != 1:
+    layers = 0 if lstm is None else lstm.num_layers
+    if layers != 1 or not trials or not isinstance(model.policy, LstmPolicy):
         raise ValueError(
             "a policy of trials, and no other, must be an agents.recurrent.LstmPolicy with "
             f"one layer, got {type(model.policy).__name__} with {layers} layers "
             f"{'for' if trials else 'without'} trials; trials: {', '.join(TRIALS)}"
         )
-    return cell
-
-
-def _network(model: Any) -> list[nn.Module]:
-    """Layers from observation to action of an SB3 model, in order."""
-    inner = model.policy
-    if hasattr(inner, "q_net"):
-        found = [*inner.q_net.features_extractor.children(), *inner.q_net.q_net]
-    elif hasattr(inner, "quantile_net"):
-        net = inner.quantile_net
-        *hidden, last = net.quantile_net
-        found = [*net.features_extractor.children(), *hidden, _mean(last, net.n_quantiles)]
-    elif hasattr(inner, "mlp_extractor"):
-        found = [
-            *inner.pi_features_extractor.children(),
-            *inner.mlp_extractor.policy_net,
-            inner.action_net,
-        ]
-    else:
-        raise ValueError(
-            f"cannot export {type(inner).__name__}; valid: PPO, A2C, DQN, QRDQN, RL2, MLP"
-        )
-    return [m for m in found if not isinstance(m, nn.Flatten)]
-
-
-def _mean(layer: nn.Linear, quantiles: int) -> nn.Linear:
-    """The layer whose outputs are the means over quantiles, ``[quantiles, actions]``."""
-    mean = nn.Linear(layer.in_features, layer.out_features // quantiles)
-    state = layer.state_dict()
-    mean.load_state_dict(
-        {name: w.unflatten(0, (quantiles, -1)).mean(0) for name, w in state.items()}
-    )
-    return mean

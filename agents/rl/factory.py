@@ -1,4 +1,4 @@
-"""Environment and model of a preset, for Stable-Baselines3."""
+"""Environment and model of a preset."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
-from sb3_contrib import QRDQN, RecurrentPPO
-from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
@@ -19,31 +17,41 @@ import optenv  # registers the environments
 from optenv.sb3 import SB3VecEnv
 
 from ..utils.arguments import check_arguments
+from . import algorithms
+from .algorithms import Algorithm
 from .export import check_reward
-from .group_advantage import RelativeReward, scales_by_group, scaling_buffer
+from .group_advantage import LeaveOneOutReward, is_group_normalised, normalising_arguments
 from .presets import PRESETS
-from .rl2 import RL2, LstmPolicy
 from .unrolled import UnrolledLR
-from .unrolling import UNROLLED, build_unrolled
 
-#: By the name of its class: an algorithm, and the buffer that it learns from.
-ALGORITHMS: dict[str, tuple[type[BaseAlgorithm], str]] = {
-    "PPO": (PPO, "rollout"),
-    "DQN": (DQN, "replay"),
-    "QRDQN": (QRDQN, "replay"),
-    "RL2": (RL2, "recurrent"),
-}
+__all__ = [
+    "IDS",
+    "algorithm_of_preset",
+    "build",
+    "configuration",
+    "env_arguments",
+    "make_env",
+    "make_model",
+    "make_unrolled",
+    "preset",
+    "remaining",
+]
 
 #: All environments: those whose episodes are runs, and those of trials.
 IDS: dict[str, dict[str, object]] = {**optenv.ENVIRONMENTS, **optenv.TRIALS}
 
-
 #: Arguments that only environments of trials have.
-OF_TRIALS = ("runs", "previous_reward")
+TRIAL_ARGUMENTS = ("runs", "previous_reward")
+
+#: The environment of learners that unroll.
+UNROLLED_ID = "optenv/LearningRate-v0"
+
+#: Arguments of learners that unroll which follow from a configuration's other entries.
+UNROLLED_CONFIGURED = ("arguments", "groups", "size", "seed")
 
 
 def preset(agent: str) -> dict[str, Any]:
-    """Preset called ``agent``.
+    """Return the preset of an agent.
 
     Raises:
         ValueError: there is none; the message lists the valid names.
@@ -53,39 +61,69 @@ def preset(agent: str) -> dict[str, Any]:
     return PRESETS[agent]
 
 
-def env_arguments(agent: str, env_id: str) -> dict[str, Any]:
-    """The preset's arguments of the environment, as far as ``env_id`` knows them.
+def algorithm_of_preset(agent: str) -> Algorithm:
+    """Return the algorithm that an agent learns by.
 
-    What a preset says of its kind of action, such as its multipliers, means nothing to an
-    environment with another kind.
+    Raises:
+        ValueError: there is no such agent, or no such algorithm.
+    """
+    return algorithms.get(preset(agent)["class"])
+
+
+def env_arguments(agent: str, env_id: str) -> dict[str, Any]:
+    """Return those of a preset's environment arguments that an environment has.
+
+    Arguments for another kind of action than the environment's, such as the multipliers of
+    discrete actions, are left out.
+
+    Args:
+        agent: key of :data:`~agents.rl.presets.PRESETS`.
+        env_id: key of :data:`IDS`; for any other id all arguments are returned.
 
     Raises:
         ValueError: there is no such agent.
     """
     arguments = preset(agent)["env"]
     if env_id not in IDS:
-        return dict(arguments)  # make_env says so
+        return dict(arguments)  # make_env refuses it
     kind = str(IDS[env_id]["action"])
-    known = optenv.actions.ACTIONS[kind].__dataclass_fields__
-    action = {name: value for name, value in arguments["action"].items() if name in known}
-    foreign = set() if env_id in optenv.TRIALS else set(OF_TRIALS)
+    valid = optenv.actions.ACTIONS[kind].__dataclass_fields__
+    action = {name: value for name, value in arguments["action"].items() if name in valid}
+    foreign = set() if env_id in optenv.TRIALS else set(TRIAL_ARGUMENTS)
     if (kind == "rule") != (arguments["rule"] == "switching"):
         foreign.add("rule")
-    own = {name: arguments[name] for name in arguments if name not in foreign}
-    return {**own, "action": action}
+    shared = {name: value for name, value in arguments.items() if name not in foreign}
+    return {**shared, "action": action}
+
+
+def configuration(agent: str, **changes: Any) -> dict[str, Any]:
+    """Return a preset as a configuration for :func:`build`.
+
+    Args:
+        agent: key of :data:`~agents.rl.presets.PRESETS`.
+        **changes: entries to replace: ``env_id``, ``env_arguments``, ``num_envs``,
+            ``copies``, ``timesteps``, or ``overrides`` of the algorithm's arguments.
+
+    Raises:
+        ValueError: there is no such agent.
+    """
+    env_id = changes.get("env_id", preset(agent)["env_id"])
+    arguments = env_arguments(agent, env_id)
+    return {**preset(agent), "env_arguments": arguments, "overrides": {}, **changes}
 
 
 def make_env(
     env_id: str, num_envs: int, arguments: Mapping[str, Any], *, copies: int = 1
 ) -> VecEnv:
-    """Batched environment for Stable-Baselines3, with episode statistics.
+    """Make a batched environment for Stable-Baselines3, with episode statistics.
 
     Args:
-        env_id: one of :data:`optenv.ENVIRONMENTS` or :data:`optenv.TRIALS`.
-        num_envs: runs at once.
-        arguments: of the environment; an ``action`` without a kind gets the id's.
-        copies: runs of each task; from 2 on, rewards are relative to the others', see
-            :class:`~agents.rl.group_advantage.RelativeReward`.
+        env_id: a key of :data:`optenv.ENVIRONMENTS` or :data:`optenv.TRIALS`.
+        num_envs: number of runs at once.
+        arguments: arguments of the environment; an ``action`` without a kind gets the
+            id's.
+        copies: runs of each task; from 2 on, rewards are relative to the other copies',
+            see :class:`~agents.rl.group_advantage.LeaveOneOutReward`.
 
     Raises:
         ValueError, TypeError: an unknown id, or arguments that are not valid.
@@ -105,7 +143,7 @@ def make_env(
         **{**arguments, "action": action},
     )
     env = VecMonitor(SB3VecEnv(batch))
-    return RelativeReward(env, copies) if copies > 1 else env
+    return LeaveOneOutReward(env, copies) if copies > 1 else env
 
 
 def make_model(
@@ -116,88 +154,116 @@ def make_model(
     overrides: Mapping[str, Any] | None = None,
     resume: Path | None = None,
 ) -> BaseAlgorithm:
-    """Model of a preset on ``env``.
+    """Make a preset's model of Stable-Baselines3.
 
     Args:
         agent: key of :data:`~agents.rl.presets.PRESETS`.
-        env: see :func:`make_env`.
-        seed: of the algorithm and the environments.
-        overrides: replace arguments of the algorithm's class.
-        resume: ``model.zip`` to go on from, on tasks that the seed and the steps that it
-            has made decide.
+        env: environment, see :func:`make_env`.
+        seed: seed of the algorithm and of the environments.
+        overrides: arguments of the algorithm's class that replace the preset's.
+        resume: path of a ``model.zip`` to continue from. Its next tasks are drawn from the
+            seed and the number of steps that it has made.
 
     Raises:
-        ValueError: unknown agent, an action space that its algorithm cannot drive, a model
-            to go on from that was trained on rewards of another kind, or what
-            Stable-Baselines3 does not accept.
-        TypeError: an override that the class does not take, or no number where it takes
-            one.
+        ValueError: the agent is unknown; or its algorithm cannot take the environment's
+            action; or the model to continue from was trained on rewards of another kind;
+            or Stable-Baselines3 does not accept the arguments.
+        TypeError: the class does not have an argument of ``overrides``, or needs a number
+            there.
     """
-    saved = None if resume is None else _saved(resume)
+    # 1. Collect the arguments: the preset's, the saved model's, the overrides
+    saved = None if resume is None else _saved_attributes(resume)
+    algorithm = algorithm_of_preset(agent)
+    name, overrides = algorithm.cls.__name__, dict(overrides or {})
+    valid = inspect.signature(algorithm.signature or algorithm.cls).parameters
+    defaults = {key: parameter.default for key, parameter in valid.items()}
+    check_arguments(name, overrides, defaults)
     arguments = {
+        **{key: defaults[key] for key in ("n_steps", "gamma") if key in defaults},
         **preset(agent)["algorithm"],
-        **(_returns(saved) if saved is not None else {}),
-        **(overrides or {}),
+        **(_return_arguments(saved) if saved is not None else {}),
+        **overrides,
     }
-    algorithm, buffer = ALGORITHMS[preset(agent)["class"]]
-    own_class = RecurrentPPO if algorithm is RL2 else algorithm  # which names them
-    valid = inspect.signature(own_class).parameters
-    defaults = {name: parameter.default for name, parameter in valid.items()}
-    check_arguments(algorithm.__name__, overrides or {}, defaults)
-    discrete = isinstance(env.action_space, gym.spaces.Discrete)
-    if buffer == "replay" and not discrete:
+
+    # 2. Check that algorithm and environment go together
+    buffer = algorithm.buffer
+    if buffer is None:
         raise ValueError(
-            f"agent {agent!r} needs a discrete action, got {env.action_space}; "
-            "use env 'optenv/DiscreteLearningRate-v0'"
+            f"agent {agent!r} is not an algorithm of Stable-Baselines3; use build()"
         )
     described = env.env_method("describe")[0]
-    trials = "runs" in described
-    if trials != (buffer == "recurrent"):
-        known = optenv.TRIALS if buffer == "recurrent" else optenv.ENVIRONMENTS
-        raise ValueError(
-            f"agent {agent!r} is {'not ' if trials else ''}for trials; "
-            f"use env {' or '.join(known)}"
-        )
+    _check_action(agent, env, described)
+    _check_trials(agent, described)
     check_reward(described)
-    if buffer != "replay":  # a small batch of runs
+
+    # 3. Adapt the arguments to the environment
+    if buffer.whole_episodes and "batch_size" in arguments:  # few runs, a small rollout
         rollout = arguments["n_steps"] * env.num_envs
         arguments["batch_size"] = min(arguments["batch_size"], rollout)
-    if isinstance(env, RelativeReward):
-        arguments |= scaling_buffer(env, arguments, buffer)
+    relative = isinstance(env, LeaveOneOutReward)
+    if isinstance(env, LeaveOneOutReward):
+        arguments |= normalising_arguments(env, arguments, buffer)
+
+    # 4. Make the model, or load it
     try:
         if resume is None or saved is None:
-            network = LstmPolicy if buffer == "recurrent" else "MlpPolicy"
-            return algorithm(network, env, seed=seed, device="cpu", **arguments)
-        own = dict(overrides or {})
-        if isinstance(env, RelativeReward):
-            names = ("n_steps", f"{buffer}_buffer_kwargs", "group")
-            own |= {name: arguments[name] for name in names if name in arguments}
-        elif buffer == "replay":
-            # It would take the buffer that it made for n-step returns for the user's.
-            own |= {"replay_buffer_class": None, "replay_buffer_kwargs": {}}
-        model = algorithm.load(resume, env=env, device="cpu", seed=seed, **own)
+            return algorithm.cls(
+                algorithm.policy, env, seed=seed, device="cpu", **arguments
+            )
+        renewed = (
+            {key: arguments[key] for key in buffer.resumed} if relative else buffer.reset
+        )
+        model = algorithm.cls.load(
+            resume, env=env, device="cpu", seed=seed, **{**overrides, **renewed}
+        )
     except Exception as error:
-        what = f"{arguments}" if resume is None else f"{str(resume)!r}"
-        raise ValueError(
-            f"cannot make a {algorithm.__name__} model of {what}: {error}"
-        ) from error
-    relative = scales_by_group(saved)
-    if relative != isinstance(env, RelativeReward):
+        source = f"{arguments}" if resume is None else f"{str(resume)!r}"
+        raise ValueError(f"cannot make a {name} model of {source}: {error}") from error
+    if is_group_normalised(saved) != relative:
         raise ValueError(
             f"the model of {str(resume)!r} was trained on rewards that are "
-            f"{'relative to copies' if relative else 'absolute'}; "
-            f"give {'at least 2 copies' if relative else '1 copy'} to go on"
+            f"{'absolute' if relative else 'relative to copies'}; "
+            f"give {'1 copy' if relative else 'at least 2 copies'} to go on"
         )
-    if seed is not None:  # not the tasks once more that the model began with
+    if seed is not None:  # other tasks than those that the model began with
         model.set_random_seed(seed + model.num_timesteps)
     return model
 
 
-def _saved(path: Path) -> dict[str, Any]:
-    """Attributes of a saved model.
+def _check_action(agent: str, env: VecEnv, described: Mapping[str, Any]) -> None:
+    """Refuse an environment whose action the agent's algorithm cannot take."""
+    algorithm = algorithm_of_preset(agent)
+    if isinstance(optenv.actions.make(described["action"]), algorithm.actions):
+        return
+    kinds = " or ".join(cls.kind for cls in algorithm.actions)
+    known = optenv.TRIALS if algorithm.trials else optenv.ENVIRONMENTS
+    fitting = [
+        env_id
+        for env_id, given in known.items()
+        if issubclass(optenv.actions.ACTIONS[str(given["action"])], algorithm.actions)
+    ]
+    raise ValueError(
+        f"agent {agent!r} needs a {kinds} action, got {env.action_space}; "
+        f"use env {' or '.join(map(repr, fitting))}"
+    )
+
+
+def _check_trials(agent: str, described: Mapping[str, Any]) -> None:
+    """Refuse trials for an algorithm of single runs, and the other way round."""
+    trials, wanted = "runs" in described, algorithm_of_preset(agent).trials
+    if trials != wanted:
+        known = optenv.TRIALS if wanted else optenv.ENVIRONMENTS
+        raise ValueError(
+            f"agent {agent!r} is {'' if wanted else 'not '}for trials; "
+            f"use env {' or '.join(known)}"
+        )
+
+
+def _saved_attributes(path: Path) -> dict[str, Any]:
+    """Return the attributes of a saved model.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the file is not a saved model.
     """
     try:
         saved, _, _ = load_from_zip_file(path, device="cpu")
@@ -206,10 +272,60 @@ def _saved(path: Path) -> dict[str, Any]:
     return saved or {}
 
 
-def _returns(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """How a saved model computes returns, wherever its class keeps that."""
-    found = {**saved, **(saved.get("replay_buffer_kwargs") or {})}
-    return {name: found[name] for name in ("n_steps", "gamma") if name in found}
+def _return_arguments(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a saved model's ``n_steps`` and ``gamma``.
+
+    Args:
+        saved: attributes of the model. With n-step returns, its replay buffer has them.
+    """
+    values = {**saved, **(saved.get("replay_buffer_kwargs") or {})}
+    return {name: values[name] for name in ("n_steps", "gamma") if name in values}
+
+
+def make_unrolled(
+    agent: str, config: Mapping[str, Any], *, seed: int | None = None
+) -> UnrolledLR:
+    """Make a preset's learner that unrolls.
+
+    Args:
+        agent: key of :data:`~agents.rl.presets.PRESETS`.
+        config: see :func:`build`; ``copies`` must divide ``num_envs``.
+        seed: seed of the learner and its tasks; 0 by default.
+
+    Raises:
+        ValueError, TypeError: an argument is unknown or not valid.
+    """
+    env_id, overrides = config["env_id"], config["overrides"]
+    num_envs, copies = config["num_envs"], config["copies"]
+    if env_id != UNROLLED_ID:
+        raise ValueError(
+            f"{'cannot be unrolled:' if env_id in IDS else 'unknown'} environment "
+            f"{env_id!r}; valid: {UNROLLED_ID}"
+        )
+    learner = algorithm_of_preset(agent).cls
+    defaults = {
+        name: parameter.default
+        for cls in (UnrolledLR, learner)
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if name not in (*UNROLLED_CONFIGURED, "unrolled")
+    }
+    for name in ("groups", "size"):
+        if name in overrides:
+            raise TypeError(
+                f"{name!r} follows from num_envs ({num_envs}) and copies ({copies}), "
+                "runs of each task; give these"
+            )
+    check_arguments(learner.__name__, overrides, defaults)
+    if num_envs % copies:
+        raise ValueError(f"num_envs ({num_envs}) must be a multiple of copies ({copies})")
+    made: UnrolledLR = learner(
+        config["env_arguments"],
+        groups=num_envs // copies,
+        size=copies,
+        seed=0 if seed is None else seed,
+        **{**preset(agent)["algorithm"], **overrides},
+    )
+    return made
 
 
 def build(
@@ -219,23 +335,25 @@ def build(
     seed: int | None = None,
     resume: Path | None = None,
 ) -> BaseAlgorithm | UnrolledLR:
-    """Model of a preset on an environment of its own.
+    """Make an agent's model together with its environment.
 
     Args:
         agent: key of :data:`~agents.rl.presets.PRESETS`.
         config: ``env_id``, ``env_arguments``, ``num_envs``, ``copies`` (see
-            :func:`make_env`) and ``overrides`` (see :func:`make_model`).
-        seed, resume: see :func:`make_model`.
+            :func:`make_env`) and ``overrides`` (see :func:`make_model`);
+            :func:`configuration` makes one of a preset.
+        seed: see :func:`make_model`.
+        resume: see :func:`make_model`.
 
     Raises:
-        ValueError, TypeError: as those two do.
+        ValueError, TypeError: see :func:`make_env`, :func:`make_model` and
+            :func:`make_unrolled`.
     """
-    if preset(agent)["class"] in UNROLLED:
-        if resume is not None:
-            raise ValueError(
-                f"agent {agent!r} cannot go on from a model; leave out --resume"
-            )
-        return build_unrolled(preset(agent), config, seed)
+    algorithm = algorithm_of_preset(agent)
+    if resume is not None and not algorithm.resumable:
+        raise ValueError(f"agent {agent!r} cannot go on from a model; leave out --resume")
+    if algorithm.buffer is None:
+        return make_unrolled(agent, config, seed=seed)
     env = make_env(
         config["env_id"], config["num_envs"], config["env_arguments"],
         copies=config["copies"],
@@ -244,10 +362,14 @@ def build(
 
 
 def remaining(model: BaseAlgorithm | UnrolledLR, timesteps: int) -> int:
-    """Control steps that ``model`` still has to make, of ``timesteps`` in all.
+    """Return the number of control steps that a model still has to make.
+
+    Args:
+        model: new or resumed model.
+        timesteps: control steps in all, over all runs.
 
     Raises:
-        ValueError: none, or too few for the algorithm to begin to learn.
+        ValueError: there are none, or too few for the algorithm to begin to learn.
     """
     left = timesteps - model.num_timesteps
     if left < 1:

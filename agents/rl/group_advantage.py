@@ -1,14 +1,18 @@
-"""Rewards that say how well an agent does, whatever its task.
+"""Leave-one-out baselines, and returns normalised per group.
 
-How much loss a run can lose, and how much of that depends on the agent, varies far more
-between tasks than between policies. What is left when both are taken out is the reward
-relative to other runs of the very same task, in units of their spread. The environment's
-own reward stays as it is. What it brought is in docs/notes/policy-log.md.
+Between tasks, the loss that a run can lose, and the part of it that depends on the agent,
+vary far more than between policies. Both are removed here from the rewards that an
+algorithm learns from: a run's reward is compared with other runs of the same task
+(:class:`LeaveOneOutReward`), and divided by the standard deviation of the returns in its
+group of runs (:class:`GroupNormalisedRolloutBuffer` and
+:class:`GroupNormalisedReplayBuffer`). The environment's own reward stays as it is. The
+effect on training is in docs/notes/policy-log.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,21 +21,38 @@ from stable_baselines3.common.buffers import NStepReplayBuffer, RolloutBuffer
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-#: Spread of returns, in nats, that is added to every group's own.
+__all__ = [
+    "LEAST_SPREAD",
+    "RECURRENT",
+    "REPLAY",
+    "ROLLOUT",
+    "Buffer",
+    "GroupNormalisedReplayBuffer",
+    "GroupNormalisedRolloutBuffer",
+    "LeaveOneOutReward",
+    "is_group_normalised",
+    "normalising_arguments",
+]
+
+#: Added to the standard deviation of a group's returns, in nats.
 LEAST_SPREAD = 0.02
 
 
-class RelativeReward(VecEnvWrapper):
-    """Run every task several times at once, and reward what is better than the others.
+class LeaveOneOutReward(VecEnvWrapper):
+    r"""Run every task several times at once, and subtract the mean of the other runs.
 
     Blocks of ``copies`` neighbouring runs get one seed, hence one task, one set of initial
-    parameters and the same batches. A run's reward is its own less the mean of the others
-    in its block: a baseline that does not depend on the run's own actions (leave-one-out,
-    Kool et al., 2019), step by step.
+    parameters and the same batches. With the environment's rewards :math:`r_j` of a block
+    of :math:`K` runs, the reward of run :math:`i` is
+
+    .. math:: r_i - \frac{1}{K - 1} \sum_{j \ne i} r_j
+
+    at every control step: a baseline that does not depend on the run's own actions
+    (leave-one-out, Kool et al., 2019).
 
     Args:
-        venv: environments that :class:`~optenv.sb3.SB3VecEnv` is at the bottom of; all
-            runs are of one length (``on_divergence="absorb"``).
+        venv: environments with an :class:`~optenv.sb3.SB3VecEnv` at the bottom. All runs
+            must have one length (``on_divergence="absorb"``).
         copies: runs in a block, at least 2.
 
     Raises:
@@ -51,13 +72,13 @@ class RelativeReward(VecEnvWrapper):
         """Seed block ``i`` with ``seed + i``; ``None`` draws a seed."""
         first = int(np.random.default_rng().integers(2**31)) if seed is None else seed
         seeds: list[int | None] = [first + i // self.copies for i in range(self.num_envs)]
-        # SB3 has no way to give every environment a seed of its own.
+        # SB3 has no public way to give each environment a seed of its own
         self.unwrapped._seeds = list(seeds)
         return seeds
 
     @property
     def episode_length(self) -> int:
-        """Control steps of an episode, which is a run, or a trial of several."""
+        """Control steps of an episode: of a run, or of all runs of a trial."""
         (horizon,) = {settings.horizon for settings in self.get_attr("settings")}
         trials = "runs" in self.env_method("describe")[0]
         return horizon * (self.get_attr("runs")[0] if trials else 1)
@@ -72,15 +93,15 @@ class RelativeReward(VecEnvWrapper):
         return observation, (blocks - others).reshape(-1), done, info
 
 
-class GroupScaledBuffer(RolloutBuffer):
-    """Rollouts whose rewards are in units of the spread of returns in each group.
+class GroupNormalisedRolloutBuffer(RolloutBuffer):
+    """Rollout buffer that divides rewards by the standard deviation of a group's returns.
 
     A rollout must hold one whole episode of each environment.
 
     Args:
-        *args: of the buffer that this is mixed into.
-        group: neighbouring episodes that share their structure.
-        **kwargs: of that buffer.
+        *args: arguments of the buffer that this class is mixed into.
+        group: number of neighbouring episodes that share their structure.
+        **kwargs: keyword arguments of that buffer.
 
     Raises:
         ValueError: ``group`` does not divide the number of episodes.
@@ -88,78 +109,154 @@ class GroupScaledBuffer(RolloutBuffer):
 
     def __init__(self, *args: Any, group: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.group = _checked(group, self.n_envs)
+        self.group = _check_group(group, self.n_envs)
 
     def compute_returns_and_advantage(
         self, last_values: torch.Tensor, dones: np.ndarray
     ) -> None:
-        self.rewards /= _spread(self.rewards, self.group)
+        self.rewards /= _group_spread(self.rewards, self.group)
         super().compute_returns_and_advantage(last_values, dones)
 
 
-class GroupScaledReplay(NStepReplayBuffer):
-    """The same of a replay buffer: rewards get that unit when their runs end.
+class GroupNormalisedReplayBuffer(NStepReplayBuffer):
+    """Replay buffer that divides rewards by the standard deviation of a group's returns.
 
-    All runs must end together. Until they do, their rewards are in the environment's unit.
+    All runs must end together. Rewards are divided when their runs end, and are in the
+    environment's unit until then.
 
     Args:
-        group: neighbouring runs that share their structure.
+        *args: arguments of ``NStepReplayBuffer``.
+        group: number of neighbouring runs that share their structure.
+        **kwargs: keyword arguments of ``NStepReplayBuffer``.
 
     Raises:
         ValueError: ``group`` does not divide the number of runs, or the buffer is too
-            small for the runs.
+            small for whole runs.
     """
 
     def __init__(self, *args: object, group: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self.group = _checked(group, self.n_envs)
-        self._begun = 0  # control steps of the runs that have not ended
+        self.group = _check_group(group, self.n_envs)
+        self._num_open = 0  # control steps of the runs that have not ended
 
     def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any,
             infos: Any) -> None:  # fmt: skip
         super().add(obs, next_obs, action, reward, done, infos)
-        self._begun += 1
-        if self._begun > self.buffer_size:
+        self._num_open += 1
+        if self._num_open > self.buffer_size:
             raise ValueError(
                 f"buffer_size must hold whole runs, got {self.buffer_size} control steps "
                 "of each of them"
             )
         if np.all(done):
-            rows = np.arange(self.pos - self._begun, self.pos) % self.buffer_size
-            self.rewards[rows] /= _spread(self.rewards[rows], self.group)
-            self._begun = 0
+            rows = np.arange(self.pos - self._num_open, self.pos) % self.buffer_size
+            self.rewards[rows] /= _group_spread(self.rewards[rows], self.group)
+            self._num_open = 0
 
 
-def _checked(group: int, runs: int) -> int:
-    if group < 2 or runs % group:
+def _check_group(group: int, num_envs: int) -> int:
+    if group < 2 or num_envs % group:
         raise ValueError(
-            f"group must be at least 2 and divide num_envs ({runs}), got {group!r}"
+            f"group must be at least 2 and divide num_envs ({num_envs}), got {group!r}"
         )
     return group
 
 
-def _spread(rewards: np.ndarray, group: int) -> np.ndarray:
-    """Spread of returns in the group of each run, of rewards ``[steps, runs]``."""
+def _group_spread(rewards: np.ndarray, group: int) -> np.ndarray:
+    """Return the standard deviation of returns in the group of each run.
+
+    Args:
+        rewards: ``[T, N]``, of T control steps of N runs.
+        group: number of neighbouring runs that form a group.
+
+    Returns:
+        ``[N]``, with :data:`LEAST_SPREAD` added.
+    """
     returns = rewards.sum(0).reshape(-1, group)
     return (returns.std(1, keepdims=True) + LEAST_SPREAD).repeat(group, 1).reshape(-1)
 
 
-def scaling_buffer(
-    env: RelativeReward, arguments: Mapping[str, Any], kind: str
+@dataclass(frozen=True, kw_only=True)
+class Buffer:
+    """Kind of experience buffer of an algorithm, and its group-normalised counterpart.
+
+    Attributes:
+        name: for messages.
+        normalised: returns the algorithm's arguments that give it a group-normalised
+            buffer, from the group size and the algorithm's other arguments (with
+            ``n_steps``; a replay buffer also needs ``gamma``).
+        whole_episodes: True if the buffer holds rollouts, which must then be of whole
+            episodes; False for a replay buffer.
+        resumed: those arguments to give once more to a saved model that is resumed.
+        reset: arguments to give to a saved model that is resumed without normalisation.
+    """
+
+    name: str
+    normalised: Callable[[int, Mapping[str, Any]], dict[str, Any]]
+    whole_episodes: bool = True
+    resumed: tuple[str, ...] = ()
+    reset: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _rollout_arguments(group: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "rollout_buffer_class": GroupNormalisedRolloutBuffer,
+        "rollout_buffer_kwargs": {"group": group},
+    }
+
+
+def _replay_arguments(group: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    n_step = {name: arguments[name] for name in ("n_steps", "gamma")}
+    return {
+        "replay_buffer_class": GroupNormalisedReplayBuffer,
+        "replay_buffer_kwargs": {"group": group, **n_step},
+        "n_steps": 1,  # else the algorithm would make an n-step buffer of its own
+    }
+
+
+def _recurrent_arguments(group: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {"group": group}
+
+
+#: Buffer of on-policy algorithms, such as PPO and A2C.
+ROLLOUT = Buffer(
+    name="rollout",
+    normalised=_rollout_arguments,
+    resumed=("n_steps", "rollout_buffer_kwargs"),
+)
+
+#: Buffer of off-policy algorithms with n-step returns, such as DQN.
+REPLAY = Buffer(
+    name="replay",
+    normalised=_replay_arguments,
+    whole_episodes=False,
+    resumed=("n_steps", "replay_buffer_kwargs"),
+    # A saved model names the n-step buffer that it made as if the user had asked for it
+    reset={"replay_buffer_class": None, "replay_buffer_kwargs": {}},
+)
+
+#: Buffer of :class:`agents.rl.rl2.RL2`, which makes it itself.
+RECURRENT = Buffer(
+    name="recurrent", normalised=_recurrent_arguments, resumed=("n_steps", "group")
+)
+
+
+def normalising_arguments(
+    env: LeaveOneOutReward, arguments: Mapping[str, Any], buffer: Buffer
 ) -> dict[str, Any]:
-    """Arguments that give an algorithm a buffer which scales by group.
+    """Return the arguments that give an algorithm a group-normalised buffer.
 
     Args:
-        env: what the algorithm learns on.
-        arguments: of the algorithm, with ``n_steps``, and ``gamma`` for a replay buffer.
-        kind: of its buffer: ``"rollout"``, ``"recurrent"`` or ``"replay"``.
+        env: environment that the algorithm learns on.
+        arguments: the algorithm's other arguments, with ``n_steps``.
+        buffer: kind of the algorithm's buffer.
 
     Raises:
-        ValueError: groups differ in size or are not of whole blocks of copies, or
-            rollouts are not of whole episodes.
+        ValueError: groups differ in size or do not consist of whole blocks of copies, or
+            rollouts do not consist of whole episodes.
     """
     length = env.episode_length
-    if kind != "replay" and arguments["n_steps"] != length:
+    if buffer.whole_episodes and arguments["n_steps"] != length:
         raise ValueError(
             "relative rewards need rollouts of whole episodes: n_steps must be "
             f"{length}, the control steps of a run or of all runs of a trial, "
@@ -171,21 +268,15 @@ def scaling_buffer(
             f"copies ({env.copies}) must divide groups of one size, "
             f"got sizes {sorted(sizes)}"
         )
-    group = {"group": min(sizes)}
-    if kind == "recurrent":
-        return group
-    if kind == "rollout":
-        return {"rollout_buffer_class": GroupScaledBuffer, "rollout_buffer_kwargs": group}
-    steps = {name: arguments[name] for name in ("n_steps", "gamma")}
-    return {
-        "replay_buffer_class": GroupScaledReplay,
-        "replay_buffer_kwargs": {**group, **steps},
-        "n_steps": 1,  # those that a buffer of the algorithm's own would get
-    }
+    return buffer.normalised(min(sizes), arguments)
 
 
-def scales_by_group(saved: Mapping[str, Any]) -> bool:
-    """Whether the attributes of a model name one of the buffers above."""
-    found = (saved.get(f"{kind}_buffer_class") for kind in ("rollout", "replay"))
-    own = any(kind in (GroupScaledBuffer, GroupScaledReplay) for kind in found)
-    return own or saved.get("group") is not None
+def is_group_normalised(saved: Mapping[str, Any]) -> bool:
+    """Return whether a saved model learned from a group-normalised buffer.
+
+    Args:
+        saved: attributes of the model.
+    """
+    classes = (saved.get(f"{kind}_buffer_class") for kind in ("rollout", "replay"))
+    normalised = (GroupNormalisedRolloutBuffer, GroupNormalisedReplayBuffer)
+    return any(cls in normalised for cls in classes) or saved.get("group") is not None

@@ -1,25 +1,33 @@
-"""Hyperparameters of the agents, as data.
+"""Presets: hyperparameters of the agents, as data.
 
-One entry per agent: the algorithm, the environment it learns in, the algorithm's own
-arguments (those of the Stable-Baselines3 class, by their names), how long it learns, and
-how many trainings there are to choose from. ``ppo`` is for a first try, in minutes.
-The policies in :data:`agents.SHIPPED` were made by the presets of their names, ``rl2`` in
-three trainings that went on from each other (agents/policies/README.md). What was
-tried on the way is in docs/notes/policy-log.md.
+:data:`PRESETS` has an entry for each agent:
+
+- ``class``: its algorithm, a key of :data:`agents.rl.algorithms.ALGORITHMS`;
+- ``env_id`` and ``env``: the environment and its arguments;
+- ``num_envs`` and ``copies``: runs at once, and how many of them share a task;
+- ``candidates`` and ``members``: trainings with different seeds, and how many of the best
+  policies are averaged;
+- ``timesteps``: control steps of a training, over all runs;
+- ``algorithm``: arguments of the algorithm's class.
+
+``ppo`` is for a first try, in minutes. The policies in :data:`agents.SHIPPED` were made by
+the presets of their names, ``rl2`` in three trainings, each resumed from the one before
+(agents/policies/README.md). The experiments behind these numbers are in
+docs/notes/policy-log.md.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-#: Update rule of the policies but for those of SGD with momentum; see
-#: :func:`optenv.rules.orthogonal_adam`.
+#: Update rule of most policies; see :func:`optenv.rules.orthogonal_adam`.
 RULE: dict[str, Any] = {"name": "orthogonal-adam", "beta2": 0.9999, "power": 0.9}
 
-#: What all agents learn on: every family but quadratics, language models most,
-#: reparametrised, from base rates over three and a half decades. Some users give no loss.
-#: Decisions are dense early in the run, and the actions start low, so that a base rate far
-#: too high does not spoil the first updates.
+#: Training environment: all task families but quadratics, language models most often,
+#: reparametrised, with base learning rates over three and a half decades. Losses are hidden
+#: in some runs, for users who give the optimizer none. Control steps are dense early in the
+#: run, and the multiplier starts low, so that a base learning rate that is far too high
+#: does not ruin the first updates.
 TRAINING: dict[str, Any] = {
     "tasks": [
         "logistic",
@@ -31,7 +39,7 @@ TRAINING: dict[str, Any] = {
     "rule": RULE,
     "horizon": 40,
     "updates_per_step": (1.5, 320),  # runs of 60 to 12,800 updates
-    "max_work": 1e9,  # the longest of them of small networks
+    "max_work": 1e9,  # the longest ones only with small networks
     "spacing": 1.7,
     "base_lr": (1e-5, 3e-2),
     "reparametrize": 0.4,
@@ -70,12 +78,12 @@ DQN: dict[str, Any] = {
     "env_id": "optenv/DiscreteLearningRate-v0",
     "env": {
         **TRAINING,
-        "loss_dropout": 0.3,  # with less it fails where no loss is given
+        "loss_dropout": 0.3,  # with less, it fails in runs without losses
         "action": {
             "start": -2.0,
             "schedule": "wsd",
             "bound": 8.0,
-            # Up to 6, since a base rate may be a thousand times too small.
+            # Up to 6, since a base learning rate may be a thousand times too small
             "multipliers": (0.25, 0.5, 0.8, 1.0, 1.25, 2.0, 6.0),
         },
     },
@@ -100,7 +108,7 @@ DQN: dict[str, Any] = {
     },
 }
 
-#: Which of eight update rules, and a factor on the learning rate.
+#: Environment in which actions choose one of eight update rules and a multiplier.
 RULES: dict[str, Any] = {
     **SHORT,
     "rule": "switching",
@@ -112,9 +120,9 @@ RULES: dict[str, Any] = {
     },
 }
 
-#: Short runs of SGD with momentum, whose best learning rate differs widely between tasks
-#: and shows late: what is worth to be remembered.
-AGAIN: dict[str, Any] = {
+#: Environment for policies with a memory: short runs of SGD with momentum, whose best
+#: learning rate differs widely between tasks and shows late in a run.
+REPEATED: dict[str, Any] = {
     **SHORT,
     "tasks": [
         "logistic",
@@ -132,12 +140,12 @@ AGAIN: dict[str, Any] = {
     "action": {"start": 0.0, "schedule": "wsd", "bound": 8.0, "step": 4.0},
 }
 
-#: Three runs on each task.
+#: RL² on trials of three runs.
 RL2: dict[str, Any] = {
     **PPO,
     "class": "RL2",
     "env_id": "optenv/LearningRateTrial-v0",
-    "env": {**AGAIN, "runs": 3, "previous_reward": "told"},
+    "env": {**REPEATED, "runs": 3, "previous_reward": "told"},
     "timesteps": 737_280,
     "algorithm": {
         "n_steps": 24,
@@ -156,17 +164,17 @@ RL2: dict[str, Any] = {
     },
 }
 
-#: The same runs as single episodes, for a policy without a memory to compare with.
+#: PPO on the same runs as single episodes: a policy without a memory, for comparison.
 MEMORYLESS: dict[str, Any] = {
     **PPO,
-    "env": AGAIN,
+    "env": REPEATED,
     "num_envs": 512,
     "timesteps": RL2["timesteps"],
     "algorithm": {**PPO["algorithm"], "n_steps": 8},
 }
 
-#: Gradients of the rewards themselves; runs of large networks are short, since all of a
-#: segment is kept.
+#: Learning by unrolling. Runs of large networks are short, since the graph of a whole
+#: segment is kept in memory.
 UNROLLED_LR: dict[str, Any] = {
     "class": "UnrolledLR",
     "env_id": "optenv/LearningRate-v0",
@@ -201,7 +209,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "reparametrize": 0.3,
         },
     },
-    # A step costs hardly more than AdamW's; beta1 as in docs/notes/policy-log.md.
+    # A step costs hardly more than AdamW's; for beta1 see docs/notes/policy-log.md
     "adam": {**PPO, "env": {**TRAINING, "rule": {"name": "adam", "beta1": 0.8}}},
     "dqn": DQN,
     "ppo-discrete": {

@@ -1,8 +1,8 @@
 """RL²: recurrent PPO whose memory lasts for a trial (Duan et al., 2016; Wang et al., 2016).
 
-Where the episode of Stable-Baselines3 is a trial, ``sb3_contrib.RecurrentPPO`` is RL² as it
-stands. Added are a shortcut past the memory, a forward pass that is not a loop over time,
-and rewards in units of the spread of each group.
+With a trial as the episode of Stable-Baselines3, ``sb3_contrib.RecurrentPPO`` is RL².
+This module adds a skip connection past the LSTM, a forward pass without a loop over time,
+and returns that are normalised per group.
 """
 
 from __future__ import annotations
@@ -16,21 +16,24 @@ from sb3_contrib.common.recurrent.buffers import RecurrentRolloutBuffer
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from torch import Tensor, nn
 
-from .group_advantage import GroupScaledBuffer
+from .group_advantage import GroupNormalisedRolloutBuffer
 
 __all__ = ["RL2", "LstmPolicy"]
 
 
 class LstmPolicy(RecurrentActorCriticPolicy):
-    """Actor and critic that see the observation and the output of an LSTM each.
+    """Actor and critic that each see the observation and the output of an LSTM.
 
-    With the observation beside the memory, what needs none is learned as fast as without.
+    The observation bypasses the LSTM (skip connection), so that feed-forward behaviour is
+    learned as fast as by an MLP.
 
     Args:
-        *args, **kwargs: of ``sb3_contrib``'s ``MlpLstmPolicy``; a critic without an LSTM,
-            its own or the actor's, is not supported.
-        memory: steps that memories should last when learning begins, see :func:`remember`;
-            None starts as torch does, from memories of about two steps.
+        *args: arguments of ``sb3_contrib``'s ``MlpLstmPolicy``.
+        memory: number of steps that memories should last at first, see
+            :func:`chrono_initialise`; None keeps torch's initialisation, with memories of
+            about two steps.
+        **kwargs: keyword arguments of ``MlpLstmPolicy``. A critic without an LSTM, its own
+            or the actor's, is not supported.
 
     Raises:
         ValueError: the critic would have no LSTM, or ``memory`` is less than 3.
@@ -45,28 +48,32 @@ class LstmPolicy(RecurrentActorCriticPolicy):
             )
         for lstm in (self.lstm_actor, self.lstm_critic):
             if memory is not None and lstm is not None:
-                remember(lstm, memory)
+                chrono_initialise(lstm, memory)
 
     def _build_mlp_extractor(self) -> None:
         self.lstm_output_dim += self.features_dim
         super()._build_mlp_extractor()
 
     @staticmethod
-    def _process_sequence(  # type: ignore[override]  # theirs says one tensor too few
+    def _process_sequence(  # type: ignore[override]  # its annotation lacks a tensor
         features: Tensor,
         lstm_states: tuple[Tensor, Tensor],
         episode_starts: Tensor,
         lstm: nn.LSTM,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Observations with the LSTM's outputs ``[n * T, F + H]``, and its new state.
+        """Run an LSTM over sequences, and join its outputs to the observations.
 
         Args:
-            features: ``[n * T, F]``, one sequence after the other.
-            lstm_states: ``[layers, n, H]``, twice.
-            episode_starts: ``[n * T]``. The buffer cuts sequences where episodes start, so
-                that only the first entry of each can be one: no loop over time is needed
-                to forget there (4 to 8 times as fast, the same numbers).
-            lstm: of the actor or the critic.
+            features: observations ``[n * T, F]``, one sequence after the other.
+            lstm_states: hidden and cell state, each ``[layers, n, H]``.
+            episode_starts: ``[n * T]``, 1 at the first step of an episode. The buffer cuts
+                sequences where episodes start, so that only the first entry of a sequence
+                can be 1, and no loop over time is needed to reset states (4 to 8 times as
+                fast, the same numbers).
+            lstm: LSTM of the actor or of the critic.
+
+        Returns:
+            Observations with the LSTM's outputs, ``[n * T, F + H]``, and its new state.
         """
         count = lstm_states[0].shape[1]
         starts = episode_starts.reshape(count, -1)[:, 0]
@@ -77,23 +84,24 @@ class LstmPolicy(RecurrentActorCriticPolicy):
         return torch.cat([features, output.swapaxes(0, 1).flatten(0, 1)], dim=1), state
 
 
-def remember(lstm: nn.LSTM, steps: int) -> None:
-    """Give an LSTM memories that last from 1 to ``steps - 1`` steps at first.
+def chrono_initialise(lstm: nn.LSTM, steps: int) -> None:
+    """Initialise an LSTM's gates so that its units remember for 1 to ``steps - 1`` steps.
 
-    Biases of forget gates are the logarithms of these times, and those of input gates their
-    negatives (chrono initialisation, Tallec & Ollivier, 2018), where times are log-uniform,
-    instead of uniform: some memories must be short for others to know what they keep.
+    The biases of the forget gates are the logarithms of these times, and those of the input
+    gates their negatives (chrono initialisation, Tallec & Ollivier, 2018). Times are drawn
+    log-uniformly instead of uniformly, so that some units have short memories, on which
+    the long ones depend.
 
     Args:
-        lstm: of any number of layers, in one direction.
+        lstm: unidirectional LSTM with any number of layers.
         steps: about the length of an episode.
 
     Raises:
-        ValueError: ``steps`` is no integer, or less than 3.
+        ValueError: ``steps`` is not an integer, or less than 3.
     """
     if not isinstance(steps, int) or steps < 3:
         raise ValueError(f"memory must be at least 3 steps, got {steps!r}")
-    gates = 2 * lstm.hidden_size  # torch has them in the order input, forget, cell, output
+    gates = 2 * lstm.hidden_size  # torch's order: input, forget, cell, output
     for layer in range(lstm.num_layers):
         forget = torch.rand(lstm.hidden_size) * math.log(steps - 1)
         with torch.no_grad():
@@ -102,14 +110,22 @@ def remember(lstm: nn.LSTM, steps: int) -> None:
 
 
 class RL2(RecurrentPPO):
-    """``RecurrentPPO`` whose rewards can be in units of the spread of each group.
+    """Recurrent PPO with returns that can be normalised per group.
 
     Args:
-        *args: of ``RecurrentPPO``.
-        group: neighbouring trials that share their structure, see
-            :class:`~agents.rl.group_advantage.GroupScaledBuffer`; None leaves rewards as
-            they are.
-        **kwargs: of ``RecurrentPPO``.
+        *args: arguments of ``RecurrentPPO``.
+        group: number of neighbouring trials that share their structure, see
+            :class:`~agents.rl.group_advantage.GroupNormalisedRolloutBuffer`; None leaves
+            rewards unchanged.
+        **kwargs: keyword arguments of ``RecurrentPPO``.
+
+    Example:
+        ::
+
+            env = agents.rl.factory.make_env(
+                "optenv/LearningRateTrial-v0", 64, {"previous_reward": "told"}
+            )
+            model = RL2(LstmPolicy, env, n_steps=120)
     """
 
     def __init__(self, *args: Any, group: int | None = None, **kwargs: Any) -> None:
@@ -122,12 +138,12 @@ class RL2(RecurrentPPO):
             return
         stock = self.rollout_buffer
         assert isinstance(stock, RecurrentRolloutBuffer)
-        self.rollout_buffer = GroupScaledRecurrentBuffer(
+        self.rollout_buffer = GroupNormalisedRecurrentBuffer(
             self.n_steps, self.observation_space, self.action_space,
             stock.hidden_state_shape, self.device, gamma=self.gamma,
             gae_lambda=self.gae_lambda, n_envs=self.n_envs, group=self.group,
         )  # fmt: skip
 
 
-class GroupScaledRecurrentBuffer(GroupScaledBuffer, RecurrentRolloutBuffer):
-    """Rollouts of whole trials, with the hidden states that they began with."""
+class GroupNormalisedRecurrentBuffer(GroupNormalisedRolloutBuffer, RecurrentRolloutBuffer):
+    """Group-normalised rollouts of whole trials, with their initial hidden states."""

@@ -1,7 +1,8 @@
-"""Several trainings of one recipe, judged on the selection tasks, the best averaged.
+"""Training with several seeds, selection of the best policies, and their average.
 
-Trainings differ by some per cent from seed to seed. The selection tasks are neither
-trained on nor reported; what averaging brings is in docs/notes/policy-log.md.
+Results of a training differ by some per cent from seed to seed. Policies are selected on
+the selection tasks, which are neither trained on nor reported. The effect of averaging is
+in docs/notes/policy-log.md.
 """
 
 from __future__ import annotations
@@ -30,15 +31,22 @@ from . import factory, training
 
 __all__ = ["Candidate", "mean_gaps", "train_candidates"]
 
-#: Seeds of the runs that candidates are judged by.
+#: Seeds of the runs that candidates are selected by.
 SELECTION_SEEDS = (0, 1)
 
-#: Between the seeds of two candidates.
+#: Difference of the seeds of two successive candidates.
 STRIDE = 1000
 
 
 class Candidate(NamedTuple):
-    """A training: what :func:`agents.rl.factory.build` takes, and where its results go."""
+    """One training of several.
+
+    Attributes:
+        agent: key of :data:`~agents.rl.presets.PRESETS`.
+        seed: seed of the training.
+        config: see :func:`agents.rl.factory.build`; with ``timesteps``.
+        folder: folder of its results.
+    """
 
     agent: str
     seed: int
@@ -58,18 +66,18 @@ def train_candidates(
     tasks: Sequence[HeldoutTask] = SELECTION,
     progress: bool = True,
 ) -> None:
-    """Train ``count`` policies, and leave the average of the best in ``folder``.
+    """Train ``count`` policies, and write the average of the best ones.
 
     Args:
         agent: key of :data:`~agents.rl.presets.PRESETS`.
-        seed: of the first; the others' follow in steps of :data:`STRIDE`.
-        config: see :func:`agents.rl.factory.build`.
-        folder: gets ``policy.*``, ``selection.csv``, and a folder for each candidate.
-        count: how many to train.
-        members: how many of them to average.
-        workers: processes that train and judge.
-        tasks: to judge by.
-        progress: say what has ended, and show a bar while judging.
+        seed: seed of the first training; the others follow in steps of :data:`STRIDE`.
+        config: see :func:`agents.rl.factory.build`; with ``timesteps``.
+        folder: folder of ``policy.*``, ``selection.csv``, and a folder for each candidate.
+        count: number of trainings.
+        members: number of policies that are averaged.
+        workers: number of processes that train and evaluate.
+        tasks: tasks to select by.
+        progress: report trainings that have ended, and show a bar during the evaluation.
     """
     candidates = [
         Candidate(agent, seed + i * STRIDE, config, folder / f"candidate-{i}")
@@ -97,8 +105,8 @@ def train_candidates(
 
 
 def _train(candidate: Candidate) -> float:
-    """Train in a worker process; minutes that it took."""
-    if stopped():  # it was still waiting when the user interrupted
+    """Train in a worker process, and return the minutes that it took."""
+    if stopped():  # it had not started when the user interrupted
         raise CancelledError
     begun = time.monotonic()
     candidate.folder.mkdir(parents=True)
@@ -109,20 +117,25 @@ def _train(candidate: Candidate) -> float:
 
 
 def mean_gaps(rows: Sequence[Row]) -> dict[str, float]:
-    """How far each arm stays behind the best one of each task, on average over tasks.
+    """Return the gap of each arm to the best arm of a task, averaged over tasks.
 
-    In shares of the way from the initial loss to the best arm's; a run whose loss is not
-    finite, or that ends above where it began, is behind by 1.
+    A gap is a fraction of the decrease from the initial loss to the best arm's final loss.
+    It is 1 for an arm whose loss is not finite or higher than the initial one.
+
+    Args:
+        rows: results of runs of all arms on all tasks.
     """
-    found: dict[str, dict[str, list[Row]]] = {}
+    by_task: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
-        found.setdefault(row["task"], {}).setdefault(row["arm"], []).append(row)
+        by_task.setdefault(row["task"], {}).setdefault(row["arm"], []).append(row)
     gaps: dict[str, list[float]] = {}
-    for arms in found.values():
-        ends = {arm: fmean(r["validation_loss"] for r in own) for arm, own in arms.items()}
-        best, own = min(ends.values()), next(iter(arms.values()))
-        way = fmean(r["initial_validation_loss"] for r in own) - best
-        for arm, end in ends.items():
-            gap = (end - best) / way if way > 0 else math.inf
+    for arms in by_task.values():
+        finals = {
+            arm: fmean(row["validation_loss"] for row in runs) for arm, runs in arms.items()
+        }
+        best, runs = min(finals.values()), next(iter(arms.values()))
+        decrease = fmean(row["initial_validation_loss"] for row in runs) - best
+        for arm, final in finals.items():
+            gap = (final - best) / decrease if decrease > 0 else math.inf
             gaps.setdefault(arm, []).append(min(gap, 1.0) if math.isfinite(gap) else 1.0)
     return {arm: fmean(values) for arm, values in gaps.items()}

@@ -1,4 +1,4 @@
-"""Learn, keep what is learned, and say how it came about."""
+"""Training of a model: average and export of its policy, record of its configuration."""
 
 from __future__ import annotations
 
@@ -13,134 +13,165 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
-from torch import Tensor
 
 from ..policy.files import load_policy, save_policy
+from ..utils.averaging import TailAverage
 from ..utils.workers import stopped
 from .export import export_policy
 from .unrolled import UnrolledLR
-from .unrolling import learn_unrolled
 
-#: Last share of the training over which policies are averaged (Izmailov et al., 2018).
-AVERAGED = 0.4
+__all__ = ["learn", "new_folder", "sign", "write_config"]
 
 
 def new_folder(path: Path, *, numbered: bool = False) -> Path:
     """Make a folder for results.
 
     Args:
-        path: where; the folders above are made as well.
-        numbered: if there is one already, take the first free of ``path-2``, ``path-3``...
+        path: path of the folder; the folders above it are made as well.
+        numbered: if the path is taken, use the first free one of ``path-2``, ``path-3`` ...
+
+    Returns:
+        Path of the new folder.
 
     Raises:
-        ValueError: there is one already, with something in it.
+        ValueError: ``path`` is a file or a folder that is not empty, and ``numbered`` is
+            False.
     """
     candidates = (path.with_name(f"{path.name}-{i}") for i in itertools.count(2))
-    wanted = path
-    while wanted.exists() and (not wanted.is_dir() or any(wanted.iterdir())):
+    folder = path
+    while folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not numbered:
             raise ValueError(
                 f"{str(path)!r} already holds results; give another --out, or remove it"
                 if path.is_dir()
                 else f"{str(path)!r} is a file; results need a folder"
             )
-        wanted = next(candidates)
-    wanted.mkdir(parents=True, exist_ok=True)
-    return wanted
+        folder = next(candidates)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def learn(
     model: BaseAlgorithm | UnrolledLR, timesteps: int, folder: Path, *, progress: bool
 ) -> bool:
-    """Learn, and leave ``model.zip`` and the exported policy in ``folder``.
+    """Train a model, and write ``model.zip`` and the exported policy.
 
-    Of a learner that unrolls, there is the policy alone. Each is the average of those of
-    the last part of the training, in which the noise of the single ones cancels.
+    Both hold the average of the policies in the last part of the training, see
+    :class:`~agents.utils.averaging.TailAverage`. A learner that unrolls writes the policy
+    alone. The policy is also written after every tenth of the training, so that even a
+    killed process leaves one.
 
     Args:
-        model: see :func:`make_model`.
-        timesteps: control steps over all runs.
-        folder: gets the files; the policy is also renewed every tenth of the way, so that
-            even a killed process leaves one.
+        model: see :func:`agents.rl.factory.build`.
+        timesteps: control steps to make, over all runs.
+        folder: folder of the files.
         progress: show a progress bar.
 
     Returns:
-        Whether learning went to its end; False if the user interrupted it.
+        True if the training went to its end, False if the user interrupted it.
     """
     if isinstance(model, UnrolledLR):
-        return learn_unrolled(model, timesteps, folder, progress=progress)
+        return _learn_unrolled(model, timesteps, folder, progress=progress)
     finished = True
     model.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
-    keeper = _Keeper(folder, timesteps)
+    recorder = _Recorder(folder, timesteps)
     try:
         model.learn(
-            timesteps, callback=keeper, progress_bar=progress, reset_num_timesteps=False
+            timesteps, callback=recorder, progress_bar=progress, reset_num_timesteps=False
         )
     except KeyboardInterrupt:
         finished = False
-    keeper.load_average()
+    recorder.load_average()
     model.save(folder / "model.zip")
     export_policy(model, folder / "policy")
     return finished
 
 
-class _Keeper(BaseCallback):
-    """Log how runs end, export the policy now and then, average the late ones."""
+class _Recorder(BaseCallback):
+    """Log the runs' ends, export the policy now and then, and average the late policies.
+
+    Args:
+        folder: folder of the exported policy.
+        timesteps: control steps of the training, over all runs.
+    """
 
     def __init__(self, folder: Path, timesteps: int) -> None:
         super().__init__()
         self.folder, self.timesteps = folder, timesteps
-        self.average: dict[str, Tensor] = {}
-        self.averaged = 0
+        self.average: TailAverage | None = None  # until the training starts
 
     def _on_training_start(self) -> None:
-        self.every = max(1, self.timesteps // 10)
-        self.next = self.num_timesteps + self.every
-        self.average_from = self.num_timesteps + (1 - AVERAGED) * self.timesteps
+        self.export_interval = max(1, self.timesteps // 10)
+        self.next_export = self.num_timesteps + self.export_interval
+        self.average = TailAverage(self.timesteps, self.num_timesteps, running=True)
 
     def _on_rollout_start(self) -> None:
-        if self.num_timesteps < self.average_from:
-            return
-        self.averaged += 1
-        for name, value in self.model.policy.state_dict().items():
-            mean = self.average.get(name, torch.zeros_like(value))
-            self.average[name] = torch.lerp(mean, value, 1 / self.averaged)
+        assert self.average is not None
+        state = self.model.policy.state_dict()
+        self.average.update(self.num_timesteps, state.values())
 
     def load_average(self) -> None:
-        """Give the model the average of its late policies, if it got that far."""
-        if self.averaged:
-            self.model.policy.load_state_dict(self.average)
+        """Give the model the average of its late policies, if it has come that far."""
+        if self.average is not None and self.average.count:
+            policy = self.model.policy
+            means = zip(policy.state_dict(), self.average.mean(), strict=True)
+            policy.load_state_dict(dict(means))
 
     def _on_step(self) -> bool:
         ended = [
-            i
-            for i, done in zip(self.locals["infos"], self.locals["dones"], strict=True)
+            info
+            for info, done in zip(self.locals["infos"], self.locals["dones"], strict=True)
             if done
         ]
         if ended:
             share = np.mean([info["diverged"] for info in ended])
             self.logger.record("optenv/diverged", float(share))
-            final = [np.log(max(i["validation_loss"], 1e-12)) for i in ended]
-            self.logger.record("optenv/log_validation_loss", float(np.median(final)))
-        if self.num_timesteps >= self.next:
-            self.next += self.every
+            losses = [np.log(max(info["validation_loss"], 1e-12)) for info in ended]
+            self.logger.record("optenv/log_validation_loss", float(np.median(losses)))
+        if self.num_timesteps >= self.next_export:
+            self.next_export += self.export_interval
             export_policy(self.model, self.folder / "policy")
         return not stopped()
 
 
+def _learn_unrolled(
+    model: UnrolledLR, timesteps: int, folder: Path, *, progress: bool
+) -> bool:
+    """Train a learner that unrolls; see :func:`learn`."""
+    finished, saved_at = True, model.num_timesteps
+
+    def callback(learner: UnrolledLR, mean_return: float) -> bool:
+        nonlocal saved_at
+        if learner.num_timesteps - saved_at >= timesteps / 10:
+            saved_at = learner.num_timesteps
+            learner.save(folder / "policy")
+        return not stopped()
+
+    try:
+        model.learn(timesteps, callback, progress)
+    except KeyboardInterrupt:
+        finished = False
+    model.save(folder / "policy")
+    return finished
+
+
 def sign(path: Path, command: str) -> None:
-    """Note in a policy's description which command made it."""
+    """Write the command that made a policy into its description."""
     policy = load_policy(path)
     policy.description["command"] = command
     save_policy(policy, path)
 
 
 def write_config(path: Path, config: Mapping[str, Any]) -> None:
-    """Write what a run was made with: configuration, command, versions, commit."""
+    """Write configuration, command, versions and commit of a training.
+
+    Args:
+        path: path of a JSON file.
+        config: configuration; values that are not JSON are written as text.
+    """
     packages = ("optenv", "torch", "gymnasium", "stable-baselines3", "numpy")
     versions = {"python": platform.python_version()}
     for name in packages:
@@ -162,7 +193,7 @@ def write_config(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def _commit() -> str | None:
-    """Commit of the checkout, if the code runs from one."""
+    """Return the commit of the checkout, or None if the code runs from none."""
     try:
         done = subprocess.run(
             ["git", "rev-parse", "HEAD"],

@@ -1,8 +1,9 @@
-"""Learning rates learned by differentiating through training runs.
+"""Policies of learning rates learned by differentiating through training runs.
 
-The same policy as PPO's or DQN's, on the same environment, from gradients of the rewards
-themselves: the environment's core is differentiated from the losses at the end of some
-control steps back to the actions that were taken in them.
+The policy and the environment are those of PPO and DQN. The learning signal is the gradient
+of the rewards themselves: the environment's dynamics are differentiated, from the losses at
+the end of a segment of control steps back to the actions taken in it (truncated
+backpropagation through time).
 """
 
 from __future__ import annotations
@@ -23,45 +24,58 @@ from optenv.settings import DTYPES, make
 
 from ..policy.files import save_policy
 from ..policy.module import Policy
-from ..policy.spec import inputs
+from ..policy.spec import PolicySpec
 from ..utils.arguments import refuse_unknown
+from ..utils.averaging import TailAverage
 from ..utils.progress import progress_range
 
-#: Called after the runs of each round with the learner and their mean return. What is
-#: false ends the learning, but for None.
-Callback = Callable[["UnrolledLR", float], object]
+__all__ = ["Callback", "UnrolledLR"]
 
-#: Last share of the rounds over whose policies the mean is taken.
-AVERAGED = 0.4
+#: Called after the runs of each round with the learner and their mean return. A false
+#: result, other than None, ends the learning.
+Callback = Callable[["UnrolledLR", float], object]
 
 
 class UnrolledLR:
-    """A policy of learning rates that ascends the return of training runs.
+    r"""Learner of a learning-rate policy by truncated backpropagation through training.
 
-    Actions are the policy's, with some noise. The gradient of an action is that of the
-    rewards of its segment with the later actions held as they were; it is clipped for each
-    run and step by itself, since of a few hundred updates it may be of any size (Metz et
-    al., 2019). What happens after the segment is not looked at, so that short segments
-    teach too small learning rates (Wu et al., 2018).
+    A run is cut into segments of control steps. The action is the policy's output plus
+    Gaussian noise. Each action :math:`a_t` gets the gradient of its segment's return with
+    the later actions treated as constants, clipped to :math:`\pm c` for each run and step,
+
+    .. math:: g_t = \operatorname{clip}\Bigl(
+        \frac{\partial}{\partial a_t} \sum_{u \ge t} r_u, -c, c\Bigr),
+
+    since over a few hundred updates it can be of any size (Metz et al., 2019); the policy
+    ascends along :math:`g_t`. Rewards after the segment are ignored, so that short segments
+    teach learning rates that are too small (Wu et al., 2018).
 
     Args:
-        arguments: of the environment, see :class:`optenv.settings.Settings`; the action
-            is continuous.
-        groups: structures at a time.
-        size: runs of each.
+        arguments: arguments of the environment, see :class:`optenv.settings.Settings`; the
+            action must be continuous.
+        groups: number of structures that are trained on at a time.
+        size: runs of each structure.
         segment: control steps that are differentiated at once.
-        net_arch: units of the policy's hidden layers.
-        noise: deviation of the noise on the actions.
-        clip: of the gradient of each action, in nats.
-        meta_lr: learning rate of Adam.
-        seed: of tasks, noise and policy.
+        net_arch: widths of the policy's hidden layers.
+        noise: standard deviation of the noise on the actions.
+        clip: bound of the gradient of each action, in nats.
+        meta_lr: learning rate of Adam on the policy's weights.
+        seed: seed of tasks, noise and initial policy.
+        **unknown: refused, with the closest valid name.
 
     Attributes:
-        policy: what is learned.
-        num_timesteps: control steps made.
+        policy: the policy that is learned.
+        num_timesteps: control steps made, over all runs.
 
     Raises:
         ValueError, TypeError: an argument is not valid.
+
+    Example:
+        ::
+
+            learner = UnrolledLR({"tasks": "quadratic"}, groups=4, segment=5)
+            learner.learn(100_000)
+            learner.save("my_policy")
     """
 
     def __init__(
@@ -79,10 +93,10 @@ class UnrolledLR:
         **unknown: Any,
     ) -> None:
         refuse_unknown(type(self), unknown)
-        own = dict(arguments)
-        if isinstance(own.get("action"), Mapping):
-            own["action"] = {"kind": "continuous", **own["action"]}
-        self.settings = make(own)
+        arguments = dict(arguments)
+        if isinstance(arguments.get("action"), Mapping):
+            arguments["action"] = {"kind": "continuous", **arguments["action"]}
+        self.settings = make(arguments)
         action = actions.make(self.settings.action)
         if not isinstance(action, actions.Continuous):
             raise ValueError(f"the action must be continuous, got {action}")
@@ -100,23 +114,20 @@ class UnrolledLR:
         self.noise, self.clip, self.seed = noise, clip, seed
         self.rng = np.random.default_rng(seed)
         self.generator = torch.Generator().manual_seed(seed)
-        self.policy = Policy(self._describe(net_arch)).to(DTYPES[self.settings.dtype][0])
+        spec = PolicySpec.from_environment(
+            self.settings.describe(),
+            hidden=net_arch,
+            algorithm=type(self).__name__,
+            seed=seed,
+        )
+        self.policy = Policy(spec).to(DTYPES[self.settings.dtype][0])
         self._initialise()
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=meta_lr)
         self.num_timesteps = 0
-        self._earned = 0.0
-
-    def _describe(self, net_arch: tuple[int, ...]) -> dict[str, Any]:
-        description = {**self.settings.describe(), "activation": "tanh"}
-        ends = len(inputs(description)), 1
-        return description | {
-            "layers": [ends[0], *net_arch, ends[1]],
-            "algorithm": type(self).__name__,
-            "seed": self.seed,
-        }
+        self._total_return = 0.0  # of the present round, over all runs
 
     def _initialise(self) -> None:
-        """Orthogonal weights; actions near 0 at first, as of an untrained PPO."""
+        """Draw orthogonal weights, for initial actions near 0 as of an untrained PPO."""
         layers = [m for m in self.policy.members[0] if isinstance(m, nn.Linear)]
         for layer in layers:
             gain = 0.01 if layer is layers[-1] else 2**0.5
@@ -128,39 +139,46 @@ class UnrolledLR:
         callback: Callback | None = None,
         progress_bar: bool = False,
     ) -> Self:
-        """Make control steps, in whole runs, until there are at least so many more.
+        """Train for whole rounds of runs, until ``total_timesteps`` more control steps.
 
-        What is learned is then the mean over the last four tenths of them.
+        The parameters are then the average over the last rounds, see
+        :class:`~agents.utils.averaging.TailAverage`; also after an interrupt.
 
         Args:
-            total_timesteps: over all runs.
+            total_timesteps: control steps over all runs.
             callback: see :data:`Callback`.
-            progress_bar: show one.
+            progress_bar: show a progress bar.
+
+        Returns:
+            The learner.
         """
         positive_int("total_timesteps", total_timesteps)
         size = sum(group.size for group in self.groups) * self.settings.horizon
         rounds = -(-total_timesteps // size)
-        late: list[list[Tensor]] = []
+        average = TailAverage(rounds, running=False)
         try:
             for i in progress_range(rounds, progress_bar):
-                found = self._train_runs()
-                if i >= (1 - AVERAGED) * rounds:
-                    late.append([p.detach().clone() for p in self._learned()])
-                more = None if callback is None else callback(self, found)
-                if more is not None and not more:
+                mean_return = self._train_runs()
+                average.update(i, self._parameters())
+                result = None if callback is None else callback(self, mean_return)
+                if result is not None and not result:
                     break
         finally:
-            if late:
-                for p, *every in zip(self._learned(), *late, strict=True):
-                    p.data = torch.stack(every).mean(0)
+            if average.count:
+                for p, mean in zip(self._parameters(), average.mean(), strict=True):
+                    p.data = mean
         return self
 
-    def _learned(self) -> list[nn.Parameter]:
+    def _parameters(self) -> list[nn.Parameter]:
+        """Return everything that is learned."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def _train_runs(self) -> float:
-        """Runs from beginning to end, with a step of Adam for each segment; mean return."""
-        self._earned = 0.0
+        """Train on runs from beginning to end, and return their mean return.
+
+        Each segment of all groups makes one step of Adam.
+        """
+        self._total_return = 0.0
         observations = [self._reset(group) for group in self.groups]
         for _ in range(0, self.settings.horizon, self.segment):
             self.optimizer.zero_grad()
@@ -168,21 +186,31 @@ class UnrolledLR:
                 observations[i] = self._learn_segment(group, observations[i])
             nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
             self.optimizer.step()
-        return self._earned / sum(group.size for group in self.groups)
+        return self._total_return / sum(group.size for group in self.groups)
 
     def _reset(self, group: Group) -> Tensor:
+        """Begin new runs of a new structure; return their observations ``[B, F]``."""
         seeds = self.rng.integers(2**62, size=group.size)
         generators = [np.random.default_rng(int(seed)) for seed in seeds]
         structure = np.random.default_rng(int(self.rng.integers(2**62)))
         return group.reset(np.arange(group.size), generators, structure)
 
     def _learn_segment(self, group: Group, observation: Tensor) -> Tensor:
-        """Add a segment's gradient; the observation after it."""
+        """Run a segment and add its gradient to that of the parameters.
+
+        Args:
+            group: runs of one structure.
+            observation: their observations ``[B, F]``.
+
+        Returns:
+            Observations after the segment, ``[B, F]``.
+        """
+        # 1. Run the segment, with the graph from actions to rewards
         others = self._begin_segment(group)
         means, taken, total = [], [], torch.zeros(())
         for _ in range(min(self.segment, group.num_steps - int(group.steps[0]))):
-            seen = observation[:, self.policy.columns]
-            means.append(self.policy.members[0](seen))
+            features = observation[:, self.policy.columns]
+            means.append(self.policy.members[0](features))
             drawn = torch.randn(means[-1].shape, generator=self.generator)
             noise = drawn.to(means[-1].dtype)
             action = (means[-1].detach() + self.noise * noise).clamp(-1, 1)
@@ -191,9 +219,11 @@ class UnrolledLR:
             observation, total = result.observation.detach(), total + result.reward.sum()
             self.num_timesteps += group.size
         if taken:
-            self._earned += float(total.detach())
+            # 2. Differentiate the return, and free the graph
+            self._total_return += float(total.detach())
             grads = torch.autograd.grad(total, [*taken, *others], allow_unused=True)
             group.cut()
+            # 3. Pass the gradients of the actions on to the policy
             for mean, grad in zip(means, grads[: len(taken)], strict=True):
                 if grad is not None:
                     self._ascend(mean, grad, len(taken))
@@ -201,20 +231,34 @@ class UnrolledLR:
         return observation
 
     def _begin_segment(self, group: Group) -> list[Tensor]:
-        """What else is learned, to be differentiated by."""
+        """Return further tensors to differentiate the segment's return by."""
         return []
 
     def _ascend_others(self, grads: Sequence[Tensor | None]) -> None:
-        """Add the gradients of a segment's rewards by that."""
+        """Add the gradients of the tensors of :meth:`_begin_segment` to the parameters'."""
 
     def _ascend(self, mean: Tensor, grad: Tensor, steps: int) -> None:
+        """Backpropagate the gradient of one control step's actions into the policy.
+
+        Args:
+            mean: the policy's output ``[B, 1]``, with its graph.
+            grad: gradient of the segment's return by the actions, ``[B, 1]``.
+            steps: control steps of the segment.
+        """
         grad = grad.nan_to_num(0.0, 0.0, 0.0).clamp(-self.clip, self.clip)
-        # Beyond the ends of the range, only what leads back.
+        # Outputs beyond [-1, 1], where actions are clipped, may only move inwards
         outward = (mean.detach().abs() > 1) & (grad.sign() == mean.detach().sign())
         grad = torch.where(outward, 0.0, grad)
         mean.backward(-grad / (self.clip * mean.numel() * len(self.groups) * steps))
 
     def save(self, path: str | Path) -> Path:
-        """Write the policy file, which :class:`agents.LearnedOptimizer` reads."""
+        """Write the policy file, which :class:`agents.LearnedOptimizer` reads.
+
+        Args:
+            path: see :func:`agents.export_policy`.
+
+        Returns:
+            Path of the weights.
+        """
         self.policy.description["timesteps"] = self.num_timesteps
         return save_policy(self.policy, path)

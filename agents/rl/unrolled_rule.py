@@ -22,26 +22,26 @@ __all__ = ["UnrolledRule"]
 
 
 class UnrolledRule(UnrolledLR):
-    """The network that moves each parameter, and the policy of its learning rates.
+    """Learner of an MLP update rule, together with the policy of its learning rates.
 
-    The network of :func:`optenv.rules.network` and the policy ascend the rewards of the
-    same segments. Each run has a copy of the network's weights, so that its gradient can
-    be clipped by itself. At first, the rule is Adam. Derivatives are not taken through
-    what the network sees of a parameter and its gradients in units of their tensor, so that
-    gradients are approximate.
+    The rule is the small network of :func:`optenv.rules.network`, which is applied to each
+    parameter. Rule and policy ascend the rewards of the same segments. Each run has its own
+    copy of the rule's weights, so that its gradient can be clipped by itself. The initial
+    rule is Adam. Derivatives are not taken through the rule's inputs, which are functions
+    of a parameter and its gradients, so that gradients are approximate.
 
-    To go on from a rule, give its weights: ``{"rule": {"name": "network", "weights":
-    learner.weights.tolist()}}``. The policy of learning rates begins anew.
+    To continue from a learned rule, give its weights: ``{"rule": {"name": "network",
+    "weights": learner.weights.tolist()}}``. The policy of learning rates begins anew.
 
     Args:
         arguments: see :class:`~agents.rl.unrolled.UnrolledLR`; the rule, ``"network"``
             by default, may have weights to begin with.
-        hidden: units of the network, if it has no weights yet.
-        rule_lr: learning rate of Adam on them.
+        hidden: hidden units of the rule's network, unless the rule has weights.
+        rule_lr: learning rate of Adam on the rule's weights.
         **unrolled: other arguments of :class:`~agents.rl.unrolled.UnrolledLR`.
 
     Attributes:
-        weights: ``[W]`` of the network.
+        weights: weights of the rule, ``[W]``.
 
     Raises:
         ValueError, TypeError: an argument is not valid.
@@ -60,19 +60,21 @@ class UnrolledRule(UnrolledLR):
         if self.rule.name != "network":
             raise ValueError(f"the rule must be 'network', got {self.rule.name!r}")
         positive("rule_lr", rule_lr)
-        given = torch.tensor(cast(MLP, self.rule.hyperparameters).weights)
-        if not len(given):
-            given = first_weights(positive_int("hidden", hidden), self.generator)
-        self.weights = nn.Parameter(given)
+        weights = torch.tensor(cast(MLP, self.rule.hyperparameters).weights)
+        if not len(weights):
+            weights = first_weights(positive_int("hidden", hidden), self.generator)
+        self.weights = nn.Parameter(weights)
         self.optimizer.add_param_group({"params": [self.weights], "lr": rule_lr})
 
     def _begin_segment(self, group: Group) -> list[Tensor]:
+        """Give each run a copy of the rule's weights; return the copies ``[B, W]``."""
         rows = self.weights.detach().expand(group.size, -1).clone().requires_grad_()
         update = partial(self.rule.update, weights=rows)
         group.rule = replace(self.rule, update=update)
         return [rows]
 
     def _ascend_others(self, grads: Sequence[Tensor | None]) -> None:
+        """Add the mean over runs of the clipped gradients ``[B, W]`` to the rule's."""
         (grad,) = grads
         if grad is None:
             return
@@ -84,12 +86,17 @@ class UnrolledRule(UnrolledLR):
         self.weights.grad -= clipped.mean(0) / len(self.groups)
 
     def save(self, path: str | Path) -> Path:
-        """Write the policy file, with the rule's weights in its description."""
-        spec = {**_as_dict(self.rule.to_spec()), "weights": self.weights.tolist()}
+        """Write the policy file, with the rule's weights in its description.
+
+        Args:
+            path: see :func:`agents.export_policy`.
+
+        Returns:
+            Path of the weights.
+        """
+        rule = self.rule.to_spec()
+        named = dict(rule) if isinstance(rule, dict) else {"name": rule}
+        spec = {**named, "weights": self.weights.tolist()}
         self.policy.description["rule"] = spec
         self.policy.rule = rules.get(spec)
         return super().save(path)
-
-
-def _as_dict(spec: rules.RuleSpec) -> dict[str, Any]:
-    return dict(spec) if isinstance(spec, dict) else {"name": spec}

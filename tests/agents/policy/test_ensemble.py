@@ -1,4 +1,4 @@
-"""Several policies as one: the mean of what they say, in one file."""
+"""Averages of several policies: their outputs, descriptions and memories."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.helpers.utils import random_policy
 
 
 def policies(count=3, **described):
-    """Policies of one shape with weights of their own."""
+    """Return policies of one shape with different weights."""
     made = [random_policy(seed=i, **described) for i in range(count)]
     generator = torch.Generator().manual_seed(0)
     for policy in made:
@@ -27,7 +27,7 @@ def observations():
     return torch.randn(50, len(FEATURES), generator=torch.Generator().manual_seed(1))
 
 
-def test_the_output_is_the_mean_of_the_members_before_it_is_clipped(tmp_path):
+def test_outputs_are_averaged_before_they_are_clipped(tmp_path):
     members, seen = policies(), observations()
     path = save_policy(average(members), tmp_path / "merged")
     outputs = [member.members[0](seen) for member in members]
@@ -36,7 +36,7 @@ def test_the_output_is_the_mean_of_the_members_before_it_is_clipped(tmp_path):
     assert load_policy(path).description["seeds"] == [0, 1, 2]
 
 
-def test_discrete_members_vote_with_their_values():
+def test_discrete_members_average_their_action_values():
     action = {"kind": "discrete"}
     members, seen = policies(action=action), observations()
     values = torch.stack([member.members[0](seen) for member in members])
@@ -45,7 +45,7 @@ def test_discrete_members_vote_with_their_values():
     assert not torch.equal(merged, values[0].argmax(-1))
 
 
-def test_ensembles_merge_with_their_members_and_one_is_itself():
+def test_averages_of_averages_average_all_members():
     members, seen = policies(), observations()
     nested = average([average(members[:2]), members[2]])
     torch.testing.assert_close(nested(seen), average(members)(seen))
@@ -54,7 +54,7 @@ def test_ensembles_merge_with_their_members_and_one_is_itself():
     torch.testing.assert_close(average(members[:1])(seen), members[0](seen))
 
 
-def test_policies_that_act_by_other_rules_are_refused():
+def test_policies_with_different_descriptions_are_refused():
     with pytest.raises(ValueError, match=r"different horizon cannot .* 20 and 7"):
         average([*policies(1), *policies(1, horizon=7)])
     with pytest.raises(ValueError, match="no policies"):
@@ -67,10 +67,10 @@ def test_a_description_with_a_wrong_number_of_members_is_refused(members):
         random_policy(members=members)
 
 
-def test_an_average_remembers_as_its_members_do():
+def test_an_average_has_the_memory_of_each_member():
     policy = random_policy(memory=3)
-    merged, memory, twice = average([policy, policy]), policy.blank(2), None
-    twice = merged.blank(2)
+    merged = average([policy, policy])
+    memory, twice = policy.blank(2), merged.blank(2)
     generator = torch.Generator().manual_seed(0)
     for _ in range(4):
         seen = torch.randn(2, 27, generator=generator)

@@ -1,4 +1,4 @@
-"""Policy files: what is written is what is read, and nothing else is accepted."""
+"""Policy files: export, round trip, and refusal of files that are not valid."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-def test_an_exported_policy_acts_as_the_model_does(name, tmp_path):
+def test_an_exported_policy_acts_like_its_model(name, tmp_path):
     model = MODELS[name]()
     path = export_policy(model, tmp_path / "policy.safetensors")
     policy = load_policy(path)
@@ -78,7 +78,7 @@ def test_an_exported_policy_acts_as_the_model_does(name, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_the_description_says_what_the_policy_was_trained_for(tmp_path):
+def test_a_description_names_the_environment_and_the_network(tmp_path):
     model = MODELS["ppo-relu"]()
     export_policy(model, tmp_path / "policy")
     text = json.loads((tmp_path / "policy.json").read_text())
@@ -95,7 +95,7 @@ def test_a_policy_is_found_by_either_file_or_their_stem(policy_path, suffix):
     assert isinstance(load_policy(f"{policy_path}{suffix}"), Policy)
 
 
-def test_saving_what_was_loaded_writes_the_same_files(policy_path, tmp_path):
+def test_saving_a_loaded_policy_writes_identical_files(policy_path, tmp_path):
     save_policy(load_policy(policy_path), tmp_path / "again")
     for suffix in (".json", ".safetensors"):
         first = policy_path.with_name(policy_path.name + suffix)
@@ -139,13 +139,13 @@ def edit(path, **changes):
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_a_description_that_cannot_be_used_is_refused(policy_path, changes, message):
+def test_a_description_that_is_not_valid_is_refused(policy_path, changes, message):
     edit(policy_path, **changes)
     with pytest.raises(ValueError, match=message):
         load_policy(policy_path)
 
 
-def test_a_folder_of_results_stands_for_its_policy(policy_path):
+def test_a_folder_of_results_loads_its_policy(policy_path):
     found, expected = load_policy(policy_path.parent), load_policy(policy_path)
     assert found.fingerprint() == expected.fingerprint()
 
@@ -157,7 +157,7 @@ def test_a_missing_file_is_named(policy_path, suffix):
         load_policy(policy_path)
 
 
-def test_a_file_of_something_else_is_refused(policy_path):
+def test_a_file_that_is_not_json_is_refused(policy_path):
     policy_path.with_name("policy.json").write_text("[1, 2")
     with pytest.raises(ValueError, match="not a policy description"):
         load_policy(policy_path)
@@ -179,7 +179,7 @@ def test_loading_never_runs_code_from_the_file(policy_path):
         load_policy(policy_path)
 
 
-def test_weights_that_are_not_finite_are_refused(policy_path, tmp_path):
+def test_non_finite_weights_are_refused(policy_path, tmp_path):
     weights = load_file(policy_path.with_name("policy.safetensors"))
     weights["networks.0.0.bias"][0] = torch.nan
     save_file(weights, tmp_path / "bad")
@@ -199,7 +199,7 @@ def test_a_path_without_a_name_is_no_policy(path):
         load_policy(path)
 
 
-def test_a_policy_is_of_float32_whatever_the_default_type(policy_path):
+def test_a_loaded_policy_is_float32_whatever_the_default_type(policy_path):
     expected = load_policy(policy_path)
     torch.set_default_dtype(torch.bfloat16)
     try:
@@ -210,7 +210,7 @@ def test_a_policy_is_of_float32_whatever_the_default_type(policy_path):
         assert own.dtype == torch.float32 and torch.equal(own, other)
 
 
-def test_numbers_of_numpy_in_an_action_can_be_exported(tmp_path):
+def test_numpy_numbers_in_an_action_can_be_exported(tmp_path):
     multipliers = np.geomspace(0.5, 2, 3).astype(np.float32)
     for env_id, action in (
         (DISCRETE, {"kind": "discrete", "multipliers": multipliers}),
@@ -249,9 +249,7 @@ def wrapped(wrapper):
     ],
     ids=["normalised", "normalised single", "rescaled", "stacked", "squashed", "projected"],
 )
-def test_a_model_that_a_policy_could_not_stand_for_is_refused(
-    make, arguments, says, tmp_path
-):
+def test_a_model_that_a_policy_cannot_represent_is_refused(make, arguments, says, tmp_path):
     model = PPO("MlpPolicy", make(), n_steps=2, batch_size=2, **arguments)
     with pytest.raises(ValueError, match=says):
         export_policy(model, tmp_path / "policy")

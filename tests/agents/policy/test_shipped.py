@@ -1,4 +1,4 @@
-"""The policies in the package: small, described, and usable by name alone."""
+"""Shipped policies: small, described, and usable by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEED_LOSSES = ("rl2",)
 
 
 def fit(optimizer, module, steps=200, with_loss=True):
-    """First and last loss of a small regression."""
+    """Return the first and the last loss of a small regression."""
     generator = torch.Generator().manual_seed(0)
     losses = []
     for _ in range(steps):
@@ -37,7 +37,7 @@ def small_module():
         return nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 1))
 
 
-def test_the_policies_that_are_promised_are_there():
+def test_all_documented_policies_are_shipped():
     promised = {"default", "gradient-only", "anytime", "adam", "momentum", "dqn", "rl2"}
     assert promised | {"unrolled-lr", "unrolled-rule"} <= set(SHIPPED)
     assert load_policy("rl2").memory
@@ -45,7 +45,7 @@ def test_the_policies_that_are_promised_are_there():
 
 
 @pytest.mark.parametrize("name", list(SHIPPED))
-def test_a_policy_is_small_and_says_how_it_was_made(name):
+def test_a_policy_is_small_and_names_the_command_that_made_it(name):
     files = [SHIPPED[name].with_suffix(end) for end in (".safetensors", ".json")]
     assert sum(file.stat().st_size for file in files) <= LIMIT
     described = load_policy(name).description
@@ -54,7 +54,7 @@ def test_a_policy_is_small_and_says_how_it_was_made(name):
     assert all(isinstance(seed, int) for seed in seeds)
     assert described["feature_version"] == FEATURE_VERSION
     preset = described["command"].split()[3]
-    assert preset == name, "what made it is the preset of its name"
+    assert preset == name, "made by the preset of its name"
     rule = rules.get(described["rule"])
     if rule.name == "network":  # whose weights are learned
         rule = rules.get(rule.name)
@@ -66,14 +66,14 @@ def test_a_policy_is_small_and_says_how_it_was_made(name):
     ("name", "with_loss"),
     [(n, loss) for n in SHIPPED for loss in (True, False) if loss or n not in NEED_LOSSES],
 )
-def test_a_policy_learns_at_its_default_rate_with_and_without_losses(name, with_loss):
+def test_a_policy_trains_at_its_default_rate_with_and_without_losses(name, with_loss):
     module = small_module()
     optimizer = LearnedOptimizer(module.parameters(), name, total_steps=200)
     first, last = fit(optimizer, module, with_loss=with_loss)
     assert last < 0.5 * first
 
 
-def test_without_a_policy_the_length_decides_which():
+def test_the_default_policy_depends_on_total_steps():
     p = nn.Parameter(torch.ones(2))
     assert not LearnedOptimizer([p], total_steps=60).policy.anytime
     assert LearnedOptimizer([p]).policy.anytime

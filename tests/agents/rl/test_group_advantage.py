@@ -1,4 +1,4 @@
-"""Rewards relative to other runs of the same task."""
+"""Leave-one-out rewards, and buffers that normalise returns per group."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from gymnasium import spaces
 from agents.rl import factory
 from agents.rl.group_advantage import (
     LEAST_SPREAD,
-    GroupScaledBuffer,
-    GroupScaledReplay,
-    RelativeReward,
+    GroupNormalisedReplayBuffer,
+    GroupNormalisedRolloutBuffer,
+    LeaveOneOutReward,
 )
 from tests.helpers import utils
 
@@ -37,7 +37,7 @@ def walk(env, actions):
     return np.array(observations), np.array(rewards), infos
 
 
-def test_copies_that_act_alike_see_the_same_and_are_rewarded_nothing():
+def test_copies_with_equal_actions_observe_the_same_and_earn_zero():
     actions = np.random.default_rng(0).uniform(-1, 1, (6, 2, 1, 1)).astype(np.float32)
     alike = np.broadcast_to(actions, (6, 2, 4, 1)).reshape(6, 8, 1)
     observations, rewards, _ = walk(make_env(), alike)  # beyond the end of the runs
@@ -47,7 +47,7 @@ def test_copies_that_act_alike_see_the_same_and_are_rewarded_nothing():
     np.testing.assert_allclose(rewards, 0, atol=1e-6)
 
 
-def test_rewards_are_those_of_the_environment_less_the_mean_of_the_others():
+def test_rewards_are_relative_to_the_mean_of_the_other_copies():
     actions = np.random.default_rng(0).uniform(-1, 1, (4, 8, 1)).astype(np.float32)
     env = make_env()
     _, relative, infos = walk(env, actions)
@@ -61,7 +61,7 @@ def test_rewards_are_those_of_the_environment_less_the_mean_of_the_others():
         others = [absolute[:, j] for j in block if j != i]
         expected = absolute[:, i] - np.mean(others, 0)
         np.testing.assert_allclose(relative[:, i], expected, rtol=1e-4, atol=1e-5)
-    returns = [info["episode"]["r"] for info in infos]  # what is logged stays absolute
+    returns = [info["episode"]["r"] for info in infos]  # logged returns stay absolute
     np.testing.assert_allclose(returns, absolute.sum(0), atol=1e-5)
 
 
@@ -73,35 +73,35 @@ def test_without_a_seed_blocks_still_share_one():
 @pytest.mark.parametrize("copies", [3, 0, -4, 1])
 def test_copies_must_divide_the_number_of_runs(copies):
     with pytest.raises(ValueError, match=rf"divide num_envs \(8\), got {copies}"):
-        RelativeReward(make_env(copies=1), copies)
+        LeaveOneOutReward(make_env(copies=1), copies)
 
 
-def test_ppo_learns_from_relative_rewards_in_units_of_their_spread():
+def test_ppo_learns_from_group_normalised_rewards():
     env = make_env()
     model = factory.make_model("ppo", env, overrides={"n_steps": 4})
-    assert isinstance(model.rollout_buffer, GroupScaledBuffer)
+    assert isinstance(model.rollout_buffer, GroupNormalisedRolloutBuffer)
     assert model.rollout_buffer.group == 8
     model.learn(64)
     assert all(p.isfinite().all() for p in model.policy.parameters())
     plain = factory.make_model("ppo", make_env(copies=1), overrides={"n_steps": 4})
-    assert not isinstance(plain.rollout_buffer, GroupScaledBuffer)
+    assert not isinstance(plain.rollout_buffer, GroupNormalisedRolloutBuffer)
 
 
-def test_dqn_learns_from_relative_rewards_in_units_of_their_spread():
+def test_dqn_learns_from_group_normalised_rewards():
     env = make_env(action="Discrete")
     model = factory.make_model("dqn", env, overrides={"learning_starts": 16, "n_steps": 3})
     buffer = model.replay_buffer
-    assert isinstance(buffer, GroupScaledReplay)
+    assert isinstance(buffer, GroupNormalisedReplayBuffer)
     assert (buffer.group, buffer.n_steps, buffer.gamma) == (8, 3, 1.0)
     model.learn(64)  # two runs of each environment
     returns = buffer.rewards[:8].reshape(2, 4, 8).sum(1)
     assert (returns.std(1) > 0.5).all() and (returns.std(1) < 1).all()
     assert all(p.isfinite().all() for p in model.policy.parameters())
     plain = factory.make_model("dqn", make_env(copies=1, action="Discrete"))
-    assert not isinstance(plain.replay_buffer, GroupScaledReplay)
+    assert not isinstance(plain.replay_buffer, GroupNormalisedReplayBuffer)
 
 
-def test_rollouts_of_relative_rewards_are_whole_runs_of_whole_groups():
+def test_rollouts_must_hold_whole_runs_of_whole_groups():
     with pytest.raises(ValueError, match=r"n_steps must be 4, .* got 8"):
         factory.make_model("ppo", make_env(), overrides={"n_steps": 8})
     uneven = factory.make_env(
@@ -114,7 +114,9 @@ def test_rollouts_of_relative_rewards_are_whole_runs_of_whole_groups():
 def filled(rewards, group):
     steps, envs = rewards.shape
     box = spaces.Box(-1, 1, (1,))
-    buffer = GroupScaledBuffer(steps, box, box, n_envs=envs, gamma=1.0, group=group)
+    buffer = GroupNormalisedRolloutBuffer(
+        steps, box, box, n_envs=envs, gamma=1.0, group=group
+    )
     zero = torch.zeros(envs, 1)
     starts = np.ones(envs)
     for reward in rewards:
@@ -124,26 +126,26 @@ def filled(rewards, group):
     return buffer
 
 
-def test_returns_of_every_group_have_the_same_spread():
+def test_returns_of_every_group_get_the_same_standard_deviation():
     rng = np.random.default_rng(0)
     rewards = rng.standard_normal((5, 8)) * np.repeat([100.0, 10.0], 4)
     buffer = filled(rewards, group=4)
     spread = rewards.sum(0).reshape(2, 4).std(1)
     expected = rewards / np.repeat(spread + LEAST_SPREAD, 4)
     np.testing.assert_allclose(buffer.rewards, expected, rtol=1e-5)
-    # With gamma and no value, returns are the sums of what is to come.
+    # With gamma 1 and no value function, returns are sums of future rewards
     np.testing.assert_allclose(buffer.returns[-1], expected[-1], rtol=1e-4)
 
 
-def test_a_group_without_any_spread_is_left_finite():
+def test_a_group_of_equal_returns_stays_finite():
     assert np.isfinite(filled(np.zeros((5, 8)), group=4).returns).all()
 
 
 def replayed(rewards, group, size, length=5):
-    """Buffer of ``size`` control steps to which runs of ``length`` were added."""
+    """Return a buffer of ``size`` control steps with runs of ``length`` added to it."""
     envs = rewards.shape[1]
     box, index = spaces.Box(-1, 1, (1,)), spaces.Discrete(2)
-    buffer = GroupScaledReplay(
+    buffer = GroupNormalisedReplayBuffer(
         size * envs, box, index, n_envs=envs, n_steps=3, gamma=1.0, group=group
     )
     zero = np.zeros((envs, 1), np.float32)
@@ -153,7 +155,7 @@ def replayed(rewards, group, size, length=5):
     return buffer
 
 
-def test_a_replay_buffer_scales_each_run_when_it_ends_also_around_its_own_end():
+def test_a_replay_buffer_scales_runs_at_their_end_also_where_it_wraps():
     rng = np.random.default_rng(0)
     rewards = rng.standard_normal((12, 8)) * np.repeat([100.0, 10.0], 4)
     expected = rewards.copy()

@@ -26,13 +26,13 @@ either = pytest.mark.parametrize("problem", PROBLEMS, ids=["bandits", "MDPs"])
 
 
 def near(returns, expected):
-    """Whether the mean is what it should be, by four standard errors."""
+    """Return whether the mean is as expected, within four standard errors."""
     difference = returns - expected
     return abs(difference.mean()) < 4 * difference.std() / np.sqrt(len(returns))
 
 
 def walk(env, seed, trials=1):
-    """Observations, rewards and flags of the end, under actions of the seed 0."""
+    """Return observations, rewards and flags of ended trials for random actions."""
     rng = np.random.default_rng(0)
     env.seed(seed)
     seen = [(env.reset(), None, None)]
@@ -113,7 +113,7 @@ def test_episodes_begin_in_state_0_under_a_flag_and_trials_end_together(problem)
 
 
 @either
-def test_what_was_done_and_earned_is_seen_until_the_trial_ends(problem):
+def test_the_previous_pair_and_reward_are_observed_until_the_trial_ends(problem):
     env = problem(6)
     observations, rewards, _ = walk(env, 0, trials=2)
     first = np.arange(2 * env.horizon + 1) % env.horizon == 0
@@ -145,7 +145,7 @@ def test_states_and_rewards_follow_the_tables():
 
 
 @either
-def test_a_seed_draws_the_trial_and_its_luck(problem):
+def test_a_seed_draws_the_trial_and_its_random_outcomes(problem):
     first, again, other = (walk(problem(6), seed, trials=2) for seed in (3, 3, 4))
     for one, same in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, same)
@@ -175,7 +175,7 @@ def test_returns_are_reported_where_trials_end():
 
 
 @either
-def test_learners_count_what_happened(problem):
+def test_learners_count_visits_rewards_and_transitions(problem):
     class Watched(Counting):
         def choose(self, begins):
             return self.env.script[self.time]
@@ -201,7 +201,7 @@ def test_learners_count_what_happened(problem):
                 moves[(*where, env.state[i])] += 1
 
 
-def test_those_who_learn_are_between_chance_and_the_optimum():
+def test_learners_are_between_random_and_optimal():
     env = Bandits(500, 100)
     ranks = [Random, Thompson, partial(UCB1, c=0.2), Planning]
     means = [play(env, learner, 0).mean() for learner in ranks]
@@ -230,7 +230,7 @@ def test_thompson_and_psrl_draw_from_the_posterior():
 
 
 def ahead(env, model, other):
-    """Lower end of the interval of the paired difference on fresh instances."""
+    """Return the lower end of the interval of the paired difference on new instances."""
     learner = partial(Recurrent, model=model, deterministic=True)
     seed = known_ground.REPORT_SEED
     gain = play(env, learner, seed) - play(env, other, seed)
@@ -239,7 +239,7 @@ def ahead(env, model, other):
     return gain.mean() - error
 
 
-def test_a_short_training_is_reported_beside_the_others(capsys):
+def test_a_short_training_is_reported_beside_the_baselines(capsys):
     env = Bandits(8, 10)
     recipe = {**known_ground.RECIPES["bandit-10"], "timesteps": 160, "trials": 4}
     model = known_ground.train(env, recipe, seed=0)
@@ -254,7 +254,7 @@ def test_a_short_training_is_reported_beside_the_others(capsys):
 @pytest.mark.slow
 @pytest.mark.training
 def test_rl2_learns_to_beat_thompson_sampling():
-    """About 85 seconds of CPU time."""
+    """Train for about 85 seconds of CPU time."""
     recipe = {**known_ground.RECIPES["bandit-10"], "timesteps": 800_000}
     model = known_ground.train(Bandits(recipe["envs"], 10), recipe, seed=0)
     assert ahead(Bandits(4000, 10), model, Thompson) > 0.5
@@ -262,8 +262,8 @@ def test_rl2_learns_to_beat_thompson_sampling():
 
 @pytest.mark.slow
 @pytest.mark.training
-def test_rl2_learns_what_an_mdp_is_worth():
-    """Trials of 20 steps in MDPs of 3 states and 2 actions; 45 seconds of CPU time."""
+def test_rl2_learns_to_beat_a_random_agent_in_mdps():
+    """Train for 45 seconds of CPU time, on MDPs of 3 states and 2 actions."""
     small = partial(RandomMDPs, episodes=4, states=3, actions=2, steps=5)
     recipe = {**known_ground.RECIPES["mdp-10"], "timesteps": 500_000, "hidden": 48}
     model = known_ground.train(small(recipe["envs"]), recipe, seed=0)

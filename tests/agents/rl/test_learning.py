@@ -1,4 +1,4 @@
-"""PPO and DQN learn: better than the best constant action, on runs never trained on."""
+"""PPO and DQN learn to beat the best constant action, on runs not trained on."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def constant(action, discrete):
 
 
 def best_constant(env_id, base_lr):
-    """Returns of the constant action whose mean return on the test runs is highest."""
+    """Return the returns of the constant action with the highest mean return."""
     discrete = "Discrete" in env_id
     actions = range(7) if discrete else np.linspace(-1, 1, 21)
     found = [returns(env_id, base_lr, constant(a, discrete)) for a in actions]

@@ -1,4 +1,4 @@
-"""RL²: its memory lasts for an episode of the environment, and costs no loop over time."""
+"""RL²: memory that lasts for an episode, without a loop over time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from torch import nn
 
 from agents.rl.group_advantage import LEAST_SPREAD
-from agents.rl.rl2 import RL2, LstmPolicy, remember
+from agents.rl.rl2 import RL2, LstmPolicy, chrono_initialise
 
 PULLS, RUNS = 4, 8
 
@@ -29,7 +29,7 @@ def parameters(model):
 
 
 def sequences(starts, length=5, width=3, hidden=4, layers=1):
-    """An LSTM, features, states that are not zero, and episodes that start as said."""
+    """Return features, nonzero states, flags of episode starts, and an LSTM."""
     torch.manual_seed(0)
     lstm = nn.LSTM(width, hidden, num_layers=layers)
     count = len(starts)
@@ -41,7 +41,7 @@ def sequences(starts, length=5, width=3, hidden=4, layers=1):
 
 
 def with_gradients(process, features, states, flags, lstm):
-    """Outputs, new states, and gradients of a fixed function of both."""
+    """Return outputs, and a list of memory, new states and gradients by all inputs."""
     leaves = [features.clone(), *(s.clone() for s in states)]
     for leaf in leaves:
         leaf.requires_grad_()
@@ -57,7 +57,7 @@ def with_gradients(process, features, states, flags, lstm):
 @pytest.mark.parametrize(
     "starts", [[1.0, 1.0, 1.0], [1.0, 0.0, 1.0], [0.0, 0.0, 0.0]], ids=str
 )
-def test_sequences_give_the_numbers_of_the_stock_loop(starts, layers):
+def test_sequences_equal_the_loop_of_sb3_contrib(starts, layers):
     given = sequences(starts, layers=layers)
     output, ours = with_gradients(LstmPolicy._process_sequence, *given)
     _, stock = with_gradients(RecurrentActorCriticPolicy._process_sequence, *given)
@@ -66,7 +66,7 @@ def test_sequences_give_the_numbers_of_the_stock_loop(starts, layers):
     torch.testing.assert_close(output[:, :3], given[0])  # the shortcut
 
 
-def test_only_the_sequences_that_start_an_episode_forget():
+def test_only_sequences_that_start_an_episode_reset_their_state():
     features, states, flags, lstm = sequences([1.0, 0.0], length=1)
     _, (hidden, _) = LstmPolicy._process_sequence(features, states, flags, lstm)
     other = tuple(s + 1.0 for s in states)
@@ -79,13 +79,13 @@ def test_only_the_sequences_that_start_an_episode_forget():
 
 
 def collected(model, timesteps):
-    """Rollout that was collected last, before it is shuffled for an update."""
+    """Return the last rollout, before it is shuffled for an update."""
     model.train = lambda: None
     model.learn(timesteps)
     return model.rollout_buffer
 
 
-def test_in_a_rollout_memory_is_forgotten_where_a_trial_begins():
+def test_memory_is_reset_in_a_rollout_where_a_trial_begins():
     model = make_model()
     model.n_steps = 2 * PULLS  # two trials
     model._setup_model()
@@ -109,8 +109,8 @@ def test_in_a_rollout_memory_is_forgotten_where_a_trial_begins():
         torch.testing.assert_close(likely.reshape(RUNS, PULLS).T, sampled[trial])
 
 
-def test_batches_give_the_values_and_probabilities_of_the_rollout():
-    """Recomputed from sequences that are cut and padded, they are what they were."""
+def test_batches_reproduce_values_and_probabilities_of_the_rollout():
+    """Values are recomputed from sequences that are cut and padded."""
     model = make_model()
     buffer = collected(model, PULLS * RUNS)
     seen = 0
@@ -127,7 +127,7 @@ def test_batches_give_the_values_and_probabilities_of_the_rollout():
     assert seen == PULLS * RUNS
 
 
-def test_updates_are_those_of_the_stock_loop():
+def test_updates_equal_those_of_the_loop_of_sb3_contrib():
     class Looped(LstmPolicy):
         @staticmethod
         def _process_sequence(features, lstm_states, episode_starts, lstm):
@@ -143,28 +143,28 @@ def test_updates_are_those_of_the_stock_loop():
     assert (parameters(ours) - start).abs().max() > 1e-3
 
 
-def test_runs_of_one_seed_are_equal():
+def test_trainings_with_one_seed_are_equal():
     first, second, other = (make_model(seed).learn(64) for seed in (0, 0, 1))
     assert torch.equal(parameters(first), parameters(second))
     assert not torch.allclose(parameters(first), parameters(other))
 
 
 @pytest.mark.parametrize("group", [None, 4])
-def test_a_model_that_was_saved_goes_on(tmp_path, group):
+def test_a_saved_model_continues_as_the_original(tmp_path, group):
     model = make_model(group=group).learn(2 * PULLS * RUNS)
     model.save(tmp_path / "model")
     loaded = RL2.load(tmp_path / "model", env=Bandits(RUNS, PULLS), device="cpu")
     assert loaded.group == group and type(loaded.policy) is LstmPolicy
     assert type(loaded.rollout_buffer) is type(model.rollout_buffer)
     assert torch.equal(parameters(loaded), parameters(model))
-    for resumed in (model, loaded):  # from here on, the same luck
+    for resumed in (model, loaded):  # from here on with the same random numbers
         resumed.set_random_seed(5)
         resumed.learn(PULLS * RUNS)
     assert torch.equal(parameters(loaded), parameters(model))
     assert loaded.num_timesteps == model.num_timesteps == PULLS * RUNS
 
 
-def test_rewards_are_in_units_of_the_spread_of_each_group():
+def test_rewards_are_divided_by_the_standard_deviation_of_their_group():
     plain = collected(make_model(), PULLS * RUNS)
     scaled = collected(make_model(group=4, gamma=1.0, gae_lambda=1.0), PULLS * RUNS)
     np.testing.assert_array_equal(plain.actions, scaled.actions)
@@ -173,7 +173,7 @@ def test_rewards_are_in_units_of_the_spread_of_each_group():
         unit = rewards.sum(0).std() + LEAST_SPREAD
         np.testing.assert_allclose(scaled.rewards[:, group], rewards / unit, rtol=1e-5)
     assert not np.allclose(plain.rewards, scaled.rewards)
-    # The returns that are learned from are those of the scaled rewards.
+    # Returns are computed from the scaled rewards
     expected = scaled.rewards[::-1].cumsum(0)[::-1]
     np.testing.assert_allclose(scaled.returns, expected, rtol=1e-4, atol=1e-5)
 
@@ -184,9 +184,9 @@ def test_groups_that_do_not_divide_the_runs_are_refused(group):
         make_model(group=group)
 
 
-def test_memories_last_as_long_as_asked_for():
+def test_initial_memories_last_up_to_the_given_steps():
     lstm = nn.LSTM(3, 200, num_layers=2)
-    remember(lstm, 100)
+    chrono_initialise(lstm, 100)
     for layer in range(2):
         both = getattr(lstm, f"bias_ih_l{layer}") + getattr(lstm, f"bias_hh_l{layer}")
         shut, kept = both.detach()[:200], both.detach()[200:400]
@@ -197,7 +197,7 @@ def test_memories_last_as_long_as_asked_for():
         assert 0 < others.abs().max() < 200**-0.5  # as torch draws them
 
 
-def test_a_policy_starts_with_the_memory_that_it_is_given(tmp_path):
+def test_a_policy_starts_with_memories_of_the_given_length(tmp_path):
     given = {"lstm_hidden_size": 6, "memory": 50}
     arguments = {"n_steps": PULLS, "batch_size": PULLS, "seed": 0, "device": "cpu"}
     model = RL2(LstmPolicy, Bandits(RUNS, PULLS), policy_kwargs=given, **arguments)

@@ -1,4 +1,4 @@
-"""Several trainings of one recipe: which are chosen, and what is left of them."""
+"""Training with several seeds: selection, average, and files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def row(task, arm, loss, seed=0, initial=2.0):
     }  # fmt: skip
 
 
-def test_gaps_are_shares_of_the_way_to_the_best_averaged_over_tasks():
+def test_gaps_are_fractions_of_the_best_decrease_averaged_over_tasks():
     rows = [
         row("a", "one", 1.0), row("a", "two", 1.5), row("b", "one", 0.5),
         row("b", "two", 0.3, seed=0), row("b", "two", 0.1, seed=1),
@@ -32,7 +32,7 @@ def test_gaps_are_shares_of_the_way_to_the_best_averaged_over_tasks():
     assert gaps["two"] == pytest.approx((0.5 + 0.0) / 2)
 
 
-def test_runs_that_diverge_or_end_above_their_start_are_behind_by_all_of_the_way():
+def test_runs_that_diverge_or_end_above_their_start_have_gap_1():
     rows = [row("a", "one", 1.0), row("a", "two", float("inf")), row("a", "bad", 9.0)]
     assert mean_gaps(rows) == {"one": 0.0, "two": 1.0, "bad": 1.0}
     assert mean_gaps([row("a", "one", 3.0), row("a", "two", 4.0)])["two"] == 1.0
@@ -40,7 +40,7 @@ def test_runs_that_diverge_or_end_above_their_start_are_behind_by_all_of_the_way
 
 @pytest.mark.slow
 @pytest.mark.training
-def test_the_best_candidates_are_averaged_and_each_is_left_in_its_folder(tmp_path):
+def test_the_best_candidates_are_averaged_and_all_keep_their_folder(tmp_path):
     preset = PRESETS["ppo"]
     config = {
         **preset,

@@ -1,4 +1,4 @@
-"""What training keeps: presets that build, and the average of the late policies."""
+"""Presets build their models, and training keeps the average of the late policies."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 
 from agents.rl import factory, training
 from agents.rl.presets import PRESETS
+from agents.utils.averaging import TAIL_SHARE
 
 SMALL = {"tasks": "quadratic", "updates_per_step": 2}
 
@@ -17,8 +18,8 @@ def small_model(agent):
     return factory.make_model(agent, env, seed=0)
 
 
-#: Those of Stable-Baselines3.
-AGENTS = [name for name in PRESETS if not name.startswith("unrolled")]
+#: Agents that learn by an algorithm of Stable-Baselines3.
+AGENTS = [name for name in PRESETS if factory.algorithm_of_preset(name).buffer]
 
 
 @pytest.mark.parametrize("agent", AGENTS)
@@ -29,33 +30,33 @@ def test_a_preset_builds_its_model_on_its_environment(agent):
     assert described["horizon"] == PRESETS[agent]["env"]["horizon"]
 
 
-def test_the_policy_kept_is_the_average_of_the_late_ones(tmp_path):
+def test_training_keeps_the_average_of_the_late_policies(tmp_path):
     model = small_model("ppo")
-    keeper = training._Keeper(tmp_path, 100)
-    keeper.init_callback(model)
-    keeper.on_training_start({}, {})
+    recorder = training._Recorder(tmp_path, 100)
+    recorder.init_callback(model)
+    recorder.on_training_start({}, {})
     parameter = model.policy.action_net.bias
     seen = []
     for timesteps in range(0, 101, 20):
-        keeper.num_timesteps = timesteps
+        recorder.num_timesteps = timesteps
         with torch.no_grad():
             parameter.fill_(float(timesteps))
         seen.append(timesteps)
-        keeper.on_rollout_start()
-    keeper.load_average()
-    late = [t for t in seen if t >= (1 - training.AVERAGED) * 100]
+        recorder.on_rollout_start()
+    recorder.load_average()
+    late = [t for t in seen if t >= (1 - TAIL_SHARE) * 100]
     assert 1 < len(late) < len(seen)
     torch.testing.assert_close(parameter.detach(), torch.tensor([sum(late) / len(late)]))
 
 
-def test_an_interrupt_before_the_late_part_keeps_the_policy_as_it_is(tmp_path):
+def test_an_early_interrupt_keeps_the_policy_unchanged(tmp_path):
     model = small_model("ppo")
     before = {k: v.clone() for k, v in model.policy.state_dict().items()}
-    keeper = training._Keeper(tmp_path, 100)
-    keeper.init_callback(model)
-    keeper.on_training_start({}, {})
-    keeper.on_rollout_start()
-    keeper.load_average()
+    recorder = training._Recorder(tmp_path, 100)
+    recorder.init_callback(model)
+    recorder.on_training_start({}, {})
+    recorder.on_rollout_start()
+    recorder.load_average()
     for name, value in model.policy.state_dict().items():
         assert torch.equal(value, before[name])
 

@@ -22,8 +22,8 @@ ACTION = {"kind": "continuous", "bound": 4.0, "step": 1.0}
 
 
 @pytest.mark.parametrize("rule", ["momentum", "adam", "orthogonal-adam"])
-def test_gradients_of_rewards_are_those_of_differences(rule):
-    """Of the return of four control steps, with respect to each of their actions."""
+def test_gradients_of_returns_equal_finite_differences(rule):
+    """Differentiate the return of four control steps by each of their actions."""
     settings = make({**RUNS, "rule": rule, "action": ACTION, "dtype": "float64"})
     group = Group(settings, 2)
     actions = torch.linspace(-0.6, 0.4, 8, dtype=torch.float64).view(4, 2, 1)
@@ -46,7 +46,7 @@ def test_gradients_of_rewards_are_those_of_differences(rule):
         )
 
 
-def test_a_cut_ends_the_graph_and_changes_nothing():
+def test_detaching_a_group_ends_the_graph_and_keeps_the_values():
     group = Group(make({**RUNS, "action": ACTION}), 3)
     reset(group)
     action = torch.zeros(3, 1, requires_grad=True)
@@ -57,7 +57,7 @@ def test_a_cut_ends_the_graph_and_changes_nothing():
     assert torch.equal(group.state.run.params, before)
 
 
-def test_differentiable_steps_are_the_same_steps():
+def test_differentiable_steps_equal_ordinary_steps():
     walks = []
     for differentiable in (False, True):
         group = Group(make({**RUNS, "rule": "adam", "action": ACTION}), 3)
@@ -68,7 +68,7 @@ def test_differentiable_steps_are_the_same_steps():
     torch.testing.assert_close(*walks)
 
 
-def test_a_learner_gets_better_and_becomes_an_optimizer(tmp_path):
+def test_a_learner_improves_and_exports_an_optimizer(tmp_path):
     learner = UnrolledLR(
         {**RUNS, "rule": "adam", "action": ACTION}, groups=2, size=8, segment=3,
         meta_lr=1e-2,
@@ -92,7 +92,7 @@ def test_a_learner_gets_better_and_becomes_an_optimizer(tmp_path):
     assert len(moved) == 6 and max(map(abs, moved)) > 0.1
 
 
-def test_a_seed_decides_what_is_learned():
+def test_the_result_depends_on_the_seed_alone():
     made = [
         UnrolledLR({**RUNS, "action": ACTION}, groups=1, size=4, seed=seed).learn(48)
         for seed in (0, 0, 1)
@@ -101,7 +101,7 @@ def test_a_seed_decides_what_is_learned():
     assert same == again != other
 
 
-def test_what_cannot_be_differentiated_is_refused():
+def test_arguments_that_are_not_valid_are_refused():
     with pytest.raises(ValueError, match="the action must be continuous, got Discrete"):
         UnrolledLR({**RUNS, "action": {"kind": "discrete"}})
     for error, given, message in (
@@ -119,12 +119,12 @@ def test_what_cannot_be_differentiated_is_refused():
             UnrolledLR({**RUNS, "action": ACTION}, **given)
 
 
-def test_double_precision_is_learned_in_too():
+def test_a_learner_in_float64_has_a_float64_policy():
     learner = UnrolledLR({**RUNS, "action": ACTION, "dtype": "float64"}, groups=1, size=2)
     assert next(learner.learn(6).policy.parameters()).dtype == torch.float64
 
 
-def test_arguments_that_there_are_not_are_named():
+def test_unknown_arguments_are_answered_with_the_closest_valid_name():
     with pytest.raises(
         TypeError, match=r"UnrolledLR has no argument 'group'; did .*'groups"
     ):

@@ -1,4 +1,4 @@
-"""Agents that learn by unrolling, from the command to the optimizer."""
+"""Presets of learners that unroll: configuration, command line, saved policies."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_preset_builds_its_learner(agent):
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_the_command_makes_a_policy(agent, tmp_path):
+def test_the_command_line_writes_a_policy(agent, tmp_path):
     out = tmp_path / "run"
     arguments = [
         "--agent", agent, "--timesteps", "80", "--num-envs", "2", "--copies", "2",
@@ -70,7 +70,7 @@ def test_the_command_makes_a_policy(agent, tmp_path):
         ({"env_id": "optenv/X-v0"}, ValueError, "unknown environment 'optenv/X-v0'; valid"),
     ],
 )
-def test_what_a_learner_cannot_take_is_refused(changes, error, message):
+def test_a_configuration_that_is_not_valid_is_refused(changes, error, message):
     with pytest.raises(error, match=message):
         factory.build("unrolled-rule", config("unrolled-rule", **changes), seed=0)
 
@@ -87,7 +87,7 @@ def test_contradicting_options_are_refused(arguments, message):
     assert result.exit_code == 2 and message in " ".join(result.output.split())
 
 
-def test_the_mean_of_the_late_rounds_is_kept():
+def test_learning_keeps_the_average_of_the_late_rounds():
     made = {}
     learner = UnrolledLR(
         PRESETS["unrolled-lr"]["env"] | SMALL, groups=1, size=2, segment=20
@@ -104,7 +104,7 @@ def test_the_mean_of_the_late_rounds_is_kept():
     assert not torch.equal(made[320], made[400])
 
 
-def test_a_callback_ends_the_learning():
+def test_a_callback_can_end_the_learning():
     learner = UnrolledRule(
         PRESETS["unrolled-rule"]["env"] | SMALL, groups=1, size=2, segment=20
     )
@@ -112,7 +112,7 @@ def test_a_callback_ends_the_learning():
     assert learner.num_timesteps == 160
 
 
-def test_an_interrupt_leaves_a_policy(tmp_path):
+def test_an_interrupt_writes_a_policy(tmp_path):
     learner = factory.build("unrolled-lr", config("unrolled-lr"), seed=0)
 
     def interrupt():
@@ -123,7 +123,7 @@ def test_an_interrupt_leaves_a_policy(tmp_path):
     assert load_policy(tmp_path / "policy").description["timesteps"] == 0
 
 
-def test_policies_on_the_way_are_kept(tmp_path):
+def test_the_policy_is_written_every_tenth_of_the_training(tmp_path):
     learner, seen = factory.build("unrolled-lr", config("unrolled-lr"), seed=0), []
     train = learner._train_runs
 

@@ -1,0 +1,74 @@
+"""Average of the parameters over the last part of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["TAIL_SHARE", "TailAverage"]
+
+#: Last share of a training over which parameters are averaged.
+TAIL_SHARE = 0.4
+
+
+class TailAverage:
+    """Mean of the parameters over the last :data:`TAIL_SHARE` of a training.
+
+    The noise of single updates cancels in it (Izmailov et al., 2018).
+
+    Args:
+        total: length of the training, in any unit.
+        start: position at which the training begins, in that unit.
+        running: keep one running mean, for trainings with many snapshots; otherwise all
+            snapshots are kept, and averaged at the end. Both give the same mean up to
+            rounding. Each agent keeps to one, so that its results can be reproduced bit
+            for bit.
+
+    Attributes:
+        begin: position from which on snapshots are averaged.
+        count: number of snapshots so far.
+
+    Example:
+        >>> average = TailAverage(10, running=True)
+        >>> for step in range(10):
+        ...     average.update(step, [torch.tensor(float(step))])
+        >>> average.mean()
+        [tensor(7.5000)]
+    """
+
+    def __init__(self, total: float, start: float = 0, *, running: bool) -> None:
+        self.begin = start + (1 - TAIL_SHARE) * total
+        self.count = 0
+        self._running = running
+        self._means: list[Tensor] = []
+        self._snapshots: list[list[Tensor]] = []
+
+    def update(self, position: float, tensors: Iterable[Tensor]) -> None:
+        """Take the parameters at a position into the average, if it is late enough.
+
+        Args:
+            position: of the training, in the unit of ``total``.
+            tensors: parameters, always the same ones in the same order.
+        """
+        if position < self.begin:
+            return
+        self.count += 1
+        if not self._running:
+            self._snapshots.append([tensor.detach().clone() for tensor in tensors])
+            return
+        values = [tensor.detach() for tensor in tensors]
+        means = self._means or [torch.zeros_like(value) for value in values]
+        self._means = [
+            torch.lerp(mean, value, 1 / self.count)
+            for mean, value in zip(means, values, strict=True)
+        ]
+
+    def mean(self) -> Sequence[Tensor]:
+        """Return the means of the parameters; nothing if no snapshot was late enough."""
+        if self._running:
+            return self._means
+        return [
+            torch.stack(values).mean(0) for values in zip(*self._snapshots, strict=True)
+        ]
