@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from agents.meta.continual.look_ahead import LaMAML
 from agents.meta.continual.oml import OML, Streams
@@ -19,6 +18,7 @@ from agents.meta.continual.online import OnlineLearner, OnlineSGD, Replay, Reten
 from agents.meta.continual.streams import DigitStream, SineStream, Stream
 from agents.meta.maml import mask_of
 from agents.meta.networks import perceptron
+from agents.utils.progress import progress_bar
 from optenv.tasks.stacked import named_loss
 
 #: What is tuned, by name.
@@ -122,8 +122,8 @@ def from_scratch(name: str, setting: Setting) -> Contender:
 def beforehand(name: str, setting: Setting, iterations: int, seed: int) -> Contender:
     """A learner after OML's outer steps, or pretrained on as many streams."""
     train = {"OML": meta_trained, "pretrained": pretrained}[name]
-    with tqdm(total=iterations, desc=name, leave=False) as bar:
-        start = train(setting, iterations, seed, bar.update)
+    with progress_bar(iterations, name, unit="iteration") as advance:
+        start = train(setting, iterations, seed, advance)
 
     def make(number: int, lr: float) -> OnlineLearner:
         learner = start()
@@ -188,9 +188,11 @@ def followed(
 def search(contender: Contender, streams: Sequence[Stream], first: int) -> Config:
     """The configuration that has the best average on these streams."""
     scores = []
-    for config in tqdm(contender.grid, desc="search", leave=False):
-        with warnings.catch_warnings():  # a search tries what diverges, too
-            warnings.filterwarnings("ignore", ".* not finite after", RuntimeWarning)
-            found = followed(contender, config, streams, first)
-        scores.append(np.mean([each.average for each in found]))
+    with progress_bar(len(contender.grid), "search") as advance:
+        for config in contender.grid:
+            with warnings.catch_warnings():  # a search tries what diverges, too
+                warnings.filterwarnings("ignore", ".* not finite after", RuntimeWarning)
+                found = followed(contender, config, streams, first)
+            scores.append(np.mean([each.average for each in found]))
+            advance()
     return contender.grid[int(np.nan_to_num(scores, nan=-np.inf).argmax())]

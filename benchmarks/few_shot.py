@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from agents import meta
 from agents.evaluation.stats.intervals import interval
@@ -28,6 +27,7 @@ from agents.meta.families.digits import TEST as TEST_DIGITS
 from agents.meta.families.digits import TRAINING as TRAINING_DIGITS
 from agents.meta.families.stroke_fonts import TEST, TRAINING
 from agents.meta.networks import convolutional
+from agents.utils.progress import progress_bar
 
 #: Alphabets of the small Omniglot sets that are held out; the others are learned on.
 HELD_OUT = ("Japanese_(katakana)", "Korean", "Tagalog")
@@ -78,8 +78,8 @@ def train(
     side = family.sample(1, np.random.default_rng(0)).support.inputs.shape[-1]
     module = convolutional(family.ways if has_head else None, side=side)
     learner = make(module, family, meta_batch=batch, seed=seed, **arguments)
-    with tqdm(total=iterations, desc=name, leave=False) as bar:
-        return learner.learn(iterations, lambda learner, loss: bar.update() or True)
+    with progress_bar(iterations, name, unit="iteration") as advance:
+        return learner.learn(iterations, lambda learner, loss: advance() or True)
 
 
 def accuracy(learner: meta.Learner, family: meta.FewShot, tasks: int) -> np.ndarray:

@@ -21,16 +21,17 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from agents import LearnedOptimizer, Policy, load_policy
 from agents.evaluation.stats.intervals import interval
 from agents.evaluation.tasks.problem import HeldoutTask
 from agents.evaluation.tasks.suites import SUITES
+from agents.utils.progress import progress_bar
 from optenv import rewards
 
 ARMS = ("memory kept", "memory cleared", "without memory")
@@ -79,7 +80,7 @@ def scores(
     lr: float | None,
     policy: Policy,
     memoryless: Policy,
-    bar: tqdm,
+    advance: Callable[..., object],
 ) -> np.ndarray:
     """Return the mean score over the trials of each arm and run, ``[3, runs]``."""
     seeds = [seed + i for i in range(runs)]
@@ -89,11 +90,11 @@ def scores(
         for run in range(runs):
             run_seed = seeds[(trial + run) % runs]
             kept[trial, run], optimizer = train(task, run_seed, policy, optimizer, lr)
-            bar.update()
+            advance()
     # Without a memory, a run does not depend on its place in the trial.
     cleared = np.mean([train(task, each, policy, None, lr)[0] for each in seeds])
     without = np.mean([train(task, each, memoryless, None, lr)[0] for each in seeds])
-    bar.update(2 * runs)
+    advance(2 * runs)
     return np.stack([kept.mean(0), np.full(runs, cleared), np.full(runs, without)])
 
 
@@ -126,10 +127,13 @@ def main() -> None:
     runs, seeds = arguments.runs, [1000 * i for i in range(arguments.repeats)]
     settings = list(product(seeds, [runs], arguments.lr or [None]))
     total = len(tasks) * len(settings) * runs * (runs + 2)
-    with warnings.catch_warnings(), tqdm(total=total) as bar:
+    with warnings.catch_warnings(), progress_bar(total, "trials") as advance:
         warnings.filterwarnings("ignore", "a loss is|total_steps=")
         by_task = np.stack(
-            [np.mean([scores(t, *s, *policies, bar) for s in settings], 0) for t in tasks]
+            [
+                np.mean([scores(t, *s, *policies, advance) for s in settings], 0)
+                for t in tasks
+            ]
         )
     trials = runs * len(settings)
     print(f"{len(tasks)} tasks of {arguments.updates} updates, {trials} trials")

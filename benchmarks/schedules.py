@@ -25,12 +25,12 @@ import argparse
 
 import torch
 from open_loop import Runs, check, compare, open_loop_returns, random_search
-from tqdm import tqdm
 
 from agents import Policy, load_policy
 from agents.evaluation.stats.intervals import interval
 from agents.rl.factory import env_arguments, preset
 from agents.rl.presets import PRESETS
+from agents.utils.progress import progress_bar
 
 
 def test_split(tasks: str | list[str]) -> list[str]:
@@ -87,8 +87,8 @@ def main() -> None:
         parser.error(
             f"--groups must be at least 1, --budget {trial_steps}: one schedule's runs"
         )
-    with tqdm(total=budget // trial_steps) as bar:
-        searched = random_search(train, steps, budget, 0, bar.update)
+    with progress_bar(budget // trial_steps, "random search", unit="schedule") as advance:
+        searched = random_search(train, steps, budget, 0, advance)
     others = open_loop_returns(test, steps, searched)
     print(f"{arguments.groups} structures of {', '.join(test.arguments['tasks'])}")
     for name, policy in policies.items():

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from agents import meta
 from agents.evaluation.stats.intervals import interval
+from agents.utils.progress import progress_bar
 
 
 def perceptron() -> nn.Module:
@@ -101,8 +101,8 @@ def train(name: str, iterations: int | None = None, seed: int = 0) -> Any:
     family = meta.Sinusoids(**recipe.train)
     learner = recipe.learner(recipe.module(), family, seed=seed, **recipe.arguments)
     total = iterations or recipe.iterations
-    with tqdm(total=total, desc=name, leave=False) as bar:
-        learner.learn(total, lambda learner, loss: bar.update() or True)
+    with progress_bar(total, name, unit="iteration") as advance:
+        learner.learn(total, lambda learner, loss: advance() or True)
     return learner
 
 

@@ -7,7 +7,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from stable_baselines3.common.logger import configure
 
 from ..policy.files import load_policy, save_policy
 from ..utils.averaging import TailAverage
+from ..utils.progress import progress_bar
 from ..utils.workers import stopped
 from .export import export_policy
 from .unrolled import UnrolledLR
@@ -78,12 +79,12 @@ def learn(
     finished = True
     model.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
     recorder = _Recorder(folder, timesteps)
-    try:
-        model.learn(
-            timesteps, callback=recorder, progress_bar=progress, reset_num_timesteps=False
-        )
-    except KeyboardInterrupt:
-        finished = False
+    with progress_bar(timesteps, "training", progress, "control step") as advance:
+        recorder.advance = advance
+        try:
+            model.learn(timesteps, callback=recorder, reset_num_timesteps=False)
+        except KeyboardInterrupt:
+            finished = False
     recorder.load_average()
     model.save(folder / "model.zip")
     export_policy(model, folder / "policy")
@@ -102,11 +103,14 @@ class _Recorder(BaseCallback):
         super().__init__()
         self.folder, self.timesteps = folder, timesteps
         self.average: TailAverage | None = None  # until the training starts
+        self.advance: Callable[[int], object] = lambda count: None
+        self.advanced = 0
 
     def _on_training_start(self) -> None:
         self.export_interval = max(1, self.timesteps // 10)
         self.next_export = self.num_timesteps + self.export_interval
         self.average = TailAverage(self.timesteps, self.num_timesteps, running=True)
+        self.advanced = self.num_timesteps
 
     def _on_rollout_start(self) -> None:
         assert self.average is not None
@@ -131,6 +135,8 @@ class _Recorder(BaseCallback):
             self.logger.record("optenv/diverged", float(share))
             losses = [np.log(max(info["validation_loss"], 1e-12)) for info in ended]
             self.logger.record("optenv/log_validation_loss", float(np.median(losses)))
+        self.advance(self.num_timesteps - self.advanced)
+        self.advanced = self.num_timesteps
         if self.num_timesteps >= self.next_export:
             self.next_export += self.export_interval
             export_policy(self.model, self.folder / "policy")

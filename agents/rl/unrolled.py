@@ -157,7 +157,7 @@ class UnrolledLR:
         rounds = -(-total_timesteps // size)
         average = TailAverage(rounds, running=False)
         try:
-            for i in progress_range(rounds, progress_bar):
+            for i in progress_range(rounds, progress_bar, "training", "round"):
                 mean_return = self._train_runs()
                 average.update(i, self._parameters())
                 result = None if callback is None else callback(self, mean_return)

@@ -31,7 +31,7 @@ from ..arms.select import PolicyArms
 from ..arms.short_list import ADAMW
 from ..row import SHARED, TUNED, Row
 from ..tasks.problem import HeldoutTask
-from .run import CURVE_POINTS, train
+from .run import CURVE_POINTS, train, train_schedules
 
 __all__ = [
     "Arms",
@@ -43,6 +43,8 @@ __all__ = [
     "job_key",
     "make_jobs",
     "run_job",
+    "run_together",
+    "share_updates",
 ]
 
 #: Arms for all tasks, or those of each task by its name.
@@ -71,6 +73,38 @@ def run_job(job: Job) -> Row:
     except Exception as error:
         error.add_note(f"{job.arm.name}, task {job.task.name}, seed {job.seed}")
         raise
+
+
+def run_together(jobs: Sequence[Job]) -> list[Row]:
+    """Run jobs that :func:`share_updates` has put together, and return their rows."""
+    if len(jobs) == 1:
+        return [run_job(jobs[0])]
+    first = jobs[0]
+    arms = [job.arm for job in jobs]
+    try:
+        return train_schedules(arms, first.task, first.seed, first.curve_points)
+    except Exception as error:
+        names = ", ".join(arm.name for arm in arms)
+        error.add_note(f"{names}, task {first.task.name}, seed {first.seed}")
+        raise
+
+
+def share_updates(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Put tuning jobs together that differ in their schedules alone.
+
+    Such runs have the same updates up to where their schedules part
+    (:func:`~agents.evaluation.runs.run.train_schedules`). All other jobs stay alone.
+    """
+    groups: dict[Any, list[Job]] = {}
+    for i, job in enumerate(jobs):
+        arm = job.arm
+        is_plain = not (arm.takes_loss or arm.takes_module or arm.watch)
+        key: Any = i
+        if is_plain and job.curve_points == 0 and isinstance(arm.factory, partial):
+            made = (arm.factory.func, arm.factory.args, str(arm.factory.keywords))
+            key = (id(job.task), job.seed, made)
+        groups.setdefault(key, []).append(job)
+    return list(groups.values())
 
 
 def make_jobs(

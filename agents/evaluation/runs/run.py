@@ -6,6 +6,7 @@ import copy
 import math
 import time
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from statistics import median
 
@@ -20,7 +21,7 @@ from ..arms.arm import Arm
 from ..row import Row
 from ..tasks.problem import Batch, HeldoutTask, Problem
 
-__all__ = ["CURVE_POINTS", "train"]
+__all__ = ["CURVE_POINTS", "train", "train_schedules"]
 
 #: Points of the validation curve, besides the start.
 CURVE_POINTS = 20
@@ -51,80 +52,151 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
     Raises:
         CancelledError: the process that this runs in is to stop.
     """
-    # 1. Set up the problem, the optimizer, and the updates at which to measure.
-    problem = task.build(seed)
-    module, total = problem.module, task.updates
-    params = module if arm.takes_module else [*module.parameters()]
-    optimizer = arm.factory(params, task.announced_updates)
-    watch = None if arm.watch is None else arm.watch(optimizer, task.announced_updates)
-    base_lrs = [group["lr"] for group in optimizer.param_groups]
-    measured, traced = _spread(total, curve_points + 1), _spread(total, LR_TRACE_POINTS)
-    timed, adamw = {0} | _spread(total, TIMED_ADAMW_UPDATES), _TimedAdamW(problem)
-    curve = [(0, _finite_or_inf(problem.validation_loss(module)))]
-    if hasattr(optimizer, "train"):
-        optimizer.train()
-    lr_trace: list[tuple[int, float]] = []
-    losses: list[float] = []
-    cpu_seconds = 0.0
+    run = _Run(arm, task, seed, curve_points)
+    run.advance(task.updates)
+    return run.row()
 
-    for t in range(total):
-        if t % STOP_CHECK_INTERVAL == 0 and stopped():
-            raise CancelledError
-        # 2. Set the learning rates, draw the batch, and time AdamW now and then.
-        if arm.schedule is not None:
-            for group, lr in zip(optimizer.param_groups, base_lrs, strict=True):
-                group["lr"] = lr * arm.schedule(min(t / task.announced_updates, 1.0))
-        batch = problem.batch(t)
-        if t in timed:
-            adamw.measure(batch)
 
-        # 3. Update the parameters. Only this stage counts as the arm's CPU time.
-        begin = time.process_time()
-        optimizer.zero_grad()
-        loss = problem.loss(module, batch)
-        loss.backward()
-        try:
-            if arm.takes_loss:
-                optimizer.step(loss=loss.detach())  # type: ignore[call-overload]
-            else:
-                optimizer.step()
-        except (ArithmeticError, LinAlgError) as error:
-            cpu_seconds += time.process_time() - begin
-            if arm.takes_loss:  # an error of LearnedOptimizer is a bug, not a divergence
-                raise
-            _warn(arm, task, seed, t, error)
-            curve += [(u, math.inf) for u in sorted(measured) if u > t]
-            lr_trace.append((t + 1, _lr_in_force(optimizer)))
-            losses.append(math.inf)
-            break
-        if watch is not None:
-            watch(loss.item())
-        cpu_seconds += time.process_time() - begin
+def train_schedules(
+    arms: Sequence[Arm], task: HeldoutTask, seed: int, curve_points: int = CURVE_POINTS
+) -> list[Row]:
+    """Make the runs of arms that differ in their schedules alone, in one go.
 
-        # 4. Record losses and learning rates.
-        losses.append(loss.item())
-        if t + 1 in measured:
-            curve.append((t + 1, _validate(problem, optimizer, total)))
-        if t + 1 in traced:
-            lr_trace.append((t + 1, _lr_in_force(optimizer)))
+    As long as all schedules are at their full learning rate, the runs are the same. They
+    share these updates, so that "constant" and "stable then decayed" take 1.3 runs. All
+    results but the CPU times of AdamW, which is timed once, are those of :func:`train`.
 
-    last_tenth = losses[-max(1, total // 10) :]
-    return Row(
-        task=task.name,
-        arm=arm.name,
-        seed=seed,
-        updates=total,
-        learned=arm.takes_loss and not arm.control,
-        train_loss=_finite_or_inf(sum(last_tenth) / len(last_tenth)),
-        validation_loss=curve[-1][1],
-        initial_validation_loss=curve[0][1],
-        lr=float(base_lrs[0]),
-        cpu_seconds=cpu_seconds,
-        adamw_seconds=adamw.seconds * len(losses),
-        curve=curve,
-        lr_trace=lr_trace,
-        shifts=_shifts_of(optimizer),
-    )
+    Args:
+        arms: with equal optimizers and any schedules.
+        task, seed, curve_points: as for :func:`train`.
+    """
+    trunk = _Run(arms[0], task, seed, curve_points, times_adamw=False)
+    progress = [min(t / task.announced_updates, 1.0) for t in range(task.updates)]
+    branch_at = [
+        next(
+            (t for t, p in enumerate(progress) if arm.schedule and arm.schedule(p) != 1.0),
+            task.updates,
+        )
+        for arm in arms
+    ]
+    rows: dict[int, Row] = {}
+    for i in sorted(range(len(arms)), key=branch_at.__getitem__):
+        trunk.advance(branch_at[i])
+        branch = trunk.branch(arms[i])
+        branch.advance(task.updates)
+        rows[i] = branch.row()
+    return [rows[i] for i in range(len(arms))]
+
+
+class _Run:
+    """One run in progress; see :func:`train` for the arguments.
+
+    Args:
+        times_adamw: whether to time AdamW over the whole run, or only at its start.
+    """
+
+    def __init__(
+        self,
+        arm: Arm,
+        task: HeldoutTask,
+        seed: int,
+        curve_points: int,
+        times_adamw: bool = True,
+    ) -> None:
+        self.arm, self.task, self.seed = arm, task, seed
+        problem = self.problem = task.build(seed)
+        module, total = problem.module, task.updates
+        params = module if arm.takes_module else [*module.parameters()]
+        optimizer = self.optimizer = arm.factory(params, task.announced_updates)
+        self.watch = None
+        if arm.watch is not None:
+            self.watch = arm.watch(optimizer, task.announced_updates)
+        self.base_lrs = [group["lr"] for group in optimizer.param_groups]
+        self.measured = _spread(total, curve_points + 1)
+        self.traced = _spread(total, LR_TRACE_POINTS)
+        self.timed = {0} | (_spread(total, TIMED_ADAMW_UPDATES) if times_adamw else set())
+        self.adamw = _TimedAdamW(problem)
+        self.curve = [(0, _finite_or_inf(problem.validation_loss(module)))]
+        if hasattr(optimizer, "train"):
+            optimizer.train()
+        self.lr_trace: list[tuple[int, float]] = []
+        self.losses: list[float] = []
+        self.cpu_seconds = 0.0
+        self.done, self.failed = 0, False
+
+    def branch(self, arm: Arm) -> _Run:
+        """Return a copy of the run that goes on with another arm's schedule."""
+        copied = copy.deepcopy(self)
+        copied.arm = arm
+        return copied
+
+    def advance(self, until: int) -> None:
+        """Make the updates up to number ``until``, unless the optimizer has failed."""
+        arm, task, problem, optimizer = self.arm, self.task, self.problem, self.optimizer
+        module = problem.module
+        for t in range(self.done, self.done if self.failed else until):
+            if t % STOP_CHECK_INTERVAL == 0 and stopped():
+                raise CancelledError
+            # 1. Set the learning rates, draw the batch, and time AdamW now and then.
+            if arm.schedule is not None:
+                for group, lr in zip(optimizer.param_groups, self.base_lrs, strict=True):
+                    group["lr"] = lr * arm.schedule(min(t / task.announced_updates, 1.0))
+            batch = problem.batch(t)
+            if t in self.timed:
+                self.adamw.measure(batch)
+
+            # 2. Update the parameters. Only this stage counts as the arm's CPU time.
+            begin = time.process_time()
+            optimizer.zero_grad()
+            loss = problem.loss(module, batch)
+            loss.backward()
+            try:
+                if arm.takes_loss:
+                    optimizer.step(loss=loss.detach())  # type: ignore[call-overload]
+                else:
+                    optimizer.step()
+            except (ArithmeticError, LinAlgError) as error:
+                self.cpu_seconds += time.process_time() - begin
+                if arm.takes_loss:  # an error of LearnedOptimizer is a bug
+                    raise
+                _warn(arm, task, self.seed, t, error)
+                self.curve += [(u, math.inf) for u in sorted(self.measured) if u > t]
+                self.lr_trace.append((t + 1, _lr_in_force(optimizer)))
+                self.losses.append(math.inf)
+                self.failed = True
+                break
+            if self.watch is not None:
+                self.watch(loss.item())
+            self.cpu_seconds += time.process_time() - begin
+
+            # 3. Record losses and learning rates.
+            self.losses.append(loss.item())
+            if t + 1 in self.measured:
+                self.curve.append((t + 1, _validate(problem, optimizer, task.updates)))
+            if t + 1 in self.traced:
+                self.lr_trace.append((t + 1, _lr_in_force(optimizer)))
+        self.done = max(self.done, until)
+
+    def row(self) -> Row:
+        """Return the result of the run, once all updates are made."""
+        task, arm, total = self.task, self.arm, self.task.updates
+        last_tenth = self.losses[-max(1, total // 10) :]
+        return Row(
+            task=task.name,
+            arm=arm.name,
+            seed=self.seed,
+            updates=total,
+            learned=arm.takes_loss and not arm.control,
+            train_loss=_finite_or_inf(sum(last_tenth) / len(last_tenth)),
+            validation_loss=self.curve[-1][1],
+            initial_validation_loss=self.curve[0][1],
+            lr=float(self.base_lrs[0]),
+            cpu_seconds=self.cpu_seconds,
+            adamw_seconds=self.adamw.seconds * len(self.losses),
+            curve=self.curve,
+            lr_trace=self.lr_trace,
+            shifts=_shifts_of(self.optimizer),
+        )
 
 
 class _TimedAdamW:

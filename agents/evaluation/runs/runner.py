@@ -18,7 +18,16 @@ from ..arms.arm import Choice
 from ..arms.short_list import ADAMW, default_arms
 from ..row import TUNED, Row
 from ..tasks.problem import HeldoutTask
-from .jobs import Arms, Choices, Job, Phases, make_jobs, run_job
+from .jobs import (
+    Arms,
+    Choices,
+    Job,
+    Phases,
+    make_jobs,
+    run_job,
+    run_together,
+    share_updates,
+)
 from .run import CURVE_POINTS
 
 __all__ = ["BaselineRuns", "evaluate", "run_jobs", "start_baselines"]
@@ -36,13 +45,26 @@ def run_jobs(
         workers: processes to run them in; None runs them in this one.
         on_end: called with a job and its row as soon as the job has ended.
     """
-    if workers is not None:
-        return workers.map(run_job, jobs, on_end)
-    rows = []
-    for job in jobs:
-        rows.append(run_job(job))
-        on_end(job, rows[-1])
-    return rows
+    if workers is None:
+        rows = []
+        for job in jobs:
+            rows.append(run_job(job))
+            on_end(job, rows[-1])
+        return rows
+
+    def on_group_end(group: list[Job], rows: list[Row]) -> None:
+        for job, row in zip(group, rows, strict=True):
+            on_end(job, row)
+
+    groups = share_updates(jobs)
+    by_job = {
+        id(job): row
+        for group, group_rows in zip(
+            groups, workers.map(run_together, groups, on_group_end), strict=True
+        )
+        for job, row in zip(group, group_rows, strict=True)
+    }
+    return [by_job[id(job)] for job in jobs]
 
 
 def evaluate(
