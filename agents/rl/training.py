@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -88,6 +89,8 @@ def learn(
     recorder.load_average()
     model.save(folder / "model.zip")
     export_policy(model, folder / "policy")
+    if progress and recorder.late_ends:
+        click.echo(f"training: {recorder.summary()}")
     return finished
 
 
@@ -104,18 +107,27 @@ class _Recorder(BaseCallback):
         self.folder, self.timesteps = folder, timesteps
         self.average: TailAverage | None = None  # until the training starts
         self.advance: Callable[[int], object] = lambda count: None
-        self.advanced = 0
+        self.advanced = self.started = 0
+        self.late_ends: list[tuple[bool, float]] = []  # of the last tenth
 
     def _on_training_start(self) -> None:
         self.export_interval = max(1, self.timesteps // 10)
         self.next_export = self.num_timesteps + self.export_interval
         self.average = TailAverage(self.timesteps, self.num_timesteps, running=True)
-        self.advanced = self.num_timesteps
+        self.advanced = self.started = self.num_timesteps
 
     def _on_rollout_start(self) -> None:
         assert self.average is not None
         state = self.model.policy.state_dict()
         self.average.update(self.num_timesteps, state.values())
+
+    def summary(self) -> str:
+        """Describe the runs that ended in the last tenth of the training."""
+        diverged, losses = zip(*self.late_ends, strict=True)
+        return (
+            f"{len(losses)} runs ended in its last tenth, {np.mean(diverged):.1%} of them "
+            f"diverged, median validation loss {np.median(losses):.3g}"
+        )
 
     def load_average(self) -> None:
         """Give the model the average of its late policies, if it has come that far."""
@@ -130,6 +142,8 @@ class _Recorder(BaseCallback):
             for info, done in zip(self.locals["infos"], self.locals["dones"], strict=True)
             if done
         ]
+        if ended and self.num_timesteps >= self.started + 0.9 * self.timesteps:
+            self.late_ends += [(i["diverged"], i["validation_loss"]) for i in ended]
         if ended:
             share = np.mean([info["diverged"] for info in ended])
             self.logger.record("optenv/diverged", float(share))

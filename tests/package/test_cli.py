@@ -14,7 +14,8 @@ import pytest
 from agents import load_policy
 from agents.evaluation.tasks.heldout import task_named
 from agents.policy.files import save_policy
-from tests.helpers.cli import SCRIPT, invoke, script
+from agents.rl.cli import _merged
+from tests.helpers.cli import SCRIPT, invoke
 from tests.helpers.policies import random_policy
 
 SMALL = ["--num-envs", "8", "--no-progress"]
@@ -87,11 +88,11 @@ def test_a_nested_argument_changes_only_the_entries_it_names():
         "horizon": 8,
     }
     given = {"action": {"bound": 3.0}, "rule": {"name": "adam", "beta1": 0.8}, "new": {}}
-    merged = script().within(preset, given)
+    merged = _merged(preset, given)
     assert merged == {**given, "action": {"start": -2.0, "bound": 3.0}}
     assert given["action"] == {"bound": 3.0}
     other = {"action": {"kind": "continuous", "step": 2.0}}
-    assert script().within(preset, other) == other
+    assert _merged(preset, other) == other
 
 
 def test_results_are_never_overwritten(tmp_path):

@@ -1,0 +1,139 @@
+"""Configuration of a training from the options of ``train_agent.py``."""
+
+from __future__ import annotations
+
+import ast
+import json
+from typing import Any
+
+import click
+
+from . import factory
+from .presets import PRESETS
+
+__all__ = ["check_candidates", "check_evaluation", "configure", "parse_assignments"]
+
+
+def parse_assignments(context: Any, option: Any, values: tuple[str, ...]) -> dict[str, Any]:
+    """Parse ``name=value`` pairs; values are Python literals, or else strings.
+
+    It is a callback of click, which passes ``context`` and ``option``.
+
+    Raises:
+        click.BadParameter: a pair has no name or no equals sign.
+    """
+    parsed: dict[str, Any] = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise click.BadParameter(f"{text!r} is not of the form NAME=VALUE")
+        try:
+            parsed[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            parsed[name] = value
+    return parsed
+
+
+def configure(options: dict[str, Any]) -> dict[str, Any]:
+    """Combine a preset with the options of the command line.
+
+    With ``--resume``, the configuration that the model was trained with takes the place of
+    the preset's.
+
+    Args:
+        options: values of all options, by name.
+
+    Returns:
+        The configuration for :func:`agents.rl.factory.build`.
+
+    Raises:
+        ValueError: the model to resume is of another agent.
+    """
+    preset = {**PRESETS[options["agent"]], **_resumed(options)}
+    names = ("env_id", "timesteps", "num_envs", "copies", "candidates", "members")
+    chosen = {name: options[name] or preset[name] for name in names}
+    if options["resume"] is not None and chosen["env_id"] == preset["env_id"]:
+        arguments = preset["env_arguments"]
+    else:
+        arguments = factory.env_arguments(options["agent"], chosen["env_id"])
+    overrides = _merged(preset["algorithm"], options["overrides"])
+    return {
+        **chosen,
+        "env_arguments": {**arguments, **_merged(arguments, options["env_arg"])},
+        "algorithm": preset["algorithm"] | overrides,
+        "overrides": overrides,
+    }
+
+
+def _merged(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return ``given``, with the missing entries of its dictionaries from ``defaults``.
+
+    A dictionary that names what it is, a ``kind`` of action or the ``name`` of a rule,
+    replaces the default as a whole.
+    """
+    merged = dict(given)
+    for name, value in given.items():
+        default = defaults.get(name)
+        if isinstance(value, dict) and isinstance(default, dict):
+            is_whole = {"kind", "name"} & set(value)
+            merged[name] = value if is_whole else {**default, **value}
+    return merged
+
+
+def _resumed(options: dict[str, Any]) -> dict[str, Any]:
+    """Read the configuration of the model to resume; empty without ``--resume``."""
+    if options["resume"] is None:
+        return {}
+    agent = options["agent"]
+    known = {"candidates": 1, "members": 1, "env_arguments": PRESETS[agent]["env"]}
+    path = options["resume"].with_name("config.json")
+    if not path.exists():
+        return known
+    config = json.loads(path.read_text())
+    if config.get("agent", agent) != agent:
+        raise ValueError(
+            f"{path} is of agent {config['agent']!r}; give --agent {config['agent']}"
+        )
+    names = ("env_id", "num_envs", "copies", "env_arguments")
+    return known | {name: config[name] for name in names if name in config}
+
+
+def check_candidates(options: dict[str, Any], config: dict[str, Any]) -> None:
+    """Refuse numbers of candidates and members that contradict each other or the agent.
+
+    Raises:
+        ValueError: they do.
+    """
+    count, members = config["candidates"], config["members"]
+    algorithm = factory.algorithm_of_preset(options["agent"])
+    if members > count:
+        raise ValueError(
+            f"members ({members}) are chosen among the candidates ({count}); "
+            "give at most as many"
+        )
+    if count > 1 and algorithm.trials:
+        raise ValueError(
+            f"candidates are evaluated by single runs, in which a memory has no use; give "
+            f"--candidates 1 for agent {options['agent']!r}"
+        )
+    if members > 1 and not algorithm.averages:
+        raise ValueError(
+            f"policies of different rules have no average; give --members 1 for agent "
+            f"{options['agent']!r}"
+        )
+    if count > 1 and options["resume"] is not None:
+        raise ValueError("--resume goes on with one model; give --candidates 1 as well")
+
+
+def check_evaluation(options: dict[str, Any]) -> None:
+    """Refuse options that contradict ``--policy``.
+
+    Raises:
+        ValueError: one does.
+    """
+    if options["resume"] is not None:
+        raise ValueError(
+            "--policy evaluates a policy and --resume trains one; give one of them"
+        )
+    if not options["do_evaluate"]:
+        raise ValueError("--policy evaluates a policy, which --no-evaluate leaves out")
