@@ -293,8 +293,8 @@ def input_columns(
 
     Args:
         features: names out of :data:`optenv.telemetry.FEATURES`.
-        action: the policy's action. What is observed of the last one stands after the
-            features.
+        action: the policy's action. The observed part of the previous action stands after
+            the features.
         memory: units of the LSTM. A policy with a memory sees observations of trials
             (:class:`optenv.TrialEnv`), which end with the encoding of the previous action,
             the previous reward, and a flag at the first step of a run.
