@@ -168,8 +168,8 @@ def measure(
 
     Raises:
         ValueError: there are no rows; an arm lacks a run that another has (the message
-            names them) or has one twice; the reference ends no lower than it began, so
-            that there is nothing to compare with; runs of one task and seed begin with
+            names them) or has one twice; the reference ends no lower than it began, which
+            leaves no gap to compare with; runs of one task and seed begin with
             different losses; a curve is missing, or begins at the target or below, or the
             reference's does not end at its final loss; no CPU time was measured;
             ``gap_fraction`` is out of range.
