@@ -176,6 +176,7 @@ def measure(
     """
     if not 0.0 < gap_fraction <= 1.0:
         raise ValueError(f"gap_fraction must be in (0, 1], got {gap_fraction!r}")
+    # 1. Find the reference of every run: its own of the same seed, and the mean of all.
     check_runs(rows, reference)
     rows = sorted(rows, key=lambda row: (row["task"], row["arm"], row["seed"]))
     final_means = {
@@ -186,6 +187,7 @@ def measure(
     for row in rows:
         peer, final = references[row["task"], row["seed"]], final_means[row["task"]]
         _check_start(row, peer, final)
+        # 2. The target, and the time that the run and the reference take to reach it.
         start = peer["initial_validation_loss"]
         target = (1.0 - gap_fraction) * start + gap_fraction * peer["validation_loss"]
         updates, theirs = (updates_to(each["curve"], target) for each in (row, peer))
@@ -196,6 +198,7 @@ def measure(
                 f"{updates} updates, CPU time of {cpu}, and {theirs} updates of "
                 f"{reference!r}"
             )
+        # 3. Everything relative to the reference.
         measured.append(
             Measured(
                 row["task"],
@@ -303,6 +306,7 @@ def check_runs(rows: Sequence[Row], reference: str) -> None:
     if reference not in runs:
         raise ValueError(_unknown(reference, runs))
     for arm, ours in runs.items():
+        # Compare both ways: the arm may lack runs, or have some that the reference lacks.
         for lacking, other in ((arm, reference), (reference, arm)):
             if missing := sorted(runs[other].keys() - runs[lacking].keys()):
                 names = ", ".join(f"{task!r} seed {seed}" for task, seed in missing)
