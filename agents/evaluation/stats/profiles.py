@@ -162,8 +162,8 @@ def versus(
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     won, tied, lost = [], [], []
     for task in tasks:
-        # Starts are sorted, since the rounding of a mean depends on the order.
         paired = difference(rows, task, arm, baseline)
+        # Starts are sorted, since the rounding of a mean depends on the order.
         starts = sorted(r["initial_validation_loss"] for r in rows if r["task"] == task)
         limit = tolerance * (float(np.mean(starts)) - mean_loss(rows, task, reference))
         won.append(paired.mean < 0.0)
