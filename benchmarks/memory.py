@@ -7,7 +7,7 @@ a task than on the first. It trains each task three times, from new parameters a
 batches, and keeps its memory in between (``LearnedOptimizer.new_run``). It is compared with
 the same policy with the memory cleared before each run, and with a policy without memory.
 There are as many trials as runs, in which the same parameters and batches come first,
-second and third, so that differences between the runs are not due to them. About ten
+second and third, so that differences between the runs are not due to them. A few
 minutes for all twenty tasks; ``--lr`` and ``--repeats`` multiply that.
 
 How to read it: the score of a run is the decrease of log((L + 0.003 L0) / (1.003 L0)), with

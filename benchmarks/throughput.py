@@ -3,7 +3,7 @@
     python benchmarks/throughput.py [--dacbench]
 
 Measures what telemetry, rewards, batches and infos cost, in two cases. All loops of a case
-are timed alternately, in one process and one thread. A minute or two.
+are timed alternately, in one process and one thread. A few minutes.
 
 1. 256 runs of a 64-32-10 MLP, batch size 32, Adam: the environment against a bare batched
    loop of forward, backward and in-place Adam over the same tensors; and the environment

@@ -126,7 +126,7 @@ def noise(policy: Policy, runs: Sequence[Shifts], seed: int) -> OpenLoopPolicy:
         if isinstance(action, actions.Discrete)
         else torch.tensor([-1.0, 1.0])
     )
-    low, high = action.shift(ends).tolist()
+    low, high = action.shift(ends).tolist()  # the largest changes of one decision
     columns = _by_decision(runs)
     drawn = np.random.default_rng(seed).normal(
         [np.mean(column) for column in columns], [np.std(column) for column in columns]

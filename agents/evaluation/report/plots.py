@@ -63,6 +63,7 @@ def plot_curves(rows: Sequence[Row], path: str | Path) -> None:
     """
     if not rows:
         raise ValueError("there are no results to plot")
+    # 1. Lay out a panel for each task, in bands of losses and learning rates.
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     arms = ordered_arms(rows)
     learned = _learned_arms(rows)
@@ -76,6 +77,7 @@ def plot_curves(rows: Sequence[Row], path: str | Path) -> None:
     )
     for ax in axes.flat:
         ax.set_visible(False)
+    # 2. Draw them.
     styles = _arm_styles(rows)
     for i, task in enumerate(tasks):
         row, column = i // columns * len(heights), i % columns
@@ -91,6 +93,7 @@ def plot_curves(rows: Sequence[Row], path: str | Path) -> None:
             _lr_panel(panel, [r for r in rows if r["task"] == task], traced, styles)
             panel.set_ylabel("learning rate" if column == 0 else "")
         panel.set_xlabel("update")
+    # 3. One legend for all panels.
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower center", frameon=False,

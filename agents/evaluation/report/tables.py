@@ -66,8 +66,10 @@ def format_table(rows: Sequence[Row], width: int = LOSS_TABLE_WIDTH) -> str:
         ]
         for arm in arms
     }
+    # 1. Losses of all arms.
     title = f"Validation loss, mean ± 95 % interval over {seeds} seeds"
     parts = [_grid(title, tasks, cells, width)]
+    # 2. Each learned arm against every baseline.
     learned = {row["arm"] for row in rows if row["learned"]}
     baselines = [arm for arm in arms if arm not in learned]
     for arm in (arm for arm in arms if arm in learned and baselines):
@@ -339,7 +341,7 @@ def _grid(
     used = width + 1
     for head, cells in columns.items():
         size = max(len(cell) for cell in [head, *cells])
-        if used + size + 2 > width:
+        if used + size + 2 > width:  # begin a block, with the names of the lines
             blocks.append([[" " * first], *([name.ljust(first)] for name in names)])
             used = first
         for line, cell in zip(blocks[-1], [head, *cells], strict=True):

@@ -166,6 +166,7 @@ class BaselineRuns:
             CancelledError: the runs were ended by :meth:`close`.
         """
         with progress_bar(self.total, "baselines", progress) as advance:
+            # Poll, so that Ctrl-C is noticed and the bar moves.
             shown = 0
             while not self._outcome.done():
                 self._thread.join(0.2)

@@ -49,6 +49,7 @@ class Store:
         self._rows: dict[str, Row] = {}
         if not self.path.exists():
             return
+        # 1. Drop what a killed process has left of its last line.
         content = self.path.read_bytes()
         complete = content[: content.rfind(b"\n") + 1]
         if complete != content:
@@ -58,6 +59,7 @@ class Store:
             )
             with self.path.open("r+b") as file:
                 file.truncate(len(complete))
+        # 2. Read the runs; of two with the same key, the last counts.
         for i, line in enumerate(complete.splitlines(), 1):
             try:
                 key, row = _decode(line)
@@ -122,22 +124,22 @@ def _encode(value: Any) -> Any:
 
 def _decode(line: bytes) -> tuple[dict[str, Any], Row]:
     """Return the key and the row of a line."""
-    found = json.loads(line)
-    return found.pop("key"), Row(
-        task=found["task"],
-        arm=found["arm"],
-        seed=found["seed"],
-        updates=found["updates"],
-        learned=found["learned"],
-        train_loss=float(found["train_loss"]),
-        validation_loss=float(found["validation_loss"]),
-        initial_validation_loss=float(found["initial_validation_loss"]),
-        lr=float(found["lr"]),
-        cpu_seconds=float(found["cpu_seconds"]),
-        adamw_seconds=float(found["adamw_seconds"]),
-        curve=[(update, float(loss)) for update, loss in found["curve"]],
-        lr_trace=[(update, float(lr)) for update, lr in found["lr_trace"]],
-        shifts=[float(shift) for shift in found["shifts"]],
+    fields = json.loads(line)
+    return fields.pop("key"), Row(
+        task=fields["task"],
+        arm=fields["arm"],
+        seed=fields["seed"],
+        updates=fields["updates"],
+        learned=fields["learned"],
+        train_loss=float(fields["train_loss"]),
+        validation_loss=float(fields["validation_loss"]),
+        initial_validation_loss=float(fields["initial_validation_loss"]),
+        lr=float(fields["lr"]),
+        cpu_seconds=float(fields["cpu_seconds"]),
+        adamw_seconds=float(fields["adamw_seconds"]),
+        curve=[(update, float(loss)) for update, loss in fields["curve"]],
+        lr_trace=[(update, float(lr)) for update, lr in fields["lr_trace"]],
+        shifts=[float(shift) for shift in fields["shifts"]],
     )
 
 
@@ -162,13 +164,16 @@ class StoredRuns:
 
     def __call__(self, jobs: Sequence[Job]) -> list[Row]:
         """Return rows in the order of the jobs; the longest missing ones are run first."""
+        # 1. Look up what has been run.
         stored = [self._store.get(job_key(job)) for job in jobs]
         for _ in filter(None, stored):
             self.reused += 1
             self._advance()
+        # 2. Run the others, the longest first, so that no worker ends long after the rest.
         missing = [i for i, row in enumerate(stored) if row is None]
         missing.sort(key=lambda i: -jobs[i].task.updates)
         rows = run_jobs([jobs[i] for i in missing], self._workers, self._on_end)
+        # 3. Put both together, in the order of the jobs.
         new = dict(zip(missing, rows, strict=True))
         return [new[i] if row is None else row for i, row in enumerate(stored)]
 

@@ -157,9 +157,11 @@ def _bootstrap(
     """
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
+    # A leading axis of one draw: the sample itself.
     value = float(statistic([sample[None] for sample in samples])[0])
     if min(map(len, samples)) == 1:
         return Estimate(value, math.nan, math.nan)
+    # Draw seeds anew within each task, and keep the tasks.
     rng = np.random.default_rng(seed)
     drawn = [
         sample[rng.integers(len(sample), size=(resamples, len(sample)))]

@@ -168,14 +168,15 @@ def measure(
 
     Raises:
         ValueError: there are no rows; an arm lacks a run that another has (the message
-            names them) or has one twice; the reference ends no lower than it began, so
-            that there is nothing to compare with; runs of one task and seed begin with
+            names them) or has one twice; the reference ends no lower than it began, which
+            leaves no gap to compare with; runs of one task and seed begin with
             different losses; a curve is missing, or begins at the target or below, or the
             reference's does not end at its final loss; no CPU time was measured;
             ``gap_fraction`` is out of range.
     """
     if not 0.0 < gap_fraction <= 1.0:
         raise ValueError(f"gap_fraction must be in (0, 1], got {gap_fraction!r}")
+    # 1. Find the reference of every run: its own of the same seed, and the mean of all.
     check_runs(rows, reference)
     rows = sorted(rows, key=lambda row: (row["task"], row["arm"], row["seed"]))
     final_means = {
@@ -186,6 +187,7 @@ def measure(
     for row in rows:
         peer, final = references[row["task"], row["seed"]], final_means[row["task"]]
         _check_start(row, peer, final)
+        # 2. The target, and the time that the run and the reference take to reach it.
         start = peer["initial_validation_loss"]
         target = (1.0 - gap_fraction) * start + gap_fraction * peer["validation_loss"]
         updates, theirs = (updates_to(each["curve"], target) for each in (row, peer))
@@ -196,6 +198,7 @@ def measure(
                 f"{updates} updates, CPU time of {cpu}, and {theirs} updates of "
                 f"{reference!r}"
             )
+        # 3. Everything relative to the reference.
         measured.append(
             Measured(
                 row["task"],
@@ -303,6 +306,7 @@ def check_runs(rows: Sequence[Row], reference: str) -> None:
     if reference not in runs:
         raise ValueError(_unknown(reference, runs))
     for arm, ours in runs.items():
+        # Compare both ways: the arm may lack runs, or have some that the reference lacks.
         for lacking, other in ((arm, reference), (reference, arm)):
             if missing := sorted(runs[other].keys() - runs[lacking].keys()):
                 names = ", ".join(f"{task!r} seed {seed}" for task, seed in missing)

@@ -163,6 +163,7 @@ def versus(
     won, tied, lost = [], [], []
     for task in tasks:
         paired = difference(rows, task, arm, baseline)
+        # Starts are sorted, since the rounding of a mean depends on the order.
         starts = sorted(r["initial_validation_loss"] for r in rows if r["task"] == task)
         limit = tolerance * (float(np.mean(starts)) - mean_loss(rows, task, reference))
         won.append(paired.mean < 0.0)

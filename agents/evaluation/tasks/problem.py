@@ -137,6 +137,8 @@ class HeldoutTask:
             torch.default_generator.manual_seed(key + seed)
             module = self.network()
 
+        # A generator of its own for each update: batches do not depend on the order in
+        # which they are drawn.
         def batch(t: int) -> Batch:
             rng = np.random.default_rng((key, seed, 0, t))
             return self.sample("train", rng, self.batch_size)
