@@ -32,6 +32,10 @@ def cnn() -> nn.Module:
     )
 
 
+#: A network whose parameters are replaced in each call.
+CNN = cnn()
+
+
 def make_task(name: str) -> optenv.tasks.Task:
     if name == "mlp":
         return optenv.tasks.MLP(
@@ -44,7 +48,9 @@ def make_task(name: str) -> optenv.tasks.Task:
     return optenv.from_module(cnn, inputs, targets, batch_size=16)
 
 
-def walk_environment(task, policy, dtype, seed=5, index=2, runs=3, hide_loss=False):
+def walk_environment(
+    task, policy, dtype, seed=5, index=2, runs=3, hide_loss=False, steps=HORIZON
+):
     """Let ``policy`` act in a batch of environments.
 
     Args:
@@ -55,6 +61,7 @@ def walk_environment(task, policy, dtype, seed=5, index=2, runs=3, hide_loss=Fal
         index: run whose path is returned.
         runs: size of the batch.
         hide_loss: hide the loss from the policy at every control step.
+        steps: control steps to take.
 
     Returns:
         A list of the features, the learning rate and the parameters ``[P]`` at each
@@ -73,19 +80,20 @@ def walk_environment(task, policy, dtype, seed=5, index=2, runs=3, hide_loss=Fal
     data = group.data
     policy = policy.to(torch.float64 if dtype == "float64" else torch.float32)
     walk = []
-    for _ in range(HORIZON):
+    for _ in range(steps):
         action = policy(torch.from_numpy(observation))
         features = observation[index, : len(telemetry.FEATURES)]
         observation, _, terminated, _, info = env.step(action.numpy())
         walk.append((features, info["lr"][index], group.state.run.params[index].numpy()))
-    assert terminated.all()
+    assert terminated.all() == (steps == HORIZON)
     assert not info["diverged"][index]
     return walk, start, data, group.boundaries
 
 
 def walk_optimizer(
-    task, policy, start, data, boundaries, index=2, hide_loss=False, chosen_rules=None
-):
+    task, policy, start, data, boundaries, index=2, hide_loss=False, chosen_rules=None,
+    steps=HORIZON,
+):  # fmt: skip
     """Repeat the run with the exported optimizer in an ordinary training loop.
 
     Args:
@@ -97,6 +105,7 @@ def walk_optimizer(
         index: index of the run in the batch.
         hide_loss: do not give the losses to the optimizer.
         chosen_rules: list to which the rule of each control step is appended.
+        steps: control steps to take.
 
     Returns:
         A list like that of :func:`walk_environment`.
@@ -105,7 +114,7 @@ def walk_optimizer(
     lr = BASE_LR[policy.rule.name]
     optimizer = LearnedOptimizer(parameters, policy, total_steps=TOTAL, lr=lr)
     walk = []
-    for step in range(TOTAL):
+    for step in range(boundaries[steps]):
         first = torch.full((len(data.order),), step)
         examples = data.batch_rows(first, 1, task.batch_size)
         inputs, targets = (part[index] for part in data.batch(examples))
@@ -129,9 +138,8 @@ def loss_of(task, parameters, inputs, targets):
     if isinstance(task, optenv.tasks.MLP):
         stacked = tuple(p.unsqueeze(0) for p in parameters)
         return task.loss(stacked, inputs[None], targets[None])[0]
-    module = cnn().to(inputs.dtype)
-    named = dict(zip(dict(module.named_parameters()), parameters, strict=True))
-    return nn.functional.cross_entropy(functional_call(module, named, (inputs,)), targets)
+    named = dict(zip(dict(CNN.named_parameters()), parameters, strict=True))
+    return nn.functional.cross_entropy(functional_call(CNN, named, (inputs,)), targets)
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
@@ -190,8 +198,8 @@ def test_a_hidden_loss_equals_a_loss_that_is_not_given(description, hide_loss):
 def test_optimizer_equals_environment_in_float32_over_the_first_steps(rule, tmp_path):
     task = make_task("mlp")
     policy = load_policy(save_policy(random_policy(rule), tmp_path / "policy"))
-    expected, start, data, boundaries = walk_environment(task, policy, "float32")
-    found = walk_optimizer(task, policy, start, data, boundaries)
+    expected, start, data, boundaries = walk_environment(task, policy, "float32", steps=4)
+    found = walk_optimizer(task, policy, start, data, boundaries, steps=4)
     for i in range(4):
         np.testing.assert_allclose(found[i][0], expected[i][0], rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(found[i][1], expected[i][1], rtol=1e-3)

@@ -1,1 +1,1 @@
-"""What several test files need."""
+"""Helpers that several test files share."""

@@ -70,7 +70,7 @@ def globals_now():
 @pytest.mark.parametrize("name", ARMS)
 @pytest.mark.parametrize("task", ["photo-cnn", "code-transformer"])
 def test_every_arm_trains_and_leaves_global_state_alone(name, task):
-    arm, task = available(name), short(task, 20)
+    arm, task = available(name), short(task, 10)
     task.build(0)  # reading the data moves Python's generator, the first time
     before = globals_now()
     result = train(arm, task, 0, curve_points=0)
@@ -86,7 +86,7 @@ def test_every_arm_trains_and_leaves_global_state_alone(name, task):
 def test_every_arm_trains_on_every_heldout_task(name):
     arm = available(name)
     for task in HELDOUT:
-        result = train(arm, short(task.name, 5), 0, curve_points=0)
+        result = train(arm, short(task.name, 3), 0, curve_points=0)
         assert math.isfinite(result["validation_loss"]), task.name
 
 

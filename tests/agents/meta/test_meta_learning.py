@@ -33,7 +33,7 @@ def test_a_learner_gets_better(learner):
     arguments = {"meta_batch": 10} if learner is meta.Reptile else {"meta_lr": 0.01}
     made = learner(perceptron(width=20), family or meta.Sinusoids(), **arguments)
     before = made.evaluate(tasks=300, steps=[1]).losses
-    gain = before - made.learn(slow.get(learner, 100)).evaluate(tasks=300, steps=[1]).losses
+    gain = before - made.learn(slow.get(learner, 50)).evaluate(tasks=300, steps=[1]).losses
     assert gain.mean() > 4 * gain.std() / np.sqrt(300)
 
 

@@ -74,8 +74,8 @@ def test_a_learner_improves_and_exports_an_optimizer(tmp_path):
         meta_lr=1e-2,
     )  # fmt: skip
     before = returns(learner)
-    learner.learn(2_400)
-    assert learner.num_timesteps == 2_400
+    learner.learn(1_920)
+    assert learner.num_timesteps == 1_920
     gain = returns(learner) - before
     assert gain.mean() > 4 * gain.std() / 8
     learner.save(tmp_path / "policy")

@@ -182,7 +182,7 @@ def test_a_learned_rule_gets_better_and_becomes_an_optimizer(tmp_path):
     """At learning rates that are held fixed, so that the rule alone can get better."""
     made = learner(rule_lr=1e-2, meta_lr=1e-12, noise=0.0)
     before = returns(made)
-    made.learn(2_400)
+    made.learn(1_200)
     gain = returns(made) - before
     assert gain.mean() > 4 * gain.std() / 8
     made.save(tmp_path / "policy")
