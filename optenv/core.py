@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from .probing import Losses, Probe, first_probe, probe
+from .telemetry import Losses, Probe, first_probe, probe
 from .rules import Rule, RuleState
 from .tasks.base import Data, Task
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import actions, core, rewards, rules, tasks, windows
-from .probing import Losses
+from .telemetry import Losses
 from .rules import switching
 from .settings import DTYPES, Settings, log_uniform
 from .states import ControlState, StepResult, told

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import core
-from .probing import log_loss
+from .telemetry import log_loss
 from .telemetry import History
 
 

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 import optenv
-from optenv import probing, tasks, telemetry
-from optenv.probing import Losses, Probe
-from optenv.telemetry import FEATURES, Control, History, observe
+from optenv import tasks, telemetry
+from optenv.telemetry import FEATURES, Control, History, Losses, Probe, observe
 from tests.helpers import utils
 
 RUNS, WINDOWS = 6, 8
@@ -43,10 +42,10 @@ def random_windows(
         for _ in range(5):
             losses = losses.record((0.2 * draw(RUNS)).exp() * 0.9**window)
         if window == 0:
-            yield probing.first_probe(dot, grad, param), losses, control(window, dtype)
+            yield telemetry.first_probe(dot, grad, param), losses, control(window, dtype)
         else:
             yield (
-                probing.probe(dot, grad, param, last, step),
+                telemetry.probe(dot, grad, param, last, step),
                 losses,
                 control(window, dtype),
             )
