@@ -1,9 +1,9 @@
 """Telemetry: statistics of updates, and the observation that is computed from them.
 
 Environment and exported optimizer both (1) record the loss of every update in
-:class:`Losses`, (2) measure a :class:`Probe` of gradient and step at the last update of each
-window, and (3) call :func:`observe`. They differ only in the inner product: row sums over a
-batch of flat parameters, or a sum over a list of tensors.
+:class:`Losses`, (2) measure a :class:`Probe` of gradient and step at the last update of
+each window, and (3) call :func:`observe`. They differ only in the inner product: row sums
+over a batch of flat parameters, or a sum over a list of tensors.
 
 The observation is *scale-free*: log-ratios to the run's own history, cosines, relative step
 sizes and progress; never a raw loss, gradient norm or parameter count. Two exceptions are
@@ -90,8 +90,8 @@ class Losses(NamedTuple):
 class Probe(NamedTuple):
     r"""Inner products around one update :math:`\theta \leftarrow \theta + s`.
 
-    ``last_grad`` is the gradient that the update used, ``step`` is :math:`s`, ``grad`` is the
-    gradient at the new parameters, and ``param`` are the new parameters. Products with
+    ``last_grad`` is the gradient that the update used, ``step`` is :math:`s`, ``grad`` is
+    the gradient at the new parameters, and ``param`` are the new parameters. Products with
     ``last_grad`` or ``step`` are zero before the first update.
     """
 
@@ -143,9 +143,9 @@ def log_loss(mean: Tensor) -> Tensor:
 class _Feature:
     """Description of a feature, and the form in which it is observed.
 
-    A value ``x`` is observed as ``(x + offset) / divisor``, or with a ``squash`` of ``k`` as
-    ``asinh(k x) / 2``. The latter is odd, linear with slope ``k / 2`` near 0, and logarithmic
-    far from it.
+    A value ``x`` is observed as ``(x + offset) / divisor``, or with a ``squash`` of ``k``
+    as ``asinh(k x) / 2``. The latter is odd, linear with slope ``k / 2`` near 0, and
+    logarithmic far from it.
     """
 
     description: str
@@ -156,7 +156,9 @@ class _Feature:
 
 _FEATURES: dict[str, _Feature] = {
     "progress": _Feature("2 t/T - 1", offset=-0.5, divisor=0.5),
-    "elapsed": _Feature("log of the elapsed fraction of the run, 0 at the end", divisor=3.0),
+    "elapsed": _Feature(
+        "log of the elapsed fraction of the run, 0 at the end", divisor=3.0
+    ),
     "remaining": _Feature(
         "log of the remaining fraction of the run, 0 at the start", divisor=3.0
     ),
@@ -219,7 +221,9 @@ _FEATURES: dict[str, _Feature] = {
         "log of (decrease predicted by the slope / loss), centred",
         offset=5.0, divisor=3.0,
     ),
-    "param_growth": _Feature("log parameter norm against the first, squashed (k=3)", squash=3),
+    "param_growth": _Feature(
+        "log parameter norm against the first, squashed (k=3)", squash=3
+    ),
 }  # fmt: skip
 
 #: Names and descriptions of the features, in the order of the observation.

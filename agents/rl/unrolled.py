@@ -193,7 +193,7 @@ class UnrolledLR:
         if taken:
             self._earned += float(total.detach())
             grads = torch.autograd.grad(total, [*taken, *others], allow_unused=True)
-            group.cut()
+            group.detach()
             for mean, grad in zip(means, grads[: len(taken)], strict=True):
                 if grad is not None:
                     self._ascend(mean, grad, len(taken))

@@ -85,7 +85,7 @@ def test_returns_order_learning_rates_exactly_as_final_losses_do(
         assert 3 <= finite.sum() < 10
         np.testing.assert_array_equal(np.argsort(-ours[finite]), np.argsort(theirs[finite]))
         assert len(np.unique(ours[finite])) == finite.sum()
-        np.testing.assert_allclose(ours[~finite], -rewards.WORST)
+        np.testing.assert_allclose(ours[~finite], -rewards.DIVERGED_POTENTIAL)
         assert ours[~finite].max() < ours[finite].min() - 0.5
 
 
@@ -125,15 +125,16 @@ def test_both_sources_together_reward_the_mean_of_their_progress() -> None:
     constant = [np.zeros((RUNS, 1))] * HORIZON
     train, validation, both = (
         run(constant, tasks=utils.MLP, base_lr=1e-2, reward=source)[0]
-        for source in rewards.SOURCES
+        for source in rewards.REWARDS
     )
     np.testing.assert_allclose(both, (train + validation) / 2, rtol=1e-8)
 
 
 def test_a_run_is_diverged_if_one_of_its_losses_is() -> None:
     loss = torch.tensor([[1.0, 1.0], [1.0, 30.0], [math.nan, 1.0]])
-    phi = rewards.potential(loss, torch.ones(3, 2))
-    assert rewards.is_diverged(phi).tolist() == [False, True, True]
+    phi, diverged = rewards.REWARDS["both"].evaluate(loss, torch.ones(3, 2))
+    assert diverged.tolist() == [False, True, True]
+    assert (phi > rewards.MAX_POTENTIAL).tolist() == [False, True, True]
 
 
 def test_validation_loss_is_taken_on_all_validation_examples_when_runs_end() -> None:
@@ -162,7 +163,7 @@ def test_a_run_that_diverged_once_stays_diverged_however_it_recovers() -> None:
     recovered = (state.loss < state.initial_loss)[:, 0].numpy()
     diverged = recovered & (highest > 25 * state.initial_loss[:, 0].numpy())
     assert diverged.sum() >= 2
-    np.testing.assert_allclose(total[diverged], -rewards.WORST)
+    np.testing.assert_allclose(total[diverged], -rewards.DIVERGED_POTENTIAL)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -170,13 +171,13 @@ def test_a_diverged_potential_is_worse_than_every_other(dtype: torch.dtype) -> N
     initial = torch.logspace(-6, 6, 13, dtype=dtype)
     for ratio in (0.0, 1e-30, 1e-3, 1.0, 19.0):
         phi = potential(ratio * initial, initial)
-        assert not rewards.is_diverged(phi).any()
-        assert (phi < rewards.WORST - 0.5).all()
+        assert (phi <= rewards.MAX_POTENTIAL).all()
+        assert (phi < rewards.DIVERGED_POTENTIAL - 0.5).all()
         assert (-phi <= FLOOR + 1e-4).all()
     for ratio in (21.0, 1e6, math.inf, math.nan):
         phi = potential(ratio * initial, initial)
-        assert rewards.is_diverged(phi).all()
-        assert (phi == torch.tensor(rewards.WORST, dtype=dtype)).all()
+        assert (phi > rewards.MAX_POTENTIAL).all()
+        assert (phi == torch.tensor(rewards.DIVERGED_POTENTIAL, dtype=dtype)).all()
 
 
 def test_the_potential_grows_with_the_loss_and_starts_at_zero() -> None:
