@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import pickle
 import warnings
 
@@ -171,10 +170,3 @@ def test_the_default_learning_rate_is_the_rules(rule: str) -> None:
     env.reset(seed=0)
     lr = env.step(utils.keep(env))[4]["lr"]
     assert lr == pytest.approx(rules.get(rule).default_lr)
-
-
-def test_the_example_of_the_docstring_runs() -> None:
-    finder = doctest.DocTestFinder(recurse=False)
-    (example,) = finder.find(optenv.LearningRateEnv, globs={})
-    assert len(example.examples) >= 4
-    assert doctest.DocTestRunner().run(example).failed == 0
