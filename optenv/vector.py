@@ -202,7 +202,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     @property
     def started(self) -> bool:
-        """Whether the batch has been reset."""
+        """True once the batch has been reset."""
         return bool(self._generators)
 
     @property

@@ -118,7 +118,7 @@ class TaskSampler:
 
     @property
     def fixed(self) -> bool:
-        """Whether there is only one structure."""
+        """True if there is only one structure."""
         return len(self.sources) == 1 and isinstance(self.sources[0], Task)
 
     def draw(self, rng: np.random.Generator) -> Task:
