@@ -7,9 +7,14 @@
 
     env = gym.make("optenv/LearningRate-v0")
     batch = gym.make_vec("optenv/LearningRate-v0", num_envs=256, tasks="train")
+
+A user's own tasks, update rules, actions, rewards, features and environment ids are added
+by the functions ``register`` of :mod:`~optenv.tasks`, :mod:`~optenv.rules`,
+:mod:`~optenv.actions`, :mod:`~optenv.rewards` and :mod:`~optenv.registration`, and by
+:func:`optenv.telemetry.register_feature`.
 """
 
-from . import actions, rules, tasks, telemetry
+from . import actions, registration, rewards, rules, tasks, telemetry
 from .env import LearningRateEnv
 from .registration import ENVIRONMENTS, TRIALS, register_all
 from .tasks import from_module
@@ -27,6 +32,8 @@ __all__ = [
     "TrialVectorEnv",
     "actions",
     "from_module",
+    "registration",
+    "rewards",
     "rules",
     "tasks",
     "telemetry",

@@ -1,39 +1,357 @@
-"""What an agent may do, and how it becomes a learning rate, or also an update rule.
+"""Actions, and how they become a learning rate, an update rule or hyperparameters.
 
 The learning rate of an update is ``base * schedule(progress) * exp(s)``. An action moves
-the log-multiplier ``s``; ``s`` stays within ``[-bound, bound]``. The environment and the
-exported optimizer decode actions with the same functions.
+the log-multiplier ``s``, which stays within ``[-bound, bound]``. It may also choose the
+update rule, or set hyperparameters of the rule. :meth:`Action.decode` turns a batch of
+actions into a :class:`Decision`, which environments carry out without knowing the kind of
+the action. The exported optimizer decodes actions with the same methods.
+
+The kinds of actions are listed in :data:`ACTIONS`; :func:`register` adds one from outside
+the package.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from gymnasium import spaces
+from torch import Tensor
 
-from .multipliers import SCHEDULES, Action, Continuous, Discrete
-from .rule_choice import RuleChoice
+from .checks import check_new_name, is_number
+from .rules import Rule, switching
+from .schedules import SCHEDULES
 
 __all__ = [
     "ACTIONS",
     "SCHEDULES",
     "Action",
     "Continuous",
+    "Decision",
     "Discrete",
     "RuleChoice",
     "check_rule",
     "make",
+    "register",
     "validate",
 ]
 
+
+class Decision(NamedTuple):
+    """Decoded actions of ``B`` runs, in force until the next control step.
+
+    Attributes:
+        log_multiplier: log-multiplier ``[B]`` after the action, within its bound.
+        shift: requested change ``[B]`` of the log-multiplier, before it is clipped.
+        rule: chosen update rule ``[B]``, an index into
+            :data:`optenv.rules.switching.NAMES`; None if the action does not choose one.
+        hyperparameters: values ``[B]`` of the rule's hyperparameters that the action sets,
+            by name.
+    """
+
+    log_multiplier: Tensor
+    shift: Tensor
+    rule: Tensor | None
+    hyperparameters: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Action:
+    """Base of the kinds of actions, which are frozen dataclasses.
+
+    A subclass has a ``kind`` and implements :meth:`space`, :meth:`shift`, :attr:`outputs`
+    and :meth:`encode`. Its fields are numbers, strings, or tuples of them, so that
+    :meth:`to_dict` can be written as JSON.
+
+    Attributes:
+        bound: largest absolute log-multiplier, in nats.
+        start: log-multiplier before the first action.
+        schedule: name of the base schedule, a key of :data:`SCHEDULES`.
+        kind: name of the kind, by which :func:`make` finds it.
+        chooses_rule: whether the action chooses the update rule, see :meth:`choose`.
+        sets: names of the hyperparameters that the action sets, see
+            :meth:`hyperparameters`.
+    """
+
+    bound: float = 6.0
+    start: float = 0.0
+    schedule: str = "constant"
+    kind: ClassVar[str]
+    chooses_rule: ClassVar[bool] = False
+    sets: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        self._as_floats("bound", "start")
+        if not self.bound > 0:
+            raise ValueError(f"bound must be positive, got {self.bound!r}")
+        if not abs(self.start) <= self.bound:
+            raise ValueError(f"start must lie within ±{self.bound}, got {self.start!r}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(
+                f"unknown schedule {self.schedule!r}; valid schedules: "
+                f"{', '.join(SCHEDULES)}"
+            )
+
+    def _as_floats(self, *names: str) -> None:
+        """Convert fields to plain floats, as policy files can hold no other numbers."""
+        for name in names:
+            value = getattr(self, name)
+            if not is_number(value):
+                raise TypeError(f"{name} must be a number, got {value!r}")
+            object.__setattr__(self, name, float(value))
+
+    # Interface to agents
+
+    def space(self, dtype: type[np.floating] = np.float32) -> spaces.Space[Any]:
+        """Return the Gymnasium space of one action.
+
+        Args:
+            dtype: of a continuous space.
+        """
+        raise NotImplementedError
+
+    @property
+    def outputs(self) -> int:
+        """Number of a policy's outputs, and width of :meth:`encode`.
+
+        A policy acts by its outputs, clipped to [-1, 1], or by the index of the largest one
+        if the action is a :class:`Discrete`.
+        """
+        raise NotImplementedError
+
+    def encode(self, action: Tensor) -> Tensor:
+        """Encode actions ``[B, ...]`` as ``[B, outputs]``, which trials observe."""
+        raise NotImplementedError
+
+    @property
+    def observed(self) -> int:
+        """Width of :meth:`show`."""
+        return 0
+
+    def show(self, action: Tensor) -> Tensor:
+        """Return what every environment observes of the last action, ``[B, observed]``.
+
+        It stands after the telemetry, of which the last :meth:`shift` is a feature.
+        """
+        return action.new_zeros(len(action), 0)
+
+    # Interface to environments and optimizers
+
+    def decode(self, action: Tensor, log_multiplier: Tensor) -> Decision:
+        """Decode a batch of actions.
+
+        Args:
+            action: ``[B, ...]``.
+            log_multiplier: ``[B]`` before the action.
+        """
+        shift = self.shift(action).to(log_multiplier.dtype)
+        return Decision(
+            log_multiplier=self._move(log_multiplier, shift),
+            shift=shift,
+            rule=self.choose(action) if self.chooses_rule else None,
+            hyperparameters=self.hyperparameters(action),
+        )
+
+    def shift(self, action: Tensor) -> Tensor:
+        """Return the requested change ``[B]`` of the log-multiplier, in nats."""
+        raise NotImplementedError
+
+    def apply(self, action: Tensor, log_multiplier: Tensor) -> Tensor:
+        """Return the log-multiplier ``[B]`` after an action, given that before it."""
+        return self._move(log_multiplier, self.shift(action).to(log_multiplier.dtype))
+
+    def _move(self, log_multiplier: Tensor, shift: Tensor) -> Tensor:
+        return (log_multiplier + shift).clamp(-self.bound, self.bound)
+
+    def choose(self, action: Tensor) -> Tensor:
+        """Return the chosen update rules, indices ``[B]`` of the names in
+        :data:`optenv.rules.switching.NAMES`; -1 where there is no choice.
+        """
+        return torch.full((len(action),), -1, device=action.device)
+
+    def hyperparameters(self, action: Tensor) -> dict[str, Tensor]:
+        """Return the values ``[B]`` of the hyperparameters that :attr:`sets` names."""
+        return {}
+
+    def factor(self, progress: float) -> float:
+        """Return the base schedule at a progress in [0, 1]."""
+        return SCHEDULES[self.schedule](progress)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a description that can be written as JSON; :func:`make` reads it."""
+        return {"kind": self.kind, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Continuous(Action):
+    """One number in [-1, 1]: ``s <- clip(s + step * a)``.
+
+    Attributes:
+        step: largest change of ``s`` per control step, in nats.
+    """
+
+    step: float = 0.9
+    kind: ClassVar[str] = "continuous"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._as_floats("step")
+        if not 0 < self.step < math.inf:
+            raise ValueError(f"step must be positive and finite, got {self.step!r}")
+
+    def space(self, dtype: type[np.floating] = np.float32) -> spaces.Box:
+        return spaces.Box(-1.0, 1.0, (1,), dtype)
+
+    @property
+    def outputs(self) -> int:
+        return 1
+
+    def encode(self, action: Tensor) -> Tensor:
+        return action.reshape(len(action), 1)
+
+    def shift(self, action: Tensor) -> Tensor:
+        return self.step * action.reshape(len(action)).clamp(-1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Discrete(Action):
+    """An index into a table of multipliers: ``s <- clip(s + log(multipliers[a]))``.
+
+    Attributes:
+        multipliers: positive, increasing, and 1.0 (no change) among them.
+    """
+
+    multipliers: tuple[float, ...] = tuple(2.0 ** (k / 2) for k in range(-3, 4))
+    kind: ClassVar[str] = "discrete"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(map(is_number, self.multipliers)):
+            raise TypeError(f"multipliers must be numbers, got {self.multipliers!r}")
+        object.__setattr__(self, "multipliers", tuple(map(float, self.multipliers)))
+        if (
+            any(not m > 0 for m in self.multipliers)
+            or 1.0 not in self.multipliers
+            or list(self.multipliers) != sorted(set(self.multipliers))
+        ):
+            raise ValueError(
+                "multipliers must be positive, increasing and include 1.0, "
+                f"got {self.multipliers!r}"
+            )
+
+    def space(self, dtype: type[np.floating] = np.float32) -> spaces.Discrete:
+        return spaces.Discrete(self.outputs)
+
+    @property
+    def outputs(self) -> int:
+        return len(self.multipliers)
+
+    def encode(self, action: Tensor) -> Tensor:
+        return F.one_hot(action.reshape(len(action)).long(), self.outputs)
+
+    def shift(self, action: Tensor) -> Tensor:
+        table = torch.tensor(self.multipliers, dtype=torch.float64, device="cpu").log()
+        return table.to(action.device)[action.reshape(len(action)).long()]
+
+
+@dataclass(frozen=True)
+class RuleChoice(Discrete):
+    """An index into a table of update rules and multipliers.
+
+    With ``M`` multipliers, action ``a`` chooses ``rules[a // M]``, and
+    ``s <- clip(s + log(multipliers[a % M]))``.
+
+    Attributes:
+        bound, start, schedule: see :class:`Action`.
+        multipliers: see :class:`Discrete`.
+        rules: different names out of :data:`optenv.rules.switching.NAMES`.
+    """
+
+    multipliers: tuple[float, ...] = (0.5, 1.0, 2.0)
+    rules: tuple[str, ...] = switching.NAMES
+    kind: ClassVar[str] = "rule"
+    chooses_rule: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "rules", switching.check(self.rules))
+
+    @property
+    def outputs(self) -> int:
+        return len(self.rules) * len(self.multipliers)
+
+    @property
+    def observed(self) -> int:
+        return len(self.rules)
+
+    def show(self, action: Tensor) -> Tensor:
+        return F.one_hot(self._position(action), len(self.rules))
+
+    def shift(self, action: Tensor) -> Tensor:
+        return super().shift(action % len(self.multipliers))
+
+    def choose(self, action: Tensor) -> Tensor:
+        indices = [switching.NAMES.index(name) for name in self.rules]
+        table = torch.tensor(indices, device="cpu")  # whatever torch's default device is
+        return table.to(action.device)[self._position(action)]
+
+    def _position(self, action: Tensor) -> Tensor:
+        """Return the chosen places ``[B]`` in :attr:`rules`."""
+        index = action.reshape(len(action)).long()
+        return index.div(len(self.multipliers), rounding_mode="floor")
+
+
+#: Kinds of actions of the package, by name.
 ACTIONS: dict[str, type[Action]] = {
     cls.kind: cls for cls in (Continuous, Discrete, RuleChoice)
 }
 
+#: Kinds of actions registered from outside the package.
+_REGISTERED: dict[str, type[Action]] = {}
+
+ActionClass = TypeVar("ActionClass", bound=type[Action])
+
+
+def register(cls: ActionClass) -> ActionClass:
+    """Make a kind of action available by its name. Use it as a class decorator.
+
+    Args:
+        cls: subclass of :class:`Action`, a frozen dataclass with a ``kind`` of its own.
+
+    Returns:
+        The class.
+
+    Raises:
+        TypeError: it is no such class.
+        ValueError: the name is taken.
+
+    Example::
+
+        @register
+        @dataclass(frozen=True)
+        class Halving(Discrete):
+            multipliers: tuple[float, ...] = (0.5, 1.0)
+            kind: ClassVar[str] = "halving"
+
+        env = gym.make("optenv/LearningRate-v0", action="halving")
+    """
+    if not isinstance(cls, type) or not issubclass(cls, Action) or not is_dataclass(cls):
+        raise TypeError(f"an action must be a dataclass and an Action, got {cls!r}")
+    check_new_name("kind of action", getattr(cls, "kind", None), list(_known()))
+    _REGISTERED[cls.kind] = cls
+    return cls
+
+
+def _known() -> dict[str, type[Action]]:
+    return {**ACTIONS, **_REGISTERED}
+
 
 def make(spec: str | dict[str, Any] | Action) -> Action:
-    """Build an action from its name, its ``to_dict()`` or itself.
+    """Build an action from its name, its ``to_dict()``, or an action.
 
     Raises:
         ValueError: the kind is unknown, or a field is out of its range.
@@ -45,36 +363,52 @@ def make(spec: str | dict[str, Any] | Action) -> Action:
         spec = {"kind": spec}
     if not isinstance(spec, dict):
         raise TypeError(f"action must be a name, a dict or an Action, got {spec!r}")
-    fields = dict(spec)
+    fields, known = dict(spec), _known()
     if "kind" not in fields:
-        raise ValueError(f"action {spec!r} has no 'kind'; valid: {', '.join(ACTIONS)}")
+        raise ValueError(f"action {spec!r} has no 'kind'; valid: {', '.join(known)}")
     kind = fields.pop("kind")
-    if kind not in list(ACTIONS):
-        raise ValueError(f"unknown action {kind!r}; valid actions: {', '.join(ACTIONS)}")
+    if kind not in list(known):
+        raise ValueError(f"unknown action {kind!r}; valid actions: {', '.join(known)}")
     try:
-        return ACTIONS[kind](**fields)
+        return known[kind](**fields)
     except TypeError as error:
-        valid = ", ".join(ACTIONS[kind].__dataclass_fields__)
+        valid = ", ".join(known[kind].__dataclass_fields__)
         raise TypeError(f"action {spec!r}: {error}; valid fields: {valid}") from None
 
 
-def check_rule(action: Action, rule: str) -> None:
+def check_rule(action: Action, rule: str | Rule) -> None:
     """Refuse an action and an update rule that do not go together.
 
+    Args:
+        action: the action.
+        rule: the rule of an environment; or the name of the rule of an optimizer, which can
+            carry out no action that sets hyperparameters.
+
     Raises:
-        ValueError: the action chooses update rules and the rule is not ``"switching"``,
-            or the other way round.
+        ValueError: the action chooses update rules and the rule is not ``"switching"``, or
+            the other way round; or it sets a hyperparameter that the rule does not have.
     """
-    if isinstance(action, RuleChoice) != (rule == "switching"):
+    name = rule if isinstance(rule, str) else rule.name
+    if action.chooses_rule != (name == switching.RULE.name):
         raise ValueError(
             "an action that chooses update rules, and no other, needs rule 'switching', "
-            f"got rule {rule!r} with action {action.kind!r}; both are those of "
+            f"got rule {name!r} with action {action.kind!r}; both are those of "
             "optenv/UpdateRule-v0, and neither of other environments"
+        )
+    if action.sets and isinstance(rule, str):
+        raise ValueError(
+            f"action {action.kind!r} sets hyperparameters ({', '.join(action.sets)}), "
+            "which environments can do, but not optimizers"
+        )
+    if isinstance(rule, Rule) and not set(action.sets) <= set(rule.fields):
+        raise ValueError(
+            f"action {action.kind!r} sets {', '.join(action.sets)}; the hyperparameters of "
+            f"rule {name!r} are: {', '.join(rule.fields) or 'none'}"
         )
 
 
 def validate(space: spaces.Space[Any], actions: Any) -> np.ndarray:
-    """Return ``actions`` as a new array of ``space``, of one environment or of a batch.
+    """Return ``actions``, of one environment or of a batch, as a new array of ``space``.
 
     Raises:
         ValueError: wrong shape, non-finite, or out of the space's range.
@@ -85,7 +419,8 @@ def validate(space: spaces.Space[Any], actions: Any) -> np.ndarray:
     if isinstance(space, spaces.Box):
         array = array.astype(space.dtype)
         if not np.all((array >= space.low) & (array <= space.high)):
-            raise ValueError(f"actions must lie in [-1, 1], got {actions!r}")
+            low, high = space.low.min(), space.high.max()
+            raise ValueError(f"actions must lie in [{low:g}, {high:g}], got {actions!r}")
         return array
     if not np.issubdtype(array.dtype, np.integer) or not space.contains(
         array.astype(space.dtype)

@@ -1,4 +1,4 @@
-"""What Gymnasium's autoreset modes ask of a batch's options and infos."""
+"""Gymnasium's conventions for the autoreset of a batch: reset masks and final infos."""
 
 from __future__ import annotations
 
@@ -6,8 +6,20 @@ from typing import Any
 
 import numpy as np
 
+__all__ = ["reset_mask", "split_final"]
+
 
 def reset_mask(options: dict[str, Any] | None, num_envs: int) -> np.ndarray:
+    """Read the mask ``[num_envs]`` of the runs to reset; all of them by default.
+
+    Args:
+        options: of ``reset()``, with an entry ``"reset_mask"`` or not.
+        num_envs: number of runs.
+
+    Raises:
+        TypeError: the mask is no bool array.
+        ValueError: its shape is wrong, or it is False everywhere.
+    """
     mask = (options or {}).get("reset_mask")
     if mask is None:
         return np.ones(num_envs, np.bool_)
@@ -24,7 +36,13 @@ def reset_mask(options: dict[str, Any] | None, num_envs: int) -> np.ndarray:
 def split_final(
     observation: np.ndarray, info: dict[str, Any], ended: np.ndarray
 ) -> dict[str, Any]:
-    """Info of a SAME_STEP step: what ended runs end with moves under ``final_*``."""
+    """Make the info of a step in SAME_STEP mode: ended runs' entries go under ``final_*``.
+
+    Args:
+        observation: observations ``[B, F]`` at the end of the step, before the reset.
+        info: info of the step.
+        ended: which runs have ended, ``[B]`` bool.
+    """
     final_obs = np.full(len(ended), None, dtype=object)
     for i in np.flatnonzero(ended):
         final_obs[i] = observation[i].copy()

@@ -10,15 +10,19 @@ from typing import Any
 
 
 def is_number(value: Any) -> bool:
-    """Whether ``value`` is a real number; a bool, which Python counts as one, is not."""
+    """Return True for a real number; a bool, which Python counts as one, is none."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def positive_int(name: str, value: Any) -> int:
     """Return ``value`` as a plain int.
 
+    Args:
+        name: of the argument, for the message.
+        value: an integer of Python or NumPy.
+
     Raises:
-        ValueError: it is no integer (NumPy's are) or less than 1.
+        ValueError: it is no integer, or less than 1.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}")
@@ -27,6 +31,11 @@ def positive_int(name: str, value: Any) -> int:
 
 def positive(name: str, value: Any, below: float = math.inf) -> float:
     """Return ``value`` as a plain float.
+
+    Args:
+        name: of the argument, for the message.
+        value: a number in ``(0, below)``.
+        below: exclusive upper bound.
 
     Raises:
         TypeError: it is no real number.
@@ -41,14 +50,34 @@ def positive(name: str, value: Any, below: float = math.inf) -> float:
 
 
 def suggestion(name: str, valid: Sequence[str], near: Iterable[str] = ()) -> str:
-    """What an unknown name may have meant, and all that would have been valid.
+    """Compose the end of a message on an unknown name: the closest valid name, and all.
 
     Args:
-        name: that was given.
-        valid: names that there are.
-        near: those of them to suggest the first of; else it is the closest, if one is
-        close.
+        name: the unknown name.
+        valid: valid names.
+        near: candidates for "did you mean", the first of which is taken. By default it is
+            the valid name that is closest, if one is close.
     """
     close = [*near] or get_close_matches(name, valid, 1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}valid: {', '.join(valid)}"
+
+
+def check_new_name(kind: str, name: Any, taken: Sequence[str]) -> None:
+    """Refuse to register something under a name that is taken.
+
+    Args:
+        kind: of the thing that is registered, for the message.
+        name: its name.
+        taken: names in use.
+
+    Raises:
+        TypeError: ``name`` is no string.
+        ValueError: it is empty or taken.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a {kind} must be a string, got {name!r}")
+    if not name:
+        raise ValueError(f"the name of a {kind} must not be empty")
+    if name in taken:
+        raise ValueError(f"there is a {kind} {name!r} already; taken: {', '.join(taken)}")

@@ -1,8 +1,8 @@
 """The functional core: a batch of training runs as tensors, advanced together.
 
-A :class:`RunState` is a value. :func:`advance` maps it to a new one and changes nothing,
-so a kept state *is* a snapshot; with ``differentiable=True`` gradients flow through the
-updates to the learning rate and the initial parameters. Randomness enters only through
+A :class:`RunState` is a value. :func:`advance` maps it to a new one and changes nothing, so
+to keep a state is to take a snapshot. With ``differentiable=True`` gradients flow through
+the updates to the learning rate and the initial parameters. Randomness enters only through
 the run's data and its ``order`` key.
 """
 
@@ -13,24 +13,24 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from .probing import Losses, Probe, first_probe, probe
 from .rules import Rule, RuleState
 from .tasks.base import Data, Task
+from .telemetry import Losses, Probe, first_probe, probe
 
 T = TypeVar("T")
 
 
 class RunState(NamedTuple):
-    """``B`` training runs of one structure.
+    """State of ``B`` training runs of one structure.
 
     Attributes:
-        params: ``[B, P]`` flat parameters.
-        grad: ``[B, P]`` gradient at ``params`` on the batch of update ``updates``; it is
-            what the next update will use, as in ``Optimizer.step()``.
-        rule: state of the update rule, ``[B, ...]`` tensors.
-        updates: ``[B]`` int64, updates done.
-        losses: the training losses since :func:`advance` was last called.
-        latest: ``[B]``, the last of them.
+        params: flat parameters, ``[B, P]``.
+        grad: gradient ``[B, P]`` at ``params`` on the next batch. The next update uses it,
+            as ``Optimizer.step()`` does.
+        rule: state of the update rule, tensors ``[B, ...]``.
+        updates: number of updates done, ``[B]`` int64.
+        losses: statistics of the training losses since :func:`advance` was last called.
+        latest: last training loss, ``[B]``.
         probe: inner products around the last update.
     """
 
@@ -46,11 +46,13 @@ class RunState(NamedTuple):
 def start(
     task: Task, rule: Rule, data: Data, params: Tensor, *, differentiable: bool = False
 ) -> RunState:
-    """Runs that have made no update.
+    """Make the state of runs before their first update.
 
     Args:
-        task, rule, data: what is trained, how, and on what.
-        params: ``[B, P]`` initial parameters.
+        task: structure of the runs.
+        rule: update rule.
+        data: examples of the runs.
+        params: initial parameters, ``[B, P]``.
         differentiable: keep the graph (relevant where ``params`` requires grad).
     """
     rule = rule.bind(task.shapes)
@@ -82,10 +84,12 @@ def advance(
     """Make ``U`` updates on every run.
 
     Args:
-        task, rule, data: what is trained, how, and on what.
-        state: where the runs stand.
-        lr: ``[U, B]`` learning rate of each update and run.
-        counts: ``[B]`` int64 updates that each run makes, at most ``U``; by default all
+        task: structure of the runs.
+        rule: update rule.
+        data: examples of the runs.
+        state: state of the runs.
+        lr: learning rate of each update and run, ``[U, B]``.
+        counts: number of updates of each run, ``[B]`` int64, at most ``U``; by default all
             make ``U``. Runs of one group that are out of phase need it.
         differentiable: keep the graph (relevant where ``lr`` or ``state`` require grad).
 
@@ -97,16 +101,17 @@ def advance(
     rule = rule.bind(task.shapes)
     rows = data.batch_rows(state.updates + 1, total, task.batch_size)
     state = state._replace(losses=Losses.empty(torch.zeros_like(state.losses.mean)))
-    # One copy a window, not new tensors at every update: the caller's stay as they are.
+    # One copy of the state a window, which the updates overwrite, spares allocations. The
+    # caller's state stays as it is.
     inplace = counts is None and not differentiable
     if inplace:
         rule_state = tuple(part.clone() for part in state.rule)
         state = state._replace(params=state.params.clone(), rule=rule_state)
     for update in range(total):
-        here = slice(update * task.batch_size, (update + 1) * task.batch_size)
+        batch = slice(update * task.batch_size, (update + 1) * task.batch_size)
         probed = counts is not None or update == total - 1
         new = _update(
-            task, rule, data, state, lr[update], rows[:, here],
+            task, rule, data, state, lr[update], rows[:, batch],
             probed=probed, inplace=inplace, differentiable=differentiable,
         )  # fmt: skip
         state = new if counts is None else where(counts > update, new, state)
@@ -125,6 +130,15 @@ def _update(
     inplace: bool,
     differentiable: bool,
 ) -> RunState:
+    """Make one update of every run, then take loss and gradient on the next batch.
+
+    Args:
+        task, rule, data, state, differentiable: see :func:`advance`.
+        lr: learning rate, ``[B]``.
+        rows: examples of the next batch, ``[B, n]``.
+        probed: whether to measure the probe.
+        inplace: whether ``state`` may be overwritten.
+    """
     before = state.params.clone() if probed and inplace else state.params
     with torch.set_grad_enabled(differentiable):
         params, rule_state = rule.update(
@@ -147,9 +161,9 @@ def _update(
 
 
 class Trainable(Protocol):
-    """What has a loss of parameters: a task, or copies of a module.
+    """Protocol of things with a loss of parameters: a task, or copies of a module.
 
-    ``loss`` and ``unflatten`` are those of :class:`~optenv.tasks.base.Task`.
+    For ``loss`` and ``unflatten`` see :class:`~optenv.tasks.base.Task`.
     """
 
     def loss(
@@ -166,9 +180,14 @@ def loss_and_grad(
     differentiable: bool = False,
     scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Loss ``[B]`` of each run on its batch, and its gradient ``[B, P]``.
+    """Compute the loss ``[B]`` of each run on its batch, and its gradient ``[B, P]``.
 
-    ``scale`` is that of the runs' :class:`~optenv.tasks.Data`.
+    Args:
+        task: structure of the runs.
+        params: parameters, ``[B, P]``.
+        batch: inputs and targets, ``[B, n, ...]``.
+        differentiable: keep the graph, also through the gradient.
+        scale: of the runs' :class:`~optenv.tasks.Data`.
     """
     with torch.enable_grad():
         if not (differentiable and params.requires_grad):
@@ -186,10 +205,11 @@ def evaluate(
     *,
     differentiable: bool = False,
 ) -> Tensor:
-    """Loss ``[B]`` of ``params [B, P]`` on inputs and targets ``[B, n, ...]``.
+    """Compute the loss ``[B]`` of each run on its batch.
 
-    ``scale`` is that of the runs' :class:`~optenv.tasks.Data`; ``differentiable`` keeps the
-    graph.
+    Args:
+        task, params, batch, scale: see :func:`loss_and_grad`.
+        differentiable: keep the graph.
     """
     with torch.set_grad_enabled(differentiable):
         return _loss(task, params, batch, scale)
@@ -203,7 +223,13 @@ def _loss(
 
 
 def where(mask: Tensor, new: T, old: T) -> T:
-    """Tree-wise ``torch.where`` over the leading dimension: ``mask`` is ``[B]`` bool."""
+    """Select by run: ``torch.where`` of every tensor of two trees.
+
+    Args:
+        mask: ``[B]`` bool.
+        new: nested tuples of tensors ``[B, ...]``, taken where ``mask`` is True.
+        old: taken elsewhere.
+    """
     if isinstance(new, Tensor):
         assert isinstance(old, Tensor)
         return torch.where(mask.view(-1, *[1] * (new.dim() - 1)), new, old)  # type: ignore[return-value]
@@ -213,7 +239,7 @@ def where(mask: Tensor, new: T, old: T) -> T:
 
 
 def detach(tree: T) -> T:
-    """The same tensors without a graph."""
+    """Detach every tensor of a tree, i.e. of nested tuples."""
     if isinstance(tree, Tensor):
         return tree.detach()  # type: ignore[return-value]
     assert isinstance(tree, tuple)
@@ -222,7 +248,7 @@ def detach(tree: T) -> T:
 
 
 def put(old: T, index: Tensor, new: T) -> T:
-    """Copy of ``old`` with the rows ``index [n]`` replaced by those of ``new [n, ...]``."""
+    """Replace runs: a copy of ``old`` with the rows ``index [n]`` of ``new [n, ...]``."""
     if isinstance(old, Tensor):
         assert isinstance(new, Tensor)
         return old.index_copy(0, index, new)  # type: ignore[return-value]

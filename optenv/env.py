@@ -1,4 +1,4 @@
-"""The single environment: a batch of one."""
+"""The single environment: a batch of one run."""
 
 from __future__ import annotations
 
@@ -13,48 +13,18 @@ from .group import Group
 from .rendering import line, picture
 from .vector import LearningRateVectorEnv
 
+__all__ = ["LearningRateEnv"]
+
 
 class LearningRateEnv(gym.Env[np.ndarray, Any]):
     """Choose the learning rate of a training run, or also its update rule, step by step.
 
     ## Description
-    A run trains one model on one task with one update rule. At every control step the
-    agent looks at the telemetry of the run and moves the learning rate, which then holds
-    for the updates up to the next control step.
+    A run trains one model on one task with one update rule, for a number of updates that is
+    known from its start. The run is divided into `horizon` windows. At each control step the
+    agent observes the telemetry of the run and changes the learning rate, which then holds
+    for the updates of the next window.
 
-    ## Action Space
-    `optenv/LearningRate-v0`: `Box(-1, 1, (1,))`; the log-multiplier `s` of the base
-    learning rate moves by 0.9 times the action, within ±6.
-    `optenv/DiscreteLearningRate-v0`: `Discrete(7)`; the learning rate is multiplied by
-    `2 ** (k / 2)`, `k = -3 ... 3`.
-    `optenv/UpdateRule-v0`: `Discrete(24)`; action `a` chooses rule `a // 3` of
-    `optenv.rules.switching.NAMES` (`sgd`, `momentum`, `nesterov`, `rmsprop`, `adam`,
-    `nadam`,
-    `lion`, `orthogonal-adam`) and multiplies the learning rate by 0.5, 1 or 2. Learning
-    rates are of Adam's steps: another rule begins with steps as long as those would be.
-
-    ## Observation Space
-    `Box(-4, 4, (24,))`: the features of `optenv.telemetry.FEATURES`, all but two free of
-    the scales of loss, gradient, learning rate and model. `optenv/UpdateRule-v0`:
-    `Box(-4, 4, (32,))`, with a 1 at the rule in force, and none before the first action.
-
-    ## Rewards
-    The decrease of `log((L + 0.003 L0) / (1.003 L0))`, where `L` is the loss on 128 fixed
-    examples of the run (`reward="train"`, `"validation"`, or `"both"`: the mean over
-    the two) and `L0` its value at the start. The return is thus the log progress of the
-    whole run.
-
-    ## Starting State
-    A new task, newly initialised parameters; the first observation is that of a run
-    without a past.
-
-    ## Episode End
-    1. Termination: the run has made all its updates (their share is observed).
-    2. Termination: the run has diverged (loss not finite, or more than about 20 times the
-       initial loss). It then returns less than every run that has not.
-       `on_divergence="absorb"` keeps such a run, without further reward, to the end.
-
-    ## Arguments
     ```python
     >>> import gymnasium as gym
     >>> import optenv
@@ -62,24 +32,120 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     >>> observation, info = env.reset(seed=0)
     >>> observation.shape
     (24,)
+    >>> observation, reward, terminated, truncated, info = env.step(
+    ...     env.action_space.sample()
+    ... )
+    >>> sorted(info)
+    ['diverged', 'loss', 'lr']
 
     ```
-    All arguments: :class:`optenv.settings.Settings`; `render_mode` is `"ansi"` (one
-    line of text) or `"rgb_array"` (curves of loss and learning rate).
+
+    ## Action Space
+    The learning rate is the base learning rate times `exp(s)`, with a log-multiplier `s` that
+    starts at 0 and stays within ±6.
+
+    | Id | Space | Effect of an action `a` |
+    |----|-------|-------------------------|
+    | `optenv/LearningRate-v0` | `Box(-1, 1, (1,))` | `s` moves by `0.9 a` |
+    | `optenv/DiscreteLearningRate-v0` | `Discrete(7)` | the learning rate is multiplied by `2 ** ((a - 3) / 2)` |
+    | `optenv/UpdateRule-v0` | `Discrete(24)` | rule `a // 3` moves the parameters, and the learning rate is multiplied by 0.5, 1 or 2 for `a % 3` = 0, 1 or 2 |
+
+    The rules of `optenv/UpdateRule-v0` are those of `optenv.rules.switching.NAMES`:
+
+    | `a // 3` | 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 |
+    |----------|---|---|---|---|---|---|---|---|
+    | rule | `sgd` | `momentum` | `nesterov` | `rmsprop` | `adam` | `nadam` | `lion` | `orthogonal-adam` |
+
+    Adam is in force before the first action. Learning rates are those of Adam: another rule
+    begins with steps as long as Adam's would be.
+
+    ## Observation Space
+    A vector within ±4 of the run's features, all but the learning rate and the length of the
+    run free of the scales of loss, gradient and model. `optenv.telemetry.FEATURES` lists
+    their names and meanings.
+
+    | Id | Space | Entries |
+    |----|-------|---------|
+    | `optenv/LearningRate-v0` | `Box(-4, 4, (24,))` | the features |
+    | `optenv/DiscreteLearningRate-v0` | `Box(-4, 4, (24,))` | the features |
+    | `optenv/UpdateRule-v0` | `Box(-4, 4, (32,))` | the features, and a 1 at the rule that the last action chose (no 1 before the first action) |
+
+    With the argument `features`, the values of further features follow the others.
+
+    ## Rewards
+    The decrease of the potential `log((L + 0.003 L0) / (1.003 L0))` in a control step, where
+    `L` is the loss on at most 128 fixed examples of the run, and `L0` its initial value. The
+    return is thus the log progress of the whole run.
+
+    | `reward` | Examples |
+    |----------|----------|
+    | `"train"` | training examples |
+    | `"validation"` | validation examples |
+    | `"both"` | both: the mean of the two potentials |
+
+    ## Starting State
+    A new task of those that `tasks` names, with newly initialised parameters. The first
+    observation is that of a run without a past.
+
+    ## Episode End
+    The episode ends if:
+
+    1. Termination: the run has made all its updates (progress is observed).
+    2. Termination: the run has diverged, i.e. its loss is not finite, or more than about 20
+       times the initial loss. It then returns less than every run that has not diverged. With
+       `on_divergence="absorb"` the episode goes on, without further reward, to the horizon.
+
+    There is no truncation.
+
+    ## Info
+    `reset()` returns an empty dict. A step returns:
+
+    | Key | Type | Meaning |
+    |-----|------|---------|
+    | `loss` | `float` | loss on the examples of the reward (`"both"`: the training examples); infinite if it is not finite |
+    | `lr` | `float` | learning rate of the step's first update |
+    | `diverged` | `bool` | whether the run has diverged |
+    | `validation_loss` | `float` | at the end of a run: loss on all its validation examples |
+
+    ## Arguments
+
+    | Argument | Default | Meaning |
+    |----------|---------|---------|
+    | `tasks` | `"mlp-classification"` | task families, splits, or task objects |
+    | `rule` | `"adam"` | update rule (`"switching"` in `optenv/UpdateRule-v0`) |
+    | `action` | of the id | kind of action, or a dict of its fields |
+    | `horizon` | `40` | control steps of a run |
+    | `updates_per_step` | `10` | updates in a window on average, or a range to draw from |
+    | `max_work` | `None` | limit on the multiplications of a run |
+    | `spacing` | `1.0` | above 1: control steps are denser early in the run |
+    | `base_lr` | `None` | base learning rate, or a range to draw from; None: the rule's |
+    | `reward` | `"train"` | reward, see above |
+    | `on_divergence` | `"end"` | `"end"` or `"absorb"` |
+    | `reparametrize` | `0.0` | spread of random factors of the parameter tensors |
+    | `loss_dropout` | `0.0` | fraction of the runs whose losses are not observed |
+    | `anytime` | `False` | whether the length of a run is hidden |
+    | `features` | `()` | names of further features |
+    | `device` | `"cpu"` | torch device |
+    | `dtype` | `"float32"` | type of the runs and of both spaces |
+    | `render_mode` | `None` | `"ansi"`: a line of text; `"rgb_array"`: curves of loss and learning rate |
+
+    `optenv.settings.Settings` has the details. An argument that is not valid raises a
+    `ValueError` or a `TypeError` that says what is.
 
     ## Vectorized environment
-    `gym.make_vec(id, num_envs=256)` advances 256 runs at once as batched tensors.
+    `gym.make_vec(id, num_envs=256)` advances 256 runs at once as batched tensors, see
+    `optenv.LearningRateVectorEnv`.
 
     ## Version History
     - v0: initial version.
-    """
+    """  # noqa: E501
 
     metadata: dict[str, Any] = {
         "render_modes": ["ansi", "rgb_array"],
         "render_fps": 10,
     }
 
-    #: Of which this is a batch of one.
+    #: Class of the batch of one that does the work.
     vector_class: type[LearningRateVectorEnv] = LearningRateVectorEnv
 
     def __init__(self, *, render_mode: str | None = None, **arguments: Any) -> None:
@@ -92,12 +158,16 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
         )
         self.observation_space = self.batch.single_observation_space
         self.action_space = self.batch.single_action_space
+        # For rendering: losses and learning rates so far, and the last reward.
         self._losses: list[float] = []
         self._rates: list[float] = []
         self._reward = 0.0
 
     def describe(self) -> dict[str, Any]:
-        """What a policy trained here must know to act elsewhere (JSON-able)."""
+        """Describe the environment for a policy that was trained on it.
+
+        See :meth:`optenv.settings.Settings.describe`.
+        """
         return self.batch.describe()
 
     def reset(
@@ -105,7 +175,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start a new run; ``options`` is ignored."""
         super().reset(seed=seed)
-        if seed is not None or not self.batch._generators:
+        if seed is not None or not self.batch.started:
             self.batch.adopt(self.np_random)
         observation, _ = self.batch.reset()
         self._losses = [float(self.group.state.loss[0, 0])]
@@ -120,9 +190,9 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
         Raises:
             ValueError: the action is out of range, or the run has ended.
         """
-        # Here too, so that what is wrong is said of this space, not of the batch's.
+        # Validated here as well, so that messages are about the single action space.
         batch = validate(self.action_space, action)[None]
-        if self.batch._finished[0]:
+        if self.batch.ended[0]:
             raise ValueError("the run has ended; call reset()")
         observation, reward, terminated, _, batched = self.batch.step(batch)
         info = {
@@ -137,7 +207,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
 
     @property
     def group(self) -> Group:
-        """The group of one that this environment is."""
+        """Group of one run that does the work."""
         return self.batch.groups[0][1]
 
     @property
@@ -146,7 +216,14 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
         return self.group.num_steps
 
     def render(self) -> str | np.ndarray | None:  # type: ignore[override]
-        """Loss and learning rate so far, as text or picture, by the render mode."""
+        """Render losses and learning rates so far, as the render mode says.
+
+        Returns:
+            A line of text, an image ``[H, W, 3]`` uint8, or None without a render mode.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first reset.
+        """
         if self.render_mode is not None and not self._losses:
             raise gym.error.ResetNeeded("call reset() before render()")
         if self.render_mode == "rgb_array":

@@ -1,42 +1,105 @@
-"""A group: runs of one structure that step together.
+"""Groups: runs of one structure that step together.
 
-Ties the core to actions, observations and rewards. Everything that changes from step to
-step is in one value, :class:`ControlState`; to keep it is to take a snapshot.
+A group ties the core to actions, observations and rewards. Everything that changes from
+step to step is one value, :class:`ControlState`; to keep it is to take a snapshot. The
+length of a window is known on the host, so that no step waits for the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from . import actions, core, rewards, rules, tasks, windows
-from .probing import Losses
 from .rules import switching
 from .settings import DTYPES, Settings, log_uniform
-from .states import ControlState, StepResult, told
-from .telemetry import Control, History, observe
+from .telemetry import Control, History, Losses, log_loss, observe
 
-#: Examples that the reward's loss is taken on, at most.
+__all__ = ["REWARD_EXAMPLES", "ControlState", "Group", "StepResult", "estimated_reward"]
+
+#: Largest number of examples on which the loss of the reward is taken.
 REWARD_EXAMPLES = 128
 
 
+class ControlState(NamedTuple):
+    """State of ``B`` runs and of their controllers.
+
+    Attributes:
+        run: parameters, gradients and optimizer states of the runs.
+        history: summary of the earlier windows.
+        log_multiplier: log-multiplier of the learning rate, ``[B]``.
+        previous_action: requested change of the log-multiplier at the last action, ``[B]``.
+        observed_action: part of the last action that is observed after the telemetry,
+            ``[B, observed]``.
+        base_lr: base learning rate, ``[B]``.
+        sees_loss: whether losses are observed, ``[B]`` bool.
+        initial_loss: losses of the reward before the first update, ``[B, S]`` for ``S``
+            sources.
+        loss: losses of the reward now, ``[B, S]``.
+        potential: potential whose decrease is the reward, ``[B]``.
+        diverged: whether the run has diverged, ``[B]`` bool.
+    """
+
+    run: core.RunState
+    history: History
+    log_multiplier: Tensor
+    previous_action: Tensor
+    observed_action: Tensor
+    base_lr: Tensor
+    sees_loss: Tensor
+    initial_loss: Tensor
+    loss: Tensor
+    potential: Tensor
+    diverged: Tensor
+
+
+class StepResult(NamedTuple):
+    """Result of a control step.
+
+    Attributes:
+        observation: ``[B, F]``.
+        reward: ``[B]``.
+        terminated: whether the run has ended, ``[B]`` bool.
+        diverged: whether the run has diverged, ``[B]`` bool.
+        lr: learning rate ``[B]`` of the first update of the step.
+        estimated_reward: see :func:`estimated_reward`, ``[B]``.
+    """
+
+    observation: Tensor
+    reward: Tensor
+    terminated: Tensor
+    diverged: Tensor
+    lr: Tensor
+    estimated_reward: Tensor
+
+
 class Group:
-    """``size`` runs of one structure, redrawn whenever all of them are reset.
+    """Runs of one structure, which is redrawn whenever all of them are reset.
+
+    Args:
+        settings: arguments of the environment.
+        size: number of runs, ``B``.
 
     Attributes:
         task: the structure.
         total_updates: length of each run in updates.
+        boundaries: updates before which the control steps begin, see
+            :func:`optenv.windows.boundaries`.
         data: examples of the runs.
-        state: where the runs stand.
-        steps: ``[B]`` control steps done, kept on the host so that the length of a
-            window is known without waiting for the device.
+        state: state of the runs.
+        steps: control steps done, ``[B]`` on the host.
     """
 
     task: tasks.Task
     total_updates: int
+    boundaries: np.ndarray
     data: tasks.Data
     state: ControlState
     steps: np.ndarray
@@ -46,10 +109,16 @@ class Group:
         self.size = size
         self.rule = rules.get(settings.rule)
         self.action = actions.make(settings.action)
+        self.reward = rewards.get(settings.reward)
         self.sampler = tasks.make(settings.tasks)
         self.device = torch.device(settings.device)
         self.dtype = DTYPES[settings.dtype][0]
-        self._placed: tasks.Task | None = None  # whose data is
+        self._task_on_device: tasks.Task | None = None
+
+    @property
+    def num_steps(self) -> int:
+        """Control steps of a run: the horizon, or the number of updates if smaller."""
+        return len(self.boundaries) - 1
 
     def reset(
         self,
@@ -60,13 +129,14 @@ class Group:
         """Start new runs at ``index [n]``; the others stay as they are.
 
         Args:
-            index: which runs.
-            generators: one per reset run; each gives one draw, its run's key.
+            index: indices of the runs.
+            generators: one per reset run; each gives one draw, the key of its run.
             structure: draws the structure, if all runs are reset.
 
         Returns:
-            ``[n, F]`` first observations.
+            First observations ``[n, F]``.
         """
+        # 1. The structure, which all runs share.
         everything = len(index) == self.size
         if everything:
             self.task = self.sampler.draw(structure)
@@ -74,21 +144,27 @@ class Group:
             self.boundaries = windows.boundaries(
                 self.total_updates, self.settings.horizon, self.settings.spacing
             )
+        # 2. What each run draws from its own key. The order of the draws fixes the meaning
+        # of a seed.
         keys = [np.random.default_rng(int(g.integers(2**62))) for g in generators]
         base_lr = [log_uniform(self.settings.base_lr, key) for key in keys]
         data = self.task.sample(keys)
-        if data.shared and self._placed is self.task:  # it is on the device already
+        if data.shared and self._task_on_device is self.task:
             data = data._replace(inputs=self.data.inputs, targets=self.data.targets)
-        self._placed = self.task
+        self._task_on_device = self.task
         data = data.to(self.device, self.dtype)
         params = self.task.init(keys).to(self.device, self.dtype)
         if self.settings.reparametrize > 0:
             scale = self._draw_scale(keys)
             data, params = data._replace(scale=scale), params / scale
         state = self._start(
-            data, params, torch.tensor(base_lr, dtype=self.dtype), self._draw_sight(keys)
+            data,
+            params,
+            torch.tensor(base_lr, dtype=self.dtype),
+            self._draw_sees_loss(keys),
         )
         observation, state = self._observe(state)
+        # 3. The new runs take the places of the old ones.
         if everything:
             self.data, self.state = data, state
             self.steps = np.zeros(self.size, np.int64)
@@ -103,15 +179,19 @@ class Group:
     def restart(
         self, index: np.ndarray, generators: Sequence[np.random.Generator]
     ) -> Tensor:
-        """Start runs at ``index [n]`` anew: other parameters and batches, the same task.
+        """Start runs at ``index [n]`` anew on the same task.
+
+        They get other initial parameters and another batch order, and keep their data, base
+        learning rate and reparametrization.
 
         Args:
-            index: which runs.
-            generators: one per run; each gives one draw, the new run's key.
+            index: indices of the runs.
+            generators: one per run; each gives one draw, the key of the new run.
 
         Returns:
-            ``[n, F]`` first observations.
+            First observations ``[n, F]``.
         """
+        # 1. New parameters and batch orders.
         rows = torch.from_numpy(index).to(self.device)
         keys = [np.random.default_rng(int(g.integers(2**62))) for g in generators]
         params = self.task.init(keys).to(self.device, self.dtype)
@@ -119,18 +199,19 @@ class Group:
             params = params / self.data.scale[rows]
         order = tasks.base.order_keys(keys).to(self.device)
         self.data = self.data._replace(order=self.data.order.index_copy(0, rows, order))
+        # 2. A start of all runs, of which the restarted ones are kept.
         before = self.state
-        every = before.run.params.index_copy(0, rows, params)
-        state = self._start(self.data, every, before.base_lr, before.sees_loss)
+        all_params = before.run.params.index_copy(0, rows, params)
+        state = self._start(self.data, all_params, before.base_lr, before.sees_loss)
         observation, state = self._observe(state)
-        chosen = torch.zeros(self.size, dtype=torch.bool, device=self.device)
-        self.state = core.where(chosen.index_fill(0, rows, True), state, before)
+        restarted = torch.zeros(self.size, dtype=torch.bool, device=self.device)
+        self.state = core.where(restarted.index_fill(0, rows, True), state, before)
         self.steps = self.steps.copy()
         self.steps[index] = 0
         return observation[rows]
 
     def _draw_scale(self, keys: Sequence[np.random.Generator]) -> Tensor:
-        """One factor for each parameter tensor of each run, ``[n, P]``."""
+        """Draw a factor for each parameter tensor of each run, ``[n, P]``."""
         sizes = [int(np.prod(shape)) for shape in self.task.shapes]
         logs = [
             key.standard_normal(len(sizes)) * self.settings.reparametrize for key in keys
@@ -138,15 +219,16 @@ class Group:
         scale = np.exp(np.stack([np.repeat(log, sizes) for log in logs]))
         return torch.from_numpy(scale).to(self.device, self.dtype)
 
-    def _draw_sight(self, keys: Sequence[np.random.Generator]) -> Tensor:
-        """Which runs show their losses, ``[n]`` bool."""
+    def _draw_sees_loss(self, keys: Sequence[np.random.Generator]) -> Tensor:
+        """Draw which runs observe their losses, ``[n]`` bool."""
         share = self.settings.loss_dropout
-        # Without dropout nothing is drawn: seeds mean what they meant before it existed.
+        # Nothing is drawn without dropout: seeds keep the meaning they had before it.
         return torch.tensor([share == 0 or bool(key.random() >= share) for key in keys])
 
     def _start(
         self, data: tasks.Data, params: Tensor, base_lr: Tensor, sees_loss: Tensor
     ) -> ControlState:
+        """Make the state before the first update."""
         run = core.start(self.task, self.rule, data, params)
         like = run.losses.mean
         loss = self._reward_losses(data, params)
@@ -155,12 +237,13 @@ class Group:
             history=History.empty(like),
             log_multiplier=torch.full_like(like, self.action.start),
             previous_action=torch.zeros_like(like),
-            shown=like.new_zeros(len(like), self.action.observed),
+            observed_action=like.new_zeros(len(like), self.action.observed),
             base_lr=base_lr.to(self.device),
             sees_loss=sees_loss.to(self.device),
             initial_loss=loss,
             loss=loss,
             potential=torch.zeros_like(like),
+            diverged=torch.zeros_like(like, dtype=torch.bool),
         )
 
     def step(
@@ -173,41 +256,44 @@ class Group:
         """Take one control step.
 
         Args:
-            action: ``[B, ...]`` actions.
-            active: ``[B]`` bool, which runs take part; by default all. What is returned
-                for the others is to be ignored, and their state stays as it is.
+            action: actions ``[B, ...]``.
+            active: runs that take part, ``[B]`` bool; all by default. The state of the
+                others stays as it is, and their results mean nothing.
             differentiable: keep the graph from the rewards of this step and of later ones
-                back to the action, until :meth:`cut`.
+                back to the action, until :meth:`detach`.
         """
         before = self.state
         action = action.to(self.device)
-        moved = self.action.apply(action, before.log_multiplier)
-        lr, counts = self._learning_rates(before.base_lr * moved.exp(), active)
+        # 1. Decode the action, and make the updates of the window.
+        decision = self.action.decode(action, before.log_multiplier)
+        lr, counts = self._learning_rates(
+            before.base_lr * decision.log_multiplier.exp(), active
+        )
         run = before.run
-        if isinstance(self.action, actions.RuleChoice):
-            chosen = switching.choose(run.rule, self.action.choose(action))
-            run = run._replace(rule=chosen)
+        if decision.rule is not None:
+            run = run._replace(rule=switching.choose(run.rule, decision.rule))
+        rule = _with_values(self.rule, decision.hyperparameters)
         run = core.advance(
-            self.task, self.rule, self.data, run, lr, counts=counts,
+            self.task, rule, self.data, run, lr, counts=counts,
             differentiable=differentiable,
         )  # fmt: skip
         self.steps = self.steps + (1 if active is None else active)
+        # 2. The potential of the reward. A diverged run stays diverged.
         loss = self._reward_losses(self.data, run.params, differentiable)
-        potential = torch.where(
-            rewards.is_diverged(before.potential),  # once diverged, for good
-            before.potential,
-            rewards.potential(loss, before.initial_loss),
-        )
+        potential, diverges = self.reward.evaluate(loss, before.initial_loss)
+        diverged = before.diverged | diverges
         state = before._replace(
             run=run,
-            log_multiplier=moved,
-            previous_action=self.action.shift(action).to(self.dtype),
-            shown=self.action.show(action).to(self.dtype),
+            log_multiplier=decision.log_multiplier,
+            previous_action=decision.shift,
+            observed_action=self.action.show(action).to(self.dtype),
             loss=loss,
-            potential=potential,
+            potential=torch.where(before.diverged, before.potential, potential),
+            diverged=diverged,
         )
+        reward = before.potential - state.potential
         observation, state = self._observe(state)
-        diverged = rewards.is_diverged(potential)
+        # 3. The end of the run.
         at_end = torch.from_numpy(self.steps >= self.num_steps).to(self.device)
         terminated = at_end
         if self.settings.on_divergence == "end":
@@ -215,23 +301,32 @@ class Group:
         if active is not None:
             state = core.where(torch.from_numpy(active).to(self.device), state, before)
         self.state = state
-        reward = before.potential - potential
-        known = told(before.history, state, at_end)
-        return StepResult(observation, reward, terminated, diverged, lr[0], known)
+        return StepResult(
+            observation=observation,
+            reward=reward,
+            terminated=terminated,
+            diverged=diverged,
+            lr=lr[0],
+            estimated_reward=estimated_reward(before.history, state, at_end),
+        )
 
-    def cut(self) -> None:
-        """Forget the graph of the steps so far."""
+    def detach(self) -> None:
+        """Detach the state from the graph of the steps so far."""
         self.state = core.detach(self.state)
-
-    @property
-    def num_steps(self) -> int:
-        """Control steps of a run: the horizon, or the number of updates if smaller."""
-        return len(self.boundaries) - 1
 
     def _learning_rates(
         self, peak: Tensor, active: np.ndarray | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Learning rates ``[U, B]`` of the next window, and its length if runs differ."""
+        """Compute the learning rates of the next window.
+
+        Args:
+            peak: learning rate ``[B]`` without the schedule.
+            active: runs that take part, ``[B]`` bool.
+
+        Returns:
+            Learning rates ``[U, B]``, and the number of updates ``[B]`` of each run if they
+            differ.
+        """
         position = np.minimum(self.steps, self.num_steps - 1)
         first = self.boundaries[position]
         counts = self.boundaries[position + 1] - first
@@ -246,6 +341,7 @@ class Group:
         return lr, None if same else torch.from_numpy(counts).to(self.device)
 
     def _observe(self, state: ControlState) -> tuple[Tensor, ControlState]:
+        """Compute observations ``[B, F]``, and the state with the history after them."""
         progress = state.run.updates.to(self.dtype) / self.total_updates
         losses = state.run.losses
         if self.settings.loss_dropout > 0:
@@ -258,15 +354,17 @@ class Group:
             log_lr=(state.base_lr / self.rule.default_lr).log() + state.log_multiplier,
             previous_action=state.previous_action,
         )
-        observation, history = observe(state.run.probe, losses, state.history, control)
+        observation, history = observe(
+            state.run.probe, losses, state.history, control, self.settings.features
+        )
         if self.action.observed:
-            observation = torch.cat([observation, state.shown], dim=1)
+            observation = torch.cat([observation, state.observed_action], dim=1)
         return observation, state._replace(history=history)
 
     def _reward_losses(
         self, data: tasks.Data, params: Tensor, differentiable: bool = False
     ) -> Tensor:
-        """Losses ``[B, S]`` that the reward is made of, one per source."""
+        """Compute the losses ``[B, S]`` of the reward, one per source."""
         batches = {
             "train": lambda: data.train(REWARD_EXAMPLES),
             "validation": lambda: data.validation(REWARD_EXAMPLES),
@@ -279,13 +377,54 @@ class Group:
                 data.scale,
                 differentiable=differentiable,
             )
-            for source in rewards.sources(self.settings.reward)
+            for source in self.reward.sources
         ]
         return torch.stack(losses, dim=-1)
 
     def validation_loss(self, index: np.ndarray) -> Tensor:
-        """Loss ``[n]`` of the runs ``index [n]`` on all their validation examples."""
+        """Compute the loss ``[n]`` of runs ``index [n]`` on all validation examples."""
         runs = torch.from_numpy(index).to(self.device)
         params = self.state.run.params[runs]
         scale = None if self.data.scale is None else self.data.scale[runs]
         return core.evaluate(self.task, params, self.data.validation(runs=runs), scale)
+
+
+def _with_values(rule: rules.Rule, values: Mapping[str, Tensor]) -> rules.Rule:
+    """Return a rule in which each run has its own values of some hyperparameters.
+
+    Args:
+        rule: the rule.
+        values: ``[B]`` by name of the hyperparameter. They are not checked: that would wait
+            for the device.
+    """
+    if not values:
+        return rule
+    h = copy.copy(rule.hyperparameters)
+    for name, value in values.items():
+        object.__setattr__(h, name, value.unsqueeze(1))  # beside the check of its range
+    return replace(rule, update=partial(rule.update, h=h))
+
+
+def estimated_reward(before: History, after: ControlState, at_end: Tensor) -> Tensor:
+    """Estimate the reward of a control step from the losses of the batches alone.
+
+    This is what an optimizer can compute, which has no examples apart from its batches: the
+    decrease of the log of their mean loss against the window before; 0 where losses are not
+    observed. The loss after the last update of a run is left out, as an optimizer never
+    computes it.
+
+    Args:
+        before: history at the beginning of the window.
+        after: state at its end.
+        at_end: whether the run ends there, ``[B]`` bool.
+
+    Returns:
+        Estimates ``[B]``, in nats.
+    """
+    losses, first = after.run.losses, before.loss_previous
+    without_last = (losses.mean * losses.seen - after.run.latest) / (losses.seen - 1)
+    # Next to a far larger last loss, nothing is left of the others by rounding.
+    is_sound = without_last > 1e-5 * after.run.latest
+    is_known = (losses.seen > 1) & after.sees_loss & is_sound
+    last = torch.where(is_known, first - log_loss(without_last), 0.0)
+    return torch.where(at_end, last, first - after.history.loss_previous)

@@ -1,35 +1,70 @@
-"""The ids under which Gymnasium finds the environments."""
+"""Ids under which Gymnasium finds the environments."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium as gym
 
-#: id -> default arguments, of environments whose episodes are runs ...
+__all__ = ["ALL", "ENVIRONMENTS", "TRIALS", "register", "register_all"]
+
+#: Default arguments by id, of environments whose episodes are runs.
 ENVIRONMENTS: dict[str, dict[str, object]] = {
     "optenv/LearningRate-v0": {"action": "continuous"},
     "optenv/DiscreteLearningRate-v0": {"action": "discrete"},
     "optenv/UpdateRule-v0": {"action": "rule", "rule": "switching"},
 }
 
-#: ... and of those whose episodes are trials of several runs.
+#: Default arguments by id, of environments whose episodes are trials of several runs.
 TRIALS: dict[str, dict[str, object]] = {
     "optenv/LearningRateTrial-v0": {"action": "continuous"},
     "optenv/DiscreteLearningRateTrial-v0": {"action": "discrete"},
     "optenv/UpdateRuleTrial-v0": {"action": "rule", "rule": "switching"},
 }
 
+#: Default arguments by id, of all environments of the package.
+ALL: dict[str, dict[str, object]] = {**ENVIRONMENTS, **TRIALS}
+
+
+def register(env_id: str, *, trials: bool = False, **arguments: Any) -> None:
+    """Register an environment of the package with other default arguments.
+
+    Args:
+        env_id: new id, such as ``"mine/SmallLanguage-v0"``.
+        trials: whether episodes are trials of several runs.
+        **arguments: default arguments, see :class:`optenv.settings.Settings`, and
+            :class:`optenv.TrialVectorEnv` for trials. They are checked when an environment
+            is made.
+
+    Raises:
+        TypeError: the id is no string.
+        ValueError: the id is taken.
+    """
+    if not isinstance(env_id, str):
+        raise TypeError(f"env_id must be a string, got {env_id!r}")
+    if env_id in gym.registry:
+        taken = ", ".join(name for name in gym.registry if name.startswith("optenv/"))
+        raise ValueError(
+            f"there is an environment {env_id!r} already; the ids of optenv: {taken}"
+        )
+    _register(env_id, arguments, trials)
+
 
 def register_all() -> None:
-    """Register every environment of :data:`ENVIRONMENTS` and :data:`TRIALS`."""
-    kinds = (
-        (ENVIRONMENTS, "optenv.env:LearningRateEnv", "optenv.vector:LearningRateVectorEnv"),
-        (TRIALS, "optenv.trials:TrialEnv", "optenv.trials:TrialVectorEnv"),
+    """Register every environment of :data:`ALL`."""
+    for env_id, arguments in ALL.items():
+        _register(env_id, arguments, env_id in TRIALS)
+
+
+def _register(env_id: str, arguments: dict[str, Any], trials: bool) -> None:
+    """Register the single and the vector environment under one id."""
+    if trials:
+        entry_points = ("optenv.trials:TrialEnv", "optenv.trials:TrialVectorEnv")
+    else:
+        entry_points = ("optenv.env:LearningRateEnv", "optenv.vector:LearningRateVectorEnv")
+    gym.register(
+        env_id,
+        entry_point=entry_points[0],
+        vector_entry_point=entry_points[1],
+        kwargs=dict(arguments),
     )
-    for environments, entry_point, vector_entry_point in kinds:
-        for name, arguments in environments.items():
-            gym.register(
-                name,
-                entry_point=entry_point,
-                vector_entry_point=vector_entry_point,
-                kwargs=dict(arguments),
-            )

@@ -1,56 +1,175 @@
-"""Progress on the loss, as a bounded potential whose differences are the rewards.
+r"""Rewards: decreases of a bounded potential of the loss.
 
-With ``L`` the loss on a run's fixed probe examples and ``L0`` its value before the first
-update, the potential is ``phi(L) = log((L + EPSILON * L0) / ((1 + EPSILON) * L0))``: 0 at
-the start and never below ``log(EPSILON / (1 + EPSILON))``. The reward of a control step
-is the decrease of ``phi``, so that the return is ``-phi`` at the end, whatever the path.
+With :math:`L` the loss on fixed examples of a run and :math:`L_0` its value before the
+first update, the potential of the package's rewards is
 
-A run whose potential passes :data:`BOUND` *is* diverged: its potential becomes
-:data:`WORST`, above the bound, and stays there. It thus returns less than every run
-that has not diverged, and no clipping breaks the sum.
+.. math:: \phi(L) = \log \frac{L + \epsilon L_0}{(1 + \epsilon) L_0},
+
+with :data:`EPSILON` for :math:`\epsilon`: 0 at the start, and never below
+:math:`\log(\epsilon / (1 + \epsilon))`. The reward of a control step is the decrease of the
+potential, so that the return is minus the potential at the end, whatever the path (compare
+the potential-based rewards of Ng et al., 1999).
+
+A run with a potential above :data:`MAX_POTENTIAL` is *diverged*. Its potential becomes
+:data:`DIVERGED_POTENTIAL`, above the maximum, and stays there. So it returns less than
+every run that has not diverged, and no clipping breaks the sum.
+
+The rewards are listed in :data:`REWARDS`; :func:`register` adds one from outside the
+package.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-EPSILON = 0.003
-BOUND = math.log(20.0)
-WORST = BOUND + 1.0
+from .checks import check_new_name, is_number
 
-#: Which examples a loss is taken on, by the name of the reward: ``reward=`` of the
-#: environments. With ``"both"``, the potential is the mean of the two.
-SOURCES: dict[str, tuple[str, ...]] = {
-    "train": ("train",),
-    "validation": ("validation",),
-    "both": ("train", "validation"),
+__all__ = [
+    "DIVERGED_POTENTIAL",
+    "EPSILON",
+    "MAX_POTENTIAL",
+    "REWARDS",
+    "SOURCES",
+    "Reward",
+    "get",
+    "log_progress",
+    "potential",
+    "register",
+]
+
+#: Loss, relative to the initial loss, below which progress hardly counts any more.
+EPSILON = 0.003
+
+#: Potential above which a run is diverged: about 20 times the initial loss.
+MAX_POTENTIAL = math.log(20.0)
+
+#: Potential of diverged runs.
+DIVERGED_POTENTIAL = MAX_POTENTIAL + 1.0
+
+#: Examples that a loss can be taken on.
+SOURCES = ("train", "validation")
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A potential of the losses of a run, whose decrease is the reward.
+
+    Attributes:
+        sources: examples that the losses are taken on, ``"train"`` or ``"validation"`` or
+            both. Their number is ``S``.
+        potential: ``(loss [B, S], initial_loss [B, S]) -> [B]``; by default the mean of
+            :func:`log_progress` over the sources. It is only used for runs that have not
+            diverged. It must be 0 where the losses are the initial ones.
+        diverged_potential: potential of diverged runs, which should be above all others.
+    """
+
+    sources: tuple[str, ...]
+    potential: Callable[[Tensor, Tensor], Tensor] | None = None
+    diverged_potential: float = DIVERGED_POTENTIAL
+
+    def __post_init__(self) -> None:
+        if not self.sources or any(source not in SOURCES for source in self.sources):
+            raise ValueError(
+                f"sources must be some of {', '.join(SOURCES)}, got {self.sources!r}"
+            )
+        if self.potential is not None and not callable(self.potential):
+            raise TypeError(f"potential must be a function or None, got {self.potential!r}")
+        if not is_number(self.diverged_potential):
+            raise TypeError(
+                f"diverged_potential must be a number, got {self.diverged_potential!r}"
+            )
+
+    def evaluate(self, loss: Tensor, initial_loss: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the potential of each run, and whether it is diverged.
+
+        Args:
+            loss: current losses ``[B, S]``, one per source.
+            initial_loss: losses before the first update, ``[B, S]``.
+
+        Returns:
+            Potentials ``[B]``, and a mask ``[B]`` of the diverged runs.
+        """
+        phi = log_progress(loss, initial_loss)
+        # A comparison with NaN is False: a loss that is not finite is diverged, too.
+        sound = (phi <= MAX_POTENTIAL).all(-1)
+        value = (
+            phi.mean(-1) if self.potential is None else self.potential(loss, initial_loss)
+        )
+        worst = torch.full_like(phi[:, 0], self.diverged_potential)
+        return torch.where(sound, value, worst), ~sound
+
+
+#: Rewards of the package, by name.
+REWARDS: dict[str, Reward] = {
+    "train": Reward(("train",)),
+    "validation": Reward(("validation",)),
+    "both": Reward(("train", "validation")),
 }
 
+#: Rewards registered from outside the package.
+_REGISTERED: dict[str, Reward] = {}
 
-def sources(reward: str) -> tuple[str, ...]:
-    """Sources of the losses of ``reward``.
+
+def register(name: str, reward: Reward) -> Reward:
+    """Make a reward available to environments by its name.
+
+    Args:
+        name: unused so far.
+        reward: the reward.
+
+    Returns:
+        The reward.
 
     Raises:
-        ValueError: it is not one of :data:`SOURCES`.
+        TypeError: ``name`` is no string, or ``reward`` no :class:`Reward`.
+        ValueError: the name is taken.
+
+    Example::
+
+        def relative(loss, initial_loss):
+            return (loss / initial_loss - 1).mean(-1)
+
+        register("relative", Reward(("train",), relative, diverged_potential=20.0))
+        env = gym.make("optenv/LearningRate-v0", reward="relative")
     """
-    if reward not in list(SOURCES):
-        raise ValueError(f"unknown reward {reward!r}; valid: {', '.join(SOURCES)}")
-    return SOURCES[reward]
+    check_new_name("reward", name, [*REWARDS, *_REGISTERED])
+    if not isinstance(reward, Reward):
+        raise TypeError(f"reward must be an optenv.rewards.Reward, got {reward!r}")
+    _REGISTERED[name] = reward
+    return reward
+
+
+def get(name: str) -> Reward:
+    """Return the reward of a name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    known = {**REWARDS, **_REGISTERED}
+    if name not in list(known):
+        raise ValueError(f"unknown reward {name!r}; valid: {', '.join(known)}")
+    return known[name]
+
+
+def log_progress(loss: Tensor, initial_loss: Tensor) -> Tensor:
+    r"""Compute :math:`\phi` of losses, elementwise."""
+    return ((loss / initial_loss + EPSILON) / (1 + EPSILON)).log()
 
 
 def potential(loss: Tensor, initial_loss: Tensor) -> Tensor:
-    """Mean potential of the losses of each run, ``[B, S], [B, S] -> [B]``.
+    """Compute the package's potential of the losses of each run.
 
-    :data:`WORST` where one of them is diverged.
+    Args:
+        loss: current losses ``[B, S]``, one per source.
+        initial_loss: losses before the first update, ``[B, S]``.
+
+    Returns:
+        Mean of :func:`log_progress` over the sources, ``[B]``;
+        :data:`DIVERGED_POTENTIAL` where one of the losses is diverged.
     """
-    phi = ((loss / initial_loss + EPSILON) / (1 + EPSILON)).log()
-    sound = (phi <= BOUND).all(-1)
-    return torch.where(sound, phi.mean(-1), torch.full_like(phi[:, 0], WORST))
-
-
-def is_diverged(phi: Tensor) -> Tensor:
-    """Which potentials are those of diverged runs, ``[B]`` bool."""
-    return phi > BOUND
+    return Reward(SOURCES).evaluate(loss, initial_loss)[0]

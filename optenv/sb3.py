@@ -1,4 +1,4 @@
-"""Our batched environment as a Stable-Baselines3 ``VecEnv``.
+"""Adapter from a Gymnasium vector environment to the ``VecEnv`` of Stable-Baselines3.
 
 The only file of the package that imports Stable-Baselines3; nothing else imports it.
 """
@@ -19,13 +19,13 @@ from stable_baselines3.common.vec_env.base_vec_env import (
 
 
 class SB3VecEnv(VecEnv):
-    """Adapter from a Gymnasium ``VectorEnv`` to SB3.
+    """Gymnasium ``VectorEnv`` as a ``VecEnv`` of Stable-Baselines3.
 
-    Equal, step for step, to ``DummyVecEnv`` over the single environments.
+    It equals, step for step, a ``DummyVecEnv`` over the single environments.
 
     Args:
-        env: a vector environment whose autoreset mode is ``DISABLED``, so that the last
-            observation of an episode and the first of the next are both at hand.
+        env: vector environment whose autoreset mode is ``DISABLED``, so that both the last
+            observation of an episode and the first of the next are available.
 
     Raises:
         ValueError: the autoreset mode is another one.
@@ -56,7 +56,8 @@ class SB3VecEnv(VecEnv):
 
     def reset(self) -> VecEnvObs:
         seed = None if self._seeds[0] is None else list(self._seeds)
-        observation, info = self.env.reset(  # a list is what the base class omits
+        # The annotation of the base class omits lists of seeds.
+        observation, info = self.env.reset(
             seed=cast(Any, seed), options=self._options[0] or None
         )
         self.reset_infos = _split(info, self.num_envs)
@@ -75,10 +76,10 @@ class SB3VecEnv(VecEnv):
             final = observation
             observation, reset_info = self.env.reset(options={"reset_mask": dones})
             observation = np.where(dones[:, None], observation, final)
-            fresh = _split(reset_info, self.num_envs)
+            reset_infos = _split(reset_info, self.num_envs)
             for i in np.flatnonzero(dones).tolist():
                 infos[i]["terminal_observation"] = final[i]
-                self.reset_infos[i] = fresh[i]
+                self.reset_infos[i] = reset_infos[i]
         for i, entry in enumerate(infos):
             entry["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
         return observation, reward.astype(np.float32), dones, infos
@@ -96,7 +97,7 @@ class SB3VecEnv(VecEnv):
     def env_method(
         self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any
     ) -> list[Any]:
-        """Call a method of the batch; every entry of the list is its result."""
+        """Call a method of the batch, and return a list of its result for each run."""
         result = getattr(self.env, method_name)(*args, **kwargs)
         return [result for _ in self._get_indices(indices)]
 
@@ -107,7 +108,7 @@ class SB3VecEnv(VecEnv):
 
 
 def _split(info: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
-    """Gymnasium's dict of arrays as SB3's list of dicts."""
+    """Split Gymnasium's dict of arrays into SB3's list of dicts."""
     infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]
     for key, value in info.items():
         if key.startswith("_"):

@@ -1,4 +1,4 @@
-"""Settings of an environment: checked once, shared by the single and the batched one."""
+"""Settings: the arguments of an environment, checked once for single and vector forms."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from . import actions, rewards, rules, tasks
-from . import windows as clock
+from . import actions, rewards, rules, tasks, windows
 from .checks import is_number, positive_int, suggestion
 from .tasks.base import Task
-from .telemetry import FEATURE_VERSION, FEATURES, LOSS_FEATURES
+from .telemetry import FEATURE_VERSION, FEATURES, LOSS_FEATURES, check_features
 
+__all__ = ["DTYPES", "ON_DIVERGENCE", "Settings", "log_uniform", "make"]
+
+#: Types of torch and NumPy, by the name of the ``dtype`` argument.
 DTYPES: dict[str, tuple[torch.dtype, Any]] = {
     "float32": (torch.float32, np.float32),
     "float64": (torch.float64, np.float64),
 }
+
+#: Values of the ``on_divergence`` argument.
 ON_DIVERGENCE = ("end", "absorb")
 
 
@@ -28,44 +32,45 @@ class Settings:
     """Keyword arguments of the environments.
 
     Attributes:
-        tasks: what to train on, see :func:`optenv.tasks.make`.
+        tasks: tasks to train on, see :func:`optenv.tasks.make`.
         rule: update rule, a key of :data:`optenv.rules.RULES`, or a dict of its ``name``
             and hyperparameters, see :func:`optenv.rules.get`; ``"switching"`` where actions
             choose among rules, and only there.
         action: ``"continuous"``, ``"discrete"``, ``"rule"``, or an action of
             :mod:`optenv.actions`.
         horizon: control steps of a run.
-        updates_per_step: updates between two control steps, on average over a run; a pair
+        updates_per_step: updates between two control steps, on average over a run. A pair
             ``(low, high)`` draws it log-uniformly whenever a structure is drawn.
-        max_work: most multiplications of forward passes in a run, about: with
-            :attr:`optenv.tasks.Task.work` an update, runs that would need more are
+        max_work: largest number of multiplications in the forward passes of a run, about,
+            as counted by :attr:`optenv.tasks.Task.work`. Runs that would need more are
             shortened, though not below the least ``updates_per_step``. So runs of small
-            networks can be long without all of the time going into those of large ones.
-            None is no limit.
-        spacing: 1.0 for equal windows, larger for decisions denser early in the run, see
-            :func:`optenv.windows.boundaries`.
-        base_lr: base learning rate; a pair draws it log-uniformly for every run; None
-            takes the rule's default.
-        reparametrize: deviation of the log of a factor that every parameter tensor of a
-            run is multiplied by in the loss, its initial values divided by it: the same
-            network, for which other learning rates are best (as Metz et al., 2022, and
-            others train learned optimizers). 0 leaves it out.
-        loss_dropout: share of the runs whose losses are not observed, as those of a user
-            who gives the optimizer none; 1 hides them all. Rewards stay.
-        anytime: hide how long a run will be: nothing about its length and progress is
-            observed, and the action's schedule must be constant. Windows are still shares
-            of the run, which the agent cannot tell; an optimizer, which does not know the
-            length, has windows as of a run of ``horizon ** spacing`` updates, and goes on
-            after it.
-        reward: examples whose loss is rewarded, ``"train"``, ``"validation"`` or
-            ``"both"``.
-        on_divergence: ``"end"`` the run, or ``"absorb"``: keep it, at the worst
-            potential, to the end of its horizon.
+            networks can be long while those of large ones do not take all of the time. None
+            for no limit.
+        spacing: 1.0 for equal windows, larger for control steps that are denser early in
+            the run, see :func:`optenv.windows.boundaries`.
+        base_lr: base learning rate. A pair draws it log-uniformly for every run; None takes
+            the rule's default.
+        reparametrize: standard deviation of the log of a factor for every parameter tensor
+            of a run. The loss multiplies the tensor by the factor, and its initial values
+            are divided by it: the same network, for which other learning rates are best
+            (as Metz et al., 2022, and others do to train learned optimizers). 0 for none.
+        loss_dropout: fraction of the runs whose losses are not observed, like those of
+            users who give the optimizer none; 1 hides them all. Rewards are not affected.
+        anytime: whether the length of a run is hidden. No feature tells length or progress
+            then, and the action's schedule must be constant. Windows are still fractions of
+            the run. An optimizer, which does not know the length, uses the windows of a run
+            of ``horizon ** spacing`` updates, and continues beyond it.
+        features: names of further features to observe, see
+            :func:`optenv.telemetry.register_feature`.
+        reward: reward, a key of :data:`optenv.rewards.REWARDS`: ``"train"`` or
+            ``"validation"`` for the examples that the loss is taken on, or ``"both"``.
+        on_divergence: ``"end"`` to end a diverged run, or ``"absorb"`` to keep it, at the
+            worst potential, to the end of its horizon.
         device: torch device of the runs.
         dtype: ``"float32"`` or ``"float64"``, of the runs and of both spaces.
 
     Raises:
-        ValueError: a value is not valid; the message quotes it and says what is.
+        ValueError: a value is not valid; the message quotes it and lists what is.
         TypeError: an argument is unknown or of the wrong type.
     """
 
@@ -82,15 +87,19 @@ class Settings:
     reparametrize: float = 0.0
     loss_dropout: float = 0.0
     anytime: bool = False
+    features: tuple[str, ...] = ()
     device: str | torch.device = "cpu"
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        # 1. Names of things that are looked up.
         tasks.make(self.tasks)
         action = actions.make(self.action)
-        rewards.sources(self.reward)
+        rewards.get(self.reward)
         rule = rules.get(self.rule)
-        actions.check_rule(action, rule.name)
+        actions.check_rule(action, rule)
+        object.__setattr__(self, "features", check_features(self.features))
+        # 2. Numbers.
         if self.base_lr is None:
             object.__setattr__(self, "base_lr", rule.default_lr)
         for name in ("base_lr", "updates_per_step"):
@@ -103,7 +112,7 @@ class Settings:
         work = self.max_work
         if work is not None and (not is_number(work) or not 0 < work < math.inf):
             raise ValueError(f"max_work must be a positive number or None, got {work!r}")
-        object.__setattr__(self, "spacing", clock.check_spacing(self.spacing))
+        object.__setattr__(self, "spacing", windows.check_spacing(self.spacing))
         if not is_number(self.reparametrize) or not 0 <= self.reparametrize < math.inf:
             raise ValueError(
                 f"reparametrize must be a number, at least 0, got {self.reparametrize!r}"
@@ -112,12 +121,13 @@ class Settings:
             raise ValueError(
                 f"loss_dropout must be a number in [0, 1], got {self.loss_dropout!r}"
             )
+        # 3. Choices.
         if not isinstance(self.anytime, bool):
             raise TypeError(f"anytime must be True or False, got {self.anytime!r}")
         if self.anytime and action.schedule != "constant":
             raise ValueError(
-                "anytime=True needs an action with schedule 'constant', which knows of no "
-                f"end, got {action.schedule!r}"
+                "anytime=True needs an action with schedule 'constant', as the end of the "
+                f"run is unknown, got {action.schedule!r}"
             )
         if self.on_divergence not in ON_DIVERGENCE:
             raise ValueError(
@@ -140,17 +150,20 @@ class Settings:
         return min(drawn, max(least, int(self.max_work / task.work)))
 
     def _total(self, updates_per_step: float) -> int:
+        """Compute the length of a run in updates."""
         return max(1, round(self.horizon * updates_per_step))
 
     def describe(self) -> dict[str, Any]:
-        """What a policy trained here must know to act elsewhere (JSON-able).
+        """Describe the environment for a policy that was trained on it.
 
-        The features of a policy that never saw a loss are those that do without.
+        The description holds everything that the policy needs in order to act in an
+        optimizer, as JSON values. The loss features are left out if no loss was observed.
         """
-        blind = LOSS_FEATURES if self.loss_dropout == 1 else ()
+        hidden = LOSS_FEATURES if self.loss_dropout == 1 else ()
+        names = [*FEATURES, *self.features]
         return {
             "feature_version": FEATURE_VERSION,
-            "features": [name for name in FEATURES if name not in blind],
+            "features": [name for name in names if name not in hidden],
             "action": actions.make(self.action).to_dict(),
             "rule": rules.get(self.rule).to_spec(),
             "horizon": self.horizon,
@@ -165,10 +178,11 @@ def make(arguments: dict[str, Any], others: Sequence[str] = ()) -> Settings:
 
     Args:
         arguments: of :class:`Settings`.
-        others: further names that whoever asks takes itself.
+        others: names of further arguments that the caller takes, for the message.
 
     Raises:
         TypeError: an argument is unknown; the message names the closest valid one.
+        ValueError: see :class:`Settings`.
     """
     valid = [field.name for field in fields(Settings)]
     for name in arguments:
@@ -185,6 +199,7 @@ def log_uniform(bounds: Any, rng: np.random.Generator) -> float:
 
 
 def _range(name: str, value: Any) -> tuple[float, float]:
+    """Return a number, or a pair of them, as ``(low, high)``."""
     pair = value if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2 or not all(map(is_number, pair)):
         raise TypeError(f"{name} must be a number or a pair of numbers, got {value!r}")

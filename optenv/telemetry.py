@@ -1,60 +1,234 @@
-"""Telemetry: the observation that is made of the statistics of updates.
+"""Telemetry: statistics of updates, and the observation that is computed from them.
 
-Environment and exported optimizer both (1) record the loss of every update, (2) measure a
-:class:`~optenv.probing.Probe` of gradients and steps on the last update of each window, and
-(3) call :func:`observe`. They differ only in how an inner product is taken: row sums over a
-batch of flat parameters, or a sum over a list of tensors.
+Environment and exported optimizer both (1) record the loss of every update in
+:class:`Losses`, (2) measure a :class:`Probe` of gradient and step at the last update of
+each window, and (3) call :func:`observe`. They differ only in the inner product: row sums
+over a batch of flat parameters, or a sum over a list of tensors.
 
 The observation is *scale-free*: log-ratios to the run's own history, cosines, relative step
-sizes, progress; never a raw loss, gradient norm or parameter count. The two exceptions are
-what a user sets: the learning rate, and the length of the run, which says how far that rate
-leads. Windows are shares of the run with one probe each, however long they are.
+sizes and progress; never a raw loss, gradient norm or parameter count. Two exceptions are
+chosen by the user: the learning rate, and the length of the run, which tells how far that
+rate leads. Windows are fractions of the run with one probe each, whatever their length.
 
-All tensors here have shape ``[B]``, one entry a run, unless stated.
+The features are listed in :data:`FEATURES`; :func:`register_feature` adds one from outside
+the package. Tensors have shape ``[B]``, one entry a run, unless stated otherwise.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .probing import TINY, Losses, Probe
+from .checks import check_new_name, suggestion
 
-#: Bumped with every change of meaning of an observation; policies carry it.
+__all__ = [
+    "FEATURES",
+    "FEATURE_VERSION",
+    "LOSS_FEATURES",
+    "OBSERVATION_BOUND",
+    "Control",
+    "FeatureFunction",
+    "History",
+    "Losses",
+    "Probe",
+    "check_features",
+    "first_probe",
+    "log_loss",
+    "observe",
+    "probe",
+    "register_feature",
+]
+
+#: Bumped whenever the meaning of an observation changes; policies carry it.
 FEATURE_VERSION = 2
 
 #: Observations lie in ``[-OBSERVATION_BOUND, OBSERVATION_BOUND]``.
 OBSERVATION_BOUND = 4.0
 
+#: Replaces zero as the argument of a logarithm or as a divisor.
+TINY = 1e-30
+
+#: Tensor ``[B]``, or a float for a single run.
+Number = Any
+
+
+# Statistics of updates
+
+
+class Losses(NamedTuple):
+    """Running mean and sum of squared deviations of a window's losses (Welford, 1962).
+
+    Attributes:
+        seen: number of losses.
+        mean: their mean.
+        deviation: sum of squared deviations from the mean.
+    """
+
+    seen: Number
+    mean: Number
+    deviation: Number
+
+    @classmethod
+    def empty(cls, zero: Number) -> Losses:
+        """Make statistics of no losses; ``zero`` is a zero of the wanted type and shape."""
+        return cls(zero, zero, zero)
+
+    def record(self, loss: Number) -> Losses:
+        """Return the statistics with one more loss."""
+        seen = self.seen + 1
+        delta = loss - self.mean
+        mean = self.mean + delta / seen
+        return Losses(seen, mean, self.deviation + delta * (loss - mean))
+
+
+class Probe(NamedTuple):
+    r"""Inner products around one update :math:`\theta \leftarrow \theta + s`.
+
+    ``last_grad`` is the gradient that the update used, ``step`` is :math:`s`, ``grad`` is
+    the gradient at the new parameters, and ``param`` are the new parameters. Products with
+    ``last_grad`` or ``step`` are zero before the first update.
+    """
+
+    grad_sq: Tensor
+    last_grad_sq: Tensor
+    step_sq: Tensor
+    param_sq: Tensor
+    grad_dot_last: Tensor
+    grad_dot_step: Tensor
+    last_grad_dot_step: Tensor
+
+
+def first_probe(dot: Callable[[Any, Any], Tensor], grad: Any, param: Any) -> Probe:
+    """Measure the probe before the first update: norms of gradient and parameters alone."""
+    grad_sq, param_sq = dot(grad, grad), dot(param, param)
+    zero = torch.zeros_like(grad_sq)
+    return Probe(grad_sq, zero, zero, param_sq, zero, zero, zero)
+
+
+def probe(
+    dot: Callable[[Any, Any], Tensor], grad: Any, param: Any, last_grad: Any, step: Any
+) -> Probe:
+    """Measure a probe.
+
+    Args:
+        dot: inner product ``-> [B]`` of two operands.
+        grad, param, last_grad, step: operands of ``dot``, see :class:`Probe`.
+    """
+    return Probe(
+        grad_sq=dot(grad, grad),
+        last_grad_sq=dot(last_grad, last_grad),
+        step_sq=dot(step, step),
+        param_sq=dot(param, param),
+        grad_dot_last=dot(grad, last_grad),
+        grad_dot_step=dot(grad, step),
+        last_grad_dot_step=dot(last_grad, step),
+    )
+
+
+def log_loss(mean: Tensor) -> Tensor:
+    """Compute the log of a mean loss, as the history stores it."""
+    return mean.clamp(min=TINY).log()
+
+
+# Features
+
+
+@dataclass(frozen=True)
+class _Feature:
+    """Description of a feature, and the form in which it is observed.
+
+    A value ``x`` is observed as ``(x + offset) / divisor``, or with a ``squash`` of ``k``
+    as ``asinh(k x) / 2``. The latter is odd, linear with slope ``k / 2`` near 0, and
+    logarithmic far from it.
+    """
+
+    description: str
+    offset: float = 0.0
+    divisor: float = 1.0
+    squash: float | None = None
+
+
+_FEATURES: dict[str, _Feature] = {
+    "progress": _Feature("2 t/T - 1", offset=-0.5, divisor=0.5),
+    "elapsed": _Feature(
+        "log of the elapsed fraction of the run, 0 at the end", divisor=3.0
+    ),
+    "remaining": _Feature(
+        "log of the remaining fraction of the run, 0 at the start", divisor=3.0
+    ),
+    "run_length": _Feature("log of the run's updates against 400, divided by 3"),
+    "log_multiplier": _Feature(
+        "log-multiplier s of the learning rate, divided by 3", divisor=3.0
+    ),
+    "learning_rate": _Feature(
+        "log of the learning rate against a usual one of the rule, halved", divisor=2.0
+    ),
+    "previous_action": _Feature("change of s that the last action asked for, in nats"),
+    "has_loss": _Feature(
+        "1 if losses are given, 0 if not (all loss features are then 0)"
+    ),
+    "loss_vs_initial": _Feature(
+        "log mean loss of the window against the first loss, halved", divisor=2.0
+    ),
+    "loss_vs_previous": _Feature(
+        "log mean loss against the window before, squashed (k=30)", squash=30
+    ),
+    "loss_vs_best": _Feature(
+        "log mean loss against the lowest window so far, squashed (k=30)", squash=30
+    ),
+    "loss_trend": _Feature(
+        "fast minus slow moving average of the log loss, squashed (k=30)", squash=30
+    ),
+    "loss_noise": _Feature(
+        "log of (deviation / mean) of the losses of a window, centred",
+        offset=2.0, divisor=2.0,
+    ),
+    "grad_vs_initial": _Feature(
+        "log gradient norm against the first, halved", divisor=2.0
+    ),
+    "grad_vs_previous": _Feature(
+        "log gradient norm against the last probe, squashed (k=3)", squash=3
+    ),
+    "cos_grads": _Feature(
+        "cosine of the gradient and the one before it, squashed (k=10)", squash=10
+    ),
+    "cos_grads_mean": _Feature(
+        "moving average of that cosine, squashed (k=10)", squash=10
+    ),
+    "cos_step": _Feature(
+        "cosine of the gradient and the step just taken, squashed (k=10)", squash=10
+    ),
+    "cos_step_mean": _Feature(
+        "moving average of that cosine, squashed (k=10)", squash=10
+    ),
+    "cos_descent": _Feature(
+        "cosine of the last step and the gradient it used, squashed (k=10)", squash=10
+    ),
+    "slope_ratio": _Feature(
+        "slope along the step after it, against before (-1 same, 0 minimum)", squash=3
+    ),
+    "step_size": _Feature(
+        "log of the step's norm against that of the parameters, centred",
+        offset=7.0, divisor=2.0,
+    ),
+    "predicted_decrease": _Feature(
+        "log of (decrease predicted by the slope / loss), centred",
+        offset=5.0, divisor=3.0,
+    ),
+    "param_growth": _Feature(
+        "log parameter norm against the first, squashed (k=3)", squash=3
+    ),
+}  # fmt: skip
+
+#: Names and descriptions of the features, in the order of the observation.
 FEATURES: dict[str, str] = {
-    "progress": "2 t/T - 1",
-    "elapsed": "log of the elapsed share of the run, 0 at the end",
-    "remaining": "log of the remaining share of the run, 0 at the start",
-    "run_length": "log of the run's updates against 400, divided by 3",
-    "log_multiplier": "log-multiplier s of the learning rate, divided by 3",
-    "learning_rate": "log of the learning rate against a usual one of the rule, halved",
-    "previous_action": "what the last action asked s to move by, in nats",
-    "has_loss": "1 if losses are given, 0 if not (all loss features are then 0)",
-    "loss_vs_initial": "log mean loss of the window against the first loss, halved",
-    "loss_vs_previous": "the same against the window before, squashed (k=30)",
-    "loss_vs_best": "the same against the lowest window so far, squashed (k=30)",
-    "loss_trend": "fast minus slow moving average of the log loss, squashed (k=30)",
-    "loss_noise": "log of (deviation / mean) of the losses of a window, centred",
-    "grad_vs_initial": "log gradient norm against the first, halved",
-    "grad_vs_previous": "log gradient norm against the last probe, squashed (k=3)",
-    "cos_grads": "cosine of the gradient and the one before it, squashed (k=10)",
-    "cos_grads_mean": "moving average of that cosine, squashed (k=10)",
-    "cos_step": "cosine of the gradient and the step just taken, squashed (k=10)",
-    "cos_step_mean": "moving average of that cosine, squashed (k=10)",
-    "cos_descent": "cosine of the last step and the gradient it used, squashed (k=10)",
-    "slope_ratio": "slope along the step after it, against before (-1 same, 0 minimum)",
-    "step_size": "log of the step's norm against that of the parameters, centred",
-    "predicted_decrease": "log of (decrease predicted by the slope / loss), centred",
-    "param_growth": "log parameter norm against the first, squashed (k=3)",
+    name: feature.description for name, feature in _FEATURES.items()
 }
 
 #: Features that are 0 where no loss is given.
@@ -65,7 +239,11 @@ LOSS_FEATURES = (
 
 
 class History(NamedTuple):
-    """What the observation remembers of earlier windows."""
+    """Summary of the earlier windows, from which the observation takes its ratios.
+
+    Losses and norms are logarithms; ``loss_fast``, ``loss_slow``, ``cos_grads`` and
+    ``cos_step`` are exponential moving averages over windows.
+    """
 
     windows: Tensor
     loss_windows: Tensor
@@ -83,21 +261,22 @@ class History(NamedTuple):
 
     @classmethod
     def empty(cls, like: Tensor) -> History:
+        """Make the history before the first window; ``like`` is a tensor ``[B]``."""
         return cls(*(torch.zeros_like(like) for _ in cls._fields))
 
 
 class Control(NamedTuple):
-    """The controller's own part of the observation.
+    """State of the controller that is part of the observation.
 
     Attributes:
-        progress: share of the run's updates done, in [0, 1]; None if nobody knows how
-            long the run will be, and the features of progress and length are then all 0.
+        progress: fraction of the run's updates done, in [0, 1]; None if the length of the
+            run is unknown. The features of progress and length are then all 0.
         length: updates of the whole run; None if unknown.
         log_multiplier: current ``s``.
         log_lr: log of (base learning rate times ``e^s`` / a usual learning rate of the
-            rule), without the schedule. Where it misleads, as with weights in unusual
-            units, the other observations must tell.
-        previous_action: what the last action asked ``s`` to move by, in nats.
+            rule), without the schedule. It misleads where weights are in unusual units; the
+            other features must tell.
+        previous_action: change of ``s`` that the last action asked for, in nats.
     """
 
     progress: Tensor | None
@@ -107,30 +286,150 @@ class Control(NamedTuple):
     previous_action: Tensor
 
 
-# Moving averages over windows: weight of the newest.
-_FAST, _SLOW, _COSINE = 0.4, 0.1, 0.3
+#: Compute a feature ``[B]`` from the arguments of :func:`observe`.
+FeatureFunction = Callable[[Probe, Losses, History, Control], Tensor]
+
+#: Functions of the features registered from outside the package.
+_REGISTERED: dict[str, FeatureFunction] = {}
+
+
+def register_feature(name: str, function: FeatureFunction) -> FeatureFunction:
+    """Make a feature available to environments that ask for it by name.
+
+    An environment with ``features=(name, ...)`` appends the values to :data:`FEATURES`, in
+    the given order. Observations of other environments stay as they are.
+
+    Args:
+        name: unused so far.
+        function: ``(probe, losses, history, control) -> [B]``, the arguments of
+            :func:`observe`. The values should be free of scales and of the order of 1;
+            they are clipped to :data:`OBSERVATION_BOUND`, which also replaces NaN. The
+            function must not change its arguments. ``history`` is that of the windows
+            before: at the first observation of a run, its ``windows`` are 0.
+
+    Returns:
+        The function.
+
+    Raises:
+        TypeError: ``name`` is no string, or ``function`` is not callable.
+        ValueError: the name is taken.
+
+    Example::
+
+        def norm_ratio(probe, losses, history, control):
+            return 0.5 * (probe.grad_sq / probe.param_sq).log()
+
+        register_feature("norm_ratio", norm_ratio)
+        env = gym.make("optenv/LearningRate-v0", features=("norm_ratio",))
+    """
+    check_new_name("feature", name, [*FEATURES, *_REGISTERED])
+    if not callable(function):
+        raise TypeError(f"feature {name!r} must be a function, got {function!r}")
+    _REGISTERED[name] = function
+    return function
+
+
+def check_features(names: Any) -> tuple[str, ...]:
+    """Return the names of registered features as a tuple.
+
+    Raises:
+        TypeError: they are no sequence of strings.
+        ValueError: one is not registered, or given twice.
+    """
+    is_sequence = isinstance(names, (tuple, list))
+    if not is_sequence or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"features must be a tuple of names, got {names!r}")
+    for name in names:
+        if name not in _REGISTERED:
+            hint = suggestion(name, list(_REGISTERED)) if _REGISTERED else "valid: none"
+            raise ValueError(
+                f"unknown feature {name!r}; {hint} (features of "
+                "optenv.telemetry.register_feature; those of the package are always "
+                "observed)"
+            )
+    if len(set(names)) < len(names):
+        raise ValueError(f"features must differ from each other, got {names!r}")
+    return tuple(names)
+
+
+# Observation
 
 
 def observe(
-    probe: Probe, losses: Losses, history: History, control: Control
+    probe: Probe,
+    losses: Losses,
+    history: History,
+    control: Control,
+    extra: Sequence[str] = (),
 ) -> tuple[Tensor, History]:
-    """Make the observation at a decision.
+    """Compute the observation at a control step.
 
     Args:
         probe: statistics of the last update and the gradient at the current parameters.
-        losses: the losses seen since the last decision, the current one included; a
-            count of 0 means that no loss is given.
-        history: of the decisions before; ``History.empty`` at the first.
+        losses: losses since the last control step, the current one included; a count of 0
+            means that no loss is given.
+        history: summary of the windows before; :meth:`History.empty` at the first.
         control: progress and the controller's own state.
+        extra: names of registered features, see :func:`register_feature`.
 
     Returns:
-        ``[B, len(FEATURES)]`` observation in the order of :data:`FEATURES`, finite and
-        within the bound, and the history for the next decision.
+        Observation ``[B, len(FEATURES) + len(extra)]`` in the order of :data:`FEATURES` and
+        then of ``extra``, finite and within :data:`OBSERVATION_BOUND`; and the history for
+        the next control step.
     """
-    # Few operations on many numbers: those of a single run are too few to be quick, and
-    # plain numbers among the operands are slow.
-    has_loss, moved = losses.seen > 0, probe.step_sq > 0
-    zero = torch.zeros_like(control.log_multiplier)
+    # 1. Logarithms and cosines of the window.
+    window = _summarize(probe, losses, history)
+    # 2. The references for ratios, and the history for the next window.
+    reference, updated = _update_history(window, history)
+    # 3. The features, in the form in which they are observed.
+    values = {
+        **_control_features(control),
+        **_loss_features(window, reference, updated),
+        **_gradient_features(probe, window, reference, updated),
+    }
+    observation = _rescale(torch.stack([values[name] for name in FEATURES], dim=-1))
+    if extra:
+        columns = _registered_features(extra, probe, losses, history, control)
+        observation = torch.cat([observation, columns.to(observation.dtype)], dim=-1)
+    # 4. Finite and bounded, whatever was measured.
+    observation = observation.nan_to_num(
+        nan=OBSERVATION_BOUND, posinf=OBSERVATION_BOUND, neginf=-OBSERVATION_BOUND
+    )
+    return observation.clamp(-OBSERVATION_BOUND, OBSERVATION_BOUND), updated
+
+
+class _Window(NamedTuple):
+    """Logarithms and cosines of one window; ``has_loss`` and ``has_step`` are bool."""
+
+    has_loss: Tensor
+    has_step: Tensor
+    loss: Tensor
+    loss_noise: Tensor
+    grad: Tensor
+    param: Tensor
+    step: Tensor
+    slope: Tensor
+    log_slope: Tensor
+    cos_grads: Tensor
+    cos_step: Tensor
+    cos_descent: Tensor
+
+
+class _Reference(NamedTuple):
+    """Logarithms that the current window is compared with."""
+
+    loss_previous: Tensor
+    loss_best: Tensor
+    grad_previous: Tensor
+
+
+# Weights of the newest window in the moving averages.
+_FAST, _SLOW, _COSINE = 0.4, 0.1, 0.3
+
+
+def _summarize(probe: Probe, losses: Losses, history: History) -> _Window:
+    """Take the logarithms and cosines of a window's statistics."""
+    # Stacked: a single run has too few numbers for an operation on each to be quick.
     slope = probe.last_grad_dot_step.abs()
     variance = losses.deviation / (losses.seen - 1).clamp(min=1)
     squares = (variance, probe.grad_sq, probe.param_sq, probe.step_sq)
@@ -139,90 +438,30 @@ def observe(
     deviation, grad, param, step = (0.5 * logs[:4]).unbind()
     log_mean, log_abs, log_slope = logs[4:].unbind()
     cos_grads, cos_step, cos_descent = _cosines(probe).unbind()
-
-    log_loss = torch.where(has_loss, log_mean, history.loss_previous)
-    # A window of one loss tells nothing of the noise: keep what was known.
+    # A window without losses keeps the loss before, one with a single loss keeps the noise.
+    has_loss = losses.seen > 0
+    loss = torch.where(has_loss, log_mean, history.loss_previous)
     noise = (deviation - log_abs).clamp(-12, 4)
     noise = torch.where(losses.seen > 1, noise, history.loss_noise)
-    kept = [
-        history.loss_initial,
-        history.loss_previous,
-        history.loss_best,
-        torch.minimum(history.loss_best, log_loss),
-        torch.lerp(history.loss_fast, log_loss, _FAST),
-        torch.lerp(history.loss_slow, log_loss, _SLOW),
-    ]
-    losses_so_far = torch.where(history.loss_windows == 0, log_loss, torch.stack(kept))
-    loss_initial, loss_previous, loss_best, *averages = losses_so_far.unbind()
-    loss_lowest, loss_fast, loss_slow = averages
-    kept = [history.grad_initial, history.grad_previous, history.param_initial]
-    now = torch.stack([grad, grad, param])
-    norms = torch.where(history.windows == 0, now, torch.stack(kept))
-    grad_initial, grad_previous, param_initial = norms.unbind()
-
-    new = History(
-        windows=history.windows + 1,
-        loss_windows=history.loss_windows + has_loss.to(zero.dtype),
-        loss_initial=loss_initial,
-        loss_previous=log_loss,
-        loss_best=loss_lowest,
-        loss_fast=loss_fast,
-        loss_slow=loss_slow,
+    return _Window(
+        has_loss=has_loss,
+        has_step=probe.step_sq > 0,
+        loss=loss,
         loss_noise=noise,
-        grad_initial=grad_initial,
-        grad_previous=grad,
-        param_initial=param_initial,
-        cos_grads=torch.lerp(history.cos_grads, cos_grads, _COSINE),
-        cos_step=torch.lerp(history.cos_step, cos_step, _COSINE),
+        grad=grad,
+        param=param,
+        step=step,
+        slope=slope,
+        log_slope=log_slope,
+        cos_grads=cos_grads,
+        cos_step=cos_step,
+        cos_descent=cos_descent,
     )
-    # One overflow, as of half-precision gradients, is not remembered for ever.
-    latest = torch.stack(new)
-    new = History(*torch.where(latest.isfinite(), latest, torch.stack(history)).unbind())
-
-    progress, length = control.progress, control.length
-    left = None if progress is None else torch.stack([progress, 1 - progress])
-    shares = (zero, zero) if left is None else (left + 0.003).clamp(max=1.0).log().unbind()
-    values = {
-        "progress": zero + 0.5 if progress is None else progress,
-        "elapsed": shares[0],
-        "remaining": shares[1],
-        "run_length": zero if length is None else zero + math.log(length / 400) / 3,
-        "log_multiplier": control.log_multiplier,
-        "learning_rate": control.log_lr,
-        "previous_action": control.previous_action,
-        "has_loss": has_loss.to(zero.dtype),
-        "loss_vs_initial": log_loss - new.loss_initial,
-        "loss_vs_previous": log_loss - loss_previous,
-        "loss_vs_best": log_loss - loss_best,
-        "loss_trend": new.loss_fast - new.loss_slow,
-        "loss_noise": torch.where(new.loss_noise == 0, -2.0, new.loss_noise),
-        "grad_vs_initial": grad - new.grad_initial,
-        "grad_vs_previous": grad - grad_previous,
-        "cos_grads": cos_grads,
-        "cos_grads_mean": new.cos_grads,
-        "cos_step": cos_step,
-        "cos_step_mean": new.cos_step,
-        "cos_descent": cos_descent,
-        "slope_ratio": torch.where(
-            moved, probe.grad_dot_step / slope.clamp(min=TINY), zero
-        ),
-        "step_size": torch.where(moved, step - param, -7.0),
-        "predicted_decrease": torch.where(moved & has_loss, log_slope - log_loss, -5.0),
-        "param_growth": param - new.param_initial,
-    }
-    observation = torch.stack([values[name] for name in FEATURES], dim=-1)
-    offset, k, divisor, is_squashed = _forms(observation.dtype, observation.device)
-    observation = (observation + offset) * k
-    observation = torch.where(is_squashed, observation.asinh(), observation) / divisor
-    observation = observation.nan_to_num(
-        nan=OBSERVATION_BOUND, posinf=OBSERVATION_BOUND, neginf=-OBSERVATION_BOUND
-    )
-    return observation.clamp(-OBSERVATION_BOUND, OBSERVATION_BOUND), new
 
 
 def _cosines(probe: Probe) -> Tensor:
-    """Of gradient and last one, gradient and step, last gradient and step, ``[3, B]``."""
-    # Roots apart: the product of two small squared norms underflows in float32.
+    """Compute cosines ``[3, B]``: (grad, last_grad), (grad, step), (last_grad, step)."""
+    # Roots before products: the product of two small squares underflows in float32.
     roots = torch.stack([probe.grad_sq, probe.last_grad_sq, probe.step_sq]).sqrt()
     grad, last, step = roots.unbind()
     dots = [probe.grad_dot_last, probe.grad_dot_step, probe.last_grad_dot_step]
@@ -230,32 +469,134 @@ def _cosines(probe: Probe) -> Tensor:
     return torch.where(scales > 0, torch.stack(dots) / scales.clamp(min=TINY), 0.0)
 
 
-#: What is added to features, and what they are then divided by.
-_SCALES = {
-    "progress": (-0.5, 0.5), "elapsed": (0.0, 3.0), "remaining": (0.0, 3.0),
-    "run_length": (0.0, 1.0), "log_multiplier": (0.0, 3.0), "learning_rate": (0.0, 2.0),
-    "previous_action": (0.0, 1.0), "has_loss": (0.0, 1.0), "loss_vs_initial": (0.0, 2.0),
-    "loss_noise": (2.0, 2.0), "grad_vs_initial": (0.0, 2.0), "step_size": (7.0, 2.0),
-    "predicted_decrease": (5.0, 3.0),
-}  # fmt: skip
+def _update_history(window: _Window, history: History) -> tuple[_Reference, History]:
+    """Compare with the windows before: references, and the history for the next window."""
+    # At the first window (the first with a loss), it is its own reference.
+    earlier = [
+        history.loss_initial,
+        history.loss_previous,
+        history.loss_best,
+        torch.minimum(history.loss_best, window.loss),
+        torch.lerp(history.loss_fast, window.loss, _FAST),
+        torch.lerp(history.loss_slow, window.loss, _SLOW),
+    ]
+    is_first = history.loss_windows == 0
+    references = torch.where(is_first, window.loss, torch.stack(earlier))
+    loss_initial, loss_previous, loss_best, *averages = references.unbind()
+    loss_lowest, loss_fast, loss_slow = averages
+    earlier = [history.grad_initial, history.grad_previous, history.param_initial]
+    current = torch.stack([window.grad, window.grad, window.param])
+    norms = torch.where(history.windows == 0, current, torch.stack(earlier))
+    grad_initial, grad_previous, param_initial = norms.unbind()
+    updated = History(
+        windows=history.windows + 1,
+        loss_windows=history.loss_windows + window.has_loss.to(window.loss.dtype),
+        loss_initial=loss_initial,
+        loss_previous=window.loss,
+        loss_best=loss_lowest,
+        loss_fast=loss_fast,
+        loss_slow=loss_slow,
+        loss_noise=window.loss_noise,
+        grad_initial=grad_initial,
+        grad_previous=window.grad,
+        param_initial=param_initial,
+        cos_grads=torch.lerp(history.cos_grads, window.cos_grads, _COSINE),
+        cos_step=torch.lerp(history.cos_step, window.cos_step, _COSINE),
+    )
+    # An overflow, as of half-precision gradients, is not remembered for ever.
+    new = torch.stack(updated)
+    updated = History(*torch.where(new.isfinite(), new, torch.stack(history)).unbind())
+    return _Reference(loss_previous, loss_best, grad_previous), updated
 
-#: The others are squashed to asinh(k x) / 2, which is odd, linear with slope k/2 near 0 and
-#: logarithmic far from it; and their k.
-_SQUASHED = {
-    "loss_vs_previous": 30, "loss_vs_best": 30, "loss_trend": 30, "grad_vs_previous": 3,
-    "cos_grads": 10, "cos_grads_mean": 10, "cos_step": 10, "cos_step_mean": 10,
-    "cos_descent": 10, "slope_ratio": 3, "param_growth": 3,
-}  # fmt: skip
+
+def _control_features(control: Control) -> dict[str, Tensor]:
+    """Compute the features of progress, learning rate and previous action."""
+    progress, length = control.progress, control.length
+    zero = torch.zeros_like(control.log_multiplier)
+    elapsed = remaining = zero
+    if progress is not None:
+        fractions = torch.stack([progress, 1 - progress])
+        elapsed, remaining = (fractions + 0.003).clamp(max=1.0).log().unbind()
+    return {
+        "progress": zero + 0.5 if progress is None else progress,
+        "elapsed": elapsed,
+        "remaining": remaining,
+        "run_length": zero if length is None else zero + math.log(length / 400) / 3,
+        "log_multiplier": control.log_multiplier,
+        "learning_rate": control.log_lr,
+        "previous_action": control.previous_action,
+    }
+
+
+def _loss_features(
+    window: _Window, reference: _Reference, updated: History
+) -> dict[str, Tensor]:
+    """Compute the features of the loss, but for the predicted decrease."""
+    return {
+        "has_loss": window.has_loss.to(window.loss.dtype),
+        "loss_vs_initial": window.loss - updated.loss_initial,
+        "loss_vs_previous": window.loss - reference.loss_previous,
+        "loss_vs_best": window.loss - reference.loss_best,
+        "loss_trend": updated.loss_fast - updated.loss_slow,
+        "loss_noise": torch.where(updated.loss_noise == 0, -2.0, updated.loss_noise),
+    }
+
+
+def _gradient_features(
+    probe: Probe, window: _Window, reference: _Reference, updated: History
+) -> dict[str, Tensor]:
+    """Compute the features of gradients, steps and parameters."""
+    has_step, has_loss = window.has_step, window.has_loss
+    slope_ratio = probe.grad_dot_step / window.slope.clamp(min=TINY)
+    return {
+        "grad_vs_initial": window.grad - updated.grad_initial,
+        "grad_vs_previous": window.grad - reference.grad_previous,
+        "cos_grads": window.cos_grads,
+        "cos_grads_mean": updated.cos_grads,
+        "cos_step": window.cos_step,
+        "cos_step_mean": updated.cos_step,
+        "cos_descent": window.cos_descent,
+        "slope_ratio": torch.where(has_step, slope_ratio, 0.0),
+        "step_size": torch.where(has_step, window.step - window.param, -7.0),
+        "predicted_decrease": torch.where(
+            has_step & has_loss, window.log_slope - window.loss, -5.0
+        ),
+        "param_growth": window.param - updated.param_initial,
+    }
+
+
+def _registered_features(
+    names: Sequence[str], probe: Probe, losses: Losses, history: History, control: Control
+) -> Tensor:
+    """Compute registered features ``[B, len(names)]``."""
+    shape, columns = control.log_multiplier.shape, []
+    for name in names:
+        column = _REGISTERED[name](probe, losses, history, control)
+        if not isinstance(column, Tensor) or column.shape != shape:
+            given = tuple(column.shape) if isinstance(column, Tensor) else column
+            raise ValueError(
+                f"feature {name!r} must return a tensor of shape {tuple(shape)}, "
+                f"got {given!r}"
+            )
+        columns.append(column)
+    return torch.stack(columns, dim=-1)
+
+
+def _rescale(values: Tensor) -> Tensor:
+    """Bring the features of the package ``[B, F]`` to the form that is observed."""
+    offset, k, divisor, is_squashed = _forms(values.dtype, values.device)
+    values = (values + offset) * k
+    return torch.where(is_squashed, values.asinh(), values) / divisor
 
 
 @lru_cache
 def _forms(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-    """Offset, k, divisor ``[F]``, and whether a feature is squashed."""
+    """Make offset, k, divisor and is_squashed ``[F]`` of the features, see `_Feature`."""
     rows = [
-        (0.0, _SQUASHED[name], 2.0)
-        if name in _SQUASHED
-        else (_SCALES[name][0], 1.0, _SCALES[name][1])
-        for name in FEATURES
+        (feature.offset, 1.0, feature.divisor)
+        if feature.squash is None
+        else (0.0, feature.squash, 2.0)
+        for feature in _FEATURES.values()
     ]
     offset, k, divisor = torch.tensor(rows, dtype=dtype, device=device).T.contiguous()
     return offset, k, divisor, k > 1

@@ -1,9 +1,9 @@
 """Trials: several training runs on one task, one after the other.
 
-What was learned about the task in the first run can serve in the next ones, to an agent
-that remembers it (RL², Duan et al., 2016; Wang et al., 2016). All runs of a trial have the
-same structure, data and base learning rate; each begins with new parameters and batches in
-another order.
+What an agent learns about the task in the first run can serve in the next ones, if it has a
+memory (RL², Duan et al., 2016; Wang et al., 2016). All runs of a trial have the same
+structure, data and base learning rate. Each begins with new parameters and has its batches
+in another order.
 """
 
 from __future__ import annotations
@@ -20,34 +20,87 @@ from .env import LearningRateEnv
 from .telemetry import OBSERVATION_BOUND
 from .vector import LearningRateVectorEnv
 
-#: What an observation has beyond the telemetry, after the previous action.
+__all__ = ["EXTRA", "PREVIOUS_REWARDS", "TrialEnv", "TrialVectorEnv", "trial_space"]
+
+#: Entries of an observation after the telemetry and the encoding of the previous action.
 EXTRA = ("previous_reward", "new_run")
 
+#: Values of the ``previous_reward`` argument.
 PREVIOUS_REWARDS = ("given", "told")
 
 
-def trial_space(telemetry: spaces.Box, action: Action) -> spaces.Box:
-    """Space of one observation of a trial, given that of a run's telemetry."""
-    bound, size = OBSERVATION_BOUND, telemetry.shape[0] + action.outputs + len(EXTRA)
-    return spaces.Box(-bound, bound, (size,), telemetry.dtype)  # type: ignore[arg-type]
+def trial_space(run_space: spaces.Box, action: Action) -> spaces.Box:
+    """Make the space of one observation of a trial.
+
+    Args:
+        run_space: space of the observations of a single run.
+        action: the action, whose encoding is observed.
+    """
+    bound, width = OBSERVATION_BOUND, run_space.shape[0] + action.outputs + len(EXTRA)
+    return spaces.Box(-bound, bound, (width,), run_space.dtype)  # type: ignore[arg-type]
 
 
 class TrialVectorEnv(LearningRateVectorEnv):
-    """A batch of trials; one of them is a :class:`TrialEnv`.
+    """Choose the learning rates of several runs on one task, for a batch of tasks.
 
-    Args:
-        num_envs: number of trials.
-        runs: runs of a trial.
-        previous_reward: which previous reward is observed: ``"given"``, the environment's,
-            or ``"told"``, what an optimizer knows of it, which has no examples apart from
-            its batches: the decrease of the log of their mean loss against the step before.
-        **arguments: of :class:`~optenv.LearningRateVectorEnv`.
+    ## Description
+    A batch of `num_envs` trials, each of them that of a `TrialEnv`, where they are
+    described. It advances like a `LearningRateVectorEnv`.
 
-    Raises:
-        ValueError, TypeError: an argument is not valid.
+    ## Action Space
+    The single action space with a first dimension of `num_envs`:
+
+    | Id | Space |
+    |----|-------|
+    | `optenv/LearningRateTrial-v0` | `Box(-1, 1, (num_envs, 1))` |
+    | `optenv/DiscreteLearningRateTrial-v0` | `MultiDiscrete([7, ..., 7])` |
+    | `optenv/UpdateRuleTrial-v0` | `MultiDiscrete([24, ..., 24])` |
+
+    ## Observation Space
+    The single observation space with a first dimension of `num_envs`:
+
+    | Id | Space |
+    |----|-------|
+    | `optenv/LearningRateTrial-v0` | `Box(-4, 4, (num_envs, 27))` |
+    | `optenv/DiscreteLearningRateTrial-v0` | `Box(-4, 4, (num_envs, 33))` |
+    | `optenv/UpdateRuleTrial-v0` | `Box(-4, 4, (num_envs, 58))` |
+
+    ## Rewards
+    `[num_envs]` float64, each the reward of the single environment; 0 for trials that a
+    step only resets.
+
+    ## Starting State
+    As in `LearningRateVectorEnv`: a group of trials draws a new structure whenever all of
+    them are reset together.
+
+    ## Episode End
+    Each trial ends like the single environment (`truncated` is always False), and is reset
+    according to `autoreset_mode`, as in `LearningRateVectorEnv`. Within a trial, a run that
+    ends is followed by the next one in the same step.
+
+    ## Info
+    As in `LearningRateVectorEnv`, with one more key:
+
+    | Key | Meaning |
+    |-----|---------|
+    | `run` | number of the run that the step was part of, from 0 |
+
+    `validation_loss` is valid at the end of each run of a trial.
+
+    ## Arguments
+
+    | Argument | Default | Meaning |
+    |----------|---------|---------|
+    | `runs` | `3` | runs of a trial |
+    | `previous_reward` | `"given"` | previous reward to observe, see `TrialEnv` |
+
+    All others are those of `LearningRateVectorEnv`.
+
+    ## Version History
+    - v0: initial version.
     """
 
-    _others = (*LearningRateVectorEnv._others, "runs", "previous_reward")
+    _own_arguments = (*LearningRateVectorEnv._own_arguments, "runs", "previous_reward")
 
     def __init__(
         self,
@@ -68,85 +121,73 @@ class TrialVectorEnv(LearningRateVectorEnv):
         self._run = np.zeros(num_envs, np.int64)
 
     def describe(self) -> dict[str, Any]:
-        """What a policy trained here must know to act elsewhere (JSON-able)."""
-        seen = {"previous_reward": self.previous_reward}
-        return {**super().describe(), "runs": self.runs, **seen}
+        """Describe the environment for a policy that was trained on it.
+
+        See :meth:`optenv.settings.Settings.describe`.
+        """
+        return {
+            **super().describe(),
+            "runs": self.runs,
+            "previous_reward": self.previous_reward,
+        }
 
     def _observation_space(self) -> spaces.Box:
         return trial_space(super()._observation_space(), self.action)
 
     def _reset(self, mask: np.ndarray) -> np.ndarray:
         self._run[mask] = 0
-        return self._extended(super()._reset(mask), new_run=mask)
+        return self._extend(super()._reset(mask), new_run=mask)
 
     def _step(
         self, actions: np.ndarray, active: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         run = self._run.copy()
-        observation, reward, ended, info = super()._step(actions, active)
-        self._run = self._run + ended
-        again = ended & (self._run < self.runs)
-        if again.any():
-            observation[again] = self._begin(again, again=True)[again]
+        observation, reward, run_ended, info = super()._step(actions, active)
+        # A run that ends is followed by the next one of its trial.
+        self._run = self._run + run_ended
+        next_run = run_ended & (self._run < self.runs)
+        if next_run.any():
+            observation[next_run] = self._begin(next_run, same_task=True)[next_run]
         if info:
             info |= {"run": run * active, "_run": active.copy()}
-        observation = self._extended(observation, again, actions, reward)
-        return observation, reward, ended & ~again, info
+        observation = self._extend(observation, next_run, actions, reward)
+        return observation, reward, run_ended & ~next_run, info
 
-    def _extended(
+    def _extend(
         self,
         observation: np.ndarray,
         new_run: np.ndarray,
         actions: np.ndarray | None = None,
         reward: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Observations with the previous action and reward, and the beginnings of runs."""
-        count, size = len(observation), self.action.outputs
-        before = np.zeros((count, size + len(EXTRA)), observation.dtype)
+        """Append the previous action and reward, and the flag of a run's beginning.
+
+        Args:
+            observation: observations of single runs, ``[num_envs, F]``.
+            new_run: runs that begin, ``[num_envs]`` bool.
+            actions: previous actions ``[num_envs, ...]``; None at the beginning of trials.
+            reward: previous rewards ``[num_envs]``; None at the beginning of trials.
+        """
+        width = self.action.outputs
+        extra = np.zeros((len(observation), width + len(EXTRA)), observation.dtype)
         if actions is not None and reward is not None:
-            said = self.action.encode(torch.from_numpy(actions))
-            before[:, :size] = said.numpy()
-            seen = np.nan_to_num(self._told) if self.previous_reward == "told" else reward
-            before[:, -2] = seen.clip(-OBSERVATION_BOUND, OBSERVATION_BOUND)
-        before[:, -1] = new_run
-        return np.concatenate([observation, before], axis=1)
+            encoding = self.action.encode(torch.from_numpy(actions))
+            extra[:, :width] = encoding.numpy()
+            if self.previous_reward == "told":
+                reward = np.nan_to_num(self._estimated_reward)
+            extra[:, -2] = reward.clip(-OBSERVATION_BOUND, OBSERVATION_BOUND)
+        extra[:, -1] = new_run
+        return np.concatenate([observation, extra], axis=1)
 
 
 class TrialEnv(LearningRateEnv):
     """Choose the learning rates of several training runs on one task.
 
     ## Description
-    A trial is `runs` runs of :class:`~optenv.LearningRateEnv` with the same model, data and
-    base learning rate, each from new initial parameters and with batches in another order.
-    An agent with a memory can do better in the second run than in the first.
+    A trial is `runs` runs of `LearningRateEnv` with the same model, data and base learning
+    rate, each from new initial parameters and with batches in another order. An agent with a
+    memory can do better in the second run than in the first.
 
-    ## Action Space
-    That of the environment of a single run: `optenv/LearningRateTrial-v0` has that of
-    `optenv/LearningRate-v0`, `optenv/DiscreteLearningRateTrial-v0` that of
-    `optenv/DiscreteLearningRate-v0`, `optenv/UpdateRuleTrial-v0` that of
-    `optenv/UpdateRule-v0`.
-
-    ## Observation Space
-    `Box(-4, 4)`: the observation of a single run; the previous action (of a discrete one,
-    a 1 at its place); the previous reward; and 1 at the beginning of a run, 0 elsewhere.
-    With `previous_reward="told"` that reward is what an optimizer knows of it, in nats.
-    These are the numbers of a single run's observation, of `env.action.outputs` (1 of a
-    continuous action, `n` of `Discrete(n)`), and 2. `info["run"]` is the number of the run
-    that the step was of, and `validation_loss` is there at the end of each.
-    Action and reward are those of the step before, also across the runs of a trial, and 0
-    at its beginning.
-
-    ## Rewards
-    Those of a single run. The return of a trial is the sum over its runs.
-
-    ## Starting State
-    A new task, newly initialised parameters.
-
-    ## Episode End
-    Termination: the last run of the trial has ended, by the rules of a single run. At the
-    end of the others the observation is the first of the next run.
-
-    ## Arguments
     ```python
     >>> import gymnasium as gym
     >>> import optenv
@@ -154,17 +195,80 @@ class TrialEnv(LearningRateEnv):
     >>> observation, info = env.reset(seed=0)
     >>> observation.shape
     (27,)
+    >>> observation, reward, terminated, truncated, info = env.step(
+    ...     env.action_space.sample()
+    ... )
+    >>> sorted(info)
+    ['diverged', 'loss', 'lr', 'run']
 
     ```
-    `runs` (3 by default), `previous_reward` (`"given"` by default), and those of the
-    environment of a single run.
+
+    ## Action Space
+    That of the environment of single runs:
+
+    | Id | Space | Actions as in |
+    |----|-------|---------------|
+    | `optenv/LearningRateTrial-v0` | `Box(-1, 1, (1,))` | `optenv/LearningRate-v0` |
+    | `optenv/DiscreteLearningRateTrial-v0` | `Discrete(7)` | `optenv/DiscreteLearningRate-v0` |
+    | `optenv/UpdateRuleTrial-v0` | `Discrete(24)` | `optenv/UpdateRule-v0` |
+
+    ## Observation Space
+    A vector within ±4, in this order:
+
+    | Entries | Number |
+    |---------|--------|
+    | observation of a single run | 24, or 32 in `optenv/UpdateRuleTrial-v0` |
+    | previous action; a discrete one as a 1 at its index | 1, 7 or 24 |
+    | previous reward | 1 |
+    | 1 at the beginning of a run, else 0 | 1 |
+
+    | Id | Space |
+    |----|-------|
+    | `optenv/LearningRateTrial-v0` | `Box(-4, 4, (27,))` |
+    | `optenv/DiscreteLearningRateTrial-v0` | `Box(-4, 4, (33,))` |
+    | `optenv/UpdateRuleTrial-v0` | `Box(-4, 4, (58,))` |
+
+    Previous action and reward are those of the step before, also across the runs of a trial,
+    and 0 at its beginning. The previous reward depends on an argument:
+
+    | `previous_reward` | Observed |
+    |-------------------|----------|
+    | `"given"` | the reward of the environment |
+    | `"told"` | the estimate that an optimizer can compute, which has no examples apart from its batches: the decrease of the log of their mean loss against the step before, in nats |
+
+    ## Rewards
+    Those of a single run. The return of a trial is the sum over its runs.
+
+    ## Starting State
+    A new task with newly initialised parameters.
+
+    ## Episode End
+    Termination: the last run of the trial has ended, by the rules of a single run. At the end
+    of the others, the observation is the first of the next run. There is no truncation.
+
+    ## Info
+    As in `LearningRateEnv`, with one more key:
+
+    | Key | Type | Meaning |
+    |-----|------|---------|
+    | `run` | `int` | number of the run that the step was part of, from 0 |
+
+    ## Arguments
+
+    | Argument | Default | Meaning |
+    |----------|---------|---------|
+    | `runs` | `3` | runs of a trial |
+    | `previous_reward` | `"given"` | previous reward to observe, see above |
+
+    All others are those of `LearningRateEnv`.
 
     ## Vectorized environment
-    `gym.make_vec(id, num_envs=256)` advances 256 trials at once as batched tensors.
+    `gym.make_vec(id, num_envs=256)` advances 256 trials at once as batched tensors, see
+    `optenv.TrialVectorEnv`.
 
     ## Version History
     - v0: initial version.
-    """
+    """  # noqa: E501
 
     vector_class = TrialVectorEnv
     batch: TrialVectorEnv

@@ -1,7 +1,8 @@
-"""The batched environment: a thin shell around groups of runs."""
+"""The vector environment: a thin shell around groups of runs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -19,44 +20,128 @@ from .autoreset import reset_mask, split_final
 from .group import Group
 from .telemetry import FEATURES, OBSERVATION_BOUND
 
-#: Runs that a group of a mixed batch holds, unless ``groups`` says otherwise.
+__all__ = ["GROUP_SIZE", "LearningRateVectorEnv", "observation_space"]
+
+#: Runs in a group of a mixed batch, unless the argument ``groups`` is given.
 GROUP_SIZE = 32
 
 
-def observation_space(dtype: str, action: Action) -> spaces.Box:
-    """Space of one observation: :data:`optenv.telemetry.FEATURES`, and what is observed
-    of the last action.
+def observation_space(
+    dtype: str, action: Action, features: Sequence[str] = ()
+) -> spaces.Box:
+    """Make the space of one observation.
+
+    Args:
+        dtype: name of the type, a key of :data:`optenv.settings.DTYPES`.
+        action: the action, part of which may be observed.
+        features: names of registered features, observed after
+            :data:`optenv.telemetry.FEATURES`.
     """
+    width = len(FEATURES) + len(features) + action.observed
     bound, numpy_dtype = OBSERVATION_BOUND, settings.DTYPES[dtype][1]
-    return spaces.Box(-bound, bound, (len(FEATURES) + action.observed,), numpy_dtype)
+    return spaces.Box(-bound, bound, (width,), numpy_dtype)
 
 
 class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """A batch of training runs; one of them is a :class:`optenv.LearningRateEnv`.
+    """Choose the learning rates of a batch of training runs, or also their update rules.
 
-    Sub-environment ``i`` of ``reset(seed=s)`` is the single environment of the same
-    structure with ``reset(seed=s + i)``, whatever the batch size.
+    ## Description
+    A batch of `num_envs` runs, each of them that of a `LearningRateEnv`, where the task,
+    the actions and the rewards are described. Runs of one structure (model, batch size,
+    length) form a group, which advances as stacked tensors. Sub-environment `i` of
+    `reset(seed=s)` is the single environment of the same structure with `reset(seed=s +
+    i)`, whatever the batch size.
 
-    Args:
-        num_envs: number of runs.
-        groups: number of structures at a time. By default 1 if ``tasks`` is one
-            :class:`~optenv.tasks.Task`, else one per 32 runs. A group draws a new
-            structure whenever all its runs are reset together.
-        autoreset_mode: any of Gymnasium's; ``DISABLED`` needs
-            ``reset(options={"reset_mask": mask})``.
-        render_mode: None; a batch is not rendered.
-        **arguments: :class:`optenv.settings.Settings`.
+    ```python
+    >>> import gymnasium as gym
+    >>> import optenv
+    >>> env = gym.make_vec("optenv/LearningRate-v0", num_envs=3, tasks="quadratic")
+    >>> observations, infos = env.reset(seed=0)
+    >>> observations.shape
+    (3, 24)
+    >>> observations, rewards, terminated, truncated, infos = env.step(
+    ...     env.action_space.sample()
+    ... )
+    >>> sorted(infos)
+    ['_diverged', '_loss', '_lr', 'diverged', 'loss', 'lr']
 
-    Raises:
-        ValueError, TypeError: an argument is not valid.
+    ```
+
+    ## Action Space
+    The single action space with a first dimension of `num_envs`:
+
+    | Id | Space |
+    |----|-------|
+    | `optenv/LearningRate-v0` | `Box(-1, 1, (num_envs, 1))` |
+    | `optenv/DiscreteLearningRate-v0` | `MultiDiscrete([7, ..., 7])` |
+    | `optenv/UpdateRule-v0` | `MultiDiscrete([24, ..., 24])` |
+
+    ## Observation Space
+    The single observation space with a first dimension of `num_envs`:
+
+    | Id | Space |
+    |----|-------|
+    | `optenv/LearningRate-v0` | `Box(-4, 4, (num_envs, 24))` |
+    | `optenv/DiscreteLearningRate-v0` | `Box(-4, 4, (num_envs, 24))` |
+    | `optenv/UpdateRule-v0` | `Box(-4, 4, (num_envs, 32))` |
+
+    ## Rewards
+    `[num_envs]` float64, each the reward of the single environment; 0 for runs that a step
+    only resets.
+
+    ## Starting State
+    Each run begins like the single environment. A group draws a new structure whenever all
+    its runs are reset together. Otherwise the reset runs begin anew with the group's
+    structure.
+
+    ## Episode End
+    Each run ends like the single environment (`truncated` is always False), and is reset
+    according to `autoreset_mode`:
+
+    | Mode | Reset |
+    |------|-------|
+    | `NEXT_STEP` | in the next step, which ignores its action and returns reward 0 |
+    | `SAME_STEP` | in the same step; `info` has `final_obs` and `final_info` |
+    | `DISABLED` | by `reset(options={"reset_mask": mask})`, before the next step |
+
+    ## Info
+    `reset()` returns an empty dict. A step returns arrays `[num_envs]`, each with a mask
+    under its name with a leading underscore that says which entries are valid:
+
+    | Key | Meaning |
+    |-----|---------|
+    | `loss` | loss on the examples of the reward; infinite if it is not finite |
+    | `lr` | learning rate of the step's first update |
+    | `diverged` | whether the run has diverged |
+    | `validation_loss` | at the end of a run: loss on all its validation examples |
+
+    A step that only resets runs returns an empty dict.
+
+    ## Arguments
+
+    | Argument | Default | Meaning |
+    |----------|---------|---------|
+    | `num_envs` | `1` | number of runs |
+    | `groups` | `None` | structures at a time (None: 1 per 32 runs; 1 for a fixed task) |
+    | `autoreset_mode` | `NEXT_STEP` | any of Gymnasium's |
+    | `render_mode` | `None` | None only: a batch is not rendered |
+
+    All others are those of the single environment, see `optenv.settings.Settings`. An
+    argument that is not valid raises a `ValueError` or a `TypeError`.
+
+    ## Version History
+    - v0: initial version.
     """
 
     metadata: dict[str, Any] = {
         "render_modes": [],
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
-    #: Arguments that are not of the settings.
-    _others: tuple[str, ...] = ("num_envs", "groups", "autoreset_mode", "render_mode")
+
+    #: Names of the arguments that are not settings.
+    _own_arguments: tuple[str, ...] = (
+        "num_envs", "groups", "autoreset_mode", "render_mode",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -67,7 +152,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         render_mode: str | None = None,
         **arguments: Any,
     ) -> None:
-        self.settings = settings.make(arguments, self._others)
+        # 1. Check the arguments.
+        self.settings = settings.make(arguments, self._own_arguments)
         counts = {"num_envs": num_envs, "groups": 1 if groups is None else groups}
         for name, value in counts.items():
             if not isinstance(value, (int, np.integer)):
@@ -80,23 +166,29 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.render_mode = render_mode
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        # 2. Make the spaces.
         self.action = make_action(self.settings.action)
         self.single_action_space = self.action.space(
             settings.DTYPES[self.settings.dtype][1]
         )
-        self._seen = len(FEATURES) + self.action.observed
+        self._run_space = observation_space(
+            self.settings.dtype, self.action, self.settings.features
+        )
         self.single_observation_space = self._observation_space()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        # 3. Make the groups; they are empty until the first reset.
         self.groups = self._make_groups(groups)
         self._generators: list[np.random.Generator] = []
-        self._finished = np.zeros(num_envs, np.bool_)
-        self._told = np.zeros(num_envs)
+        self._ended = np.zeros(num_envs, np.bool_)
+        self._estimated_reward = np.zeros(num_envs)
 
     def _observation_space(self) -> spaces.Box:
-        return observation_space(self.settings.dtype, self.action)
+        """Make the single observation space, which subclasses extend."""
+        return self._run_space
 
     def _make_groups(self, count: int | None) -> list[tuple[slice, Group]]:
+        """Divide the runs into groups of nearly equal size."""
         if count is None:
             fixed = Group(self.settings, 1).sampler.fixed
             count = 1 if fixed else max(1, self.num_envs // GROUP_SIZE)
@@ -108,8 +200,21 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             for a, b in zip(edges.tolist(), edges[1:].tolist(), strict=False)
         ]
 
+    @property
+    def started(self) -> bool:
+        """True once the batch has been reset."""
+        return bool(self._generators)
+
+    @property
+    def ended(self) -> np.ndarray:
+        """Mask of the runs that have ended and were not reset, ``[num_envs]`` bool."""
+        return self._ended.copy()
+
     def describe(self) -> dict[str, Any]:
-        """What a policy trained here must know to act elsewhere (JSON-able)."""
+        """Describe the environment for a policy that was trained on it.
+
+        See :meth:`optenv.settings.Settings.describe`.
+        """
         return self.settings.describe()
 
     def reset(
@@ -121,46 +226,50 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Start new runs.
 
         Args:
-            seed: seed of the first run; run ``i`` gets ``seed + i``. Or one seed a run.
+            seed: seed of the first run; run ``i`` gets ``seed + i``. Or a list with a seed
+                for each run.
             options: ``{"reset_mask": bool array [num_envs]}`` resets and seeds only some.
 
         Returns:
-            ``[num_envs, F]`` observations (zero where not reset) and an empty dict.
+            Observations ``[num_envs, F]`` (zero where not reset) and an empty dict.
 
         Raises:
             ValueError, TypeError: the seeds or the mask do not fit the batch.
             gymnasium.error.ResetNeeded: the first reset leaves some runs out.
         """
         mask = reset_mask(options, self.num_envs)
-        if not self._generators and not mask.all():
+        if not self.started and not mask.all():
             raise gym.error.ResetNeeded("reset all runs before some of them")
         self._seed(seed, mask)
-        observation = self._reset(mask)
-        return observation, {}
+        return self._reset(mask), {}
 
     def _seed(self, seed: int | list[int | None] | None, mask: np.ndarray) -> None:
+        """Seed the generators of the runs in ``mask``; without seeds they continue."""
+        # 1. One seed for each run.
         if isinstance(seed, tuple):
             seed = list(seed)
         if isinstance(seed, list) and len(seed) != self.num_envs:
             raise ValueError(
                 f"seed must have one entry per run ({self.num_envs}), got {len(seed)}"
             )
-        first = not self._generators
-        if seed is None and not first:
+        is_first = not self.started
+        if seed is None and not is_first:
             return
         if not isinstance(seed, list):
             seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
         else:
             seeds = seed
+        # 2. The generators of the runs.
         pairs = [seeding.np_random(s) for s in seeds]
         for i, (generator, _) in enumerate(pairs):
-            if first:
+            if is_first:
                 self._generators.append(generator)
             elif seeds[i] is not None and mask[i]:
                 self._generators[i] = generator
-        if first or (seeds[0] is not None and mask[0]):
+        # 3. The generator of structures: a child of the first one, so that drawing a
+        # structure leaves the runs' own streams alone.
+        if is_first or (seeds[0] is not None and mask[0]):
             self._np_random, self._np_random_seed = self._generators[0], pairs[0][1]
-            # A child stream: drawing structures leaves the runs' own streams alone.
             self._structure = self._generators[0].spawn(1)[0]
 
     def adopt(self, generator: np.random.Generator) -> None:
@@ -169,24 +278,35 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._structure = generator.spawn(1)[0]
 
     def _reset(self, mask: np.ndarray) -> np.ndarray:
-        self._finished = self._finished & ~mask
+        """Reset the runs in ``mask``; returns observations, zero for the others."""
+        self._ended = self._ended & ~mask
         return self._begin(mask)
 
-    def _begin(self, mask: np.ndarray, again: bool = False) -> np.ndarray:
-        """First observations of new runs, zeros for the rest; ``again``: of their tasks."""
-        space = self.single_observation_space
-        observation = np.zeros((self.num_envs, self._seen), space.dtype)
-        for where, group in self.groups:
-            index = np.flatnonzero(mask[where])
+    def _begin(self, mask: np.ndarray, same_task: bool = False) -> np.ndarray:
+        """Begin runs.
+
+        Args:
+            mask: which runs, ``[num_envs]`` bool.
+            same_task: whether they keep their tasks.
+
+        Returns:
+            First observations ``[num_envs, F]`` without the extras of trials, zero for the
+            other runs.
+        """
+        observation = np.zeros(
+            (self.num_envs, *self._run_space.shape), self._run_space.dtype
+        )
+        for rows, group in self.groups:
+            index = np.flatnonzero(mask[rows])
             if len(index):
-                rows = index + where.start
-                generators = [self._generators[i] for i in rows]
+                chosen = index + rows.start
+                generators = [self._generators[i] for i in chosen]
                 first = (
                     group.restart(index, generators)
-                    if again
+                    if same_task
                     else group.reset(index, generators, self._structure)
                 )
-                observation[rows] = first.cpu().numpy()
+                observation[chosen] = first.cpu().numpy()
         return observation
 
     def step(
@@ -198,27 +318,30 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             actions: ``[num_envs, ...]`` of ``action_space``.
 
         Returns:
-            Observations ``[num_envs, F]``, rewards, terminated, truncated (never) and
-            ``info`` with ``loss``, ``lr`` and ``diverged`` of every run, and for runs that
-            ended ``validation_loss``.
+            Observations ``[num_envs, F]``, rewards, terminated, truncated (always False)
+            and ``info``, see the class.
 
         Raises:
-            ValueError: actions out of range, or runs that ended and were not reset.
+            ValueError: actions are out of range, or runs have ended and were not reset.
+            gymnasium.error.ResetNeeded: before the first reset.
         """
+        # 1. Check the actions and the state of the runs.
         batch = validate(self.action_space, actions)
-        if not self._generators:
+        if not self.started:
             raise gym.error.ResetNeeded("call reset() before step()")
-        if self.autoreset_mode is AutoresetMode.DISABLED and self._finished.any():
-            ended = np.flatnonzero(self._finished).tolist()
+        if self.autoreset_mode is AutoresetMode.DISABLED and self._ended.any():
+            ended = np.flatnonzero(self._ended).tolist()
             raise ValueError(
                 f"runs {ended} have ended; reset them with "
                 "reset(options={'reset_mask': mask})"
             )
-        resetting = self._finished.copy()
+        # 2. Step. In NEXT_STEP mode, runs that have ended are reset instead.
+        resetting = self._ended.copy()
         observation, reward, terminated, info = self._step(batch, ~resetting)
-        if resetting.any():  # NEXT_STEP: this step is their reset
+        if resetting.any():
             observation[resetting] = self._reset(resetting)[resetting]
-        self._finished = terminated.copy()
+        self._ended = terminated.copy()
+        # 3. In SAME_STEP mode, runs that end now are reset as well.
         if self.autoreset_mode is AutoresetMode.SAME_STEP and terminated.any():
             info = split_final(observation, info, terminated)
             observation[terminated] = self._reset(terminated)[terminated]
@@ -228,30 +351,41 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _step(
         self, actions: np.ndarray, active: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        space = self.single_observation_space
-        observation = np.zeros((self.num_envs, self._seen), space.dtype)
+        """Step the groups.
+
+        Args:
+            actions: valid actions ``[num_envs, ...]``.
+            active: runs that take part, ``[num_envs]`` bool.
+
+        Returns:
+            Observations, rewards, terminated and info; zero for runs that take no part.
+        """
+        observation = np.zeros(
+            (self.num_envs, *self._run_space.shape), self._run_space.dtype
+        )
         reward = np.zeros(self.num_envs)
         terminated = np.zeros(self.num_envs, np.bool_)
         diverged = np.zeros(self.num_envs, np.bool_)
-        loss, lr, final = (np.zeros(self.num_envs) for _ in range(3))
-        for where, group in self.groups:
-            here = active[where]
-            if not here.any():
+        loss, lr, validation_loss = (np.zeros(self.num_envs) for _ in range(3))
+        for rows, group in self.groups:
+            mask = active[rows]
+            if not mask.any():
                 continue
             result = group.step(
-                torch.from_numpy(actions[where]), None if here.all() else here
+                torch.from_numpy(actions[rows]), None if mask.all() else mask
             )
-            observation[where] = result.observation.cpu().numpy()
-            reward[where] = result.reward.cpu().numpy() * here
-            terminated[where] = result.terminated.cpu().numpy() & here
-            diverged[where] = result.diverged.cpu().numpy() & here
-            loss[where] = _finite(group.state.loss[:, 0]) * here
-            lr[where] = result.lr.cpu().numpy() * here
-            self._told[where] = result.told.cpu().numpy()
-            ended = np.flatnonzero(terminated[where])
-            if len(ended):
-                final[ended + where.start] = _finite(group.validation_loss(ended))
-        if not active.any():  # every run is being reset, which tells nothing
+            observation[rows] = result.observation.cpu().numpy()
+            reward[rows] = result.reward.cpu().numpy() * mask
+            terminated[rows] = result.terminated.cpu().numpy() & mask
+            diverged[rows] = result.diverged.cpu().numpy() & mask
+            loss[rows] = _finite_or_inf(group.state.loss[:, 0]) * mask
+            lr[rows] = result.lr.cpu().numpy() * mask
+            self._estimated_reward[rows] = result.estimated_reward.cpu().numpy()
+            index = np.flatnonzero(terminated[rows])
+            if len(index):
+                final = group.validation_loss(index)
+                validation_loss[index + rows.start] = _finite_or_inf(final)
+        if not active.any():
             return observation, reward, terminated, {}
         info: dict[str, Any] = {
             "loss": loss, "_loss": active.copy(),
@@ -259,10 +393,13 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "diverged": diverged, "_diverged": active.copy(),
         }  # fmt: skip
         if terminated.any():
-            info |= {"validation_loss": final, "_validation_loss": terminated.copy()}
+            info |= {
+                "validation_loss": validation_loss,
+                "_validation_loss": terminated.copy(),
+            }
         return observation, reward, terminated, info
 
 
-def _finite(loss: torch.Tensor) -> np.ndarray:
-    """Losses with infinity for NaN, which does not even equal itself."""
+def _finite_or_inf(loss: torch.Tensor) -> np.ndarray:
+    """Convert losses to NumPy, with infinity for NaN, which does not even equal itself."""
     return np.nan_to_num(loss.cpu().numpy().astype(np.float64), nan=np.inf, posinf=np.inf)

@@ -1,6 +1,7 @@
-"""When decisions are made: a fixed number of control steps, whatever the run's length.
+"""Windows: the updates between two control steps.
 
-In a run whose length nobody knows, they are made at fixed updates instead.
+A run of known length is split into a fixed number of windows, whatever its length. In a run
+of unknown length, windows begin at fixed updates.
 """
 
 from __future__ import annotations
@@ -9,12 +10,18 @@ import numpy as np
 
 from .checks import is_number
 
-#: Largest spacing; with it, half of the decisions fall into the first thousandth of a run.
+__all__ = ["MAX_SPACING", "boundaries", "check_spacing", "opens_window"]
+
+#: Largest spacing: half of the control steps fall into the first thousandth of a run.
 MAX_SPACING = 10.0
 
 
 def check_spacing(spacing: float) -> float:
-    """Return ``spacing`` as a float; a ValueError if it is out of its range."""
+    """Return ``spacing`` as a float.
+
+    Raises:
+        ValueError: it is no number in ``[1, MAX_SPACING]``.
+    """
     if not is_number(spacing) or not 1.0 <= spacing <= MAX_SPACING:
         raise ValueError(f"spacing must lie in [1, {MAX_SPACING:g}], got {spacing!r}")
     return float(spacing)
@@ -24,9 +31,9 @@ def boundaries(total_updates: int, horizon: int, spacing: float = 1.0) -> np.nda
     """Split a run into windows of updates, one per control step.
 
     Control step ``i`` starts before update ``b[i]`` and holds up to ``b[i + 1]``, with
-    ``b[i]`` about ``total_updates * (i / horizon) ** spacing``: 1.0 gives equal windows,
-    larger values give shorter windows early in the run, where a wrong learning rate
-    must be mended soon.
+    ``b[i]`` about ``total_updates * (i / horizon) ** spacing``. A spacing of 1.0 gives
+    equal windows. Larger values give shorter windows early in the run, where a wrong
+    learning rate must be corrected soon.
 
     Args:
         total_updates: length of the run in updates, at least 1.
@@ -49,15 +56,15 @@ def boundaries(total_updates: int, horizon: int, spacing: float = 1.0) -> np.nda
     steps = min(horizon, total_updates)
     index = np.arange(steps + 1)
     ideal = np.rint(total_updates * (index / steps) ** spacing).astype(np.int64)
-    # Early windows would be empty in a short run: each takes at least one update.
+    # Early windows would be empty in a short run: each gets at least one update.
     return np.maximum.accumulate(np.maximum(ideal, index))
 
 
 def opens_window(update: int, spacing: float = 1.0) -> bool:
-    """Whether a control step starts before this update of a run of unknown length.
+    """Return whether a control step starts now, in a run of unknown length.
 
-    Control step ``i`` starts before update ``i ** spacing``, rounded: the windows of
-    :func:`boundaries` for a run of ``horizon ** spacing`` updates, which go on after it.
+    Control step ``i`` starts before update ``i ** spacing``, rounded. These are the windows
+    of :func:`boundaries` for a run of ``horizon ** spacing`` updates, continued beyond it.
 
     Args:
         update: number of updates done, at least 0.
@@ -69,5 +76,5 @@ def opens_window(update: int, spacing: float = 1.0) -> bool:
     if update < 0:
         raise ValueError(f"update must be at least 0, got {update!r}")
     nearest = round(update ** (1 / check_spacing(spacing)))
-    near = range(max(0, nearest - 1), nearest + 2)
-    return any(round(i**spacing) == update for i in near)
+    candidates = range(max(0, nearest - 1), nearest + 2)
+    return any(round(i**spacing) == update for i in candidates)

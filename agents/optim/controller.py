@@ -21,8 +21,15 @@ from torch import Tensor
 
 from optenv import windows
 from optenv.checks import positive_int
-from optenv.probing import Losses, Probe, log_loss
-from optenv.telemetry import OBSERVATION_BOUND, Control, History, observe
+from optenv.telemetry import (
+    OBSERVATION_BOUND,
+    Control,
+    History,
+    Losses,
+    Probe,
+    log_loss,
+    observe,
+)
 
 from ..policy.module import Policy
 from ..utils.warning import warn_user

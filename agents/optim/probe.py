@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
-from optenv.probing import Probe, first_probe, probe
+from optenv.telemetry import Probe, first_probe, probe
 
 from .distributed import (
     all_reduce_sum,

@@ -222,7 +222,7 @@ class UnrolledLR:
             # 2. Differentiate the return, and free the graph
             self._total_return += float(total.detach())
             grads = torch.autograd.grad(total, [*taken, *others], allow_unused=True)
-            group.cut()
+            group.detach()
             # 3. Pass the gradients of the actions on to the policy
             for mean, grad in zip(means, grads[: len(taken)], strict=True):
                 if grad is not None:

@@ -1,7 +1,9 @@
-"""Tasks: what a training run trains on.
+"""Tasks that training runs train on.
 
-A *family* draws structures. Families have two disjoint splits, ``train`` and ``test``:
-their structures differ in size, and tasks on digits use different images.
+A *family* draws structures: a function from a random generator and a split to a
+:class:`Task`. Families have two disjoint splits, ``train`` and ``test``: their structures
+differ in size, and tasks on digits use different images. The families of the package are
+listed in :data:`FAMILIES`; :func:`register` adds one from outside the package.
 """
 
 from __future__ import annotations
@@ -11,19 +13,37 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..checks import check_new_name
 from . import language, mlp, quadratic
 from .base import Data, Task
+from .generated import GeneratedTask
 from .language import LanguageModel
 from .mlp import MLP
 from .module import ModuleTask, from_module
 from .quadratic import Quadratic
 
 __all__ = [
-    "FAMILIES", "MLP", "SPLITS", "Data", "LanguageModel", "ModuleTask", "Quadratic", "Task",
-    "TaskSampler", "from_module", "make",
-]  # fmt: skip
+    "FAMILIES",
+    "MLP",
+    "SPLITS",
+    "Data",
+    "Family",
+    "GeneratedTask",
+    "LanguageModel",
+    "ModuleTask",
+    "Quadratic",
+    "Task",
+    "TaskSampler",
+    "from_module",
+    "make",
+    "register",
+]
 
-FAMILIES: dict[str, Callable[[np.random.Generator, str], Task]] = {
+#: Draw a structure of a split, ``"train"`` or ``"test"``.
+Family = Callable[[np.random.Generator, str], Task]
+
+#: Families of the package by name. ``"train"`` and ``"test"`` stand for all of them.
+FAMILIES: dict[str, Family] = {
     "quadratic": quadratic.sample_structure,
     "logistic": mlp.sample_logistic,
     "mlp-classification": mlp.sample_classification,
@@ -32,42 +52,102 @@ FAMILIES: dict[str, Callable[[np.random.Generator, str], Task]] = {
     "language": language.sample_language,
 }
 
+#: Names of the splits.
 SPLITS = ("train", "test")
 
+#: Families registered from outside the package.
+_REGISTERED: dict[str, Family] = {}
+
+#: Value of the ``tasks`` argument of the environments, see :func:`make`.
 TaskSpec = str | Task | Sequence["str | Task"]
+
+
+def register(name: str, family: Family) -> Family:
+    """Make a task family available to environments by its name.
+
+    An environment with ``tasks=name`` draws structures of the family's train split, one
+    with ``tasks=f"{name}/test"`` those of its test split. ``"train"`` and ``"test"`` still
+    stand for the families of the package alone.
+
+    Args:
+        name: unused so far, without a slash.
+        family: function ``(rng, split) -> Task``. All its randomness should come from
+            ``rng``, so that an environment depends on its seed alone.
+
+    Returns:
+        The family.
+
+    Raises:
+        TypeError: ``name`` is no string, or ``family`` is not callable.
+        ValueError: the name is taken, or has a slash.
+
+    Example::
+
+        def wide(rng, split):
+            widths = {"train": (256, 512), "test": (384,)}[split]
+            return MLP(width=int(rng.choice(widths)))
+
+        register("wide", wide)
+        env = gym.make("optenv/LearningRate-v0", tasks="wide")
+    """
+    check_new_name("task family", name, [*FAMILIES, *_REGISTERED, *SPLITS])
+    if "/" in name:
+        raise ValueError(f"the name of a task family must not have a slash, got {name!r}")
+    if not callable(family) or isinstance(family, Task):
+        raise TypeError(
+            f"task family {name!r} must be a function (rng, split) -> Task, got "
+            f"{family!r}; a Task itself can be given as tasks="
+        )
+    _REGISTERED[name] = family
+    return family
+
+
+def _known() -> dict[str, Family]:
+    return {**FAMILIES, **_REGISTERED}
 
 
 @dataclass(frozen=True)
 class TaskSampler:
-    """Draws structures, uniformly from ``sources``."""
+    """Sampler of structures, uniform over its sources.
+
+    Attributes:
+        sources: tasks, or pairs of the names of a family and a split.
+    """
 
     sources: tuple[Task | tuple[str, str], ...]
 
     @property
     def fixed(self) -> bool:
-        """Whether there is one structure only."""
+        """True if there is only one structure."""
         return len(self.sources) == 1 and isinstance(self.sources[0], Task)
 
     def draw(self, rng: np.random.Generator) -> Task:
-        """Draw one structure."""
+        """Draw a structure.
+
+        Raises:
+            TypeError: a registered family returns something else than a task.
+        """
         source = self.sources[int(rng.integers(len(self.sources)))]
         if isinstance(source, Task):
             return source
         family, split = source
-        return FAMILIES[family](rng, split)
+        task = _known()[family](rng, split)
+        if not isinstance(task, Task):
+            raise TypeError(f"task family {family!r} must return a Task, got {task!r}")
+        return task
 
 
 def make(spec: TaskSpec) -> TaskSampler:
-    """Read the ``tasks=`` argument of the environments.
+    """Read the ``tasks`` argument of the environments.
 
     Args:
-        spec: a split (``"train"``, ``"test"``: all families of it), a family
-            (``"digits"``, its train split), a family and a split (``"digits/test"``), a
-            :class:`Task`, or a sequence of those.
+        spec: a split (``"train"`` or ``"test"``: that of all families of the package), a
+            family (``"digits"``: its train split), a family and a split
+            (``"digits/test"``), a :class:`Task`, or a sequence of those.
 
     Raises:
-        ValueError: an unknown name, or nothing at all.
-        TypeError: something that is neither a name nor a task.
+        ValueError: a name is unknown, or the sequence is empty.
+        TypeError: something is neither a name nor a task.
     """
     parts: Sequence[str | Task] = [spec] if isinstance(spec, (str, Task)) else spec
     if not isinstance(parts, (list, tuple)):
@@ -84,9 +164,9 @@ def make(spec: TaskSpec) -> TaskSampler:
             sources += [(family, part) for family in FAMILIES]
         else:
             family, _, split = part.partition("/")
-            split = split or "train"
-            if family not in FAMILIES or split not in SPLITS:
-                valid = [*SPLITS, *FAMILIES, *(f"{name}/test" for name in FAMILIES)]
+            split, known = split or "train", _known()
+            if family not in known or split not in SPLITS:
+                valid = [*SPLITS, *known, *(f"{name}/test" for name in known)]
                 raise ValueError(f"unknown task {part!r}; valid: {', '.join(valid)}")
             sources.append((family, split))
     return TaskSampler(tuple(sources))

@@ -1,8 +1,8 @@
-"""What a task is: data, initial parameters and a loss, for a batch of runs.
+"""Tasks: data, initial parameters and a loss, for a batch of runs.
 
 A :class:`Task` object is one *structure*: everything that runs must share to be stacked
-(architecture, batch size, number of examples). What differs between runs (data, labels,
-scales, initial parameters, batch order) is drawn from each run's own generator.
+(architecture, batch size, number of examples). Everything else (data, labels, scales,
+initial parameters, batch order) is drawn from each run's own generator.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from torch import Tensor
 
 from ..checks import positive_int
 
+__all__ = ["MAX_EXAMPLES", "Data", "Task", "order_keys", "unflatten"]
+
+#: Largest number of training examples of a run.
 MAX_EXAMPLES = 2**20
 
 
 def _primes(above: int, count: int) -> Tensor:
-    """The first ``count`` primes above ``above``, by a sieve (``count`` up to 1024)."""
+    """Compute the first ``count`` primes above ``above`` by a sieve (at most 1024)."""
     limit = above + 32 * count
     sieve = np.ones(limit, np.bool_)
     for factor in range(2, math.isqrt(limit) + 1):
@@ -32,7 +35,7 @@ def _primes(above: int, count: int) -> Tensor:
     return torch.from_numpy(above + 1 + np.flatnonzero(sieve[above + 1 :])[:count])
 
 
-# Above every admissible number of examples, so that each is coprime to it.
+# Primes above the largest number of examples are coprime to all of them.
 _STRIDES = _primes(MAX_EXAMPLES, 1024)
 
 
@@ -40,15 +43,15 @@ class Data(NamedTuple):
     """Examples of ``B`` runs.
 
     Attributes:
-        inputs: ``[R, ...]`` rows of all runs.
-        targets: ``[R, ...]``.
-        rows: ``[B, N]`` int64: which row is example ``n`` of run ``b``; training examples
-            first, then validation examples.
-        order: ``[B]`` int64 key of the batch order.
-        num_train: how many of the ``N`` examples are for training.
-        scale: ``[B, P]`` factors of the parameters within the loss, or None.
-        shared: whether all runs have the same ``inputs`` and ``targets``; if not, those
-            of run ``b`` are the rows from ``b * N``.
+        inputs: inputs of all runs, ``[R, ...]``.
+        targets: targets of all runs, ``[R, ...]``.
+        rows: row of example ``n`` of run ``b``, ``[B, N]`` int64; training examples first,
+            then validation examples.
+        order: key of the batch order, ``[B]`` int64.
+        num_train: number of training examples among the ``N``.
+        shared: whether all runs have the same ``inputs`` and ``targets``. If not, those of
+            run ``b`` are the rows from ``b * N``.
+        scale: factors of the parameters within the loss, ``[B, P]``, or None.
     """
 
     inputs: Tensor
@@ -60,19 +63,19 @@ class Data(NamedTuple):
     scale: Tensor | None = None
 
     def batch(self, examples: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs and targets ``[B, n, ...]`` of the examples ``[B, n]``."""
+        """Return inputs and targets ``[B, n, ...]`` of the examples ``[B, n]``."""
         return self._take(self.rows.gather(1, examples))
 
     def batch_rows(self, first: Tensor, updates: int, batch_size: int) -> Tensor:
-        """Examples of consecutive batches, ``[B, updates * batch_size]``.
+        """Compute the examples of consecutive batches, ``[B, updates * batch_size]``.
 
-        Each epoch visits every training example once, in an order of its own that
-        depends on the run's key and the epoch alone: the position in the epoch times a
-        stride coprime to the number of examples, plus an offset.
+        Each epoch visits every training example once, in an order that depends on the run's
+        key and the epoch alone: the position in the epoch times a stride coprime to the
+        number of examples, plus an offset.
 
         Args:
-            first: ``[B]`` int64 number of the first batch.
-            updates: how many batches.
+            first: number of the first batch, ``[B]`` int64.
+            updates: number of batches.
             batch_size: examples in each.
         """
         span = torch.arange(updates * batch_size, device=first.device)
@@ -85,13 +88,22 @@ class Data(NamedTuple):
         return (within * stride + offset).remainder(self.num_train)
 
     def train(self, limit: int) -> tuple[Tensor, Tensor]:
-        """The first training examples, at most ``limit``: ``[B, n, ...]``."""
+        """Return inputs and targets of the first training examples, ``[B, n, ...]``.
+
+        Args:
+            limit: largest number of examples.
+        """
         return self._between(0, min(limit, self.num_train))
 
     def validation(
         self, limit: int | None = None, runs: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The first validation examples, at most ``limit``, of all or of some ``runs``."""
+        """Return inputs and targets of the first validation examples, ``[B, n, ...]``.
+
+        Args:
+            limit: largest number of examples; None for all.
+            runs: indices of the runs; None for all.
+        """
         end = self.rows.shape[1]
         if limit is not None:
             end = min(end, self.num_train + limit)
@@ -104,7 +116,8 @@ class Data(NamedTuple):
             return self._take(self.rows[runs, begin:end])
         if self.shared:
             return self._take(self.rows[:, begin:end])
-        blocks = (len(self.rows), -1)  # no copy: each run's examples are one block
+        # Each run's examples are one block, which needs no copy.
+        blocks = (len(self.rows), -1)
         inputs, targets = (
             self.inputs.unflatten(0, blocks),
             self.targets.unflatten(0, blocks),
@@ -121,9 +134,9 @@ class Data(NamedTuple):
         """Move to ``device``; floating-point examples become ``dtype``."""
 
         def move(x: Tensor) -> Tensor:
-            kept = x[:1] if x.stride(0) == 0 else x  # one row for all moves as one
-            kept = kept.to(device, dtype if x.is_floating_point() else x.dtype)
-            return kept.expand(x.shape)
+            stored = x[:1] if x.stride(0) == 0 else x  # a row that all runs share
+            stored = stored.to(device, dtype if x.is_floating_point() else x.dtype)
+            return stored.expand(x.shape)
 
         return self._replace(
             inputs=move(self.inputs),
@@ -134,22 +147,22 @@ class Data(NamedTuple):
         )
 
     def put(self, index: Tensor, new: Data) -> Data:
-        """Copy in which the runs ``index [n]`` have the data of ``new`` (``n`` runs)."""
+        """Replace the data of runs ``index [n]`` by ``new``, in a copy."""
         order = self.order.index_copy(0, index, new.order)
         scale = self.scale
         if scale is not None and new.scale is not None:
             scale = scale.index_copy(0, index, new.scale)
         if self.shared:
             rows = self.rows
-            if rows.stride(0) != 0:  # else it is one row, the same for all
+            if rows.stride(0) != 0:  # 0: one row that all runs share
                 rows = rows.index_copy(0, index, new.rows)
             return self._replace(rows=rows, order=order, scale=scale)
         runs = len(self.rows)
 
-        def replace(old: Tensor, fresh: Tensor) -> Tensor:
+        def replace(old: Tensor, replacement: Tensor) -> Tensor:
             blocks = old.unflatten(0, (runs, -1))
-            fresh = fresh.unflatten(0, (len(index), -1))
-            return blocks.index_copy(0, index, fresh).flatten(0, 1)
+            replacement = replacement.unflatten(0, (len(index), -1))
+            return blocks.index_copy(0, index, replacement).flatten(0, 1)
 
         return self._replace(
             inputs=replace(self.inputs, new.inputs),
@@ -172,7 +185,11 @@ def _mix(bits: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """One structure of training runs.
+    """Base of tasks; an object is one structure of training runs.
+
+    Subclasses are frozen dataclasses and implement :attr:`shapes`, :meth:`sample`,
+    :meth:`init` and :meth:`loss`. All randomness comes from the given generators, so that a
+    run depends on its seed alone.
 
     Attributes:
         batch_size: examples in a batch, at most ``num_train``.
@@ -204,32 +221,32 @@ class Task(ABC):
 
     @abstractmethod
     def sample(self, generators: Sequence[np.random.Generator]) -> Data:
-        """Draw the data of one run per generator (float32, on the CPU)."""
+        """Draw the data of one run per generator, float32 on the CPU."""
 
     @abstractmethod
     def init(self, generators: Sequence[np.random.Generator]) -> Tensor:
-        """Draw initial parameters ``[B, P]`` (float32, on the CPU)."""
+        """Draw initial parameters ``[B, P]`` of a run per generator, float32 on the CPU."""
 
     @abstractmethod
     def loss(self, params: tuple[Tensor, ...], inputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss ``[B]``, at least 0.
+        """Compute the mean loss ``[B]`` over a batch, at least 0.
 
         Args:
-            params: one ``[B, *shape]`` tensor per shape.
+            params: one tensor ``[B, *shape]`` per shape.
             inputs: ``[B, n, ...]``.
             targets: ``[B, n, ...]``.
         """
 
     @property
     def num_params(self) -> int:
-        """Parameters of one run, ``P``."""
+        """Number of parameters of one run, ``P``."""
         return sum(int(np.prod(shape)) for shape in self.shapes)
 
     @property
     def work(self) -> int:
-        """About the multiplications of a forward pass on one batch of one run.
+        """Multiplications of a forward pass on one batch of one run, about.
 
-        Parameters times the places in a batch where they are used.
+        That is the number of parameters times that of the places where they are used.
         """
         return self.num_params * self.batch_size
 
@@ -239,7 +256,7 @@ class Task(ABC):
 
 
 def unflatten(params: Tensor, shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
-    """Views ``[B, *shape]`` of flat parameters ``[B, P]``, in the order of the shapes."""
+    """Split flat parameters ``[B, P]`` into views ``[B, *shape]`` in the shapes' order."""
     parts = params.split([math.prod(shape) for shape in shapes], dim=1)
     return tuple(
         part.view(len(params), *shape) for part, shape in zip(parts, shapes, strict=True)

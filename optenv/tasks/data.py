@@ -14,7 +14,7 @@ import numpy as np
 
 
 class DataShape(Protocol):
-    """Sizes of a data set and of its examples, as the tasks have them."""
+    """Protocol of the sizes of a data set and of its examples."""
 
     @property
     def num_train(self) -> int: ...
@@ -33,7 +33,7 @@ DIGITS_TRAIN = 1197
 
 
 def mixture(task: DataShape, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Gaussian mixtures: 1 to 3 clusters a class, half of the runs with noisy labels."""
+    """Draw Gaussian mixtures: 1 to 3 clusters a class, noisy labels in half of the runs."""
     total = task.num_train + task.num_validation
     clusters = int(rng.integers(1, 4))
     distance = rng.uniform(0.5, 2.5)
@@ -47,7 +47,7 @@ def mixture(task: DataShape, rng: np.random.Generator) -> tuple[np.ndarray, np.n
 
 
 def sine(task: DataShape, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Regression on a random two-layer sine network, half of the runs with noise."""
+    """Draw a regression on a random two-layer sine network, noisy in half of the runs."""
     total, units = task.num_train + task.num_validation, 16
     frequency = np.exp(rng.uniform(-1.0, 1.0)) / np.sqrt(task.inputs)
     inputs = rng.standard_normal((total, task.inputs), np.float32)
@@ -63,7 +63,7 @@ def sine(task: DataShape, rng: np.random.Generator) -> tuple[np.ndarray, np.ndar
 
 
 def digits(task: DataShape, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Digits with permuted classes, half of the runs with noisy labels."""
+    """Draw digits with permuted classes, and noisy labels in half of the runs."""
     images, labels = _pick_digits(task, rng)
     classes = rng.permutation(10)[labels]
     return _rescale(images, rng), _noisy(classes, 10, rng)
@@ -72,12 +72,13 @@ def digits(task: DataShape, rng: np.random.Generator) -> tuple[np.ndarray, np.nd
 def digits_autoencoder(
     task: DataShape, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Digits to be reconstructed, pixels in a permuted order."""
+    """Draw digits to be reconstructed with their pixels in a permuted order."""
     images, _ = _pick_digits(task, rng)
     targets = images[:, rng.permutation(images.shape[1])]
     return _rescale(images, rng), targets
 
 
+#: Sources of examples, by name.
 SOURCES: dict[
     str, Callable[[DataShape, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 ] = {
@@ -98,6 +99,7 @@ def _rescale(inputs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _noisy(classes: np.ndarray, outputs: int, rng: np.random.Generator) -> np.ndarray:
+    """Replace up to 40 % of the classes by random ones, in half of the runs."""
     rate = rng.uniform(0.0, 0.4) * (rng.random() < 0.5)
     wrong = rng.random(len(classes)) < rate
     return np.where(wrong, rng.integers(outputs, size=len(classes)), classes)
@@ -106,6 +108,7 @@ def _noisy(classes: np.ndarray, outputs: int, rng: np.random.Generator) -> np.nd
 def _pick_digits(
     task: DataShape, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Draw different images of the task's split, with their labels."""
     images, labels = load_digits(task.split)
     total = task.num_train + task.num_validation
     if total > len(images):
@@ -119,7 +122,14 @@ def _pick_digits(
 
 @cache
 def load_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Digits of a split: images ``[n, 64]`` of about unit variance, labels ``[n]``.
+    """Load the digits of a split.
+
+    Args:
+        split: ``"train"`` or ``"test"``.
+
+    Returns:
+        Images ``[n, 64]`` with zero mean and unit variance over both splits, and labels
+        ``[n]``.
 
     Raises:
         ImportError: scikit-learn is not installed.

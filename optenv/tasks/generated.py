@@ -12,21 +12,25 @@ import torch
 
 from .base import Data, Task, order_keys
 
-#: Training examples that are more than most runs see.
-MANY = 2**16
+__all__ = ["LARGE_DATA_SIZE", "Examples", "GeneratedTask", "data_size"]
 
-#: Examples of one run: inputs and targets, arrays of ``num_train + num_validation`` rows.
+#: Number of training examples that is larger than most runs see.
+LARGE_DATA_SIZE = 2**16
+
+#: Inputs and targets of one run, arrays of ``num_train + num_validation`` rows.
 Examples = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class GeneratedTask(Task):
-    """A task that generates its examples.
+    """Base of tasks that generate their examples.
+
+    Subclasses implement :meth:`examples` instead of :meth:`sample`.
 
     Attributes:
-        data_seed: by default (None) each run draws examples of its own. With a seed, all
-            runs have the examples of that seed, in orders of their own; a set so large
-            that a run sees nothing twice then costs no more than one of a run does.
+        data_seed: by default (None) each run draws its own examples. With a seed, all runs
+            share the examples of that seed, each in its own order. A set so large that no
+            run sees an example twice then costs no more than that of one run.
     """
 
     data_seed: int | None = None
@@ -43,11 +47,15 @@ class GeneratedTask(Task):
 
     @abstractmethod
     def examples(self, rng: np.random.Generator) -> Examples:
-        """Draw ``num_train`` training examples, then ``num_validation`` for validation."""
+        """Draw ``num_train`` training examples, then ``num_validation`` for validation.
+
+        Returns:
+            Inputs and targets: arrays whose first dimension is that number of examples.
+        """
 
     @cached_property
     def _shared(self) -> Examples:
-        """Those of all runs, drawn once for this object."""
+        """Examples that all runs share, drawn once for this object."""
         drawn = self.examples(np.random.default_rng(self.data_seed))
         return np.ascontiguousarray(drawn[0]), np.ascontiguousarray(drawn[1])
 
@@ -70,12 +78,21 @@ class GeneratedTask(Task):
         )
 
 
-def data_size(rng: np.random.Generator, few: Sequence[int], many: int) -> dict[str, int]:
-    """Draw how many training examples runs have: half of the time ``many``, of all runs.
+def data_size(rng: np.random.Generator, small: Sequence[int], large: int) -> dict[str, int]:
+    """Draw the number of training examples of a structure.
 
-    Real runs are of both kinds: those that learn a small set by heart, where to train long
-    at a low rate pays, and those that hardly see an example twice.
+    Real runs are of two kinds: those that learn a small set by heart, where it pays to
+    train long at a low rate, and those that hardly see an example twice.
+
+    Args:
+        rng: generator.
+        small: sizes of small sets, one of which is drawn half of the time. Each run draws
+            its own examples.
+        large: size of the large set that is returned otherwise, which all runs share.
+
+    Returns:
+        Arguments of :class:`GeneratedTask`.
     """
     if rng.random() < 0.5:
-        return {"num_train": int(rng.choice(few))}
-    return {"num_train": many, "data_seed": int(rng.integers(2**31))}
+        return {"num_train": int(rng.choice(small))}
+    return {"num_train": large, "data_seed": int(rng.integers(2**31))}

@@ -11,11 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .generated import MANY, Examples, GeneratedTask, data_size
+from .generated import LARGE_DATA_SIZE, Examples, GeneratedTask, data_size
 
+__all__ = ["NETWORKS", "LanguageModel", "sample_language"]
+
+#: Values of :attr:`LanguageModel.network`.
 NETWORKS = ("residual", "elman")
 
-#: Classes of the last token but one that the next token depends on.
+#: Number of classes of tokens. The next token depends on the class of the last but one.
 CONTEXTS = 4
 
 
@@ -23,9 +26,9 @@ CONTEXTS = 4
 class LanguageModel(GeneratedTask):
     """Predict the next token of a random Markov source.
 
-    The distribution of a token depends on the token before it and on the class of the
-    one before that; tokens are as unevenly frequent as words (Zipf, 1949). Loss is the
-    mean cross-entropy in nats.
+    The distribution of a token depends on the token before it and on the class of the one
+    before that. Frequencies of tokens are as uneven as those of words (Zipf, 1949). The
+    loss is the mean cross-entropy in nats.
 
     Attributes:
         network: ``"residual"``, a perceptron with pre-norm residual blocks that predicts
@@ -33,10 +36,10 @@ class LanguageModel(GeneratedTask):
             that predicts the token after each.
         vocabulary: number of tokens.
         length: tokens of a context.
-        embedding: numbers that a token is embedded in.
+        embedding: size of a token's embedding.
         width: units of each block, or of the recurrence.
         depth: residual blocks; an Elman network has one layer.
-        init_spread: deviation of the log gain of a run's initial weights.
+        init_spread: standard deviation of the log gain of a run's initial weights.
     """
 
     network: str = "residual"
@@ -83,7 +86,7 @@ class LanguageModel(GeneratedTask):
         for t, chance in enumerate(chances):
             drawn = (rates[classes[before], token] < chance).sum(-1)
             before, token = token, np.minimum(drawn, v - 1)
-            if t > 0:  # the first depends on tokens that are not of the source
+            if t > 0:  # the first one depends on tokens that the source did not draw
                 tokens[:, t - 1] = token
         after = tokens[:, 1:] if self.network == "elman" else tokens[:, -1]
         return tokens[:, :-1], after
@@ -92,7 +95,7 @@ class LanguageModel(GeneratedTask):
         return torch.from_numpy(np.stack([self._init(g) for g in generators]))
 
     def _init(self, rng: np.random.Generator) -> np.ndarray:
-        # As torch has them: normal embeddings, then uniform by the inputs of the layer.
+        # As in torch: normal embeddings, other weights uniform, scaled by the fan-in.
         gain = np.exp(self.init_spread * rng.standard_normal())
         parts: list[np.ndarray] = []
         for i, shape in enumerate(self.shapes):
@@ -107,7 +110,7 @@ class LanguageModel(GeneratedTask):
 
     @property
     def _scales(self) -> tuple[int, ...]:
-        """Which parameters scale what was normalised."""
+        """Indices of the parameters that are scales of a layer norm."""
         if self.network == "elman":
             return ()
         return tuple(3 + 6 * block for block in range(self.depth + 1))
@@ -122,12 +125,20 @@ class LanguageModel(GeneratedTask):
         return F.cross_entropy(outputs.mT, targets, reduction="none").mean(-1)
 
     def _embed(self, table: Tensor, tokens: Tensor) -> Tensor:
-        """``[B, V, e], [B, n, T] -> [B, n, T, e]``: one look-up in the tables of all."""
+        """Embed tokens by one look-up for all runs.
+
+        Args:
+            table: embeddings of each run, ``[B, V, e]``.
+            tokens: ``[B, n, T]``.
+
+        Returns:
+            Embeddings ``[B, n, T, e]``.
+        """
         runs = torch.arange(len(table), device=table.device).view(-1, 1, 1)
         return F.embedding(tokens + runs * self.vocabulary, table.flatten(0, 1))
 
     def _elman(self, rest: Iterator[Tensor], embedded: Tensor) -> Tensor:
-        """Logits ``[B, n * T, V]``, places innermost as in the targets."""
+        """Compute logits ``[B, n * T, V]``, positions innermost as in the targets."""
         from_input, from_state, bias = next(rest), next(rest), next(rest)
         count, length = embedded.shape[1:3]
         driven = torch.baddbmm(bias.unsqueeze(1), embedded.flatten(1, 2), from_input.mT)
@@ -142,7 +153,7 @@ class LanguageModel(GeneratedTask):
         return torch.baddbmm(offset.unsqueeze(1), hidden, readout.mT)
 
     def _residual(self, rest: Iterator[Tensor], embedded: Tensor) -> Tensor:
-        """Logits ``[B, n, V]``."""
+        """Compute logits ``[B, n, V]``."""
         hidden = _linear(rest, embedded.flatten(2))
         for _ in range(self.depth):
             inner = F.gelu(_linear(rest, _norm(rest, hidden)))
@@ -151,11 +162,13 @@ class LanguageModel(GeneratedTask):
 
 
 def _linear(rest: Iterator[Tensor], x: Tensor) -> Tensor:
+    """Apply a linear layer, whose weight and bias are next in ``rest``."""
     weight, bias = next(rest), next(rest)
     return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
 
 
 def _norm(rest: Iterator[Tensor], x: Tensor) -> Tensor:
+    """Apply a layer norm, whose scale and shift are next in ``rest``."""
     scale, shift = next(rest), next(rest)
     return F.layer_norm(x, x.shape[-1:]) * scale.unsqueeze(1) + shift.unsqueeze(1)
 
@@ -172,5 +185,5 @@ def sample_language(rng: np.random.Generator, split: str) -> LanguageModel:
         width=int(rng.choice((16, 32, 48, 64))),
         depth=int(rng.integers(1, 4)),
         batch_size=int(rng.choice((4, 8, 16) if elman else (8, 16, 32, 64))),
-        **data_size(rng, (1024, 4096), MANY // 2 if elman else MANY),
+        **data_size(rng, (1024, 4096), LARGE_DATA_SIZE // 2 if elman else LARGE_DATA_SIZE),
     )

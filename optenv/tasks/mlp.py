@@ -13,8 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import data
-from .generated import MANY, Examples, GeneratedTask, data_size
+from .generated import LARGE_DATA_SIZE, Examples, GeneratedTask, data_size
 
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "sample_classification",
+    "sample_digits",
+    "sample_logistic",
+    "sample_regression",
+]
+
+#: Activations of hidden layers, by name.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "tanh": torch.tanh,
@@ -25,22 +35,23 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class MLP(GeneratedTask):
-    """A multi-layer perceptron; ``depth=0`` is a linear model.
+    """Train a multi-layer perceptron; ``depth=0`` is a linear model.
 
-    Cross-entropy if the targets are classes, half mean squared error otherwise. Each run
-    draws its own gain of the initial weights (log-normal, deviation 0.4), unless
-    ``init_spread`` says otherwise.
+    The loss is the cross-entropy if the targets are classes, and half the mean squared
+    error otherwise. Each run draws its own gain of the initial weights, which is
+    log-normal.
 
     Attributes:
-        source: where examples come from, a key of :data:`optenv.tasks.data.SOURCES`.
+        source: source of the examples, a key of :data:`optenv.tasks.data.SOURCES`.
         inputs: number of inputs.
         outputs: number of classes or of regression targets.
         width: units of each hidden layer.
         depth: number of hidden layers.
         activation: ``"relu"``, ``"tanh"``, ``"gelu"`` or ``"silu"``.
-        layer_norm: normalise each hidden layer before its activation.
-        init_spread: deviation of the log gain of a run's initial weights.
-        split: which disjoint part of the source to draw from.
+        layer_norm: whether each hidden layer is normalised before its activation.
+        init_spread: standard deviation of the log gain of a run's initial weights.
+        split: part of the source to draw from, ``"train"`` or ``"test"``; they are
+        disjoint.
     """
 
     source: str = "mixture"
@@ -72,7 +83,7 @@ class MLP(GeneratedTask):
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        # Weight before bias and [out, in], as torch.nn.Linear has them.
+        # Weight [out, in] before bias, as in torch.nn.Linear.
         shapes: list[tuple[int, ...]] = []
         for layer, (fan_in, fan_out) in enumerate(
             zip(self.sizes, self.sizes[1:], strict=False)
@@ -109,20 +120,25 @@ class MLP(GeneratedTask):
         outputs = self.forward(params, inputs)
         if targets.is_floating_point():
             return 0.5 * (outputs - targets).square().mean((-2, -1))
-        # Classes before examples: torch's log-softmax is several times faster so.
+        # Classes before examples, which makes torch's log-softmax several times faster.
         return F.cross_entropy(outputs.mT, targets, reduction="none").mean(-1)
 
     def forward(self, params: tuple[Tensor, ...], inputs: Tensor) -> Tensor:
-        """Outputs ``[B, n, outputs]`` of inputs ``[B, n, inputs]``."""
+        """Compute outputs ``[B, n, outputs]`` of inputs ``[B, n, inputs]``.
+
+        Args:
+            params: one tensor ``[B, *shape]`` per shape.
+            inputs: ``[B, n, inputs]``.
+        """
         activation = ACTIVATIONS[self.activation]
         remaining = iter(params)
         hidden = inputs
         for layer in range(self.depth + 1):
             weight, bias = next(remaining), next(remaining)
             normed = self.layer_norm and layer < self.depth
-            if normed:  # wants the units innermost in memory
+            if normed:  # a layer norm wants the units innermost in memory
                 hidden = torch.baddbmm(bias.unsqueeze(1), hidden, weight.mT)
-            else:  # faster: gradients of the weights come out in the weights' own layout
+            else:  # faster: gradients of the weights get the layout of the weights
                 hidden = torch.baddbmm(bias.unsqueeze(2), weight, hidden.mT).mT
             if layer < self.depth:
                 if normed:
@@ -134,11 +150,14 @@ class MLP(GeneratedTask):
 
 
 def _draw(rng: np.random.Generator, split: str, **fields: Any) -> MLP:
-    """Draw what all families vary; the splits have different widths."""
+    """Draw an MLP with the given fields and random others.
+
+    The splits have different widths.
+    """
     widths = {"train": (16, 24, 32, 48, 64), "test": (20, 40, 72)}[split]
     drawn: dict[str, Any] = {
         "batch_size": int(rng.choice((8, 16, 32, 64))),
-        **data_size(rng, (64, 128, 512, 2048), MANY),
+        **data_size(rng, (64, 128, 512, 2048), LARGE_DATA_SIZE),
         "inputs": int(rng.choice((8, 16, 32))),
         "width": int(rng.choice(widths)),
         "depth": int(rng.integers(1, 6)),

@@ -1,4 +1,4 @@
-"""A user's own model and data as a task."""
+"""Tasks of a user's own model and data."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from .base import Data, Task, order_keys
 from .stacked import LossFunction, Stacked, flat, named_loss, trained_parameters
 
+__all__ = ["ModuleTask", "from_module"]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModuleTask(Task):
-    """Train the modules that a factory makes on given tensors; see :func:`from_module`."""
+    """Train the modules of a factory on given tensors; made by :func:`from_module`."""
 
     factory: Callable[[], nn.Module]
     inputs: Tensor = field(repr=False)
@@ -24,12 +26,13 @@ class ModuleTask(Task):
     loss_function: LossFunction = F.cross_entropy
     _stacked: Stacked = field(init=False, repr=False)
 
-    # By identity: tensors have no truth value to compare them by.
+    # Compared by identity, as the comparison of tensors has no truth value.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # 1. Modules that runs cannot share.
         module = _seeded(self.factory, 0)
         if not isinstance(module, nn.Module):
             raise TypeError(f"factory must return a torch.nn.Module, got {module!r}")
@@ -45,11 +48,12 @@ class ModuleTask(Task):
                 f"modules {stateful} update running statistics in place, which stacked "
                 "runs cannot share; use track_running_stats=False or GroupNorm"
             )
-        random = [name for name, part in module.named_modules() if _drops(part)]
+        random = [name for name, part in module.named_modules() if _has_dropout(part)]
         if random:
             raise ValueError(
                 f"modules {random} draw from the global random generator; set p=0"
             )
+        # 2. A try on a batch, to see whether copies can be stacked.
         stacked = Stacked(module, self.loss_function)
         stacked.choose(self.inputs[: self.batch_size], self.targets[: self.batch_size])
         object.__setattr__(self, "_stacked", stacked)
@@ -60,7 +64,7 @@ class ModuleTask(Task):
 
     def sample(self, generators: Sequence[np.random.Generator]) -> Data:
         total = self.num_train + self.num_validation
-        # The split is one for all runs; what differs is the order within each part.
+        # All runs share the split, but not the order within each part.
         rows = np.stack(
             [
                 np.concatenate(
@@ -89,7 +93,8 @@ class ModuleTask(Task):
         return self._stacked.loss(params, inputs, targets)
 
 
-def _drops(module: nn.Module) -> bool:
+def _has_dropout(module: nn.Module) -> bool:
+    """Return whether a module drops units with a positive probability."""
     # Attention and recurrent modules hold a probability instead of a submodule.
     dropout = isinstance(module, nn.modules.dropout._DropoutNd)
     p = module.p if dropout else getattr(module, "dropout", 0.0)
@@ -97,8 +102,8 @@ def _drops(module: nn.Module) -> bool:
 
 
 def _seeded(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Call ``factory`` with seeded global generators, which are then put back."""
-    # torch.manual_seed() would seed all devices, in use or not, and leave them so.
+    """Call ``factory`` with seeded global generators, which are restored afterwards."""
+    # torch.manual_seed() would seed all devices, in use or not, and not restore them.
     cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else range(0)
     with torch.random.fork_rng(devices=cuda):
         torch.default_generator.manual_seed(seed)
@@ -120,23 +125,26 @@ def from_module(
 
     ``gym.make_vec("optenv/LearningRate-v0", 16, tasks=from_module(...))`` then trains 16
     modules at once, each from its own initial parameters and in its own batch order.
-    Modules that torch cannot stack (``torch.nn.LSTM`` and its like) run in a loop.
+    Modules that torch cannot stack (such as ``torch.nn.LSTM``) run in a loop.
 
     Args:
-        factory: returns a new, randomly initialised module; called with a seeded
-            generator, which is put back afterwards. Parameters that require no gradient
-            stay as they are, the same in all runs.
-        inputs: ``[N, ...]`` examples.
-        targets: ``[N, ...]`` targets.
+        factory: function that returns a new, randomly initialised module. The global
+            generators are seeded for the call and restored afterwards. Parameters that
+            require no gradient stay as they are, the same in all runs.
+        inputs: examples, ``[N, ...]``.
+        targets: their targets, ``[N, ...]``.
         loss: ``"cross_entropy"``, ``"mse"``, ``"l1"``, ``"bce_with_logits"``, or a function
             ``(outputs, targets) -> scalar mean loss``, at least 0.
         batch_size: examples in a batch.
-        validation_fraction: share of the examples, the last ones, kept for validation.
+        validation_fraction: fraction of the examples, the last ones, for validation.
+
+    Returns:
+        The task.
 
     Raises:
         ValueError: sizes do not fit, the loss is unknown or no scalar, or the module has
             running statistics (BatchNorm) or dropout, which runs cannot share.
-        RuntimeError: as the module raises it, if it does not accept the inputs.
+        RuntimeError: the module does not accept the inputs (as it raises it).
         TypeError: the factory does not return a module, or inputs or targets are no
             tensors.
     """

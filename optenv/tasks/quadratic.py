@@ -1,4 +1,4 @@
-"""Noisy quadratics."""
+"""Noisy quadratics, the tasks of the family ``quadratic``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from .generated import Examples, GeneratedTask
 
+__all__ = ["Quadratic", "sample_structure"]
+
 
 @dataclass(frozen=True)
 class Quadratic(GeneratedTask):
@@ -18,9 +20,9 @@ class Quadratic(GeneratedTask):
 
     :math:`f_i(\theta) = \frac12 \|\sqrt{h} \odot Q(\theta - x_i)\|^2` with :math:`x_i
     \sim N(x^*, \sigma^2 I)`, log-uniform curvatures :math:`h` and a random reflection
-    :math:`Q` (so that coordinates are not the eigenvectors). The noise of the gradient
-    is that of the batch. Condition number 1 to 10,000, :math:`\sigma` .01 to 1; cf. the
-    noisy quadratic model of Zhang et al. (2019).
+    :math:`Q` (so that coordinates are not the eigenvectors). The gradient noise is that of
+    the batch. The condition number lies between 1 and 10,000, :math:`\sigma` between 0.01
+    and 1. Compare the noisy quadratic model of Zhang et al. (2019).
 
     Attributes:
         dim: number of parameters.

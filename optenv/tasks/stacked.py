@@ -18,8 +18,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .base import unflatten
 
+__all__ = [
+    "LOSSES",
+    "LossFunction",
+    "Stacked",
+    "draws_random_numbers",
+    "flat",
+    "named_loss",
+    "trained_parameters",
+]
+
+#: Mean loss (a scalar) of outputs and targets.
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
+#: Losses by name.
 LOSSES: dict[str, LossFunction] = {
     "cross_entropy": F.cross_entropy,
     "mse": F.mse_loss,
@@ -27,23 +39,23 @@ LOSSES: dict[str, LossFunction] = {
     "bce_with_logits": F.binary_cross_entropy_with_logits,
 }
 
-#: What vmap says of modules that it cannot stack: recurrent ones, and those that write to
-#: buffers.
+#: Parts of vmap's messages about modules that it cannot stack: recurrent ones, and those
+#: that write to buffers.
 REFUSALS = ("atching rule", "the broadcast shape", "captured Tensor", "updated in place")
 
 
 class Stacked:
-    """The copies.
+    """Copies of a module that differ in their trained parameters.
 
     Args:
-        module: what is copied; it is not changed, tied parameters stay tied, and those that
-            require no gradient are the same in all copies, as buffers are.
-        loss_function: of outputs and targets of one copy.
+        module: the module, which is not changed. Tied parameters stay tied. Parameters that
+            require no gradient are the same in all copies, like buffers.
+        loss_function: loss of outputs and targets of one copy.
 
     Attributes:
         vectorized: whether copies are stacked, instead of evaluated one after the other.
-        names: of the parameters, in their order within ``P``.
-        shapes: theirs.
+        names: names of the trained parameters, in their order within ``P``.
+        shapes: shapes of the trained parameters.
     """
 
     def __init__(self, module: nn.Module, loss_function: LossFunction) -> None:
@@ -71,7 +83,12 @@ class Stacked:
         return unflatten(params, self.shapes)
 
     def loss(self, params: tuple[Tensor, ...], inputs: Tensor, targets: Tensor) -> Tensor:
-        """Loss ``[B]`` on inputs and targets ``[B, n, ...]``.
+        """Compute the loss ``[B]`` on inputs and targets ``[B, n, ...]``.
+
+        Args:
+            params: one tensor ``[B, *shape]`` per shape.
+            inputs: ``[B, n, ...]``.
+            targets: ``[B, n, ...]``.
 
         Raises:
             ValueError: the loss is no scalar.
@@ -90,11 +107,11 @@ class Stacked:
         return self._map(one, params, inputs, targets)
 
     def outputs(self, params: tuple[Tensor, ...], inputs: Tensor) -> Tensor:
-        """Outputs ``[B, n, ...]`` on inputs ``[B, n, ...]``."""
+        """Compute outputs ``[B, n, ...]`` of inputs ``[B, n, ...]``."""
         return self._map(self._call(params[0]), params, inputs)
 
     def _call(self, like: Tensor) -> Callable[[Sequence[Tensor], Tensor], Tensor]:
-        """Outputs of one copy as a function of its parameters and inputs."""
+        """Make the function from parameters and inputs of one copy to its outputs."""
         buffers = {
             name: b.to(like.device, like.dtype if b.is_floating_point() else None)
             for name, b in self.buffers.items()
@@ -102,34 +119,35 @@ class Stacked:
 
         def call(values: Sequence[Tensor], x: Tensor) -> Tensor:
             named = dict(zip(self.names, values, strict=True))
-            # Running statistics are written to in place: no copy has another's.
-            own = {name: buffers[name].clone() for name in self.statistics}
-            return functional_call(self.template, (named, {**buffers, **own}), (x,))
+            # Running statistics are written to in place: each copy gets its own.
+            statistics = {name: buffers[name].clone() for name in self.statistics}
+            return functional_call(self.template, (named, {**buffers, **statistics}), (x,))
 
         return call
 
     def _map(
         self, one: Callable[..., Tensor], params: Sequence[Tensor], *examples: Tensor
     ) -> Tensor:
-        # Of the kinds of attention, only this can be stacked and differentiated twice.
+        """Evaluate ``one`` for all copies."""
+        # Only this kernel of attention can be stacked and differentiated twice.
         with sdpa_kernel(SDPBackend.MATH):
-            if (
-                self.vectorized and len(params[0]) > 1
-            ):  # vmap of one costs more than it saves
+            # For a single copy, vmap costs more than it saves.
+            if self.vectorized and len(params[0]) > 1:
                 return vmap(one)(tuple(params), *examples)
             copies = zip(zip(*params, strict=True), *examples, strict=True)
             return torch.stack([one(*each) for each in copies])
 
     def choose(self, inputs: Tensor, targets: Tensor) -> None:
-        """Find out on examples ``[n, ...]`` whether copies can be stacked.
+        """Set :attr:`vectorized` by a try on examples ``[n, ...]``.
 
         Raises:
-            Exception: what the module or the loss raise; it says where from.
+            Exception: the module or the loss fail on the examples; a note says so.
             ValueError: they draw random numbers, which copies cannot share.
         """
+        # 1. One copy; floating-point examples get the type of the parameters.
         params = [p.detach()[None] for p in trained_parameters(self.template).values()]
         like = params[0]
-        inputs, targets = (  # as they will be given: floats of the type of the parameters
+        inputs, targets = (
             x[None].to(like.device, like.dtype if x.is_floating_point() else None)
             for x in (inputs, targets)
         )
@@ -138,6 +156,7 @@ class Stacked:
         except Exception as error:
             error.add_note("(of the module and the loss, on the first examples)")
             raise
+        # 2. Two copies, stacked.
         twice: list[Any] = [torch.cat([x, x]) for x in (*params, inputs, targets)]
         try:
             self.loss(tuple(twice[:-2]), *twice[-2:])
@@ -155,7 +174,7 @@ class Stacked:
 
 
 def draws_random_numbers(call: Callable[[], object]) -> bool:
-    """Whether a call draws from the global random generator, which is left as it was."""
+    """Return whether a call draws from the global random generator, and restore it."""
     with torch.random.fork_rng(devices=[]):
         before = torch.get_rng_state()
         call()
@@ -163,22 +182,22 @@ def draws_random_numbers(call: Callable[[], object]) -> bool:
 
 
 def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters of a module that require gradients, by name."""
+    """Return the parameters of a module that require gradients, by name."""
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
 def flat(module: nn.Module) -> Tensor:
-    """A module's trained parameters as one tensor ``[P]``."""
+    """Concatenate a module's trained parameters to one tensor ``[P]``."""
     parts = trained_parameters(module).values()
     return torch.cat([p.detach().flatten() for p in parts])
 
 
 def named_loss(loss: str | LossFunction) -> LossFunction:
-    """The loss function of a name, or the function that is given.
+    """Return the loss function of a name, or the given function.
 
     Raises:
-        ValueError: there is none of that name.
-        TypeError: it is neither.
+        ValueError: there is no loss of that name.
+        TypeError: ``loss`` is neither a name nor a function.
     """
     if isinstance(loss, str):
         if loss not in LOSSES:

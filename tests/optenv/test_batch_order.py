@@ -1,4 +1,4 @@
-"""Epochs visit every example once, in orders that have nothing to do with each other."""
+"""Batches: each epoch visits every example once, in independent orders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZES = [1, 7, 60, 64, 100, 1000, 1021, 1024, 4095]
 
 
 def orders(num_train: int, epochs: int, runs: int, batch_size: int = 1) -> Tensor:
-    """Training examples in the order of their visits, ``[runs, epochs, num_train]``."""
+    """Return examples in the order of their visits, ``[runs, epochs, num_train]``."""
     data = data_of(num_train, runs)
     updates = math.ceil(epochs * num_train / batch_size)
     first = torch.zeros(runs, dtype=torch.int64)
@@ -38,7 +38,7 @@ def test_each_epoch_visits_every_example_once(num_train: int, batch_size: int) -
     assert order.sort(dim=-1).values.equal(expected)
 
 
-def test_no_number_of_examples_shares_a_factor_with_a_stride() -> None:
+def test_strides_are_coprime_to_every_number_of_examples() -> None:
     assert len(set(base._STRIDES)) == len(base._STRIDES)
     # `bits & (len - 1)` picks each equally often only for a power of two.
     assert len(base._STRIDES) & (len(base._STRIDES) - 1) == 0
@@ -48,7 +48,7 @@ def test_no_number_of_examples_shares_a_factor_with_a_stride() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [3, 32])
-def test_an_order_does_not_depend_on_the_windows_it_is_read_in(batch_size: int) -> None:
+def test_the_batch_order_does_not_depend_on_the_windows(batch_size: int) -> None:
     data, first = data_of(100, 2), torch.tensor([0, 5])
     whole = data.batch_rows(first, 20, batch_size).unflatten(1, (20, batch_size))
     for begin, length in ((0, 7), (7, 1), (8, 12)):
@@ -56,16 +56,16 @@ def test_an_order_does_not_depend_on_the_windows_it_is_read_in(batch_size: int) 
         assert part.equal(whole[:, begin : begin + length].flatten(1))
 
 
-def test_epochs_and_runs_have_orders_of_their_own() -> None:
+def test_epochs_and_runs_have_different_orders() -> None:
     order = orders(1000, epochs=20, runs=20)
     for same in (order[3], order[:, 3]):
         assert len({tuple(row) for row in same.tolist()}) == 20
 
 
 def correlations(a: Tensor, b: Tensor) -> Tensor:
-    """Rank correlation of when each example is visited, one per pair of orders."""
-    when = [order.argsort(dim=-1).double() for order in (a, b)]
-    centred = [w - w.mean(-1, keepdim=True) for w in when]
+    """Compute the rank correlation of each pair of orders."""
+    positions = [order.argsort(dim=-1).double() for order in (a, b)]
+    centred = [w - w.mean(-1, keepdim=True) for w in positions]
     dot = (centred[0] * centred[1]).sum(-1)
     return dot / (centred[0].norm(dim=-1) * centred[1].norm(dim=-1))
 
@@ -83,7 +83,7 @@ def test_orders_of_epochs_and_of_runs_are_nearly_uncorrelated(num_train: int) ->
 
 
 @pytest.mark.parametrize("num_train", [100, 1000, 1024])
-def test_every_example_is_first_equally_often(num_train: int) -> None:
+def test_every_example_is_first_in_an_epoch_equally_often(num_train: int) -> None:
     data = data_of(num_train, runs=5000)
     starts = [torch.full((5000,), epoch * num_train) for epoch in range(10)]
     first = torch.cat([data.batch_rows(start, 1, 1) for start in starts]).flatten()
@@ -94,7 +94,7 @@ def test_every_example_is_first_equally_often(num_train: int) -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_fixed_examples_are_those_that_the_rows_name(shared: bool) -> None:
+def test_train_and_validation_examples_follow_the_rows(shared: bool) -> None:
     total, runs = 10, 3
     size = total if shared else runs * total
     rows = torch.arange(runs * total).view(runs, total)

@@ -1,4 +1,4 @@
-"""What an agent controls, and when."""
+"""Actions, schedules, and the windows between control steps."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_windows_are_equal_unless_spaced_and_grow_if_spaced(total: int) -> None:
         np.testing.assert_allclose(edges[late], ideal[late], atol=0.5)
 
 
-def test_a_short_run_gets_a_decision_per_update() -> None:
+def test_a_short_run_gets_a_control_step_per_update() -> None:
     np.testing.assert_array_equal(windows.boundaries(5, 40, 2.0), np.arange(6))
 
 
@@ -65,14 +65,16 @@ def test_a_short_run_gets_a_decision_per_update() -> None:
         ((10, 5, math.inf), r"spacing must lie in \[1, 10\], got inf"),
     ],
 )
-def test_an_impossible_clock_is_refused(arguments: tuple[Any, ...], says: str) -> None:
+def test_impossible_windows_are_refused(arguments: tuple[Any, ...], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         windows.boundaries(*arguments)
 
 
 @pytest.mark.parametrize("updates_per_step", [1, 3, 10])
 @pytest.mark.parametrize("spacing", [1.0, 2.0])
-def test_an_environment_keeps_the_clock(updates_per_step: int, spacing: float) -> None:
+def test_control_steps_happen_at_the_boundaries(
+    updates_per_step: int, spacing: float
+) -> None:
     env = gym.make_vec(
         utils.IDS[0], 2, tasks=utils.MLP, horizon=8, updates_per_step=updates_per_step,
         spacing=spacing,
@@ -99,7 +101,7 @@ def test_the_number_of_updates_is_drawn_between_its_bounds() -> None:
     assert 80 < sum(length < 10 * 20**0.5 for length in lengths) < 120
 
 
-def test_work_shortens_the_runs_of_large_tasks_alone() -> None:
+def test_max_work_shortens_only_the_runs_of_large_tasks() -> None:
     small, large = (tasks.Quadratic(dim=dim, batch_size=8) for dim in (4, 64))
     for task, longest in ((small, 200), (large, 60)):
         env = gym.make(
@@ -116,7 +118,7 @@ def test_work_shortens_the_runs_of_large_tasks_alone() -> None:
     assert least.unwrapped.batch.groups[0][1].total_updates == 80  # of 40 control steps
 
 
-def test_a_recurrent_task_works_once_a_token() -> None:
+def test_the_work_of_a_recurrent_task_counts_every_token() -> None:
     elman = tasks.LanguageModel(network="elman", length=8, batch_size=4)
     assert elman.work == elman.num_params * 4 * 8
     assert utils.MLP.work == utils.MLP.num_params * utils.MLP.batch_size
@@ -141,13 +143,13 @@ def test_base_learning_rates_are_drawn_log_uniformly_one_per_run() -> None:
 
 
 @pytest.mark.parametrize("action", ACTIONS, ids=str)
-def test_an_action_survives_json(action: actions.Action) -> None:
+def test_an_action_round_trips_through_json(action: actions.Action) -> None:
     assert actions.make(action) is action
     assert actions.make(json.loads(json.dumps(action.to_dict()))) == action
 
 
 @pytest.mark.parametrize("kind", actions.ACTIONS)
-def test_an_actions_name_is_its_default(kind: str) -> None:
+def test_the_name_of_an_action_makes_its_default(kind: str) -> None:
     assert actions.make(kind) == actions.ACTIONS[kind]()
     assert actions.make(kind).kind == kind
 

@@ -1,4 +1,4 @@
-"""The core is a pure function: of tensors, of nothing else, and differentiable."""
+"""The core is a pure and differentiable function of tensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ every_task = pytest.mark.parametrize(
 
 
 def rates(updates: int, runs: int = RUNS) -> Tensor:
-    """Learning rates ``[U, B]``, all different."""
+    """Make learning rates ``[U, B]`` that all differ."""
     flat = torch.logspace(-3, -1.5, updates * runs, dtype=torch.float64)
     return flat.view(updates, runs)
 
@@ -45,7 +45,7 @@ def test_advance_is_pure(rule: str, task: tasks.Task) -> None:
 
 
 @every_rule
-def test_a_kept_state_is_a_snapshot(rule: str) -> None:
+def test_a_stored_state_is_a_snapshot(rule: str) -> None:
     data, state = utils.started(utils.MLP, rule, RUNS)
     lr = rates(7)
 
@@ -54,9 +54,9 @@ def test_a_kept_state_is_a_snapshot(rule: str) -> None:
 
     kept = run(state, lr[:3])
     end = run(kept, lr[3:])
-    run(kept, 10 * lr)  # another future of the same past
+    run(kept, 10 * lr)  # a branch from the same state
     utils.assert_identical(run(kept, lr[3:]), end)
-    whole = run(state, lr)  # windows leave no trace, but for the losses they hold
+    whole = run(state, lr)  # windows change nothing but the recorded losses
     utils.assert_identical(whole._replace(losses=end.losses), end)
     assert whole.losses.seen.tolist() == [7] * RUNS
     assert end.losses.seen.tolist() == [4] * RUNS
@@ -144,7 +144,7 @@ def test_the_gradient_is_the_mean_over_the_batch() -> None:
 
 
 class HostReads(TorchDispatchMode):
-    """Count what waits for a device: reading a tensor's value, or its data's size."""
+    """Record operations that wait for the device to read a value or a size."""
 
     WAITING = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select")
 
@@ -187,7 +187,7 @@ def global_state() -> tuple[Any, ...]:
     ["train", "test", utils.module_task(), utils.module_task(convolutional=True)],
     ids=["train", "test", "module", "cnn"],
 )
-def test_nothing_global_is_touched(spec: Any) -> None:
+def test_global_state_is_not_changed(spec: Any) -> None:
     tasks.data.load_digits("train")  # scikit-learn's import itself draws from `random`
     before = global_state()
     env = gym.make_vec(

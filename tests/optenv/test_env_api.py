@@ -1,8 +1,7 @@
-"""Every registered environment keeps Gymnasium's contract."""
+"""Every registered environment fulfils Gymnasium's contract."""
 
 from __future__ import annotations
 
-import doctest
 import pickle
 import warnings
 
@@ -49,7 +48,7 @@ def test_make_vec_batches_the_spaces_of_make(env_id: str) -> None:
 
 
 @every_id
-def test_a_spec_survives_json_and_makes_the_same_environment(env_id: str) -> None:
+def test_a_spec_round_trips_through_json(env_id: str) -> None:
     arguments = {"tasks": ["quadratic", "mlp-regression"], "base_lr": (1e-3, 1e-2)}
     single = gym.make(env_id, horizon=3, **arguments)
     batch = gym.make_vec(env_id, 3, horizon=3, autoreset_mode="SameStep", **arguments)
@@ -73,7 +72,7 @@ def test_a_pickled_environment_continues_identically(
         twin = pickle.loads(pickle.dumps(env))
         for action in actions[2:5]:
             utils.assert_same(twin.step(action), env.step(action))
-        # The generators went along too: so does the next run.
+        # The generators were pickled as well, so the next run is the same, too.
         utils.assert_same(utils.rollout(twin, actions[5:]), utils.rollout(env, actions[5:]))
 
 
@@ -121,7 +120,7 @@ def test_a_diverged_run_ends_with_its_loss_reported(env_id: str, base_lr: float)
     _, reward, terminated, truncated, info = env.step(utils.keep(env))
     assert terminated and not truncated and reward < 0
     assert info["diverged"] is True
-    # Infinite rather than NaN, which does not even equal itself.
+    # Infinite rather than NaN, which is not equal to itself.
     assert info["loss"] == np.inf if base_lr == 1e40 else 20 < info["loss"] < np.inf
     assert set(info) == {"loss", "lr", "diverged", "validation_loss"}
 
@@ -166,15 +165,8 @@ def test_ansi_rendering_is_one_line_that_follows_the_run(env_id: str) -> None:
 
 
 @pytest.mark.parametrize("rule", utils.RULES)
-def test_the_default_learning_rate_is_the_rules(rule: str) -> None:
+def test_the_default_learning_rate_is_that_of_the_rule(rule: str) -> None:
     env = gym.make("optenv/LearningRate-v0", rule=rule, **SHORT)
     env.reset(seed=0)
     lr = env.step(utils.keep(env))[4]["lr"]
     assert lr == pytest.approx(rules.get(rule).default_lr)
-
-
-def test_the_example_of_the_docstring_runs() -> None:
-    finder = doctest.DocTestFinder(recurse=False)
-    (example,) = finder.find(optenv.LearningRateEnv, globs={})
-    assert len(example.examples) >= 4
-    assert doctest.DocTestRunner().run(example).failed == 0

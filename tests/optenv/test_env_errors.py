@@ -1,4 +1,4 @@
-"""Every mistake is refused where it is made, in words that mend it."""
+"""Mistakes are refused at once, with a message that lists the valid values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ SHORT = {"tasks": utils.MLP, "horizon": 3, "updates_per_step": 2}
     ("typo", "meant"),
     [("horizont", "horizon"), ("task", "tasks"), ("baselr", "base_lr"), ("Rule", "rule")],
 )
-def test_an_unknown_argument_names_the_closest(env_id: str, typo: str, meant: str) -> None:
+def test_an_unknown_argument_is_refused_with_the_closest_one(
+    env_id: str, typo: str, meant: str
+) -> None:
     for make in (gym.make, gym.make_vec):
         with pytest.raises(TypeError, match=f"{typo!r}; did you mean {meant!r}") as error:
             make(env_id, **{typo: 1})
@@ -31,12 +33,12 @@ def test_an_unknown_argument_names_the_closest(env_id: str, typo: str, meant: st
             assert name in str(error.value)
 
 
-def test_an_argument_like_no_other_is_still_told_the_valid_ones() -> None:
+def test_an_unknown_argument_without_a_close_one_lists_the_valid_ones() -> None:
     with pytest.raises(TypeError, match=r"unknown argument 'qqq'; valid: tasks, rule"):
         gym.make(CONTINUOUS, qqq=1)
 
 
-# argument, value, error, what its message says besides the value (if that is a plain one)
+# Argument, value, error, and parts of its message (besides the value, if it is plain).
 BAD_ARGUMENTS: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("tasks", "mnist", ValueError, [*tasks.FAMILIES, *tasks.SPLITS]),
     ("tasks", "digits/validation", ValueError, ["digits/test"]),
@@ -163,7 +165,7 @@ def test_a_batch_refuses_impossible_shapes(
         gym.make_vec(CONTINUOUS, **arguments)
 
 
-# id, action of one environment, what the message says
+# Id, action of one environment, pattern of the message.
 BAD_ACTIONS: list[tuple[str, Any, str]] = [
     (CONTINUOUS, np.array([1.5], np.float32), r"\[-1, 1\].*1\.5"),
     (CONTINUOUS, np.array([-2.0], np.float32), r"\[-1, 1\].*-2"),
@@ -183,12 +185,12 @@ BAD_ACTIONS: list[tuple[str, Any, str]] = [
 def test_a_bad_action_is_quoted_with_what_is_valid(
     env_id: str, action: Any, says: str
 ) -> None:
-    # Gymnasium's own checker asserts before us; without it, the message is ours.
+    # Without Gymnasium's own checker, which would raise first.
     env = gym.make(env_id, disable_env_checker=True, **SHORT)
     env.reset(seed=0)
     with pytest.raises(ValueError, match=says):
         env.step(action)
-    env.step(utils.keep(env))  # the run is none the worse for it
+    env.step(utils.keep(env))  # the run goes on
 
 
 @pytest.mark.parametrize("env_id", utils.IDS)
@@ -200,7 +202,7 @@ def test_a_batch_refuses_actions_of_another_batch_size(env_id: str) -> None:
 
 
 @pytest.mark.parametrize("env_id", utils.IDS)
-def test_read_only_actions_are_as_good_as_others(env_id: str) -> None:
+def test_read_only_actions_are_accepted(env_id: str) -> None:
     env = gym.make_vec(env_id, 3, **SHORT)
     actions = utils.random_actions(env.action_space, 3)
     expected = utils.rollout(env, actions, seed=0)
@@ -239,13 +241,13 @@ def test_the_first_reset_is_of_all_runs() -> None:
     env.reset(options={"reset_mask": np.array([True, False, True])})
 
 
-def test_a_picture_before_the_first_reset_is_refused() -> None:
+def test_rendering_before_the_first_reset_is_refused() -> None:
     env = optenv.LearningRateEnv(render_mode="ansi", **SHORT)
     with pytest.raises(gym.error.ResetNeeded, match="render"):
         env.render()
 
 
-def test_a_single_run_that_has_ended_asks_for_its_own_reset() -> None:
+def test_a_single_environment_that_has_ended_refuses_to_step() -> None:
     env = gym.make(CONTINUOUS, **SHORT)
     utils.rollout(env, [utils.keep(env)] * 3, seed=0)
     with pytest.raises(ValueError, match=r"^the run has ended; call reset\(\)$"):

@@ -1,4 +1,4 @@
-"""What an agent sees of gradients does not depend on how long its windows are."""
+"""Gradient features do not depend on the length of the windows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GRADIENT_FEATURES = (
 
 @dataclass(frozen=True)
 class Bowl(tasks.Quadratic):
-    """The same curvature everywhere: stationary after some 20 updates."""
+    """Quadratic with unit curvature, stationary after some 20 updates."""
 
     def examples(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         total = self.num_train + self.num_validation
@@ -38,7 +38,7 @@ MLP = tasks.MLP(
 def late_observations(
     updates_per_step: int, task: tasks.Task, rule: str, base_lr: float
 ) -> np.ndarray:
-    """Observations ``[steps, RUNS, F]`` of the later part of runs at a constant rate."""
+    """Return observations ``[steps, RUNS, F]`` of late steps at a constant rate."""
     env = gym.make_vec(
         "optenv/LearningRate-v0", RUNS, tasks=task, rule=rule, base_lr=base_lr,
         horizon=HORIZON, updates_per_step=updates_per_step,
@@ -54,25 +54,24 @@ def late_observations(
     ("task", "rule", "base_lr"),
     [
         pytest.param(BOWL, "sgd", 0.3, id="stationary-sgd"),
-        # So small a rate that nothing moves: the gradients are all noise.
+        # A rate so small that the parameters hardly move: the gradients are all noise.
         pytest.param(MLP, "adam", 1e-7, id="still-adam"),
     ],
 )
-def test_gradient_features_at_4_and_at_400_updates_a_window_are_distributed_alike(
+def test_gradient_features_have_one_distribution_for_short_and_long_windows(
     task: tasks.Task, rule: str, base_lr: float
 ) -> None:
     short, long = (late_observations(n, task, rule, base_lr) for n in (4, 400))
     for name in GRADIENT_FEATURES:
         i = list(FEATURES).index(name)
         a, b = short[..., i], long[..., i]
-        # Measured: at most 0.04 and 0.05. Statistics of whole windows instead of one
-        # update would differ by 1 and more.
+        # Measured: at most 0.04 and 0.05. Statistics of whole windows instead of single
+        # updates would differ by 1 and more.
         assert abs(a.mean() - b.mean()) < 0.1, name
         assert abs(a.std() - b.std()) < 0.1, name
 
 
-def test_a_window_is_probed_once_however_long_it_is() -> None:
-    """The step that is seen is that of one update, not of the window."""
+def test_the_probed_step_is_one_update_whatever_the_window() -> None:
     sizes = []
     for updates in (1, 50):
         env = gym.make_vec(

@@ -1,4 +1,4 @@
-"""Reparametrised runs: the same networks, for which other learning rates are best."""
+"""Reparametrised runs: the same networks with other best learning rates."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def start(num_envs=4, **arguments):
 
 
 def factors(group):
-    """The factor of each tensor and run, ``[tensors, B]``."""
+    """Return the factor of each parameter tensor and run, ``[tensors, B]``."""
     parts = group.task.unflatten(group.data.scale)
     return torch.stack([part.flatten(1)[:, 0] for part in parts])
 
 
-def test_losses_at_the_start_are_the_same_and_later_ones_are_not():
+def test_reparametrization_changes_all_losses_but_the_initial_one():
     (plain_env, plain), (env, group) = start(), start(reparametrize=0.7)
     torch.testing.assert_close(group.state.initial_loss, plain.state.initial_loss)
     params = group.state.run.params * group.data.scale
@@ -36,7 +36,7 @@ def test_losses_at_the_start_are_the_same_and_later_ones_are_not():
     assert not np.allclose(*losses, rtol=1e-3)
 
 
-def test_every_tensor_of_every_run_has_one_factor_of_its_own():
+def test_every_parameter_tensor_of_every_run_has_its_own_factor():
     group = start(num_envs=200, reparametrize=0.7)[1]
     drawn = factors(group)
     for part, factor in zip(group.task.unflatten(group.data.scale), drawn, strict=True):
@@ -46,7 +46,7 @@ def test_every_tensor_of_every_run_has_one_factor_of_its_own():
     assert abs(drawn.log().mean().item()) < 0.1
 
 
-def test_under_sgd_a_factor_acts_as_its_square_on_the_learning_rate():
+def test_under_sgd_a_factor_scales_the_learning_rate_by_its_square():
     (plain_env, plain), (env, group) = (
         start(horizon=1, updates_per_step=1, reparametrize=r) for r in (0.0, 0.7)
     )
@@ -57,7 +57,7 @@ def test_under_sgd_a_factor_acts_as_its_square_on_the_learning_rate():
     torch.testing.assert_close(moved, scale**2 * (plain.state.run.params - before))
 
 
-def test_runs_that_are_reset_alone_get_new_factors_and_the_others_keep_theirs():
+def test_a_masked_reset_redraws_the_factors_of_the_reset_runs_only():
     env, group = start(reparametrize=0.7)
     before = group.data.scale.clone()
     mask = np.array([False, True, False, False])
@@ -67,7 +67,7 @@ def test_runs_that_are_reset_alone_get_new_factors_and_the_others_keep_theirs():
     assert not torch.equal(group.data.scale[1], before[1])
 
 
-def test_a_run_of_the_batch_is_the_single_run_of_its_seed():
+def test_reparametrized_runs_equal_the_single_runs_of_their_seeds():
     group = start(reparametrize=0.7)[1]
     alone = optenv.LearningRateVectorEnv(1, **ARGUMENTS, reparametrize=0.7)
     alone.reset(seed=2)
@@ -77,6 +77,6 @@ def test_a_run_of_the_batch_is_the_single_run_of_its_seed():
 
 
 @pytest.mark.parametrize("value", [-0.1, float("inf"), float("nan"), "1", True])
-def test_the_deviation_must_be_a_number_of_at_least_0(value):
+def test_a_reparametrize_that_is_no_number_of_at_least_0_is_refused(value):
     with pytest.raises(ValueError, match=f"reparametrize must be .* got {value!r}"):
         optenv.LearningRateVectorEnv(2, reparametrize=value)

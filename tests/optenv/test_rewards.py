@@ -1,4 +1,4 @@
-"""More return is more progress, whatever the path, and divergence is worst."""
+"""Returns are the log progress of runs, and diverged runs return least."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FLOOR = -math.log(rewards.EPSILON / (1 + rewards.EPSILON))
 
 
 def run(actions: list[Any], **arguments: Any) -> tuple[np.ndarray, np.ndarray, Any]:
-    """Returns and highest losses ``[RUNS]`` of absorbing runs, and where they ended."""
+    """Return returns and highest losses ``[RUNS]`` of absorbing runs, and their batch."""
     env = gym.make_vec(
         ID, RUNS, horizon=HORIZON, on_divergence="absorb", dtype="float64", **arguments
     )
@@ -39,12 +39,12 @@ def run(actions: list[Any], **arguments: Any) -> tuple[np.ndarray, np.ndarray, A
 
 
 def potential(loss: Tensor, initial: Tensor) -> Tensor:
-    """Potential of a reward that has one source."""
+    """Compute the potential of a reward with one source."""
     return rewards.potential(loss.unsqueeze(-1), initial.unsqueeze(-1))
 
 
 def reward_loss(env: Any, source: str, params: Tensor) -> Tensor:
-    """The loss on the examples that are to be rewarded, taken without the environment."""
+    """Compute the loss of the reward without the environment."""
     group = env.groups[0][1]
     data, task = group.data, group.task
     start = 0 if source == "train" else task.num_train
@@ -85,7 +85,7 @@ def test_returns_order_learning_rates_exactly_as_final_losses_do(
         assert 3 <= finite.sum() < 10
         np.testing.assert_array_equal(np.argsort(-ours[finite]), np.argsort(theirs[finite]))
         assert len(np.unique(ours[finite])) == finite.sum()
-        np.testing.assert_allclose(ours[~finite], -rewards.WORST)
+        np.testing.assert_allclose(ours[~finite], -rewards.DIVERGED_POTENTIAL)
         assert ours[~finite].max() < ours[finite].min() - 0.5
 
 
@@ -112,7 +112,7 @@ def test_a_return_is_the_log_progress_of_the_whole_run(
     assert (total != 0).all()
 
 
-def test_the_two_sources_reward_different_examples() -> None:
+def test_train_and_validation_rewards_differ() -> None:
     constant = [np.zeros((RUNS, 1))] * HORIZON
     train, validation = (
         run(constant, tasks=utils.MLP, base_lr=1e-2, reward=source)[0]
@@ -125,18 +125,19 @@ def test_both_sources_together_reward_the_mean_of_their_progress() -> None:
     constant = [np.zeros((RUNS, 1))] * HORIZON
     train, validation, both = (
         run(constant, tasks=utils.MLP, base_lr=1e-2, reward=source)[0]
-        for source in rewards.SOURCES
+        for source in rewards.REWARDS
     )
     np.testing.assert_allclose(both, (train + validation) / 2, rtol=1e-8)
 
 
 def test_a_run_is_diverged_if_one_of_its_losses_is() -> None:
     loss = torch.tensor([[1.0, 1.0], [1.0, 30.0], [math.nan, 1.0]])
-    phi = rewards.potential(loss, torch.ones(3, 2))
-    assert rewards.is_diverged(phi).tolist() == [False, True, True]
+    phi, diverged = rewards.REWARDS["both"].evaluate(loss, torch.ones(3, 2))
+    assert diverged.tolist() == [False, True, True]
+    assert (phi > rewards.MAX_POTENTIAL).tolist() == [False, True, True]
 
 
-def test_validation_loss_is_taken_on_all_validation_examples_when_runs_end() -> None:
+def test_the_validation_loss_at_the_end_is_on_all_validation_examples() -> None:
     task = TASKS["quadratic"]
     env = gym.make_vec(ID, RUNS, tasks=task, horizon=2, dtype="float64")
     env.reset(seed=0)
@@ -151,7 +152,7 @@ def test_validation_loss_is_taken_on_all_validation_examples_when_runs_end() -> 
     np.testing.assert_allclose(info["validation_loss"], loss, rtol=1e-10)
 
 
-def test_a_run_that_diverged_once_stays_diverged_however_it_recovers() -> None:
+def test_a_diverged_run_stays_diverged_even_if_its_loss_recovers() -> None:
     action = {"kind": "continuous", "step": 4.0}
     up, down, stay = (np.full((RUNS, 1), a) for a in (1.0, -1.0, 0.0))
     total, highest, env = run(
@@ -162,7 +163,7 @@ def test_a_run_that_diverged_once_stays_diverged_however_it_recovers() -> None:
     recovered = (state.loss < state.initial_loss)[:, 0].numpy()
     diverged = recovered & (highest > 25 * state.initial_loss[:, 0].numpy())
     assert diverged.sum() >= 2
-    np.testing.assert_allclose(total[diverged], -rewards.WORST)
+    np.testing.assert_allclose(total[diverged], -rewards.DIVERGED_POTENTIAL)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -170,13 +171,13 @@ def test_a_diverged_potential_is_worse_than_every_other(dtype: torch.dtype) -> N
     initial = torch.logspace(-6, 6, 13, dtype=dtype)
     for ratio in (0.0, 1e-30, 1e-3, 1.0, 19.0):
         phi = potential(ratio * initial, initial)
-        assert not rewards.is_diverged(phi).any()
-        assert (phi < rewards.WORST - 0.5).all()
+        assert (phi <= rewards.MAX_POTENTIAL).all()
+        assert (phi < rewards.DIVERGED_POTENTIAL - 0.5).all()
         assert (-phi <= FLOOR + 1e-4).all()
     for ratio in (21.0, 1e6, math.inf, math.nan):
         phi = potential(ratio * initial, initial)
-        assert rewards.is_diverged(phi).all()
-        assert (phi == torch.tensor(rewards.WORST, dtype=dtype)).all()
+        assert (phi > rewards.MAX_POTENTIAL).all()
+        assert (phi == torch.tensor(rewards.DIVERGED_POTENTIAL, dtype=dtype)).all()
 
 
 def test_the_potential_grows_with_the_loss_and_starts_at_zero() -> None:
@@ -186,5 +187,5 @@ def test_the_potential_grows_with_the_loss_and_starts_at_zero() -> None:
     assert phi.isfinite().all()
     one = torch.ones(1)
     assert potential(one, one).item() == pytest.approx(0, abs=1e-6)
-    # Bounded below: no run gains from the last digits of a loss near zero.
+    # Bounded below: runs gain nothing from the last digits of a loss near zero.
     assert potential(0 * one, one).item() == pytest.approx(-FLOOR, rel=1e-6)

@@ -1,4 +1,4 @@
-"""RLlib's new API stack samples batches without losing or repeating a transition."""
+"""RLlib's new API stack samples batches without losing or repeating transitions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TOLERANCE = {"rtol": 1e-6, "atol": 1e-7}
 def make_runner(
     env_id: str, **arguments: Any
 ) -> tuple[SingleAgentEnvRunner, dict[str, int]]:
-    """A runner in this process, and which run of the batch each of its episodes is of."""
+    """Make a runner in this process, and a map from its episodes to runs of the batch."""
     rows: dict[str, int] = {}
 
     def created(*, episode: SingleAgentEpisode, env_index: int, **_: Any) -> None:
@@ -56,9 +56,10 @@ def make_runner(
 
 
 def replayed(chunks: list[SingleAgentEpisode], env: gym.Env, seed: int) -> list[float]:
-    """Drive ``env`` by hand with the actions of its episodes, of which some are cut.
+    """Step ``env`` by hand with the actions of episodes, some of which are cut.
 
-    Asserts that all they hold is the same, and returns the sums of rewards of whole ones.
+    Asserts that observations, rewards and ends are equal. Returns the returns of the whole
+    episodes.
     """
     observation, _ = env.reset(seed=seed)
     total, returns = 0.0, []
@@ -68,7 +69,7 @@ def replayed(chunks: list[SingleAgentEpisode], env: gym.Env, seed: int) -> list[
         for after, action, reward in zip(
             seen[1:], chunk.get_actions(), chunk.get_rewards(), strict=True
         ):
-            # Stored is what the policy drew; RLlib's rounding of it matters.
+            # Stored are the policy's draws, before RLlib rounds them to the space.
             sent = unsquash_action(action, env.action_space)
             if isinstance(env.action_space, gym.spaces.Box):
                 np.testing.assert_allclose(sent, action.clip(-1, 1), atol=1e-6)
@@ -86,13 +87,13 @@ def replayed(chunks: list[SingleAgentEpisode], env: gym.Env, seed: int) -> list[
 
 @pytest.mark.parametrize("random_actions", [True, False], ids=["random", "of the policy"])
 @pytest.mark.parametrize("env_id", [*utils.IDS, *optenv.TRIALS])
-def test_episodes_are_those_of_environments_driven_by_hand(
+def test_episodes_equal_those_of_environments_stepped_by_hand(
     env_id: str, random_actions: bool
 ) -> None:
     runner, rows = make_runner(env_id)
     chunks = [
         chunk
-        for _ in range(3)  # an episode goes on where the sample before cut it
+        for _ in range(3)  # a cut episode continues in the next sample
         for chunk in runner.sample(num_timesteps=66, random_actions=random_actions)
     ]
     returns: list[float] = []
@@ -106,7 +107,7 @@ def test_episodes_are_those_of_environments_driven_by_hand(
     assert metrics["episode_len_max"].peek() > metrics["episode_len_min"].peek()
 
 
-def test_runs_that_do_not_diverge_are_whole_episodes() -> None:
+def test_absorbed_runs_are_whole_episodes() -> None:
     runner, _ = make_runner(utils.IDS[0], on_divergence="absorb")
     episodes = runner.sample(num_episodes=3 * RUNS, random_actions=True)
     assert [len(episode) for episode in episodes] == [HORIZON] * 3 * RUNS
@@ -114,13 +115,13 @@ def test_runs_that_do_not_diverge_are_whole_episodes() -> None:
 
 
 def processes(variable: str) -> list[str]:
-    """Commands of the processes that have ``variable`` in their environment."""
+    """Return the commands of processes that have ``variable`` in their environment."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if variable in (folder / "environ").read_text(errors="replace").split("\0"):
                 found.append((folder / "cmdline").read_text().replace("\0", " "))
-        except OSError:  # it has ended, or is not ours to read
+        except OSError:  # it has ended, or must not be read
             continue
     return found
 

@@ -1,4 +1,4 @@
-"""Stable-Baselines3 sees a batch exactly as it sees single environments."""
+"""The adapter to Stable-Baselines3 equals SB3's own over single environments."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def batched(env_id: str, num_envs: int, **arguments: Any) -> SB3VecEnv:
 
 
 def cartpoles(num_envs: int) -> tuple[SB3VecEnv, DummyVecEnv]:
-    """Real truncations: poles that fall and poles that reach the time limit."""
+    """Make CartPole, where some episodes terminate and some are truncated."""
     batch = gym.make_vec(
         "CartPole-v1", num_envs, vectorization_mode="sync", max_episode_steps=14,
         vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
@@ -43,7 +43,7 @@ def cartpoles(num_envs: int) -> tuple[SB3VecEnv, DummyVecEnv]:
 
 
 def assert_same_steps(ours: VecEnv, theirs: VecEnv, steps: int) -> dict[str, int]:
-    """Step both in step, and count how episodes ended."""
+    """Assert that both return the same, and count terminations and truncations."""
     assert ours.num_envs == theirs.num_envs
     assert ours.observation_space == theirs.observation_space
     assert ours.action_space == theirs.action_space
@@ -72,12 +72,12 @@ def test_the_adapter_equals_dummy_vec_env(env_id: str) -> None:
     assert count["terminated"] > 15 and count["truncated"] == 0
 
 
-def test_the_adapter_equals_dummy_vec_env_where_episodes_are_truncated() -> None:
+def test_the_adapter_equals_dummy_vec_env_on_truncated_episodes() -> None:
     count = assert_same_steps(*cartpoles(4), steps=60)
     assert count["terminated"] > 3 and count["truncated"] > 3
 
 
-def test_a_second_reset_continues_the_generators_as_dummy_vec_env_does() -> None:
+def test_a_second_reset_continues_the_generators_like_dummy_vec_env() -> None:
     ours = batched(utils.IDS[0], 3, **SHORT)
     theirs = DummyVecEnv([lambda: gym.make(utils.IDS[0], **SHORT)] * 3)
     for env in (ours, theirs):
@@ -113,7 +113,7 @@ def test_autoreset_modes_that_lose_an_observation_are_refused(mode: AutoresetMod
         SB3VecEnv(env)
 
 
-def test_attributes_and_methods_are_those_of_the_batch() -> None:
+def test_attributes_and_methods_of_the_batch_are_available() -> None:
     env = batched(utils.IDS[0], 3, **SHORT)
     assert env.get_attr("num_envs") == [3, 3, 3]
     assert env.get_attr("num_envs", indices=1) == [3]

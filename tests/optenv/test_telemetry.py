@@ -1,4 +1,4 @@
-"""Observations are finite, bounded, and free of every scale that a task may have."""
+"""Observations are finite, bounded, and invariant to the scales of a task."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 import optenv
-from optenv import probing, tasks, telemetry
-from optenv.probing import Losses, Probe
-from optenv.telemetry import FEATURES, Control, History, observe
+from optenv import tasks, telemetry
+from optenv.telemetry import FEATURES, Control, History, Losses, Probe, observe
 from tests.helpers import utils
 
 RUNS, WINDOWS = 6, 8
@@ -26,7 +25,7 @@ NAMES = list(FEATURES)
 def random_windows(
     dtype: torch.dtype = torch.float64, windows: int = WINDOWS
 ) -> Iterator[tuple[Probe, Losses, Control]]:
-    """Windows of vectors that look like training: gradients, steps, parameters, losses."""
+    """Yield windows of random gradients, steps, parameters and losses like a training's."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -43,10 +42,10 @@ def random_windows(
         for _ in range(5):
             losses = losses.record((0.2 * draw(RUNS)).exp() * 0.9**window)
         if window == 0:
-            yield probing.first_probe(dot, grad, param), losses, control(window, dtype)
+            yield telemetry.first_probe(dot, grad, param), losses, control(window, dtype)
         else:
             yield (
-                probing.probe(dot, grad, param, last, step),
+                telemetry.probe(dot, grad, param, last, step),
                 losses,
                 control(window, dtype),
             )
@@ -59,7 +58,7 @@ def control(window: int, dtype: torch.dtype) -> Control:
 
 
 def observations(windows: Any) -> Tensor:
-    """Observations ``[windows, RUNS, F]`` of one course of windows."""
+    """Compute observations ``[windows, RUNS, F]`` of successive windows."""
     history, seen = None, []
     for probe, losses, state in windows:
         if history is None:
@@ -70,7 +69,7 @@ def observations(windows: Any) -> Tensor:
 
 
 def rescale(window: tuple[Probe, Losses, Control], loss: float, param: float) -> Any:
-    """The same window, its loss and its parameters measured in other units."""
+    """Return the window with loss and parameters measured in other units."""
     probe, losses, state = window
     grad = loss / param
     units = {
@@ -86,7 +85,7 @@ def rescale(window: tuple[Probe, Losses, Control], loss: float, param: float) ->
 @pytest.mark.parametrize("loss", [1e-4, 1.0, 1e4])
 @pytest.mark.parametrize("param", [1e-3, 1.0, 1e3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_units_of_loss_and_of_parameters_do_not_show(
+def test_features_are_invariant_to_units_of_loss_and_parameters(
     loss: float, param: float, dtype: torch.dtype
 ) -> None:
     plain = observations(random_windows(dtype))
@@ -102,7 +101,7 @@ def test_units_of_loss_and_of_parameters_do_not_show(
 
 @dataclass(frozen=True)
 class ScaledQuadratic(tasks.Quadratic):
-    """A quadratic in other units of the loss and of the parameters."""
+    """Quadratic in other units of the loss and of the parameters."""
 
     loss_unit: float = 1.0
     param_unit: float = 1.0
@@ -119,7 +118,9 @@ class ScaledQuadratic(tasks.Quadratic):
 
 @pytest.mark.parametrize("rule", ["sgd", "momentum"])
 @pytest.mark.parametrize(("loss", "param"), [(2.0**-20, 1.0), (2.0**20, 8.0), (1.0, 0.125)])
-def test_a_run_in_other_units_looks_the_same(rule: str, loss: float, param: float) -> None:
+def test_a_run_in_other_units_has_the_same_observations(
+    rule: str, loss: float, param: float
+) -> None:
     def trajectory(loss_unit: float, param_unit: float) -> list[Any]:
         task = ScaledQuadratic(dim=8, loss_unit=loss_unit, param_unit=param_unit)
         env = gym.make_vec(
@@ -138,7 +139,7 @@ BAD = [float("nan"), float("inf"), float("-inf"), 0.0, 1e30, -1e30, 1e-38]
 
 
 def replace(window: Any, value: float, part: int, name: str | None = None) -> Any:
-    """The window with all fields, or one, of its probe (0) or losses (1) a ``value``."""
+    """Replace all fields, or one, of the probe (part 0) or the losses (part 1)."""
     names = window[part]._fields if name is None else (name,)
     fields = {n: torch.full_like(getattr(window[part], n), value) for n in names}
     changed = window[part]._replace(**fields)
@@ -147,7 +148,7 @@ def replace(window: Any, value: float, part: int, name: str | None = None) -> An
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("value", BAD)
-def test_whatever_is_measured_observations_are_finite_and_bounded(
+def test_observations_are_finite_and_bounded_for_any_statistics(
     value: float, dtype: torch.dtype
 ) -> None:
     fields = [(0, n) for n in (*Probe._fields, None)] + [
@@ -166,9 +167,7 @@ def test_whatever_is_measured_observations_are_finite_and_bounded(
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize(("part", "name"), [(0, None), (1, "mean"), (1, "deviation")])
-def test_one_overflow_is_not_remembered_for_ever(
-    value: float, part: int, name: str | None
-) -> None:
+def test_the_history_forgets_an_overflow(value: float, part: int, name: str | None) -> None:
     windows = list(random_windows(windows=40))
     clean = observations(windows)
     windows[3] = replace(windows[3], value, part, name)
@@ -188,7 +187,7 @@ def test_without_losses_all_loss_features_are_zero() -> None:
             utils.assert_identical(without[:, :, i], with_losses[:, :, i])
 
 
-def test_a_window_without_losses_keeps_what_was_known() -> None:
+def test_a_window_without_losses_keeps_the_last_loss_features() -> None:
     windows = list(random_windows())
     windows[4] = replace(windows[4], 0.0, part=1)
     seen = dict(zip(NAMES, observations(windows).unbind(-1), strict=True))
@@ -198,7 +197,7 @@ def test_a_window_without_losses_keeps_what_was_known() -> None:
     assert (seen["loss_vs_previous"][4] == 0).all()
 
 
-def test_the_first_observation_is_one_constant() -> None:
+def test_the_first_observation_is_constant() -> None:
     expected = dict.fromkeys(NAMES, 0.0)
     expected |= {"progress": -1.0, "elapsed": np.log(0.003) / 3, "has_loss": 1.0}
     for rule, split in itertools.product(utils.RULES, tasks.SPLITS):
@@ -219,7 +218,7 @@ def test_the_table_names_every_entry_of_an_observation() -> None:
 
 
 @pytest.mark.parametrize("env_id", utils.IDS)
-def test_the_controllers_own_part_is_what_it_did(env_id: str) -> None:
+def test_control_features_follow_the_actions(env_id: str) -> None:
     bounded = {"kind": optenv.ENVIRONMENTS[env_id]["action"], "bound": 0.7}
     env = gym.make_vec(
         env_id, 3, tasks=utils.MLP, action=bounded, horizon=6, base_lr=1e-3, dtype="float64"

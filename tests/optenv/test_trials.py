@@ -31,7 +31,7 @@ def actions(env, seed=0):
 
 
 def trial(env, seed=0):
-    """Observations, rewards, ends and infos of a whole trial."""
+    """Return observations, rewards, ends and infos of a whole trial."""
     observation, _ = env.reset(seed=seed)
     steps = [(observation, None, None, {})]
     for action in actions(env):
@@ -42,7 +42,7 @@ def trial(env, seed=0):
 
 
 @every_id
-def test_environments_of_trials_are_those_of_gymnasium(env_id):
+def test_trials_pass_the_checker_of_gymnasium(env_id):
     check_env(gym.make(env_id, **SHORT).unwrapped)
 
 
@@ -62,7 +62,7 @@ def test_the_beginning_of_each_run_is_marked(env_id):
 
 
 @every_id
-def test_the_first_observation_of_each_run_is_that_of_a_run_without_a_past(env_id):
+def test_the_first_observation_of_each_run_has_no_history(env_id):
     steps = trial(batched(env_id))
     progress, step_size = (
         list(FEATURES).index("progress"),
@@ -73,7 +73,7 @@ def test_the_first_observation_of_each_run_is_that_of_a_run_without_a_past(env_i
         assert (steps[i][0][:, step_size] == 0).all()
 
 
-def test_the_last_action_and_reward_are_observed_also_across_runs():
+def test_previous_action_and_reward_are_observed_across_runs():
     env = batched(IDS[0])
     env.reset(seed=0)
     for action, _ in zip(actions(env), range(11), strict=False):
@@ -82,7 +82,7 @@ def test_the_last_action_and_reward_are_observed_also_across_runs():
         np.testing.assert_allclose(observation[:, -2], reward.clip(-4, 4), rtol=1e-6)
 
 
-def test_a_discrete_action_is_observed_as_one_of_its_kind():
+def test_trials_observe_discrete_actions_one_hot():
     env = batched(IDS[1])
     env.reset(seed=0)
     for action, _ in zip(actions(env), range(11), strict=False):
@@ -90,7 +90,7 @@ def test_a_discrete_action_is_observed_as_one_of_its_kind():
         np.testing.assert_array_equal(observation[:, -9:-2], np.eye(7)[action])
 
 
-def test_runs_of_a_trial_share_the_task_and_begin_with_other_parameters():
+def test_runs_of_a_trial_share_the_task_but_not_initial_parameters():
     env = batched(IDS[0], base_lr=(1e-4, 1e-2), reparametrize=0.5)
     env.reset(seed=0)
     group = env.unwrapped.groups[0][1]
@@ -109,7 +109,7 @@ def test_runs_of_a_trial_share_the_task_and_begin_with_other_parameters():
         assert (state.run.updates == 0).all() and (state.log_multiplier == 0).all()
 
 
-def test_the_first_run_is_that_of_the_environment_without_trials():
+def test_the_first_run_of_a_trial_equals_a_single_run():
     trials = batched(IDS[0])
     arguments = {name: value for name, value in SHORT.items() if name != "runs"}
     mode = AutoresetMode.DISABLED
@@ -124,7 +124,7 @@ def test_the_first_run_is_that_of_the_environment_without_trials():
 
 
 @every_id
-def test_a_trial_of_a_batch_is_the_single_trial(env_id):
+def test_a_batch_of_trials_steps_like_single_trials(env_id):
     alone = gym.make(env_id, **SHORT)
     batch = batched(env_id)
     together, _ = batch.reset(seed=5)
@@ -140,7 +140,7 @@ def test_a_trial_of_a_batch_is_the_single_trial(env_id):
     assert done
 
 
-def test_a_run_that_diverges_gives_way_to_the_next():
+def test_a_diverged_run_is_followed_by_the_next_run_of_the_trial():
     env = batched(IDS[0], base_lr=1e4, rule="sgd", tasks=utils.QUADRATIC)
     env.reset(seed=0)
     worst = np.ones((3, 1), np.float32)
@@ -151,7 +151,7 @@ def test_a_run_that_diverges_gives_way_to_the_next():
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
-def test_trials_follow_each_other(mode):
+def test_trials_follow_each_other_under_autoreset(mode):
     env = gym.make_vec(IDS[0], 3, autoreset_mode=mode, **SHORT)
     env.reset(seed=0)
     ends = []
@@ -165,13 +165,13 @@ def test_trials_follow_each_other(mode):
 
 
 @pytest.mark.parametrize("runs", [0, -1, 1.5, "3"])
-def test_a_number_of_runs_that_is_none_is_refused(runs):
+def test_runs_that_is_no_positive_integer_is_refused(runs):
     with pytest.raises(ValueError, match="runs"):
         gym.make(IDS[0], runs=runs)
 
 
 @pytest.mark.parametrize("hidden", [0.0, 1.0])
-def test_what_is_told_of_a_reward_is_the_decrease_of_the_mean_losses(hidden):
+def test_the_told_reward_is_the_decrease_of_the_log_mean_loss(hidden):
     arguments = {"previous_reward": "told", "loss_dropout": hidden, "dtype": "float64"}
     env = batched(IDS[0], **arguments, base_lr=0.1, updates_per_step=3)
     before, _ = env.reset(seed=0)
@@ -179,7 +179,7 @@ def test_what_is_told_of_a_reward_is_the_decrease_of_the_mean_losses(hidden):
     for step, action in zip(range(1, 13), actions(env), strict=False):
         observation, *_ = env.step(action)
         told.append(observation[:, -2])
-        if step % 4:  # within a run the telemetry has it as well, halved
+        if step % 4:  # within a run, a feature is half of it
             decrease = 2 * (before[:, column] - observation[:, column])
             np.testing.assert_allclose(observation[:, -2], decrease, atol=1e-9)
         before = observation
@@ -187,15 +187,15 @@ def test_what_is_told_of_a_reward_is_the_decrease_of_the_mean_losses(hidden):
     assert (np.array(told) == 0).all() == (hidden == 1)
 
 
-def test_an_unknown_previous_reward_is_named_with_the_valid_ones():
+def test_an_unknown_previous_reward_is_refused_with_the_valid_ones():
     with pytest.raises(
         ValueError, match="unknown previous_reward 'true'; valid: given, told"
     ):
         gym.make(IDS[0], previous_reward="true")
 
 
-def test_of_runs_that_are_being_reset_nothing_is_told():
-    """Some diverge at once and are reset in the next step, in which others go on."""
+def test_info_is_zero_for_runs_that_are_being_reset():
+    """Here some runs diverge at once and are reset in the next step of the others."""
     env = gym.make_vec(
         "optenv/LearningRateTrial-v0", 16, tasks=utils.MLP, rule="sgd", runs=1,
         base_lr=(1e-3, 1e6), updates_per_step=2,

@@ -1,4 +1,4 @@
-"""A batch of runs is its runs, whatever the batch and however they end."""
+"""A batch of runs equals its single runs, whatever its size and their ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from optenv import tasks
 from tests.helpers import utils
 
 ID = "optenv/LearningRate-v0"
-# float64, so that rounding has no room to grow in a few dozen updates.
+# float64, so that rounding errors stay small over a few dozen updates.
 SHORT = {"horizon": 4, "updates_per_step": 3, "dtype": "float64"}
 TOLERANCE = {"rtol": 1e-6, "atol": 1e-7}
 TASKS = {
@@ -27,7 +27,7 @@ TASKS = {
     "cnn": utils.module_task(convolutional=True),
 }
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-#: One of each way to hold examples: drawn per run, or shared by all runs.
+#: One task for each way to store examples: drawn per run, or shared by all runs.
 few_tasks = pytest.mark.parametrize(
     "task",
     [TASKS["mlp"], TASKS["module"], TASKS["shared"]],
@@ -41,7 +41,7 @@ def group_of(env: Any) -> Any:
 
 
 @every_task
-def test_sub_environment_i_has_the_start_of_the_single_one(task: tasks.Task) -> None:
+def test_sub_environments_start_like_single_environments(task: tasks.Task) -> None:
     arguments = {**SHORT, "tasks": task, "base_lr": (1e-4, 1e-1)}
     batch = gym.make_vec(ID, 3, **arguments)
     observation, _ = batch.reset(seed=20)
@@ -62,11 +62,11 @@ def test_sub_environment_i_has_the_start_of_the_single_one(task: tasks.Task) -> 
 
 @pytest.mark.parametrize("rule", utils.RULES)
 @few_tasks
-def test_a_batch_steps_as_single_environments_do(rule: str, task: tasks.Task) -> None:
+def test_a_batch_steps_like_single_environments(rule: str, task: tasks.Task) -> None:
     arguments = {**SHORT, "tasks": task, "rule": rule}
     batch = gym.make_vec(ID, 3, **arguments)
     singles = SyncVectorEnv([lambda: gym.make(ID, **arguments)] * 3)
-    # Two whole runs: the second starts where autoreset has left the generators.
+    # Two whole runs: the second one continues the generators after an autoreset.
     utils.assert_same(batch.reset(seed=5), singles.reset(seed=5))
     for action in utils.random_actions(batch.action_space, 10):
         utils.assert_same(batch.step(action), singles.step(action), **TOLERANCE)
@@ -86,7 +86,7 @@ def test_a_run_does_not_depend_on_the_size_of_its_batch(task: tasks.Task) -> Non
 
 
 def masked(result: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A step's result with the entries of ``info`` that a mask leaves out set to 0."""
+    """Replace the masked-out entries of the ``info`` of a step by None."""
 
     def mask(info: dict[str, Any]) -> dict[str, Any]:
         out = {}
@@ -104,7 +104,7 @@ def masked(result: tuple[Any, ...]) -> tuple[Any, ...]:
 
 @every_mode
 @few_tasks
-def test_autoreset_is_that_of_sync_vector_env(
+def test_autoreset_equals_that_of_sync_vector_env(
     mode: AutoresetMode, task: tasks.Task
 ) -> None:
     arguments: dict[str, Any] = {
@@ -124,13 +124,13 @@ def test_autoreset_is_that_of_sync_vector_env(
             reset = [e.reset(options={"reset_mask": done.copy()}) for e in (batch, singles)]
             (first, info), (other, other_info) = reset
             utils.assert_same((first[done], info), (other[done], other_info))
-    # Out of phase: some steps end some runs and not others, and each run several.
+    # Out of phase: some steps end only some of the runs, and each row ends several.
     partial = [done for done in ends if done.any() and not done.all()]
     assert len(partial) >= 3
     assert np.sum(ends, axis=0).min() >= 3
 
 
-def test_a_disabled_batch_asks_for_the_reset_of_ended_runs() -> None:
+def test_without_autoreset_ended_runs_refuse_to_step() -> None:
     env = gym.make_vec(
         ID, 3, tasks=utils.MLP, autoreset_mode=AutoresetMode.DISABLED, **SHORT
     )
@@ -145,7 +145,7 @@ def test_a_disabled_batch_asks_for_the_reset_of_ended_runs() -> None:
 
 
 @every_task
-def test_a_masked_reset_leaves_the_other_runs_as_they_are(task: tasks.Task) -> None:
+def test_a_masked_reset_does_not_change_the_other_runs(task: tasks.Task) -> None:
     env = gym.make_vec(ID, 3, tasks=task, **SHORT)
     utils.rollout(env, [utils.keep(env)] * 2, seed=0)
     group = group_of(env)
@@ -162,7 +162,7 @@ def test_a_masked_reset_leaves_the_other_runs_as_they_are(task: tasks.Task) -> N
 
 
 @few_tasks
-def test_runs_that_take_no_part_in_a_step_stay_as_they_are(task: tasks.Task) -> None:
+def test_inactive_runs_are_not_changed_by_a_step(task: tasks.Task) -> None:
     envs = [gym.make_vec(ID, 3, tasks=task, **SHORT) for _ in range(2)]
     for env in envs:
         env.reset(seed=0)
@@ -206,7 +206,7 @@ def test_a_group_keeps_its_structure_while_any_of_its_runs_goes_on() -> None:
 
 
 @few_tasks
-def test_absorbed_divergence_keeps_runs_in_phase_and_returns_the_same(
+def test_absorbing_divergence_keeps_runs_in_phase_and_their_returns(
     task: tasks.Task,
 ) -> None:
     returns = {}
@@ -247,7 +247,7 @@ def test_a_masked_reset_seeds_no_other_runs() -> None:
     np.testing.assert_allclose(*losses, **TOLERANCE)
 
 
-def test_seeds_of_the_runs_are_a_list_or_a_tuple() -> None:
+def test_seeds_may_be_a_list_or_a_tuple() -> None:
     env = gym.make_vec(ID, 3, tasks=utils.MLP, **SHORT)
     actions = [utils.keep(env)] * 2
     expected = utils.rollout(env, actions, seed=5)

@@ -52,7 +52,7 @@ def test_detaching_a_group_ends_the_graph_and_keeps_the_values():
     action = torch.zeros(3, 1, requires_grad=True)
     assert group.step(action, differentiable=True).reward.requires_grad
     before = group.state.run.params.detach().clone()
-    group.cut()
+    group.detach()
     assert not group.state.run.params.requires_grad and not group.state.loss.requires_grad
     assert torch.equal(group.state.run.params, before)
 

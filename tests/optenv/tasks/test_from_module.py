@@ -1,4 +1,4 @@
-"""A user's module, stacked, is the user's module."""
+"""Stacked copies of a user's module equal the module."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.helpers import utils
 
 
 class Tied(nn.Module):
-    """Shares a weight, keeps a buffer, and has a layer norm."""
+    """Module with a tied weight, a buffer and a layer norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def inputs_of(name: str) -> Tensor:
 @pytest.mark.parametrize("name", FACTORIES)
 @pytest.mark.parametrize(("loss", "expected", "targets"), LOSSES)
 @pytest.mark.parametrize("runs", [1, 3])
-def test_loss_and_gradient_are_those_of_the_module_alone(
+def test_loss_and_gradient_equal_those_of_the_single_module(
     name: str, loss: Any, expected: Any, targets: Tensor, runs: int
 ) -> None:
     inputs = inputs_of(name)
@@ -82,7 +82,7 @@ def test_loss_and_gradient_are_those_of_the_module_alone(
 
 
 @pytest.mark.parametrize("name", FACTORIES)
-def test_initial_parameters_are_what_the_factory_draws(name: str) -> None:
+def test_initial_parameters_equal_those_of_the_factory(name: str) -> None:
     task = tasks.from_module(FACTORIES[name], inputs_of(name).float(), TARGETS)
     seeds = [int(g.integers(2**62)) for g in utils.generators(3)]
     params = task.init(utils.generators(3))
@@ -95,7 +95,7 @@ def test_initial_parameters_are_what_the_factory_draws(name: str) -> None:
     assert len(params.unique(dim=0)) == 3
 
 
-def test_runs_share_the_split_and_order_it_each_in_its_own_way() -> None:
+def test_runs_share_the_split_but_not_its_order() -> None:
     task = utils.module_task(validation_fraction=0.25)
     assert (task.num_train, task.num_validation) == (30, 10)
     data, _ = utils.new_runs(task, 3)
@@ -121,7 +121,7 @@ def test_an_environment_trains_the_modules(convolutional: bool, dtype: str) -> N
     assert np.isfinite(info["validation_loss"]).all()
 
 
-def test_the_users_module_and_tensors_are_left_alone() -> None:
+def test_the_users_module_and_tensors_are_not_changed() -> None:
     module, inputs = utils.linear_module(), inputs_of("mlp").float()
     kept, examples = [p.detach().clone() for p in module.parameters()], inputs.clone()
     task = tasks.from_module(lambda: module, inputs, TARGETS)
@@ -164,7 +164,7 @@ def dropped() -> nn.Module:
         (Tied, {"batch_size": 33}, ValueError, r"at most num_train \(32\), got 33"),
     ],
 )
-def test_what_cannot_be_stacked_is_refused(
+def test_modules_and_arguments_that_do_not_fit_are_refused(
     factory: Any, arguments: dict[str, Any], error: type[Exception], says: str
 ) -> None:
     arguments = {"inputs": inputs_of("mlp").float(), "targets": TARGETS, **arguments}
@@ -172,7 +172,7 @@ def test_what_cannot_be_stacked_is_refused(
         optenv.from_module(factory, **arguments)
 
 
-def test_dropout_with_probability_zero_is_welcome() -> None:
+def test_dropout_with_probability_zero_is_accepted() -> None:
     factory = lambda: nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.0))  # noqa: E731
     assert tasks.from_module(factory, inputs_of("mlp").float(), TARGETS).num_params == 15
 
@@ -197,14 +197,14 @@ class Recurrent(nn.Module):
         return self.head(states[:, -1])
 
 
-def test_random_functions_are_refused_and_leave_the_generator_alone() -> None:
+def test_random_functions_are_refused_and_the_generator_is_restored() -> None:
     before = torch.get_rng_state()
     with pytest.raises(ValueError, match="draws from the global random generator"):
         optenv.from_module(lambda: Dropping(4, 3), inputs_of("mlp").float(), TARGETS)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_modules_that_cannot_be_stacked_run_one_after_the_other() -> None:
+def test_modules_that_cannot_be_stacked_run_in_a_loop() -> None:
     inputs = torch.randn(40, 6, 4)
     task = optenv.from_module(Recurrent, inputs, TARGETS, batch_size=8)
     data, params = utils.new_runs(task, 3)

@@ -1,4 +1,4 @@
-"""Families draw disjoint splits, and every task can be learned."""
+"""Families draw disjoint splits, and Adam reduces the loss of every task."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def shares(task: tasks.Task) -> bool:
 
 
 @every_family
-def test_structures_of_the_two_splits_never_coincide_in_size(family: str) -> None:
+def test_structures_of_the_two_splits_differ_in_size(family: str) -> None:
     train, test = ({task.shapes for task in structures(family, s)} for s in tasks.SPLITS)
     assert min(len(train), len(test)) >= 3
     assert not train & test
 
 
-def test_images_of_the_two_splits_are_disjoint_and_together_all() -> None:
+def test_the_splits_partition_the_images() -> None:
     from sklearn.datasets import load_digits as load
 
     everything, labels = load(return_X_y=True)
@@ -58,7 +58,7 @@ def test_images_of_the_two_splits_are_disjoint_and_together_all() -> None:
 
 
 @every_split
-def test_tasks_on_digits_see_images_of_their_split_only(split: str) -> None:
+def test_digits_tasks_use_images_of_their_split_only(split: str) -> None:
     allowed = {image.tobytes() for image in load_digits(split)[0]}
     for task in structures("digits", split, 20):
         rng = np.random.default_rng(1)
@@ -86,7 +86,7 @@ def test_every_family_has_a_finite_loss_that_adam_reduces(family: str, split: st
         named = {getattr(t, kinds[family]): t for t in structures(family, split, 40)}
         drawn = list(named.values())
         assert len(drawn) == 2
-    # The loss of text ends at its entropy.
+    # The loss of text cannot go below its entropy.
     enough = 0.9 if family == "language" else 0.7
     ratios = []
     for task in drawn:
@@ -103,14 +103,14 @@ def test_every_family_has_a_finite_loss_that_adam_reduces(family: str, split: st
             assert loss.shape == (4,) and loss.isfinite().all() and (loss >= 0).all()
         ratios.append(after / before)
         assert shares(task) or (after < before).all()
-    # Some regressions are barely learnable, from where they start, in 200 updates, and
-    # if runs share their data, then all of them.
+    # Some regressions are hardly learned in 200 updates, in all runs if they share their
+    # data.
     reduced = torch.cat(ratios) < enough
     assert reduced.float().mean() >= (0.5 if family == "mlp-regression" else 0.75)
 
 
 @every_family
-def test_runs_differ_in_data_parameters_and_order_and_repeat_with_their_key(
+def test_runs_differ_in_data_parameters_and_order_and_repeat_by_key(
     family: str,
 ) -> None:
     task = next(t for t in structures(family, "train") if not shares(t))
@@ -124,7 +124,7 @@ def test_runs_differ_in_data_parameters_and_order_and_repeat_with_their_key(
 
 
 @pytest.mark.parametrize("family", ["logistic", "mlp-regression", "language"])
-def test_runs_of_a_data_seed_share_examples_but_not_parameters_or_order(
+def test_runs_with_a_data_seed_share_examples_but_not_parameters_or_order(
     family: str,
 ) -> None:
     drawn = structures(family, "train", 100)
@@ -167,7 +167,7 @@ def manual_mlp(task: tasks.MLP) -> nn.Sequential:
 @pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("depth", [0, 1, 3])
-def test_an_mlp_is_the_sequential_module_of_its_parameters(
+def test_an_mlp_equals_the_sequential_module_of_its_parameters(
     activation: str, layer_norm: bool, depth: int
 ) -> None:
     task = tasks.MLP(
@@ -205,7 +205,7 @@ def test_a_regression_has_half_the_mean_squared_error() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 16])
-def test_the_minimum_of_a_quadratic_is_where_analysis_puts_it(rows: int) -> None:
+def test_a_quadratic_has_the_analytic_minimum_and_hessian(rows: int) -> None:
     task = tasks.Quadratic(batch_size=4, num_train=64, num_validation=16, dim=8)
     data, params = utils.new_runs(task, 5)
     batch = data.train(rows)
