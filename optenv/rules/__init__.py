@@ -1,8 +1,12 @@
 """Update rules as pure functions on a batch of flat parameters.
 
 A rule turns a gradient into new parameters. All tensors have one leading batch dimension
-``B`` (runs); parameters are flat, ``[B, P]``. One file holds one family of rules, each
-with its equation, its hyperparameters, its initial state and its update.
+``B`` (runs); parameters are flat, ``[B, P]``. One file holds one family of rules, each with
+its equation, its hyperparameters, its initial state and its update.
+
+By default nothing is changed in place, so that gradients flow through an update and a state
+that is kept stays valid. With ``inplace=True`` parameters and state are overwritten, which
+spares the time to allocate.
 
 Every rule that ``torch.optim`` has, too, equals torch's (without weight decay) to float
 tolerance, and has its default hyperparameters (Lion those of its authors). Others can be
@@ -12,22 +16,37 @@ environments and optimizers by :func:`register`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
+
+from .. import checks
 from . import switching
 from .adam import RULES as _ADAM
-from .adam import adam, nadam
-from .base import Hyperparameters, Rule, RuleSpec, RuleState
+from .adam import NAdam, adam, nadam
+from .base import (
+    Hyperparameters,
+    Rule,
+    RuleSpec,
+    RuleState,
+    fraction,
+    hyperparameter,
+    nonnegative,
+    positive,
+)
 from .lion import RULES as _LION
 from .lion import lion
+from .mlp import MLP, network
 from .mlp import RULES as _MLP
-from .mlp import network
 from .orthogonal_adam import RULES as _ORTHOGONAL_ADAM
-from .orthogonal_adam import orthogonal_adam
+from .orthogonal_adam import OrthogonalAdam, orthogonal_adam
 from .rmsprop import RULES as _RMSPROP
-from .rmsprop import rmsprop
+from .rmsprop import RMSprop, rmsprop
 from .sgd import RULES as _SGD
-from .sgd import momentum, nesterov, sgd
+from .sgd import Momentum, momentum, nesterov, sgd
 
 __all__ = [
+    "HYPERPARAMETERS",
     "RULES",
     "SWITCHING",
     "Hyperparameters",
@@ -35,20 +54,24 @@ __all__ = [
     "RuleSpec",
     "RuleState",
     "adam",
+    "fraction",
     "get",
+    "hyperparameter",
     "lion",
     "momentum",
     "nadam",
     "nesterov",
     "network",
+    "nonnegative",
     "orthogonal_adam",
+    "positive",
     "register",
     "rmsprop",
     "sgd",
     "switching",
 ]
 
-#: The rules of the package by name, with their default hyperparameters.
+#: Rules of the package by name, with their default hyperparameters.
 RULES: dict[str, Rule] = {
     rule.name: rule for rule in (*_SGD, *_RMSPROP, *_ADAM, *_LION, *_ORTHOGONAL_ADAM, *_MLP)
 }
@@ -56,43 +79,34 @@ RULES: dict[str, Rule] = {
 #: Rule of environments whose actions choose among rules; its state says which is in force.
 SWITCHING = switching.RULE
 
-#: Rules registered from outside the package.
+#: Rules registered from outside the package, by name.
 _REGISTERED: dict[str, Rule] = {}
 
 
-def register(rule: Rule) -> Rule:
-    """Make a rule available by its name, in environments and in optimizers.
+@dataclass(frozen=True)
+class _AllHyperparameters(Momentum, RMSprop, NAdam, OrthogonalAdam, MLP):
+    """Hyperparameters of all rules together."""
 
-    ``LearnedOptimizer`` applies it to one parameter at a time, unless the rule also has a
-    kernel (:func:`agents.optim.kernels.register`). A policy that was trained with it can
-    be used wherever it is registered.
 
-    Args:
-        rule: with a name that no other rule has.
-
-    Returns:
-        The rule.
-
-    Raises:
-        TypeError: it is no :class:`Rule`.
-        ValueError: the name is taken.
-    """
-    if not isinstance(rule, Rule):
-        raise TypeError(f"rule must be an optenv.rules.Rule, got {rule!r}")
-    if rule.name in _known():
-        raise ValueError(
-            f"there is a rule {rule.name!r} already; taken: {', '.join(_known())}"
-        )
-    _REGISTERED[rule.name] = rule
-    return rule
+#: Torch's default hyperparameters of all rules; any rule takes it as ``h``.
+HYPERPARAMETERS = _AllHyperparameters()
 
 
 def get(spec: RuleSpec) -> Rule:
-    """Return the rule of a name, or of a dict of ``name`` and hyperparameters.
+    """Return the rule of a specification.
+
+    Args:
+        spec: name of a rule, or a dict of its ``name`` and hyperparameters; those that are
+            left out have their defaults.
 
     Raises:
-        ValueError: there is no such rule, or a hyperparameter is out of its range.
+        ValueError: there is no such rule, or a hyperparameter is out of its range; the
+            message lists what is valid.
         TypeError: the rule has no such hyperparameter, or it is no number.
+
+    Example::
+
+        rules.get({"name": "adam", "beta1": 0.8}).hyperparameters.beta1  # 0.8
     """
     changed = dict(spec) if isinstance(spec, dict) else {"name": spec}
     name = changed.pop("name", None)
@@ -102,5 +116,74 @@ def get(spec: RuleSpec) -> Rule:
     return _known()[name].with_hyperparameters(**changed)
 
 
+def register(rule: Rule) -> Rule:
+    """Make a rule available by its name, in environments and in optimizers.
+
+    ``LearnedOptimizer`` applies it to one parameter at a time, unless the rule also has a
+    kernel (:func:`agents.optim.kernels.register`). A policy that was trained with it can
+    be used wherever it is registered: every process that loads one has to register the
+    rule first.
+
+    Args:
+        rule: the rule, with a name that no other rule has, and with the default
+            hyperparameters of their class.
+
+    Returns:
+        The rule.
+
+    Raises:
+        TypeError: it is no :class:`Rule`, or a part of it is of the wrong type.
+        ValueError: the name is taken, or parts of the rule contradict each other.
+    """
+    if not isinstance(rule, Rule):
+        raise TypeError(f"rule must be an optenv.rules.Rule, got {rule!r}")
+    if not isinstance(rule.name, str) or not rule.name:
+        raise TypeError(f"name of a rule must be a non-empty string, got {rule.name!r}")
+    if rule.name in _known():
+        raise ValueError(
+            f"there is a rule {rule.name!r} already; taken: {', '.join(_known())}"
+        )
+    checks.positive(f"default_lr of rule {rule.name!r}", rule.default_lr)
+    _check_hyperparameters(rule)
+    _check_state(rule)
+    _REGISTERED[rule.name] = rule
+    return rule
+
+
 def _known() -> dict[str, Rule]:
+    """Return all rules by name."""
     return {**RULES, SWITCHING.name: SWITCHING, **_REGISTERED}
+
+
+def _check_hyperparameters(rule: Rule) -> None:
+    """Refuse hyperparameters that :meth:`Rule.to_spec` cannot describe."""
+    h = rule.hyperparameters
+    if not isinstance(h, Hyperparameters):
+        raise TypeError(
+            f"hyperparameters of rule {rule.name!r} must be an "
+            f"optenv.rules.Hyperparameters, got {h!r}"
+        )
+    if "name" in rule.fields:
+        raise ValueError(f"rule {rule.name!r} cannot have a hyperparameter 'name'")
+    default = type(h)()
+    if h != default:
+        raise ValueError(
+            f"hyperparameters of rule {rule.name!r} must be the defaults of their class, "
+            f"{default!r}, got {h!r}"
+        )
+
+
+def _check_state(rule: Rule) -> None:
+    """Refuse an initial state of other shapes, or without a name for each part."""
+    state = rule.init(torch.zeros(2, 3, device="cpu"))
+    shapes = [tuple(part.shape) for part in state]
+    if not all(len(shape) == 2 and shape[0] == 2 for shape in shapes):
+        raise ValueError(
+            f"state of rule {rule.name!r} must be tensors [B, P] or [B, k], got shapes "
+            f"{shapes} for params of shape (2, 3)"
+        )
+    if len(set(rule.slots)) != len(rule.slots) or len(rule.slots) != len(state):
+        raise ValueError(
+            f"slots of rule {rule.name!r} must be {len(state)} different names, one for "
+            f"each part of its state, got {rule.slots!r}"
+        )

@@ -1,4 +1,14 @@
-"""Adam and NAdam."""
+r"""Adam and NAdam: means of gradients in units of their root mean square.
+
+The two moments of the gradient are computed here for all rules that have them
+(:func:`update_moments`), and so are the weights of Nesterov's momentum.
+
+References:
+    * Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
+    * Dozat, "Incorporating Nesterov Momentum into Adam", ICLR workshop 2016.
+    * Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost",
+      ICML 2018, for a memory that grows with the run.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +17,39 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .arithmetic import addcmul, debiased_root, ratio, update_mean, update_square
+from .arithmetic import (
+    Number,
+    addcmul,
+    debiased_root,
+    ratio,
+    safe_sqrt,
+    update_mean,
+    update_square,
+)
 from .base import Hyperparameters, Rule, RuleState, fraction, nonnegative, positive
 
-__all__ = ["RULES", "Adam", "NAdam", "adam", "adam_state", "nadam", "nadam_momentum"]
+__all__ = [
+    "RULES",
+    "Adam",
+    "NAdam",
+    "adam",
+    "adam_state",
+    "nadam",
+    "nadam_momentum",
+    "nadam_weights",
+    "square_decay",
+    "update_moments",
+]
 
 
 @dataclass(frozen=True)
 class Adam(Hyperparameters):
-    r"""Hyperparameters of Adam.
+    r"""Hyperparameters of Adam, with torch's defaults.
 
     Attributes:
-        beta1: decay :math:`\beta_1` of the mean, in [0, 1).
-        beta2: decay :math:`\beta_2` of the mean square, in [0, 1).
-        eps: :math:`\epsilon`, positive.
+        beta1: decay rate :math:`\beta_1` of the mean.
+        beta2: decay rate :math:`\beta_2` of the mean square.
+        eps: :math:`\epsilon`, added to the root of the mean square.
     """
 
     beta1: float = fraction(0.9)
@@ -30,10 +59,10 @@ class Adam(Hyperparameters):
 
 @dataclass(frozen=True)
 class NAdam(Adam):
-    r"""Hyperparameters of NAdam.
+    r"""Hyperparameters of NAdam, with torch's defaults.
 
     Attributes:
-        momentum_decay: :math:`\psi`, at least 0; 0 for a momentum of :math:`\beta_1 / 2`.
+        momentum_decay: :math:`\psi`, the speed at which the momentum warms up.
     """
 
     momentum_decay: float = nonnegative(4e-3)
@@ -47,20 +76,30 @@ def adam(
     inplace: bool = False,
     h: Adam = Adam(),
 ) -> tuple[Tensor, RuleState]:
-    r"""Adam with bias correction.
+    r"""Update as ``torch.optim.Adam``, with bias correction (Kingma & Ba, 2015).
 
-    :math:`m \leftarrow \beta_1 m + (1-\beta_1) g;\ v \leftarrow \beta_2 v +
-    (1-\beta_2) g^2;\ \theta \leftarrow \theta - \frac{\eta}{1-\beta_1^t}
-    \frac{m}{\sqrt{v}/\sqrt{1-\beta_2^t} + \epsilon}`
+    .. math::
+        m &\leftarrow \beta_1 m + (1-\beta_1) g \\
+        v &\leftarrow \beta_2 v + (1-\beta_2) g^2 \\
+        \theta &\leftarrow \theta - \frac{\eta}{1-\beta_1^t}
+        \frac{m}{\sqrt{v}/\sqrt{1-\beta_2^t} + \epsilon}
 
-    References:
-        Kingma & Ba, "Adam: A method for stochastic optimization", 2015.
+    Args:
+        params: parameters :math:`\theta`, ``[B, P]``.
+        grad: gradients :math:`g`, ``[B, P]``.
+        state: mean :math:`m` and mean square :math:`v`, ``[B, P]``, and number of updates
+            :math:`t`, ``[B, 1]``.
+        lr: learning rates :math:`\eta`, ``[B, 1]``.
+        inplace: whether to overwrite ``params`` and ``state``.
+        h: hyperparameters.
+
+    Returns:
+        New parameters ``[B, P]``, and the state.
     """
-    mean, square, step = _moments(grad, state, inplace, h)
-    root = debiased_root(square, h.beta2, step, inplace)
+    mean, root, state = update_moments(grad, state, h.beta1, h.beta2, inplace)
     direction = ratio(mean, root, h.eps, inplace)
-    lr = lr / (1 - h.beta1**step)
-    return addcmul(params, direction, lr, -1.0, inplace), (mean, square, step)
+    lr = lr / (1 - h.beta1 ** state[2])
+    return addcmul(params, direction, lr, -1.0, inplace), state
 
 
 def nadam(
@@ -71,59 +110,134 @@ def nadam(
     inplace: bool = False,
     h: NAdam = NAdam(),
 ) -> tuple[Tensor, RuleState]:
-    r"""Adam with Nesterov's momentum, which warms up.
+    r"""Update as ``torch.optim.NAdam``: Adam with Nesterov's momentum (Dozat, 2016).
 
-    With the momentum :math:`\mu_t = \beta_1 (1 - 0.96^{t \psi} / 2)`, and :math:`m` and
-    :math:`v` of :func:`adam`: :math:`\theta \leftarrow \theta - \eta \left(
-    \frac{\mu_{t+1} m}{1 - \prod_{i \le t+1} \mu_i} +
-    \frac{(1 - \mu_t) g}{1 - \prod_{i \le t} \mu_i}\right) /
-    (\sqrt{v}/\sqrt{1-\beta_2^t} + \epsilon)`
+    With the moments :math:`m` and :math:`v` of :func:`adam`, and a momentum
+    :math:`\mu_t = \beta_1 (1 - 0.96^{t \psi} / 2)` that warms up,
 
-    References:
-        Dozat, "Incorporating Nesterov momentum into Adam", 2016.
+    .. math::
+        \theta \leftarrow \theta - \eta \left(
+        \frac{\mu_{t+1} m}{1 - \prod_{i \le t+1} \mu_i} +
+        \frac{(1 - \mu_t) g}{1 - \prod_{i \le t} \mu_i}\right) /
+        (\sqrt{v}/\sqrt{1-\beta_2^t} + \epsilon)
+
+    Args:
+        params: parameters :math:`\theta`, ``[B, P]``.
+        grad: gradients :math:`g`, ``[B, P]``.
+        state: that of :func:`adam`, and the product of momenta so far, ``[B, 1]``.
+        lr: learning rates :math:`\eta`, ``[B, 1]``.
+        inplace: whether to overwrite ``params`` and ``state``.
+        h: hyperparameters.
+
+    Returns:
+        New parameters ``[B, P]``, and the state.
     """
-    *averages, product = state
-    mean, square, step = _moments(grad, tuple(averages), inplace, h)
-    now, following = (
-        nadam_momentum(t, h.beta1, h.momentum_decay) for t in (step, step + 1)
-    )
+    mean, root, moments = update_moments(grad, state[:3], h.beta1, h.beta2, inplace)
+    step, product = moments[2], state[3]
+    now, ahead = (nadam_momentum(t, h.beta1, h.momentum_decay) for t in (step, step + 1))
     product = product * now
-    ahead = mean * (following / (1 - product * following))
-    ahead = addcmul(ahead, grad, (1 - now) / (1 - product), 1.0, inplace)
-    root = debiased_root(square, h.beta2, step, inplace)
-    direction = ratio(ahead, root, h.eps, inplace)
-    moved = addcmul(params, direction, lr, -1.0, inplace)
-    return moved, (mean, square, step, product)
+    of_mean, of_grad = nadam_weights(now, ahead, product)
+    direction = addcmul(mean * of_mean, grad, of_grad, 1.0, inplace)
+    direction = ratio(direction, root, h.eps, inplace)
+    return addcmul(params, direction, lr, -1.0, inplace), (*moments, product)
 
 
-def nadam_momentum(
-    step: Tensor | float, beta1: float, momentum_decay: float
-) -> Tensor | float:
-    r"""Compute NAdam's momentum :math:`\mu_t` at update ``step``."""
-    return beta1 * (1 - 0.5 * 0.96 ** (step * momentum_decay))
+# Moments.
 
 
 def adam_state(params: Tensor) -> RuleState:
-    """Make Adam's state: mean and mean square ``[B, P]``, number of updates ``[B, 1]``."""
+    """Return mean and mean square, ``[B, P]``, and number of updates, ``[B, 1]``: zeros."""
     step = torch.zeros(params.shape[0], 1, dtype=params.dtype, device=params.device)
     return torch.zeros_like(params), torch.zeros_like(params), step
 
 
-def _nadam_state(params: Tensor) -> RuleState:
+def update_moments(
+    grad: Tensor,
+    state: RuleState,
+    beta1: float,
+    beta2: float,
+    inplace: bool,
+    power: float = 0.0,
+) -> tuple[Tensor, Tensor, RuleState]:
+    """Update Adam's two moments by a gradient.
+
+    Args:
+        grad: gradients, ``[B, P]``.
+        state: mean and mean square, ``[B, P]``, and number of updates, ``[B, 1]``.
+        beta1: decay rate of the mean.
+        beta2: decay rate of the mean square.
+        inplace: whether to overwrite mean and mean square.
+        power: see :func:`square_decay`.
+
+    Returns:
+        The mean ``[B, P]``, which has a bias; the unbiased root of the mean square
+        ``[B, P]``, which may be overwritten; and the state.
+    """
+    mean, square, step = state
+    step = step + 1
+    mean = update_mean(mean, grad, beta1, inplace)
+    square = update_square(square, grad, square_decay(step, beta2, power), inplace)
+    if power == 0:
+        root = debiased_root(square, beta2, step, inplace)
+    else:
+        root = safe_sqrt(square)
+    return mean, root, (mean, square, step)
+
+
+def square_decay(step: Number, beta2: float, power: float) -> Number | float:
+    r"""Return the decay rate of the mean square at an update.
+
+    It is :math:`\beta_2`, or, with a power :math:`p > 0`, :math:`\min(\beta_2, 1 -
+    t^{-p})`. The mean square is then that of about the last :math:`t^p` gradients: few
+    early in the run, and many late. It has no bias to correct, since the first decay rate
+    is 0. Adafactor has :math:`p = 0.8` (Shazeer & Stern, 2018).
+
+    Args:
+        step: update :math:`t`, from 1 on; a number or a tensor.
+        beta2: highest decay rate :math:`\beta_2`.
+        power: :math:`p`; 0 for a constant decay rate.
+    """
+    if power == 0:
+        return beta2
+    if isinstance(step, Tensor):
+        return (1 - step**-power).clamp(max=beta2)
+    return min(1 - step**-power, beta2)
+
+
+# Nesterov's momentum.
+
+
+def nadam_momentum(step: Number, beta1: float, momentum_decay: float) -> Number:
+    r"""Return NAdam's momentum :math:`\mu_t = \beta_1 (1 - 0.96^{t \psi} / 2)`.
+
+    Args:
+        step: update :math:`t`, from 1 on; a number or a tensor.
+        beta1: momentum :math:`\beta_1` in the long run.
+        momentum_decay: :math:`\psi`.
+    """
+    return beta1 * (1 - 0.5 * 0.96 ** (step * momentum_decay))
+
+
+def nadam_weights(now: Number, ahead: Number, product: Number) -> tuple[Number, Number]:
+    """Return the weights of mean and gradient in NAdam's direction.
+
+    Args:
+        now: momentum of this update.
+        ahead: momentum of the next update.
+        product: product of the momenta up to ``now``.
+    """
+    return ahead / (1 - product * ahead), (1 - now) / (1 - product)
+
+
+def _init_nadam(params: Tensor) -> RuleState:
+    """Return the state of Adam, and an empty product of momenta, ``[B, 1]``."""
     mean, square, step = adam_state(params)
     return mean, square, step, torch.ones_like(step)
 
 
-def _moments(
-    grad: Tensor, state: RuleState, inplace: bool, h: Adam
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Update the mean, the mean square and the number of updates."""
-    mean, square, step = state
-    mean = update_mean(mean, grad, h.beta1, inplace)
-    return mean, update_square(square, grad, h.beta2, inplace), step + 1
-
+_SLOTS = ("exp_avg", "exp_avg_sq", "step")
 
 RULES = (
-    Rule("adam", 1e-3, adam_state, adam, Adam()),
-    Rule("nadam", 2e-3, _nadam_state, nadam, NAdam()),
+    Rule("adam", 1e-3, adam_state, adam, Adam(), _SLOTS),
+    Rule("nadam", 2e-3, _init_nadam, nadam, NAdam(), (*_SLOTS, "mu_product")),
 )

@@ -6,12 +6,16 @@ gradients can flow through an update.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
 __all__ = [
+    "Number",
     "addcmul",
     "debiased_root",
+    "debiasing",
     "mul",
     "ratio",
     "safe_sqrt",
@@ -19,6 +23,9 @@ __all__ = [
     "update_mean",
     "update_square",
 ]
+
+#: A number of updates, or a value computed from one: a number, or a tensor ``[B, 1]``.
+Number = TypeVar("Number", float, Tensor, float | Tensor)
 
 
 def mul(a: Tensor, b: Tensor | float, inplace: bool) -> Tensor:
@@ -32,14 +39,18 @@ def addcmul(a: Tensor, b: Tensor, c: Tensor, value: float, inplace: bool) -> Ten
 
 
 def ratio(a: Tensor, root: Tensor, eps: float, inplace: bool) -> Tensor:
-    """Compute ``a / (root + eps)``; here it is ``root`` that is overwritten."""
+    """Compute ``a / (root + eps)``; in place, ``root`` is overwritten and not ``a``."""
     if inplace:
         return torch.div(a, root.add_(eps), out=root)
     return a / (root + eps)
 
 
 def safe_sqrt(square: Tensor) -> Tensor:
-    """Compute a square root whose derivative at 0 is 0, so that it stays finite."""
+    """Compute a square root, with derivative 0 at 0.
+
+    The derivative of ``sqrt`` at 0 is infinite. It would make the gradients of unrolled
+    runs non-finite wherever a parameter has had no gradient.
+    """
     if not square.requires_grad:
         return square.sqrt()
     positive = square > 0
@@ -56,19 +67,27 @@ def sign(a: Tensor, inplace: bool) -> Tensor:
 
 
 def update_mean(mean: Tensor, grad: Tensor, decay: float, inplace: bool) -> Tensor:
-    r"""Update an exponential moving average: :math:`m \leftarrow \beta m + (1-\beta) g`."""
+    r"""Update an exponential moving average: :math:`m \leftarrow \beta m + (1-\beta) g`.
+
+    Args:
+        mean: the average :math:`m` so far, ``[B, P]``.
+        grad: gradients :math:`g`, ``[B, P]``.
+        decay: decay rate :math:`\beta`.
+        inplace: whether to overwrite ``mean``.
+    """
     return mean.lerp_(grad, 1 - decay) if inplace else mean.lerp(grad, 1 - decay)
 
 
 def update_square(
     square: Tensor, grad: Tensor, decay: Tensor | float, inplace: bool
 ) -> Tensor:
-    r"""Update a moving average of squares: :math:`v \leftarrow \beta v + (1-\beta) g^2`.
+    r"""Update an average of squares: :math:`v \leftarrow \beta v + (1-\beta) g^2`.
 
     Args:
-        square: the average so far, ``[B, P]``.
-        grad: ``[B, P]``.
-        decay: :math:`\beta`, a number, or ``[B, 1]`` for each run its own.
+        square: the average :math:`v` so far, ``[B, P]``.
+        grad: gradients :math:`g`, ``[B, P]``.
+        decay: decay rate :math:`\beta`, a number, or ``[B, 1]`` if it depends on the
+            update.
         inplace: whether to overwrite ``square``.
     """
     square = mul(square, decay, inplace)
@@ -80,13 +99,22 @@ def update_square(
 def debiased_root(
     square: Tensor, decay: float, step: Tensor | float, inplace: bool
 ) -> Tensor:
-    r"""Compute Adam's :math:`\sqrt{v} / \sqrt{1 - \beta^t}`, in a new tensor.
+    r"""Compute Adam's unbiased root mean square :math:`\sqrt{v} / \sqrt{1 - \beta^t}`.
 
     Args:
-        square: average of squares :math:`v`, which began at zero.
-        decay: :math:`\beta`.
+        square: average of squares :math:`v`, from zero on. It is not overwritten.
+        decay: its decay rate :math:`\beta`.
         step: number of gradients :math:`t` in the average, a number or ``[B, 1]``.
-        inplace: whether the result may be computed in one tensor.
+        inplace: whether to compute in place on the root, which is a new tensor.
     """
-    correction = (1 - decay**step) ** -0.5
-    return mul(safe_sqrt(square), correction, inplace)
+    return mul(safe_sqrt(square), debiasing(step, decay), inplace)
+
+
+def debiasing(step: Number, decay: float) -> Number:
+    r"""Compute :math:`1/\sqrt{1-\beta^t}`, which removes the bias of a root mean square.
+
+    Args:
+        step: number of gradients :math:`t` in it, from 1 on; a number or a tensor.
+        decay: its decay rate :math:`\beta`.
+    """
+    return (1 - decay**step) ** -0.5

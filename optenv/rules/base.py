@@ -1,4 +1,8 @@
-"""The types of an update rule: rule, state, and hyperparameters with their ranges."""
+"""Types of an update rule: rule, state, and hyperparameters with their ranges.
+
+A rule's update is a function of a batch of runs, with flat parameters and gradients
+``[B, P]``.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import is_number
+from .. import checks
 
 __all__ = [
     "NO_HYPERPARAMETERS",
@@ -19,7 +23,9 @@ __all__ = [
     "Rule",
     "RuleSpec",
     "RuleState",
+    "empty_state",
     "fraction",
+    "hyperparameter",
     "nonnegative",
     "positive",
     "zeros_state",
@@ -32,54 +38,71 @@ RuleState = tuple[Tensor, ...]
 RuleSpec = str | dict[str, Any]
 
 
+def hyperparameter(default: Any, check: Callable[[str, Any], Any]) -> Any:
+    """Declare a field of :class:`Hyperparameters` with a check of its own.
+
+    Args:
+        default: default value, which is not checked until it is used.
+        check: called with the name of the field and its value; returns the value to keep,
+            or raises a ``ValueError`` or ``TypeError`` that quotes both.
+    """
+    return field(default=default, metadata={"check": check})
+
+
 def fraction(default: float) -> Any:
-    """Declare a hyperparameter in [0, 1), such as a decay."""
-    return field(default=default, metadata={"valid": (0.0, 1.0), "range": "lie in [0, 1)"})
+    """Declare a hyperparameter in [0, 1), such as a decay rate."""
+    check = partial(_number, is_valid=lambda x: 0 <= x < 1, valid="lie in [0, 1)")
+    return hyperparameter(default, check)
 
 
 def positive(default: float) -> Any:
-    """Declare a positive hyperparameter."""
-    valid = (math.nextafter(0.0, 1.0), math.inf)
-    return field(
-        default=default, metadata={"valid": valid, "range": "be positive and finite"}
-    )
+    """Declare a positive, finite hyperparameter."""
+    return hyperparameter(default, checks.positive)
 
 
 def nonnegative(default: float) -> Any:
-    """Declare a hyperparameter that is at least 0."""
-    return field(
-        default=default,
-        metadata={"valid": (0.0, math.inf), "range": "be at least 0 and finite"},
+    """Declare a finite hyperparameter of at least 0."""
+    check = partial(
+        _number, is_valid=lambda x: 0 <= x < math.inf, valid="be at least 0 and finite"
     )
+    return hyperparameter(default, check)
+
+
+def _number(name: str, value: Any, is_valid: Callable[[float], bool], valid: str) -> float:
+    """Return a valid number as a float, and refuse any other value."""
+    if not checks.is_number(value):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not is_valid(value):
+        raise ValueError(f"{name} must {valid}, got {value!r}")
+    return float(value)
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Base of the hyperparameters of a rule, and those of a rule without any.
+    """Base class of the hyperparameters of a rule, and those of a rule without any.
 
-    Subclasses are frozen dataclasses whose fields are made by :func:`fraction`,
-    :func:`positive` or :func:`nonnegative`::
-
-        @dataclass(frozen=True)
-        class Momentum(Hyperparameters):
-            momentum: float = fraction(0.9)
+    Subclasses are frozen dataclasses. Each of their fields has a default and a range:
+    :func:`fraction`, :func:`positive`, :func:`nonnegative`, or a check of its own
+    (:func:`hyperparameter`).
 
     Raises:
         ValueError: a value is out of its range.
-        TypeError: a value is no number.
+        TypeError: a value is of the wrong type.
+
+    Example::
+
+        @dataclass(frozen=True)
+        class RMSprop(Hyperparameters):
+            alpha: float = fraction(0.99)
+            eps: float = positive(1e-8)
     """
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            if "valid" not in each.metadata:
-                continue
-            value, (low, high) = getattr(self, each.name), each.metadata["valid"]
-            if not is_number(value):
-                raise TypeError(f"{each.name} must be a number, got {value!r}")
-            if not low <= value < high:
-                wanted = each.metadata["range"]
-                raise ValueError(f"{each.name} must {wanted}, got {value!r}")
-            object.__setattr__(self, each.name, float(value))
+        for item in fields(self):
+            check = item.metadata.get("check")
+            if check is not None:
+                value = check(item.name, getattr(self, item.name))
+                object.__setattr__(self, item.name, value)
 
 
 NO_HYPERPARAMETERS = Hyperparameters()
@@ -87,20 +110,25 @@ NO_HYPERPARAMETERS = Hyperparameters()
 
 @dataclass(frozen=True)
 class Rule:
-    """An update rule for a batch of flat parameters.
+    """An update rule: a function from parameters, gradient and state to new parameters.
 
     Attributes:
-        name: by which :func:`optenv.rules.get` finds it.
-        default_lr: a usual base learning rate of the rule.
-        init: ``params [B, P] -> state``, a tuple of ``[B, ...]`` tensors: zeros, or what
-            does not depend on the parameters' values.
-        update: ``(params [B, P], grad [B, P], state, lr [B, 1], inplace=False, h=...) ->
-            (params, state)``. By default nothing is changed in place, so that gradients
-            flow through an update. With ``inplace=True`` parameters and state may be
-            overwritten, which spares the time to allocate.
-        hyperparameters: passed to ``update`` as ``h``.
-        shaped: whether ``update`` also takes ``shapes``, those of the parameters of one
-            run; see :meth:`bind`.
+        name: name of the rule, by which :func:`optenv.rules.get` finds it.
+        default_lr: usual base learning rate.
+        init: ``init(params) -> state``: a tuple of tensors ``[B, P]`` or ``[B, k]``, of the
+            dtype and on the device of ``params [B, P]``.
+        update: ``update(params, grad, state, lr, inplace=False) -> (params, state)``, with
+            ``params`` and ``grad`` of shape ``[B, P]`` and ``lr`` of shape ``[B, 1]``. By
+            default nothing is changed in place, so that gradients flow through an update
+            and a state that is kept stays valid. With ``inplace=True`` it may overwrite
+            parameters and state, which spares the time to allocate, but neither gradient
+            nor learning rate. A rule with hyperparameters also takes ``h``, and a shaped
+            one ``shapes``.
+        hyperparameters: hyperparameters in force, which ``update`` is given as ``h``.
+        slots: a name for each part of the state, under which an exported optimizer keeps
+            it for each parameter.
+        shaped: whether an update depends on the shapes of the parameters; see
+            :meth:`bind`.
     """
 
     name: str
@@ -108,17 +136,22 @@ class Rule:
     init: Callable[[Tensor], RuleState]
     update: Callable[..., tuple[Tensor, RuleState]]
     hyperparameters: Hyperparameters = NO_HYPERPARAMETERS
+    slots: tuple[str, ...] = ()
     shaped: bool = False
 
     @property
     def fields(self) -> tuple[str, ...]:
         """Names of the rule's hyperparameters."""
-        return tuple(each.name for each in fields(self.hyperparameters))
+        return tuple(item.name for item in fields(self.hyperparameters))
 
     def bind(self, shapes: Sequence[Sequence[int]]) -> Rule:
         """Return the rule for parameters of these shapes.
 
         A shaped rule can only update once it is bound; other rules are returned unchanged.
+
+        Args:
+            shapes: shapes of the parameters of one run, in the order in which they are
+                flattened into ``P`` numbers.
         """
         if not self.shaped:
             return self
@@ -137,6 +170,8 @@ class Rule:
                 raise TypeError(
                     f"rule {self.name!r} has no hyperparameter {name!r}; valid: {valid}"
                 )
+        if not self.fields:
+            return self
         h = replace(self.hyperparameters, **changed)
         return replace(self, update=partial(self.update, h=h), hyperparameters=h)
 
@@ -153,6 +188,11 @@ class Rule:
             if value != getattr(default, name)
         }
         return {"name": self.name, **changed} if changed else self.name
+
+
+def empty_state(params: Tensor) -> RuleState:
+    """Make the state of a rule that remembers nothing."""
+    return ()
 
 
 def zeros_state(params: Tensor) -> RuleState:

@@ -1,4 +1,8 @@
-"""Lion: the sign of a momentum."""
+r"""Lion: the sign of an interpolation between the gradient and its mean.
+
+References:
+    * Chen et al., "Symbolic Discovery of Optimization Algorithms", NeurIPS 2023.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,11 @@ __all__ = ["RULES", "Lion", "lion"]
 
 @dataclass(frozen=True)
 class Lion(Hyperparameters):
-    r"""Hyperparameters of Lion, by default those of its authors.
+    r"""Hyperparameters of Lion, with its authors' defaults.
 
     Attributes:
-        beta1: share :math:`\beta_1` of the mean in the direction, in [0, 1).
-        beta2: decay :math:`\beta_2` of the mean, in [0, 1).
+        beta1: weight :math:`\beta_1` of the mean in the direction.
+        beta2: decay rate :math:`\beta_2` of the mean.
     """
 
     beta1: float = fraction(0.9)
@@ -33,13 +37,25 @@ def lion(
     inplace: bool = False,
     h: Lion = Lion(),
 ) -> tuple[Tensor, RuleState]:
-    r"""Lion: :math:`\theta \leftarrow \theta - \eta\, \text{sign}(\beta_1 m +
-    (1-\beta_1) g);\ m \leftarrow \beta_2 m + (1-\beta_2) g`.
+    r"""Update by Algorithm 2 of Chen et al., 2023.
 
-    Gradients flow through parameters and learning rates; that of the sign is 0.
+    .. math::
+        \theta &\leftarrow \theta - \eta\, \text{sign}(\beta_1 m + (1-\beta_1) g) \\
+        m &\leftarrow \beta_2 m + (1-\beta_2) g
 
-    References:
-        Chen et al., "Symbolic discovery of optimization algorithms", 2023.
+    The derivative of the sign is 0: gradients flow through parameters and learning rates
+    alone.
+
+    Args:
+        params: parameters :math:`\theta`, ``[B, P]``.
+        grad: gradients :math:`g`, ``[B, P]``.
+        state: mean :math:`m`, ``[B, P]``.
+        lr: learning rates :math:`\eta`, ``[B, 1]``.
+        inplace: whether to overwrite ``params`` and ``state``.
+        h: hyperparameters.
+
+    Returns:
+        New parameters ``[B, P]``, and the state.
     """
     (mean,) = state
     direction = (mean * h.beta1).add_(grad, alpha=1 - h.beta1)
@@ -47,4 +63,6 @@ def lion(
     return addcmul(params, sign(direction, inplace), lr, -1.0, inplace), (mean,)
 
 
-RULES = (Rule("lion", 1e-4, zeros_state, lion, Lion()),)
+# Every update moves each parameter by the whole learning rate, so that its usual value is
+# below Adam's.
+RULES = (Rule("lion", 1e-4, zeros_state, lion, Lion(), ("exp_avg",)),)

@@ -1,11 +1,15 @@
-"""Rule ``network``: Adam's direction corrected by a small MLP, the same for each parameter.
+r"""The rule ``network``: Adam corrected by a small network, the same for every parameter.
 
-The inputs of the MLP are common ones of learned optimizers (Metz et al., 2020). All are
-invariant to the units of the loss and of each parameter tensor.
+The network's inputs are those that learned optimizers commonly have: gradient and means of
+gradients in units of their root mean square, parameter and root mean square relative to
+their tensor, and the age of the run. None of them depends on the units of the loss or of a
+tensor.
 
 References:
-    Metz et al., "Tasks, stability, architecture, and compute: Training more effective
-    learned optimizers, and using them to train themselves", 2020.
+    * Metz et al., "Tasks, stability, architecture, and compute: Training more effective
+      learned optimizers, and using them to train themselves", 2020.
+    * Andrychowicz et al., "Learning to learn by gradient descent by gradient descent",
+      NeurIPS 2016.
 """
 
 from __future__ import annotations
@@ -20,60 +24,67 @@ from torch import Tensor
 
 from ..checks import is_number
 from .adam import adam_state
-from .arithmetic import debiased_root, update_mean, update_square
-from .base import Hyperparameters, Rule, RuleState, positive
+from .arithmetic import Number, debiased_root, mul, update_mean
+from .base import Hyperparameters, Rule, RuleState, hyperparameter, positive
 
 __all__ = [
+    "INPUT_BOUND",
+    "MEAN_DECAYS",
     "MLP",
     "RULES",
+    "SQUARE_DECAY",
     "correct",
+    "corrected_direction",
     "first_weights",
     "hidden_units",
     "network",
-    "relative",
+    "relative_inputs",
+    "tensor_rms",
+    "unbiased_means",
 ]
 
-#: Decays of the two means of the gradient, and of the mean square.
-DECAYS, SQUARE_DECAY = (0.9, 0.99), 0.999
+#: Decay rates of the two means of the gradient.
+MEAN_DECAYS = (0.9, 0.99)
 
-#: Bound of the inputs and of the log-scale that the MLP outputs.
-LIMIT = 4.0
+#: Decay rate of the mean square of the gradient.
+SQUARE_DECAY = 0.999
 
-#: Number of inputs of the MLP.
+#: Bound of the inputs that are clipped, and of the logarithm of the scale.
+INPUT_BOUND = 4.0
+
+#: Number of inputs of the network.
 INPUTS = 7
 
+#: Weights of each hidden unit: of its inputs, its bias, and of the two outputs.
+WEIGHTS_PER_UNIT = INPUTS + 3
 
-def _checked(weights: Any) -> tuple[float, ...]:
-    """Check the weights of an MLP, and return them as floats."""
-    per_unit = INPUTS + 3
+
+def _network_weights(name: str, weights: Any) -> tuple[float, ...]:
+    """Return the weights of a network, and refuse those of none."""
     if not isinstance(weights, Sequence) or not all(map(is_number, weights)):
-        raise TypeError(f"weights must be a list of numbers, got {weights!r}")
-    if (len(weights) and (len(weights) - 2) % per_unit) or 0 < len(weights) < per_unit:
+        raise TypeError(f"{name} must be a list of numbers, got {weights!r}")
+    count, per_unit = len(weights), WEIGHTS_PER_UNIT
+    if (count and (count - 2) % per_unit) or 0 < count < per_unit:
         raise ValueError(
-            f"there must be {per_unit} n + 2 weights of n hidden units, or none, "
-            f"got {len(weights)}"
+            f"there must be {per_unit} n + 2 {name} of n hidden units, or none, got {count}"
         )
     if not all(map(math.isfinite, weights)):
-        raise ValueError(f"weights must be finite, got {list(weights)}")
+        raise ValueError(f"{name} must be finite, got {list(weights)}")
     return tuple(map(float, weights))
 
 
 @dataclass(frozen=True)
 class MLP(Hyperparameters):
-    r"""Hyperparameters of the MLP rule.
+    r"""Hyperparameters of the rule ``network``.
 
     Attributes:
-        eps: :math:`\epsilon`, positive.
-        weights: of the MLP in the order of :func:`correct`, ``10 n + 2`` for ``n`` hidden
-            units; none for Adam.
+        eps: :math:`\epsilon`, added to the root of the mean square.
+        weights: weights of the network in the order of :func:`correct`: ``10 n + 2`` for
+            ``n`` hidden units, or none, which makes the rule Adam.
     """
 
     eps: float = positive(1e-8)
-    weights: Sequence[float] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", _checked(self.weights))
-        super().__post_init__()
+    weights: Sequence[float] = hyperparameter((), _network_weights)
 
 
 def network(
@@ -86,24 +97,30 @@ def network(
     shapes: Sequence[Sequence[int]] | None = None,
     weights: Tensor | None = None,
 ) -> tuple[Tensor, RuleState]:
-    r"""Adam's direction, scaled and shifted by an MLP.
+    r"""Update along Adam's direction, corrected for each parameter by a network.
 
-    :math:`\theta \leftarrow \theta - \eta\, (e^{a} \hat m + b \sqrt{\hat v}) /
-    (\sqrt{\hat v} + \epsilon)`, with Adam's bias-corrected moments :math:`\hat m` and
-    :math:`\hat v`, and for each parameter the outputs :math:`a` and :math:`b` of the MLP
-    (:func:`correct`). Without weights it is Adam. A parameter that never had a gradient
-    does not move.
+    .. math::
+        \theta \leftarrow \theta - \eta\, \frac{e^{a} \hat m + b \sqrt{\hat v}}
+        {\sqrt{\hat v} + \epsilon}
+
+    with Adam's averages :math:`\hat m` and :math:`\hat v`, and the outputs :math:`a` and
+    :math:`b` of the network (:func:`correct`). Without weights, it is Adam. A parameter
+    that never had a gradient does not move.
 
     Args:
-        params, grad: ``[B, P]``.
-        state: two means of the gradient and one mean square ``[B, P]``, and the number of
-            updates ``[B, 1]``.
-        lr: ``[B, 1]``.
-        inplace: whether parameters and state may be overwritten.
-        h: hyperparameters.
-        shapes: of the parameters of one run.
-        weights: of the MLP, ``[W]``, or ``[B, W]`` for each run its own, in place of those
-            of ``h``.
+        params: parameters :math:`\theta`, ``[B, P]``.
+        grad: gradients, ``[B, P]``.
+        state: fast and slow mean of the gradient and its mean square, ``[B, P]``, and
+            number of updates, ``[B, 1]``.
+        lr: learning rates :math:`\eta`, ``[B, 1]``.
+        inplace: whether to overwrite ``params`` and ``state``.
+        h: hyperparameters, with the network's weights.
+        shapes: shapes of the parameters of one run.
+        weights: weights ``[W]``, or ``[B, W]`` for a network for each run, in place of
+            those of ``h``. Gradients flow to them.
+
+    Returns:
+        New parameters ``[B, P]``, and the state.
 
     Raises:
         TypeError: there are no shapes.
@@ -112,98 +129,179 @@ def network(
         raise TypeError("network needs shapes: bind the rule to them first")
     if weights is None:
         weights = torch.tensor(h.weights, dtype=params.dtype, device=params.device)
-    # 1. The moments.
+    # 1. Averages of the gradient.
     fast, slow, square, step = state
     step = step + 1
     fast, slow = (
         update_mean(mean, grad, decay, inplace)
-        for mean, decay in zip((fast, slow), DECAYS, strict=True)
+        for mean, decay in zip((fast, slow), MEAN_DECAYS, strict=True)
     )
-    square = update_square(square, grad, SQUARE_DECAY, inplace)
+    # Not update_square, whose fused multiply-add rounds differently: rules that have been
+    # learned could not be learned again bit for bit.
+    square = mul(square, SQUARE_DECAY, inplace)
+    square = square + (1 - SQUARE_DECAY) * grad * grad
     root = debiased_root(square, SQUARE_DECAY, step, inplace) + h.eps
-    means = [
-        mean / ((1 - decay**step) * root)
-        for mean, decay in zip((fast, slow), DECAYS, strict=True)
-    ]
-    # 2. The direction.
+    # 2. Adam's direction, and its correction.
+    means = unbiased_means(fast, slow, root, step)
     direction = means[0]
     if weights.numel():
         sizes = [math.prod(shape) for shape in shapes]
-        inputs = [grad / root, *means]
-        inputs += relative(root, params, _rms(root, sizes), _rms(params, sizes))
-        inputs.append((step.log1p() / LIMIT).expand_as(params))
-        direction = correct(means[0], 1 - h.eps / root, torch.stack(inputs, dim=1), weights)
+        rms = tensor_rms(root, sizes), tensor_rms(params, sizes)
+        age = (step.log1p() / INPUT_BOUND).expand_as(params)
+        direction = corrected_direction(grad, means, root, params, rms, age, h.eps, weights)
+    # 3. The step.
     moved = params.sub_(lr * direction) if inplace else params - lr * direction
     return moved, (fast, slow, square, step)
 
 
-def _rms(values: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Compute the root mean square over each tensor, for each number of ``[B, P]``."""
+def unbiased_means(
+    fast: Tensor, slow: Tensor, root: Tensor, step: Number
+) -> tuple[Tensor, Tensor]:
+    """Return the two means in units of the root mean square, without bias.
+
+    The first of them is Adam's direction.
+
+    Args:
+        fast: mean of the gradient, ``[B, n]``.
+        slow: mean of the gradient with the longer memory, ``[B, n]``.
+        root: unbiased root mean square of the gradient, plus ``eps``, ``[B, n]``.
+        step: number of updates, a number or ``[B, 1]``.
+    """
+    decays = MEAN_DECAYS
+    return (
+        fast / ((1 - decays[0] ** step) * root),
+        slow / ((1 - decays[1] ** step) * root),
+    )
+
+
+def corrected_direction(
+    grad: Tensor,
+    means: tuple[Tensor, Tensor],
+    root: Tensor,
+    params: Tensor,
+    rms: tuple[Tensor, Tensor],
+    age: Tensor,
+    eps: float,
+    weights: Tensor,
+) -> Tensor:
+    """Return directions ``[B, n]`` as the network corrects them.
+
+    Args:
+        grad: gradients, ``[B, n]``.
+        means: see :func:`unbiased_means`.
+        root: unbiased root mean square of the gradient, plus ``eps``, ``[B, n]``.
+        params: parameters, ``[B, n]``.
+        rms: root mean squares of ``root`` and of ``params`` over each tensor, ``[B, n]``.
+        age: logarithm of the number of updates, an input of the network, ``[B, n]``.
+        eps: as in ``root``.
+        weights: weights of the network, see :func:`correct`.
+    """
+    inputs = [grad / root, *means, *relative_inputs(root, params, *rms), age]
+    # The gate is 0 where there never was a gradient: root is eps there.
+    return correct(means[0], 1 - eps / root, torch.stack(inputs, dim=1), weights)
+
+
+def tensor_rms(values: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Return the root mean square of each tensor, for each of its numbers.
+
+    Args:
+        values: numbers of all tensors, ``[B, P]``. No gradient flows through them.
+        sizes: numbers of each tensor.
+
+    Returns:
+        Root mean squares, ``[B, P]``.
+    """
     squares = [part.square().mean(1) for part in values.detach().split(list(sizes), 1)]
     counts = torch.tensor(sizes, device=values.device)
     return torch.stack(squares, 1).sqrt().repeat_interleave(counts, dim=1)
 
 
-def relative(
+def relative_inputs(
     root: Tensor, params: Tensor, root_rms: Tensor, params_rms: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute inputs of the MLP in units of their tensor.
+    """Return the network's inputs that are relative to a tensor.
+
+    No gradient flows through any of them.
 
     Args:
-        root: root mean squares of the gradient, ``[B, n]``.
+        root: root mean square of the gradient, ``[B, n]``.
         params: parameters, ``[B, n]``.
-        root_rms, params_rms: root mean squares of both over their tensor, ``[B, n]``.
+        root_rms: root mean square of ``root`` over each tensor, ``[B, n]``.
+        params_rms: root mean square of ``params`` over each tensor, ``[B, n]``.
 
     Returns:
-        The parameters in these units, and the logarithms of ``root`` and of the
-        parameters, ``[B, n]`` each, without derivatives.
+        The parameters in units of their tensor, and the logarithms of the size of ``root``
+        and of ``params`` in these units, ``[B, n]`` each.
     """
     root = root.detach() / (root_rms + 1e-30)
     params = params.detach() / (params_rms + 1e-30)
     log_root, log_params = (
-        (part.abs() + 1e-9).log().clamp(-LIMIT, LIMIT) / 2 for part in (root, params)
+        (part.abs() + 1e-9).log().clamp(-INPUT_BOUND, INPUT_BOUND) / 2
+        for part in (root, params)
     )
-    return params.clamp(-LIMIT, LIMIT), log_root, log_params
+    return params.clamp(-INPUT_BOUND, INPUT_BOUND), log_root, log_params
 
 
 def correct(direction: Tensor, gate: Tensor, inputs: Tensor, weights: Tensor) -> Tensor:
-    r"""Compute directions :math:`e^a d + \text{gate} \cdot b` by the MLP.
+    r"""Return :math:`e^a d + b\, \text{gate}` with the outputs of the network.
 
-    The MLP has one hidden layer with tanh, and the outputs :math:`a` and :math:`b`.
+    The network has one hidden layer of tanh units, and the outputs :math:`a` and
+    :math:`b`.
 
     Args:
-        direction: Adam's direction :math:`d`, ``[B, n]``.
-        gate: factor of :math:`b`, ``[B, n]``; 0 where there never was a gradient.
-        inputs: of the MLP, ``[B, 7, n]``.
-        weights: ``[W]`` or ``[B, W]``: of the first layer, by hidden units, its biases, and
-            the same of the second layer.
+        direction: Adam's directions :math:`d`, ``[B, n]``.
+        gate: factor of :math:`b`, 0 where there never was a gradient, ``[B, n]``.
+        inputs: inputs of the network, ``[B, 7, n]``.
+        weights: ``[W]``, or ``[B, W]`` for a network for each run: weights of the first
+            layer, unit by unit, its biases, and those of the second layer.
 
     Returns:
-        Directions ``[B, n]``.
+        Directions, ``[B, n]``.
     """
     units = hidden_units(weights.shape[-1])
     rows = weights if weights.dim() == 2 else weights[None].expand(len(inputs), -1)
-    first, bias, last, end = rows.split((INPUTS * units, units, 2 * units, 2), dim=1)
-    first, last = first.unflatten(1, (units, -1)), last.unflatten(1, (2, -1))
-    hidden = torch.baddbmm(bias[..., None], first, inputs).tanh()
-    scale, offset = torch.baddbmm(end[..., None], last, hidden).unbind(1)
-    return scale.clamp(-LIMIT, LIMIT).exp() * direction + gate * offset
+    sizes = INPUTS * units, units, 2 * units, 2
+    first, first_bias, second, second_bias = rows.split(sizes, dim=1)
+    first, second = first.unflatten(1, (units, -1)), second.unflatten(1, (2, -1))
+    hidden = torch.baddbmm(first_bias[..., None], first, inputs).tanh()
+    outputs = torch.baddbmm(second_bias[..., None], second, hidden)
+    log_scale, offset = outputs.unbind(1)
+    scale = log_scale.clamp(-INPUT_BOUND, INPUT_BOUND).exp()
+    return scale * direction + gate * offset
 
 
 def first_weights(units: int, generator: torch.Generator) -> Tensor:
-    """Draw initial weights ``[W]``: orthogonal, and zeros in the second layer."""
+    """Draw initial weights ``[W]``: a random first layer, and a second layer of zeros.
+
+    With them, the rule is Adam.
+
+    Args:
+        units: number of hidden units.
+        generator: source of the random weights.
+    """
     first = torch.empty(units, INPUTS)
     torch.nn.init.orthogonal_(first, 1.0, generator)
     return torch.cat([first.flatten(), torch.zeros(3 * units + 2)])
 
 
 def hidden_units(count: int) -> int:
-    """Return the number of hidden units of an MLP with ``count`` weights."""
-    return (count - 2) // (INPUTS + 3)
+    """Return the number of hidden units of a network with ``count`` weights."""
+    return (count - 2) // WEIGHTS_PER_UNIT
 
 
-def _network_state(params: Tensor) -> RuleState:
+def _init_averages(params: Tensor) -> RuleState:
+    """Return two means and a mean square of no gradients, and the number of updates."""
     return torch.zeros_like(params), *adam_state(params)
 
 
-RULES = (Rule("network", 1e-3, _network_state, network, MLP(), shaped=True),)
+RULES = (
+    Rule(
+        "network",
+        1e-3,
+        _init_averages,
+        network,
+        MLP(),
+        ("exp_avg", "slow_exp_avg", "exp_avg_sq", "step"),
+        shaped=True,
+    ),
+)

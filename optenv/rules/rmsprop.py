@@ -1,4 +1,9 @@
-"""RMSprop: gradients in units of their recent root mean square."""
+r"""RMSprop: gradients in units of their root mean square.
+
+References:
+    * Tieleman and Hinton, "Lecture 6.5 - RMSprop: Divide the gradient by a running average
+      of its recent magnitude", COURSERA: Neural Networks for Machine Learning, 2012.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +19,11 @@ __all__ = ["RULES", "RMSprop", "rmsprop"]
 
 @dataclass(frozen=True)
 class RMSprop(Hyperparameters):
-    r"""Hyperparameters of RMSprop.
+    r"""Hyperparameters of RMSprop, with torch's defaults.
 
     Attributes:
-        alpha: decay :math:`\alpha` of the mean square, in [0, 1).
-        eps: :math:`\epsilon`, positive.
+        alpha: decay rate :math:`\alpha` of the mean square.
+        eps: added to the root :math:`\sqrt v`.
     """
 
     alpha: float = fraction(0.99)
@@ -33,15 +38,26 @@ def rmsprop(
     inplace: bool = False,
     h: RMSprop = RMSprop(),
 ) -> tuple[Tensor, RuleState]:
-    r"""RMSprop: :math:`v \leftarrow \alpha v + (1-\alpha) g^2;\
-    \theta \leftarrow \theta - \eta g / (\sqrt v + \epsilon)`.
+    r"""Update as ``torch.optim.RMSprop`` (Tieleman & Hinton, 2012).
 
-    References:
-        Tieleman & Hinton, "Lecture 6.5 - RMSprop", 2012.
+    .. math::
+        v &\leftarrow \alpha v + (1-\alpha) g^2 \\
+        \theta &\leftarrow \theta - \eta g / (\sqrt v + \epsilon)
+
+    Args:
+        params: parameters :math:`\theta`, ``[B, P]``.
+        grad: gradients :math:`g`, ``[B, P]``.
+        state: mean square :math:`v`, ``[B, P]``.
+        lr: learning rates :math:`\eta`, ``[B, 1]``.
+        inplace: whether to overwrite ``params`` and ``state``.
+        h: hyperparameters.
+
+    Returns:
+        New parameters ``[B, P]``, and the state.
     """
     square = update_square(state[0], grad, h.alpha, inplace)
     direction = ratio(grad, safe_sqrt(square), h.eps, inplace)
     return addcmul(params, direction, lr, -1.0, inplace), (square,)
 
 
-RULES = (Rule("rmsprop", 1e-3, zeros_state, rmsprop, RMSprop()),)
+RULES = (Rule("rmsprop", 1e-3, zeros_state, rmsprop, RMSprop(), ("square_avg",)),)

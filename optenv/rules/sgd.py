@@ -1,7 +1,15 @@
-r"""Gradient descent, with and without momentum.
+r"""Stochastic gradient descent: plain, with momentum, and with Nesterov's momentum.
 
-Notation of all rules: parameters :math:`\theta`, gradient :math:`g`, learning rate
-:math:`\eta`, number of the update :math:`t = 1, 2, \ldots`
+Steps are proportional to the gradient. With momentum, they are along a decaying sum of
+gradients; Nesterov's variant looks one step of it ahead.
+
+References:
+    * Robbins and Monro, "A Stochastic Approximation Method", Annals of Mathematical
+      Statistics, 1951.
+    * Polyak, "Some methods of speeding up the convergence of iteration methods", USSR
+      Computational Mathematics and Mathematical Physics, 1964.
+    * Sutskever et al., "On the importance of initialization and momentum in deep
+      learning", ICML 2013, for Nesterov's momentum in the form used here and by torch.
 """
 
 from __future__ import annotations
@@ -16,6 +24,7 @@ from .base import (
     Hyperparameters,
     Rule,
     RuleState,
+    empty_state,
     fraction,
     zeros_state,
 )
@@ -25,10 +34,10 @@ __all__ = ["RULES", "Momentum", "momentum", "nesterov", "sgd"]
 
 @dataclass(frozen=True)
 class Momentum(Hyperparameters):
-    r"""Hyperparameters of the momentum rules.
+    r"""Hyperparameters of momentum, with torch's usual value.
 
     Attributes:
-        momentum: :math:`\mu`, in [0, 1).
+        momentum: decay rate :math:`\mu` of the buffer.
     """
 
     momentum: float = fraction(0.9)
@@ -42,7 +51,21 @@ def sgd(
     inplace: bool = False,
     h: Hyperparameters = NO_HYPERPARAMETERS,
 ) -> tuple[Tensor, RuleState]:
-    r"""Gradient descent: :math:`\theta \leftarrow \theta - \eta g`."""
+    r"""Update by gradient descent, as ``torch.optim.SGD``.
+
+    .. math:: \theta \leftarrow \theta - \eta g
+
+    Args:
+        params: parameters :math:`\theta`, ``[B, P]``.
+        grad: gradients :math:`g`, ``[B, P]``.
+        state: empty.
+        lr: learning rates :math:`\eta`, ``[B, 1]``.
+        inplace: whether to overwrite ``params``.
+        h: hyperparameters; it has none.
+
+    Returns:
+        New parameters ``[B, P]``, and the state.
+    """
     return addcmul(params, grad, lr, -1.0, inplace), state
 
 
@@ -54,13 +77,25 @@ def momentum(
     inplace: bool = False,
     h: Momentum = Momentum(),
 ) -> tuple[Tensor, RuleState]:
-    r"""Momentum: :math:`b \leftarrow \mu b + g;\ \theta \leftarrow \theta - \eta b`.
+    r"""Update with momentum, as ``torch.optim.SGD(momentum=0.9)`` (Polyak, 1964).
 
-    References:
-        Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
+    .. math::
+        b &\leftarrow \mu b + g \\
+        \theta &\leftarrow \theta - \eta b
+
+    Args:
+        params: parameters :math:`\theta`, ``[B, P]``.
+        grad: gradients :math:`g`, ``[B, P]``.
+        state: buffer :math:`b`, ``[B, P]``.
+        lr: learning rates :math:`\eta`, ``[B, 1]``.
+        inplace: whether to overwrite ``params`` and ``state``.
+        h: hyperparameters.
+
+    Returns:
+        New parameters ``[B, P]``, and the state.
     """
-    velocity = _velocity(grad, state, inplace, h)
-    return addcmul(params, velocity, lr, -1.0, inplace), (velocity,)
+    buffer = _accumulate(grad, state, inplace, h)
+    return addcmul(params, buffer, lr, -1.0, inplace), (buffer,)
 
 
 def nesterov(
@@ -71,29 +106,40 @@ def nesterov(
     inplace: bool = False,
     h: Momentum = Momentum(),
 ) -> tuple[Tensor, RuleState]:
-    r"""Nesterov's momentum: :math:`b \leftarrow \mu b + g;\
-    \theta \leftarrow \theta - \eta (g + \mu b)`.
+    r"""Update with Nesterov's momentum, as ``torch.optim.SGD(nesterov=True)``.
 
-    References:
-        Sutskever et al., "On the importance of initialization and momentum in deep
-        learning", 2013.
+    .. math::
+        b &\leftarrow \mu b + g \\
+        \theta &\leftarrow \theta - \eta (g + \mu b)
+
+    After Sutskever et al., 2013.
+
+    Args:
+        params: parameters :math:`\theta`, ``[B, P]``.
+        grad: gradients :math:`g`, ``[B, P]``.
+        state: buffer :math:`b`, ``[B, P]``.
+        lr: learning rates :math:`\eta`, ``[B, 1]``.
+        inplace: whether to overwrite ``params`` and ``state``.
+        h: hyperparameters.
+
+    Returns:
+        New parameters ``[B, P]``, and the state.
     """
-    velocity = _velocity(grad, state, inplace, h)
-    direction = grad.add(velocity, alpha=h.momentum)
-    return addcmul(params, direction, lr, -1.0, inplace), (velocity,)
+    buffer = _accumulate(grad, state, inplace, h)
+    direction = grad.add(buffer, alpha=h.momentum)
+    return addcmul(params, direction, lr, -1.0, inplace), (buffer,)
 
 
-def _velocity(grad: Tensor, state: RuleState, inplace: bool, h: Momentum) -> Tensor:
-    velocity = mul(state[0], h.momentum, inplace)
-    return velocity.add_(grad) if inplace else velocity + grad
+def _accumulate(grad: Tensor, state: RuleState, inplace: bool, h: Momentum) -> Tensor:
+    """Return the momentum buffer after another gradient."""
+    buffer = mul(state[0], h.momentum, inplace)
+    return buffer.add_(grad) if inplace else buffer + grad
 
 
-def _no_state(params: Tensor) -> RuleState:
-    return ()
-
+_SLOTS = ("momentum_buffer",)
 
 RULES = (
-    Rule("sgd", 1e-1, _no_state, sgd),
-    Rule("momentum", 1e-2, zeros_state, momentum, Momentum()),
-    Rule("nesterov", 1e-2, zeros_state, nesterov, Momentum()),
+    Rule("sgd", 1e-1, empty_state, sgd),
+    Rule("momentum", 1e-2, zeros_state, momentum, Momentum(), _SLOTS),
+    Rule("nesterov", 1e-2, zeros_state, nesterov, Momentum(), _SLOTS),
 )

@@ -1,22 +1,22 @@
-r"""Rule ``switching``: one of several update rules at a time, all of them kept warm.
+r"""The rule ``switching``: one of several update rules at a time, all of them kept warm.
 
-The moments of all rules are updated whichever rule moves the parameters. Every rule's
-state thus stays warm: after a switch it equals the state of a run that used that rule
-throughout.
+The rules remember moments: exponential moving averages of gradients and of their squares.
+All of them are updated whichever rule moves the parameters. After a switch, a rule's state
+is thus the one it would have had it been in force throughout.
 
-Rules differ by orders of magnitude in the learning rates that suit them. Here a learning
-rate is one of Adam's steps: at each choice, also if the same rule is chosen again, the
-rule's own learning rate is set so that its next step is as long as Adam's would be, and
-kept until the next choice. Between two choices, each rule is thus the one of its name in
-:mod:`optenv.rules`, at a constant learning rate.
+The learning rates that suit different rules differ by orders of magnitude. Here a learning
+rate is that of Adam's steps. At each choice, also of the rule that is in force already, the
+rule's own learning rate becomes the one with which its next step is as long as Adam's
+would be; it stays that until the next choice (Agarwal et al. take the length of every step
+from another rule). Between two choices, each rule is thus the one of its name in
+:mod:`optenv.rules`, at one learning rate.
 
-The steps of SGD, with and without momentum, are as long as gradients are, and one gradient
-can be next to zero. Their learning rates are therefore computed for a length of at least a
-tenth of the recent gradients'.
+Steps of SGD, with momentum or without, are as long as gradients are, and one gradient can
+be close to zero. Their learning rates are therefore computed as if it were at least a tenth
+of the usual length of gradients.
 
 References:
-    Agarwal et al., "Disentangling adaptive gradient methods from learning rates", 2020,
-    take the length of every step from another rule.
+    * Agarwal et al., "Disentangling Adaptive Gradient Methods from Learning Rates", 2020.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .adam import nadam_momentum
+from .adam import Adam, NAdam, nadam_momentum, nadam_weights
 from .arithmetic import (
     addcmul,
     debiased_root,
@@ -37,8 +37,10 @@ from .arithmetic import (
     update_mean,
     update_square,
 )
-from .base import NO_HYPERPARAMETERS, Hyperparameters, Rule
-from .orthogonal_adam import orthogonalize_flat
+from .base import Rule
+from .lion import Lion
+from .orthogonal_adam import nesterov_weights, orthogonalize_flat
+from .rmsprop import RMSprop
 
 __all__ = [
     "DIRECTIONS",
@@ -48,6 +50,7 @@ __all__ = [
     "ORTHOGONAL",
     "REFERENCE",
     "RULE",
+    "Direction",
     "Moments",
     "SwitchingState",
     "check",
@@ -56,15 +59,37 @@ __all__ = [
     "update_moments",
 ]
 
-#: Decays of the moments: means of momentum and Adam, and of Lion; mean squares of Adam and
-#: of RMSprop.
-MEAN, SLOW, SQUARE, SHORT = 0.9, 0.99, 0.999, 0.99
-EPS = 1e-8
-MOMENTUM_DECAY = 4e-3
+#: Decay rate of the mean of momentum, Adam and Lion's direction.
+MEAN_DECAY = Adam().beta1
+
+#: Decay rate of Lion's mean.
+SLOW_DECAY = Lion().beta2
+
+#: Decay rate of Adam's mean square.
+SQUARE_DECAY = Adam().beta2
+
+#: Decay rate of RMSprop's mean square.
+SHORT_DECAY = RMSprop().alpha
+
+#: Speed at which NAdam's momentum warms up.
+MOMENTUM_DECAY = NAdam().momentum_decay
+
+#: Added to root mean squares.
+EPS = Adam().eps
+
+#: A number of updates, and what is computed of it: a number, or a tensor ``[B, 1]``.
+Step = Tensor | float
 
 
 class Moments(NamedTuple):
-    """Moving averages of gradients (``mean``, ``slow``) and squares, all from zero."""
+    """Exponential moving averages of gradients and squares, from zero on, ``[B, P]`` each.
+
+    Attributes:
+        mean: mean with decay rate :data:`MEAN_DECAY`.
+        slow: mean with :data:`SLOW_DECAY`.
+        square: mean square with :data:`SQUARE_DECAY`.
+        short: mean square with :data:`SHORT_DECAY`.
+    """
 
     mean: Tensor
     slow: Tensor
@@ -73,61 +98,75 @@ class Moments(NamedTuple):
 
 
 def update_moments(moments: Moments, grad: Tensor, inplace: bool = False) -> Moments:
-    """Update all moments by a gradient; take ``view_as_real`` of complex tensors first."""
+    """Return the moments with one more gradient.
+
+    Args:
+        moments: moments so far, of any shape.
+        grad: gradient of that shape, real.
+        inplace: whether to overwrite the moments.
+    """
     return Moments(
-        update_mean(moments.mean, grad, MEAN, inplace),
-        update_mean(moments.slow, grad, SLOW, inplace),
-        update_square(moments.square, grad, SQUARE, inplace),
-        update_square(moments.short, grad, SHORT, inplace),
+        update_mean(moments.mean, grad, MEAN_DECAY, inplace),
+        update_mean(moments.slow, grad, SLOW_DECAY, inplace),
+        update_square(moments.square, grad, SQUARE_DECAY, inplace),
+        update_square(moments.short, grad, SHORT_DECAY, inplace),
     )
 
 
-#: Function of the gradient, the moments after it, and the number of gradients in them (a
-#: number, or a tensor that broadcasts) to a direction; the parameters move against it.
-Direction = Callable[[Tensor, Moments, Tensor | float], Tensor]
+# Directions of the rules. They are not those of the rules' own files, since the moments
+# are shared: torch's momentum buffer is ten times the mean, Lion's mean is one without the
+# present gradient, and Adam's bias is in its learning rate. The two agree to rounding.
+
+#: Function of the gradient, the moments with it, and the number of gradients in them (a
+#: number, or a tensor that broadcasts); returns a direction to move the parameters against.
+Direction = Callable[[Tensor, Moments, Step], Tensor]
 
 
-def _sgd(grad: Tensor, moments: Moments, step: Tensor | float) -> Tensor:
+def _sgd(grad: Tensor, moments: Moments, step: Step) -> Tensor:
     return grad
 
 
-def _momentum(grad: Tensor, moments: Moments, step: Tensor | float) -> Tensor:
-    # The buffer b <- 0.9 b + g is ten times the mean.
-    return moments.mean / (1 - MEAN)
+def _momentum(grad: Tensor, moments: Moments, step: Step) -> Tensor:
+    """Return torch's buffer ``b <- 0.9 b + g``, which is ten times the mean."""
+    return moments.mean / (1 - MEAN_DECAY)
 
 
-def _nesterov(grad: Tensor, moments: Moments, step: Tensor | float) -> Tensor:
-    return grad + moments.mean * (MEAN / (1 - MEAN))
+def _nesterov(grad: Tensor, moments: Moments, step: Step) -> Tensor:
+    return grad + moments.mean * (MEAN_DECAY / (1 - MEAN_DECAY))
 
 
-def _rmsprop(grad: Tensor, moments: Moments, step: Tensor | float) -> Tensor:
+def _rmsprop(grad: Tensor, moments: Moments, step: Step) -> Tensor:
     return grad / (safe_sqrt(moments.short) + EPS)
 
 
-def _adam(grad: Tensor, moments: Moments, step: Tensor | float) -> Tensor:
-    return moments.mean / (1 - MEAN**step) / _adam_root(moments, step)
+def _adam_root(moments: Moments, step: Step) -> Tensor:
+    """Return Adam's denominator."""
+    return debiased_root(moments.square, SQUARE_DECAY, step, inplace=False) + EPS
 
 
-def _adam_root(moments: Moments, step: Tensor | float) -> Tensor:
-    return debiased_root(moments.square, SQUARE, step, inplace=False) + EPS
+def _adam(grad: Tensor, moments: Moments, step: Step) -> Tensor:
+    return moments.mean / (1 - MEAN_DECAY**step) / _adam_root(moments, step)
 
 
-def _nadam(grad: Tensor, moments: Moments, step: Tensor | float) -> Tensor:
-    now, following = (nadam_momentum(t, MEAN, MOMENTUM_DECAY) for t in (step, step + 1))
-    product = _nadam_product(step, grad)
-    mean = moments.mean * (following / (1 - product * following))
-    return (mean + grad * ((1 - now) / (1 - product))) / _adam_root(moments, step)
+def _nadam(grad: Tensor, moments: Moments, step: Step) -> Tensor:
+    now, ahead = _nadam_momentum(step), _nadam_momentum(step + 1)
+    of_mean, of_grad = nadam_weights(now, ahead, _nadam_product(step, grad))
+    return (moments.mean * of_mean + grad * of_grad) / _adam_root(moments, step)
+
+
+def _nadam_momentum(step: Step) -> Step:
+    return nadam_momentum(step, MEAN_DECAY, MOMENTUM_DECAY)
 
 
 @functools.cache
 def _nadam_products(dtype: torch.dtype) -> Tensor:
-    """Compute products of NAdam's momenta; after the last they are practically 0."""
+    """Return the products of the first 400 momenta; the last is as good as zero."""
     steps = torch.arange(1.0, 401.0, dtype=torch.float64, device="cpu")
-    momenta = nadam_momentum(steps, MEAN, MOMENTUM_DECAY)
-    return momenta.cumprod(0).to(dtype)  # type: ignore[union-attr]
+    return torch.as_tensor(_nadam_momentum(steps)).cumprod(0).to(dtype)
 
 
-def _nadam_product(step: Tensor | float, like: Tensor) -> Tensor | float:
+def _nadam_product(step: Step, like: Tensor) -> Step:
+    """Return the product of the momenta of the first ``step`` updates."""
     if not isinstance(step, Tensor):
         products = _nadam_products(torch.float64)
         return float(products[min(int(step), len(products)) - 1])
@@ -135,19 +174,18 @@ def _nadam_product(step: Tensor | float, like: Tensor) -> Tensor | float:
     return products[step.long().clamp(max=len(products)) - 1]
 
 
-def _lion(grad: Tensor, moments: Moments, step: Tensor | float) -> Tensor:
-    before = (moments.slow - (1 - SLOW) * grad) / SLOW  # the mean without this gradient
-    return sign(MEAN * before + (1 - MEAN) * grad, inplace=True)
+def _lion(grad: Tensor, moments: Moments, step: Step) -> Tensor:
+    before = (moments.slow - (1 - SLOW_DECAY) * grad) / SLOW_DECAY  # without this gradient
+    return sign(MEAN_DECAY * before + (1 - MEAN_DECAY) * grad, inplace=True)
 
 
-def _orthogonal_adam(grad: Tensor, moments: Moments, step: Tensor | float) -> Tensor:
-    # Its matrices are orthogonalised by the caller, who knows their shapes.
-    mean = moments.mean * (MEAN / (1 - MEAN ** (step + 1)))
-    ahead = mean + grad * ((1 - MEAN) / (1 - MEAN**step))
-    return ahead / _adam_root(moments, step)
+def _orthogonal_adam(grad: Tensor, moments: Moments, step: Step) -> Tensor:
+    """Return the direction before its matrices are orthogonalised."""
+    of_mean, of_grad = nesterov_weights(step, MEAN_DECAY)
+    return (moments.mean * of_mean + grad * of_grad) / _adam_root(moments, step)
 
 
-#: Directions by the names of the rules in :data:`optenv.rules.RULES`.
+#: Directions by the names of the rules (:data:`optenv.rules.RULES`).
 DIRECTIONS: dict[str, Direction] = {
     "sgd": _sgd,
     "momentum": _momentum,
@@ -159,30 +197,33 @@ DIRECTIONS: dict[str, Direction] = {
     "orthogonal-adam": _orthogonal_adam,
 }
 
-#: Names of the rules to choose from, in the order of their indices.
+#: Names of the rules to choose from; a choice is an index of it.
 NAMES = tuple(DIRECTIONS)
 
 #: Rules whose directions of matrices are orthogonalised.
 ORTHOGONAL = ("orthogonal-adam",)
 
-#: Rules whose steps are as long as gradients are, and the least length, as a fraction of
-#: the recent gradients', that their learning rates are computed for.
-LINEAR, MIN_LENGTH = ("sgd", "momentum", "nesterov"), 0.1
+#: Rules whose steps are as long as gradients are.
+LINEAR = ("sgd", "momentum", "nesterov")
 
-#: Rule whose steps learning rates refer to.
+#: Length that a direction of a linear rule is assumed to have at least when its learning
+#: rate is computed, as a fraction of the usual length of gradients (:func:`recent_rms`).
+MIN_LENGTH = 0.1
+
+#: Rule whose steps learning rates are of.
 REFERENCE = "adam"
 
 
-def recent_rms(moments: Moments, step: Tensor | float) -> Tensor:
-    """Compute the root mean squares of the recent gradients."""
-    return safe_sqrt(moments.short / (1 - SHORT**step))
+def recent_rms(moments: Moments, step: Step) -> Tensor:
+    """Return the root mean square of recent gradients, of the shape of the moments."""
+    return safe_sqrt(moments.short / (1 - SHORT_DECAY**step))
 
 
 def check(names: Sequence[str]) -> tuple[str, ...]:
-    """Check the names of rules to choose from, and return them as a tuple.
+    """Return names of rules to choose from as a tuple.
 
     Raises:
-        ValueError: there are none, one twice, or one that is not in :data:`NAMES`.
+        ValueError: there are none, one twice, or one that cannot be switched to.
     """
     checked = tuple(names)
     unknown = [name for name in checked if name not in DIRECTIONS]
@@ -194,14 +235,14 @@ def check(names: Sequence[str]) -> tuple[str, ...]:
 
 
 class SwitchingState(NamedTuple):
-    """State of the rule: moments ``[B, P]``, all others ``[B, 1]``.
+    """State of the rule ``switching``.
 
     Attributes:
-        mean, slow, square, short: see :class:`Moments`.
-        step: number of updates.
-        chosen: index of the rule in force.
-        scale: factor from the learning rate to the rule's own.
-        new: 1 right after a choice, when ``scale`` is yet to be computed, else 0.
+        mean, slow, square, short: see :class:`Moments`; ``[B, P]``.
+        step: number of updates, ``[B, 1]``.
+        chosen: index of the rule in force in :data:`NAMES`, ``[B, 1]``.
+        scale: factor between the rule's learning rate and Adam's, ``[B, 1]``.
+        new: 1 if the rule has been chosen since the last update, else 0, ``[B, 1]``.
     """
 
     mean: Tensor
@@ -215,7 +256,11 @@ class SwitchingState(NamedTuple):
 
 
 def init(params: Tensor) -> SwitchingState:
-    """Make the state before the first update, with Adam in force."""
+    """Return the state before the first update, with Adam in force.
+
+    Args:
+        params: parameters, ``[B, P]``.
+    """
     zero = torch.zeros(len(params), 1, dtype=params.dtype, device=params.device)
     chosen = torch.full_like(zero, NAMES.index(REFERENCE))
     mean, slow, square, short = (torch.zeros_like(params) for _ in Moments._fields)
@@ -223,7 +268,12 @@ def init(params: Tensor) -> SwitchingState:
 
 
 def choose(state: tuple[Tensor, ...], chosen: Tensor) -> SwitchingState:
-    """Return the state with other rules in force, by their indices ``[B]``."""
+    """Return the state with another choice of rules.
+
+    Args:
+        state: see :class:`SwitchingState`.
+        chosen: indices in :data:`NAMES`, ``[B]``.
+    """
     before = SwitchingState(*state)
     column = chosen.to(before.chosen).unsqueeze(1)
     return before._replace(chosen=column, new=torch.ones_like(before.new))
@@ -235,43 +285,48 @@ def update(
     state: tuple[Tensor, ...],
     lr: Tensor,
     inplace: bool = False,
-    h: Hyperparameters = NO_HYPERPARAMETERS,
     shapes: Sequence[Sequence[int]] | None = None,
 ) -> tuple[Tensor, SwitchingState]:
-    r"""Move each run by the rule that is in force for it.
+    r"""Update each run by the rule that was chosen for it.
 
-    :math:`\theta \leftarrow \theta - \eta c_k d_k`, with :math:`d_k` the direction of rule
-    :math:`k` and :math:`c_k = \|d_\text{Adam}\| / \|d_k\|` at the first update after the
-    choice. For the rules in :data:`LINEAR`, the denominator is at least
-    :data:`MIN_LENGTH` times the norm of :func:`recent_rms`.
+    .. math:: \theta \leftarrow \theta - \eta c_k d_k
+
+    with the direction :math:`d_k` of the rule :math:`k` in force, and :math:`c_k =
+    \|d_\text{Adam}\| / \|d_k\|` at the first update after the choice. For linear rules,
+    the denominator is at least :data:`MIN_LENGTH` of the norm of
+    :func:`recent_rms`.
 
     Args:
-        params, grad: ``[B, P]``.
+        params: parameters :math:`\theta`, ``[B, P]``.
+        grad: gradients, ``[B, P]``.
         state: see :class:`SwitchingState`.
-        lr: of Adam's steps, ``[B, 1]``.
-        inplace: whether parameters and moments may be overwritten.
-        h: no hyperparameters.
-        shapes: of the parameters of one run.
+        lr: learning rates :math:`\eta` of Adam's steps, ``[B, 1]``.
+        inplace: whether to overwrite parameters and moments.
+        shapes: shapes of the parameters of one run.
+
+    Returns:
+        New parameters ``[B, P]``, and the state.
 
     Raises:
         TypeError: there are no shapes.
     """
     if shapes is None:
         raise TypeError("switching needs shapes: bind the rule to them first")
-    # 1. The moments of all rules, and the direction of the one in force.
+    # 1. Moments, and the direction of each run.
     before = SwitchingState(*state)
     moments = update_moments(Moments(*before[:4]), grad, inplace)
     step = before.step + 1
     masks = [before.chosen[:, 0] == i for i in range(len(NAMES))]
     direction = _directions(masks, grad, moments, step, shapes)
-    # 2. Right after a choice, the factor to the rule's own learning rate.
+    # 2. Scale of the learning rate of runs whose rule has just been chosen.
     scale = before.scale
     if bool(before.new.any()):
         adam = DIRECTIONS[REFERENCE](grad, moments, step).norm(dim=1, keepdim=True)
         length = direction.norm(dim=1, keepdim=True)
         linear = torch.stack([masks[NAMES.index(name)] for name in LINEAR]).any(0)
-        floor = MIN_LENGTH * recent_rms(moments, step).norm(dim=1, keepdim=True)
-        length = torch.where(linear[:, None], torch.maximum(length, floor), length)
+        usual = recent_rms(moments, step).norm(dim=1, keepdim=True)
+        floored = torch.maximum(length, MIN_LENGTH * usual)
+        length = torch.where(linear[:, None], floored, length)
         ratio = torch.where(length > 0, adam / length.clamp(min=1e-30), 1.0)
         scale = torch.where(before.new > 0, ratio, scale)
     # 3. The step.
@@ -288,25 +343,28 @@ def _directions(
     step: Tensor,
     shapes: Sequence[Sequence[int]],
 ) -> Tensor:
-    """Compute the direction of each run, ``[B, P]``.
+    """Return the direction of each run, ``[B, P]``.
 
     Args:
-        masks: for each rule, the runs ``[B]`` that it is in force for.
-        grad, moments, step, shapes: as in :func:`update`.
+        masks: for each of the rules, which runs it moves, ``[B]`` bool.
+        grad: gradients, ``[B, P]``.
+        moments: moments with them, ``[B, P]``.
+        step: number of gradients in them, ``[B, 1]``.
+        shapes: shapes of the parameters of one run.
     """
     directions = torch.zeros_like(grad)
     for name, mask in zip(NAMES, masks, strict=True):
-        index = mask.nonzero()[:, 0]
-        if not len(index):
+        rows = mask.nonzero()[:, 0]
+        if not len(rows):
             continue
-        part = Moments(*(moment[index] for moment in moments))
-        direction = DIRECTIONS[name](grad[index], part, step[index])
+        part = Moments(*(average[rows] for average in moments))
+        direction = DIRECTIONS[name](grad[rows], part, step[rows])
         if name in ORTHOGONAL:
             direction = orthogonalize_flat(direction, shapes)
-        if len(index) == len(grad):
+        if len(rows) == len(grad):
             return direction
-        directions = directions.index_copy(0, index, direction)
+        directions = directions.index_copy(0, rows, direction)
     return directions
 
 
-RULE = Rule("switching", 1e-3, init, update, shaped=True)
+RULE = Rule("switching", 1e-3, init, update, slots=SwitchingState._fields, shaped=True)

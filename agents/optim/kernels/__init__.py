@@ -1,8 +1,13 @@
-"""Update rules on lists of parameters, by torch's own kernels where it has them."""
+"""Update rules on lists of parameters, by torch's own kernels where it has them.
+
+:data:`KERNELS` is the table of kernels by the names of their rules. A rule that is not in
+it is applied by a generic kernel, to one parameter at a time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,24 +17,31 @@ from optenv.rules import Rule
 
 from ..distributed import is_sharded
 from ..tensors import HALF, GradientBatch, wide
-from . import generic, lion, mlp, orthogonal_adam, switching, torch_native
+from . import lion, mlp, orthogonal_adam, switching, torch_native
 from .base import DEFAULT, Kernel, KernelOptions, Step
+from .generic import generic_kernel
 
-__all__ = ["FUSED", "KERNELS", "allocate", "register", "update", "update_groups"]
+__all__ = [
+    "FUSED",
+    "KERNELS",
+    "allocate",
+    "kernel_of",
+    "register",
+    "update",
+    "update_groups",
+]
 
-#: Kernels by the name of their rule. Any other rule is applied by ``generic``.
+#: Kernels by the name of their rule. Any other rule has a generic kernel.
 KERNELS: dict[str, Kernel] = {
     **torch_native.KERNELS,
     **lion.KERNELS,
     **orthogonal_adam.KERNELS,
     **mlp.KERNELS,
+    **switching.KERNELS,
 }
 
 #: Rules with a fused implementation.
 FUSED = tuple(name for name, kernel in KERNELS.items() if kernel.fused)
-
-#: Slots of policies that choose among rules.
-_SWITCHING_SLOTS = frozenset({"step", *switching.MOMENTS})
 
 
 def register(name: str, kernel: Kernel) -> None:
@@ -48,6 +60,12 @@ def register(name: str, kernel: Kernel) -> None:
     KERNELS[name] = kernel
 
 
+def kernel_of(rule: Rule) -> Kernel:
+    """Return the kernel of a rule, a generic one if it has none of its own."""
+    kernel = KERNELS.get(rule.name)
+    return generic_kernel(rule) if kernel is None else kernel
+
+
 def update_groups(
     rule: Rule,
     batch: GradientBatch,
@@ -58,10 +76,10 @@ def update_groups(
     """Update the parameters of all groups, at their learning rates times ``multiplier``.
 
     Args:
-        rule: of the policy.
+        rule: update rule of the policy.
         batch: gradients of the step. ``group["effective_lr"]`` of its groups is set.
-        multiplier: of the learning rates.
-        state: of the controller, which may have chosen another rule.
+        multiplier: multiplier of the learning rates.
+        state: state of the controller, which may have chosen another rule.
         partitioned: whether other processes hold further parameters.
     """
     begin = 0
@@ -100,7 +118,7 @@ def update(
         grads: their gradients.
         states: their states, where slots that are missing are allocated.
         lr: learning rate.
-        weight_decay: ``lr * weight_decay`` is taken off the parameters.
+        weight_decay: the parameters are multiplied by ``1 - lr * weight_decay``.
         options: implementation to use.
     """
     allocate(rule, params, states, options)
@@ -109,27 +127,21 @@ def update(
     if len({(type(p), p.dtype) for p in params}) > 1:
         kinds = [(is_sharded(p), p.dtype in HALF) for p in params]
         parts = [[i for i, kind in enumerate(kinds) if kind == k] for k in set(kinds)]
+    kernel = kernel_of(rule)
+    whole = Step(params, grads, states, lr, rule.hyperparameters, options)
     for part in parts:
-        step = Step(params, grads, states, lr, rule.hyperparameters, options)
-        if part:
-            step = Step(
-                [params[i] for i in part], [grads[i] for i in part],
-                [states[i] for i in part], lr, rule.hyperparameters, options,
-            )  # fmt: skip
+        step = whole.select(part) if part else whole
         # 2. Update half precision in float32 copies.
         original = step.params
         is_half = original[0].dtype in HALF
         if is_half:
             copies = [p.to(wide(p.dtype)) for p in step.params]
             wide_grads = [grad.to(wide(grad.dtype)) for grad in step.grads]
-            step = Step(copies, wide_grads, step.states, lr, step.h, options)
+            step = replace(step, params=copies, grads=wide_grads)
         if weight_decay:
             torch._foreach_mul_(step.params, 1.0 - lr * weight_decay)
         # 3. Apply the kernel; those that are not torch's can save memory one by one.
-        kernel = KERNELS.get(rule.name)
-        if kernel is None:
-            generic.update(rule, step)
-        elif kernel.native or options.foreach is not False:
+        if kernel.native or options.foreach is not False:
             kernel.update(step)
         else:
             for single in step.one_by_one():
@@ -145,27 +157,8 @@ def allocate(
     options: KernelOptions = DEFAULT,
 ) -> None:
     """Allocate the slots of ``rule`` in the states of parameters that have none."""
-    if rule.name == "switching":
-        slots = _SWITCHING_SLOTS
-    elif rule.name in KERNELS:
-        slots = KERNELS[rule.name].slots
-    else:
-        for param, state in zip(params, states, strict=True):
-            generic.allocate(rule, param, state)
-        return
+    kernel = kernel_of(rule)
     for param, state in zip(params, states, strict=True):
-        if not slots <= state.keys():
-            for name in sorted(slots - state.keys()):
-                state[name] = _initial(name, param, options)
-
-
-def _initial(name: str, param: Tensor, options: KernelOptions) -> Tensor:
-    """Make the initial value of a slot: zeros of the parameter's shape, or a number."""
-    if name == "step":
-        # Not of torch's default dtype: half precision cannot count beyond 256.
-        device = param.device if options.fused else torch.device("cpu")
-        return torch.zeros((), dtype=torch.float32, device=device)
-    dtype = wide(param.dtype)
-    if name == "mu_product":  # torch has it in single precision, also for doubles
-        return torch.ones((), dtype=dtype.to_real(), device="cpu")
-    return torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+        if not kernel.slots <= state.keys():
+            for name in sorted(kernel.slots - state.keys()):
+                state[name] = kernel.init(name, param, options)

@@ -1,4 +1,9 @@
-"""Types that the kernels share: a kernel, the step it takes, and moments on lists."""
+"""Types that the kernels share: a kernel, the step it takes, and moments on lists.
+
+A kernel is an update rule on lists of parameters. It changes them in place, as a torch
+optimizer does, and keeps the rule's state in a dict for each parameter. Up to rounding, it
+computes what the rule of its name in :mod:`optenv.rules` does with a batch of one run.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +14,30 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from optenv.rules.arithmetic import debiasing
+
+from ..tensors import wide
+
 __all__ = [
     "DEFAULT",
     "Kernel",
     "KernelOptions",
     "Step",
+    "debiased_roots",
+    "initial_slot",
     "update_means_",
     "update_squares_",
 ]
 
 
 class KernelOptions(NamedTuple):
-    """Implementation to use, as in torch's optimizers; None lets torch choose."""
+    """Implementation to use, as in torch's optimizers; None lets torch choose.
+
+    Attributes:
+        foreach: whether each operation is on all parameters, which takes less time and more
+            memory than one parameter at a time.
+        fused: whether there is a single operation.
+    """
 
     foreach: bool | None = None
     fused: bool | None = None
@@ -38,7 +55,7 @@ class Step:
         grads: their gradients, of the same shapes.
         states: their states, with the slots of the kernel.
         lr: learning rate.
-        h: hyperparameters of the rule.
+        h: hyperparameters of the rule, of a class of its own.
         options: implementation to use.
     """
 
@@ -59,10 +76,35 @@ class Step:
             state["step"] += 1
         return [state["step"].item() for state in self.states]
 
+    def select(self, indices: Sequence[int]) -> Step:
+        """Return the step of some of the parameters."""
+        return Step(
+            [self.params[i] for i in indices], [self.grads[i] for i in indices],
+            [self.states[i] for i in indices], self.lr, self.h, self.options,
+        )  # fmt: skip
+
     def one_by_one(self) -> list[Step]:
         """Split into steps of single parameters, which take less memory."""
-        each = zip(self.params, self.grads, self.states, strict=True)
-        return [Step([p], [g], [s], self.lr, self.h, self.options) for p, g, s in each]
+        return [self.select([i]) for i in range(len(self.params))]
+
+
+def initial_slot(name: str, param: Tensor, options: KernelOptions) -> Tensor:
+    """Make the initial value of a slot: zeros of the parameter's shape, or a number.
+
+    Args:
+        name: name of the slot; ``"step"`` is the number 0, ``"mu_product"`` 1.
+        param: the parameter.
+        options: implementation to use.
+    """
+    if name == "step":
+        # Not of torch's default type: half precision cannot count beyond 256. Fused
+        # implementations read it on the device.
+        device = param.device if options.fused else torch.device("cpu")
+        return torch.zeros((), dtype=torch.float32, device=device)
+    dtype = wide(param.dtype)
+    if name == "mu_product":  # torch has it in single precision, also for doubles
+        return torch.ones((), dtype=dtype.to_real(), device="cpu")
+    return torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
 
 
 @dataclass(frozen=True)
@@ -71,39 +113,62 @@ class Kernel:
 
     Attributes:
         update: takes a :class:`Step`, and changes parameters and states in place.
-        slots: names of a parameter's state entries: ``step`` and ``mu_product`` are
-            numbers, all others tensors of the parameter's shape that begin at zero.
+        slots: names of a parameter's state entries.
         native: whether ``update`` follows :class:`KernelOptions` itself, as torch's own do.
         fused: whether there is a fused implementation.
+        init: makes the initial value of a slot; see :func:`initial_slot`, by which
+            ``step`` and ``mu_product`` are numbers, and all others begin at zero.
     """
 
     update: Callable[[Step], None]
     slots: frozenset[str] = frozenset()
     native: bool = False
     fused: bool = False
+    init: Callable[[str, Tensor, KernelOptions], Tensor] = initial_slot
 
 
 def update_means_(means: list[Tensor], grads: list[Tensor], decay: float) -> None:
     r"""Update moving averages in place: :math:`m \leftarrow \beta m + (1-\beta) g`.
 
-    With :func:`update_squares_` the counterpart, on lists of tensors of any shapes, of the
-    functions in :mod:`optenv.rules.arithmetic` on one batch of flat parameters.
+    With :func:`update_squares_` and :func:`debiased_roots` the counterpart, on lists of
+    tensors of any shapes, of the functions in :mod:`optenv.rules.arithmetic` on one batch
+    of flat parameters.
+
+    Args:
+        means: average :math:`m` of each parameter.
+        grads: gradient :math:`g` of each, real.
+        decay: decay rate :math:`\beta`.
     """
     torch._foreach_lerp_(means, grads, 1 - decay)
 
 
 def update_squares_(
-    squares: list[Tensor], grads: list[Tensor], decay: float | Sequence[float]
+    squares: list[Tensor], grads: list[Tensor], decays: Sequence[float]
 ) -> None:
     r"""Update averages of squares in place: :math:`v \leftarrow \beta v + (1-\beta) g^2`.
 
     Args:
-        squares, grads: of each parameter.
-        decay: :math:`\beta` of all, or of each.
+        squares: average :math:`v` of each parameter.
+        grads: gradient :math:`g` of each, real.
+        decays: decay rate :math:`\beta` of each.
     """
-    if isinstance(decay, float):
-        torch._foreach_mul_(squares, decay)
-        torch._foreach_addcmul_(squares, grads, grads, 1 - decay)
-    else:
-        torch._foreach_mul_(squares, list(decay))
-        torch._foreach_addcmul_(squares, grads, grads, [1 - each for each in decay])
+    torch._foreach_mul_(squares, list(decays))
+    torch._foreach_addcmul_(squares, grads, grads, [1 - decay for decay in decays])
+
+
+def debiased_roots(
+    squares: list[Tensor], decay: float | None, counts: Sequence[float], eps: float
+) -> tuple[Tensor, ...]:
+    r"""Compute Adam's denominators :math:`\sqrt{v} / \sqrt{1 - \beta^t} + \epsilon`.
+
+    Args:
+        squares: average of squares :math:`v` of each parameter.
+        decay: their decay rate :math:`\beta`; None if they have no bias.
+        counts: number of gradients :math:`t` in each.
+        eps: :math:`\epsilon`.
+    """
+    roots = torch._foreach_sqrt(squares)
+    if decay is not None:
+        torch._foreach_mul_(roots, [debiasing(count, decay) for count in counts])
+    torch._foreach_add_(roots, eps)
+    return roots

@@ -1,59 +1,80 @@
-"""Kernel of any other rule: the batched rule, applied to one parameter at a time."""
+"""Kernel of any other rule: the batched rule, applied to one parameter at a time.
+
+A rule that has no kernel of its own is applied by it, such as one that a user has
+registered (:func:`optenv.rules.register`). A kernel on lists of parameters takes less time
+(:func:`agents.optim.kernels.register`).
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from optenv.rules import Rule
 
-from ..distributed import is_sharded
-from ..tensors import real
-from .base import Step
+from ..distributed import full_tensor, shard_like
+from ..tensors import real, wide
+from .base import Kernel, KernelOptions, Step
 
-__all__ = ["allocate", "update"]
+__all__ = ["RESERVED_SLOTS", "generic_kernel"]
 
-#: Prefix of the slots, which are numbered as the tensors in the rule's state are.
-SLOT = "rule_state_"
+#: Entries of a parameter's state that the optimizer keeps beside those of the rule.
+RESERVED_SLOTS = ("good_param", "last_grad", "last_param", "last_step", "watched")
 
 
-def allocate(rule: Rule, param: Tensor, state: dict[str, Any]) -> None:
-    """Add the slots of a rule to a parameter's state, unless they are there.
+def generic_kernel(rule: Rule) -> Kernel:
+    """Make a kernel that updates each parameter as a batch of one run.
+
+    A complex parameter is a vector of real numbers to the rule. A ``DTensor`` is gathered
+    in each process, since an update may depend on all numbers of a parameter.
 
     Raises:
-        ValueError: the rule depends on shapes, and the parameter is sharded.
+        ValueError: a slot of the rule has a name that the optimizer needs.
     """
-    if SLOT + "0" in state:
-        return
-    if rule.shaped and is_sharded(param):
+    taken = [name for name in rule.slots if name in RESERVED_SLOTS]
+    if taken:
         raise ValueError(
-            f"rule {rule.name!r} depends on the shapes of parameters, and has no kernel "
-            "for sharded ones; see agents.optim.kernels.register"
+            f"rule {rule.name!r} cannot have slots {taken}; reserved for the optimizer: "
+            f"{', '.join(RESERVED_SLOTS)}"
         )
-    for i, slot in enumerate(rule.init(_flat(param))):
-        state[f"{SLOT}{i}"] = slot
+    return Kernel(
+        partial(_update, rule), frozenset(rule.slots), init=partial(_initial_slot, rule)
+    )
 
 
-def update(rule: Rule, step: Step) -> None:
-    """Update each parameter by the batched rule, as a batch of one run."""
+def _update(rule: Rule, step: Step) -> None:
     for param, grad, state in zip(step.params, step.grads, step.states, strict=True):
-        flat = _flat(param)
-        slots = [state[name] for name in sorted(state, key=_number) if SLOT in name]
+        # 1. Make everything a batch of one run.
+        target = real(param)
+        flat, flat_grad = _row(target, target), _row(real(grad), target)
+        parts = tuple(_row(state[name], target) for name in rule.slots)
         lr = torch.full((1, 1), step.lr, dtype=flat.dtype, device=flat.device)
-        shape = real(param).shape
-        moved, new = rule.bind([shape]).update(flat, _flat(grad), tuple(slots), lr)
-        flat.copy_(moved)
-        for slot, value in zip(slots, new, strict=True):
-            slot.copy_(value)
+        # 2. Update it.
+        shape = (target.numel(),) if param.is_complex() else target.shape
+        new, parts = rule.bind([shape]).update(flat, flat_grad, parts, lr)
+        # 3. Put it back into the shape of the parameter.
+        target.copy_(_shaped(new, target))
+        for name, part in zip(rule.slots, parts, strict=True):
+            state[name] = _shaped(part, target)
 
 
-def _flat(tensor: Any) -> Tensor:
-    """Return a view ``[1, P]`` of a real tensor, or of the local shard of a ``DTensor``."""
-    tensor = real(tensor.to_local() if is_sharded(tensor) else tensor)
-    return tensor.detach().reshape(1, -1)
+def _initial_slot(rule: Rule, name: str, param: Tensor, options: KernelOptions) -> Tensor:
+    """Make the initial value of a slot, as the rule does for a batch of one run."""
+    target = real(param.detach().to(wide(param.dtype)))
+    parts = rule.init(_row(target, target).clone())  # it may keep the parameters it gets
+    return _shaped(parts[rule.slots.index(name)], target)
 
 
-def _number(name: str) -> int:
-    return int(name.removeprefix(SLOT)) if name.startswith(SLOT) else -1
+def _row(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return a tensor of the shape of ``like`` as ``[1, P]``, and ``[k]`` as ``[1, k]``."""
+    whole = full_tensor(tensor)
+    return whole.reshape(1, -1) if whole.shape == like.shape else whole[None]
+
+
+def _shaped(part: Tensor, like: Tensor) -> Tensor:
+    """Return ``[1, P]`` in shape and sharding of ``like``, and ``[1, k]`` as ``[k]``."""
+    if part.shape[1] == like.numel():
+        return shard_like(part.reshape(like.shape), like)
+    return part[0]

@@ -9,19 +9,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optenv.rules.mlp import DECAYS, LIMIT, MLP, SQUARE_DECAY, correct, relative
+from optenv.rules.mlp import (
+    INPUT_BOUND,
+    MEAN_DECAYS,
+    MLP,
+    SQUARE_DECAY,
+    corrected_direction,
+    unbiased_means,
+)
 
 from ..distributed import full_tensor, is_sharded
 from ..tensors import real
-from .base import Kernel, Step, update_means_, update_squares_
+from .base import Kernel, Step, debiased_roots, update_means_, update_squares_
 
 __all__ = ["KERNELS"]
 
-#: Numbers that the MLP is applied to at once: the hidden units of more fit no cache.
+#: Numbers that the MLP is applied to at once: the hidden units of more of them do not fit
+#: into a processor's cache.
 CHUNK_NUMEL = 2**14
 
 
 def _network(step: Step) -> None:
+    """Update parameters by :func:`optenv.rules.mlp.network`."""
     # Parameters are updated together that have had as many updates, on one device.
     by_kind: dict[tuple[Any, ...], list[int]] = {}
     kinds = zip(step.count(), step.params, strict=True)
@@ -47,14 +56,23 @@ def _update(
     lr: float,
     h: MLP,
 ) -> None:
-    """Update parameters of one kind; of a ``DTensor``, the local shard."""
+    """Update parameters of one kind; of a ``DTensor``, the local shard.
+
+    Args:
+        params: parameters, real.
+        grads: their gradients, real.
+        fast: mean of the gradient of each.
+        slow: mean with the longer memory.
+        squares: mean square of the gradient.
+        count: number of updates of each, with this one.
+        lr: learning rate.
+        h: hyperparameters.
+    """
     # 1. The moments, on whole tensors.
-    update_means_(fast, grads, DECAYS[0])
-    update_means_(slow, grads, DECAYS[1])
-    update_squares_(squares, grads, SQUARE_DECAY)
-    roots = torch._foreach_sqrt(squares)
-    torch._foreach_mul_(roots, (1 - SQUARE_DECAY**count) ** -0.5)
-    torch._foreach_add_(roots, h.eps)
+    update_means_(fast, grads, MEAN_DECAYS[0])
+    update_means_(slow, grads, MEAN_DECAYS[1])
+    update_squares_(squares, grads, [SQUARE_DECAY] * len(squares))
+    roots = debiased_roots(squares, SQUARE_DECAY, [count] * len(squares), h.eps)
     # 2. The MLP, on flat chunks of all tensors.
     local = [_local(param) for param in params]
     sizes = torch.tensor([param.numel() for param in local], device=local[0].device)
@@ -80,33 +98,43 @@ def _direction(
     slow: Tensor,
     root: Tensor,
     param: Tensor,
-    *rms: Tensor,
+    root_rms: Tensor,
+    param_rms: Tensor,
+    *,
     count: float,
     eps: float,
     weights: Tensor,
 ) -> Tensor:
-    """Compute directions ``[1, n]`` from gradients, moments and parameters ``[1, n]``."""
-    means = [
-        mean / ((1 - decay**count) * root)
-        for mean, decay in zip((fast, slow), DECAYS, strict=True)
-    ]
+    """Compute directions ``[1, n]`` of a chunk; all tensors are ``[1, n]``."""
+    means = unbiased_means(fast, slow, root, count)
     if not weights.numel():
         return means[0]
-    age = torch.full_like(root, math.log1p(count) / LIMIT)
-    inputs = [grad / root, *means, *relative(root, param, *rms), age]
+    rms = (root_rms, param_rms)
+    age = torch.full_like(root, math.log1p(count) / INPUT_BOUND)
     # The half precision of a caller's autocast is too coarse for it.
     with torch.autocast(root.device.type, enabled=False):
-        return correct(means[0], 1 - eps / root, torch.stack(inputs, dim=1), weights)
+        return corrected_direction(grad, means, root, param, rms, age, eps, weights)
 
 
 def _rms(tensors: Sequence[Tensor], sizes: Tensor) -> Tensor:
-    """Compute the root mean square of each full tensor, for each of its local numbers."""
+    """Compute the root mean square of each full tensor, for each of its local numbers.
+
+    It is :func:`optenv.rules.mlp.tensor_rms` on lists of tensors that may be sharded.
+
+    Args:
+        tensors: tensors of any shapes.
+        sizes: number of local numbers of each.
+
+    Returns:
+        Root mean squares ``[n]``.
+    """
     norms = torch.stack([full_tensor(n) for n in torch._foreach_norm(list(tensors))])
     counts = torch.tensor([t.numel() for t in tensors], device=norms.device)
     return (norms / counts.to(norms.dtype).sqrt()).repeat_interleave(sizes)
 
 
 def _local(tensor: Any) -> Tensor:
+    """Return the local shard of a ``DTensor``, and any other tensor unchanged."""
     return tensor.to_local() if is_sharded(tensor) else tensor
 
 

@@ -8,20 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optenv.rules.orthogonal_adam import as_matrix, orthogonalize
+from optenv.rules.adam import square_decay
+from optenv.rules.orthogonal_adam import as_matrix, nesterov_weights, orthogonalize
 
 from ..distributed import full_tensor, shard_like
 from ..tensors import real
-from .base import Kernel, Step, update_means_, update_squares_
+from .base import Kernel, Step, debiased_roots, update_means_, update_squares_
 
 __all__ = ["KERNELS", "orthogonalized"]
 
-#: Numbers in the matrices that are orthogonalised together: with more, the memory traffic
-#: takes the time.
-CHUNK_NUMEL = 2**18
+#: Numbers in the matrices that are stacked to be orthogonalised together. With more of
+#: them, memory traffic takes the time.
+STACK_NUMEL = 2**18
 
 
 def _orthogonal_adam(step: Step) -> None:
+    """Update parameters by :func:`optenv.rules.orthogonal_adam.orthogonal_adam`."""
     h, params = step.h, [real(p) for p in step.params]
     grads = [real(grad) for grad in step.grads]
     means, squares = (
@@ -30,16 +32,13 @@ def _orthogonal_adam(step: Step) -> None:
     # 1. Adam's moments, whose memory can grow.
     counts = step.count()
     update_means_(means, grads, h.beta1)
-    update_squares_(squares, grads, [h.decay(t) for t in counts])
+    update_squares_(squares, grads, [square_decay(t, h.beta2, h.power) for t in counts])
+    roots = debiased_roots(squares, h.beta2 if h.power == 0 else None, counts, h.eps)
     # 2. The direction of Adam with Nesterov's momentum.
-    roots = torch._foreach_sqrt(squares)
-    if h.power == 0:
-        torch._foreach_mul_(roots, [(1 - h.beta2**t) ** -0.5 for t in counts])
-    torch._foreach_add_(roots, h.eps)
-    ahead = [h.beta1 / (1 - h.beta1 ** (t + 1)) for t in counts]
-    now = [(1 - h.beta1) / (1 - h.beta1**t) for t in counts]
-    directions = torch._foreach_mul(means, ahead)
-    torch._foreach_add_(directions, torch._foreach_mul(grads, now))
+    weights = [nesterov_weights(t, h.beta1) for t in counts]
+    directions = torch._foreach_mul(means, [of_mean for of_mean, _ in weights])
+    ahead = torch._foreach_mul(grads, [of_grad for _, of_grad in weights])
+    torch._foreach_add_(directions, ahead)
     torch._foreach_div_(directions, roots)
     # 3. Its matrices orthogonalised.
     updates = orthogonalized(list(directions), step.params)
@@ -62,7 +61,7 @@ def orthogonalized(directions: list[Tensor], params: list[Tensor]) -> list[Tenso
         if matrix is not None:
             by_kind.setdefault((matrix, param.device, param.dtype), []).append(i)
     for (matrix, *_), indices in by_kind.items():
-        count = max(1, CHUNK_NUMEL // math.prod(matrix))
+        count = max(1, STACK_NUMEL // math.prod(matrix))
         for begin in range(0, len(indices), count):
             chunk = indices[begin : begin + count]
             stacked = torch.stack(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -11,9 +11,10 @@ from optenv.rules import switching
 from optenv.rules.switching import Moments
 
 from ..tensors import GradientBatch, grad_norm, real, wide
+from .base import Kernel, Step
 from .orthogonal_adam import orthogonalized
 
-__all__ = ["MOMENTS", "update"]
+__all__ = ["KERNELS", "MOMENTS", "update"]
 
 #: Slots of a parameter's state, in the order of :class:`~optenv.rules.switching.Moments`.
 MOMENTS = ("exp_avg", "slow_exp_avg", "exp_avg_sq", "short_exp_avg_sq")
@@ -79,8 +80,9 @@ def _directions(
     """Compute the direction of a rule for each parameter, complex where that is.
 
     Args:
-        name: of the rule.
-        params, grads: in single or double precision.
+        name: name of the rule.
+        params: parameters.
+        grads: their gradients, in single or double precision.
         counted: moments of each parameter, and the number of gradients in them.
     """
     directions = []
@@ -91,3 +93,11 @@ def _directions(
     return (
         orthogonalized(directions, params) if name in switching.ORTHOGONAL else directions
     )
+
+
+def _refuse(step: Step) -> NoReturn:
+    """Refuse to update one group: the scale depends on the directions of all groups."""
+    raise TypeError("the rule 'switching' updates all groups at once")
+
+
+KERNELS: dict[str, Kernel] = {"switching": Kernel(_refuse, frozenset({"step", *MOMENTS}))}

@@ -92,7 +92,7 @@ def test_complex_parameters_move_as_their_two_real_parts() -> None:
 def test_many_matrices_at_once_are_what_each_is_alone(monkeypatch) -> None:
     expected = end(None)
     kernel = importlib.import_module("agents.optim.kernels.orthogonal_adam")
-    monkeypatch.setattr(kernel, "CHUNK_NUMEL", 1)
+    monkeypatch.setattr(kernel, "STACK_NUMEL", 1)
     for found, alone in zip(expected, end(None), strict=True):
         torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-7)
 
