@@ -1,4 +1,8 @@
-"""Configuration of the documentation site: ``sphinx-build -W -b html docs docs/_build``."""
+"""Configuration of the documentation site.
+
+``sphinx-build -W --keep-going -b html docs docs/_build/html`` builds it. Neither the build
+nor a reader of the pages needs the network.
+"""
 
 from __future__ import annotations
 
@@ -19,27 +23,33 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
     "generated_pages",
+    "mathml",
 ]
-html_theme = "furo"
-html_title = f"optenv {version}"
 # Tables at the top of generated/ are included in other pages.
 exclude_patterns = ["_build", "_ext", "generated/*.md"]
 
-myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
+html_theme = "furo"
+html_title = f"optenv {version}"
+html_math_renderer = "mathml"
+html_show_sphinx = False
+
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4
-# Cross-references are Sphinx's own, to headings of other pages and to objects of the API.
+# Other links are to pages, headings and files, which Sphinx checks.
 myst_url_schemes = ("http", "https")
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-napoleon_google_docstring = True
-napoleon_numpy_docstring = False
-napoleon_use_rtype = False
-napoleon_use_ivar = True
 python_use_unqualified_type_names = True
-# Arguments are described by several names at once, as in "params, grad: [B, P]".
-nitpicky = False
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+
+# The copy button leaves out prompts and what a program prints.
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True

@@ -1,90 +1,225 @@
-"""Draw the pictures of the environments' pages: ``python docs/make_pictures.py``.
+"""Draw the pictures of the README and of the environments' pages.
 
-Each shows loss and learning rate of a run, or of a trial, driven by a shipped policy where
-there is one for the environment, and else by random actions.
+``python docs/make_pictures.py`` needs the extra ``train``, and takes a minute. ``python
+docs/make_pictures.py --only overview`` draws a single one.
+
+- ``overview.png``, for the README: losses and learning rates on four tasks of the
+  benchmark, from the runs that come with the repository.
+- One picture for each environment: loss and learning rate of an episode. Actions are those
+  of a shipped policy where there is one for the environment, and else those of a script.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import lzma
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 import optenv  # noqa: F401  registers the environments
-from agents import Policy, load_policy
+from agents import load_policy
+from optenv.rules import switching
 
-PICTURES = Path(__file__).parent / "pictures"
+DOCS = Path(__file__).parent
+PICTURES = DOCS / "pictures"
+STORED = DOCS.parent / "benchmarks" / "rows.jsonl.xz"
 
-#: By picture: id, policy (or None), and arguments of the environment.
-RUNS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
-    "LearningRate": ("optenv/LearningRate-v0", "adam", {"tasks": "digits"}),
-    "UpdateRule": ("optenv/UpdateRule-v0", None, {"tasks": "digits"}),
-    "LearningRateTrial": (
-        "optenv/LearningRateTrial-v0",
-        "rl2",
-        {"tasks": "mlp-classification/test", "runs": 3, "previous_reward": "told"},
-    ),
-}
+#: A function from an observation, and the number of the control step, to an action.
+Act = Callable[[np.ndarray, int], Any]
+
+#: A function without arguments to arguments of an environment, and who acts in it.
+Agent = Callable[[], tuple[dict[str, Any], Act]]
+
+#: Tasks of the overview, among them the one that is lost by most.
+TASKS = ("photo-cnn", "code-lstm", "glyph-deep", "glyph-10k")
+#: Arms of the overview: name in the stored runs, label, colour, line.
+ARMS = (
+    ("AdamW default", "AdamW, default", "#7F7F7F", "--"),
+    ("AdamW tuned", "AdamW, tuned for each task", "#000000", "-"),
+    ("default lr 0.001", "optenv, one setting for all", "#D55E00", "-"),
+)
+
+#: Rules of the script for UpdateRule-v0, each for a quarter of the run.
+SCRIPT = ("sgd", "adam", "lion", "orthogonal-adam")
 
 
-def arguments_of(policy: Policy) -> dict[str, Any]:
-    """Return the arguments of an environment as the policy was trained in it."""
-    described = policy.description
+def overview(path: Path) -> None:
+    """Draw losses and learning rates on four tasks of the benchmark."""
+    with lzma.open(STORED, "rt") as file:
+        rows = [json.loads(line) for line in file]
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    axes = figure.subplots(2, len(TASKS), sharex="col", height_ratios=(3, 1.3))
+    for column, task in enumerate(TASKS):
+        above, below = axes[:, column]
+        for arm, label, color, line in ARMS:
+            runs = [r for r in rows if (r["task"], r["arm"]) == (task, arm)]
+            curves = [run["curve"] for run in runs if len(run["curve"]) > 2]
+            updates = [update for update, _ in curves[0]]
+            losses = np.mean([[loss for _, loss in curve] for curve in curves], axis=0)
+            above.plot(updates, losses, line, color=color, label=label)
+            traces = [run["lr_trace"] for run in runs if len(run["lr_trace"]) > 2]
+            rates = np.mean([[lr for _, lr in trace] for trace in traces], axis=0)
+            below.plot([update for update, _ in traces[0]], rates, line, color=color)
+        above.set(title=task, yscale="log")
+        below.set(yscale="log", xlabel="update", ylim=(1e-4, 4e-2))
+        for panel in (above, below):
+            panel.grid(alpha=0.25)
+            panel.spines[["top", "right"]].set_visible(False)
+        label_losses(above)
+    axes[0, 0].set_ylabel("validation loss")
+    axes[1, 0].set_ylabel("learning rate")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center",
+                  ncols=len(ARMS), frameon=False)  # fmt: skip
+    figure.savefig(path, dpi=100)
+
+
+def label_losses(axes: Axes) -> None:
+    """Label a logarithmic axis of losses with plain numbers."""
+    low, high = axes.get_ylim()
+    wide = high > 30 * low
+    axes.yaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 3, 4, 5, 6, 7)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def by_policy(name: str) -> tuple[dict[str, Any], Act]:
+    """Return arguments of an environment that suit a shipped policy, and its actions."""
+    policy = load_policy(name)
+    memory = policy.blank(1)
+
+    def act(observation: np.ndarray, step: int) -> Any:
+        nonlocal memory
+        with torch.no_grad():
+            action, memory = policy.act(torch.from_numpy(observation)[None], memory)
+        return action[0].numpy()
+
     names = ("rule", "action", "horizon", "spacing")
-    return {name: described[name] for name in names}
+    return {each: policy.description[each] for each in names}, act
 
 
-def episode(
-    env_id: str, policy_name: str | None, arguments: dict[str, Any], seed: int = 1
-) -> list[dict[str, Any]]:
+def by_script() -> tuple[dict[str, Any], Act]:
+    """Return the script of :data:`SCRIPT`: raise the rate, hold it, and lower it."""
+    horizon, up, hold, down = 40, 2, 1, 0
+
+    def act(observation: np.ndarray, step: int) -> Any:
+        rule = SCRIPT[step * len(SCRIPT) // horizon]
+        move = up if step < 3 else hold if step < 30 else down if step % 2 else hold
+        return 3 * switching.NAMES.index(rule) + move
+
+    return {"horizon": horizon}, act
+
+
+def by_multipliers() -> tuple[dict[str, Any], Act]:
+    """Return the script for discrete actions of trials: higher in each of three runs."""
+
+    def act(observation: np.ndarray, step: int) -> Any:
+        return 3 + (step % 20 < 1 + 2 * (step // 20)) - (step % 20 > 14)
+
+    return {"horizon": 20}, act
+
+
+def by_rules() -> tuple[dict[str, Any], Act]:
+    """Return the script for rules in trials: another rule in each of three runs."""
+
+    def act(observation: np.ndarray, step: int) -> Any:
+        rule = ("sgd", "adam", "orthogonal-adam")[step // 20 % 3]
+        return 3 * switching.NAMES.index(rule) + (2 if step % 20 < 2 else 1)
+
+    return {"horizon": 20}, act
+
+
+#: By picture: who acts in the caption, arguments and actions, and further arguments.
+EPISODES: dict[str, tuple[str, Agent, dict[str, Any]]] = {
+    "LearningRate": ("policy adam", lambda: by_policy("adam"), {"tasks": "digits"}),
+    "DiscreteLearningRate": ("policy dqn", lambda: by_policy("dqn"), {"tasks": "digits"}),
+    "UpdateRule": ("four rules by a script", by_script, {"tasks": "digits"}),
+    "LearningRateTrial": (
+        "policy rl2, three runs",
+        lambda: by_policy("rl2"),
+        {"tasks": "digits", "runs": 3, "previous_reward": "told"},
+    ),
+    "DiscreteLearningRateTrial": (
+        "three runs by a script", by_multipliers, {"tasks": "digits", "runs": 3},
+    ),
+    "UpdateRuleTrial": (
+        "three runs by a script", by_rules, {"tasks": "digits", "runs": 3},
+    ),
+}  # fmt: skip
+
+
+def episode(name: str, seed: int = 0) -> list[dict[str, Any]]:
     """Return the ``info`` of every control step of one episode."""
-    policy = None if policy_name is None else load_policy(policy_name)
-    described = {} if policy is None else arguments_of(policy)
-    env = gym.make(env_id, **described, **arguments)
-    env.action_space.seed(0)
+    _, agent, arguments = EPISODES[name]
+    described, act = agent()
+    env = gym.make(f"optenv/{name}-v0", **described, **arguments)
     observation, _ = env.reset(seed=seed)
-    memory = None if policy is None else policy.blank(1)
     steps: list[dict[str, Any]] = []
     done = False
     while not done:
-        action: Any = env.action_space.sample()
-        if policy is not None and memory is not None:
-            row = torch.from_numpy(observation)[None]
-            with torch.no_grad():
-                decided, memory = policy.act(row, memory)
-            action = decided[0].numpy()
+        action = act(observation, len(steps))
         observation, _, terminated, truncated, info = env.step(action)
         steps.append({"action": action, **info})
         done = terminated or truncated
     return steps
 
 
-def draw(
-    name: str, env_id: str, policy_name: str | None, arguments: dict[str, Any]
-) -> None:
+def draw(name: str, path: Path) -> None:
     """Draw loss and learning rate of an episode over its control steps."""
-    steps = episode(env_id, policy_name, arguments)
+    steps = episode(name)
     figure = Figure(figsize=(7, 4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    numbers = range(1, len(steps) + 1)
-    above.plot(numbers, [step["loss"] for step in steps], color="tab:blue")
-    above.set(ylabel="training loss", yscale="log")
-    below.step(numbers, [step["lr"] for step in steps], where="pre", color="tab:orange")
-    below.set(ylabel="learning rate", yscale="log", xlabel="control step")
-    by = "random actions" if policy_name is None else f"policy {policy_name}"
-    figure.suptitle(f"{env_id}, {by}", fontsize="medium")
+    numbers = np.arange(1, len(steps) + 1)
     runs = [step.get("run", 0) for step in steps]
+    for run in dict.fromkeys(runs):  # lines end where runs do
+        part = [i for i in range(len(steps)) if runs[i] == run]
+        above.plot(numbers[part], [steps[i]["loss"] for i in part], color="tab:blue")
+        rates = [steps[i]["lr"] for i in part]
+        below.step(numbers[part], rates, where="mid", color="tab:orange")
+        if part[0]:
+            for axes in (above, below):
+                axes.axvline(part[0] + 0.5, color="gray", linestyle="--", linewidth=1)
+    if name.startswith("UpdateRule"):
+        _label_rules(above, steps)
+    above.set(ylabel="training loss", yscale="log")
+    label_losses(above)
+    below.set(ylabel="learning rate", yscale="log", xlabel="control step")
     for axes in (above, below):
         axes.grid(alpha=0.3)
-        for i in range(1, len(runs)):
-            if runs[i] != runs[i - 1]:  # a new run of a trial begins
-                axes.axvline(i + 0.5, color="gray", linestyle="--", linewidth=1)
-    figure.savefig(PICTURES / f"{name}.png", dpi=90)
+    figure.suptitle(f"optenv/{name}-v0: {EPISODES[name][0]}", fontsize="medium")
+    figure.savefig(path, dpi=90)
+
+
+def _label_rules(axes: Axes, steps: list[dict[str, Any]]) -> None:
+    """Write the name of each rule where it begins to be in force."""
+    rules = [switching.NAMES[int(step["action"]) // 3] for step in steps]
+    for i, rule in enumerate(rules):
+        if i == 0 or rule != rules[i - 1]:
+            axes.text(i + 1, 1.02, rule, transform=axes.get_xaxis_transform(),
+                      fontsize="small", va="bottom")  # fmt: skip
+            if i:
+                axes.axvline(i + 0.5, color="gray", linestyle=":", linewidth=1)
+
+
+def main() -> None:
+    """Draw all pictures, or a single one."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", choices=["overview", *EPISODES])
+    only = parser.parse_args().only
+    if only in (None, "overview"):
+        overview(PICTURES / "overview.png")
+    for name in EPISODES:
+        if only in (None, name):
+            draw(name, PICTURES / f"{name}.png")
 
 
 if __name__ == "__main__":
-    for name, run in RUNS.items():
-        draw(name, *run)
+    main()

@@ -1,7 +1,8 @@
-"""Pages that are drawn from the code: environments, features, rules, policies, presets.
+"""Generate pages from the code: environments, features, rules, presets, policies, API.
 
-They are written to ``docs/generated/`` before each build, so that they say what the
-installed code does.
+They are written to ``docs/generated/`` before each build, so that they say what the code
+does. Files at the top of that folder are included in pages that are written by hand; those
+in its subfolders are pages of their own.
 """
 
 from __future__ import annotations
@@ -12,44 +13,20 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
 
+import agents
+import agents.meta
 import optenv
 from agents import SHIPPED, load_policy
 from agents.rl.presets import PRESETS
 from optenv import rules, telemetry
-from optenv.env import LearningRateEnv
 from optenv.settings import Settings
-from optenv.trials import TrialEnv
 
-#: Ids of each page about environments, the class whose docstring it shows, and a picture.
-PAGES = {
-    "learning-rate": (
-        "Learning rates",
-        ["optenv/LearningRate-v0", "optenv/DiscreteLearningRate-v0"],
-        LearningRateEnv,
-    ),
-    "update-rule": ("Update rules", ["optenv/UpdateRule-v0"], LearningRateEnv),
-    "trials": ("Trials", list(optenv.TRIALS), TrialEnv),
-}
-
-#: Keys of a policy's description that its card shows, and their meanings.
-CARD = {
-    "algorithm": "learned by",
-    "command": "made by",
-    "timesteps": "control steps of the training",
-    "seeds": "seeds of its members",
-    "rule": "update rule",
-    "action": "action",
-    "horizon": "decisions in a run",
-    "total_updates": "lengths of the runs that it was trained on, in updates",
-    "anytime": "needs no `total_steps`",
-    "layers": "sizes of the layers, from the observation to the action",
-    "memory": "numbers in its memory (LSTM)",
-    "sha256": "hash of its weights",
-}
+# Markdown
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -62,6 +39,97 @@ def _cell(value: Any) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
+def markdown(text: str) -> str:
+    """Turn reStructuredText literals and roles into those of MyST; fences stay."""
+    text = re.sub(r"(?<!`)``(?!`)", "`", text)
+    text = re.sub(r":math:`([^`]+)`", lambda m: f"${' '.join(m[1].split())}$", text)
+    return re.sub(r":(class|func|data|mod|meth|attr):`([^`]+)`", r"{py:\1}`\2`", text)
+
+
+def restructured(lines: str) -> str:
+    """Write text in reStructuredText as a part of a Markdown page."""
+    return f"```{{eval-rst}}\n{lines}\n```\n"
+
+
+def described(cls: type, section: str) -> dict[str, str]:
+    """Read a section of a docstring in Google's style: meanings by name, in Markdown."""
+    text = inspect.getdoc(cls) or ""
+    _, found, rest = text.partition(f"{section}:\n")
+    if not found:
+        return {}
+    body = re.split(r"\n\n(?=\S)", rest)[0]
+    entries = re.split(r"\n(?=    [\w*])", "\n" + body)[1:]
+    pairs = (entry.strip().split(":", 1) for entry in entries)
+    return {name.strip(): markdown(" ".join(text.split())) for name, text in pairs}
+
+
+# Environments
+
+#: Pages about environments: title, ids, and the class whose docstring is shown.
+ENVIRONMENT_PAGES: dict[str, tuple[str, Sequence[str], type[gym.Env[Any, Any]]]] = {
+    "learning-rate": (
+        "Learning rates",
+        ["optenv/LearningRate-v0", "optenv/DiscreteLearningRate-v0"],
+        optenv.LearningRateEnv,
+    ),
+    "update-rule": ("Update rules", ["optenv/UpdateRule-v0"], optenv.LearningRateEnv),
+    "trials": ("Trials", list(optenv.TRIALS), optenv.TrialEnv),
+}
+
+
+def picture_of(env_id: str) -> str:
+    """Return the file name of an environment's picture (``docs/make_pictures.py``)."""
+    return env_id.split("/")[1].removesuffix("-v0") + ".png"
+
+
+def environment_page(title: str, ids: Sequence[str], cls: type[gym.Env[Any, Any]]) -> str:
+    """Write the page of some environments, from the docstring of their class."""
+    rows = []
+    for name in ids:
+        env = gym.make(name, disable_env_checker=True)
+        rows.append((f"`{name}`", f"`{env.action_space}`", f"`{env.observation_space}`"))
+    pictures = [
+        f"![An episode of {name}](../../pictures/{picture_of(name)})\n"
+        for name in ids
+        if (Path(__file__).parents[1] / "pictures" / picture_of(name)).exists()
+    ]
+    # Examples in doctest form are no programs, and are highlighted as sessions.
+    text = re.sub(r"```python\n(?=>>> )", "```pycon\n", inspect.getdoc(cls) or "")
+    trials = cls is optenv.TrialEnv
+    parts = [
+        f"# {title}\n",
+        table(("id", "action space", "observation space"), rows),
+        *pictures,
+        markdown(text) + "\n",
+        "## All arguments\n",
+        "Of single environments and batches; batches have "
+        "[a few more](../api/optenv.md).\n",
+        arguments(trials),
+    ]
+    return "\n".join(parts)
+
+
+def arguments(trials: bool = False) -> str:
+    """Write the table of the environments' arguments, with types and defaults."""
+    meanings = described(Settings, "Attributes")
+    rows = [
+        (f"`{each.name}`", f"`{each.type}`", f"`{each.default!r}`", meanings[each.name])
+        for each in fields(Settings)
+    ]
+    if trials:
+        meanings = described(optenv.TrialVectorEnv, "Args")
+        signature = inspect.signature(optenv.TrialVectorEnv).parameters
+        rows += [
+            (f"`{name}`", f"`{each.annotation}`", f"`{each.default!r}`", meanings[name])
+            for name, each in signature.items()
+            if each.kind is each.KEYWORD_ONLY
+        ]
+    return table(("argument", "type", "default", "meaning"), rows)
+
+
+# Features and rules
+
+
 def features() -> str:
     """Write the table of observation features."""
     rows = [
@@ -71,59 +139,73 @@ def features() -> str:
     return table(("number", "name", "meaning", "needs a loss"), rows)
 
 
-def arguments() -> str:
-    """Write the table of the environments' arguments, with types and defaults."""
-    described = _attributes(Settings)
-    rows = [
-        (f"`{each.name}`", f"`{each.type}`", f"`{each.default!r}`", described[each.name])
-        for each in fields(Settings)
-    ]
-    return table(("argument", "type", "default", "meaning"), rows)
-
-
-def _attributes(cls: type) -> dict[str, str]:
-    """Read the ``Attributes`` section of a docstring in Google's style."""
-    text = inspect.getdoc(cls) or ""
-    section = text.split("Attributes:\n", 1)[1].split("\n\n", 1)[0]
-    entries = re.split(r"\n(?=    \w)", "\n" + section)[1:]
-    described = {}
-    for entry in entries:
-        name, meaning = entry.strip().split(":", 1)
-        described[name.strip()] = _markdown(" ".join(meaning.split()))
-    return described
-
-
-def _markdown(text: str) -> str:
-    """Turn reStructuredText roles and literals into Markdown code."""
-    text = re.sub(r":(?:class|func|data|mod|meth|attr):`~?([^`]+)`", r"`\1`", text)
-    return text.replace("``", "`")
-
-
 def rule_table() -> str:
-    """Write the table of update rules."""
-    rows = []
+    """Write the table of update rules: learning rate and hyperparameters."""
+    rows = [
+        (f"[`{name}`](#{_anchor(name)})", f"{rule.default_lr:g}", _hyperparameters(rule))
+        for name, rule in rules.RULES.items()
+    ]
+    return table(("name", "default learning rate", "hyperparameters"), rows)
+
+
+def rule_sections() -> str:
+    """Write a section on each update rule: equation and hyperparameters."""
+    parts = []
     for name, rule in rules.RULES.items():
-        h = ", ".join(f"`{k}={getattr(rule.hyperparameters, k)}`" for k in rule.fields)
-        summary = (inspect.getdoc(getattr(rule.update, "func", rule.update)) or "").split(
-            "\n\n"
-        )[0]
-        rows.append((f"`{name}`", _markdown(_inline_math(summary)), rule.default_lr, h))
-    return table(("name", "update", "default learning rate", "hyperparameters"), rows)
+        update = getattr(rule.update, "func", rule.update)
+        text = inspect.getdoc(update) or ""
+        # The equation stands before the sections of a docstring in Google's style.
+        body, *sections = re.split(r"\n\n(?=\w+:\n)", text)
+        parts += [
+            f"({_anchor(name)})=",
+            f"### `{name}`\n",
+            restructured(_context(update) + body),
+        ]
+        if rule.fields:
+            meanings = {}
+            for cls in reversed(type(rule.hyperparameters).__mro__):
+                meanings |= described(cls, "Attributes")
+            rows = [
+                (f"`{field}`", f"`{getattr(rule.hyperparameters, field)}`", meanings[field])
+                for field in rule.fields
+            ]
+            parts.append(table(("hyperparameter", "default", "meaning"), rows))
+        for section in sections:
+            if section.startswith("References:\n"):
+                paper = inspect.cleandoc(section.partition("\n")[2])
+                parts.append(f"*{markdown(' '.join(paper.split()))}*\n")
+    return "\n".join(parts)
 
 
-def _inline_math(text: str) -> str:
-    return re.sub(r":math:`([^`]+)`", lambda m: f"${m[1]}$", text)
+def _anchor(rule: str) -> str:
+    return f"rule-{rule}"
+
+
+def _context(function: Any) -> str:
+    """Let references in a docstring be looked up where it stands."""
+    return f".. currentmodule:: {function.__module__}\n\n"
+
+
+def _hyperparameters(rule: rules.Rule) -> str:
+    values = {name: getattr(rule.hyperparameters, name) for name in rule.fields}
+    return ", ".join(f"`{name}={value}`" for name, value in values.items())
+
+
+# Presets and policies
 
 
 def presets() -> str:
     """Write the table of presets."""
     rows = [
         (f"`{name}`", preset["class"], f"`{preset['env_id']}`",
-         f"`{_rule_name(preset['env'].get('rule', 'switching'))}`",
-         f"{preset['timesteps']:,}", preset["candidates"])
+         f"`{_rule_name(preset['env'].get('rule', 'adam'))}`", _lengths(preset["env"]),
+         f"{preset['timesteps']:,}", preset["candidates"], preset["members"])
         for name, preset in PRESETS.items()
     ]  # fmt: skip
-    head = ("preset", "algorithm", "environment", "rule", "control steps", "trainings")
+    head = (
+        "preset", "algorithm", "environment", "rule", "updates in a run", "control steps",
+        "trainings", "averaged",
+    )  # fmt: skip
     return table(head, rows)
 
 
@@ -131,120 +213,238 @@ def _rule_name(spec: Any) -> str:
     return spec["name"] if isinstance(spec, dict) else spec
 
 
-def environment_page(title: str, ids: Sequence[str], cls: type) -> str:
-    """Write the page of some environments, from the docstring of their class."""
-    rows = []
-    for name in ids:
-        env = gym.make(name, disable_env_checker=True)
-        rows.append((f"`{name}`", f"`{env.action_space}`", f"`{env.observation_space}`"))
-    picture = ids[0].split("/")[1].removesuffix("-v0")
-    text = _demoted(inspect.getdoc(cls) or "")
-    return "\n".join(
-        [
-            f"# {title}",
-            "",
-            table(("id", "action space", "observation space"), rows),
-            f"![A run of {ids[0]}](../../pictures/{picture}.png)",
-            "",
-            _markdown(text),
-            "",
-            "## All arguments",
-            "",
-            arguments(),
-        ]
-    )
+def _lengths(env: dict[str, Any]) -> str:
+    low, high = (round(env["horizon"] * updates) for updates in env["updates_per_step"])
+    return f"{low:,} to {high:,}"
 
 
-def _demoted(docstring: str) -> str:
-    """Keep a docstring in Markdown as it is, apart from examples in doctest form."""
-    return re.sub(
-        r"```python\n(>>> .*?)\n\n```", r"```pycon\n\1\n```", docstring, flags=re.S
-    )
+#: Rows of a policy's card: key of its description, and how the card calls it.
+CARD = {
+    "algorithm": "learned by",
+    "command": "training command",
+    "timesteps": "control steps of the training",
+    "seeds": "seeds of its members",
+    "rule": "update rule",
+    "action": "action",
+    "horizon": "control steps in a run",
+    "spacing": "spacing of the control steps",
+    "total_updates": "updates in the runs of its training, least and most",
+    "anytime": "needs no `total_steps`",
+    "runs": "runs of a trial",
+    "layers": "sizes of the layers, from the observation to the action",
+    "memory": "size of its memory (LSTM)",
+    "sha256": "SHA-256 of its weights",
+}
 
 
-def policy_card(name: str, prose: dict[str, tuple[str, str]]) -> str:
-    """Write the model card of a shipped policy."""
+def policy_card(name: str, readme: str) -> str:
+    """Write the model card of a shipped policy.
+
+    Args:
+        name: of the policy.
+        readme: ``agents/policies/README.md``, for what no description says: when to use the
+            policy, how it was made, and its results.
+    """
     policy = load_policy(name)
-    described = json.loads(Path(f"{SHIPPED[name]}").with_suffix(".json").read_text())
-    rows = [(meaning, _value(described[key])) for key, meaning in CARD.items()
-            if key in described and described[key] not in (False, 0)]  # fmt: skip
-    weights = sum(p.numel() for p in policy.parameters())
-    _, use = prose.get(name, ("", ""))
-    return "\n".join(
-        [
-            f"# `{name}`",
-            "",
-            f"{use[:1].upper()}{use[1:]}." if use else "",
-            "",
-            "```python",
-            "from agents import LearnedOptimizer",
-            "",
-            _usage(name, policy.anytime),
-            "```",
-            "",
-            table(("", ""), [*rows, ("weights", f"{weights:,}")]),
-            "",
-            "How good it is beside the others, and its limits: [all policies](index.md).",
-            "",
-            "It observes "
-            + (
-                "all features of the telemetry."
-                if set(described["features"]) == set(telemetry.FEATURES)
-                else "these features: "
-                + ", ".join(f"`{each}`" for each in described["features"])
-                + "."
-            ),
-            "",
-        ]
-    )
+    description = json.loads(Path(f"{SHIPPED[name]}").with_suffix(".json").read_text())
+    facts = [(meaning, _value(key, description[key])) for key, meaning in CARD.items()
+             if key in description and description[key] not in (False, 0)]  # fmt: skip
+    weights = sum(parameter.numel() for parameter in policy.parameters())
+    head, results, notes = _results(name, readme)
+    parts = [
+        f"# `{name}`\n",
+        _about(name, readme) + "\n",
+        "## Use\n",
+        _when(name, readme) + "\n",
+        f"```python\n{_usage(name, policy.anytime, description)}\n```\n",
+        "## Training\n",
+        table(("", ""), [*facts, ("weights", f"{weights:,}")]),
+        _observed(description["features"]) + "\n",
+        "## Results\n",
+        "On the twenty tasks of the [benchmark](../../benchmark.md), at the policy's "
+        "default base learning rate; how to read it, and the others: "
+        "[all policies](index.md#results).\n",
+        table(head, results),
+        *notes,
+        "## Limits\n",
+        *(f"- {limit}" for limit in _limits(policy.anytime, description)),
+        "",
+    ]
+    return "\n".join(parts)
 
 
-def _usage(name: str, anytime: bool) -> str:
-    length = "" if anytime else ", total_steps=1000"
+def _about(name: str, readme: str) -> str:
+    """Return the section of the README about a policy."""
+    found = re.search(rf"^### `{name}`\n\n(.*?)(?=^##|\Z)", readme, re.M | re.S)
+    if found is None:
+        raise ValueError(f"agents/policies/README.md has no section on {name!r}")
+    return found[1].strip()
+
+
+def _when(name: str, readme: str) -> str:
+    """Return the last cell of a policy's row in the README's first table, a sentence."""
+    found = re.search(rf"^\| `{name}` \|.*\| ([^|]+) \|$", readme, re.M)
+    if found is None:
+        raise ValueError(f"agents/policies/README.md has no row on {name!r}")
+    return f"For {found[1].strip()}."
+
+
+def _results(name: str, readme: str) -> tuple[list[str], list[list[str]], list[str]]:
+    """Return head and rows of a policy in the README's table of results, and its notes."""
+    text = readme.partition("## Results")[2]
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in re.findall(r"^\|.*\|$", text, re.M)
+    ]
+    head = lines[0]
+    rows = [line for line in lines if line[0].rstrip("*") == f"`{name}`"]
+    if not rows:
+        raise ValueError(f"agents/policies/README.md has no results of {name!r}")
+    starred = any("*" in line[0] for line in rows)
+    notes = re.findall(r"^\\\*.*?(?=\n\n|\Z)", text, re.M | re.S)
+    return head, rows, [f"{notes[0].strip()}\n"] if starred and notes else []
+
+
+def _usage(name: str, anytime: bool, description: dict[str, Any]) -> str:
+    steps = 1000 if description["total_updates"][1] >= 1000 else 100
+    length = "" if anytime else f", total_steps={steps}"
     return (
-        "import torch\n\nmodel = torch.nn.Linear(10, 2)\n"
+        "import torch\nfrom agents import LearnedOptimizer\n\n"
+        "model = torch.nn.Linear(10, 2)\n"
         f'optimizer = LearnedOptimizer(model.parameters(), "{name}"{length})'
     )
 
 
-def _value(value: Any) -> str:
-    return f"`{value}`" if isinstance(value, str) else f"`{json.dumps(value)}`"
+def _value(key: str, value: Any) -> str:
+    if isinstance(value, str):
+        return f"`{value}`"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if key == "total_updates":
+        return " to ".join(f"{each:,}" for each in value)
+    text = json.dumps(value)
+    # The weights of a learned rule are hundreds of numbers.
+    return f"`{text}`" if len(text) < 300 else f"`{text[:60]} ...`"
 
 
-def policies_prose(readme: Path) -> tuple[str, dict[str, tuple[str, str]]]:
-    """Read the README of the policies: its text, and for each policy how and what for."""
-    text = readme.read_text()
-    prose = {
-        name: (learned.strip(), use.strip())
-        for name, learned, _, use in re.findall(
-            r"^\| `([\w-]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", text, re.MULTILINE
-        )
-    }
-    return text, prose
+def _observed(names: Sequence[str]) -> str:
+    if set(names) == set(telemetry.FEATURES):
+        return "It observes all [features](../../features.md)."
+    listed = ", ".join(f"`{name}`" for name in names)
+    return f"It observes these [features](../../features.md): {listed}."
+
+
+def _limits(anytime: bool, description: dict[str, Any]) -> list[str]:
+    """List the limits of a policy that its description tells."""
+    low, high = description["total_updates"]
+    limits = [f"Its training had runs of {low:,} to {high:,} updates."]
+    if not anytime:
+        limits[0] += " `LearnedOptimizer` warns of lengths far outside."
+    if description["features"] and not {*description["features"]} & {
+        *telemetry.LOSS_FEATURES
+    }:
+        limits.append("It takes no notice of losses, which would tell it more.")
+    if description.get("memory"):
+        limits.append("Its results above are those of the first run of a task.")
+    limits.append("More, measured on `default`: [results](../../results.md#limits).")
+    return limits
+
+
+# API
+
+#: Promised packages, each with what is promised beside its classes and functions.
+PROMISED = {
+    "agents": "The exported optimizer, and the policies.",
+    "agents.meta": "[Meta-learners](../../meta/index.md) that use gradients.",
+    "optenv": "Environments. `import optenv` registers them.",
+    "optenv.sb3": "The adapter to Stable-Baselines3.",
+}
+
+
+#: Descriptions of promised values that are neither classes nor functions.
+VALUES = {
+    "SHIPPED": "Paths of the :doc:`shipped policies </generated/policies/index>`, by name.",
+    "ENVIRONMENTS": "Default arguments by id, of environments whose episodes are runs.",
+    "TRIALS": "Default arguments by id, of environments whose episodes are trials.",
+}
+
+
+def api_page(name: str, about: str) -> str:
+    """Write the reference of the names that a package promises."""
+    package = __import__(name, fromlist=["_"])
+    parts = [f"# {name}\n", about + "\n"]
+    directives = []
+    for each in promised_names(package):
+        value = getattr(package, each)
+        if isinstance(value, ModuleType):
+            if each == "rules":
+                directives.append("``optenv.rules``: :doc:`update rules </rules>`.")
+            else:
+                directives.append(f".. automodule:: {value.__name__}\n   :members:")
+        elif inspect.isclass(value):
+            environment = issubclass(value, gym.Env)
+            # Docstrings of single environments are Markdown, and pages of their own.
+            directives.append(
+                f".. py:class:: {name}.{each}\n\n   See :doc:`/environments`."
+                if environment
+                else f".. autoclass:: {name}.{each}\n   :show-inheritance:"
+            )
+        elif callable(value):
+            directives.append(f".. autofunction:: {name}.{each}")
+        else:
+            # A comment at its definition describes a value, where autodata cannot see it.
+            directives.append(f".. py:data:: {name}.{each}\n\n   {VALUES[each]}")
+    parts.append(restructured("\n\n".join(directives)))
+    return "\n".join(parts)
+
+
+def promised_names(package: ModuleType) -> list[str]:
+    """Return the names that a package exports, or the public ones that a module defines."""
+    names = getattr(package, "__all__", None)
+    if names is not None:
+        return list(names)
+    return [
+        name
+        for name, value in vars(package).items()
+        if getattr(value, "__module__", None) == package.__name__ and name[0] != "_"
+    ]
+
+
+# Files
 
 
 def write(folder: Path) -> None:
-    """Write all generated pages and tables into ``folder``."""
-    made = {
+    """Write all generated pages and tables into ``folder``, and remove stale ones."""
+    pages = {
         "features.md": features(),
-        "arguments.md": arguments(),
-        "rules.md": rule_table(),
+        "rule_table.md": rule_table(),
+        "rule_sections.md": rule_sections(),
         "presets.md": presets(),
     }
-    for page, (title, ids, cls) in PAGES.items():
-        made[f"environments/{page}.md"] = environment_page(title, ids, cls)
-    text, prose = policies_prose(
-        Path(str(next(iter(SHIPPED.values())))).parent / "README.md"
-    )
-    cards = "\n".join(["", "```{toctree}", ":maxdepth: 1", "", *SHIPPED, "```", ""])
-    made["policies/index.md"] = text + cards
+    for page, (title, ids, cls) in ENVIRONMENT_PAGES.items():
+        pages[f"environments/{page}.md"] = environment_page(title, ids, cls)
+    readme = (Path(agents.__file__).parent / "policies" / "README.md").read_text()
+    cards = "\n".join(["", "```{toctree}", ":hidden:", "", *SHIPPED, "```", ""])
+    pages["policies/index.md"] = linked_cards(readme) + cards
     for name in SHIPPED:
-        made[f"policies/{name}.md"] = policy_card(name, prose)
-    for name, content in made.items():
+        pages[f"policies/{name}.md"] = policy_card(name, readme)
+    for name, about in PROMISED.items():
+        pages[f"api/{name}.md"] = api_page(name, about)
+    for name, content in pages.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.read_text() != content:
             path.write_text(content)
+    for path in folder.rglob("*.md"):
+        if str(path.relative_to(folder)) not in pages:
+            path.unlink()
+
+
+def linked_cards(readme: str) -> str:
+    """Link the names in the README's first table to the cards of the policies."""
+    head, results, tail = readme.partition("## Files")
+    head = re.sub(r"^\| `([\w-]+)` \|", r"| [`\1`](\1.md) |", head, flags=re.M)
+    return head + results + tail
 
 
 def setup(app: Any) -> dict[str, bool]:

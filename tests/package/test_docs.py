@@ -1,71 +1,180 @@
-"""Code, links and generated tables of the README and of the documentation."""
+"""Code, links, commands and generated parts of the README and of the documentation."""
 
 from __future__ import annotations
 
+import ast
+import doctest
+import importlib
 import importlib.util
+import inspect
+import json
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import unquote
 
+import gymnasium as gym
 import pytest
 
+import agents
+import agents.meta
+import optenv
+import optenv.sb3
+from agents import SHIPPED
+from agents.rl.presets import PRESETS
+from optenv.rules import RULES
+from optenv.telemetry import FEATURES, LOSS_FEATURES
 from tests.helpers.paths import ROOT
 
-DOCS = ROOT / "docs"
+README, DOCS = ROOT / "README.md", ROOT / "docs"
+BUILT = {"_build", "generated"}
 PAGES = [
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
+    README,
+    *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md")),
     ROOT / "agents" / "policies" / "README.md",
-    *(p for p in sorted(DOCS.rglob("*.md")) if not {"_build", "generated"} & {*p.parts}),
+    *(path for path in sorted(DOCS.rglob("*.md")) if not BUILT & {*path.parts}),
 ]
+#: A log and a changelog tell of files and names as they were then.
+OF_THE_PAST = {DOCS / "notes" / "policy-log.md"}
 README_LINES = 200
+#: Pages whose code takes more than a few seconds.
+SLOW = {"few_shot.md", "continual.md", "extending_algorithm.md"}
 
-CODE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+#: A comment before a block of code says why it cannot run.
+CODE = re.compile(
+    r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n+)?```python\n(?P<code>.*?)^```",
+    re.MULTILINE | re.DOTALL,
+)
 FENCE = re.compile(r"^(```+|:::+).*?^\1", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+ROLE = re.compile(r"\{py:\w+\}`~?([\w.]+)`")
+DOTTED = re.compile(r"`((?:agents|optenv)(?:\.\w+)+)(?:\([^`]*\))?`")
 PROGRAM = re.compile(
     r"(?<![\w./])((?:benchmarks|examples|docs|tests|agents|optenv)/[\w/.-]+\.\w+)"
 )
+#: Commands in the text, and in blocks: the program, and the rest of the line.
+COMMAND = re.compile(r"python (-m agents\.evaluation|[\w/]+\.py)([^`\n]*)")
 
 
 def named(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def blocks_of(page: Path) -> list[str]:
-    return CODE.findall(page.read_text())
+def code_of(page: Path) -> list[str]:
+    """Return the blocks of Python that a page says run."""
+    blocks = CODE.finditer(page.read_text())
+    return [block["code"] for block in blocks if block["reason"] is None]
 
-
-#: Pages whose code learns for more than a few seconds.
-SLOW = {"few_shot.md", "continual.md"}
 
 WITH_CODE = [
     pytest.param(page, marks=pytest.mark.slow if page.name in SLOW else (), id=named(page))
     for page in PAGES
-    if blocks_of(page)
+    if code_of(page)
 ]
 
 
-def test_the_readme_is_short_and_has_code_and_both_commands():
-    text = (ROOT / "README.md").read_text()
+def load_extension() -> ModuleType:
+    path = DOCS / "_ext" / "generated_pages.py"
+    spec = importlib.util.spec_from_file_location("generated_pages", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pages that are drawn from the code."""
+    folder = tmp_path_factory.mktemp("generated")
+    load_extension().write(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def libraries() -> None:
+    """Import what pages import, so that no page is charged for it."""
+    importlib.import_module("stable_baselines3")
+    importlib.import_module("sklearn.datasets")
+
+
+# Code
+
+
+def test_the_readme_is_short_and_has_code_and_both_commands() -> None:
+    text = README.read_text()
     assert len(text.splitlines()) <= README_LINES
-    assert len(blocks_of(ROOT / "README.md")) >= 2
+    assert len(code_of(README)) >= 2
     for marker in ("<!-- main command -->", "<!-- test command -->"):
         assert f"{marker}\n```bash\npip install" in text
 
 
-@pytest.mark.parametrize("page", WITH_CODE)
-def test_the_code_of_a_page_runs_in_its_order(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def run_blocks(page: Path, blocks: list[str]) -> None:
     names: dict[str, object] = {}
-    for i, block in enumerate(blocks_of(page)):
-        exec(compile(block, f"{named(page)}, block {i}", "exec"), names)
+    for i, block in enumerate(blocks):
+        exec(compile(block, f"{page.name}, block {i}", "exec"), names)
+
+
+@pytest.mark.parametrize("page", WITH_CODE)
+def test_the_code_of_a_page_runs_in_its_order(
+    page: Path, libraries: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Pages may add to the tables of the packages.
+    monkeypatch.setattr("agents.rl.presets.PRESETS", dict(PRESETS))
+    monkeypatch.chdir(tmp_path)
+    run_blocks(page, code_of(page))
+
+
+def test_the_code_of_the_model_cards_runs(
+    generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in SHIPPED:
+        blocks = code_of(generated / "policies" / f"{name}.md")
+        assert len(blocks) == 1
+        run_blocks(generated / name, blocks)
+
+
+def modules() -> Iterator[Path]:
+    for package in ("agents", "optenv"):
+        yield from sorted((ROOT / package).rglob("*.py"))
+
+
+SESSIONS = [path for path in modules() if ">>> " in path.read_text()]
+
+
+@pytest.mark.parametrize("path", SESSIONS, ids=named)
+def test_the_sessions_in_docstrings_print_what_they_say(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = named(path).removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted and not result.failed
+
+
+def test_the_examples_in_docstrings_are_valid_python() -> None:
+    examples = 0
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                continue
+            text = inspect.cleandoc(ast.get_docstring(node) or "")
+            pattern = r"^( *)(?:Example)?::\n\n((?:\1    .*\n|\n)+)"
+            for block in re.finditer(pattern, text + "\n", re.M):
+                examples += 1
+                ast.parse(inspect.cleandoc(block[2]), f"{named(path)}")
+    assert examples >= 5
+
+
+# Links, files, names and commands
 
 
 def anchors_of(page: Path) -> set[str]:
-    """Anchors of the headings of a page, as GitHub and MyST make them."""
+    """Return the anchors of a page's headings, as GitHub and MyST make them."""
     text = FENCE.sub("", page.read_text())
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     slugs = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
@@ -73,23 +182,8 @@ def anchors_of(page: Path) -> set[str]:
     return {slug.strip().replace(" ", "-") for slug in slugs} | {*explicit}
 
 
-@pytest.fixture(scope="session")
-def generated(tmp_path_factory) -> Path:
-    """Pages that are drawn from the code."""
-    folder = tmp_path_factory.mktemp("generated")
-    program = f"""
-import sys
-sys.path[:0] = [{str(ROOT)!r}, {str(DOCS / "_ext")!r}]
-from pathlib import Path
-import generated_pages
-generated_pages.write(Path({str(folder)!r}))
-"""
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
-    return folder
-
-
 @pytest.mark.parametrize("page", PAGES, ids=named)
-def test_links_lead_to_files_and_headings(page, generated):
+def test_links_lead_to_files_and_headings(page: Path, generated: Path) -> None:
     for target in LINK.findall(FENCE.sub("", page.read_text())):
         if target.startswith(("http://", "https://")):
             continue
@@ -101,10 +195,11 @@ def test_links_lead_to_files_and_headings(page, generated):
         assert not anchor or anchor in anchors_of(found), f"{named(page)}: {target}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
-def test_files_that_a_page_names_exist(page):
-    if page.parent.name == "notes":  # a log, which tells of files as they were then
-        pytest.skip("a log of what was")
+CURRENT = [page for page in PAGES if page not in OF_THE_PAST]
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=named)
+def test_files_that_a_page_names_exist(page: Path) -> None:
     for name in PROGRAM.findall(page.read_text()):
         if "generated/" in name or "_build" in name:
             continue
@@ -112,51 +207,196 @@ def test_files_that_a_page_names_exist(page):
         assert exists, f"{named(page)}: {name}"
 
 
-def test_every_page_is_in_a_table_of_contents():
-    listed = set()
+def resolve(name: str) -> object:
+    """Import what a dotted name names."""
+    parts = name.split(".")
+    for i in range(len(parts), 0, -1):
+        try:
+            value: object = importlib.import_module(".".join(parts[:i]))
+        except ModuleNotFoundError:
+            continue
+        try:
+            for part in parts[i:]:
+                value = getattr(value, part)
+        except AttributeError:
+            continue
+        return value
+    raise LookupError(name)
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=named)
+def test_names_of_the_packages_that_a_page_uses_exist(page: Path) -> None:
+    text = FENCE.sub("", page.read_text())
+    for name in {*ROLE.findall(text), *DOTTED.findall(text)}:
+        if not name.endswith((".py", ".md", ".json")):
+            resolve(name)
+
+
+#: Files in which the flags of a command are declared, where it is not the program's own.
+FLAG_FILES = {
+    "-m agents.evaluation": ["agents/evaluation/__main__.py", "agents/evaluation/**/*.py"]
+}
+
+
+def flags_of(program: str) -> set[str]:
+    """Return the flags that a program declares, and those of the files it draws on."""
+    paths = FLAG_FILES.get(program, [program, "benchmarks/*.py", "agents/**/cli*.py"])
+    text = "".join(path.read_text() for name in paths for path in ROOT.glob(name))
+    if program not in FLAG_FILES:  # its own flags, and those that it shares with others
+        imported = re.findall(
+            r"^(?:from|import) ([\w.]+)", (ROOT / program).read_text(), re.M
+        )
+        files = [ROOT / f"{name.replace('.', '/')}.py" for name in imported]
+        files += [ROOT / "benchmarks" / f"{name}.py" for name in imported]
+        sources = [ROOT / program, *(path for path in files if path.exists())]
+        sources += [path for path in ROOT.glob("agents/**/cli*.py")]
+        text = "".join(path.read_text() for path in sources)
+    declared = {*re.findall(r"--[a-z][\w-]*", text)}
+    fields = re.findall(r"^    (\w+):", text, re.MULTILINE)  # of a dataclass of arguments
+    return declared | {f"--{name.replace('_', '-')}" for name in fields}
+
+
+def commands_of(page: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield programs and flags of the commands of a page."""
+    text = re.sub(r"\\\n\s*", " ", page.read_text())
+    # A command in the text may be broken across lines.
+    text = re.sub(
+        r"`[^`\n]*\n[^`\n]*(?:\n[^`\n]*)?`", lambda m: m[0].replace("\n", " "), text
+    )
+    for program, rest in COMMAND.findall(text):
+        rest = re.split(r" && | \| ", rest)[0]
+        try:
+            words = shlex.split(rest)
+        except ValueError:
+            words = rest.split()
+        yield program, [word.split("=")[0] for word in words if word.startswith("--")]
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=named)
+def test_commands_of_a_page_exist_with_their_flags(page: Path) -> None:
+    for program, flags in commands_of(page):
+        if program.endswith(".py"):
+            assert (ROOT / program).exists(), f"{named(page)}: {program}"
+        for flag in {*flags} - {"--help"}:
+            negated = flag.replace("--no-", "--")
+            assert {flag, negated} & flags_of(program), f"{named(page)}: {program} {flag}"
+
+
+def test_every_page_is_in_a_table_of_contents() -> None:
+    listed: set[Path] = set()
     for page in PAGES:
         for block in re.findall(r"```\{toctree\}\n(.*?)```", page.read_text(), re.DOTALL):
             names = [line for line in block.splitlines() if line and line[0] != ":"]
-            listed |= {(page.parent / f"{name}.md").resolve() for name in names}
+            for name in names:
+                listed |= {path.resolve() for path in page.parent.glob(f"{name}.md")}
     pages = {page for page in PAGES if DOCS in page.parents} - {DOCS / "index.md"}
-    parts = {p for p in pages if p.name.startswith("extending_")}
-    assert pages - parts <= listed
+    orphans = {page for page in pages if "orphan: true" in page.read_text()[:40]}
+    assert pages - orphans <= listed
 
 
-def test_generated_pages_say_what_the_code_has(generated):
-    import gymnasium as gym
+# Generated parts
 
-    import optenv
-    from agents import SHIPPED
-    from agents.rl.presets import PRESETS
-    from optenv.rules import RULES
-    from optenv.telemetry import FEATURES
 
-    features = (generated / "features.md").read_text()
-    assert all(
-        f"| `{name}` | {meaning} |" in features for name, meaning in FEATURES.items()
-    )
-    rules = (generated / "rules.md").read_text()
-    assert [*re.findall(r"^\| `([\w-]+)`", rules, re.MULTILINE)] == list(RULES)
-    presets = (generated / "presets.md").read_text()
-    assert [*re.findall(r"^\| `([\w-]+)`", presets, re.MULTILINE)] == list(PRESETS)
-    pages = [*(generated / "environments").glob("*.md")]
-    text = "\n".join(page.read_text() for page in pages)
+def rows_of(text: str) -> list[list[str]]:
+    """Return the cells of the rows of a Markdown table, without its head."""
+    lines = [line for line in text.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def test_the_table_of_features_is_that_of_the_code(generated: Path) -> None:
+    rows = rows_of((generated / "features.md").read_text())
+    assert [row[1:3] for row in rows] == [
+        [f"`{name}`", meaning.replace("|", "\\|")] for name, meaning in FEATURES.items()
+    ]
+    assert {row[1].strip("`") for row in rows if row[3]} == {*LOSS_FEATURES}
+
+
+def test_the_rules_are_those_of_the_code_and_have_equations(generated: Path) -> None:
+    rows = rows_of((generated / "rule_table.md").read_text())
+    assert [re.match(r"\[`([\w-]+)`\]", row[0])[1] for row in rows] == list(RULES)
+    assert [float(row[1]) for row in rows] == [rule.default_lr for rule in RULES.values()]
+    text = (generated / "rule_sections.md").read_text()
+    sections = re.split(r"^### `([\w-]+)`\n", text, flags=re.MULTILINE)[1:]
+    assert sections[::2] == list(RULES)
+    for name, section in zip(sections[::2], sections[1::2], strict=True):
+        assert ":math:" in section or ".. math::" in section, name
+        assert all(f"| `{field}` |" in section for field in RULES[name].fields)
+
+
+def test_the_presets_are_those_of_the_code(generated: Path) -> None:
+    rows = rows_of((generated / "presets.md").read_text())
+    assert [row[0].strip("`") for row in rows] == list(PRESETS)
+    for row, preset in zip(rows, PRESETS.values(), strict=True):
+        assert row[1:3] == [preset["class"], f"`{preset['env_id']}`"]
+        assert row[5] == f"{preset['timesteps']:,}"
+
+
+def test_every_environment_has_a_page_with_its_spaces_and_a_picture(
+    generated: Path,
+) -> None:
+    pages = [path.read_text() for path in (generated / "environments").glob("*.md")]
     for name in [*optenv.ENVIRONMENTS, *optenv.TRIALS]:
-        space = gym.make(name).action_space
-        assert f"| `{name}` | `{space}` |" in text
-    assert {page.stem for page in (generated / "policies").glob("*.md")} == {
-        *SHIPPED,
-        "index",
-    }
+        env = gym.make(name)
+        row = f"| `{name}` | `{env.action_space}` | `{env.observation_space}` |"
+        (page,) = [text for text in pages if row in text]
+        assert re.search(r"^``[^`]", page, re.MULTILINE) is None, "a broken fence"
+        pictures = re.findall(r"\]\(\.\./\.\./(pictures/[^)]+)\)", page)
+        assert pictures and all((DOCS / picture).exists() for picture in pictures)
+        for heading in ("Action Space", "Observation Space", "Rewards", "Episode End"):
+            assert f"## {heading}" in page
+
+
+def test_every_policy_has_a_card_with_its_description(generated: Path) -> None:
+    for name, path in SHIPPED.items():
+        card = (generated / "policies" / f"{name}.md").read_text()
+        description = json.loads(Path(f"{path}").with_suffix(".json").read_text())
+        for key in ("command", "sha256", "algorithm"):
+            assert f"| `{description[key]}` |" in card
+        for heading in ("Use", "Training", "Results", "Limits"):
+            assert f"\n## {heading}\n" in card
+        assert "±" in card, "results"
+
+
+PROMISED = {
+    package.__name__: package for package in (agents, agents.meta, optenv, optenv.sb3)
+}
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_the_reference_has_every_promised_name(name: str, generated: Path) -> None:
+    text = (generated / "api" / f"{name}.md").read_text()
+    for each in load_extension().promised_names(PROMISED[name]):
+        assert re.search(rf"^(\.\. |``).*\b{name}\.{each}\b", text, re.MULTILINE), each
+
+
+def test_the_parts_of_the_project_for_people_are_there() -> None:
+    yaml = pytest.importorskip("yaml")
+    for form in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
+        content = yaml.safe_load(form.read_text())
+        if form.name == "config.yml":
+            continue
+        assert {"name", "description", "body"} <= content.keys()
+        ids = [item["id"] for item in content["body"] if item["type"] != "markdown"]
+        assert len(ids) == len({*ids})
+    for name in ("CITATION.cff", ".pre-commit-config.yaml", ".readthedocs.yaml"):
+        assert yaml.safe_load((ROOT / name).read_text())
+
+
+# The site
 
 
 @pytest.mark.slow
-def test_the_site_builds_without_a_warning(tmp_path):
-    if importlib.util.find_spec("sphinx") is None:
-        pytest.skip("needs the extra 'docs'")
+def test_the_site_builds_without_a_warning_and_needs_no_network(tmp_path: Path) -> None:
+    for package in ("sphinx", "furo", "myst_parser", "sphinx_copybutton", "sphinx_design"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed (extra: docs)")
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
     done = subprocess.run(
         [*command, str(DOCS), str(tmp_path)], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    for page in tmp_path.rglob("*.html"):
+        loaded = re.findall(
+            r"<(?:script|link|img)[^>]*(?:src|href)=\"(\w+:)?//", page.read_text()
+        )
+        assert not loaded, f"{page.name} loads from the network"

@@ -41,9 +41,9 @@ def test_there_is_an_example_of_each_framework():
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_the_readme_links_each_example_and_none_shadows_a_package(example):
-    readme = (ROOT / "README.md").read_text()
-    assert f"[`{command(example)}`](examples/{example.name})" in readme
+def test_the_documentation_links_each_example_and_none_shadows_a_package(example):
+    page = (ROOT / "docs" / "frameworks.md").read_text()
+    assert f"[`{command(example)}`](../examples/{example.name})" in page
     spec = importlib.util.find_spec(example.stem)
     assert spec is None or Path(spec.origin) == example
 
