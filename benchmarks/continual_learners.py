@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from agents.meta.continual.look_ahead import LaMAML
+from agents.meta.continual.la_maml import LaMAML
 from agents.meta.continual.oml import OML, Streams
 from agents.meta.continual.online import OnlineLearner, OnlineSGD, Replay, Retention
 from agents.meta.continual.streams import DigitStream, SineStream, Stream

@@ -1,9 +1,16 @@
-"""Gradient-based meta-learners: on few-shot tasks, on streams, and on training runs."""
+"""Meta-learners of few-shot tasks, of streams of tasks, and of training runs.
+
+Few-shot learners (:data:`LEARNERS`) learn on a family of tasks: gradient-based ones, which
+share one inner loop, and amortized ones, which need none. Online learners
+(:data:`ONLINE_LEARNERS`) learn from a stream of tasks; :class:`OML` meta-learns beforehand
+what they begin with. :class:`UnrolledLR` and :class:`UnrolledRule` differentiate through
+training runs, and are re-exported from the package's RL part.
+"""
 
 from ..rl.unrolled import UnrolledLR
 from ..rl.unrolled_rule import UnrolledRule
-from .amortized import AmortizedLearner, Matching, Prototypical
-from .continual.look_ahead import LaMAML
+from .amortized import AmortizedLearner, Matching, NeuralProcess, Prototypical
+from .continual.la_maml import LaMAML
 from .continual.oml import OML, Streams
 from .continual.online import OnlineLearner, OnlineSGD, Replay, Retention
 from .continual.streams import DigitStream, SineStream, Stream
@@ -13,6 +20,7 @@ from .families.few_shot import Classes, FewShot
 from .families.omniglot import omniglot
 from .families.sinusoids import Sinusoids
 from .families.stroke_fonts import glyphs
+from .inner import InnerRule
 from .learned_rates import LSLR, HypergradientLR, MetaSGD
 from .learner import MetaLearner
 from .maml import ANIL, FOMAML, MAML
@@ -20,15 +28,16 @@ from .meta_lstm import MetaLSTM
 from .mlp_rule import LearnedRule
 from .networks import ProcessNetwork
 from .outer import Callback, Evaluation, Learner
-from .processes import NeuralProcess
 from .reptile import Reptile
 
 __all__ = [
     "ANIL",
     "FOMAML",
+    "LEARNERS",
     "LSLR",
     "MAML",
     "OML",
+    "ONLINE_LEARNERS",
     "AmortizedLearner",
     "Callback",
     "Classes",
@@ -39,6 +48,7 @@ __all__ = [
     "Family",
     "FewShot",
     "HypergradientLR",
+    "InnerRule",
     "LaMAML",
     "LearnedRule",
     "Learner",
@@ -64,3 +74,18 @@ __all__ = [
     "glyphs",
     "omniglot",
 ]
+
+#: Few-shot learners by name. Every one is held to the contract in
+#: ``tests/agents/meta/test_learner_contract.py``.
+LEARNERS: dict[str, type[Learner]] = {
+    cls.__name__: cls
+    for cls in (
+        *(MAML, FOMAML, ANIL, MetaSGD, LSLR, HypergradientLR, MetaLSTM, LearnedRule),
+        *(Reptile, OML, Prototypical, Matching, NeuralProcess),
+    )
+}
+
+#: Learners of one stream by name, held to the same contract as far as it applies.
+ONLINE_LEARNERS: dict[str, type[OnlineLearner]] = {
+    cls.__name__: cls for cls in (OnlineSGD, Replay, LaMAML)
+}

@@ -1,4 +1,4 @@
-"""An LSTM as update rule (Ravi & Larochelle, 2017)."""
+"""Meta-LSTM: an LSTM as inner rule (Ravi & Larochelle, 2017)."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from torch import Tensor, nn
 
 from optenv.checks import positive, positive_int
 
-from .checks import refuse
 from .families.episodes import Family
-from .inner_rules import InnerRule, State
-from .learner import MetaLearner
+from .inner import InnerRule, State
+from .learner import InnerRuleLearner
+from .validation import refuse_fixed
+
+#: Bias with which the forget gate of the parameters begins, close to 1 after the sigmoid.
+FORGET_BIAS = 5.0
 
 
 class LstmRule(InnerRule):
-    """``p <- f p - i g``, with gates of an LSTM that sees each parameter's gradient.
+    r"""Inner rule :math:`\theta \leftarrow f \theta - i g` with the gates of an LSTM.
 
-    One LSTM for all parameters, each of which has a state of its own. It sees logarithm
-    and sign of gradient and loss; the gates see its output, the parameter, and themselves
-    at the step before. They begin close to gradient descent: ``f`` near 1, ``i`` near
-    ``lr``.
+    One LSTM serves all parameters, each with a state of its own. Its inputs are log and
+    sign of the gradient and of the loss; the gates :math:`f` and :math:`i` depend on its
+    output, on the parameter, and on the gates of the step before. They begin close to
+    gradient descent: :math:`f` near 1 and :math:`i` near ``lr``.
 
     Args:
-        steps: that it is learned for.
-        lr: the input gate's, where learning begins.
+        steps: number of steps that the rule is learned for.
+        lr: initial value of the input gate.
         hidden: units of the LSTM.
     """
 
@@ -40,35 +43,47 @@ class LstmRule(InnerRule):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -0.01, 0.01)
         with torch.no_grad():
-            self.inputs.bias[hidden : 2 * hidden] = 1.0  # forgets little at first
-            self.gates.bias.copy_(torch.tensor([5.0, math.log(lr / (1 - lr))]))
+            # The cell of the LSTM forgets little at first.
+            self.inputs.bias[hidden : 2 * hidden] = 1.0
+            self.gates.bias.copy_(torch.tensor([FORGET_BIAS, math.log(lr / (1 - lr))]))
 
     def start(self, params: Tensor) -> State:
-        blank = params.new_zeros(*params.shape, self.hidden)
+        zeros = params.new_zeros(*params.shape, self.hidden)
         gates = params.new_zeros(*params.shape, 2)
-        return blank, blank, gates
+        return zeros, zeros, gates
 
     def forward(
         self, params: Tensor, grad: Tensor, loss: Tensor, state: State, step: int
     ) -> tuple[Tensor, State]:
-        output, cell, before = state
-        seen = (grad, loss.detach()[:, None].expand_as(grad))
-        features = torch.cat([signed_log(x) for x in seen], dim=-1)
-        gates = self.inputs(features) + self.recurrent(output)
-        enter, forget, new, leave = gates.chunk(4, dim=-1)
-        cell = forget.sigmoid() * cell + enter.sigmoid() * new.tanh()
-        output = leave.sigmoid() * cell.tanh()
-        known = output @ self.gates.weight[:, : self.hidden].T + self.gates.bias
-        own = params[..., None] * self.gates.weight[:, self.hidden]
-        own = own + before * self.previous
-        keep, go = (known + own).sigmoid().unbind(-1)
-        return keep * params - go * grad, (output, cell, torch.stack([keep, go], dim=-1))
+        hidden, cell, last_gates = state
+        # 1. The LSTM, [B, P, hidden].
+        observed = (grad, loss.detach()[:, None].expand_as(grad))
+        features = torch.cat([signed_log(x) for x in observed], dim=-1)
+        activations = self.inputs(features) + self.recurrent(hidden)
+        i, f, candidate, o = activations.chunk(4, dim=-1)
+        cell = f.sigmoid() * cell + i.sigmoid() * candidate.tanh()
+        hidden = o.sigmoid() * cell.tanh()
+        # 2. The gates of the parameters, [B, P, 2]. Weights of hidden state and parameter
+        #    are applied apart, which saves a tensor [B, P, hidden + 2].
+        from_hidden = hidden @ self.gates.weight[:, : self.hidden].T + self.gates.bias
+        from_params = params[..., None] * self.gates.weight[:, self.hidden]
+        from_params = from_params + last_gates * self.previous
+        forget, enter = (from_hidden + from_params).sigmoid().unbind(-1)
+        # 3. The update.
+        gates = torch.stack([forget, enter], dim=-1)
+        return forget * params - enter * grad, (hidden, cell, gates)
 
 
 def signed_log(values: Tensor, p: float = 10.0) -> Tensor:
-    """Two numbers for each: logarithm over ``p`` and sign, or -1 and ``e^p`` times it.
+    r"""Encode numbers of any magnitude as two of moderate size (Andrychowicz et al., 2016).
 
-    The second where it is less than ``e^-p`` (Andrychowicz et al., 2016), ``[..., 2]``.
+    Args:
+        values: ``[...]`` numbers :math:`x`.
+        p: :math:`p`, which sets the smallest magnitude :math:`e^{-p}` with a logarithm.
+
+    Returns:
+        ``[..., 2]``: :math:`(\log|x| / p, \operatorname{sign} x)` where :math:`|x| \ge
+        e^{-p}`, and :math:`(-1, e^p x)` elsewhere.
     """
     size = values.abs()
     large = size >= math.exp(-p)
@@ -78,17 +93,31 @@ def signed_log(values: Tensor, p: float = 10.0) -> Tensor:
     return torch.stack([first, second], dim=-1)
 
 
-class MetaLSTM(MetaLearner):
-    """Initial parameters and an LSTM that updates them; gradients count as constants.
+class MetaLSTM(InnerRuleLearner):
+    r"""Meta-LSTM (Ravi & Larochelle, 2017).
+
+    Meta-learns initial parameters and an LSTM that updates them. The inner update is
+    :math:`\theta_{k+1} = f_k \circ \theta_k - i_k \circ \nabla L^S(\theta_k)` with gates
+    :math:`f_k` and :math:`i_k` of the LSTM. Inner gradients are treated as constants.
 
     Args:
-        module, family: see :class:`~agents.meta.learner.MetaLearner`.
-        inner_lr: about which the LSTM begins with, less than 1.
-        inner_steps: of the inner loop; it is learned for no more.
+        module, family: see :class:`~agents.meta.MetaLearner`.
+        inner_lr: initial value of :math:`i_k`, less than 1.
+        inner_steps: number of inner steps; the LSTM is not used for more.
         hidden: units of the LSTM.
         meta_batch: tasks of an outer step.
-        grad_clip: norm that the outer gradient is clipped to.
-        **outer: of :class:`~agents.meta.learner.MetaLearner`.
+        grad_clip: maximal norm of the outer gradient; None for no clipping.
+        **outer: arguments of :class:`~agents.meta.MetaLearner`, except ``first_order``.
+
+    Raises:
+        ValueError, TypeError: an argument is not valid.
+
+    Example:
+        >>> from agents import meta
+        >>> from agents.meta.networks import perceptron
+        >>> learner = MetaLSTM(perceptron(1, 8, 1), meta.Sinusoids(), inner_steps=3)
+        >>> learner.evaluate(tasks=10).steps
+        (0, 1)
     """
 
     def __init__(
@@ -96,20 +125,22 @@ class MetaLSTM(MetaLearner):
         module: nn.Module,
         family: Family,
         *,
-        inner_lr: float = 0.01,
-        inner_steps: int = 5,
         hidden: int = 20,
         meta_batch: int = 5,
         grad_clip: float | None = 0.25,
         **outer: Any,
     ) -> None:
-        refuse(self, outer, "rule", "first_order")
-        steps = positive_int("inner_steps", inner_steps)
-        lr = positive("inner_lr", inner_lr, below=1)  # a gate is
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(outer.get("seed", 0)))
-            rule = LstmRule(steps, lr, positive_int("hidden", hidden))
+        refuse_fixed(self, outer, "first_order")
+        self._hidden = hidden
         super().__init__(
-            module, family, rule, inner_steps=inner_steps, meta_batch=meta_batch,
-            first_order=True, grad_clip=grad_clip, **outer,
+            module, family, meta_batch=meta_batch, first_order=True, grad_clip=grad_clip,
+            **outer,
         )  # fmt: skip
+
+    def _make_rule(
+        self, module: nn.Module, inner_lr: Any, inner_steps: int, seed: Any
+    ) -> LstmRule:
+        lr = positive("inner_lr", inner_lr, below=1)  # the value of a gate
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(seed))
+            return LstmRule(inner_steps, lr, positive_int("hidden", self._hidden))

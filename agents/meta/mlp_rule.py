@@ -1,4 +1,4 @@
-"""A small network as update rule, the same for every parameter."""
+"""The MLP rule as inner rule: a small MLP, shared by all parameters, makes the updates."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from optenv import rules
 from optenv.checks import positive, positive_int
 from optenv.rules.mlp import first_weights
 
-from .checks import refuse, sizes_of
 from .families.episodes import Family
-from .inner_rules import InnerRule, State
-from .learner import MetaLearner
+from .inner import InnerRule, State
+from .learner import InnerRuleLearner
+from .validation import sizes_of
 
 
-class NetworkRule(InnerRule):
-    """The rule ``network`` with learned weights, and a learned rate for each tensor.
+class MlpRule(InnerRule):
+    """The MLP rule with learned weights, and a learned rate for each parameter tensor.
 
-    See :func:`optenv.rules.network`. The network's outputs are 0 at first: the rule begins
-    as Adam.
+    See :func:`optenv.rules.network`. The outputs of the MLP are 0 at first, with which the
+    rule equals Adam.
 
     Args:
         sizes: number of elements of each parameter tensor.
-        lr: that all rates begin with.
-        hidden: units of the network's hidden layer.
-        seed: of its weights.
+        lr: initial value of all rates.
+        hidden: units of the hidden layer.
+        seed: seed of the initial weights.
     """
 
     def __init__(
@@ -53,16 +53,38 @@ class NetworkRule(InnerRule):
         return self.rule.update(params, grad, state, rates, weights=self.weights)
 
 
-class LearnedRule(MetaLearner):
-    """Initial parameters and a network that updates them.
+class LearnedRule(InnerRuleLearner):
+    r"""Initial parameters and an MLP rule that updates them.
+
+    Meta-learns initial parameters, the weights of the MLP rule, and a learning rate
+    :math:`\eta_j` for each parameter tensor. The inner update corrects Adam's direction
+    from its bias-corrected moments :math:`\hat m` and :math:`\hat v`,
+
+    .. math::
+
+        \theta \leftarrow \theta - \eta_j\,
+        \frac{e^{a} \hat m + b \sqrt{\hat v}}{\sqrt{\hat v} + \epsilon},
+
+    where :math:`a` and :math:`b` are the outputs of a small MLP for each parameter. Its
+    inputs are those common in learned optimizers (Metz et al., 2020).
 
     Args:
-        module, family: see :class:`~agents.meta.learner.MetaLearner`.
-        inner_lr: that the rule begins with.
-        inner_steps: of the inner loop while learning.
-        hidden: units of the network.
-        grad_clip: norm that the outer gradient is clipped to.
-        **outer: of :class:`~agents.meta.learner.MetaLearner`.
+        module, family: see :class:`~agents.meta.MetaLearner`.
+        inner_lr: initial value of all rates.
+        inner_steps: number of inner steps while learning.
+        hidden: units of the MLP's hidden layer.
+        grad_clip: maximal norm of the outer gradient; None for no clipping.
+        **outer: arguments of :class:`~agents.meta.MetaLearner`.
+
+    Raises:
+        ValueError, TypeError: an argument is not valid.
+
+    Example:
+        >>> from agents import meta
+        >>> from agents.meta.networks import perceptron
+        >>> learner = LearnedRule(perceptron(1, 8, 1), meta.Sinusoids(), hidden=4)
+        >>> learner.rule.weights.shape
+        torch.Size([42])
     """
 
     def __init__(
@@ -70,15 +92,15 @@ class LearnedRule(MetaLearner):
         module: nn.Module,
         family: Family,
         *,
-        inner_lr: float = 0.01,
-        inner_steps: int = 5,
         hidden: int = 16,
         grad_clip: float | None = 1.0,
         **outer: Any,
     ) -> None:
-        refuse(self, outer, "rule")
-        lr, units = positive("inner_lr", inner_lr), positive_int("hidden", hidden)
-        rule = NetworkRule(sizes_of(module), lr, units, int(outer.get("seed", 0)))
-        super().__init__(
-            module, family, rule, inner_steps=inner_steps, grad_clip=grad_clip, **outer
-        )
+        self._hidden = hidden
+        super().__init__(module, family, grad_clip=grad_clip, **outer)
+
+    def _make_rule(
+        self, module: nn.Module, inner_lr: Any, inner_steps: int, seed: Any
+    ) -> MlpRule:
+        lr, units = positive("inner_lr", inner_lr), positive_int("hidden", self._hidden)
+        return MlpRule(sizes_of(module), lr, units, int(seed))

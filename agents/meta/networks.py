@@ -8,18 +8,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+#: Smallest standard deviation that :class:`ProcessNetwork` predicts.
+MIN_DEVIATION = 0.01
+
 
 def convolutional(ways: int | None, filters: int = 32, side: int = 28) -> nn.Sequential:
-    """Four convolutions of stride 2, normalised by their batch, and a linear layer.
+    """Make a network of four convolutions of stride 2 with batch norm, and a linear layer.
 
-    As for Omniglot in Finn et al. (2017), with half their filters. Statistics are those of
-    the batch, in tests too: what is classified together is normalised together
-    (transductive).
+    It is that for Omniglot in Finn et al. (2017), with half the filters. Batch norm uses
+    the statistics of the batch, in tests too, so that predictions are transductive.
 
     Args:
-        ways: classes; None leaves the linear layer out, for an embedding.
-        filters: of each convolution.
-        side: pixels of a picture.
+        ways: number of classes; None leaves out the linear layer, for an embedding.
+        filters: channels of each convolution.
+        side: width and height of a picture in pixels.
+
+    Returns:
+        Module from pictures ``[n, 1, side, side]`` to logits ``[n, ways]`` or embeddings
+        ``[n, d]``.
     """
     layers: list[nn.Module] = []
     for i in range(4):
@@ -34,7 +40,12 @@ def convolutional(ways: int | None, filters: int = 32, side: int = 28) -> nn.Seq
 
 
 def perceptron(*sizes: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Linear layers of these sizes, inputs and outputs included, on flattened inputs."""
+    """Make a multilayer perceptron on flattened inputs.
+
+    Args:
+        *sizes: sizes of all layers, from the inputs to the outputs.
+        activation: class of the activations between linear layers.
+    """
     layers: list[nn.Module] = [nn.Flatten()]
     for fan_in, fan_out in pairwise(sizes):
         layers += [nn.Linear(fan_in, fan_out), activation()]
@@ -42,34 +53,49 @@ def perceptron(*sizes: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequent
 
 
 class ProcessNetwork(nn.Module):
-    """Encoder of examples, their mean, and a decoder that sees it beside each input.
+    """Network of a conditional neural process (Garnelo et al., 2018).
+
+    An encoder of each example of the support, the mean of their codes, and a decoder of the
+    mean and an input of the query.
 
     Args:
-        inputs: of an example.
-        outputs: of an example.
-        width: units of each hidden layer, and numbers that the support is summed up in.
+        inputs: dimension of an input.
+        outputs: dimension of a target.
+        width: units of each hidden layer, and dimension of a code.
+
+    Example:
+        >>> import torch
+        >>> network = ProcessNetwork(inputs=1, outputs=1, width=16)
+        >>> x, y, query = torch.rand(2, 5, 1), torch.rand(2, 5, 1), torch.rand(2, 9, 1)
+        >>> mean, deviation = network(x, y, query)
+        >>> mean.shape, deviation.shape
+        (torch.Size([2, 9, 1]), torch.Size([2, 9, 1]))
     """
 
     def __init__(self, inputs: int = 1, outputs: int = 1, width: int = 64) -> None:
         super().__init__()
-        self.encoder = _encoder(inputs + outputs, width, width)
-        self.decoder = _encoder(inputs + width, width, 2 * outputs)
+        self.encoder = _three_layers(inputs + outputs, width, width)
+        self.decoder = _three_layers(inputs + width, width, 2 * outputs)
 
     def forward(
-        self, known: Tensor, values: Tensor, asked: Tensor
+        self, inputs: Tensor, targets: Tensor, query: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Means and deviations ``[B, n, outputs]`` at ``asked [B, n, inputs]``.
+        """Predict a Gaussian for each input of the query.
 
         Args:
-            known, values: inputs and targets ``[B, k, ...]`` of the support.
-            asked: inputs of the query.
+            inputs: ``[B, k, inputs]`` of the support.
+            targets: ``[B, k, outputs]`` of the support.
+            query: ``[B, n, inputs]``.
+
+        Returns:
+            Means and standard deviations ``[B, n, outputs]``.
         """
-        summary = self.encoder(torch.cat([known, values], dim=-1)).mean(1, keepdim=True)
-        wide = summary.expand(-1, asked.shape[1], -1)
-        mean, spread = self.decoder(torch.cat([asked, wide], dim=-1)).chunk(2, dim=-1)
-        return mean, 0.01 + F.softplus(spread)
+        codes = self.encoder(torch.cat([inputs, targets], dim=-1))
+        code = codes.mean(1, keepdim=True).expand(-1, query.shape[1], -1)
+        mean, spread = self.decoder(torch.cat([query, code], dim=-1)).chunk(2, dim=-1)
+        return mean, MIN_DEVIATION + F.softplus(spread)
 
 
-def _encoder(inputs: int, width: int, outputs: int) -> nn.Sequential:
+def _three_layers(inputs: int, width: int, outputs: int) -> nn.Sequential:
     layers = [nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(width, outputs))

@@ -1,4 +1,4 @@
-"""The outer loop, which all learners of few-shot tasks have in common."""
+"""The outer loop, which all few-shot learners share: Adam on batches of tasks."""
 
 from __future__ import annotations
 
@@ -16,23 +16,28 @@ from optenv.checks import positive, positive_int
 
 from ..utils.arguments import refuse_unknown
 from ..utils.progress import progress_range
-from .checks import is_classification, loss_of
+from .checkpoint import (
+    constructor_arguments,
+    module_state,
+    read_checkpoint,
+    restore_module,
+)
 from .families.episodes import Episodes, Family
-from .files import arguments_of, described, read, restore
-from .samples import draw
+from .validation import is_classification, loss_of, sample_episodes
 
-#: Called after each outer step with the learner and the loss. What is false ends the
-#: learning, but for None.
+#: Function called after each outer step with the learner and the loss. A false return value
+#: other than None ends the learning.
 Callback = Callable[["Learner", float], object]
 
 
 class Evaluation(NamedTuple):
-    """How a learner does on tasks, after each of some numbers of steps.
+    """Results on a number of tasks, after given numbers of inner steps.
 
     Attributes:
-        steps: these numbers; 0 alone of a learner that makes none.
-        losses: ``[steps, tasks]`` on the queries.
-        accuracies: ``[steps, tasks]``, or None if the family's tasks are no classification.
+        steps: the numbers of inner steps; ``(0,)`` for a learner without an inner loop.
+        losses: ``[len(steps), tasks]`` on the queries.
+        accuracies: ``[len(steps), tasks]`` on the queries, or None if the tasks are not
+            classification.
     """
 
     steps: tuple[int, ...]
@@ -41,20 +46,27 @@ class Evaluation(NamedTuple):
 
 
 class Learner(ABC):
-    """Learns from one batch of tasks after the other, by Adam.
+    """Base class of few-shot learners: the outer loop, and files.
+
+    Each outer step samples ``meta_batch`` tasks and updates the learned parameters by Adam
+    on the mean loss of their queries. A step with a non-finite gradient is skipped.
+
+    A subclass implements ``_outer_loss(episodes)``. Its constructor begins with a module
+    and a family.
 
     Args:
-        family: the tasks to learn on.
-        parameters: what is learned.
-        meta_lr: learning rate of Adam.
+        family: tasks to learn on.
+        parameters: parameters to learn.
+        meta_lr: learning rate of the outer loop.
         meta_batch: tasks of an outer step.
-        grad_clip: norm that the outer gradient is clipped to; None leaves it.
-        seed: of the tasks.
+        grad_clip: maximal norm of the outer gradient; None for no clipping.
+        seed: seed of the tasks.
 
     Attributes:
-        parameters: what is learned.
-        iterations: outer steps made.
-        dropped: those of them whose gradient was not finite, and changed nothing.
+        parameters: the learned parameters.
+        iterations: number of outer steps so far.
+        dropped: number of them that were skipped, because of a non-finite gradient.
+        rng: generator of the tasks.
 
     Raises:
         ValueError, TypeError: an argument is not valid.
@@ -64,7 +76,8 @@ class Learner(ABC):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         learner = super().__new__(cls)
-        learner._given = args, kwargs  # those of the class itself, for save()
+        # The arguments of the outermost class, for `save`.
+        learner._given = args, kwargs
         return learner
 
     def __init__(
@@ -87,15 +100,16 @@ class Learner(ABC):
         self.iterations = self.dropped = 0
 
     def _network(self) -> nn.Module | None:
-        """The module that the learner holds, if it holds one: for files."""
+        """Return the learner's module, if it has one, for files."""
         return None
 
     def _make_optimizer(self, meta_lr: float) -> torch.optim.Optimizer:
+        """Return the optimizer of the outer loop."""
         return torch.optim.Adam(self.parameters, lr=meta_lr)
 
     @abstractmethod
     def _outer_loss(self, episodes: Episodes) -> Tensor:
-        """What is descended."""
+        """Return the differentiable scalar that the outer loop minimises."""
 
     def learn(
         self,
@@ -106,73 +120,84 @@ class Learner(ABC):
         """Make outer steps.
 
         Args:
-            total_iterations: how many, beside those already made.
-            callback: called after each outer step with the learner, which it may look at
-                and evaluate, and the loss of the step's tasks before it; learning ends if
-                it returns something false other than None.
-            progress_bar: show one.
+            total_iterations: number of steps, in addition to those already made.
+            callback: called after each outer step with the learner, which it may inspect
+                and evaluate, and the loss of the step's tasks before the step. Learning
+                ends if it returns a false value other than None.
+            progress_bar: show a progress bar.
+
+        Returns:
+            The learner itself.
 
         Raises:
-            ValueError, TypeError: ``total_iterations`` is not positive, or what the family
-                draws is not what :meth:`Family.sample` is to return.
+            ValueError, TypeError: ``total_iterations`` is not positive, or the family's
+                tasks are not valid, see :meth:`Family.sample`.
 
         Warns:
-            RuntimeWarning: gradients of some steps were not finite; see ``dropped``.
+            RuntimeWarning: steps were skipped because of non-finite gradients.
         """
         positive_int("total_iterations", total_iterations)
-        begun, dropped = self.iterations, self.dropped
+        first, dropped_before = self.iterations, self.dropped
         for done in progress_range(total_iterations, progress_bar):
-            episodes = draw(self.family, self.meta_batch, self.rng)
+            episodes = sample_episodes(self.family, self.meta_batch, self.rng)
             loss = self._outer_step(episodes, done / total_iterations)
             self.iterations += 1
-            answer = None if callback is None else callback(self, loss)
-            if answer is not None and not answer:
+            proceed = None if callback is None else callback(self, loss)
+            if proceed is not None and not proceed:
                 break
-        if self.dropped > dropped:
+        if self.dropped > dropped_before:
             warnings.warn(
-                f"{self.dropped - dropped} of {self.iterations - begun} outer steps were "
-                "dropped, because their gradients were not finite",
+                f"{self.dropped - dropped_before} of {self.iterations - first} outer steps "
+                "were dropped, because their gradients were not finite",
                 RuntimeWarning,
                 stacklevel=2,
             )
         return self
 
     def _outer_step(self, episodes: Episodes, progress: float) -> float:
-        """One step on these tasks; its loss, before it.
+        """Make one outer step.
 
         Args:
-            episodes: the tasks.
-            progress: from 0 to 1, within this call of :meth:`learn`.
+            episodes: tasks of the step.
+            progress: position within this call of :meth:`learn`, from 0 to 1.
+
+        Returns:
+            Loss of the tasks before the step.
         """
+        # 1. The outer gradient.
         self.optimizer.zero_grad()
         loss = self._outer_loss(episodes)
         loss.backward()
         grads = [p.grad for p in self.parameters if p.grad is not None]
+        # 2. Skip a non-finite gradient, clip a large one.
         norm = nn.utils.get_total_norm(grads)
         if not norm.isfinite():
             self.dropped += 1
             return loss.item()
         if self.grad_clip is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self.grad_clip, norm)
+        # 3. The update.
         self.optimizer.step()
         return loss.item()
 
     def save(self, path: str | Path) -> None:
-        """Write the learner to a file, from which learning can go on.
+        """Write the learner to a file, from which learning can be resumed.
 
-        Module and family are not in it; :meth:`load` is to be given them. What is frozen
-        in the module, and its buffers, are. Folders that there are not are made.
+        The file holds the constructor's arguments, the learned parameters, the state of the
+        outer optimizer and of the generator, and the frozen parameters and buffers of the
+        module. Module and family are not part of it; :meth:`load` takes them. Missing
+        folders are created.
 
         Raises:
-            TypeError: an argument that the learner was made with cannot be read back, for
-                it is neither number, string nor tensor, nor made up of them.
+            TypeError: a constructor's argument is not a number, string or tensor, nor a
+                list, tuple or dict of them.
         """
         args, kwargs = self._given
         module = self._network()
         state = {
             "learner": type(self).__name__,
-            "arguments": arguments_of(type(self).__init__, args, kwargs),
-            "module": None if module is None else described(module),
+            "arguments": constructor_arguments(type(self).__init__, args, kwargs),
+            "module": None if module is None else module_state(module),
             "parameters": [p.detach() for p in self.parameters],
             "optimizer": self.optimizer.state_dict(),
             "counts": (self.iterations, self.dropped),
@@ -183,61 +208,64 @@ class Learner(ABC):
 
     @classmethod
     def load(cls, path: str | Path, module: nn.Module, family: Family) -> Self:
-        """Learner of this class from a file.
+        """Load a learner of this class from a file.
 
         Args:
-            path: that :meth:`save` has written.
-            module: with parameters and buffers of the same names and shapes; their values
-                are those of the file.
-            family: to learn on.
+            path: file written by :meth:`save`.
+            module: module with parameters and buffers of the same names and shapes; their
+                values are taken from the file.
+            family: tasks to learn on.
 
         Raises:
-            ValueError: the file is no learner's or of another class, or of a module with
-                other names or shapes.
+            ValueError: the file is not a learner's, or is of another class, or of a module
+                with other names or shapes.
             OSError: it cannot be read.
         """
-        state = read(path)
+        state = read_checkpoint(path)
         if state["learner"] != cls.__name__:
             raise ValueError(
                 f"{str(path)!r} holds a {state['learner']}, not a {cls.__name__}"
             )
-        make: Any = cls  # a class that can be called begins with module and family
+        # 1. A new learner with the same arguments.
+        make: Any = cls  # constructors of concrete classes begin with module and family
         learner: Self = make(module, family, **state["arguments"])
-        held = learner._network()
-        theirs, ours = (
-            [tuple(p.shape) for p in each]
-            for each in (state["parameters"], learner.parameters)
+        # 2. Its module and parameters.
+        saved, ours = (
+            [tuple(p.shape) for p in parameters]
+            for parameters in (state["parameters"], learner.parameters)
         )
+        network = learner._network()
         with torch.no_grad():
-            if held is not None:
-                restore(held, state["module"], path)
-            if theirs != ours:
+            if network is not None:
+                restore_module(network, state["module"], path)
+            if saved != ours:
                 raise ValueError(
-                    f"{str(path)!r} is of a learner with parameters of shapes {theirs}, "
+                    f"{str(path)!r} is of a learner with parameters of shapes {saved}, "
                     f"got one with {ours}"
                 )
             for parameter, value in zip(
                 learner.parameters, state["parameters"], strict=True
             ):
                 parameter.copy_(value)
+        # 3. The outer loop.
         learner.optimizer.load_state_dict(state["optimizer"])
         learner.iterations, learner.dropped = state["counts"]
         learner.rng.bit_generator.state = state["rng"]
         return learner
 
 
-def judged(
+def task_scores(
     family: Family, outputs: Tensor, losses: Tensor, targets: Tensor
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Losses ``[B]``, and accuracies ``[B]`` of classifiers.
+    """Return losses ``[B]`` and, for classification, accuracies ``[B]`` as arrays.
 
     Args:
-        family: of the tasks.
+        family: family of the tasks.
         outputs: ``[B, n, ...]``.
         losses: ``[B]``.
         targets: ``[B, n, ...]``.
     """
-    right = None
+    accuracies = None
     if is_classification(loss_of(family)):
-        right = (outputs.argmax(-1) == targets).float().mean(1).numpy()
-    return losses.numpy(), right
+        accuracies = (outputs.argmax(-1) == targets).float().mean(1).numpy()
+    return losses.numpy(), accuracies

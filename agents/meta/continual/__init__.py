@@ -1,1 +1,1 @@
-"""Continual learners, and the streams that they learn from."""
+"""Continual learners, and the streams of tasks that they learn from."""

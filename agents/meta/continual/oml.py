@@ -1,4 +1,4 @@
-"""Representations that can be learned on from a stream without interference."""
+"""OML: meta-learn a representation on which a stream can be learned without forgetting."""
 
 from __future__ import annotations
 
@@ -13,32 +13,37 @@ from torch import nn
 from optenv.checks import positive_int
 from optenv.tasks.stacked import LossFunction
 
-from ..checks import loss_of, refuse
 from ..families.episodes import Episodes, Examples, Family
 from ..maml import MAML
-from .checks import one_stream
+from ..validation import loss_of, refuse_fixed
 from .online import OnlineSGD
-from .streams import StreamFamily
+from .streams import StreamFamily, check_stream
 
 
 @dataclass(frozen=True)
 class Streams(Family):
-    """Whole streams as tasks: the support in the order in which it comes.
+    """Whole streams as few-shot tasks, with the support in the order of the stream.
 
-    Queries are the tests of all tasks of a stream, so that what is forgotten counts: of a
-    stream of ``T`` tasks with ``n`` examples and ``m`` tests each, the support is ``[T n,
-    ...]`` and the query ``[T m, ...]``.
+    A stream of ``T`` tasks with ``n`` examples and ``m`` tests each is one task, with the
+    support ``[B, T n, ...]`` and the query ``[B, T m, ...]``. The query has the tests of
+    all ``T`` tasks, so that forgetting counts.
 
     Attributes:
-        stream: source of streams: a
-            :class:`~agents.meta.continual.streams.DigitStream` (with ``split="train"``, if
-            what is learned will be tested on others), a
-            :class:`~agents.meta.continual.streams.SineStream`, or one's own with an
-            attribute ``loss`` and a method ``sample(rng)`` that returns a
-            :class:`~agents.meta.continual.streams.Stream`.
+        stream: family of streams: a :class:`~agents.meta.DigitStream` (with
+            ``split="train"``, if the learner will be tested on others), a
+            :class:`~agents.meta.SineStream`, or your own with an attribute ``loss`` and a
+            method ``sample(rng)`` that returns a :class:`~agents.meta.Stream`.
 
     Raises:
-        TypeError: ``stream`` has no ``loss`` or ``sample``, or what it draws is no stream.
+        TypeError: ``stream`` has no ``loss`` or ``sample``, or does not return streams.
+
+    Example:
+        >>> import numpy as np
+        >>> from agents import meta
+        >>> family = Streams(meta.SineStream(tasks=3, examples=8, tests=5))
+        >>> support, query = family.sample(2, np.random.default_rng(0))
+        >>> support.inputs.shape, query.targets.shape
+        (torch.Size([2, 24, 4]), torch.Size([2, 15, 1]))
     """
 
     stream: StreamFamily
@@ -55,36 +60,48 @@ class Streams(Family):
 
     @property
     def loss(self) -> str | LossFunction:  # type: ignore[override]
+        """Loss of the family of streams."""
         return self.stream.loss
 
     def sample(self, count: int, rng: np.random.Generator) -> Episodes:
-        drawn = [one_stream(self.stream.sample(rng)) for _ in range(count)]
-        parts = [torch.stack(part).flatten(1, 2) for part in zip(*drawn, strict=True)]
+        streams = [check_stream(self.stream.sample(rng)) for _ in range(count)]
+        parts = [torch.stack(part).flatten(1, 2) for part in zip(*streams, strict=True)]
         return Episodes(Examples(*parts[:2]), Examples(*parts[2:]))
 
 
 class OML(MAML):
-    """Online-aware meta-learning (Javed & White, 2019).
+    r"""Online-aware meta-learning (Javed & White, 2019).
 
-    The inner loop learns a stream, a few examples at a time, by gradient descent on some of
-    the parameters; the outer loop learns the others, and where these begin, so that what
-    was learned of all tasks is still known at the end.
+    Meta-learns a representation, and the initial parameters of the layers above it. The
+    inner loop learns a whole stream, a mini-batch :math:`k` at a time, by
+    :math:`\theta_{k+1} = \theta_k - \alpha \nabla L_k(\theta_k)` on some of the parameters;
+    the outer loop minimises the loss on the tests of all tasks of the stream at the end.
 
     Args:
-        module: the network.
-        family: :class:`Streams`, all of one length.
-        adapts: names of the parameters that learn from a stream, or of modules that hold
-            them, such as ``"2"`` or ``"head"``.
-        inner_lr: learning rate of the inner loop.
+        module: network.
+        family: :class:`~agents.meta.Streams`, all of one length.
+        adapts: names of the parameters that learn from a stream, or of modules with such
+            parameters, such as ``"2"`` or ``"head"``.
+        inner_lr: inner learning rate :math:`\alpha`.
         inner_batch: examples of an inner step.
         meta_lr: learning rate of the outer loop.
         meta_batch: streams of an outer step.
-        **outer: of :class:`~agents.meta.maml.MAML`.
+        **outer: arguments of :class:`~agents.meta.MAML`, except ``inner_steps``, which
+            follows from the length of a stream.
 
     Raises:
-        TypeError: ``family`` is not :class:`Streams`.
-        ValueError: no parameter or module is called as ``adapts`` says, or the module does
-            not fit the streams.
+        TypeError: ``family`` is not of type :class:`~agents.meta.Streams`.
+        ValueError: ``adapts`` names no parameter or module, or the module does not fit the
+            streams.
+
+    Example:
+        >>> from agents import meta
+        >>> from agents.meta.networks import perceptron
+        >>> family = meta.Streams(meta.SineStream(tasks=3, examples=8, tests=5))
+        >>> learner = OML(perceptron(4, 8, 1), family, adapts="3", inner_batch=4).learn(2)
+        >>> learner.inner_steps
+        6
+        >>> online = learner.online()  # learns one stream
     """
 
     def __init__(
@@ -107,22 +124,22 @@ class OML(MAML):
             )
         length = family.sample(1, np.random.default_rng(0)).support.inputs.shape[1]
         steps = -(-length // self.inner_batch)
-        refuse(self, outer, "inner_steps")
+        refuse_fixed(self, outer, "inner_steps")
         super().__init__(
             module, family, adapts=adapts, inner_lr=inner_lr, inner_steps=steps,
             meta_lr=meta_lr, meta_batch=meta_batch, **outer,
         )  # fmt: skip
-        self.rule.max_steps = steps  # after which nothing of the stream is left
+        # After these steps, the stream is over.
+        self.rule.max_steps = steps
 
     def _batch(self, support: Examples, step: int) -> Examples:
         rows = slice(step * self.inner_batch, (step + 1) * self.inner_batch)
         return Examples(*(part[:, rows] for part in support))
 
     def online(self) -> OnlineSGD:
-        """A new learner of one stream, which begins with what was learned here.
+        """Return a new learner of one stream, which begins with the learned parameters.
 
-        Its learning rate is ``inner_lr``; of the parameters, those that ``adapts`` names
-        learn.
+        Its learning rate is ``inner_lr``; the parameters that ``adapts`` names learn.
         """
         learner = OnlineSGD(
             self.network.template, loss_of(self.family), lr=self.lr, mask=self.mask

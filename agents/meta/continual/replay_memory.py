@@ -1,4 +1,4 @@
-"""A sample of a stream, to learn from again."""
+"""Replay memory: a uniform random sample of the stream so far."""
 
 from __future__ import annotations
 
@@ -9,42 +9,46 @@ from torch import Tensor
 from optenv.checks import positive_int
 
 
-class Memory:
-    """A sample of the stream so far, each example as likely (reservoir sampling).
+class ReplayMemory:
+    """Reservoir of examples, in which each example of the stream is with equal probability.
 
     Args:
-        size: examples kept.
-        rng: draws.
+        size: maximal number of stored examples.
+        rng: generator of the sampling.
+
+    Attributes:
+        examples: stored pairs of input and target.
+        count: number of examples of the stream so far.
     """
 
     def __init__(self, size: int, rng: np.random.Generator) -> None:
         self.size, self.rng = positive_int("size", size), rng
-        self.kept: list[tuple[Tensor, Tensor]] = []
-        self.seen = 0
+        self.examples: list[tuple[Tensor, Tensor]] = []
+        self.count = 0
 
     def add(self, inputs: Tensor, targets: Tensor) -> None:
-        """See a batch ``[n, ...]``."""
+        """Add a batch ``[n, ...]`` by reservoir sampling."""
         for example in zip(inputs, targets, strict=True):
-            self.seen += 1
-            if len(self.kept) < self.size:
-                self.kept.append(example)
+            self.count += 1
+            if len(self.examples) < self.size:
+                self.examples.append(example)
             else:
-                place = int(self.rng.integers(self.seen))
-                if place < self.size:
-                    self.kept[place] = example
+                slot = int(self.rng.integers(self.count))
+                if slot < self.size:
+                    self.examples[slot] = example
 
-    def draw(self, count: int) -> tuple[Tensor, Tensor] | None:
-        """At most ``count`` of what is kept, each once; None if that is nothing."""
-        count = min(count, len(self.kept))
+    def sample(self, count: int) -> tuple[Tensor, Tensor] | None:
+        """Return at most ``count`` different stored examples, or None if there are none."""
+        count = min(count, len(self.examples))
         if count < 1:
             return None
-        rows = self.rng.choice(len(self.kept), count, replace=False)
-        inputs, targets = zip(*(self.kept[row] for row in rows), strict=True)
+        rows = self.rng.choice(len(self.examples), count, replace=False)
+        inputs, targets = zip(*(self.examples[row] for row in rows), strict=True)
         return torch.stack(inputs), torch.stack(targets)
 
-    def joined(self, inputs: Tensor, targets: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """A batch together with ``count`` of what is kept."""
-        drawn = self.draw(count)
-        if drawn is None:
+    def join(self, inputs: Tensor, targets: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Return a batch ``[n, ...]`` followed by at most ``count`` stored examples."""
+        replayed = self.sample(count)
+        if replayed is None:
             return inputs, targets
-        return torch.cat([inputs, drawn[0]]), torch.cat([targets, drawn[1]])
+        return torch.cat([inputs, replayed[0]]), torch.cat([targets, replayed[1]])

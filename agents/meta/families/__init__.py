@@ -1,1 +1,1 @@
-"""Families of few-shot tasks and the data that they draw from."""
+"""Families of few-shot tasks, and the data that they sample from."""

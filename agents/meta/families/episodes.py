@@ -1,4 +1,4 @@
-"""Few-shot tasks: some examples to adapt to, others to be judged on."""
+"""Few-shot tasks: examples to adapt to, and further examples to be evaluated on."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ from optenv.tasks.stacked import LossFunction
 
 
 class Examples(NamedTuple):
-    """Inputs and targets of ``B`` tasks, ``[B, n, ...]`` each."""
+    """Labelled examples of ``B`` tasks.
+
+    Attributes:
+        inputs: ``[B, n, ...]``.
+        targets: ``[B, n, ...]``.
+    """
 
     inputs: Tensor
     targets: Tensor
 
 
 class Episodes(NamedTuple):
-    """``B`` tasks.
+    """A batch of ``B`` tasks.
 
     Attributes:
-        support: what a learner adapts to.
-        query: what it is judged on afterwards.
+        support: examples that a learner adapts to.
+        query: examples that it is evaluated on after adaptation.
     """
 
     support: Examples
@@ -31,26 +36,49 @@ class Episodes(NamedTuple):
 
 
 class Family(ABC):
-    """Where few-shot tasks come from.
+    """Distribution of few-shot tasks.
 
-    Inputs, and targets of a regression, are floats of the type of the module's parameters
-    (float32, if it is made as usual); targets of the cross entropy are numbers of classes,
-    int64 from 0 on.
+    Inputs are floats of the dtype of the module's parameters (usually float32), and so are
+    the targets of a regression. Targets of the cross entropy are class indices, int64 from
+    0 on.
 
     Attributes:
         loss: ``"cross_entropy"``, ``"mse"``, ``"l1"`` or ``"bce_with_logits"``
             (:data:`optenv.tasks.stacked.LOSSES`), or a function of outputs and targets
             ``[n, ...]`` of one task that returns their mean; in the body of a class, a
             static method. With the cross entropy, by name or as torch's function,
-            evaluations have accuracies; with all else, these are None. Outputs and targets
-            of the other three have the same shape.
+            evaluations have accuracies; with any other loss, these are None. For the other
+            three names, outputs and targets have the same shape.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> class Lines(Family):
+        ...     loss = "mse"
+        ...
+        ...     def sample(self, count, rng):
+        ...         slopes = rng.normal(size=(count, 1, 1)).astype(np.float32)
+        ...
+        ...         def examples(n):
+        ...             inputs = rng.random((count, n, 1), dtype=np.float32)
+        ...             targets = slopes * inputs
+        ...             return Examples(torch.from_numpy(inputs), torch.from_numpy(targets))
+        ...
+        ...         return Episodes(support=examples(5), query=examples(10))
+        >>> Lines().sample(3, np.random.default_rng(0)).query.targets.shape
+        torch.Size([3, 10, 1])
     """
 
     loss: str | LossFunction
 
     @abstractmethod
     def sample(self, count: int, rng: np.random.Generator) -> Episodes:
-        """Draw ``count`` tasks, whose tensors are ``[count, n, ...]``, ``n`` at least 1.
+        """Sample tasks.
 
-        Inputs and targets have the same ``n``; support and query may differ in it.
+        Args:
+            count: number of tasks ``B``.
+            rng: source of all randomness, so that a seed repeats the tasks.
+
+        Returns:
+            Support and query with inputs and targets ``[B, n, ...]``; ``n`` is at least 1,
+            the same for inputs and targets, and may differ between support and query.
         """

@@ -1,4 +1,4 @@
-"""Classification among N classes of which K examples each are known."""
+"""N-way K-shot classification of pictures."""
 
 from __future__ import annotations
 
@@ -16,51 +16,55 @@ from .episodes import Episodes, Examples, Family
 
 
 class Classes(NamedTuple):
-    """Pictures by class.
+    """Pictures sorted by class.
 
     Attributes:
-        pictures: ``[C, n, side, side]`` float32.
-        groups: name of each class's group: its alphabet, or its font.
+        pictures: ``[C, n, side, side]`` float32: ``n`` pictures of each of ``C`` classes.
+        groups: group of each class, such as its alphabet or its font.
     """
 
     pictures: np.ndarray
     groups: tuple[str, ...]
 
     def within(self, groups: str | Sequence[str]) -> Classes:
-        """The classes of these groups, or of the one that a string is.
+        """Return the classes of some groups.
+
+        Args:
+            groups: names of groups, or one name.
 
         Raises:
-            ValueError: there is no such group.
+            ValueError: a group does not exist.
         """
         groups = (groups,) if isinstance(groups, str) else tuple(groups)
         for group in groups:
             if group not in self.groups:
                 valid = ", ".join(sorted(set(self.groups)))
                 raise ValueError(f"unknown group {group!r}; valid groups: {valid}")
-        return self._chosen([group in groups for group in self.groups])
+        return self._select([group in groups for group in self.groups])
 
     def unlike(self, others: Classes, most: float) -> Classes:
-        """The classes whose mean picture is not nearly that of one of the others.
+        """Return the classes whose mean picture differs from those of all other classes.
 
         Args:
-            others: with pictures of the same size.
-            most: highest cosine of two mean pictures, brightness taken out, to be kept.
+            others: classes with pictures of the same size.
+            most: highest cosine similarity of two centred mean pictures with which a class
+                is kept.
         """
-        mine, theirs = (_directions(c.pictures) for c in (self, others))
-        return self._chosen((mine @ theirs.T).max(1) <= most)
+        ours, theirs = (_mean_directions(c.pictures) for c in (self, others))
+        return self._select((ours @ theirs.T).max(1) <= most)
 
     def turned(self) -> Classes:
-        """Four classes of each: upright, and turned by 90, 180 and 270 degrees."""
+        """Return four classes for each: upright, and rotated by 90, 180 and 270 degrees."""
         turns = [np.rot90(self.pictures, turn, (2, 3)) for turn in range(4)]
         return Classes(np.concatenate(turns), self.groups * 4)
 
-    def _chosen(self, mask: Sequence[bool] | np.ndarray) -> Classes:
+    def _select(self, mask: Sequence[bool] | np.ndarray) -> Classes:
         rows = np.flatnonzero(mask)
         return Classes(self.pictures[rows], tuple(self.groups[row] for row in rows))
 
 
-def _directions(pictures: np.ndarray) -> np.ndarray:
-    """Mean picture of each class as a vector of length 1, ``[C, side * side]``."""
+def _mean_directions(pictures: np.ndarray) -> np.ndarray:
+    """Return each class's centred mean picture as a unit vector, ``[C, side * side]``."""
     mean = pictures.mean(1).reshape(len(pictures), -1)
     mean = mean - mean.mean(1, keepdims=True)
     return mean / np.linalg.norm(mean, axis=1, keepdims=True).clip(1e-12)
@@ -68,19 +72,29 @@ def _directions(pictures: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class FewShot(Family):
-    """Tasks to tell ``ways`` classes apart, drawn anew and numbered at random.
+    """N-way K-shot tasks: tell ``ways`` randomly sampled and numbered classes apart.
 
-    Inputs are ``[n, 1, side, side]``, class by class, targets ``[n]`` int64.
+    Tasks have inputs ``[B, ways * shots, 1, side, side]`` in the support and ``[B, ways *
+    queries, 1, side, side]`` in the query, class by class, and int64 targets ``[B, ways *
+    shots]`` and ``[B, ways * queries]``. The loss is the cross entropy. No picture is in
+    both support and query.
 
     Attributes:
-        classes: to draw from, or a function that makes them, called once.
-        ways: classes of a task.
-        shots: examples of each in the support.
-        queries: further examples of each in the query.
+        classes: classes to sample from, or a function that returns them, called once.
+        ways: classes of a task, N.
+        shots: examples of each class in the support, K.
+        queries: further examples of each class in the query.
 
     Raises:
-        TypeError: ``classes`` are none.
-        ValueError: a number is not positive, or there are fewer classes or pictures.
+        TypeError: ``classes`` is not of type :class:`Classes`.
+        ValueError: a number is not positive, or there are too few classes or pictures.
+
+    Example:
+        >>> import numpy as np
+        >>> from agents import meta
+        >>> family = meta.FewShot(meta.digits(range(6)), ways=4, shots=5)
+        >>> family.sample(2, np.random.default_rng(0)).support.inputs.shape
+        torch.Size([2, 20, 1, 8, 8])
     """
 
     classes: Classes | Callable[[], Classes] = field(repr=False)
@@ -104,28 +118,33 @@ class FewShot(Family):
                 "pictures must be [classes, n, side, side], got "
                 f"{list(classes.pictures.shape)}"
             )
-        count, each = classes.pictures.shape[:2]
-        if self.ways > count:
-            raise ValueError(f"ways must be at most {count}, the classes, got {self.ways}")
-        if self.shots + self.queries > each:
+        class_count, per_class = classes.pictures.shape[:2]
+        if self.ways > class_count:
             raise ValueError(
-                f"shots and queries must be at most {each} together, the pictures of a "
-                f"class, got {self.shots} and {self.queries}"
+                f"ways must be at most {class_count}, the classes, got {self.ways}"
+            )
+        if self.shots + self.queries > per_class:
+            raise ValueError(
+                f"shots and queries must be at most {per_class} together, the pictures of "
+                f"a class, got {self.shots} and {self.queries}"
             )
         object.__setattr__(self, "_pictures", torch.from_numpy(classes.pictures.copy()))
 
     def sample(self, count: int, rng: np.random.Generator) -> Episodes:
-        total, each = self._pictures.shape[:2]
-        chosen = rng.random((count, total)).argpartition(self.ways - 1)[:, : self.ways]
-        chosen = rng.permuted(chosen, axis=1)
-        wanted = self.shots + self.queries
-        order = rng.random((count, self.ways, each)).argsort(2)[..., :wanted]
-        rows = torch.from_numpy(chosen[..., None] * each + order)
-        pictures = self._pictures.flatten(0, 1)
+        # 1. The classes of each task, in random order: [B, ways].
+        class_count, per_class = self._pictures.shape[:2]
+        chosen = rng.random((count, class_count)).argpartition(self.ways - 1)
+        chosen = rng.permuted(chosen[:, : self.ways], axis=1)
+        # 2. Pictures of each class without repetition: [B, ways, shots + queries].
+        needed = self.shots + self.queries
+        order = rng.random((count, self.ways, per_class)).argsort(2)[..., :needed]
+        rows = torch.from_numpy(chosen[..., None] * per_class + order)
+        # 3. Support and query.
         parts = rows.split([self.shots, self.queries], dim=2)
-        return Episodes(*(self._examples(pictures, part) for part in parts))
+        return Episodes(*(self._examples(part) for part in parts))
 
-    def _examples(self, pictures: Tensor, rows: Tensor) -> Examples:
-        taken = pictures[rows.flatten(1)].unsqueeze(2)
+    def _examples(self, rows: Tensor) -> Examples:
+        """Return the pictures with row numbers ``[B, ways, n]``, labelled by their way."""
+        inputs = self._pictures.flatten(0, 1)[rows.flatten(1)].unsqueeze(2)
         labels = torch.arange(self.ways).repeat_interleave(rows.shape[2])
-        return Examples(taken, labels.expand(len(rows), -1).contiguous())
+        return Examples(inputs, labels.expand(len(rows), -1).contiguous())

@@ -1,4 +1,4 @@
-"""Handwritten characters of many alphabets (Lake et al., 2015), from the user's disk."""
+"""Omniglot: handwritten characters of many alphabets, from the user's disk."""
 
 from __future__ import annotations
 
@@ -14,19 +14,24 @@ from .few_shot import Classes
 
 
 def omniglot(paths: str | Path | Sequence[str | Path], side: int = 28) -> Classes:
-    """The characters of archives or folders ``alphabet/character/drawing.png``.
+    """Load the characters of Omniglot (Lake et al., 2015).
 
-    An alphabet that is in several of them is taken from the first. Ink is 1, paper is 0.
+    Files are ``alphabet/character/drawing.png``. An alphabet that several paths contain is
+    taken from the first of them.
 
     Args:
-        paths: zip archives as published (``images_background.zip``), or folders of what
-            is in them; or one of either.
-        side: pixels that pictures are reduced to.
+        paths: zip archives as published (``images_background.zip``), or folders with their
+            content; or one of either.
+        side: width and height in pixels to which pictures are reduced.
+
+    Returns:
+        Classes with pictures ``[C, n, side, side]``, ink 1 and paper 0, each in the group
+        of its alphabet.
 
     Raises:
-        ValueError: there are no paths; one holds no drawings, or is a file but no zip
-            archive; a character has fewer drawings than others.
-        OSError: a path, or a picture, cannot be read.
+        ValueError: there are no paths; a path has no drawings, or is a file but not a zip
+            archive; characters have different numbers of drawings.
+        OSError: a path or a picture cannot be read.
     """
     from PIL import Image
 
@@ -34,38 +39,40 @@ def omniglot(paths: str | Path | Sequence[str | Path], side: int = 28) -> Classe
         paths = [paths]
     if not len(paths):
         raise ValueError(f"paths must be archives or folders, at least one, got {paths!r}")
-    drawn: dict[tuple[str, str], list[np.ndarray]] = {}
+    # 1. Drawings by alphabet and character; the first path with an alphabet provides it.
+    drawings: dict[tuple[str, str], list[np.ndarray]] = {}
     for path in paths:
-        found: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
-        for name, data in _drawings(Path(path)):
+        loaded: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
+        for name, data in _read_drawings(Path(path)):
             alphabet, character = name.parts[-3:-1]
             picture = Image.open(io.BytesIO(data)).convert("L")
             small = picture.resize((side, side), Image.Resampling.BOX)
-            found[alphabet, character].append(1 - np.asarray(small, np.float32) / 255)
-        if not found:
-            archives = sorted(each.name for each in Path(path).glob("*.zip"))
+            loaded[alphabet, character].append(1 - np.asarray(small, np.float32) / 255)
+        if not loaded:
+            archives = sorted(file.name for file in Path(path).glob("*.zip"))
             hint = f"; give its archives themselves: {', '.join(archives)}"
             raise ValueError(
                 f"{str(path)!r} holds no drawings alphabet/character/drawing.png"
                 f"{hint if archives else ''}"
             )
-        known = {alphabet for alphabet, _ in drawn}
-        drawn |= {key: value for key, value in found.items() if key[0] not in known}
-    counts = {len(pictures) for pictures in drawn.values()}
+        known = {alphabet for alphabet, _ in drawings}
+        drawings |= {key: value for key, value in loaded.items() if key[0] not in known}
+    # 2. One array, which needs as many drawings of each character.
+    counts = {len(pictures) for pictures in drawings.values()}
     if len(counts) > 1:
         raise ValueError(
             f"characters must have equally many drawings, got {sorted(counts)}"
         )
-    keys = sorted(drawn)
-    pictures = np.stack([np.stack(drawn[key]) for key in keys])
+    keys = sorted(drawings)
+    pictures = np.stack([np.stack(drawings[key]) for key in keys])
     return Classes(pictures, tuple(alphabet for alphabet, _ in keys))
 
 
-def _drawings(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Name and content of each drawing, in order.
+def _read_drawings(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """Yield name and content of each PNG file of a folder or an archive, in order.
 
     Raises:
-        ValueError: it is neither a folder nor an archive.
+        ValueError: the path is neither a folder nor a zip archive.
         OSError: it cannot be read.
     """
     if path.is_dir():

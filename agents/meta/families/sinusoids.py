@@ -1,4 +1,4 @@
-"""Sine waves to regress, in the three variants of the literature."""
+"""Regression of sine waves, in three variants of the literature."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from optenv.checks import positive_int
 
 from .episodes import Episodes, Examples, Family
 
-#: Inputs lie in [-REACH, REACH].
-REACH = 5.0
+#: Inputs lie in [-MAX_INPUT, MAX_INPUT].
+MAX_INPUT = 5.0
+
+#: Range of the amplitude in all variants.
+AMPLITUDE = (0.1, 5.0)
 
 
 class Variant(NamedTuple):
-    """Ranges that a wave's constants are drawn from uniformly, and where it is judged.
+    """Ranges of the uniformly sampled constants of a wave, and its grids of inputs.
 
     Attributes:
-        phase: of the phase; the amplitude's is (0.1, 5) in all variants.
-        frequency: of the frequency.
-        support_grid: how many evenly spaced inputs there are to draw the support from,
-            without repetition; None draws them uniformly.
-        query_grid: how many evenly spaced inputs are judged on, all of them; None draws as
-            many as are asked for, uniformly.
+        phase: range of the phase.
+        frequency: range of the frequency.
+        support_grid: number of evenly spaced inputs from which the support is sampled
+            without repetition; None samples inputs uniformly.
+        query_grid: number of evenly spaced inputs that make up the query; None samples as
+            many as the family's ``queries``, uniformly.
     """
 
     phase: tuple[float, float]
@@ -37,7 +40,7 @@ class Variant(NamedTuple):
 
 
 #: ``maml``: Finn et al. (2017); ``meta-sgd``: Li et al. (2017); ``reptile``: Nichol et al.
-#: (2018), whose inputs are 50 points. Numbers of one are not comparable with another's.
+#: (2018), whose inputs are 50 points. Errors of one are not comparable with another's.
 VARIANTS: dict[str, Variant] = {
     "maml": Variant((0.0, math.pi)),
     "meta-sgd": Variant((0.0, math.pi), (0.8, 1.2), query_grid=100),
@@ -47,12 +50,36 @@ VARIANTS: dict[str, Variant] = {
 
 @dataclass(frozen=True)
 class Sinusoids(Family):
-    """Waves ``a sin(f x + b)``, targets ``[n, 1]`` without noise, judged by squared error.
+    r"""Noise-free sine waves :math:`y = a \sin(f x + b)`, with the mean squared error.
+
+    Tasks have float32 inputs and targets ``[B, shots, 1]`` in the support and ``[B,
+    queries, 1]`` in the query. Inputs are in [-5, 5] and amplitudes in [0.1, 5].
+
+    ========== ============= ============= ================ ====================
+    variant    phase         frequency     support          query
+    ========== ============= ============= ================ ====================
+    maml       [0, pi]       1             uniform          uniform
+    meta-sgd   [0, pi]       [0.8, 1.2]    uniform          100 points of a grid
+    reptile    [0, 2 pi]     1             of a grid of 50  50 points of a grid
+    ========== ============= ============= ================ ====================
+
+    The variants are those of Finn et al. (2017), Li et al. (2017) and Nichol et al. (2018);
+    errors of one are not comparable with another's.
 
     Attributes:
-        shots: examples of the support.
-        queries: examples of the query, where the variant has no grid of them.
-        variant: a key of :data:`VARIANTS`.
+        shots: examples in the support.
+        queries: examples in the query, unless the variant has a grid of them.
+        variant: ``"maml"``, ``"meta-sgd"`` or ``"reptile"``.
+
+    Raises:
+        ValueError: the variant is unknown, a number is not positive, or ``shots`` exceeds
+            the grid of the support.
+
+    Example:
+        >>> import numpy as np
+        >>> support, query = Sinusoids(shots=5).sample(3, np.random.default_rng(0))
+        >>> support.inputs.shape, query.targets.shape
+        (torch.Size([3, 5, 1]), torch.Size([3, 10, 1]))
     """
 
     shots: int = 10
@@ -67,36 +94,41 @@ class Sinusoids(Family):
             )
         positive_int("shots", self.shots)
         positive_int("queries", self.queries)
-        most = VARIANTS[self.variant].support_grid
-        if most is not None and self.shots > most:
+        grid_size = VARIANTS[self.variant].support_grid
+        if grid_size is not None and self.shots > grid_size:
             raise ValueError(
-                f"shots must be at most {most} of variant {self.variant!r}, "
+                f"shots must be at most {grid_size} of variant {self.variant!r}, "
                 f"got {self.shots!r}"
             )
 
     def sample(self, count: int, rng: np.random.Generator) -> Episodes:
-        own = VARIANTS[self.variant]
+        # 1. The constants of each wave, [B, 1].
+        variant = VARIANTS[self.variant]
         amplitude, phase, frequency = (
             rng.uniform(*ends, (count, 1))
-            for ends in ((0.1, 5.0), own.phase, own.frequency)
+            for ends in (AMPLITUDE, variant.phase, variant.frequency)
         )
 
         def examples(inputs: np.ndarray) -> Examples:
             targets = amplitude * np.sin(frequency * inputs + phase)
             return Examples(_column(inputs), _column(targets))
 
-        if own.support_grid is None:
-            support = rng.uniform(-REACH, REACH, (count, self.shots))
+        # 2. Inputs of the support, [B, shots].
+        if variant.support_grid is None:
+            support = rng.uniform(-MAX_INPUT, MAX_INPUT, (count, self.shots))
         else:
-            order = rng.random((count, own.support_grid)).argsort(1)
-            support = np.linspace(-REACH, REACH, own.support_grid)[order[:, : self.shots]]
-        if own.query_grid is None:
-            query = rng.uniform(-REACH, REACH, (count, self.queries))
+            order = rng.random((count, variant.support_grid)).argsort(1)
+            grid = np.linspace(-MAX_INPUT, MAX_INPUT, variant.support_grid)
+            support = grid[order[:, : self.shots]]
+        # 3. Inputs of the query, [B, queries].
+        if variant.query_grid is None:
+            query = rng.uniform(-MAX_INPUT, MAX_INPUT, (count, self.queries))
         else:
-            grid = np.linspace(-REACH, REACH, own.query_grid)
-            query = np.broadcast_to(grid, (count, own.query_grid))
+            grid = np.linspace(-MAX_INPUT, MAX_INPUT, variant.query_grid)
+            query = np.broadcast_to(grid, (count, variant.query_grid))
         return Episodes(examples(support), examples(query))
 
 
 def _column(values: np.ndarray) -> Tensor:
+    """Return values ``[B, n]`` as a float32 tensor ``[B, n, 1]``."""
     return torch.from_numpy(values.astype(np.float32))[..., None]

@@ -1,4 +1,4 @@
-"""Characters of the Hershey fonts, drawn with a pen that is held anew each time."""
+"""Characters of the Hershey stroke fonts, each drawing with random distortions."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ import numpy as np
 
 from .few_shot import Classes
 
-#: Stroke fonts of the package ``hershey-fonts``, by what they are for.
+#: Fonts of the package ``hershey-fonts`` to learn on.
 TRAINING = (
     "futural", "cursive", "cyrillic", "gothgbt", "gothicger", "greek", "japanese",
     "markers", "mathlow", "music", "rowmand", "scriptc", "symbolic", "timesi", "timesr",
 )  # fmt: skip
+
+#: Held-out fonts.
 TEST = ("astrology", "cyrilc_1", "gothgrt", "gothicita", "greeks", "mathupp",
         "meteorology", "scripts", "timesrb")  # fmt: skip
+
+#: Characters of a smaller extent, in font units, are left out: spaces and dots.
+MIN_EXTENT = 8
 
 
 def glyphs(
@@ -24,31 +29,35 @@ def glyphs(
     seed: int = 0,
     without: Sequence[str] = (),
 ) -> Classes:
-    """The characters of some fonts.
+    """Draw the characters of stroke fonts (extra ``train``).
 
-    Each drawing moves the points of the strokes a little, and turns, scales, slants and
-    shifts the character. Fonts have characters in common, and some turned by a right
-    angle: of characters with the same strokes, the first is taken.
+    Each drawing jitters the points of the strokes, and rotates, scales, slants and shifts
+    the character. Fonts share characters, and some are others rotated by a right angle: of
+    characters with the same strokes, the first is kept.
 
     Args:
-        fonts: of the package ``hershey-fonts``.
-        side: pixels.
-        drawings: of each character.
-        seed: of the drawings, together with font and character.
-        without: fonts whose characters are left out, wherever they are.
+        fonts: names of fonts of the package ``hershey-fonts``.
+        side: width and height of a picture in pixels.
+        drawings: pictures of each character.
+        seed: of the drawings, together with the font and the character.
+        without: fonts whose characters are left out of all others.
+
+    Returns:
+        Classes with pictures ``[C, drawings, side, side]``, ink 1 and paper 0, each in the
+        group of its font.
 
     Raises:
-        ValueError: there is no such font.
-        TypeError: fonts are one string.
+        ValueError: a font does not exist.
+        TypeError: ``fonts`` or ``without`` is a string.
         ImportError: the package is not installed.
     """
     for names in (fonts, without):
         if isinstance(names, str):
             raise TypeError(f"fonts must be a list of names, got {names!r}")
-    known = {_form(strokes) for _, _, strokes in _characters(without)}
+    known = {canonical_form(strokes) for _, _, strokes in _characters(without)}
     pictures, groups = [], []
     for font, key, strokes in _characters(fonts):
-        form = _form(strokes)
+        form = canonical_form(strokes)
         if form in known:
             continue
         known.add(form)
@@ -61,7 +70,7 @@ def glyphs(
 def _characters(
     fonts: Sequence[str],
 ) -> Iterator[tuple[str, tuple[int, int], list[np.ndarray]]]:
-    """Font, numbers of font and character, and strokes ``[n, 2]``."""
+    """Yield font, indices of font and character, and strokes ``[n, 2]``."""
     from HersheyFonts import HersheyFonts
 
     reader = HersheyFonts()
@@ -76,33 +85,37 @@ def _characters(
                 for stroke in reader.strokes_for_text(character)
                 if len(stroke) > 1
             ]
-            if not strokes or np.ptp(np.concatenate(strokes), axis=0).max() < 8:
-                continue  # a space, or a dot
+            if not strokes or np.ptp(np.concatenate(strokes), axis=0).max() < MIN_EXTENT:
+                continue
             yield font, (valid.index(font), ord(character)), strokes
 
 
-def _form(strokes: list[np.ndarray]) -> tuple[object, ...]:
-    """What characters have in common that differ by place, size and right angles."""
+def canonical_form(strokes: list[np.ndarray]) -> tuple[object, ...]:
+    """Return a key that is invariant to position, size, stroke direction and right angles.
+
+    Args:
+        strokes: polylines ``[n, 2]`` of a character.
+    """
     points = np.concatenate(strokes)
     middle, size = (points.max(0) + points.min(0)) / 2, np.ptp(points, axis=0).max()
     forms = []
-    for turn in range(4):
-        c, s = ((1, 0), (0, 1), (-1, 0), (0, -1))[turn]
-        matrix = np.array([[c, -s], [s, c]])
-        drawn = [
+    for cosine, sine in ((1, 0), (0, 1), (-1, 0), (0, -1)):
+        matrix = np.array([[cosine, -sine], [sine, cosine]])
+        lines = [
             ((stroke - middle) @ matrix.T / size * 100).round().astype(int).tolist()
             for stroke in strokes
         ]
-        # Wherever the pen began.
-        ways = (min(line, line[::-1]) for line in drawn)
-        forms.append(tuple(sorted(tuple(map(tuple, line)) for line in ways)))
+        # A stroke and its reverse look the same.
+        directed = (min(line, line[::-1]) for line in lines)
+        forms.append(tuple(sorted(tuple(map(tuple, line)) for line in directed)))
     return min(forms)
 
 
 def _draw(strokes: list[np.ndarray], side: int, rng: np.random.Generator) -> np.ndarray:
-    """One picture ``[side, side]``, ink 1 and paper 0."""
+    """Draw one picture ``[side, side]``, ink 1 and paper 0."""
     from PIL import Image, ImageDraw
 
+    # 1. A random affine map of the character onto the unit square.
     points = np.concatenate(strokes)
     size = np.ptp(points, axis=0).max()
     middle = (points.max(0) + points.min(0)) / 2
@@ -111,6 +124,7 @@ def _draw(strokes: list[np.ndarray], side: int, rng: np.random.Generator) -> np.
     scale = np.diag(0.7 * np.exp(rng.normal(0, 0.1, 2)))
     matrix = turn @ np.array([[1, slant], [0, 1]]) @ scale
     shift = 0.5 + rng.normal(0, 0.03, 2)
+    # 2. The strokes with jittered points, on a canvas of four times the size.
     large = 4 * side
     canvas = Image.new("L", (large, large))
     pen = ImageDraw.Draw(canvas)
@@ -119,5 +133,6 @@ def _draw(strokes: list[np.ndarray], side: int, rng: np.random.Generator) -> np.
         line = (line @ matrix.T + shift) * large
         flat = [float(x) for x in line.flatten()]
         pen.line(flat, fill=255, width=max(1, large // 18), joint="curve")
+    # 3. Reduction, which smooths the edges.
     small = canvas.resize((side, side), Image.Resampling.BOX)
     return np.asarray(small, np.float32) / 255

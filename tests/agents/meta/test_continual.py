@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import nn
 
-from agents.meta.continual.look_ahead import LaMAML
+from agents.meta.continual.la_maml import LaMAML
 from agents.meta.continual.oml import OML, Streams
 from agents.meta.continual.online import OnlineSGD, Replay, Retention
-from agents.meta.continual.replay_memory import Memory
+from agents.meta.continual.replay_memory import ReplayMemory
 from agents.meta.continual.streams import DigitStream, SineStream, Stream
 from agents.meta.families.episodes import Examples
 from optenv.tasks.stacked import flat
@@ -152,21 +152,21 @@ def test_a_glance_is_a_step_on_the_same_batch(learner):
 def test_every_example_of_the_stream_is_as_likely_to_be_kept():
     counts = np.zeros(20)
     for seed in range(600):
-        memory = Memory(5, np.random.default_rng(seed))
+        memory = ReplayMemory(5, np.random.default_rng(seed))
         for i in range(0, 20, 4):
             memory.add(torch.arange(i, i + 4)[:, None], torch.arange(i, i + 4))
-        kept = [int(target) for _, target in memory.kept]
+        kept = [int(target) for _, target in memory.examples]
         assert len(set(kept)) == 5
         counts[kept] += 1
     assert np.abs(counts - 150).max() < 4.5 * np.sqrt(600 * 0.25 * 0.75)
 
 
 def test_what_is_replayed_was_seen():
-    memory = Memory(5, np.random.default_rng(0))
+    memory = ReplayMemory(5, np.random.default_rng(0))
     batch = torch.randn(3, 2), torch.arange(3)
-    assert memory.draw(2) is None and memory.joined(*batch, 2) == batch
+    assert memory.sample(2) is None and memory.join(*batch, 2) == batch
     memory.add(*batch)
-    inputs, targets = memory.joined(*batch, 9)
+    inputs, targets = memory.join(*batch, 9)
     assert len(inputs) == 6 and sorted(targets[3:].tolist()) == [0, 1, 2]
     for row, target in zip(inputs[3:], targets[3:], strict=True):
         assert torch.equal(row, batch[0][target])

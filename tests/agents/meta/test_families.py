@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from agents import meta
-from agents.meta.samples import draw
+from agents.meta.validation import sample_episodes
 from tests.agents.meta.test_amortized import Blobs, embedding, process
 from tests.helpers.few_shot_learners import DoubleSinusoids, perceptron
 
@@ -201,7 +201,7 @@ def test_a_family_of_another_type_is_not_evaluated():
 
 
 def test_what_fits_is_drawn_as_it_is():
-    drawn = draw(S, 3, np.random.default_rng(0))
+    drawn = sample_episodes(S, 3, np.random.default_rng(0))
     expected = S.sample(3, np.random.default_rng(0))
     for part, same in zip(drawn, expected, strict=True):
         assert all(map(torch.equal, part, same))

@@ -11,9 +11,9 @@ from torch import nn
 
 from agents import meta
 from agents.meta.families.episodes import Episodes, Examples, Family
-from agents.meta.inner_rules import Fixed, Hypergradient, PerParameter, PerStep
+from agents.meta.inner import FixedRule, unroll
+from agents.meta.learned_rates import HypergradientRule, PerParameterRule, PerStepRule
 from agents.meta.meta_lstm import LstmRule, signed_log
-from agents.meta.unroll import unroll
 from optenv import core, rules
 from optenv.tasks.stacked import Stacked, flat
 from tests.helpers import utils
@@ -81,7 +81,7 @@ def test_the_inner_loop_walks_like_the_environment(rule):
         rows = data.batch_rows(torch.full((3,), step), 1, task.batch_size)
         return Examples(*data.batch(rows))
 
-    *_, last = unroll(task, Fixed(0.02, rule), params, batch, steps)
+    *_, last = unroll(task, FixedRule(0.02, rule), params, batch, steps)
     torch.testing.assert_close(last, end)
 
 
@@ -196,8 +196,8 @@ def test_learned_rates_begin_as_gradient_descent():
     walks = [
         list(unroll(network, rule, params, lambda step: support, 3))
         for rule in (
-            Fixed(0.05), PerParameter(sum(sizes), 0.05), PerStep(sizes, 3, 0.05),
-            Hypergradient(sizes, 0.05, 0.0),
+            FixedRule(0.05), PerParameterRule(sum(sizes), 0.05), PerStepRule(sizes, 3, 0.05),
+            HypergradientRule(sizes, 0.05, 0.0),
         )
     ]  # fmt: skip
     for walk in walks[1:]:
@@ -205,7 +205,7 @@ def test_learned_rates_begin_as_gradient_descent():
 
 
 def test_each_step_and_tensor_has_a_rate_of_its_own():
-    rule = PerStep([2, 3], 2, 1.0)
+    rule = PerStepRule([2, 3], 2, 1.0)
     with torch.no_grad():
         rule.log_rates.copy_(torch.tensor([[0.1, 0.2], [0.3, 0.4]]).log())
     ones = torch.ones(1, 5)
@@ -215,7 +215,7 @@ def test_each_step_and_tensor_has_a_rate_of_its_own():
 
 
 def test_rates_follow_the_agreement_of_gradients():
-    rule, params = Hypergradient([2, 3], 0.1, 0.5), torch.zeros(1, 5)
+    rule, params = HypergradientRule([2, 3], 0.1, 0.5), torch.zeros(1, 5)
     grads = torch.tensor([[[1.0, 0, 1, 1, 1]], [[2.0, 0, -1, -1, -1]], [[0, 1.0, 0, 0, 0]]])
     state, moves = rule.start(params), []
     for step, grad in enumerate(grads):

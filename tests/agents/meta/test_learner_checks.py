@@ -14,7 +14,7 @@ from agents import meta
 from agents.meta.continual.oml import OML, Streams
 from agents.meta.continual.online import OnlineSGD, Replay
 from agents.meta.continual.streams import SineStream
-from agents.meta.inner_rules import Fixed
+from agents.meta.inner import FixedRule
 from optenv.tasks.stacked import flat
 from tests.agents.meta.test_amortized import Blobs, embedding, process
 from tests.helpers.few_shot_learners import DoubleSinusoids, each, perceptron
@@ -132,7 +132,7 @@ def test_reptile_trains_by_rules_that_need_shapes(rule):
     assert learner.dropped == 0 and learner.initial.isfinite().all()
     assert not torch.equal(learner.initial, flat(perceptron()))
     with pytest.raises(ValueError, match="needs the shapes"):
-        Fixed(0.1, rule)
+        FixedRule(0.1, rule)
 
 
 @pytest.mark.parametrize(

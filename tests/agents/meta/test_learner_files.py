@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from agents import meta
-from agents.meta.inner_rules import Fixed
+from agents.meta.inner import FixedRule
 from tests.agents.meta.test_amortized import Blobs, embedding
 from tests.helpers.few_shot_learners import perceptron
 
@@ -53,7 +53,7 @@ def test_module_and_family_are_left_out_however_they_are_given(tmp_path):
 
 def test_what_could_not_be_read_is_not_written(tmp_path):
     path = tmp_path / "learner.pt"
-    rule = Fixed(0.01)
+    rule = FixedRule(0.01)
     for made in (
         meta.MetaLearner(perceptron(), S, rule),
         meta.MetaLearner(perceptron(), S, rule=rule),
@@ -68,7 +68,7 @@ def test_what_could_not_be_read_is_not_written(tmp_path):
 
 class Positional(meta.MetaLearner):
     def __init__(self, module, family, lr=0.1, steps=1):
-        super().__init__(module, family, Fixed(lr), inner_steps=steps)
+        super().__init__(module, family, FixedRule(lr), inner_steps=steps)
 
 
 def test_arguments_by_place_are_kept(tmp_path):

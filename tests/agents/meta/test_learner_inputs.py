@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from agents import meta
-from agents.meta.inner_rules import Fixed
+from agents.meta.inner import FixedRule
 from tests.agents.meta.test_amortized import Blobs, embedding, process
 from tests.helpers.few_shot_learners import perceptron
 
@@ -69,8 +69,10 @@ def test_a_process_needs_its_network():
 
 
 def test_rules_and_classes_of_other_types_are_named():
-    for rule in ("sgd", Fixed, torch.optim.SGD):
-        with pytest.raises(TypeError, match=r"rule must be an .*InnerRule, such as Fixed"):
+    for rule in ("sgd", FixedRule, torch.optim.SGD):
+        with pytest.raises(
+            TypeError, match=r"rule must be an .*InnerRule, such as .*FixedRule"
+        ):
             meta.MetaLearner(perceptron(), S, rule)
     for classes in ("x.zip", np.zeros((5, 20, 2, 2)), lambda: "x.zip"):
         with pytest.raises(TypeError, match="classes must be Classes, as omniglot"):

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from agents import meta
-from agents.meta.families.stroke_fonts import TEST, TRAINING
-from agents.meta.families.stroke_fonts import _form as glyph_form
+from agents.meta.families.stroke_fonts import TEST, TRAINING, canonical_form
 
 
 def test_glyphs_are_drawn_with_a_hand_that_trembles():
@@ -46,9 +45,9 @@ def test_characters_that_fonts_have_in_common_are_there_once():
 
 def test_the_same_strokes_elsewhere_larger_turned_or_backwards_are_the_same_form():
     hook, dash = np.array([[0.0, 0], [0, 9], [4, 9]]), np.array([[1.0, 3], [3, 4]])
-    form = glyph_form([hook, dash])
+    form = canonical_form([hook, dash])
     turn = np.array([[0, -1], [1, 0]])
     moved = [3 * dash[::-1] @ turn + 5, 3 * hook @ turn + 5]
-    assert glyph_form(moved) == form
-    assert glyph_form([hook, dash * [1, 1.2]]) != form
-    assert glyph_form([hook * [-1, 1], dash * [-1, 1]]) != form, "a mirror image"
+    assert canonical_form(moved) == form
+    assert canonical_form([hook, dash * [1, 1.2]]) != form
+    assert canonical_form([hook * [-1, 1], dash * [-1, 1]]) != form, "a mirror image"
