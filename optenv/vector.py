@@ -49,8 +49,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     A batch of `num_envs` runs, each of them that of a `LearningRateEnv`, where the task,
     the actions and the rewards are described. Runs of one structure (model, batch size,
     length) form a group, which advances as stacked tensors. Sub-environment `i` of
-    `reset(seed=s)` is the single environment of the same structure with `reset(seed=s +
-    i)`, whatever the batch size.
+    `reset(seed=s)` is the single environment of the same structure with
+    `reset(seed=s + i)`, whatever the batch size.
 
     ```python
     >>> import gymnasium as gym

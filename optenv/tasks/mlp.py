@@ -50,8 +50,8 @@ class MLP(GeneratedTask):
         activation: ``"relu"``, ``"tanh"``, ``"gelu"`` or ``"silu"``.
         layer_norm: whether each hidden layer is normalised before its activation.
         init_spread: standard deviation of the log gain of a run's initial weights.
-        split: part of the source to draw from, ``"train"`` or ``"test"``; they are
-        disjoint.
+        split: part of the source to draw from, ``"train"`` or ``"test"``, which are
+            disjoint.
     """
 
     source: str = "mixture"
