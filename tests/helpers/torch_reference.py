@@ -33,7 +33,7 @@ class Lion(torch.optim.Optimizer):
 
 #: Reference optimizers by rule, as functions of parameters and learning rate. All
 #: other hyperparameters are the defaults, which equal those of the rules.
-NAMESAKES: dict[str, Callable[[list[Tensor], float], torch.optim.Optimizer]] = {
+REFERENCES: dict[str, Callable[[list[Tensor], float], torch.optim.Optimizer]] = {
     "sgd": lambda params, lr: torch.optim.SGD(params, lr),
     "momentum": lambda params, lr: torch.optim.SGD(params, lr, momentum=0.9),
     "nesterov": lambda params, lr: torch.optim.SGD(params, lr, 0.9, nesterov=True),

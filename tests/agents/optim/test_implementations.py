@@ -1,4 +1,4 @@
-"""Implementations of the update, maximising, tensor rates, compiled callers, memory."""
+"""Options of the optimizer: implementations, ``maximize``, compiled callers, memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def end(rule="adam", **arguments):
 
 
 @pytest.mark.parametrize("rule", list(rules.RULES))
-def test_all_implementations_are_the_same_update(rule):
+def test_all_implementations_make_the_same_update(rule):
     how = [{"foreach": True}, {"foreach": False}]
     how += [{"fused": True}] if rule in FUSED else []
     ends = [end(rule, dtype=torch.float64, weight_decay=0.1, **each) for each in how]
@@ -34,7 +34,7 @@ def test_all_implementations_are_the_same_update(rule):
 
 
 @pytest.mark.parametrize("rule", sorted(set(rules.RULES) - set(FUSED)))
-def test_what_has_no_fused_kernel_is_refused(rule):
+def test_fused_is_refused_for_rules_without_a_fused_kernel(rule):
     with pytest.raises(ValueError, match=f"{', '.join(FUSED)}, but .* '{rule}'"):
         end(rule, fused=True)
 
@@ -45,7 +45,7 @@ def test_fused_and_foreach_exclude_each_other():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_fused_step_of_half_precision_is_in_single_precision_too(dtype):
+def test_a_fused_step_of_half_precision_computes_in_single(dtype):
     found, plain = (end(dtype=dtype, fused=fused).float() for fused in (True, None))
     assert found.isfinite().all()
     torch.testing.assert_close(found, plain, rtol=0.1, atol=0.02)
@@ -69,7 +69,7 @@ def test_a_fused_step_resumes_bit_for_bit():
 
 
 @pytest.mark.parametrize("with_loss", [True, False])
-def test_to_maximise_is_to_minimise_the_negative(with_loss):
+def test_maximising_equals_minimising_the_negative_loss(with_loss):
     ends = []
     for sign in (1.0, -1.0):
         model = make_model()
@@ -89,13 +89,13 @@ def test_to_maximise_is_to_minimise_the_negative(with_loss):
     assert torch.equal(*ends)
 
 
-def test_a_tensor_rate_of_several_numbers_is_refused():
+def test_a_tensor_lr_of_several_numbers_is_refused():
     with pytest.raises(ValueError, match=r"Tensor lr must be 1-element, got shape \[2\]"):
         end(lr=torch.ones(2))
 
 
 @pytest.mark.parametrize("policy", ["default", "adam", "momentum"])
-def test_a_compiled_step_is_the_same_step_and_is_not_compiled_again(policy):
+def test_a_compiled_step_is_the_same_and_compiles_once(policy):
     ends, counter = [], CompileCounter()
     for compiled in (True, False):
         model = make_model()
@@ -120,14 +120,14 @@ def test_a_compiled_step_is_the_same_step_and_is_not_compiled_again(policy):
 
 
 def held(optimizer, kinds):
-    """Bytes of what an optimizer keeps between two steps, of each kind of state."""
+    """Return the bytes of state entries that an optimizer keeps between steps."""
     state = [own for own in optimizer.state.values()]
     every = (own[name] for own in state for name in kinds if name in own)
     return sum(value.numel() * value.element_size() for value in every)
 
 
 @pytest.mark.parametrize("policy", ["default", "adam", "momentum"])
-def test_beyond_its_rule_it_holds_at_most_one_copy_of_the_gradients(policy):
+def test_it_keeps_at_most_one_copy_of_the_gradients_beside_the_rule(policy):
     model = make_model()
     optimizer = LearnedOptimizer(model.parameters(), policy, total_steps=STEPS)
     adamw = torch.optim.AdamW(make_model().parameters()).param_groups[0]["params"]

@@ -1,4 +1,4 @@
-"""Every rule on lists of parameters is the rule of the environment, on any parameters."""
+"""Kernels on lists of parameters equal the batched rules, on any parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agents.optim.kernels.base import DEFAULT, KernelOptions
 from optenv import rules
 from tests.helpers import utils
 from tests.helpers.loops import STEPS
-from tests.helpers.torch_reference import NAMESAKES
+from tests.helpers.torch_reference import REFERENCES
 
 SHAPES = [(4, 3), (3,), (4, 3), (2, 2, 3, 3), ()]
 every_rule = pytest.mark.parametrize("name", utils.RULES)
@@ -37,7 +37,7 @@ def step(
 
 
 def end(name: str, dtype: torch.dtype) -> Tensor:
-    """A parameter of that type after thirty steps."""
+    """Return a parameter of a dtype after thirty steps."""
     param, state = torch.ones(6, 2, dtype=dtype), dict[str, Any]()
     for t in range(30):
         step(name, [param], [gradient((6, 2), t).to(dtype)], [state])
@@ -55,7 +55,7 @@ def end(name: str, dtype: torch.dtype) -> Tensor:
         *((name, KernelOptions(fused=True)) for name in FUSED),
     ],
 )
-def test_a_kernel_moves_each_parameter_as_the_rule_does_alone(
+def test_a_kernel_equals_the_batched_rule_for_each_parameter(
     name: str, options: KernelOptions
 ) -> None:
     params = [torch.zeros(shape, dtype=torch.float64) for shape in SHAPES]
@@ -77,10 +77,10 @@ def test_a_kernel_moves_each_parameter_as_the_rule_does_alone(
         torch.testing.assert_close(param.reshape(1, -1), own, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", NAMESAKES)
-def test_what_is_kept_has_the_names_and_shapes_of_the_namesakes(name: str) -> None:
+@pytest.mark.parametrize("name", REFERENCES)
+def test_state_entries_have_the_names_and_shapes_of_the_reference(name: str) -> None:
     param, state = nn.Parameter(torch.ones(3, 2)), dict[str, Any]()
-    optimizer = NAMESAKES[name]([param], 0.01)
+    optimizer = REFERENCES[name]([param], 0.01)
     param.grad = torch.ones(3, 2)
     optimizer.step()
     step(name, [torch.ones(3, 2)], [param.grad], [state])
@@ -112,7 +112,7 @@ def test_half_precision_follows_single(name: str, dtype: torch.dtype) -> None:
 
 @every_rule
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_shows_in_the_parameter(
+def test_a_non_finite_gradient_makes_its_parameter_non_finite(
     name: str, bad: float
 ) -> None:
     params, states = [torch.ones(3), torch.ones(3)], [{}, {}]
@@ -139,7 +139,7 @@ def test_parameters_in_groups_move_as_in_one(name: str) -> None:
         torch.testing.assert_close(together, apart)
 
 
-def test_numbers_stay_on_the_host_when_they_are_loaded() -> None:
+def test_counters_stay_on_the_cpu_when_they_are_loaded() -> None:
     states = []
     for device in ("cpu", "meta"):
         p = nn.Parameter(torch.ones(3, dtype=torch.bfloat16, device=device))

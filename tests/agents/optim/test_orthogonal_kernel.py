@@ -1,4 +1,4 @@
-"""Steps of orthogonal Adam on lists of parameters, and the rule without a policy."""
+"""Kernel of orthogonal Adam, and the rule as an optimizer without a policy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def gradients(shapes: list[tuple[int, ...]], dtype: torch.dtype, t: int) -> list
 def end(
     foreach: bool | None, dtype: torch.dtype = torch.float32, skip: int = -1, **more: float
 ) -> Any:
-    """Parameters after ten steps; number ``skip`` joins late."""
+    """Return parameters after ten steps; the one of index ``skip`` joins late."""
     shapes = [(4, 3), (3,), (4, 3), (2, 2, 3, 3), (3, 4)]
     params = [torch.zeros(shape, dtype=dtype) for shape in shapes]
     params[3] = params[3].contiguous(memory_format=torch.channels_last)
@@ -52,7 +52,7 @@ def end(
 
 @pytest.mark.parametrize("skip", [-1, 2])
 @pytest.mark.parametrize("power", [0.0, 0.8])
-def test_the_kernel_moves_each_parameter_as_the_rule_does_alone(
+def test_the_kernel_equals_the_batched_rule_for_each_parameter(
     skip: int, power: float
 ) -> None:
     shapes = [(4, 3), (3,), (4, 3), (2, 2, 3, 3), (3, 4)]
@@ -89,7 +89,7 @@ def test_complex_parameters_move_as_their_two_real_parts() -> None:
     torch.testing.assert_close(torch.view_as_real(complex_).flatten(), real)
 
 
-def test_many_matrices_at_once_are_what_each_is_alone(monkeypatch) -> None:
+def test_stacked_matrices_are_updated_like_single_ones(monkeypatch) -> None:
     expected = end(None)
     kernel = importlib.import_module("agents.optim.kernels.orthogonal_adam")
     monkeypatch.setattr(kernel, "STACK_NUMEL", 1)
@@ -97,7 +97,7 @@ def test_many_matrices_at_once_are_what_each_is_alone(monkeypatch) -> None:
         torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-7)
 
 
-def test_a_step_within_an_autocast_is_the_same_step() -> None:
+def test_autocast_does_not_change_a_step() -> None:
     expected = end(None)
     with torch.autocast("cpu", torch.bfloat16):
         found = end(None)
@@ -113,12 +113,14 @@ def test_a_step_within_an_autocast_is_the_same_step() -> None:
         ({"lr": 1.0, "spec": "sgd"}, "of the rule 'orthogonal-adam', got 'sgd'"),
     ],
 )
-def test_the_rule_alone_refuses(arguments: dict[str, Any], message: str) -> None:
+def test_the_optimizer_without_policy_refuses_invalid_arguments(
+    arguments: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         OrthogonalAdam([torch.nn.Parameter(torch.zeros(2))], **arguments)
 
 
-def test_the_rule_alone_is_an_optimizer_to_compare_with() -> None:
+def test_the_optimizer_without_policy_makes_the_kernels_steps() -> None:
     p, q = torch.nn.Parameter(torch.zeros(3, 2)), torch.zeros(3, 2)
     frozen = torch.nn.Parameter(torch.zeros(2), requires_grad=False)
     groups = [{"params": [frozen]}, {"params": [p]}]

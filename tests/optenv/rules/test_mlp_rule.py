@@ -1,4 +1,4 @@
-"""The update rule that is a network: what it is without weights, with them, and learned."""
+"""The rule ``network``: without weights, with weights, and learned."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def follow(rule, grads, params, lr=0.01, **arguments):
     return params
 
 
-def test_without_weights_it_is_adam():
+def test_without_weights_the_rule_is_adam():
     param = nn.Parameter(torch.ones(SIZE, dtype=torch.float64))
     adam, grads = torch.optim.Adam([param], lr=0.01), gradients(50)
     for grad in grads:
@@ -55,7 +55,7 @@ def test_without_weights_it_is_adam():
     torch.testing.assert_close(ours[0], param.detach(), rtol=1e-12, atol=1e-12)
 
 
-def test_a_last_layer_of_zeros_is_no_correction():
+def test_a_last_layer_of_zeros_corrects_nothing():
     silent = {"name": "network", "weights": [*weights()[:32], *[0.0] * 10]}
     begin, grads = torch.ones(1, SIZE, dtype=torch.float64), gradients(20)
     expected = follow(bound("network"), grads, begin)
@@ -63,7 +63,7 @@ def test_a_last_layer_of_zeros_is_no_correction():
     assert (follow(bound(), grads, begin) - expected).abs().min() > 1e-6
 
 
-def test_the_network_is_the_module_of_its_weights():
+def test_the_network_equals_a_torch_module_with_its_weights():
     given = torch.tensor(weights(units=5))
     module = nn.Sequential(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 2))
     nn.utils.vector_to_parameters(given, module.parameters())
@@ -76,7 +76,7 @@ def test_the_network_is_the_module_of_its_weights():
     assert hidden_units(len(given)) == 5
 
 
-def test_what_never_has_a_gradient_stays():
+def test_parameters_without_gradients_stay():
     begin, grads = torch.ones(1, SIZE, dtype=torch.float64), gradients(20)
     grads[..., 5:7] = 0
     moved = follow(bound(), grads, begin) != begin
@@ -95,7 +95,7 @@ def test_what_never_has_a_gradient_stays():
 
 
 @pytest.mark.parametrize("unit", [1e-3, 1e4])
-def test_units_of_the_loss_do_not_matter(unit):
+def test_the_unit_of_the_loss_does_not_matter(unit):
     begin, grads = torch.ones(1, SIZE, dtype=torch.float64), gradients(20)
     expected = follow(bound(), grads, begin)
     torch.testing.assert_close(
@@ -103,7 +103,7 @@ def test_units_of_the_loss_do_not_matter(unit):
     )
 
 
-def test_each_run_may_have_weights_of_its_own():
+def test_each_run_can_have_its_own_weights():
     begin, grads = torch.ones(2, SIZE, dtype=torch.float64), gradients(10, runs=2)
     own = torch.tensor([weights(seed=0), weights(seed=1)], dtype=torch.float64)
     both = follow(bound(), grads, begin, weights=own)
@@ -113,8 +113,8 @@ def test_each_run_may_have_weights_of_its_own():
         torch.testing.assert_close(both[i : i + 1], alone)
 
 
-def test_a_kernel_with_weights_is_the_rule():
-    """Alone, in pieces, and with a parameter that is not contiguous."""
+def test_the_kernel_equals_the_rule_with_weights():
+    """Cover several chunks, and a parameter that is not contiguous."""
     shapes = [(130, 131), (3,), ()]
     spec = {"name": "network", "weights": weights()}
     rule = rules.get(spec).bind(shapes)
@@ -144,7 +144,7 @@ def test_a_kernel_with_weights_is_the_rule():
         (0.1, TypeError, "weights must be a list of numbers, got 0.1"),
     ],
 )
-def test_weights_of_no_network_are_refused(given, error, message):
+def test_weights_that_fit_no_network_are_refused(given, error, message):
     with pytest.raises(error, match=message):
         rules.get({"name": "network", "weights": given})
 
@@ -154,7 +154,7 @@ def learner(**arguments):
     return UnrolledRule(RUNS, **given)
 
 
-def test_gradients_of_rewards_by_the_weights_are_those_of_differences():
+def test_gradients_with_respect_to_weights_match_finite_differences():
     made = UnrolledRule(RUNS | {"dtype": "float64"}, groups=1, size=2, hidden=4)
     group = made.groups[0]
     begin = torch.tensor(weights(), dtype=torch.float64)
@@ -179,7 +179,7 @@ def test_gradients_of_rewards_by_the_weights_are_those_of_differences():
 
 
 def test_a_learned_rule_gets_better_and_becomes_an_optimizer(tmp_path):
-    """At learning rates that are held fixed, so that the rule alone can get better."""
+    """Hold the learning rates fixed, so that the rule alone can improve."""
     made = learner(rule_lr=1e-2, meta_lr=1e-12, noise=0.0)
     before = returns(made)
     made.learn(1_200)

@@ -1,4 +1,4 @@
-"""Orthogonalised directions and the rule that moves along them."""
+"""Orthogonalisation of matrices, and orthogonal Adam."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def norm(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("rows", "columns"), SIZES)
-def test_an_orthogonalized_matrix_is_near_the_polar_factor_and_as_long(
+def test_the_result_is_near_the_polar_factor_and_of_the_same_norm(
     rows: int, columns: int
 ) -> None:
     x = matrices(rows, columns)
@@ -80,13 +80,13 @@ def test_zero_stays_zero_and_has_finite_derivatives() -> None:
         ((1, 9), None), ((9, 1), None), ((9, 1, 1), None), ((0, 4), None), ((4, 0), None),
     ],
 )  # fmt: skip
-def test_what_counts_as_a_matrix(
+def test_parameters_with_two_sides_count_as_matrices(
     shape: tuple[int, ...], matrix: tuple[int, int] | None
 ) -> None:
     assert as_matrix(shape) == matrix
 
 
-def test_of_flat_directions_the_matrices_alone_change() -> None:
+def test_only_the_matrices_of_flat_directions_change() -> None:
     shapes = ((3, 4), (5,), (2, 2, 3), (1, 4))
     flat = torch.randn(2, 12 + 5 + 12 + 4, dtype=torch.float64)
     found = orthogonalize_flat(flat, shapes)
@@ -100,7 +100,7 @@ def test_of_flat_directions_the_matrices_alone_change() -> None:
     assert torch.equal(found[:, 29:], flat[:, 29:])
 
 
-def test_of_a_vector_the_rule_is_adam_with_nesterovs_momentum() -> None:
+def test_a_vector_moves_by_adam_with_nesterovs_momentum() -> None:
     beta1, beta2, eps, rate = 0.8, 0.99, 1e-3, 0.01
     spec = {"name": "orthogonal-adam", "beta1": beta1, "beta2": beta2, "eps": eps}
     rule = rules.get(spec).bind([(1,)])
@@ -119,7 +119,7 @@ def test_of_a_vector_the_rule_is_adam_with_nesterovs_momentum() -> None:
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-def test_with_a_power_the_mean_square_decays_as_adafactors(inplace: bool) -> None:
+def test_with_a_power_the_mean_square_decays_like_adafactors(inplace: bool) -> None:
     spec = {"name": "orthogonal-adam", "beta1": 0.0, "beta2": 0.9, "power": 0.7}
     rule = rules.get(spec).bind([(1,)])
     ours = torch.ones(1, 1, dtype=torch.float64)
@@ -137,7 +137,7 @@ def test_with_a_power_the_mean_square_decays_as_adafactors(inplace: bool) -> Non
         assert ours.item() == pytest.approx(param, rel=1e-12)
 
 
-def test_of_a_matrix_the_rule_moves_along_the_orthogonalized_direction() -> None:
+def test_a_matrix_moves_along_the_orthogonalized_direction() -> None:
     spec = {"name": "orthogonal-adam", "beta1": 0.0, "beta2": 0.0, "eps": 1e-12}
     rule = rules.get(spec).bind([(4, 3), (2,)])
     params = torch.zeros(2, 14, dtype=torch.float64)
@@ -150,7 +150,7 @@ def test_of_a_matrix_the_rule_moves_along_the_orthogonalized_direction() -> None
     torch.testing.assert_close(moved[:, 12:], -lr * grad[:, 12:].sign())
 
 
-def test_a_rule_for_matrices_refuses_to_guess_shapes() -> None:
+def test_a_rule_that_is_not_bound_to_shapes_is_refused() -> None:
     rule, params = rules.get("orthogonal-adam"), torch.ones(1, 4)
     with pytest.raises(TypeError, match="needs shapes: bind the rule to them first"):
         rule.update(params, params, rule.init(params), torch.ones(1, 1))
@@ -170,7 +170,7 @@ def test_derivatives_stay_finite_long_after_the_last_gradient() -> None:
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-10, 1e20])
-def test_the_length_is_kept_whatever_the_units(size: float) -> None:
+def test_the_norm_is_kept_at_any_scale(size: float) -> None:
     x = torch.randn(1, 4, 3)
     found = orthogonalize(x * size) / size
     torch.testing.assert_close(found, orthogonalize(x), rtol=1e-4, atol=1e-6)

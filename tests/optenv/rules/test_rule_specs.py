@@ -1,4 +1,4 @@
-"""A rule is told by its name, or by a dict with hyperparameters; all else is refused."""
+"""Specifications of rules: a name, or a dict with hyperparameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from optenv import rules
 
 
-def test_a_default_hyperparameter_leaves_the_name_alone() -> None:
+def test_default_hyperparameters_are_left_out_of_a_specification() -> None:
     assert rules.get({"name": "adam", "beta1": 0.9}).to_spec() == "adam"
     assert rules.get({"name": "lion", "beta2": 0.99}).to_spec() == "lion"
     assert [rules.get(name).to_spec() for name in rules.RULES] == list(rules.RULES)
@@ -53,7 +53,7 @@ def test_a_wrong_specification_is_refused(
 
 
 @pytest.mark.parametrize("name", ["adamw", "", "Adam", None])
-def test_an_unknown_rule_is_quoted_with_the_valid_ones(name: str) -> None:
+def test_an_unknown_rule_is_refused_with_the_valid_names(name: str) -> None:
     with pytest.raises(ValueError, match=f"unknown rule {name!r}") as error:
         rules.get(name)
     for valid in rules.RULES:

@@ -1,4 +1,4 @@
-"""Every rule with a namesake equals it; all are for many runs at once."""
+"""Update rules on batches of runs: equal to their references, pure, and differentiable."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 
 from optenv import rules
 from tests.helpers import utils
-from tests.helpers.torch_reference import NAMESAKES, Lion, default_dtype
+from tests.helpers.torch_reference import REFERENCES, Lion, default_dtype
 
 RUNS, SIZE, UPDATES = 5, 7, 100
 
-every_namesake = pytest.mark.parametrize("name", NAMESAKES)
+every_reference = pytest.mark.parametrize("name", REFERENCES)
 every_rule = pytest.mark.parametrize("name", utils.RULES)
 
-#: Of the parameters, to rules that ask for it: a matrix and a vector.
+#: Shapes of the parameters, for shaped rules: a matrix and a vector.
 SHAPES = ((2, 2), (3,))
 assert sum(torch.Size(shape).numel() for shape in SHAPES) == SIZE
 
 
 def gradient(params: Tensor, noise: Tensor) -> Tensor:
-    """A gradient that depends on where one stands, of very different sizes."""
+    """Return a gradient that depends on the parameters, of very different sizes."""
     return torch.tanh(params) * 10.0 ** torch.arange(-6, 1).to(params.dtype) + noise
 
 
@@ -41,15 +41,15 @@ def start_params(dtype: torch.dtype) -> Tensor:
     return 10 * noise_of(10_000, dtype)
 
 
-@every_namesake
+@every_reference
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_a_rule_equals_its_namesake(name: str, dtype: torch.dtype, rtol: float) -> None:
+def test_a_rule_equals_its_reference(name: str, dtype: torch.dtype, rtol: float) -> None:
     rule, lr = rules.get(name), learning_rates(dtype)
     ours = start_params(dtype)
     state = rule.init(ours)
     theirs = [torch.nn.Parameter(row.clone()) for row in ours]
     optimizers = [
-        NAMESAKES[name]([param], rate.item())
+        REFERENCES[name]([param], rate.item())
         for param, rate in zip(theirs, lr, strict=True)
     ]
     for update in range(UPDATES):
@@ -66,7 +66,7 @@ def test_a_rule_equals_its_namesake(name: str, dtype: torch.dtype, rtol: float) 
     assert moved.min() > 100 * rtol, "nothing was tested"
 
 
-def test_hyperparameters_mean_what_they_mean_to_the_namesake() -> None:
+def test_hyperparameters_mean_the_same_as_in_the_reference() -> None:
     param = torch.nn.Parameter(start_params(torch.float64).clone())
     specs: list[tuple[dict[str, Any], torch.optim.Optimizer]] = [
         (
@@ -109,12 +109,12 @@ def test_hyperparameters_mean_what_they_mean_to_the_namesake() -> None:
         torch.testing.assert_close(ours, param.detach(), rtol=1e-12, atol=1e-12)
 
 
-@every_namesake
+@every_reference
 def test_a_learning_rate_may_change_between_updates(name: str) -> None:
     rule, ours = rules.get(name), start_params(torch.float64)
     state = rule.init(ours)
     param = torch.nn.Parameter(ours.clone())
-    optimizer = NAMESAKES[name]([param], 1.0)
+    optimizer = REFERENCES[name]([param], 1.0)
     for update, rate in enumerate((1e-2, 1e-1, 0.0, 1e-3)):
         noise = noise_of(update, torch.float64)
         lr = torch.full((RUNS, 1), rate, dtype=torch.float64)
@@ -127,7 +127,7 @@ def test_a_learning_rate_may_change_between_updates(name: str) -> None:
 
 
 @every_rule
-def test_a_rule_changes_none_of_its_arguments(name: str) -> None:
+def test_an_update_changes_none_of_its_arguments(name: str) -> None:
     rule, params = rules.get(name).bind(SHAPES), start_params(torch.float64)
     lr = learning_rates(torch.float64).unsqueeze(1)
     state = rule.init(params)
@@ -139,7 +139,7 @@ def test_a_rule_changes_none_of_its_arguments(name: str) -> None:
 
 
 @every_rule
-def test_an_update_in_place_is_the_update(name: str) -> None:
+def test_an_update_in_place_equals_the_update(name: str) -> None:
     rule, params = rules.get(name).bind(SHAPES), start_params(torch.float64)
     lr = learning_rates(torch.float64).unsqueeze(1)
     state, own = rule.init(params), params.clone()
@@ -156,7 +156,7 @@ def test_an_update_in_place_is_the_update(name: str) -> None:
 @every_rule
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_shows_in_the_parameters(
+def test_a_non_finite_gradient_makes_its_parameters_non_finite(
     name: str, inplace: bool, bad: float
 ) -> None:
     rule, params = rules.get(name).bind(SHAPES), start_params(torch.float64)
@@ -170,7 +170,7 @@ def test_a_gradient_that_is_not_finite_shows_in_the_parameters(
 
 
 @every_rule
-def test_runs_do_not_meet_in_a_rule(name: str) -> None:
+def test_runs_of_a_batch_are_independent(name: str) -> None:
     rule, params = rules.get(name).bind(SHAPES), start_params(torch.float64)
     lr, state = learning_rates(torch.float64).unsqueeze(1), rule.init(params)
     for update in range(3):
@@ -185,7 +185,7 @@ def test_runs_do_not_meet_in_a_rule(name: str) -> None:
 
 
 @every_rule
-def test_the_derivative_of_an_update_is_finite_where_the_gradient_is_zero(
+def test_derivatives_are_finite_where_the_gradient_is_zero(
     name: str,
 ) -> None:
     rule, params = (
@@ -201,8 +201,8 @@ def test_the_derivative_of_an_update_is_finite_where_the_gradient_is_zero(
         assert derivative.isfinite().all()
 
 
-def test_every_rule_but_two_of_ours_has_a_namesake_and_a_usual_learning_rate() -> None:
-    assert set(rules.RULES) == {*NAMESAKES, "orthogonal-adam", "network"}
+def test_every_rule_but_two_has_a_reference_and_a_usual_learning_rate() -> None:
+    assert set(rules.RULES) == {*REFERENCES, "orthogonal-adam", "network"}
     for name, rule in rules.RULES.items():
         assert rule.name == name
         assert 1e-4 <= rule.default_lr <= 1

@@ -1,4 +1,4 @@
-"""Switching between update rules: each is its namesake, and all of them stay warm."""
+"""Switching between update rules, all of which stay warm."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def chosen(name):
 
 
 def switch(names, every):
-    """Parameters, one row for each update, with the rule of each; and the last state."""
+    """Return parameters, a row for each update by the rule of that name, and the state."""
     rule = rules.get("switching").bind(SHAPES)
     params = torch.zeros(RUNS, SIZE, dtype=torch.float64)
     state, found = rule.init(params), [params]
@@ -49,7 +49,7 @@ def switch(names, every):
 
 
 @every_name
-def test_between_two_choices_a_rule_is_its_namesake_at_one_learning_rate(name):
+def test_between_choices_a_rule_equals_the_one_of_its_name(name):
     every = gradients(30)
     found, state = switch([name] * 30, every)
     rule = rules.get(name).bind(SHAPES)
@@ -62,7 +62,7 @@ def test_between_two_choices_a_rule_is_its_namesake_at_one_learning_rate(name):
 
 @every_name
 @pytest.mark.parametrize("before", ["sgd", "lion"])
-def test_a_rule_that_is_switched_to_is_as_warm_as_if_it_had_been_used(name, before):
+def test_after_a_switch_a_rule_is_as_warm_as_if_always_in_force(name, before):
     every = gradients(30)
     found, state = switch([before] * 20 + [name] * 10, every)
     rule = rules.get(name).bind(SHAPES)
@@ -78,7 +78,7 @@ def test_a_rule_that_is_switched_to_is_as_warm_as_if_it_had_been_used(name, befo
 
 
 @every_name
-def test_a_switch_does_not_jump(name):
+def test_a_switch_keeps_the_length_of_the_step(name):
     every = gradients(21)
     found, _ = switch(["adam"] * 20 + [name], every)
     stayed, _ = switch(["adam"] * 21, every)
@@ -87,7 +87,7 @@ def test_a_switch_does_not_jump(name):
 
 
 @pytest.mark.parametrize("name", switching.LINEAR)
-def test_a_gradient_next_to_nothing_makes_no_giant_steps(name):
+def test_a_tiny_gradient_at_a_choice_makes_no_giant_steps(name):
     every = gradients(22)
     every[20] *= 1e-6
     found, _ = switch(["adam"] * 20 + [name] * 2, every)
@@ -110,7 +110,7 @@ def test_each_run_of_a_batch_has_its_own_rule():
         torch.testing.assert_close(params[i], alone[-1, i], rtol=1e-12, atol=1e-15)
 
 
-def test_nobody_having_chosen_it_is_adam():
+def test_before_any_choice_adam_is_in_force():
     every = gradients(3)
     rule, adam = rules.get("switching").bind(SHAPES), rules.get("adam")
     ours = theirs = torch.zeros(RUNS, SIZE, dtype=torch.float64)
@@ -121,7 +121,7 @@ def test_nobody_having_chosen_it_is_adam():
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-15)
 
 
-def test_an_action_is_a_rule_and_a_multiplier():
+def test_an_action_chooses_a_rule_and_a_multiplier():
     action = actions.make(
         {"kind": "rule", "rules": ["lion", "sgd"], "multipliers": [0.1, 1]}
     )
@@ -153,7 +153,7 @@ def test_the_rule_in_force_is_observed():
         ({"action": {"kind": "rule", "rules": ["soap"]}}, "must be some of sgd"),
     ],
 )
-def test_rules_that_cannot_be_chosen_from_are_refused(arguments, match):
+def test_invalid_sets_of_rules_are_refused(arguments, match):
     with pytest.raises(ValueError, match=match):
         gym.make("optenv/UpdateRule-v0", **arguments)
 
@@ -166,7 +166,7 @@ def switching_policy(**described):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.complex64, torch.float32])
-def test_an_optimizer_switches_rules_and_tells_so(dtype):
+def test_an_optimizer_switches_rules_and_explains_it(dtype):
     generator = torch.Generator().manual_seed(0)
     weight = nn.Parameter(torch.randn(4, 3, generator=generator).to(dtype))
     bias = nn.Parameter(torch.randn(3, generator=generator).to(dtype))
@@ -192,7 +192,7 @@ def test_an_optimizer_switches_rules_and_tells_so(dtype):
     assert high == pytest.approx(10 * low)
 
 
-def test_a_frozen_group_stays_and_keeps_no_average():
+def test_a_group_with_learning_rate_zero_keeps_its_moments():
     one, two = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
     groups = [{"params": [one], "lr": 0.0}, {"params": [two]}]
     optimizer = LearnedOptimizer(groups, switching_policy(), total_steps=10)
@@ -204,7 +204,7 @@ def test_a_frozen_group_stays_and_keeps_no_average():
     assert optimizer.state[one]["step"] == 0
 
 
-def test_what_cannot_switch_rules_says_so(tmp_path):
+def test_schedulers_and_controls_refuse_to_switch_rules(tmp_path):
     policy = switching_policy()
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(2))], 0.1)
     with pytest.raises(ValueError, match="which a scheduler cannot"):
