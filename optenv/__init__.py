@@ -21,7 +21,7 @@ from .tasks import from_module
 from .trials import TrialEnv, TrialVectorEnv
 from .vector import LearningRateVectorEnv
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ENVIRONMENTS",

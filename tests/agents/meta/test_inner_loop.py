@@ -196,7 +196,8 @@ def test_learned_rates_begin_as_gradient_descent():
     walks = [
         list(unroll(network, rule, params, lambda step: support, 3))
         for rule in (
-            FixedRule(0.05), PerParameterRule(sum(sizes), 0.05), PerStepRule(sizes, 3, 0.05),
+            FixedRule(0.05), PerParameterRule(sum(sizes), 0.05),
+            PerStepRule(sizes, 3, 0.05),
             HypergradientRule(sizes, 0.05, 0.0),
         )
     ]  # fmt: skip
