@@ -83,7 +83,7 @@ def test_loss_dropout_hides_the_losses_of_whole_runs():
 def test_without_loss_dropout_no_random_numbers_are_drawn_for_it():
     group = optenv.LearningRateVectorEnv(2, tasks=utils.MLP).groups[0][1]
     keys = [np.random.default_rng(i) for i in range(3)]
-    assert group._draw_sight(keys).all()
+    assert group._draw_sees_loss(keys).all()
     assert [key.random() for key in keys] == [
         np.random.default_rng(i).random() for i in range(3)
     ]
