@@ -227,6 +227,12 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
         assert exists, f"{named(page)}: {name}"
 
 
+@pytest.mark.parametrize("page", CURRENT, ids=named)
+def test_tests_that_a_page_names_exist(page: Path) -> None:
+    tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert {*re.findall(r"\b(test_\w+\.py)", page.read_text())} <= tests
+
+
 def resolve(name: str) -> object:
     """Import what a dotted name names."""
     parts = name.split(".")
