@@ -359,12 +359,14 @@ PROMISED = {
 }
 
 
-#: Descriptions of promised values that are neither classes nor functions.
-VALUES = {
-    "SHIPPED": "Paths of the :doc:`shipped policies </generated/policies/index>`, by name.",
-    "ENVIRONMENTS": "Default arguments by id, of environments whose episodes are runs.",
-    "TRIALS": "Default arguments by id, of environments whose episodes are trials.",
-}
+def comment_on(name: str, package: ModuleType) -> str:
+    """Return the comment ``#: ...`` above the definition of a value in a package."""
+    folder = Path(str(package.__file__)).parent
+    for path in sorted(folder.rglob("*.py")):
+        found = re.search(rf"((?:^#: .*\n)+)^{name}\b *[:=]", path.read_text(), re.M)
+        if found:
+            return " ".join(line[3:].strip() for line in found[1].splitlines())
+    raise ValueError(f"{name} of {package.__name__} has no comment '#: ...'")
 
 
 def api_page(name: str, about: str) -> str:
@@ -391,8 +393,9 @@ def api_page(name: str, about: str) -> str:
         elif callable(value):
             directives.append(f".. autofunction:: {name}.{each}")
         else:
-            # A comment at its definition describes a value, where autodata cannot see it.
-            directives.append(f".. py:data:: {name}.{each}\n\n   {VALUES[each]}")
+            # Autodata sees no comment of a value that is imported from another module.
+            comment = comment_on(each, package)
+            directives.append(f".. py:data:: {name}.{each}\n\n   {comment}")
     parts.append(restructured("\n\n".join(directives)))
     return "\n".join(parts)
 
