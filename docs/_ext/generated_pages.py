@@ -66,7 +66,7 @@ def described(cls: type, section: str) -> dict[str, str]:
 # Environments
 
 #: Pages about environments: title, ids, and the class whose docstring is shown.
-ENVIRONMENT_PAGES: dict[str, tuple[str, Sequence[str], type[gym.Env[Any, Any]]]] = {
+ENVIRONMENT_PAGES: dict[str, tuple[str, Sequence[str], type[Any]]] = {
     "learning-rate": (
         "Learning rates",
         ["optenv/LearningRate-v0", "optenv/DiscreteLearningRate-v0"],
@@ -74,6 +74,12 @@ ENVIRONMENT_PAGES: dict[str, tuple[str, Sequence[str], type[gym.Env[Any, Any]]]]
     ),
     "update-rule": ("Update rules", ["optenv/UpdateRule-v0"], optenv.LearningRateEnv),
     "trials": ("Trials", list(optenv.TRIALS), optenv.TrialEnv),
+    "batches": (
+        "Batches of runs",
+        list(optenv.ENVIRONMENTS),
+        optenv.LearningRateVectorEnv,
+    ),
+    "trial-batches": ("Batches of trials", list(optenv.TRIALS), optenv.TrialVectorEnv),
 }
 
 
@@ -82,48 +88,40 @@ def picture_of(env_id: str) -> str:
     return env_id.split("/")[1].removesuffix("-v0") + ".png"
 
 
-def environment_page(title: str, ids: Sequence[str], cls: type[gym.Env[Any, Any]]) -> str:
+def environment_page(title: str, ids: Sequence[str], cls: type[Any]) -> str:
     """Write the page of some environments, from the docstring of their class."""
+    single = issubclass(cls, gym.Env)
     rows = []
     for name in ids:
-        env = gym.make(name, disable_env_checker=True)
+        env = gym.make(name, disable_env_checker=True) if single else gym.make_vec(name, 3)
         rows.append((f"`{name}`", f"`{env.action_space}`", f"`{env.observation_space}`"))
     pictures = [
         f"![An episode of {name}](../../pictures/{picture_of(name)})\n"
         for name in ids
-        if (Path(__file__).parents[1] / "pictures" / picture_of(name)).exists()
+        if single
     ]
     # Examples in doctest form are no programs, and are highlighted as sessions.
     text = re.sub(r"```python\n(?=>>> )", "```pycon\n", inspect.getdoc(cls) or "")
-    trials = cls is optenv.TrialEnv
+    made = "`gym.make(id)`" if single else "`gym.make_vec(id, num_envs=3)`"
     parts = [
         f"# {title}\n",
+        f"Spaces of {made}, of the class `{cls.__module__}.{cls.__name__}`:\n",
         table(("id", "action space", "observation space"), rows),
         *pictures,
         markdown(text) + "\n",
-        "## All arguments\n",
-        "Of single environments and batches; batches have "
-        "[a few more](../api/optenv.md).\n",
-        arguments(trials),
     ]
+    if cls is optenv.LearningRateEnv:
+        parts += ["## Arguments in full\n", arguments()]
     return "\n".join(parts)
 
 
-def arguments(trials: bool = False) -> str:
+def arguments() -> str:
     """Write the table of the environments' arguments, with types and defaults."""
     meanings = described(Settings, "Attributes")
     rows = [
         (f"`{each.name}`", f"`{each.type}`", f"`{each.default!r}`", meanings[each.name])
         for each in fields(Settings)
     ]
-    if trials:
-        meanings = described(optenv.TrialVectorEnv, "Args")
-        signature = inspect.signature(optenv.TrialVectorEnv).parameters
-        rows += [
-            (f"`{name}`", f"`{each.annotation}`", f"`{each.default!r}`", meanings[name])
-            for name, each in signature.items()
-            if each.kind is each.KEYWORD_ONLY
-        ]
     return table(("argument", "type", "default", "meaning"), rows)
 
 
@@ -361,12 +359,14 @@ PROMISED = {
 }
 
 
-#: Descriptions of promised values that are neither classes nor functions.
-VALUES = {
-    "SHIPPED": "Paths of the :doc:`shipped policies </generated/policies/index>`, by name.",
-    "ENVIRONMENTS": "Default arguments by id, of environments whose episodes are runs.",
-    "TRIALS": "Default arguments by id, of environments whose episodes are trials.",
-}
+def comment_on(name: str, package: ModuleType) -> str:
+    """Return the comment ``#: ...`` above the definition of a value in a package."""
+    folder = Path(str(package.__file__)).parent
+    for path in sorted(folder.rglob("*.py")):
+        found = re.search(rf"((?:^#: .*\n)+)^{name}\b *[:=]", path.read_text(), re.M)
+        if found:
+            return " ".join(line[3:].strip() for line in found[1].splitlines())
+    raise ValueError(f"{name} of {package.__name__} has no comment '#: ...'")
 
 
 def api_page(name: str, about: str) -> str:
@@ -382,18 +382,20 @@ def api_page(name: str, about: str) -> str:
             else:
                 directives.append(f".. automodule:: {value.__name__}\n   :members:")
         elif inspect.isclass(value):
-            environment = issubclass(value, gym.Env)
-            # Docstrings of single environments are Markdown, and pages of their own.
+            # Docstrings of environments are Markdown, and pages of their own.
+            pages = [page for page, row in ENVIRONMENT_PAGES.items() if row[2] is value]
             directives.append(
-                f".. py:class:: {name}.{each}\n\n   See :doc:`/environments`."
-                if environment
+                f".. py:class:: {name}.{each}\n\n"
+                f"   See :doc:`/generated/environments/{pages[0]}`."
+                if pages
                 else f".. autoclass:: {name}.{each}\n   :show-inheritance:"
             )
         elif callable(value):
             directives.append(f".. autofunction:: {name}.{each}")
         else:
-            # A comment at its definition describes a value, where autodata cannot see it.
-            directives.append(f".. py:data:: {name}.{each}\n\n   {VALUES[each]}")
+            # Autodata sees no comment of a value that is imported from another module.
+            comment = comment_on(each, package)
+            directives.append(f".. py:data:: {name}.{each}\n\n   {comment}")
     parts.append(restructured("\n\n".join(directives)))
     return "\n".join(parts)
 

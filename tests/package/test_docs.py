@@ -42,7 +42,10 @@ PAGES = [
 OF_THE_PAST = {DOCS / "notes" / "policy-log.md"}
 README_LINES = 200
 #: Pages whose code takes more than a few seconds.
-SLOW = {"few_shot.md", "continual.md", "extending_algorithm.md"}
+SLOW = {"few_shot.md", "continual.md", "extending_algorithm.md", "extending_rule.md"}
+
+#: Names of tables of the packages that users may add to.
+TABLES = ("_REGISTERED", "ALGORITHMS", "KERNELS")
 
 #: A comment before a block of code says why it cannot run.
 CODE = re.compile(
@@ -101,6 +104,21 @@ def libraries() -> None:
     importlib.import_module("sklearn.datasets")
 
 
+@pytest.fixture
+def tables() -> Iterator[None]:
+    """Undo what a page registers in the tables of the packages, and in Gymnasium's."""
+    registered = [gym.registry, PRESETS]
+    for module in list(sys.modules.values()):
+        if getattr(module, "__name__", "").split(".")[0] in ("agents", "optenv"):
+            values = (getattr(module, name, None) for name in TABLES)
+            registered += [value for value in values if isinstance(value, dict)]
+    before = [dict(each) for each in registered]
+    yield
+    for each, contents in zip(registered, before, strict=True):
+        each.clear()
+        each.update(contents)
+
+
 # Code
 
 
@@ -120,10 +138,12 @@ def run_blocks(page: Path, blocks: list[str]) -> None:
 
 @pytest.mark.parametrize("page", WITH_CODE)
 def test_the_code_of_a_page_runs_in_its_order(
-    page: Path, libraries: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path,
+    libraries: None,
+    tables: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Pages may add to the tables of the packages.
-    monkeypatch.setattr("agents.rl.presets.PRESETS", dict(PRESETS))
     monkeypatch.chdir(tmp_path)
     run_blocks(page, code_of(page))
 
@@ -205,6 +225,12 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
             continue
         exists = (ROOT / name).exists() or (page.parent / name).exists()
         assert exists, f"{named(page)}: {name}"
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=named)
+def test_tests_that_a_page_names_exist(page: Path) -> None:
+    tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert {*re.findall(r"\b(test_\w+\.py)", page.read_text())} <= tests
 
 
 def resolve(name: str) -> object:
@@ -335,6 +361,7 @@ def test_every_environment_has_a_page_with_its_spaces_and_a_picture(
     generated: Path,
 ) -> None:
     pages = [path.read_text() for path in (generated / "environments").glob("*.md")]
+    assert len(pages) == 5
     for name in [*optenv.ENVIRONMENTS, *optenv.TRIALS]:
         env = gym.make(name)
         row = f"| `{name}` | `{env.action_space}` | `{env.observation_space}` |"
