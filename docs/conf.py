@@ -48,6 +48,8 @@ autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+# Several arguments may share a description, as in "params, grad: ``[B, P]``".
+napoleon_use_param = False
 napoleon_use_rtype = False
 
 # The copy button leaves out prompts and what a program prints.

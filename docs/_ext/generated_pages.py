@@ -449,7 +449,18 @@ def linked_cards(readme: str) -> str:
     return head + results + tail
 
 
+def escape_stars(
+    _app: Any, _what: str, _name: str, _object: Any, _options: Any, lines: list[str]
+) -> None:
+    """Escape the stars of ``a, b, **c: ...`` in ``Args``, which are no bold print."""
+    for i, line in enumerate(lines):
+        if re.match(r"\s+\w+(, \w+)*, \*+\w+: ", line):
+            lines[i] = re.sub(r"\*", r"\\*", line.split(":")[0]) + line[line.index(":") :]
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Connect to Sphinx."""
+    # Before Napoleon, whose priority is 500.
+    app.connect("autodoc-process-docstring", escape_stars, priority=400)
     app.connect("builder-inited", lambda app: write(Path(app.srcdir) / "generated"))
     return {"parallel_read_safe": True}
