@@ -60,7 +60,7 @@ BASELINES = ("online SGD", "replay")
 
 
 class Result(NamedTuple):
-    """How a learner did.
+    """Results of a learner.
 
     Attributes:
         config: that was best in the search.

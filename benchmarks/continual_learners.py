@@ -55,7 +55,7 @@ class Setting:
 
     @property
     def train(self) -> DigitStream | SineStream:
-        """Where streams come from that may be learned or searched on."""
+        """Source of the streams that are learned or searched on."""
         if isinstance(self.stream, DigitStream):
             return replace(self.stream, split="train")
         return self.stream
@@ -137,7 +137,7 @@ def beforehand(name: str, setting: Setting, iterations: int, seed: int) -> Conte
 def meta_trained(
     setting: Setting, iterations: int, seed: int, done: Callable[[], object]
 ) -> Callable[[], OnlineSGD]:
-    """What learns a stream after OML."""
+    """Make a learner that OML has meta-trained."""
     learner = OML(
         setting.network(seed), Streams(setting.train), adapts=setting.adapts,
         inner_lr=setting.inner_lr, meta_lr=2e-3, grad_clip=10.0, seed=seed,
@@ -148,7 +148,7 @@ def meta_trained(
 def pretrained(
     setting: Setting, iterations: int, seed: int, done: Callable[[], object]
 ) -> Callable[[], OnlineSGD]:
-    """What learns a stream after Adam on the examples of OML's streams, in random order.
+    """Make a learner pretrained by Adam on the shuffled examples of OML's streams.
 
     Digits have their own labels there: there is nothing to learn of random ones.
     """
@@ -178,7 +178,7 @@ def drawn(stream: DigitStream | SineStream, count: int, *seeds: int) -> list[Str
 def followed(
     contender: Contender, config: Config, streams: Sequence[Stream], first: int
 ) -> list[Retention]:
-    """What is left of each stream, whose learners are numbered from ``first`` on."""
+    """Follow the rest of each stream, with learners numbered from ``first`` on."""
     return [
         contender.make(first + i, **config).follow(stream)
         for i, stream in enumerate(streams)

@@ -141,7 +141,7 @@ class Vmapped(Plain):
 
 
 class VmappedTorchOpt(Vmapped):
-    """The same, with the update by TorchOpt's functional ``sgd``."""
+    """A vmapped loop, with the update by TorchOpt's functional ``sgd``."""
 
     def __init__(self, steps: int) -> None:
         super().__init__(steps)

@@ -40,7 +40,7 @@ def smooth() -> nn.Module:
 
 
 class Recipe(NamedTuple):
-    """How a learner is trained and tested.
+    """Training and tests of a learner.
 
     Attributes:
         learner: its class.

@@ -87,7 +87,7 @@ class GradientGuard:
 
         Args:
             batch: whose groups and states are meant.
-            renew: whether to renew copies that there are; missing ones are always made.
+            renew: whether to renew existing copies; missing ones are always made.
         """
         for p in parameters_of(batch.groups):
             state = batch.states[p]

@@ -77,7 +77,7 @@ class GradientBatch:
 
     @property
     def moves(self) -> bool:
-        """Whether the base learning rate of any parameter in it is above 0."""
+        """Indicator of a base learning rate above 0 for any parameter in the batch."""
         groups = zip(self.groups, self.counts, strict=True)
         return any(group["lr"] for group, count in groups if count)
 

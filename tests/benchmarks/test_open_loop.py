@@ -13,11 +13,11 @@ from agents.rl import factory, training
 from agents.rl.presets import PRESETS
 from optenv import actions
 from optenv.rules import switching
-from tests.helpers import utils
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
+from tests.helpers.small_runs import MLP
 
 SMALL = {
-    "tasks": utils.MLP, "horizon": 6, "updates_per_step": 2, "action": {"bound": 3.0},
+    "tasks": MLP, "horizon": 6, "updates_per_step": 2, "action": {"bound": 3.0},
 }  # fmt: skip
 RUNS = Runs("optenv/DiscreteLearningRate-v0", SMALL, groups=3, of_each=2)
 SPECS = {

@@ -13,7 +13,7 @@ import torch
 
 from optenv import actions, tasks, windows
 from optenv.telemetry import FEATURES
-from tests.helpers import utils
+from tests.helpers.small_runs import ENV_IDS, MLP, QUADRATIC, neutral_action, random_actions
 
 ACTIONS = [
     actions.Continuous(),
@@ -76,21 +76,19 @@ def test_control_steps_happen_at_the_boundaries(
     updates_per_step: int, spacing: float
 ) -> None:
     env = gym.make_vec(
-        utils.IDS[0], 2, tasks=utils.MLP, horizon=8, updates_per_step=updates_per_step,
+        ENV_IDS[0], 2, tasks=MLP, horizon=8, updates_per_step=updates_per_step,
         spacing=spacing,
     )  # fmt: skip
     env.reset(seed=0)
     edges = windows.boundaries(8 * updates_per_step, 8, spacing)
     for edge in edges[1:]:
-        *_, terminated, _, _ = env.step(utils.keep(env))
+        *_, terminated, _, _ = env.step(neutral_action(env))
         assert env.groups[0][1].state.run.updates.tolist() == [edge, edge]
         assert terminated.all() == (edge == edges[-1])
 
 
 def test_the_number_of_updates_is_drawn_between_its_bounds() -> None:
-    env = gym.make(
-        utils.IDS[0], tasks=utils.QUADRATIC, horizon=10, updates_per_step=(1, 20)
-    )
+    env = gym.make(ENV_IDS[0], tasks=QUADRATIC, horizon=10, updates_per_step=(1, 20))
     env.reset(seed=0)
     lengths = []
     for _ in range(200):
@@ -105,7 +103,7 @@ def test_max_work_shortens_only_the_runs_of_large_tasks() -> None:
     small, large = (tasks.Quadratic(dim=dim, batch_size=8) for dim in (4, 64))
     for task, longest in ((small, 200), (large, 60)):
         env = gym.make(
-            utils.IDS[0], tasks=task, horizon=10, updates_per_step=(1, 20),
+            ENV_IDS[0], tasks=task, horizon=10, updates_per_step=(1, 20),
             max_work=60 * large.work,
         )  # fmt: skip
         lengths = []
@@ -113,7 +111,7 @@ def test_max_work_shortens_only_the_runs_of_large_tasks() -> None:
             env.reset(seed=seed)
             lengths.append(env.unwrapped.batch.groups[0][1].total_updates)
         assert 10 <= min(lengths) < 14 and 0.8 * longest < max(lengths) <= longest
-    least = gym.make(utils.IDS[0], tasks=large, updates_per_step=(2, 20), max_work=1)
+    least = gym.make(ENV_IDS[0], tasks=large, updates_per_step=(2, 20), max_work=1)
     least.reset(seed=0)
     assert least.unwrapped.batch.groups[0][1].total_updates == 80  # of 40 control steps
 
@@ -121,20 +119,20 @@ def test_max_work_shortens_only_the_runs_of_large_tasks() -> None:
 def test_the_work_of_a_recurrent_task_counts_every_token() -> None:
     elman = tasks.LanguageModel(network="elman", length=8, batch_size=4)
     assert elman.work == elman.num_params * 4 * 8
-    assert utils.MLP.work == utils.MLP.num_params * utils.MLP.batch_size
+    assert MLP.work == MLP.num_params * MLP.batch_size
 
 
 def test_the_length_of_a_run_is_observed() -> None:
     for updates, seen in ((10, 0.0), (20, math.log(2) / 3)):
-        env = gym.make(utils.IDS[0], tasks=utils.QUADRATIC, updates_per_step=updates)
+        env = gym.make(ENV_IDS[0], tasks=QUADRATIC, updates_per_step=updates)
         first, _ = env.reset(seed=0)
-        later = env.step(utils.keep(env))[0]
+        later = env.step(neutral_action(env))[0]
         for observation in (first, later):
             assert observation[list(FEATURES).index("run_length")] == pytest.approx(seen)
 
 
 def test_base_learning_rates_are_drawn_log_uniformly_one_per_run() -> None:
-    env = gym.make_vec(utils.IDS[0], 300, tasks=utils.QUADRATIC, base_lr=(1e-4, 1e-2))
+    env = gym.make_vec(ENV_IDS[0], 300, tasks=QUADRATIC, base_lr=(1e-4, 1e-2))
     env.reset(seed=0)
     drawn = env.groups[0][1].state.base_lr.double().log10()
     assert drawn.min() >= -4.0001 and drawn.max() <= -1.9999
@@ -157,7 +155,7 @@ def test_the_name_of_an_action_makes_its_default(kind: str) -> None:
 @pytest.mark.parametrize("action", ACTIONS, ids=str)
 def test_the_log_multiplier_stays_within_its_bound(action: actions.Action) -> None:
     space = action.space(np.float64)
-    shifts = action.shift(torch.tensor(np.array(utils.random_actions(space, 100))))
+    shifts = action.shift(torch.tensor(np.array(random_actions(space, 100))))
     assert (shifts > 0).any() and (shifts < 0).any()
     for toward in (shifts.max(), shifts.min()):
         s = torch.tensor([action.start], dtype=torch.float64)
@@ -174,8 +172,8 @@ def test_the_log_multiplier_stays_within_its_bound(action: actions.Action) -> No
 @pytest.mark.parametrize("schedule", actions.SCHEDULES)
 def test_the_learning_rate_is_base_times_schedule_times_multiplier(schedule: str) -> None:
     action = actions.Continuous(schedule=schedule, start=0.5)
-    arguments = {"tasks": utils.MLP, "horizon": 5, "updates_per_step": 4}
-    env = gym.make(utils.IDS[0], action=action.to_dict(), base_lr=1e-2, **arguments)
+    arguments = {"tasks": MLP, "horizon": 5, "updates_per_step": 4}
+    env = gym.make(ENV_IDS[0], action=action.to_dict(), base_lr=1e-2, **arguments)
     env.reset(seed=0)
     s = 0.5
     for step, chosen in enumerate((1.0, -0.5, 0.25, 0.0, -1.0)):

@@ -13,13 +13,26 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from optenv import core, rules, tasks
-from tests.helpers import utils
+from tests.helpers.small_runs import (
+    MLP,
+    QUADRATIC,
+    RULE_NAMES,
+    assert_identical,
+    assert_same,
+    clone,
+    leaves,
+    module_task,
+    random_actions,
+    rollout,
+    sample_runs,
+    start_runs,
+)
 
 RUNS = 3
-every_rule = pytest.mark.parametrize("rule", utils.RULES)
+every_rule = pytest.mark.parametrize("rule", RULE_NAMES)
 every_task = pytest.mark.parametrize(
     "task",
-    [utils.MLP, utils.QUADRATIC, utils.module_task()],
+    [MLP, QUADRATIC, module_task()],
     ids=["mlp", "quadratic", "module"],
 )
 
@@ -33,31 +46,31 @@ def rates(updates: int, runs: int = RUNS) -> Tensor:
 @every_rule
 @every_task
 def test_advance_is_pure(rule: str, task: tasks.Task) -> None:
-    data, state = utils.started(task, rule, RUNS)
+    data, state = start_runs(task, rule, RUNS)
     arguments = (rules.get(rule), data, state, rates(4))
     tensors = (data[:4], state, rates(4))
-    before = utils.clone(tensors)
+    before = clone(tensors)
     once = core.advance(task, *arguments)
     again = core.advance(task, *arguments)
-    utils.assert_identical(tensors, before)
-    utils.assert_identical(once, again)
+    assert_identical(tensors, before)
+    assert_identical(once, again)
     assert not once.params.equal(state.params)
 
 
 @every_rule
 def test_a_stored_state_is_a_snapshot(rule: str) -> None:
-    data, state = utils.started(utils.MLP, rule, RUNS)
+    data, state = start_runs(MLP, rule, RUNS)
     lr = rates(7)
 
     def run(state: core.RunState, lr: Tensor) -> core.RunState:
-        return core.advance(utils.MLP, rules.get(rule), data, state, lr)
+        return core.advance(MLP, rules.get(rule), data, state, lr)
 
     kept = run(state, lr[:3])
     end = run(kept, lr[3:])
     run(kept, 10 * lr)  # a branch from the same state
-    utils.assert_identical(run(kept, lr[3:]), end)
+    assert_identical(run(kept, lr[3:]), end)
     whole = run(state, lr)  # windows change nothing but the recorded losses
-    utils.assert_identical(whole._replace(losses=end.losses), end)
+    assert_identical(whole._replace(losses=end.losses), end)
     assert whole.losses.seen.tolist() == [7] * RUNS
     assert end.losses.seen.tolist() == [4] * RUNS
 
@@ -65,7 +78,7 @@ def test_a_stored_state_is_a_snapshot(rule: str) -> None:
 @every_rule
 @every_task
 def test_counts_equal_separate_runs(rule: str, task: tasks.Task) -> None:
-    data, state = utils.started(task, rule, RUNS)
+    data, state = start_runs(task, rule, RUNS)
     counts = torch.tensor([4, 0, 2])
     lr = rates(4)
     together = core.advance(task, rules.get(rule), data, state, lr, counts=counts)
@@ -75,16 +88,16 @@ def test_counts_equal_separate_runs(rule: str, task: tasks.Task) -> None:
             assert together.losses.seen[i] == 0
         else:
             alone = core.advance(task, rules.get(rule), data, state, lr[:count])
-        for ours, theirs in zip(utils.leaves(together), utils.leaves(alone), strict=True):
-            utils.assert_identical(ours[i], theirs[i])
+        for ours, theirs in zip(leaves(together), leaves(alone), strict=True):
+            assert_identical(ours[i], theirs[i])
 
 
 @every_rule
-@pytest.mark.parametrize("task", [utils.MLP, utils.QUADRATIC], ids=["mlp", "quadratic"])
+@pytest.mark.parametrize("task", [MLP, QUADRATIC], ids=["mlp", "quadratic"])
 def test_gradients_through_updates_match_finite_differences(
     rule: str, task: tasks.Task
 ) -> None:
-    data, params = utils.new_runs(task, 2)
+    data, params = sample_runs(task, 2)
 
     def final_loss(lr: Tensor, params: Tensor) -> Tensor:
         state = core.start(task, rules.get(rule), data, params, differentiable=True)
@@ -105,16 +118,14 @@ def test_gradients_through_updates_match_finite_differences(
 
 @every_rule
 def test_a_window_records_its_losses_and_probes_its_last_update(rule: str) -> None:
-    data, state = utils.started(utils.MLP, rule, RUNS)
+    data, state = start_runs(MLP, rule, RUNS)
     lr, losses = rates(5), []
-    end = core.advance(utils.MLP, rules.get(rule), data, state, lr)
+    end = core.advance(MLP, rules.get(rule), data, state, lr)
     for update in range(5):
         last = state
-        state = core.advance(
-            utils.MLP, rules.get(rule), data, state, lr[update : update + 1]
-        )
-        rows = data.batch_rows(state.updates, 1, utils.MLP.batch_size)
-        losses.append(core.evaluate(utils.MLP, state.params, data.batch(rows)))
+        state = core.advance(MLP, rules.get(rule), data, state, lr[update : update + 1])
+        rows = data.batch_rows(state.updates, 1, MLP.batch_size)
+        losses.append(core.evaluate(MLP, state.params, data.batch(rows)))
     window = torch.stack(losses)
     torch.testing.assert_close(end.losses.mean, window.mean(0))
     torch.testing.assert_close(end.losses.deviation, 5 * window.var(0, correction=0))
@@ -131,11 +142,11 @@ def test_a_window_records_its_losses_and_probes_its_last_update(rule: str) -> No
 
 
 def test_the_gradient_is_the_mean_over_the_batch() -> None:
-    data, state = utils.started(utils.QUADRATIC, "sgd", RUNS)
-    rows = data.batch_rows(state.updates, 1, utils.QUADRATIC.batch_size)
+    data, state = start_runs(QUADRATIC, "sgd", RUNS)
+    rows = data.batch_rows(state.updates, 1, QUADRATIC.batch_size)
     each = [
-        core.loss_and_grad(utils.QUADRATIC, state.params, data.batch(rows[:, i : i + 1]))
-        for i in range(utils.QUADRATIC.batch_size)
+        core.loss_and_grad(QUADRATIC, state.params, data.batch(rows[:, i : i + 1]))
+        for i in range(QUADRATIC.batch_size)
     ]
     torch.testing.assert_close(state.grad, torch.stack([g for _, g in each]).mean(0))
     torch.testing.assert_close(
@@ -163,7 +174,7 @@ class HostReads(TorchDispatchMode):
 @every_rule
 @every_task
 def test_no_update_waits_for_the_device(rule: str, task: tasks.Task) -> None:
-    data, state = utils.started(task, rule, RUNS)
+    data, state = start_runs(task, rule, RUNS)
     with HostReads() as mode:
         core.advance(task, rules.get(rule), data, state, rates(3))
         core.advance(
@@ -184,7 +195,7 @@ def global_state() -> tuple[Any, ...]:
 
 @pytest.mark.parametrize(
     "spec",
-    ["train", "test", utils.module_task(), utils.module_task(convolutional=True)],
+    ["train", "test", module_task(), module_task(convolutional=True)],
     ids=["train", "test", "module", "cnn"],
 )
 def test_global_state_is_not_changed(spec: Any) -> None:
@@ -194,9 +205,9 @@ def test_global_state_is_not_changed(spec: Any) -> None:
         "optenv/LearningRate-v0", 5, tasks=spec, horizon=2, updates_per_step=2,
         dtype="float64",
     )  # fmt: skip
-    utils.rollout(env, utils.random_actions(env.action_space, 4), seed=0)
+    rollout(env, random_actions(env.action_space, 4), seed=0)
     single = gym.make("optenv/LearningRate-v0", tasks=spec, updates_per_step=2, horizon=2)
-    utils.rollout(single, utils.random_actions(single.action_space, 4))
+    rollout(single, random_actions(single.action_space, 4))
     for old, new in zip(before, global_state(), strict=True):
         if isinstance(old, (Tensor, np.ndarray)):
             np.testing.assert_array_equal(np.asarray(old), np.asarray(new))
@@ -206,10 +217,8 @@ def test_global_state_is_not_changed(spec: Any) -> None:
 
 @pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), torch.device("cpu", 0)])
 def test_a_device_is_a_name_or_a_torch_device(device: str | torch.device) -> None:
-    arguments = {"tasks": utils.MLP, "horizon": 2, "updates_per_step": 2}
+    arguments = {"tasks": MLP, "horizon": 2, "updates_per_step": 2}
     env = gym.make_vec("optenv/LearningRate-v0", 2, device=device, **arguments)
     plain = gym.make_vec("optenv/LearningRate-v0", 2, **arguments)
-    actions = utils.random_actions(env.action_space, 2)
-    utils.assert_same(
-        utils.rollout(env, actions, seed=0), utils.rollout(plain, actions, seed=0)
-    )
+    actions = random_actions(env.action_space, 2)
+    assert_same(rollout(env, actions, seed=0), rollout(plain, actions, seed=0))

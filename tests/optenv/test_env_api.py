@@ -14,11 +14,22 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import optenv
 from optenv import rules
-from tests.helpers import utils
+from tests.helpers.small_runs import (
+    ENV_IDS,
+    ENV_RULE_PAIRS,
+    MLP,
+    QUADRATIC,
+    RULE_NAMES,
+    assert_same,
+    module_task,
+    neutral_action,
+    random_actions,
+    rollout,
+)
 
-SHORT = {"tasks": utils.MLP, "horizon": 5, "updates_per_step": 3}
+SHORT = {"tasks": MLP, "horizon": 5, "updates_per_step": 3}
 
-every_id = pytest.mark.parametrize("env_id", utils.IDS)
+every_id = pytest.mark.parametrize("env_id", ENV_IDS)
 
 
 @every_id
@@ -43,7 +54,7 @@ def test_make_vec_batches_the_spaces_of_make(env_id: str) -> None:
     observation, _ = batch.reset(seed=0)
     assert batch.observation_space.contains(observation)
     assert observation.shape == (3, *batch.single_observation_space.shape)
-    for action in utils.random_actions(batch.action_space, 5):
+    for action in random_actions(batch.action_space, 5):
         assert batch.observation_space.contains(batch.step(action)[0])
 
 
@@ -54,26 +65,24 @@ def test_a_spec_round_trips_through_json(env_id: str) -> None:
     batch = gym.make_vec(env_id, 3, horizon=3, autoreset_mode="SameStep", **arguments)
     for env, remake in ((single, gym.make), (batch, gym.make_vec)):
         again = remake(EnvSpec.from_json(env.spec.to_json()))
-        actions = utils.random_actions(env.action_space, 3)
-        utils.assert_same(
-            utils.rollout(again, actions, seed=1), utils.rollout(env, actions, seed=1)
-        )
+        actions = random_actions(env.action_space, 3)
+        assert_same(rollout(again, actions, seed=1), rollout(env, actions, seed=1))
 
 
 @every_id
-@pytest.mark.parametrize("task", [utils.MLP, utils.QUADRATIC, utils.module_task()])
+@pytest.mark.parametrize("task", [MLP, QUADRATIC, module_task()])
 def test_a_pickled_environment_continues_identically(
     env_id: str, task: optenv.tasks.Task
 ) -> None:
     arguments = {**SHORT, "tasks": task}
     for env in (gym.make(env_id, **arguments), gym.make_vec(env_id, 3, **arguments)):
-        actions = utils.random_actions(env.action_space, 9)
-        utils.rollout(env, actions[:2], seed=3)
+        actions = random_actions(env.action_space, 9)
+        rollout(env, actions[:2], seed=3)
         twin = pickle.loads(pickle.dumps(env))
         for action in actions[2:5]:
-            utils.assert_same(twin.step(action), env.step(action))
+            assert_same(twin.step(action), env.step(action))
         # The generators were pickled as well, so the next run is the same, too.
-        utils.assert_same(utils.rollout(twin, actions[5:]), utils.rollout(env, actions[5:]))
+        assert_same(rollout(twin, actions[5:]), rollout(env, actions[5:]))
 
 
 @every_id
@@ -81,27 +90,25 @@ def test_one_seed_gives_one_trajectory(env_id: str) -> None:
     arguments = {"tasks": "train", "horizon": 4, "updates_per_step": (1, 5)}
     for make in (gym.make, lambda *a, **k: gym.make_vec(*a, num_envs=3, **k)):
         env, fresh = make(env_id, **arguments), make(env_id, **arguments)
-        actions = utils.random_actions(env.action_space, 4)
-        first = utils.rollout(env, actions, seed=11)
-        utils.assert_same(utils.rollout(env, actions, seed=11), first)
-        utils.assert_same(utils.rollout(fresh, actions, seed=11), first)
-        for other in (utils.rollout(env, actions), utils.rollout(env, actions, seed=12)):
+        actions = random_actions(env.action_space, 4)
+        first = rollout(env, actions, seed=11)
+        assert_same(rollout(env, actions, seed=11), first)
+        assert_same(rollout(fresh, actions, seed=11), first)
+        for other in (rollout(env, actions), rollout(env, actions, seed=12)):
             assert not np.array_equal(other[1][0], first[1][0])
 
 
-@pytest.mark.parametrize(("env_id", "rule"), utils.PAIRS)
+@pytest.mark.parametrize(("env_id", "rule"), ENV_RULE_PAIRS)
 @pytest.mark.parametrize("on_divergence", ["end", "absorb"])
 def test_observations_of_diverging_runs_are_finite_and_bounded(
     env_id: str, rule: str, on_divergence: str
 ) -> None:
     env = gym.make_vec(
-        env_id, 8, tasks=utils.MLP, rule=rule, horizon=6, updates_per_step=5,
+        env_id, 8, tasks=MLP, rule=rule, horizon=6, updates_per_step=5,
         base_lr=(1.0, 1e12), on_divergence=on_divergence,
     )  # fmt: skip
     diverged = np.zeros(8, bool)
-    for observation, *rest in utils.rollout(
-        env, utils.random_actions(env.action_space, 6), seed=0
-    ):
+    for observation, *rest in rollout(env, random_actions(env.action_space, 6), seed=0):
         assert env.observation_space.contains(observation)
         assert np.isfinite(observation).all()
         if len(rest) == 4:
@@ -113,11 +120,11 @@ def test_observations_of_diverging_runs_are_finite_and_bounded(
 @every_id
 @pytest.mark.parametrize("base_lr", [1e6, 1e40])
 def test_a_diverged_run_ends_with_its_loss_reported(env_id: str, base_lr: float) -> None:
-    arguments = {**SHORT, "tasks": utils.QUADRATIC, "updates_per_step": 1, "horizon": 9}
+    arguments = {**SHORT, "tasks": QUADRATIC, "updates_per_step": 1, "horizon": 9}
     rule = {"rule": "sgd", **optenv.ENVIRONMENTS[env_id]}["rule"]
     env = gym.make(env_id, rule=rule, base_lr=base_lr, **arguments)
     env.reset(seed=0)
-    _, reward, terminated, truncated, info = env.step(utils.keep(env))
+    _, reward, terminated, truncated, info = env.step(neutral_action(env))
     assert terminated and not truncated and reward < 0
     assert info["diverged"] is True
     # Infinite rather than NaN, which is not equal to itself.
@@ -129,20 +136,20 @@ def test_a_diverged_run_ends_with_its_loss_reported(env_id: str, base_lr: float)
 def test_runs_end_at_the_horizon_and_not_before(env_id: str) -> None:
     env = gym.make(env_id, **SHORT)
     env.reset(seed=0)
-    ends = [env.step(utils.keep(env))[2:4] for _ in range(5)]
+    ends = [env.step(neutral_action(env))[2:4] for _ in range(5)]
     assert ends == [(False, False)] * 4 + [(True, False)]
     with pytest.raises(ValueError, match="ended"):
-        env.step(utils.keep(env))
+        env.step(neutral_action(env))
 
 
 @every_id
 def test_step_before_reset_raises(env_id: str) -> None:
     for env in (gym.make(env_id, **SHORT), gym.make(env_id, **SHORT).unwrapped):
         with pytest.raises(gym.error.ResetNeeded):
-            env.step(utils.keep(env))
+            env.step(neutral_action(env))
     batch = gym.make_vec(env_id, 2, **SHORT)
     with pytest.raises(gym.error.ResetNeeded):
-        batch.step(utils.keep(batch))
+        batch.step(neutral_action(batch))
 
 
 @every_id
@@ -151,7 +158,7 @@ def test_ansi_rendering_is_one_line_that_follows_the_run(env_id: str) -> None:
     env.reset(seed=0)
     lines = [env.render()]
     for _ in range(5):
-        info = env.step(utils.keep(env))[4]
+        info = env.step(neutral_action(env))[4]
         lines.append(env.render())
         assert f"loss {info['loss']:.4g}" in lines[-1]
         assert f"lr {info['lr']:.3g}" in lines[-1]
@@ -164,9 +171,9 @@ def test_ansi_rendering_is_one_line_that_follows_the_run(env_id: str) -> None:
     assert silent.unwrapped.render() is None
 
 
-@pytest.mark.parametrize("rule", utils.RULES)
+@pytest.mark.parametrize("rule", RULE_NAMES)
 def test_the_default_learning_rate_is_that_of_the_rule(rule: str) -> None:
     env = gym.make("optenv/LearningRate-v0", rule=rule, **SHORT)
     env.reset(seed=0)
-    lr = env.step(utils.keep(env))[4]["lr"]
+    lr = env.step(neutral_action(env))[4]["lr"]
     assert lr == pytest.approx(rules.get(rule).default_lr)

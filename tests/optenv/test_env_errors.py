@@ -12,13 +12,20 @@ from gymnasium.vector import AutoresetMode
 
 import optenv
 from optenv import actions, rules, settings, tasks
-from tests.helpers import utils
+from tests.helpers.small_runs import (
+    ENV_IDS,
+    MLP,
+    assert_same,
+    neutral_action,
+    random_actions,
+    rollout,
+)
 
 CONTINUOUS, DISCRETE = "optenv/LearningRate-v0", "optenv/DiscreteLearningRate-v0"
-SHORT = {"tasks": utils.MLP, "horizon": 3, "updates_per_step": 2}
+SHORT = {"tasks": MLP, "horizon": 3, "updates_per_step": 2}
 
 
-@pytest.mark.parametrize("env_id", utils.IDS)
+@pytest.mark.parametrize("env_id", ENV_IDS)
 @pytest.mark.parametrize(
     ("typo", "meant"),
     [("horizont", "horizon"), ("task", "tasks"), ("baselr", "base_lr"), ("Rule", "rule")],
@@ -190,25 +197,25 @@ def test_a_bad_action_is_quoted_with_what_is_valid(
     env.reset(seed=0)
     with pytest.raises(ValueError, match=says):
         env.step(action)
-    env.step(utils.keep(env))  # the run goes on
+    env.step(neutral_action(env))  # the run goes on
 
 
-@pytest.mark.parametrize("env_id", utils.IDS)
+@pytest.mark.parametrize("env_id", ENV_IDS)
 def test_a_batch_refuses_actions_of_another_batch_size(env_id: str) -> None:
     env = gym.make_vec(env_id, 3, **SHORT)
     env.reset(seed=0)
     with pytest.raises(ValueError, match=r"must have shape \(3,.*got \(2,"):
-        env.step(utils.keep(env)[:2])
+        env.step(neutral_action(env)[:2])
 
 
-@pytest.mark.parametrize("env_id", utils.IDS)
+@pytest.mark.parametrize("env_id", ENV_IDS)
 def test_read_only_actions_are_accepted(env_id: str) -> None:
     env = gym.make_vec(env_id, 3, **SHORT)
-    actions = utils.random_actions(env.action_space, 3)
-    expected = utils.rollout(env, actions, seed=0)
+    actions = random_actions(env.action_space, 3)
+    expected = rollout(env, actions, seed=0)
     for action in actions:
         action.setflags(write=False)
-    utils.assert_same(utils.rollout(env, actions, seed=0), expected)
+    assert_same(rollout(env, actions, seed=0), expected)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +256,6 @@ def test_rendering_before_the_first_reset_is_refused() -> None:
 
 def test_a_single_environment_that_has_ended_refuses_to_step() -> None:
     env = gym.make(CONTINUOUS, **SHORT)
-    utils.rollout(env, [utils.keep(env)] * 3, seed=0)
+    rollout(env, [neutral_action(env)] * 3, seed=0)
     with pytest.raises(ValueError, match=r"^the run has ended; call reset\(\)$"):
-        env.step(utils.keep(env))
+        env.step(neutral_action(env))

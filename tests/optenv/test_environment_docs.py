@@ -15,7 +15,7 @@ import optenv
 from optenv import registration
 from optenv.rules import switching
 from optenv.settings import Settings
-from tests.helpers import utils
+from tests.helpers.small_runs import QUADRATIC, neutral_action, rollout
 
 SINGLE = {optenv.LearningRateEnv: optenv.ENVIRONMENTS, optenv.TrialEnv: optenv.TRIALS}
 VECTOR = {
@@ -27,7 +27,7 @@ SECTIONS = [
     "Description", "Action Space", "Observation Space", "Rewards", "Starting State",
     "Episode End", "Info", "Arguments", "Version History",
 ]  # fmt: skip
-SHORT: dict[str, Any] = {"tasks": utils.QUADRATIC, "horizon": 2, "updates_per_step": 2}
+SHORT: dict[str, Any] = {"tasks": QUADRATIC, "horizon": 2, "updates_per_step": 2}
 
 every_class = pytest.mark.parametrize("cls", CLASSES)
 
@@ -116,7 +116,7 @@ def test_the_tables_of_info_keys_are_complete(env_id: str) -> None:
         if env_id in optenv.TRIALS:
             base = next(cls for cls in type(env).__mro__[1:] if cls in CLASSES)
             rows |= table(sections(base)["Info"])
-        steps = utils.rollout(env, [utils.keep(env)] * 2, seed=0)
+        steps = rollout(env, [neutral_action(env)] * 2, seed=0)
         assert steps[0][1] == {}
         keys = {key for step in steps[1:] for key in step[4] if not key.startswith("_")}
         assert {row for row in rows if row.islower()} == keys

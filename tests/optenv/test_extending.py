@@ -18,10 +18,16 @@ from torch import Tensor
 import optenv
 from optenv import actions, registration, rewards, rules, tasks, telemetry
 from optenv.telemetry import FEATURES, Control, History, Losses, Probe
-from tests.helpers import utils
+from tests.helpers.small_runs import (
+    QUADRATIC,
+    assert_identical,
+    assert_same,
+    random_actions,
+    rollout,
+)
 
 ID, TRIAL = "optenv/LearningRate-v0", "optenv/LearningRateTrial-v0"
-SHORT: dict[str, Any] = {"tasks": utils.QUADRATIC, "horizon": 4, "updates_per_step": 3}
+SHORT: dict[str, Any] = {"tasks": QUADRATIC, "horizon": 4, "updates_per_step": 3}
 GUIDE = Path(__file__).parents[2] / "docs" / "extending.md"
 
 
@@ -37,7 +43,7 @@ def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def play(env: Any, steps: int = 4, seed: int = 0) -> list[Any]:
-    return utils.rollout(env, utils.random_actions(env.action_space, steps), seed=seed)
+    return rollout(env, random_actions(env.action_space, steps), seed=seed)
 
 
 def check_both(**arguments: Any) -> Any:
@@ -45,9 +51,9 @@ def check_both(**arguments: Any) -> Any:
     arguments = {**SHORT, "dtype": "float64", **arguments}
     single, batch = gym.make(ID, **arguments), gym.make_vec(ID, 3, **arguments)
     check_env(single.unwrapped, skip_render_check=True)
-    trajectory = utils.random_actions(batch.action_space, 4)
-    together = utils.rollout(batch, trajectory, seed=5)
-    alone = utils.rollout(single, [action[1] for action in trajectory], seed=6)
+    trajectory = random_actions(batch.action_space, 4)
+    together = rollout(batch, trajectory, seed=5)
+    alone = rollout(single, [action[1] for action in trajectory], seed=6)
     for (first, *rest), (observation, *others) in zip(together, alone, strict=True):
         np.testing.assert_allclose(first[1], observation, rtol=1e-6, atol=1e-7)
         if len(rest) == 4:
@@ -145,7 +151,7 @@ def test_rewards_of_the_package_are_log_progress() -> None:
     log = rewards.Reward(("train",), lambda a, b: rewards.log_progress(a, b).mean(-1))
     rewards.register("log", log)
     ours, theirs = (play(gym.make(ID, **SHORT, reward=name)) for name in ("log", "train"))
-    utils.assert_same(ours, theirs)
+    assert_same(ours, theirs)
 
 
 # Features
@@ -287,7 +293,7 @@ def test_rules_take_hyperparameters_of_each_run(rule: str) -> None:
         play(gym.make(ID, **arguments, action=kind))
         for kind in (Constant.kind, "continuous")
     )
-    utils.assert_same(ours, theirs, rtol=1e-6, atol=1e-9)
+    assert_same(ours, theirs, rtol=1e-6, atol=1e-9)
 
 
 def test_an_action_that_sets_what_the_rule_lacks_is_refused() -> None:
@@ -306,8 +312,8 @@ def test_a_decision_has_the_log_multiplier_and_its_shift() -> None:
     for action in (actions.Continuous(bound=0.6), actions.Discrete(bound=0.6)):
         batch = torch.tensor([0, 1, 0])
         decision = action.decode(batch, log_multiplier)
-        utils.assert_identical(decision.log_multiplier, action.apply(batch, log_multiplier))
-        utils.assert_identical(decision.shift, action.shift(batch).double())
+        assert_identical(decision.log_multiplier, action.apply(batch, log_multiplier))
+        assert_identical(decision.shift, action.shift(batch).double())
         assert decision.rule is None and decision.hyperparameters == {}
     choice = actions.RuleChoice(rules=("lion", "sgd"))
     decision = choice.decode(torch.tensor([0, 3, 5]), log_multiplier)

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import optenv
-from tests.helpers import utils
+from tests.helpers.small_runs import MLP
 
 ARGUMENTS = {
-    "tasks": utils.MLP, "rule": "sgd", "base_lr": 1e-2, "horizon": 5,
+    "tasks": MLP, "rule": "sgd", "base_lr": 1e-2, "horizon": 5,
     "updates_per_step": 4, "dtype": "float64", "autoreset_mode": "Disabled",
 }  # fmt: skip
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from optenv import rewards, tasks
-from tests.helpers import utils
+from tests.helpers.small_runs import MLP, neutral_action, random_actions, rollout
 
 ID = "optenv/LearningRate-v0"
 RUNS, HORIZON = 6, 6
 TASKS = {
-    "mlp": utils.MLP,
+    "mlp": MLP,
     "regression": tasks.MLP(source="sine", num_train=200, width=8, outputs=1),
     "quadratic": tasks.Quadratic(batch_size=4, num_train=300, num_validation=200, dim=8),
 }
@@ -32,7 +32,7 @@ def run(actions: list[Any], **arguments: Any) -> tuple[np.ndarray, np.ndarray, A
         ID, RUNS, horizon=HORIZON, on_divergence="absorb", dtype="float64", **arguments
     )
     total, highest = np.zeros(RUNS), np.zeros(RUNS)
-    for _, reward, _, _, info in utils.rollout(env, actions, seed=0)[1:]:
+    for _, reward, _, _, info in rollout(env, actions, seed=0)[1:]:
         total += reward
         highest = np.maximum(highest, info["loss"])
     return total, highest, env
@@ -101,7 +101,7 @@ def test_a_return_is_the_log_progress_of_the_whole_run(
     state = env.groups[0][1].state
     initial = reward_loss(env, source, state.run.params)
     total = np.zeros(RUNS)
-    for action in utils.random_actions(env.action_space, HORIZON):
+    for action in random_actions(env.action_space, HORIZON):
         _, reward, terminated, _, info = env.step(action)
         total += reward
         loss = reward_loss(env, source, env.groups[0][1].state.run.params)
@@ -115,7 +115,7 @@ def test_a_return_is_the_log_progress_of_the_whole_run(
 def test_train_and_validation_rewards_differ() -> None:
     constant = [np.zeros((RUNS, 1))] * HORIZON
     train, validation = (
-        run(constant, tasks=utils.MLP, base_lr=1e-2, reward=source)[0]
+        run(constant, tasks=MLP, base_lr=1e-2, reward=source)[0]
         for source in ("train", "validation")
     )
     assert (train != validation).all()
@@ -124,7 +124,7 @@ def test_train_and_validation_rewards_differ() -> None:
 def test_both_sources_together_reward_the_mean_of_their_progress() -> None:
     constant = [np.zeros((RUNS, 1))] * HORIZON
     train, validation, both = (
-        run(constant, tasks=utils.MLP, base_lr=1e-2, reward=source)[0]
+        run(constant, tasks=MLP, base_lr=1e-2, reward=source)[0]
         for source in rewards.REWARDS
     )
     np.testing.assert_allclose(both, (train + validation) / 2, rtol=1e-8)
@@ -141,8 +141,8 @@ def test_the_validation_loss_at_the_end_is_on_all_validation_examples() -> None:
     task = TASKS["quadratic"]
     env = gym.make_vec(ID, RUNS, tasks=task, horizon=2, dtype="float64")
     env.reset(seed=0)
-    assert "validation_loss" not in env.step(utils.keep(env))[4]
-    info = env.step(utils.keep(env))[4]
+    assert "validation_loss" not in env.step(neutral_action(env))[4]
+    info = env.step(neutral_action(env))[4]
     group = env.groups[0][1]
     rows = group.data.rows[:, task.num_train :]
     assert rows.shape[1] == task.num_validation > 128

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import optenv
-from tests.helpers import utils
 from tests.helpers.example_process import ROOT, output
+from tests.helpers.small_runs import ENV_IDS, MLP, assert_same
 
 pytest.importorskip("ray", reason="ray is not installed (extra: ray)")
 from ray.rllib.algorithms.ppo import PPOConfig
@@ -26,7 +26,7 @@ HORIZON, RUNS, SEED = 4, 5, 7
 # float64: a batch and single environments round differently. Some runs diverge, and so
 # end early: episodes of the same batch begin at different times.
 SHORT = {
-    "tasks": utils.MLP, "base_lr": (1e-2, 1e3),
+    "tasks": MLP, "base_lr": (1e-2, 1e3),
     "horizon": HORIZON, "updates_per_step": 3, "dtype": "float64",
 }  # fmt: skip
 TOLERANCE = {"rtol": 1e-6, "atol": 1e-7}
@@ -65,7 +65,7 @@ def replayed(chunks: list[SingleAgentEpisode], env: gym.Env, seed: int) -> list[
     total, returns = 0.0, []
     for chunk in chunks:
         seen = chunk.get_observations()
-        utils.assert_same(seen[0], observation, **TOLERANCE)
+        assert_same(seen[0], observation, **TOLERANCE)
         for after, action, reward in zip(
             seen[1:], chunk.get_actions(), chunk.get_rewards(), strict=True
         ):
@@ -75,7 +75,7 @@ def replayed(chunks: list[SingleAgentEpisode], env: gym.Env, seed: int) -> list[
                 np.testing.assert_allclose(sent, action.clip(-1, 1), atol=1e-6)
             observation, expected, ended, _, _ = env.step(sent)
             total += expected
-            utils.assert_same(after, observation, **TOLERANCE)
+            assert_same(after, observation, **TOLERANCE)
             assert reward == pytest.approx(expected, rel=1e-6, abs=1e-7)
         assert chunk.is_terminated == ended
         if ended:
@@ -86,7 +86,7 @@ def replayed(chunks: list[SingleAgentEpisode], env: gym.Env, seed: int) -> list[
 
 
 @pytest.mark.parametrize("random_actions", [True, False], ids=["random", "of the policy"])
-@pytest.mark.parametrize("env_id", [*utils.IDS, *optenv.TRIALS])
+@pytest.mark.parametrize("env_id", [*ENV_IDS, *optenv.TRIALS])
 def test_episodes_equal_those_of_environments_stepped_by_hand(
     env_id: str, random_actions: bool
 ) -> None:
@@ -108,7 +108,7 @@ def test_episodes_equal_those_of_environments_stepped_by_hand(
 
 
 def test_absorbed_runs_are_whole_episodes() -> None:
-    runner, _ = make_runner(utils.IDS[0], on_divergence="absorb")
+    runner, _ = make_runner(ENV_IDS[0], on_divergence="absorb")
     episodes = runner.sample(num_episodes=3 * RUNS, random_actions=True)
     assert [len(episode) for episode in episodes] == [HORIZON] * 3 * RUNS
     assert all(episode.is_terminated for episode in episodes)

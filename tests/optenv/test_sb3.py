@@ -17,11 +17,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
 import optenv
 from optenv.sb3 import SB3VecEnv
-from tests.helpers import utils
+from tests.helpers.small_runs import ENV_IDS, MLP, assert_same
 
 # float64: a batch and single environments round differently.
 SHORT = {
-    "tasks": utils.MLP, "base_lr": (1e-2, 1e3),
+    "tasks": MLP, "base_lr": (1e-2, 1e3),
     "horizon": 4, "updates_per_step": 3, "dtype": "float64",
 }  # fmt: skip
 TOLERANCE = {"rtol": 1e-6, "atol": 1e-7}
@@ -49,14 +49,14 @@ def assert_same_steps(ours: VecEnv, theirs: VecEnv, steps: int) -> dict[str, int
     assert ours.action_space == theirs.action_space
     for env in (ours, theirs):
         env.seed(7)
-    utils.assert_same(ours.reset(), theirs.reset(), **TOLERANCE)
+    assert_same(ours.reset(), theirs.reset(), **TOLERANCE)
     assert ours.reset_infos == theirs.reset_infos
     count = {"terminated": 0, "truncated": 0}
     ours.action_space.seed(0)
     for _ in range(steps):
         actions = np.stack([ours.action_space.sample() for _ in range(ours.num_envs)])
         result = ours.step(actions)
-        utils.assert_same(result, theirs.step(actions), **TOLERANCE)
+        assert_same(result, theirs.step(actions), **TOLERANCE)
         assert ours.reset_infos == theirs.reset_infos
         for done, info in zip(result[2], result[3], strict=True):
             assert ("terminal_observation" in info) == done
@@ -65,7 +65,7 @@ def assert_same_steps(ours: VecEnv, theirs: VecEnv, steps: int) -> dict[str, int
     return count
 
 
-@pytest.mark.parametrize("env_id", utils.IDS)
+@pytest.mark.parametrize("env_id", ENV_IDS)
 def test_the_adapter_equals_dummy_vec_env(env_id: str) -> None:
     singles = DummyVecEnv([lambda: gym.make(env_id, **SHORT)] * 5)
     count = assert_same_steps(batched(env_id, 5, **SHORT), singles, steps=14)
@@ -78,18 +78,18 @@ def test_the_adapter_equals_dummy_vec_env_on_truncated_episodes() -> None:
 
 
 def test_a_second_reset_continues_the_generators_like_dummy_vec_env() -> None:
-    ours = batched(utils.IDS[0], 3, **SHORT)
-    theirs = DummyVecEnv([lambda: gym.make(utils.IDS[0], **SHORT)] * 3)
+    ours = batched(ENV_IDS[0], 3, **SHORT)
+    theirs = DummyVecEnv([lambda: gym.make(ENV_IDS[0], **SHORT)] * 3)
     for env in (ours, theirs):
         env.seed(1)
         env.reset()
-    utils.assert_same(ours.reset(), theirs.reset(), **TOLERANCE)
+    assert_same(ours.reset(), theirs.reset(), **TOLERANCE)
     actions = np.zeros((3, 1))
-    utils.assert_same(ours.step(actions), theirs.step(actions), **TOLERANCE)
+    assert_same(ours.step(actions), theirs.step(actions), **TOLERANCE)
 
 
 def test_infos_of_vector_wrappers_are_split_too() -> None:
-    batch = gym.make_vec(utils.IDS[0], 3, autoreset_mode=AutoresetMode.DISABLED, **SHORT)
+    batch = gym.make_vec(ENV_IDS[0], 3, autoreset_mode=AutoresetMode.DISABLED, **SHORT)
     env = SB3VecEnv(RecordEpisodeStatistics(batch))
     env.seed(0)
     env.reset()
@@ -108,20 +108,20 @@ def test_infos_of_vector_wrappers_are_split_too() -> None:
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
 def test_autoreset_modes_that_lose_an_observation_are_refused(mode: AutoresetMode) -> None:
-    env = gym.make_vec(utils.IDS[0], 2, autoreset_mode=mode, **SHORT)
+    env = gym.make_vec(ENV_IDS[0], 2, autoreset_mode=mode, **SHORT)
     with pytest.raises(ValueError, match=rf"DISABLED.*got.*{mode.name}"):
         SB3VecEnv(env)
 
 
 def test_attributes_and_methods_of_the_batch_are_available() -> None:
-    env = batched(utils.IDS[0], 3, **SHORT)
+    env = batched(ENV_IDS[0], 3, **SHORT)
     assert env.get_attr("num_envs") == [3, 3, 3]
     assert env.get_attr("num_envs", indices=1) == [3]
     assert env.env_method("describe", indices=[0, 2]) == [env.env.describe()] * 2
     assert env.env_is_wrapped(gym.Wrapper) == [False] * 3
 
 
-@pytest.mark.parametrize("env_id", utils.IDS)
+@pytest.mark.parametrize("env_id", ENV_IDS)
 def test_ppo_learns_on_the_adapter(env_id: str) -> None:
     env = VecMonitor(batched(env_id, 4, **{**SHORT, "dtype": "float32"}))
     model = PPO("MlpPolicy", env, n_steps=8, batch_size=16, n_epochs=1, seed=0)
@@ -150,4 +150,4 @@ def test_importing_optenv_does_not_import_stable_baselines3() -> None:
 
 def test_a_single_environment_is_refused() -> None:
     with pytest.raises(TypeError, match=r"needs a VectorEnv, as make_vec gives, got"):
-        SB3VecEnv(gym.make(utils.IDS[0]))  # type: ignore[arg-type]
+        SB3VecEnv(gym.make(ENV_IDS[0]))  # type: ignore[arg-type]

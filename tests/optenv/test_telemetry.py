@@ -16,7 +16,15 @@ from torch import Tensor
 import optenv
 from optenv import tasks, telemetry
 from optenv.telemetry import FEATURES, Control, History, Losses, Probe, observe
-from tests.helpers import utils
+from tests.helpers.small_runs import (
+    ENV_IDS,
+    MLP,
+    RULE_NAMES,
+    assert_identical,
+    assert_same,
+    random_actions,
+    rollout,
+)
 
 RUNS, WINDOWS = 6, 8
 NAMES = list(FEATURES)
@@ -127,12 +135,12 @@ def test_a_run_in_other_units_has_the_same_observations(
             "optenv/LearningRate-v0", 4, tasks=task, rule=rule, horizon=8,
             updates_per_step=5, base_lr=1e-3 * param_unit**2 / loss_unit, dtype="float64",
         )  # fmt: skip
-        steps = utils.rollout(env, utils.random_actions(env.action_space, 8), seed=0)
+        steps = rollout(env, random_actions(env.action_space, 8), seed=0)
         free = [i for i, name in enumerate(NAMES) if name != "learning_rate"]
         seen = [step[0][..., free] for step in steps]
         return seen + [step[1] for step in steps[1:]]
 
-    utils.assert_same(trajectory(loss, param), trajectory(1.0, 1.0), rtol=1e-6, atol=1e-7)
+    assert_same(trajectory(loss, param), trajectory(1.0, 1.0), rtol=1e-6, atol=1e-7)
 
 
 BAD = [float("nan"), float("inf"), float("-inf"), 0.0, 1e30, -1e30, 1e-38]
@@ -184,7 +192,7 @@ def test_without_losses_all_loss_features_are_zero() -> None:
         if "loss" in name or name == "predicted_decrease":
             assert (without[:, :, i] == 0).all()
         else:
-            utils.assert_identical(without[:, :, i], with_losses[:, :, i])
+            assert_identical(without[:, :, i], with_losses[:, :, i])
 
 
 def test_a_window_without_losses_keeps_the_last_loss_features() -> None:
@@ -192,15 +200,15 @@ def test_a_window_without_losses_keeps_the_last_loss_features() -> None:
     windows[4] = replace(windows[4], 0.0, part=1)
     seen = dict(zip(NAMES, observations(windows).unbind(-1), strict=True))
     assert (seen["has_loss"][4] == 0).all() and (seen["has_loss"][5] == 1).all()
-    utils.assert_identical(seen["loss_vs_initial"][4], seen["loss_vs_initial"][3])
-    utils.assert_identical(seen["loss_noise"][4], seen["loss_noise"][3])
+    assert_identical(seen["loss_vs_initial"][4], seen["loss_vs_initial"][3])
+    assert_identical(seen["loss_noise"][4], seen["loss_noise"][3])
     assert (seen["loss_vs_previous"][4] == 0).all()
 
 
 def test_the_first_observation_is_constant() -> None:
     expected = dict.fromkeys(NAMES, 0.0)
     expected |= {"progress": -1.0, "elapsed": np.log(0.003) / 3, "has_loss": 1.0}
-    for rule, split in itertools.product(utils.RULES, tasks.SPLITS):
+    for rule, split in itertools.product(RULE_NAMES, tasks.SPLITS):
         env = gym.make_vec("optenv/LearningRate-v0", 8, tasks=split, groups=4, rule=rule)
         observation, _ = env.reset(seed=0)
         np.testing.assert_allclose(observation, [list(expected.values())] * 8, rtol=1e-6)
@@ -217,15 +225,15 @@ def test_the_table_names_every_entry_of_an_observation() -> None:
     assert all(FEATURES.values())
 
 
-@pytest.mark.parametrize("env_id", utils.IDS)
+@pytest.mark.parametrize("env_id", ENV_IDS)
 def test_control_features_follow_the_actions(env_id: str) -> None:
     bounded = {"kind": optenv.ENVIRONMENTS[env_id]["action"], "bound": 0.7}
     env = gym.make_vec(
-        env_id, 3, tasks=utils.MLP, action=bounded, horizon=6, base_lr=1e-3, dtype="float64"
+        env_id, 3, tasks=MLP, action=bounded, horizon=6, base_lr=1e-3, dtype="float64"
     )
     env.reset(seed=0)
     s, at_bound = np.zeros(3), False
-    for step, action in enumerate(utils.random_actions(env.action_space, 6), 1):
+    for step, action in enumerate(random_actions(env.action_space, 6), 1):
         observation, _, _, _, info = env.step(action)
         seen = dict(zip(NAMES, observation.T[: len(NAMES)], strict=True))
         group = env.groups[0][1]

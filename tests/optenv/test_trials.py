@@ -11,10 +11,10 @@ from gymnasium.vector import AutoresetMode
 
 import optenv
 from optenv.telemetry import FEATURES
-from tests.helpers import utils
+from tests.helpers.small_runs import MLP, QUADRATIC
 
 IDS = list(optenv.TRIALS)
-SHORT = {"tasks": utils.MLP, "horizon": 4, "updates_per_step": 2, "runs": 3}
+SHORT = {"tasks": MLP, "horizon": 4, "updates_per_step": 2, "runs": 3}
 
 every_id = pytest.mark.parametrize("env_id", IDS)
 
@@ -141,7 +141,7 @@ def test_a_batch_of_trials_steps_like_single_trials(env_id):
 
 
 def test_a_diverged_run_is_followed_by_the_next_run_of_the_trial():
-    env = batched(IDS[0], base_lr=1e4, rule="sgd", tasks=utils.QUADRATIC)
+    env = batched(IDS[0], base_lr=1e4, rule="sgd", tasks=QUADRATIC)
     env.reset(seed=0)
     worst = np.ones((3, 1), np.float32)
     runs = [env.step(worst)[4]["run"].tolist() for _ in range(3)]
@@ -197,7 +197,7 @@ def test_an_unknown_previous_reward_is_refused_with_the_valid_ones():
 def test_info_is_zero_for_runs_that_are_being_reset():
     """Here some runs diverge at once and are reset in the next step of the others."""
     env = gym.make_vec(
-        "optenv/LearningRateTrial-v0", 16, tasks=utils.MLP, rule="sgd", runs=1,
+        "optenv/LearningRateTrial-v0", 16, tasks=MLP, rule="sgd", runs=1,
         base_lr=(1e-3, 1e6), updates_per_step=2,
     )  # fmt: skip
     env.reset(seed=0)

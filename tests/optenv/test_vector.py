@@ -12,19 +12,31 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from optenv import tasks
-from tests.helpers import utils
+from tests.helpers.small_runs import (
+    MLP,
+    QUADRATIC,
+    RULE_NAMES,
+    assert_identical,
+    assert_same,
+    clone,
+    leaves,
+    module_task,
+    neutral_action,
+    random_actions,
+    rollout,
+)
 
 ID = "optenv/LearningRate-v0"
 # float64, so that rounding errors stay small over a few dozen updates.
 SHORT = {"horizon": 4, "updates_per_step": 3, "dtype": "float64"}
 TOLERANCE = {"rtol": 1e-6, "atol": 1e-7}
 TASKS = {
-    "mlp": utils.MLP,
+    "mlp": MLP,
     "digits": tasks.MLP(source="digits", inputs=64, outputs=10, width=8, num_train=64),
-    "quadratic": utils.QUADRATIC,
-    "shared": dataclasses.replace(utils.MLP, data_seed=4),
-    "module": utils.module_task(),
-    "cnn": utils.module_task(convolutional=True),
+    "quadratic": QUADRATIC,
+    "shared": dataclasses.replace(MLP, data_seed=4),
+    "module": module_task(),
+    "cnn": module_task(convolutional=True),
 }
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 #: One task for each way to store examples: drawn per run, or shared by all runs.
@@ -51,33 +63,33 @@ def test_sub_environments_start_like_single_environments(task: tasks.Task) -> No
         first, _ = single.reset(seed=20 + i)
         run = group_of(single)
         np.testing.assert_array_equal(observation[i], first)
-        utils.assert_identical(runs.state.run.params[i], run.state.run.params[0])
-        utils.assert_identical(runs.state.base_lr[i], run.state.base_lr[0])
-        utils.assert_identical(runs.data.order[i], run.data.order[0])
+        assert_identical(runs.state.run.params[i], run.state.run.params[0])
+        assert_identical(runs.state.base_lr[i], run.state.base_lr[0])
+        assert_identical(runs.data.order[i], run.data.order[0])
         for examples in ("inputs", "targets"):
             ours = getattr(runs.data, examples)[runs.data.rows[i]]
-            utils.assert_identical(ours, getattr(run.data, examples)[run.data.rows[0]])
+            assert_identical(ours, getattr(run.data, examples)[run.data.rows[0]])
     assert len({tuple(p.tolist()) for p in runs.state.run.params}) == 3
 
 
-@pytest.mark.parametrize("rule", utils.RULES)
+@pytest.mark.parametrize("rule", RULE_NAMES)
 @few_tasks
 def test_a_batch_steps_like_single_environments(rule: str, task: tasks.Task) -> None:
     arguments = {**SHORT, "tasks": task, "rule": rule}
     batch = gym.make_vec(ID, 3, **arguments)
     singles = SyncVectorEnv([lambda: gym.make(ID, **arguments)] * 3)
     # Two whole runs: the second one continues the generators after an autoreset.
-    utils.assert_same(batch.reset(seed=5), singles.reset(seed=5))
-    for action in utils.random_actions(batch.action_space, 10):
-        utils.assert_same(batch.step(action), singles.step(action), **TOLERANCE)
+    assert_same(batch.reset(seed=5), singles.reset(seed=5))
+    for action in random_actions(batch.action_space, 10):
+        assert_same(batch.step(action), singles.step(action), **TOLERANCE)
 
 
 @every_task
 def test_a_run_does_not_depend_on_the_size_of_its_batch(task: tasks.Task) -> None:
     small, large = (gym.make_vec(ID, n, tasks=task, **SHORT) for n in (2, 7))
-    actions = utils.random_actions(large.action_space, 10)
-    few = utils.rollout(small, [a[:2] for a in actions], seed=5)
-    many = utils.rollout(large, actions, seed=5)
+    actions = random_actions(large.action_space, 10)
+    few = rollout(small, [a[:2] for a in actions], seed=5)
+    many = rollout(large, actions, seed=5)
     for (observation, reward, *_), (observations, rewards, *_) in zip(
         few[1:], many[1:], strict=True
     ):
@@ -113,17 +125,17 @@ def test_autoreset_equals_that_of_sync_vector_env(
     batch = gym.make_vec(ID, 6, autoreset_mode=mode, **arguments)
     singles = SyncVectorEnv([lambda: gym.make(ID, **arguments)] * 6, autoreset_mode=mode)
     assert batch.metadata["autoreset_mode"] is mode
-    utils.assert_same(batch.reset(seed=2), singles.reset(seed=2))
+    assert_same(batch.reset(seed=2), singles.reset(seed=2))
     ends = []
-    for action in utils.random_actions(batch.action_space, 16):
+    for action in random_actions(batch.action_space, 16):
         ours, theirs = masked(batch.step(action)), masked(singles.step(action))
-        utils.assert_same(ours, theirs, **TOLERANCE)
+        assert_same(ours, theirs, **TOLERANCE)
         done = ours[2]
         ends.append(done)
         if mode is AutoresetMode.DISABLED and done.any():
             reset = [e.reset(options={"reset_mask": done.copy()}) for e in (batch, singles)]
             (first, info), (other, other_info) = reset
-            utils.assert_same((first[done], info), (other[done], other_info))
+            assert_same((first[done], info), (other[done], other_info))
     # Out of phase: some steps end only some of the runs, and each row ends several.
     partial = [done for done in ends if done.any() and not done.all()]
     assert len(partial) >= 3
@@ -131,32 +143,30 @@ def test_autoreset_equals_that_of_sync_vector_env(
 
 
 def test_without_autoreset_ended_runs_refuse_to_step() -> None:
-    env = gym.make_vec(
-        ID, 3, tasks=utils.MLP, autoreset_mode=AutoresetMode.DISABLED, **SHORT
-    )
-    utils.rollout(env, [utils.keep(env)] * 4, seed=0)
+    env = gym.make_vec(ID, 3, tasks=MLP, autoreset_mode=AutoresetMode.DISABLED, **SHORT)
+    rollout(env, [neutral_action(env)] * 4, seed=0)
     with pytest.raises(ValueError, match=r"runs \[0, 1, 2\] have ended.*reset_mask"):
-        env.step(utils.keep(env))
+        env.step(neutral_action(env))
     env.reset(options={"reset_mask": np.array([True, False, True])})
     with pytest.raises(ValueError, match=r"runs \[1\] have ended"):
-        env.step(utils.keep(env))
+        env.step(neutral_action(env))
     env.reset(options={"reset_mask": np.array([False, True, False])})
-    env.step(utils.keep(env))
+    env.step(neutral_action(env))
 
 
 @every_task
 def test_a_masked_reset_does_not_change_the_other_runs(task: tasks.Task) -> None:
     env = gym.make_vec(ID, 3, tasks=task, **SHORT)
-    utils.rollout(env, [utils.keep(env)] * 2, seed=0)
+    rollout(env, [neutral_action(env)] * 2, seed=0)
     group = group_of(env)
-    before = utils.clone(group.state)
+    before = clone(group.state)
     examples = [e.clone() for e in group.data.batch(group.data.rows * 0 + 3)]
     env.reset(options={"reset_mask": np.array([False, True, False])})
     others = [0, 2]
-    for old, new in zip(before, utils.leaves(group.state), strict=True):
-        utils.assert_identical(new[others], old[others])
+    for old, new in zip(before, leaves(group.state), strict=True):
+        assert_identical(new[others], old[others])
     for old, new in zip(examples, group.data.batch(group.data.rows * 0 + 3), strict=True):
-        utils.assert_identical(new[others], old[others])
+        assert_identical(new[others], old[others])
     assert not (before[0][1] == group.state.run.params[1]).all()
     assert group.steps.tolist() == [2, 0, 2]
 
@@ -168,14 +178,14 @@ def test_inactive_runs_are_not_changed_by_a_step(task: tasks.Task) -> None:
         env.reset(seed=0)
     masked_group, group = (group_of(env) for env in envs)
     active = np.array([True, False, True])
-    before = utils.clone(masked_group.state)
+    before = clone(masked_group.state)
     action = torch.tensor([[0.5], [1.0], [-0.5]], dtype=torch.float64)
     masked_group.step(action, active)
     group.step(action)
     for old, new, all_moved in zip(
-        before, utils.leaves(masked_group.state), utils.leaves(group.state), strict=True
+        before, leaves(masked_group.state), leaves(group.state), strict=True
     ):
-        utils.assert_identical(new[1], old[1])
+        assert_identical(new[1], old[1])
         torch.testing.assert_close(new[active], all_moved[active])
     assert masked_group.steps.tolist() == [1, 0, 1]
 
@@ -185,7 +195,7 @@ def test_a_mixed_batch_redraws_structures_when_whole_groups_end() -> None:
     env.reset(seed=0)
     drawn = [[group.task for _, group in env.groups]]
     ended = np.zeros(6, bool)
-    for action in utils.random_actions(env.action_space, 12):
+    for action in random_actions(env.action_space, 12):
         observation, _, terminated, _, _ = env.step(action)
         assert env.observation_space.contains(observation)
         if ended.all():
@@ -218,7 +228,7 @@ def test_absorbing_divergence_keeps_runs_in_phase_and_their_returns(
         env.reset(seed=3)
         total, running = np.zeros(8), np.ones(8, bool)
         lengths = np.zeros(8, int)
-        for action in utils.random_actions(env.action_space, 4):
+        for action in random_actions(env.action_space, 4):
             _, reward, terminated, _, _ = env.step(action)
             total += reward * running
             lengths += running
@@ -233,7 +243,7 @@ def test_absorbing_divergence_keeps_runs_in_phase_and_their_returns(
 
 
 def test_a_masked_reset_seeds_no_other_runs() -> None:
-    arguments: dict[str, Any] = {**SHORT, "tasks": utils.MLP}
+    arguments: dict[str, Any] = {**SHORT, "tasks": MLP}
     mode = AutoresetMode.DISABLED
     batch = gym.make_vec(ID, 3, autoreset_mode=mode, **arguments)
     singles = SyncVectorEnv([lambda: gym.make(ID, **arguments)] * 3, autoreset_mode=mode)
@@ -243,13 +253,13 @@ def test_a_masked_reset_seeds_no_other_runs() -> None:
         mask = np.array([False, True, False])
         env.reset(seed=50, options={"reset_mask": mask})
         env.reset()
-        losses.append(env.step(utils.keep(batch))[4]["loss"])
+        losses.append(env.step(neutral_action(batch))[4]["loss"])
     np.testing.assert_allclose(*losses, **TOLERANCE)
 
 
 def test_seeds_may_be_a_list_or_a_tuple() -> None:
-    env = gym.make_vec(ID, 3, tasks=utils.MLP, **SHORT)
-    actions = [utils.keep(env)] * 2
-    expected = utils.rollout(env, actions, seed=5)
+    env = gym.make_vec(ID, 3, tasks=MLP, **SHORT)
+    actions = [neutral_action(env)] * 2
+    expected = rollout(env, actions, seed=5)
     for seed in ([5, 6, 7], (5, 6, 7)):
-        utils.assert_same(utils.rollout(env, actions, seed=seed), expected)  # type: ignore[arg-type]
+        assert_same(rollout(env, actions, seed=seed), expected)  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from agents.policy.files import save_policy
 from tests.helpers.benchmark_rows import benchmark as invoke
 from tests.helpers.benchmark_rows import row
 from tests.helpers.paths import ROOT
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
 
 pytest.importorskip("sklearn")
 

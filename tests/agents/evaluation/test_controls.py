@@ -27,7 +27,7 @@ from agents.evaluation.arms.learned import learned_arm
 from agents.evaluation.arms.select import PolicyArms
 from agents.evaluation.runs.jobs import control_jobs
 from tests.helpers.benchmark_rows import short
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
 
 pytest.importorskip("sklearn")
 

@@ -14,7 +14,7 @@ from agents.evaluation.tasks.benchmark import BENCHMARK
 from agents.policy.files import save_policy
 from tests.helpers.benchmark_rows import benchmark as invoke
 from tests.helpers.paths import ROOT
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
 
 pytest.importorskip("sklearn")
 

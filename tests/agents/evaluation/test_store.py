@@ -14,7 +14,7 @@ from agents.evaluation.arms.learned import learned_arm
 from agents.evaluation.runs.jobs import Job, job_key
 from agents.evaluation.runs.store import Store, StoredRuns, exclusive
 from tests.helpers.benchmark_rows import ADAMW_ARM, row, short
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
 
 JOB = Job(ADAMW_ARM, short("friedman"), 0)
 ROW = {**row("friedman", "AdamW", 0, math.inf), "train_loss": math.nan}

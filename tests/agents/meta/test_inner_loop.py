@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from tests.helpers.few_shot_learners import LEARNERS, DoubleSinusoids, perceptron
 from torch import nn
 
 from agents import meta
@@ -16,8 +17,7 @@ from agents.meta.learned_rates import HypergradientRule, PerParameterRule, PerSt
 from agents.meta.meta_lstm import LstmRule, signed_log
 from optenv import core, rules
 from optenv.tasks.stacked import Stacked, flat
-from tests.helpers import utils
-from tests.helpers.few_shot_learners import LEARNERS, DoubleSinusoids, perceptron
+from tests.helpers.small_runs import module_task
 
 
 class Sequences(Family):
@@ -69,7 +69,7 @@ LOOPS = ("running statistics", "LSTM", "GRU")
 
 @pytest.mark.parametrize("rule", ["sgd", "momentum", "adam"])
 def test_the_inner_loop_walks_like_the_environment(rule):
-    task = utils.module_task(batch_size=16)
+    task = module_task(batch_size=16)
     generators = [np.random.default_rng(seed) for seed in range(3)]
     data = task.sample(generators)
     params, steps = task.init(generators), 4

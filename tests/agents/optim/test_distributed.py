@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from agents import LearnedLR, LearnedOptimizer
 from agents.optim import subsample
 from tests.helpers.loops import STEPS, batches, make_model, weights
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
 
 WORLD = 2
 RULES = ["adam", "orthogonal-adam", "momentum"]

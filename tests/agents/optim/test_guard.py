@@ -11,7 +11,7 @@ from torch import nn
 from agents import LearnedOptimizer
 from agents.optim import guard as guards
 from tests.helpers.loops import STEPS, batches, learned, make_model, train, weights
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
 
 BAD = float("nan")
 

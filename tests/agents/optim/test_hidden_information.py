@@ -13,8 +13,8 @@ from agents import LearnedOptimizer, export_policy, load_policy
 from optenv import windows
 from optenv.sb3 import SB3VecEnv
 from optenv.telemetry import FEATURES, LOSS_FEATURES
-from tests.helpers import utils
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
+from tests.helpers.small_runs import MLP
 
 LOSS = [list(FEATURES).index(name) for name in LOSS_FEATURES]
 PROGRESS = [
@@ -26,7 +26,7 @@ PROGRESS = [
 def rollout(num_envs=4, steps=5, **arguments):
     """Observations ``[steps + 1, num_envs, F]`` and rewards of a run that holds still."""
     env = optenv.LearningRateVectorEnv(
-        num_envs, tasks=utils.MLP, horizon=8, updates_per_step=3, **arguments
+        num_envs, tasks=MLP, horizon=8, updates_per_step=3, **arguments
     )
     seen, rewards = [env.reset(seed=0)[0]], []
     for _ in range(steps):
@@ -49,7 +49,7 @@ def test_a_policy_trained_without_losses_ignores_them_when_exported(
     tmp_path,
 ):
     env = optenv.LearningRateVectorEnv(
-        4, tasks=utils.MLP, loss_dropout=1.0, autoreset_mode="Disabled"
+        4, tasks=MLP, loss_dropout=1.0, autoreset_mode="Disabled"
     )
     model = PPO("MlpPolicy", SB3VecEnv(env), seed=0)
     policy = load_policy(export_policy(model, tmp_path / "policy"))
@@ -81,7 +81,7 @@ def test_loss_dropout_hides_the_losses_of_whole_runs():
 
 
 def test_without_loss_dropout_no_random_numbers_are_drawn_for_it():
-    group = optenv.LearningRateVectorEnv(2, tasks=utils.MLP).groups[0][1]
+    group = optenv.LearningRateVectorEnv(2, tasks=MLP).groups[0][1]
     keys = [np.random.default_rng(i) for i in range(3)]
     assert group._draw_sees_loss(keys).all()
     assert [key.random() for key in keys] == [

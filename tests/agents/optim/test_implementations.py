@@ -12,7 +12,7 @@ from agents import LearnedOptimizer
 from agents.optim.kernels import FUSED
 from optenv import rules
 from tests.helpers.loops import STEPS, batches, make_model, train, weights
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
 
 
 def end(rule="adam", **arguments):

@@ -12,12 +12,13 @@ from agents import LearnedOptimizer
 from agents.optim.kernels import FUSED, update
 from agents.optim.kernels.base import DEFAULT, KernelOptions
 from optenv import rules
-from tests.helpers import utils
 from tests.helpers.loops import STEPS
+from tests.helpers.policies import random_policy
+from tests.helpers.small_runs import RULE_NAMES
 from tests.helpers.torch_reference import REFERENCES
 
 SHAPES = [(4, 3), (3,), (4, 3), (2, 2, 3, 3), ()]
-every_rule = pytest.mark.parametrize("name", utils.RULES)
+every_rule = pytest.mark.parametrize("name", RULE_NAMES)
 
 
 def gradient(shape: tuple[int, ...], t: int) -> Tensor:
@@ -49,7 +50,7 @@ def end(name: str, dtype: torch.dtype) -> Tensor:
     [
         *(
             (name, KernelOptions(foreach))
-            for name in utils.RULES
+            for name in RULE_NAMES
             for foreach in (None, True, False)
         ),
         *((name, KernelOptions(fused=True)) for name in FUSED),
@@ -128,7 +129,7 @@ def test_parameters_in_groups_move_as_in_one(name: str) -> None:
     for split in (False, True):
         params = [nn.Parameter(torch.ones(shape)) for shape in SHAPES]
         groups = [{"params": params[:2]}, {"params": params[2:]}] if split else params
-        optimizer = LearnedOptimizer(groups, utils.random_policy(name), total_steps=STEPS)
+        optimizer = LearnedOptimizer(groups, random_policy(name), total_steps=STEPS)
         for t in range(STEPS):
             for p in params:
                 p.grad = p.detach() + gradient(tuple(p.shape), t).float()
@@ -143,7 +144,7 @@ def test_counters_stay_on_the_cpu_when_they_are_loaded() -> None:
     states = []
     for device in ("cpu", "meta"):
         p = nn.Parameter(torch.ones(3, dtype=torch.bfloat16, device=device))
-        optimizer = LearnedOptimizer([p], utils.random_policy("nadam"), total_steps=STEPS)
+        optimizer = LearnedOptimizer([p], random_policy("nadam"), total_steps=STEPS)
         if device == "cpu":
             p.grad = torch.ones_like(p)
             optimizer.step()

@@ -15,7 +15,7 @@ from agents.policy.module import Policy
 from optenv import rules
 from optenv.telemetry import FEATURES
 from tests.helpers.loops import STEPS, batches, learned, make_model, train, weights
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
 
 
 def test_the_callers_policy_is_not_changed():

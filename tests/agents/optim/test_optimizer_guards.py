@@ -11,7 +11,7 @@ from torch import nn
 from agents import SHIPPED, LearnedOptimizer
 from optenv import rules
 from tests.helpers.loops import STEPS, batches, learned, make_model, train, weights
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
 
 
 def test_a_state_of_another_policy_is_refused():

@@ -20,8 +20,8 @@ from agents.policy.files import save_policy
 from agents.rl.rl2 import RL2, LstmPolicy
 from optenv.sb3 import SB3VecEnv
 from optenv.telemetry import FEATURES
-from tests.helpers import utils
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
+from tests.helpers.small_runs import MLP
 
 TRIALS = {
     "continuous": "optenv/LearningRateTrial-v0",
@@ -29,7 +29,7 @@ TRIALS = {
 }
 HORIZON, TOTAL, RUNS = 6, 18, 3
 SETTINGS = {
-    "tasks": utils.MLP, "horizon": HORIZON, "updates_per_step": TOTAL / HORIZON,
+    "tasks": MLP, "horizon": HORIZON, "updates_per_step": TOTAL / HORIZON,
     "runs": RUNS, "previous_reward": "told", "on_divergence": "absorb",
 }  # fmt: skip
 
@@ -72,11 +72,11 @@ def run_optimizer(optimizer, parameters, data, index=1):
     walk = []
     for step in range(TOTAL):
         first = torch.full((len(data.order),), step)
-        rows = data.batch_rows(first, 1, utils.MLP.batch_size)
+        rows = data.batch_rows(first, 1, MLP.batch_size)
         inputs, targets = (part[index] for part in data.batch(rows))
         optimizer.zero_grad()
         stacked = tuple(p.unsqueeze(0) for p in parameters)
-        loss = utils.MLP.loss(stacked, inputs[None], targets[None])[0]
+        loss = MLP.loss(stacked, inputs[None], targets[None])[0]
         loss.backward()
         optimizer.step(loss=loss)
         if step % (TOTAL // HORIZON) == 0:
@@ -86,7 +86,7 @@ def run_optimizer(optimizer, parameters, data, index=1):
 
 
 def parameters_from(flat):
-    return [p[0].clone().requires_grad_() for p in utils.MLP.unflatten(flat[None])]
+    return [p[0].clone().requires_grad_() for p in MLP.unflatten(flat[None])]
 
 
 @pytest.mark.parametrize("kind", TRIALS)

@@ -14,7 +14,7 @@ from torch import nn
 from agents import LearnedOptimizer
 from optenv import rules
 from tests.helpers.loops import STEPS, batches, learned, make_model, train, weights
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
 
 
 def save_and_load(state):

@@ -14,7 +14,7 @@ from torch.distributed.checkpoint import state_dict as checkpoint
 from agents import LearnedLR, LearnedOptimizer
 from optenv.telemetry import FEATURES
 from tests.helpers.loops import STEPS, batches, learned, make_model, weights
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
 
 OPTIMIZERS = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),

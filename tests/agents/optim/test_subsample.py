@@ -16,7 +16,7 @@ from agents.optim.probe import UpdateProbe, _measured_part
 from agents.optim.tensors import GradientBatch, real
 from optenv import tasks
 from tests.helpers.loops import STEPS
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
 
 SHAPES = [
     (400, 600), (4000, 64), (512, 1024), (300, 784), (160_000,), (1200, 16, 3, 3),

@@ -9,7 +9,7 @@ from agents import load_policy
 from agents.policy.ensemble import average
 from agents.policy.files import save_policy
 from optenv.telemetry import FEATURES
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
 
 
 def policies(count=3, **described):

@@ -23,7 +23,7 @@ from agents.policy.files import save_policy
 from agents.policy.module import Policy
 from optenv.sb3 import SB3VecEnv
 from optenv.telemetry import FEATURE_VERSION, FEATURES
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
 
 
 @pytest.fixture

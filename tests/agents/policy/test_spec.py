@@ -12,7 +12,7 @@ from agents import SHIPPED, Policy, load_policy
 from agents.policy import PolicySpec, save_policy
 from optenv.settings import make
 from optenv.telemetry import FEATURES, LOSS_FEATURES
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
 
 DESCRIPTIONS = {
     name: json.loads(path.with_suffix(".json").read_text())

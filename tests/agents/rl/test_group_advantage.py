@@ -14,10 +14,10 @@ from agents.rl.group_advantage import (
     GroupNormalisedRolloutBuffer,
     LeaveOneOutReward,
 )
-from tests.helpers import utils
+from tests.helpers.small_runs import MLP
 
 ARGUMENTS = {
-    "tasks": utils.MLP, "horizon": 4, "updates_per_step": 2, "base_lr": (1e-3, 1e-1),
+    "tasks": MLP, "horizon": 4, "updates_per_step": 2, "base_lr": (1e-3, 1e-1),
     "on_divergence": "absorb",
 }  # fmt: skip
 

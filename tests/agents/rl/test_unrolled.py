@@ -11,11 +11,11 @@ from agents.rl.unrolled import UnrolledLR
 from agents.rl.unrolled_rule import UnrolledRule
 from optenv.group import Group
 from optenv.settings import make
-from tests.helpers import utils
+from tests.helpers.small_runs import MLP
 from tests.helpers.unrolled_runs import reset, returns
 
 RUNS = {
-    "tasks": utils.MLP, "horizon": 6, "updates_per_step": 3, "spacing": 1.0,
+    "tasks": MLP, "horizon": 6, "updates_per_step": 3, "spacing": 1.0,
     "base_lr": (1e-3, 1e-2), "on_divergence": "absorb",
 }  # fmt: skip
 ACTION = {"kind": "continuous", "bound": 4.0, "step": 1.0}

@@ -23,9 +23,9 @@ from optenv import rules
 from optenv.rules.arithmetic import safe_sqrt
 from optenv.rules.base import empty_state, zeros_state
 from tests import test_parity
-from tests.helpers import utils
 from tests.helpers.paths import ROOT
 from tests.helpers.policies import random_policy
+from tests.helpers.small_runs import QUADRATIC
 
 RECIPE = ROOT / "docs" / "extending_rule.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", RECIPE.read_text(), re.MULTILINE | re.DOTALL)
@@ -132,7 +132,7 @@ def test_its_hyperparameters_are_specified_and_checked_like_ours():
 
 @every_rule
 def test_single_and_batched_environments_agree(name):
-    arguments = {"rule": name, "tasks": utils.QUADRATIC, "horizon": 5}
+    arguments = {"rule": name, "tasks": QUADRATIC, "horizon": 5}
     env = gym.make("optenv/LearningRate-v0", **arguments)
     batch = gym.make_vec("optenv/LearningRate-v0", num_envs=2, **arguments)
     observation, _ = env.reset(seed=3)

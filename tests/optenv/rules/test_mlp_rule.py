@@ -11,13 +11,13 @@ from agents.optim.kernels import update
 from agents.rl.unrolled_rule import UnrolledRule
 from optenv import rules
 from optenv.rules.mlp import correct, hidden_units
-from tests.helpers import utils
+from tests.helpers.small_runs import MLP
 from tests.helpers.unrolled_runs import reset, returns
 
 SHAPES = [(4, 3), (3,), ()]
 SIZE = 16
 RUNS = {
-    "tasks": utils.MLP, "horizon": 6, "updates_per_step": 3, "base_lr": (1e-3, 1e-2),
+    "tasks": MLP, "horizon": 6, "updates_per_step": 3, "base_lr": (1e-3, 1e-2),
     "on_divergence": "absorb", "action": {"bound": 4.0, "step": 1.0},
 }  # fmt: skip
 

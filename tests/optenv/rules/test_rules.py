@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from optenv import rules
-from tests.helpers import utils
+from tests.helpers.small_runs import RULE_NAMES, assert_identical, clone
 from tests.helpers.torch_reference import REFERENCES, Lion, default_dtype
 
 RUNS, SIZE, UPDATES = 5, 7, 100
 
 every_reference = pytest.mark.parametrize("name", REFERENCES)
-every_rule = pytest.mark.parametrize("name", utils.RULES)
+every_rule = pytest.mark.parametrize("name", RULE_NAMES)
 
 #: Shapes of the parameters, for shaped rules: a matrix and a vector.
 SHAPES = ((2, 2), (3,))
@@ -133,9 +133,9 @@ def test_an_update_changes_none_of_its_arguments(name: str) -> None:
     state = rule.init(params)
     for update in range(3):
         arguments = (params, noise_of(update, torch.float64), state, lr)
-        before = utils.clone(arguments)
+        before = clone(arguments)
         params, state = rule.update(*arguments)
-        utils.assert_identical(arguments, before)
+        assert_identical(arguments, before)
 
 
 @every_rule

@@ -14,8 +14,8 @@ from agents.evaluation.arms.select import load_policy_arms
 from agents.policy.files import save_policy
 from optenv import actions, rules
 from optenv.rules import switching
-from tests.helpers import utils
-from tests.helpers.utils import random_policy
+from tests.helpers.policies import random_policy
+from tests.helpers.small_runs import MLP
 
 RUNS, SHAPES = 4, ((3, 4), (5,))
 SIZE = 17
@@ -134,7 +134,7 @@ def test_an_action_chooses_a_rule_and_a_multiplier():
 
 
 def test_the_rule_in_force_is_observed():
-    env = gym.make("optenv/UpdateRule-v0", tasks=utils.MLP, horizon=4)
+    env = gym.make("optenv/UpdateRule-v0", tasks=MLP, horizon=4)
     observation, _ = env.reset(seed=0)
     names, seen = switching.NAMES, len(optenv.telemetry.FEATURES)
     assert observation[seen:].tolist() == [0.0] * len(names)

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 import optenv
 from optenv import core, tasks
-from tests.helpers import utils
+from tests.helpers.small_runs import (
+    assert_identical,
+    convolutional_module,
+    generators,
+    linear_module,
+    module_task,
+    neutral_action,
+    sample_runs,
+)
 
 
 class Tied(nn.Module):
@@ -35,8 +43,8 @@ class Tied(nn.Module):
 
 
 FACTORIES: dict[str, Callable[[], nn.Module]] = {
-    "mlp": utils.linear_module,
-    "cnn": utils.convolutional_module,
+    "mlp": linear_module,
+    "cnn": convolutional_module,
     "tied": Tied,
     "batch-norm": lambda: nn.Sequential(
         nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_stats=False), nn.Linear(5, 3)
@@ -65,7 +73,7 @@ def test_loss_and_gradient_equal_those_of_the_single_module(
 ) -> None:
     inputs = inputs_of(name)
     task = tasks.from_module(FACTORIES[name], inputs, targets, loss=loss, batch_size=8)
-    data, params = utils.new_runs(task, runs)
+    data, params = sample_runs(task, runs)
     rows = data.batch_rows(torch.zeros(runs, dtype=torch.int64), 1, 8)
     losses, gradients = core.loss_and_grad(task, params, data.batch(rows))
     for run in range(runs):
@@ -84,21 +92,21 @@ def test_loss_and_gradient_equal_those_of_the_single_module(
 @pytest.mark.parametrize("name", FACTORIES)
 def test_initial_parameters_equal_those_of_the_factory(name: str) -> None:
     task = tasks.from_module(FACTORIES[name], inputs_of(name).float(), TARGETS)
-    seeds = [int(g.integers(2**62)) for g in utils.generators(3)]
-    params = task.init(utils.generators(3))
+    seeds = [int(g.integers(2**62)) for g in generators(3)]
+    params = task.init(generators(3))
     for run, seed in enumerate(seeds):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             module = FACTORIES[name]()
         flat = nn.utils.parameters_to_vector(module.parameters()).detach()
-        utils.assert_identical(params[run], flat)
+        assert_identical(params[run], flat)
     assert len(params.unique(dim=0)) == 3
 
 
 def test_runs_share_the_split_but_not_its_order() -> None:
-    task = utils.module_task(validation_fraction=0.25)
+    task = module_task(validation_fraction=0.25)
     assert (task.num_train, task.num_validation) == (30, 10)
-    data, _ = utils.new_runs(task, 3)
+    data, _ = sample_runs(task, 3)
     assert data.rows[:, :30].sort().values.equal(torch.arange(30).expand(3, 30))
     assert data.rows[:, 30:].sort().values.equal(torch.arange(30, 40).expand(3, 10))
     assert len(data.rows.unique(dim=0)) == 3
@@ -108,30 +116,30 @@ def test_runs_share_the_split_but_not_its_order() -> None:
 @pytest.mark.parametrize("convolutional", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_an_environment_trains_the_modules(convolutional: bool, dtype: str) -> None:
-    task = utils.module_task(convolutional)
+    task = module_task(convolutional)
     env = gym.make_vec(
         "optenv/LearningRate-v0", 4, tasks=task, base_lr=1e-2, horizon=5, dtype=dtype
     )
     env.reset(seed=0)
     initial = env.groups[0][1].state.initial_loss.clone()
     for _ in range(5):
-        *_, terminated, _, info = env.step(utils.keep(env))
+        *_, terminated, _, info = env.step(neutral_action(env))
     assert terminated.all()
     assert (info["loss"] < 0.9 * initial.numpy()).all()
     assert np.isfinite(info["validation_loss"]).all()
 
 
 def test_the_users_module_and_tensors_are_not_changed() -> None:
-    module, inputs = utils.linear_module(), inputs_of("mlp").float()
+    module, inputs = linear_module(), inputs_of("mlp").float()
     kept, examples = [p.detach().clone() for p in module.parameters()], inputs.clone()
     task = tasks.from_module(lambda: module, inputs, TARGETS)
     env = gym.make("optenv/LearningRate-v0", tasks=task, horizon=2)
     env.reset(seed=0)
-    env.step(utils.keep(env))
+    env.step(neutral_action(env))
     for old, new in zip(kept, module.parameters(), strict=True):
         assert new.device.type == "cpu"
-        utils.assert_identical(new.detach(), old)
-    utils.assert_identical(inputs, examples)
+        assert_identical(new.detach(), old)
+    assert_identical(inputs, examples)
 
 
 def normalised() -> nn.Module:
@@ -179,7 +187,7 @@ def test_dropout_with_probability_zero_is_accepted() -> None:
 
 def test_a_loss_that_is_no_mean_is_refused() -> None:
     with pytest.raises(ValueError, match=r"scalar mean over the batch, .* shape \[8\]"):
-        utils.module_task(loss=lambda x, y: F.cross_entropy(x, y, reduction="none"))
+        module_task(loss=lambda x, y: F.cross_entropy(x, y, reduction="none"))
 
 
 class Dropping(nn.Linear):
@@ -207,7 +215,7 @@ def test_random_functions_are_refused_and_the_generator_is_restored() -> None:
 def test_modules_that_cannot_be_stacked_run_in_a_loop() -> None:
     inputs = torch.randn(40, 6, 4)
     task = optenv.from_module(Recurrent, inputs, TARGETS, batch_size=8)
-    data, params = utils.new_runs(task, 3)
+    data, params = sample_runs(task, 3)
     losses, gradients = core.loss_and_grad(task, params, data.train(8))
     for run in range(3):
         module = Recurrent().double()
@@ -222,12 +230,12 @@ def test_modules_that_cannot_be_stacked_run_in_a_loop() -> None:
 
 
 def test_tasks_of_modules_can_be_compared() -> None:
-    one, two = utils.module_task(), utils.module_task()
+    one, two = module_task(), module_task()
     assert one == one and one != two and len({one, two}) == 2
 
 
 def half_frozen() -> nn.Module:
-    module = utils.linear_module()
+    module = linear_module()
     module[0].weight.requires_grad_(False)  # type: ignore[index]
     return module
 
@@ -235,7 +243,7 @@ def half_frozen() -> nn.Module:
 def test_frozen_parameters_are_not_trained() -> None:
     inputs = inputs_of("mlp")
     task = tasks.from_module(half_frozen, inputs, TARGETS, batch_size=8)
-    data, params = utils.new_runs(task, 3)
+    data, params = sample_runs(task, 3)
     assert task.shapes == ((5,), (3, 5), (3,))
     rows = data.batch_rows(torch.zeros(3, dtype=torch.int64), 1, 8)
     losses, gradients = core.loss_and_grad(task, params, data.batch(rows))
@@ -262,7 +270,7 @@ def test_generators_of_other_devices_are_not_seeded(
     else:
         monkeypatch.setattr(torch.cuda, "manual_seed_all", pytest.fail)
     cpu = torch.get_rng_state()
-    utils.module_task().init(utils.generators(2))
+    module_task().init(generators(2))
     assert torch.equal(torch.get_rng_state(), cpu)
     if torch.cuda.is_initialized():
-        utils.assert_identical(torch.cuda.get_rng_state_all(), before)
+        assert_identical(torch.cuda.get_rng_state_all(), before)

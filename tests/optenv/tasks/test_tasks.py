@@ -12,7 +12,7 @@ from torch import nn
 
 from optenv import core, rules, tasks
 from optenv.tasks.data import load_digits
-from tests.helpers import utils
+from tests.helpers.small_runs import assert_identical, generators, sample_runs
 
 DRAWS = 300
 every_family = pytest.mark.parametrize("family", tasks.FAMILIES)
@@ -74,7 +74,7 @@ def test_digits_tasks_use_images_of_their_split_only(split: str) -> None:
 def test_a_digits_task_larger_than_its_split_is_refused() -> None:
     task = tasks.MLP(source="digits", inputs=64, outputs=10, num_train=1000, split="test")
     with pytest.raises(ValueError, match=r"is 1256.*test split.*600 images"):
-        task.sample(utils.generators(1))
+        task.sample(generators(1))
 
 
 @every_family
@@ -90,7 +90,7 @@ def test_every_family_has_a_finite_loss_that_adam_reduces(family: str, split: st
     enough = 0.9 if family == "language" else 0.7
     ratios = []
     for task in drawn:
-        data, params = utils.new_runs(task, 4, dtype=torch.float32)
+        data, params = sample_runs(task, 4, dtype=torch.float32)
         assert params.shape == (4, task.num_params)
         assert data.rows.shape == (4, task.num_train + task.num_validation)
         state = core.start(task, rules.get("adam"), data, params)
@@ -114,9 +114,9 @@ def test_runs_differ_in_data_parameters_and_order_and_repeat_by_key(
     family: str,
 ) -> None:
     task = next(t for t in structures(family, "train") if not shares(t))
-    first = utils.new_runs(task, 3)
-    again = utils.new_runs(task, 3)
-    utils.assert_identical((first[0][:4], first[1]), (again[0][:4], again[1]))
+    first = sample_runs(task, 3)
+    again = sample_runs(task, 3)
+    assert_identical((first[0][:4], first[1]), (again[0][:4], again[1]))
     data, params = first
     inputs = data.inputs[data.rows]
     for part in (inputs.flatten(1), params, data.order.unsqueeze(1)):
@@ -132,15 +132,15 @@ def test_runs_with_a_data_seed_share_examples_but_not_parameters_or_order(
     task = dataclasses.replace(
         next(t for t in drawn if shares(t)), num_train=200, num_validation=20, batch_size=8
     )
-    data, params = utils.new_runs(task, 3)
-    later, _ = utils.new_runs(task, 2, seed=77)
+    data, params = sample_runs(task, 3)
+    later, _ = sample_runs(task, 2, seed=77)
     assert data.shared and len(data.inputs) == 220
-    utils.assert_identical((data.inputs, data.targets), (later.inputs, later.targets))
+    assert_identical((data.inputs, data.targets), (later.inputs, later.targets))
     one = later._replace(rows=later.rows[:1], order=later.order[:1])
     changed = data.put(torch.tensor([1]), one)
     assert changed.rows.stride(0) == data.rows.stride(0) == 0, "one row serves all runs"
     assert changed.order[1] == later.order[0] != data.order[1]
-    other, _ = utils.new_runs(dataclasses.replace(task, data_seed=5), 1)
+    other, _ = sample_runs(dataclasses.replace(task, data_seed=5), 1)
     assert not torch.equal(other.inputs, data.inputs)
     assert len(params.unique(dim=0)) == len(data.order.unique()) == 3
     batches = data.batch_rows(torch.zeros(3, dtype=torch.int64), 1, task.batch_size)
@@ -174,7 +174,7 @@ def test_an_mlp_equals_the_sequential_module_of_its_parameters(
         inputs=5, outputs=3, width=7, depth=depth, activation=activation,
         layer_norm=layer_norm, num_train=40, num_validation=8,
     )  # fmt: skip
-    data, params = utils.new_runs(task, 3)
+    data, params = sample_runs(task, 3)
     params = params + 0.1 * torch.randn(
         params.shape, generator=torch.Generator().manual_seed(0)
     )
@@ -195,7 +195,7 @@ def test_an_mlp_equals_the_sequential_module_of_its_parameters(
 
 def test_a_regression_has_half_the_mean_squared_error() -> None:
     task = tasks.MLP(source="sine", outputs=4, num_train=40, num_validation=8)
-    data, params = utils.new_runs(task, 3)
+    data, params = sample_runs(task, 3)
     inputs, targets = data.train(16)
     outputs = task.forward(task.unflatten(params), inputs)
     losses = task.loss(task.unflatten(params), inputs, targets)
@@ -207,7 +207,7 @@ def test_a_regression_has_half_the_mean_squared_error() -> None:
 @pytest.mark.parametrize("rows", [1, 16])
 def test_a_quadratic_has_the_analytic_minimum_and_hessian(rows: int) -> None:
     task = tasks.Quadratic(batch_size=4, num_train=64, num_validation=16, dim=8)
-    data, params = utils.new_runs(task, 5)
+    data, params = sample_runs(task, 5)
     batch = data.train(rows)
     minimum = batch[0].mean(dim=1)
     loss, grad = core.loss_and_grad(task, minimum, batch)
