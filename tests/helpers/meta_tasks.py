@@ -132,9 +132,11 @@ def parts_of(learner):
         learners get sine waves, unless they have a line here.
     """
     if issubclass(learner, meta.OML):
-        return lambda seed=0: stream_network(seed, inputs=4, outputs=1), STREAMS, {
-            "adapts": "2"
-        }
+        return (
+            lambda seed=0: stream_network(seed, inputs=4, outputs=1),
+            STREAMS,
+            {"adapts": "2"},
+        )
     if issubclass(learner, meta.NeuralProcess):
         return process, meta.Sinusoids(), {}
     if issubclass(learner, meta.AmortizedLearner):

@@ -29,9 +29,7 @@ from tests.helpers.meta_tasks import (
     stream_network,
 )
 
-each_learner = pytest.mark.parametrize(
-    "learner", meta.LEARNERS.values(), ids=meta.LEARNERS
-)
+each_learner = pytest.mark.parametrize("learner", meta.LEARNERS.values(), ids=meta.LEARNERS)
 each_online = pytest.mark.parametrize(
     "learner", meta.ONLINE_LEARNERS.values(), ids=meta.ONLINE_LEARNERS
 )
