@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -187,6 +188,33 @@ def _context(function: Any) -> str:
 def _hyperparameters(rule: rules.Rule) -> str:
     values = {name: getattr(rule.hyperparameters, name) for name in rule.fields}
     return ", ".join(f"`{name}={value}`" for name, value in values.items())
+
+
+# Architecture
+
+
+def layers(pyproject: Path) -> str:
+    """Write the layers of the import contracts, from the top."""
+    config = tomllib.loads(pyproject.read_text())["tool"]["importlinter"]
+    parts = []
+    for contract in config["contracts"]:
+        if contract["type"] == "layers":
+            existing = [
+                ", ".join(f"`{name.strip(' ()')}`" for name in layer.split("|"))
+                for layer in contract["layers"]
+                if _exists(layer, contract, pyproject.parent)
+            ]
+            rows = enumerate(existing, start=1)
+            parts += [f"**{contract['name']}.**\n", table(("layer", "modules"), rows)]
+    return "\n".join(parts)
+
+
+def _exists(layer: str, contract: dict[str, Any], root: Path) -> bool:
+    """Return whether a layer has a module; those in parentheses need not exist."""
+    (container,) = contract.get("containers", [""])
+    names = [name.strip(" ()") for name in layer.split("|")]
+    paths = [root / container.replace(".", "/") / name.replace(".", "/") for name in names]
+    return any(path.is_dir() or path.with_suffix(".py").is_file() for path in paths)
 
 
 # Presets and policies
@@ -422,6 +450,7 @@ def write(folder: Path) -> None:
         "rule_table.md": rule_table(),
         "rule_sections.md": rule_sections(),
         "presets.md": presets(),
+        "layers.md": layers(Path(__file__).parents[2] / "pyproject.toml"),
     }
     for page, (title, ids, cls) in ENVIRONMENT_PAGES.items():
         pages[f"environments/{page}.md"] = environment_page(title, ids, cls)

@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -382,6 +383,21 @@ def test_every_policy_has_a_card_with_its_description(generated: Path) -> None:
         for heading in ("Use", "Training", "Results", "Limits"):
             assert f"\n## {heading}\n" in card
         assert "±" in card, "results"
+
+
+def test_the_architecture_names_every_folder_of_the_packages() -> None:
+    text = (DOCS / "architecture.md").read_text()
+    for folder in [*(ROOT / "agents").iterdir(), *(ROOT / "optenv").iterdir()]:
+        if (folder / "__init__.py").exists():
+            assert f"| `{folder.parent.name}/{folder.name}/` |" in text
+
+
+def test_the_layers_are_those_of_the_contracts(generated: Path) -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    text = (generated / "layers.md").read_text()
+    for contract in contracts["contracts"]:
+        assert (f"**{contract['name']}.**" in text) == (contract["type"] == "layers")
+    assert "`optenv`" in text and "`kernels`, `loss_hook`, `probe`, `trace`" in text
 
 
 PROMISED = {
