@@ -24,7 +24,7 @@ import click
 import torch
 
 from agents import load_policy
-from agents.evaluation import BaselineRuns, evaluate, start_baselines
+from agents.evaluation import BaselineRuns, start_baselines
 from agents.evaluation.arms.learned import learned_arm
 from agents.evaluation.cli_options import (
     length_option,
@@ -46,6 +46,7 @@ from agents.rl.cli import (
 )
 from agents.rl.presets import PRESETS
 from agents.rl.seeds import train_candidates
+from agents.utils.progress import echo
 
 
 def assignments(flag: str, name: str, help: str) -> Any:
@@ -112,7 +113,7 @@ def number(flag: str, help: str) -> Any:
 @length_option("--eval-length")
 @seeds_option("--eval-seeds")
 @tuning_seeds_option(help="Other seeds, to tune AdamW on.")
-@workers_option(1, 2, "Processes that train candidates, or run the baselines.")
+@workers_option(1, 2, "Processes that train candidates, and run policy and baselines.")
 @click.option("--progress/--no-progress", default=True, help="Report the progress.")
 def main(**options: Any) -> None:
     begun = time.monotonic()
@@ -144,18 +145,18 @@ def main(**options: Any) -> None:
     with contextlib.ExitStack() as stack:
 
         def start() -> BaselineRuns:
-            click.echo(
+            echo(
                 f"baselines: AdamW is tuned on {len(tasks)} tasks, then all are run, in "
                 f"{options['workers']} processes"
             )
-            runs = start_baselines(tasks, tuning, seeds, options["workers"])
+            runs = start_baselines(tasks, tuning, seeds, options["workers"], report=echo)
             return stack.enter_context(contextlib.closing(runs))
 
         # 2. Train. The baselines do not wait for it, unless it takes all processes.
         baselines = start() if options["do_evaluate"] and not several else None
         if options["policy"] is None:
             training.write_config(folder / "config.json", {**options, **config})
-            click.echo(
+            echo(
                 f"training: {options['agent']} on {config['env_id']}, "
                 f"{config['timesteps']:,} control steps, results in {folder}"
             )
@@ -164,7 +165,7 @@ def main(**options: Any) -> None:
             elif not training.learn(model, timesteps, folder, progress=options["progress"]):
                 stop(f"interrupted; what was learned so far is in {folder}")
             training.sign(policy, shlex.join(["python", "train_agent.py", *sys.argv[1:]]))
-            click.echo(f"training: done after {minutes_since(begun)}, policy in {policy}.*")
+            echo(f"training: done after {minutes_since(begun)}, policy in {policy}.*")
         if not options["do_evaluate"]:
             return
 
@@ -173,22 +174,20 @@ def main(**options: Any) -> None:
         try:
             algorithm = load_policy(policy).description.get("algorithm", "policy")
             ours = learned_arm(f"{algorithm} (ours)", policy)
-            click.echo(f"evaluation: the policy on {len(tasks)} tasks, {len(seeds)} seeds")
-            rows = evaluate([ours], tasks, seeds, progress=options["progress"])
-            click.echo(f"evaluation: done after {minutes_since(begun)}")
-            baseline_rows, choices = baselines.result(options["progress"])
-            rows = baseline_rows + rows
+            echo(f"evaluation: the policy on {len(tasks)} tasks, {len(seeds)} seeds")
+            rows = baselines.evaluate([ours], options["progress"])
+            echo(f"evaluation: done after {minutes_since(begun)}")
+            rows = baselines.result(options["progress"])[0] + rows
+            echo(f"baselines: done after {minutes_since(begun)}")
         except KeyboardInterrupt:
             stop(f"interrupted; --policy {policy} evaluates the policy anew")
-        for task, choice in choices.items():
-            click.echo(f"baselines: tuned for {task}, lr {choice.lr:g}, {choice.schedule}")
 
     # 4. Report.
     write_csv(rows, folder / "eval.csv")
     plot_curves(rows, folder / "curves.png")
-    click.echo(f"wrote {folder}/eval.csv and {folder}/curves.png")
-    click.echo(f"all done in {minutes_since(begun)}\n")
-    click.echo(format_table(rows))
+    echo(f"wrote {folder}/eval.csv and {folder}/curves.png")
+    echo(f"all done in {minutes_since(begun)}\n")
+    echo(format_table(rows))
 
 
 def learn_several(options: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
@@ -213,7 +212,7 @@ def minutes_since(begun: float) -> str:
 
 def stop(message: str) -> NoReturn:
     """Print what an interrupt leaves behind, and exit as an interrupted program does."""
-    click.echo(message)
+    echo(message)
     sys.exit(130)
 
 

@@ -16,8 +16,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-import click
-
 from ..evaluation import evaluate
 from ..evaluation.arms.learned import learned_arm
 from ..evaluation.report.tables import write_csv
@@ -26,6 +24,7 @@ from ..evaluation.tasks.problem import HeldoutTask
 from ..evaluation.tasks.selection import SELECTION
 from ..policy.ensemble import average
 from ..policy.files import load_policy, save_policy
+from ..utils.progress import echo
 from ..utils.workers import Workers, stopped
 from . import factory, training
 
@@ -86,7 +85,7 @@ def train_candidates(
 
     def ended(candidate: Candidate, minutes: float) -> None:
         if progress:
-            click.echo(f"{candidate.folder.name}: trained in {minutes:.1f} minutes")
+            echo(f"{candidate.folder.name}: trained in {minutes:.1f} minutes")
 
     with contextlib.closing(Workers(workers)) as processes:
         processes.map(_train, candidates, ended)
@@ -100,7 +99,7 @@ def train_candidates(
     best = sorted(policies, key=gaps.__getitem__)[:members]
     for name in policies if progress else ():
         note = ", chosen" if name in best else ""
-        click.echo(f"{name}: behind the best by {gaps[name]:.2%}{note}")
+        echo(f"{name}: behind the best by {gaps[name]:.2%}{note}")
     save_policy(average([policies[name] for name in best]), folder / "policy")
 
 

@@ -12,7 +12,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -20,7 +19,7 @@ from stable_baselines3.common.logger import configure
 
 from ..policy.files import load_policy, save_policy
 from ..utils.averaging import TailAverage
-from ..utils.progress import progress_bar
+from ..utils.progress import echo, progress_bar
 from ..utils.workers import stopped
 from .export import export_policy
 from .unrolled import UnrolledLR
@@ -70,7 +69,7 @@ def learn(
         model: see :func:`agents.rl.factory.build`.
         timesteps: control steps to make, over all runs.
         folder: folder of the files.
-        progress: show a progress bar.
+        progress: show a progress bar, and print what the training came to.
 
     Returns:
         True if the training went to its end, False if the user interrupted it.
@@ -90,7 +89,7 @@ def learn(
     model.save(folder / "model.zip")
     export_policy(model, folder / "policy")
     if progress and recorder.late_ends:
-        click.echo(f"training: {recorder.summary()}")
+        echo(f"training: {recorder.summary()}")
     return finished
 
 
@@ -108,7 +107,8 @@ class _Recorder(BaseCallback):
         self.average: TailAverage | None = None  # until the training starts
         self.advance: Callable[[int], object] = lambda count: None
         self.advanced = self.started = 0
-        self.late_ends: list[tuple[bool, float]] = []  # of the last tenth
+        #: Return, divergence and validation loss of each run that ended in the last tenth.
+        self.late_ends: list[tuple[float, bool, float]] = []
 
     def _on_training_start(self) -> None:
         self.export_interval = max(1, self.timesteps // 10)
@@ -123,10 +123,14 @@ class _Recorder(BaseCallback):
 
     def summary(self) -> str:
         """Describe the runs that ended in the last tenth of the training."""
-        diverged, losses = zip(*self.late_ends, strict=True)
+        returns, diverged, losses = (
+            np.array(part) for part in zip(*self.late_ends, strict=True)
+        )
+        log_losses = np.log(np.maximum(losses, 1e-12))
         return (
-            f"{len(losses)} runs ended in its last tenth, {np.mean(diverged):.1%} of them "
-            f"diverged, median validation loss {np.median(losses):.3g}"
+            f"{len(losses):,} runs ended in its last tenth, mean return "
+            f"{returns.mean():.3g}, {diverged.mean():.1%} diverged, median log validation "
+            f"loss {np.median(log_losses):.3g}"
         )
 
     def load_average(self) -> None:
@@ -143,7 +147,10 @@ class _Recorder(BaseCallback):
             if done
         ]
         if ended and self.num_timesteps >= self.started + 0.9 * self.timesteps:
-            self.late_ends += [(i["diverged"], i["validation_loss"]) for i in ended]
+            self.late_ends += [
+                (info["episode"]["r"], info["diverged"], info["validation_loss"])
+                for info in ended
+            ]
         if ended:
             share = np.mean([info["diverged"] for info in ended])
             self.logger.record("optenv/diverged", float(share))
@@ -162,9 +169,11 @@ def _learn_unrolled(
 ) -> bool:
     """Train a learner that unrolls; see :func:`learn`."""
     finished, saved_at = True, model.num_timesteps
+    last_return: float | None = None
 
     def callback(learner: UnrolledLR, mean_return: float) -> bool:
-        nonlocal saved_at
+        nonlocal saved_at, last_return
+        last_return = mean_return
         if learner.num_timesteps - saved_at >= timesteps / 10:
             saved_at = learner.num_timesteps
             learner.save(folder / "policy")
@@ -175,6 +184,8 @@ def _learn_unrolled(
     except KeyboardInterrupt:
         finished = False
     model.save(folder / "policy")
+    if progress and last_return is not None:
+        echo(f"training: mean return {last_return:.3g} in its last round")
     return finished
 
 

@@ -8,10 +8,17 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-__all__ = ["progress_bar", "progress_range"]
+try:
+    from tqdm import tqdm  # type: ignore[import-untyped]
+except ImportError:  # it comes with the extra "train"
+    tqdm = None
 
-#: Seconds between two lines, where there is no terminal.
+__all__ = ["echo", "progress_bar", "progress_range"]
+
+#: Shortest time between two lines, in seconds, where there is no terminal.
 LINE_INTERVAL = 30.0
+#: Smallest fraction of the work between two lines, so that no log has more than ten of it.
+LINE_FRACTION = 0.1
 
 
 class _Lines:
@@ -27,14 +34,16 @@ class _Lines:
     def __init__(self, total: int, label: str, unit: str, stream: TextIO) -> None:
         self._total, self._label, self._unit, self._stream = total, label, unit, stream
         self._begun = self._last = time.monotonic()
-        self._done = 0
+        self._done = self._last_done = 0
 
     def update(self, count: int = 1) -> None:
         """Count units that are done; write a line if it is time for one."""
         self._done += count
+        if self._done - self._last_done < LINE_FRACTION * self._total:
+            return
         now = time.monotonic()
         if now - self._last >= LINE_INTERVAL and self._done < self._total:
-            self._last = now
+            self._last, self._last_done = now, self._done
             self._write(now)
 
     def close(self) -> None:
@@ -59,24 +68,22 @@ def progress_bar(
 ) -> Iterator[Callable[..., object]]:
     """Show the progress of some work on standard error.
 
-    On a terminal it is a bar, where tqdm is installed. Elsewhere it is a line every
-    :data:`LINE_INTERVAL` seconds, so that logs stay short.
+    On a terminal it is a bar, where tqdm is installed. Elsewhere a bar would fill the log
+    with its redrawings. There it is a line for each further :data:`LINE_FRACTION` of the
+    work, at most one in :data:`LINE_INTERVAL` seconds, and one at the end.
 
     Args:
         total: number of units of work.
         label: name of the work.
-        shown: whether to show anything.
+        shown: show it at all.
         unit: name of a unit of work, in the singular.
 
     Yields:
         A function that counts one unit, or as many as it is given.
     """
     bar: Any = None
-    if shown and sys.stderr.isatty():
-        with contextlib.suppress(ImportError):
-            from tqdm import tqdm  # type: ignore[import-untyped]
-
-            bar = tqdm(total=total, desc=label, unit=unit)
+    if shown and tqdm is not None and sys.stderr.isatty():
+        bar = tqdm(total=total, desc=label, unit=unit)
     elif shown:
         bar = _Lines(total, label, unit, sys.stderr)
     try:
@@ -94,3 +101,15 @@ def progress_range(
         for i in range(total):
             yield i
             advance()
+
+
+def echo(text: str) -> None:
+    """Print a line on standard output, above the bars that the terminal shows.
+
+    It may be called from any thread.
+    """
+    if tqdm is None:
+        print(text, flush=True)
+        return
+    with tqdm.external_write_mode(file=sys.stdout):
+        print(text, flush=True)

@@ -37,10 +37,12 @@ def stopped() -> bool:
     return _stop is not None and _stop.is_set()
 
 
-def _enter(stop: Event) -> None:
+def _enter(stop: Event, niceness: int) -> None:
     """Initialise a worker process."""
     global _stop
     _stop = stop
+    if niceness and hasattr(os, "nice"):  # Windows has none
+        os.nice(niceness)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(1)
     threading.Thread(target=_die_with_parent, daemon=True).start()
@@ -78,18 +80,19 @@ class Workers:
 
     Args:
         count: number of processes.
+        niceness: how far to lower their priority, as in the command ``nice``.
 
     Raises:
         ValueError: ``count`` is below 1.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, niceness: int = 0) -> None:
         if count < 1:
             raise ValueError(f"workers must be at least 1, got {count!r}")
         context = multiprocessing.get_context("spawn")
         self._count, self._stop = count, context.Event()
         self._executor = ProcessPoolExecutor(
-            count, context, initializer=_enter, initargs=(self._stop,)
+            count, context, initializer=_enter, initargs=(self._stop, niceness)
         )
         with _interrupts_ignored():
             for _ in range(count):

@@ -90,19 +90,21 @@ def run_together(jobs: Sequence[Job]) -> list[Row]:
 
 
 def share_updates(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Put tuning jobs together that differ in their schedules alone.
+    """Put jobs together that differ in their schedules and names alone.
 
     Such runs have the same updates up to where their schedules part
-    (:func:`~agents.evaluation.runs.run.train_schedules`). All other jobs stay alone.
+    (:func:`~agents.evaluation.runs.run.train_schedules`). If tuning chooses the same
+    setting for a task as for all tasks together, both columns are one run. All other jobs
+    stay alone.
     """
     groups: dict[Any, list[Job]] = {}
     for i, job in enumerate(jobs):
         arm = job.arm
         is_plain = not (arm.takes_loss or arm.takes_module or arm.watch)
         key: Any = i
-        if is_plain and job.curve_points == 0 and isinstance(arm.factory, partial):
+        if is_plain and isinstance(arm.factory, partial):
             made = (arm.factory.func, arm.factory.args, str(arm.factory.keywords))
-            key = (id(job.task), job.seed, made)
+            key = (id(job.task), job.seed, job.curve_points, made)
         groups.setdefault(key, []).append(job)
     return list(groups.values())
 
@@ -196,13 +198,21 @@ class Phases:
         columns = len(arms) + len(searches) + shared
         self.total = len(self._tuning) + len(tasks) * columns * len(seeds)
 
-    def run(self, run: Runner) -> tuple[list[Row], Choices]:
+    def run(
+        self, run: Runner, on_choices: Callable[[Choices], object] | None = None
+    ) -> tuple[list[Row], Choices]:
         """Run both phases.
+
+        Args:
+            run: runs the jobs of a phase.
+            on_choices: called between the phases with what tuning chose.
 
         Returns:
             Rows of all arms by task, arm and seed, and what tuning chose for each task.
         """
         choices = self._choose(run(self._tuning))
+        if on_choices is not None:
+            on_choices(choices)
         arms = {task.name: self._arms_of(choices[task.name]) for task in self._tasks}
         return run(list(make_jobs(arms, self._tasks, self._seeds))), choices
 

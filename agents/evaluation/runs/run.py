@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from statistics import median
 
 import torch
@@ -20,6 +21,7 @@ from ...utils.workers import stopped
 from ..arms.arm import Arm
 from ..row import Row
 from ..tasks.problem import Batch, HeldoutTask, Problem
+from .batches import build_problem
 
 __all__ = ["CURVE_POINTS", "train", "train_schedules"]
 
@@ -63,14 +65,17 @@ def train_schedules(
     """Make the runs of arms that differ in their schedules alone, in one go.
 
     As long as all schedules are at their full learning rate, the runs are the same. They
-    share these updates, so that "constant" and "stable then decayed" take 1.3 runs. All
-    results but the CPU times of AdamW, which is timed once, are those of :func:`train`.
+    share these updates, so that "constant" and "stable then decayed" take 1.3 runs, and
+    arms with one schedule a single run. All results but CPU times are those of
+    :func:`train`. Without a validation curve, as in tuning, AdamW is timed only once.
 
     Args:
         arms: with equal optimizers and any schedules.
         task, seed, curve_points: as for :func:`train`.
     """
-    trunk = _Run(arms[0], task, seed, curve_points, times_adamw=False)
+    # The trunk keeps the full learning rate, whatever the schedule of the first arm.
+    constant = replace(arms[0], schedule=None)
+    trunk = _Run(constant, task, seed, curve_points, times_adamw=curve_points > 0)
     progress = [min(t / task.announced_updates, 1.0) for t in range(task.updates)]
     branch_at = [
         next(
@@ -81,6 +86,11 @@ def train_schedules(
     ]
     rows: dict[int, Row] = {}
     for i in sorted(range(len(arms)), key=branch_at.__getitem__):
+        twin = next((j for j in rows if arms[j].schedule is arms[i].schedule), None)
+        if twin is not None:
+            rows[i] = rows[twin].copy()
+            rows[i]["arm"] = arms[i].name
+            continue
         trunk.advance(branch_at[i])
         branch = trunk.branch(arms[i])
         branch.advance(task.updates)
@@ -104,7 +114,7 @@ class _Run:
         times_adamw: bool = True,
     ) -> None:
         self.arm, self.task, self.seed = arm, task, seed
-        problem = self.problem = task.build(seed)
+        problem = self.problem = build_problem(task, seed)
         module, total = problem.module, task.updates
         params = module if arm.takes_module else [*module.parameters()]
         optimizer = self.optimizer = arm.factory(params, task.announced_updates)

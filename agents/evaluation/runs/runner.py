@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from statistics import fmean
 
 from ...utils.progress import progress_bar
 from ...utils.workers import Workers
-from ..arms.arm import Choice
+from ..arms.arm import Arm, Choice
 from ..arms.short_list import ADAMW, default_arms
 from ..row import TUNED, Row
 from ..tasks.problem import HeldoutTask
@@ -30,13 +32,21 @@ from .jobs import (
 )
 from .run import CURVE_POINTS
 
+#: Called with a job and its row.
+OnEnd = Callable[[Job, Row], object]
+#: Called with a line of text.
+Report = Callable[[str], object]
+
+#: Niceness of the processes that run the baselines beside a training.
+BASELINES_NICENESS = 10
+
 __all__ = ["BaselineRuns", "evaluate", "run_jobs", "start_baselines"]
 
 
 def run_jobs(
     jobs: Sequence[Job],
     workers: Workers | None,
-    on_end: Callable[[Job, Row], object],
+    on_end: OnEnd,
 ) -> list[Row]:
     """Run jobs and return their rows, in the order of the jobs.
 
@@ -65,6 +75,33 @@ def run_jobs(
         for job, row in zip(group, group_rows, strict=True)
     }
     return [by_job[id(job)] for job in jobs]
+
+
+def _run_by_seed(
+    jobs: Sequence[Job], workers: Workers, on_ends: Sequence[OnEnd]
+) -> list[Row]:
+    """Run jobs seed by seed, so that processes find the batches of the run before.
+
+    Args:
+        jobs: jobs by task.
+        workers: processes.
+        on_ends: called as in :func:`run_jobs`.
+
+    Returns:
+        Rows in the order of ``jobs``.
+    """
+    tasks = list(dict.fromkeys(job.task.name for job in jobs))
+    order = sorted(
+        range(len(jobs)), key=lambda i: (tasks.index(jobs[i].task.name), jobs[i].seed)
+    )
+
+    def on_end(job: Job, row: Row) -> None:
+        for each in on_ends:
+            each(job, row)
+
+    rows = run_jobs([jobs[i] for i in order], workers, on_end)
+    by_index = dict(zip(order, rows, strict=True))
+    return [by_index[i] for i in range(len(jobs))]
 
 
 def evaluate(
@@ -104,8 +141,36 @@ def evaluate(
         return run_jobs(jobs, processes, lambda job, row: advance())
 
 
+class _TaskReports:
+    """Report the mean loss of every arm on a task, as soon as its last run has ended.
+
+    Args:
+        label: name of the stage, which lines begin with.
+        jobs: all jobs of the stage.
+        report: called with each line.
+    """
+
+    def __init__(self, label: str, jobs: Iterable[Job], report: Report) -> None:
+        self._label, self._report = label, report
+        self._missing = Counter(job.task.name for job in jobs)
+        self._losses: dict[str, dict[str, list[float]]] = {}
+
+    def on_end(self, job: Job, row: Row) -> None:
+        """Take in a row; write a line if it is the last one of its task."""
+        task = row["task"]
+        losses = self._losses.setdefault(task, {})
+        losses.setdefault(row["arm"], []).append(row["validation_loss"])
+        self._missing[task] -= 1
+        if not self._missing[task]:
+            means = ", ".join(f"{arm} {fmean(each):.4g}" for arm, each in losses.items())
+            self._report(f"{self._label}: {task}, mean validation loss {means}")
+
+
 class BaselineRuns:
     """Runs of the short list of arms, in worker processes while this one goes on.
+
+    The processes have a lower priority than this one, which trains a policy meanwhile: the
+    training is the longest chain of work, and must not wait for them.
 
     Close it, as with ``contextlib.closing``, to end the processes.
 
@@ -114,6 +179,8 @@ class BaselineRuns:
         tuning_seeds: seeds that AdamW is tuned on.
         eval_seeds: seeds that all arms are compared on.
         workers: number of processes.
+        report: called, from another thread, with a line of text on what tuning chose and
+            on the results of each task, as soon as they are known.
 
     Attributes:
         total: number of runs.
@@ -129,29 +196,62 @@ class BaselineRuns:
         tuning_seeds: Sequence[int],
         eval_seeds: Sequence[int],
         workers: int,
+        report: Report | None = None,
     ) -> None:
         self._phases = Phases(
             tasks, tuning_seeds, eval_seeds, default_arms(), {TUNED: ADAMW}
         )
         self.total = self._phases.total
         self.done = 0
+        self._tasks, self._seeds, self._report = tasks, eval_seeds, report
         self._outcome: Future[tuple[list[Row], Choices]] = Future()
-        self._workers = Workers(workers)
+        self._workers = Workers(workers, BASELINES_NICENESS)
         # A daemon, so that a caller who forgets close() can still exit.
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def _work(self) -> None:
         try:
-            self._outcome.set_result(self._phases.run(self._run))
+            self._outcome.set_result(self._phases.run(self._run, self._report_choices))
         except BaseException as error:
             self._outcome.set_exception(error)
 
     def _run(self, jobs: Sequence[Job]) -> list[Row]:
-        return run_jobs(jobs, self._workers, self._advance)
+        on_ends: list[OnEnd] = [self._advance]
+        if self._report is not None and any(job.curve_points for job in jobs):
+            on_ends.append(_TaskReports("baselines", jobs, self._report).on_end)
+        return _run_by_seed(jobs, self._workers, on_ends)
 
     def _advance(self, job: Job, row: Row) -> None:
         self.done += 1
+
+    def _report_choices(self, choices: Choices) -> None:
+        if self._report is not None:
+            settings = "; ".join(
+                f"{task} {chosen[TUNED].lr:g} {chosen[TUNED].schedule}"
+                for task, chosen in choices.items()
+            )
+            self._report(f"baselines: AdamW is tuned: {settings}")
+
+    def evaluate(self, arms: Sequence[Arm], progress: bool = True) -> list[Row]:
+        """Run further arms on the same tasks and seeds, in the same processes.
+
+        Args:
+            arms: arms, such as a policy.
+            progress: show a progress bar, where tqdm is installed.
+
+        Returns:
+            Rows by task, then arm, then seed.
+
+        Raises:
+            CancelledError: the runs were ended by :meth:`close`.
+        """
+        jobs = list(make_jobs(arms, self._tasks, self._seeds))
+        with progress_bar(len(jobs), "evaluation", progress) as advance:
+            on_ends: list[OnEnd] = [lambda job, row: advance()]
+            if self._report is not None:
+                on_ends.append(_TaskReports("evaluation", jobs, self._report).on_end)
+            return _run_by_seed(jobs, self._workers, on_ends)
 
     def result(self, progress: bool = True) -> tuple[list[Row], dict[str, Choice]]:
         """Wait for the runs to end.
@@ -187,6 +287,7 @@ def start_baselines(
     tuning_seeds: Sequence[int],
     eval_seeds: Sequence[int],
     workers: int = 1,
+    report: Report | None = None,
 ) -> BaselineRuns:
     """Tune and run the short list of arms in the background.
 
@@ -197,8 +298,9 @@ def start_baselines(
         tuning_seeds: seeds that AdamW is tuned on.
         eval_seeds: seeds that all arms are compared on.
         workers: number of processes.
+        report: see :class:`BaselineRuns`.
 
     Raises:
         ValueError: a seed is for both tuning and evaluation, or ``workers`` is below 1.
     """
-    return BaselineRuns(tasks, tuning_seeds, eval_seeds, workers)
+    return BaselineRuns(tasks, tuning_seeds, eval_seeds, workers, report)
