@@ -77,7 +77,7 @@ class LaMAML(Replay):
         params, total = start, torch.zeros(())
         for i in self.rng.permutation(len(inputs)):
             # The gradient is a constant: first order, as published.
-            grad = self._gradient(params, inputs[i : i + 1], targets[i : i + 1])
+            grad = self.gradient(params, inputs[i : i + 1], targets[i : i + 1])
             params = params - rates.relu() * grad
             total = total + self.network.loss(self.network.unflatten(params), *joined).sum()
         # 2. The rates descend, and then the parameters with the new rates.

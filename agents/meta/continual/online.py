@@ -66,7 +66,7 @@ class OnlineLearner(ABC):
     too: in training mode, batch normalisation uses the statistics of the batch, and in
     evaluation mode those that the module came with.
 
-    A subclass implements :meth:`observe`.
+    A subclass implements :meth:`observe`, which sets ``params``.
 
     Args:
         module: network; it is not changed.
@@ -191,7 +191,7 @@ class OnlineLearner(ABC):
         params = self.network.unflatten(self.params)
         return self.network.outputs(params, inputs[None])[0]
 
-    def _gradient(self, params: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+    def gradient(self, params: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the gradient ``[1, P]`` at ``params`` on a batch ``[n, ...]``."""
         self._check_deterministic(inputs)
         return loss_and_grad(self.network, params, (inputs[None], targets[None]))[1]
@@ -284,7 +284,7 @@ class OnlineSGD(OnlineLearner):
 
     def _step(self, inputs: Tensor, targets: Tensor) -> None:
         """Make one of the ``glances`` steps on a batch."""
-        grad = self.mask * self._gradient(self.params, inputs, targets)
+        grad = self.mask * self.gradient(self.params, inputs, targets)
         self.params = self.params - self.lr * grad
 
 

@@ -1,4 +1,4 @@
-"""Learners that look at the support without a step: prototypes, attention, processes."""
+"""Amortized learners: prototypes, attention, neural processes, and their modules."""
 
 from __future__ import annotations
 
@@ -9,58 +9,22 @@ import torch.nn.functional as F
 from torch import nn
 
 from agents import meta
-from agents.meta.families.episodes import Episodes, Examples, Family
-from tests.agents.meta.test_few_shot import numbered
-
-
-class Blobs(Family):
-    """Classes around random middles: ``ways`` of them, ``[n, 3]``."""
-
-    loss = "cross_entropy"
-
-    def __init__(self, ways=4, shots=2):
-        self.ways, self.shots = ways, shots
-
-    def sample(self, count, rng):
-        middles = rng.normal(size=(count, self.ways, 1, 3))
-
-        def examples(each):
-            points = middles + 0.3 * rng.normal(size=(count, self.ways, each, 3))
-            labels = np.broadcast_to(np.arange(self.ways)[:, None], points.shape[:-1])
-            parts = points.astype(np.float32), labels
-            return Examples(*(torch.from_numpy(p.copy()).flatten(1, 2) for p in parts))
-
-        return Episodes(examples(self.shots), examples(5))
-
-
-def embedding(seed=0):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 8))
-
-
-def process(seed=0):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return meta.ProcessNetwork(width=16)
-
-
-LEARNERS = {
-    "Prototypical": (meta.Prototypical, embedding, Blobs()),
-    "Matching": (meta.Matching, embedding, Blobs()),
-    "NeuralProcess": (meta.NeuralProcess, process, meta.Sinusoids()),
-}
-each = pytest.mark.parametrize(
-    ("learner", "make", "family"), LEARNERS.values(), ids=LEARNERS
+from tests.helpers.meta_tasks import (
+    Blobs,
+    embedding,
+    numbered_classes,
+    process,
+    sample_tasks,
 )
 
-
-def drawn(family, count=3):
-    return family.sample(count, np.random.default_rng(0))
+CLASSIFIERS = [meta.Prototypical, meta.Matching]
 
 
-def test_prototypes_are_means_of_classes():
-    support, query = drawn(Blobs())
+# Outputs.
+
+
+def test_prototypes_are_class_means():
+    support, query = sample_tasks(Blobs())
     outputs = meta.Prototypical(embedding(), Blobs()).outputs(support, query.inputs)
     module = embedding()
     for i in range(3):
@@ -70,73 +34,106 @@ def test_prototypes_are_means_of_classes():
             torch.testing.assert_close(outputs[i, :, label], -distance)
 
 
-def test_matching_sums_the_attention_to_a_class():
-    support, query = drawn(Blobs())
+def test_matching_sums_attention_over_a_class():
+    support, query = sample_tasks(Blobs())
     outputs = meta.Matching(embedding(), Blobs(), scale=3.0).outputs(support, query.inputs)
     torch.testing.assert_close(outputs.exp().sum(-1), torch.ones(3, 20))
     module = embedding()
     for i in range(3):
-        known, asked = module(support.inputs[i]), module(query.inputs[i, 0])
-        cosines = F.cosine_similarity(known, asked[None])
+        embedded, query_code = module(support.inputs[i]), module(query.inputs[i, 0])
+        cosines = F.cosine_similarity(embedded, query_code[None])
         attention = (3 * cosines).softmax(0)
         for label in range(4):
             expected = attention[support.targets[i] == label].sum()
             torch.testing.assert_close(outputs[i, 0, label].exp(), expected)
 
 
-def test_a_process_does_not_mind_the_order_of_its_support():
-    support, query = drawn(meta.Sinusoids())
+def test_neural_process_ignores_the_order_of_the_support():
+    support, query = sample_tasks(meta.Sinusoids())
     module = process()
     mean, deviation = module(*support, query.inputs)
     assert mean.shape == deviation.shape == (3, 10, 1) and (deviation > 0).all()
-    again, _ = module(*(part.flip(1) for part in support), query.inputs)
-    torch.testing.assert_close(again, mean)
+    reversed_mean, _ = module(*(part.flip(1) for part in support), query.inputs)
+    torch.testing.assert_close(reversed_mean, mean)
     other, _ = module(support.inputs, support.targets + 1, query.inputs)
     assert not torch.allclose(other, mean)
 
 
-@each
-def test_a_learner_gets_better(learner, make, family):
-    made = learner(make(), family, meta_lr=0.01)
-    before = made.evaluate(tasks=300).losses[0]
-    gain = before - made.learn(200).evaluate(tasks=300).losses[0]
-    assert gain.mean() > 4 * gain.std() / np.sqrt(300)
+def test_support_without_an_example_of_a_class_is_refused():
+    made = meta.Prototypical(embedding(), Blobs())
+    inputs = torch.rand(3, 3)
+    with pytest.raises(ValueError, match="got none of 1"):
+        made.predict(inputs, (inputs, torch.tensor([0, 2, 2])))
+    support, query = Blobs(ways=3).sample(1, np.random.default_rng(0))
+    few = meta.Examples(*(part[:, :4] for part in support))
+    with pytest.raises(ValueError, match=r"the query has class 2, .* those up to 1"):
+        made.losses(few, query)
 
 
-@each
-def test_a_saved_learner_goes_on_as_if_never_saved(learner, make, family, tmp_path):
-    made = learner(make(), family, meta_batch=2, seed=3).learn(3)
-    made.save(tmp_path / "learner.pt")
-    loaded = learner.load(tmp_path / "learner.pt", make(seed=1), family)
-    for one in (made, loaded):
-        one.learn(3)
-    pairs = zip(made.parameters, loaded.parameters, strict=True)
-    assert all(torch.equal(a, b) for a, b in pairs)
+# Modules: modes, statistics and random numbers.
 
 
-@each
-def test_evaluation_is_that_of_predictions(learner, make, family):
-    made = learner(make(), family)
+def normalised(**arguments):
+    return nn.Sequential(embedding(), nn.BatchNorm1d(8, **arguments))
+
+
+def copy_of_state(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def states_equal(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("learner", CLASSIFIERS)
+def test_statistics_change_in_the_copy_only(learner):
+    module = normalised()
+    before = copy_of_state(module)
+    made = learner(module, Blobs(), meta_batch=2).learn(2)
+    made.evaluate(tasks=3)
+    assert states_equal(before, module.state_dict())
+    assert not states_equal(before, made.module.state_dict())
+
+
+@pytest.mark.parametrize("learner", CLASSIFIERS)
+def test_evaluation_changes_no_statistics_modes_or_generator(learner):
+    made = learner(normalised(), Blobs(), meta_batch=2).learn(1)
+    before, generator = copy_of_state(made.module), torch.get_rng_state()
+    made.module[0].eval()
+    found = [made.evaluate(tasks=3) for _ in range(2)]
+    np.testing.assert_array_equal(found[0].losses, found[1].losses)
+    assert states_equal(before, made.module.state_dict())
+    assert torch.equal(generator, torch.get_rng_state())
+    assert made.module[1].training and not made.module[0].training
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+@pytest.mark.parametrize("learner", CLASSIFIERS)
+def test_tasks_are_evaluated_independently(learner, tracked):
+    family = Blobs()
+    made = learner(normalised(track_running_stats=tracked), family, meta_batch=2).learn(2)
     found = made.evaluate(tasks=4, seed=5)
     support, query = family.sample(4, np.random.default_rng(5))
     for i in range(4):
         outputs = made.predict(query.inputs[i], (support.inputs[i], support.targets[i]))
-        if family.loss == "mse":
-            loss = F.mse_loss(outputs, query.targets[i])
-            assert found.accuracies is None
-        else:
-            loss = F.cross_entropy(outputs, query.targets[i])
-            right = (outputs.argmax(1) == query.targets[i]).float().mean()
-            assert found.accuracies[0, i] == pytest.approx(float(right))
-        assert found.losses[0, i] == pytest.approx(float(loss), rel=1e-4)
+        loss = nn.functional.cross_entropy(outputs, query.targets[i])
+        assert found.losses[0, i] == float(loss)
 
 
-def test_running_statistics_are_learned_of_each_task_by_itself():
+def test_running_statistics_are_updated_task_by_task():
     module = nn.Sequential(
         nn.Conv2d(1, 4, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4, 8)
     )
-    family = meta.FewShot(numbered(), ways=3, queries=2)
+    family = meta.FewShot(numbered_classes(), ways=3, queries=2)
     made = meta.Prototypical(module, family, meta_batch=4).learn(2)
-    # Two steps of four tasks, of which support and query are embedded.
+    # Two steps of four tasks, each with one batch of support and one of query.
     assert made.dropped == 0 and made.module[1].num_batches_tracked == 16
     assert module[1].num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("learner", CLASSIFIERS)
+def test_module_with_dropout_is_refused(learner):
+    generator = torch.get_rng_state()
+    with pytest.raises(ValueError, match="draws from the global random generator"):
+        learner(nn.Sequential(embedding(), nn.Dropout(0.5)), Blobs())
+    assert torch.equal(generator, torch.get_rng_state())

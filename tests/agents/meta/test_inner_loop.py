@@ -1,4 +1,4 @@
-"""The inner loop of meta-learners: its steps, its rules, gradients through it."""
+"""The inner loop of meta-learners: its rules, and gradients through it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.helpers.few_shot_learners import LEARNERS, DoubleSinusoids, perceptron
 from torch import nn
 
 from agents import meta
@@ -17,6 +16,7 @@ from agents.meta.learned_rates import HypergradientRule, PerParameterRule, PerSt
 from agents.meta.meta_lstm import LstmRule, signed_log
 from optenv import core, rules
 from optenv.tasks.stacked import Stacked, flat
+from tests.helpers.meta_tasks import DoubleSinusoids, perceptron
 from tests.helpers.small_runs import module_task
 
 
@@ -34,7 +34,7 @@ class Sequences(Family):
 
 
 class Head(nn.Module):
-    """The last output of a module on a sequence, and a layer above it."""
+    """A linear layer on the last output of a module for sequences."""
 
     def __init__(self, part, size):
         super().__init__()
@@ -68,7 +68,7 @@ LOOPS = ("running statistics", "LSTM", "GRU")
 
 
 @pytest.mark.parametrize("rule", ["sgd", "momentum", "adam"])
-def test_the_inner_loop_walks_like_the_environment(rule):
+def test_inner_loop_takes_the_path_of_the_environment(rule):
     task = module_task(batch_size=16)
     generators = [np.random.default_rng(seed) for seed in range(3)]
     data = task.sample(generators)
@@ -86,7 +86,7 @@ def test_the_inner_loop_walks_like_the_environment(rule):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_stacked_networks_learn_as_those_in_a_loop(name):
+def test_stacked_networks_learn_as_networks_in_a_loop(name):
     found = {}
     for vectorize in ("auto", False):
         torch.manual_seed(0)
@@ -103,7 +103,7 @@ def test_stacked_networks_learn_as_those_in_a_loop(name):
     torch.testing.assert_close(found["auto"], found[False], rtol=1e-4, atol=1e-5)
 
 
-def test_running_statistics_stay_as_they_were():
+def test_running_statistics_are_not_updated():
     learner = meta.MAML(normalised(), Sequences(), meta_batch=3)
     before = {k: v.clone() for k, v in learner.network.buffers.items()}
     learner.learn(2)
@@ -120,10 +120,12 @@ def outer_gradient(learner, episodes):
 @pytest.mark.parametrize(
     "name", ["MAML", "ANIL", "MetaSGD", "LSLR", "HypergradientLR", "LearnedRule"]
 )
-def test_the_outer_gradient_is_that_of_the_adapted_loss(name):
+def test_outer_gradient_equals_finite_differences(name):
     """Against differences of the loss in double precision."""
     family = DoubleSinusoids()
-    learner = LEARNERS[name](perceptron().double(), family, inner_steps=2, inner_lr=0.05)
+    learner = meta.LEARNERS[name](
+        perceptron().double(), family, inner_steps=2, inner_lr=0.05
+    )
     episodes = family.sample(3, np.random.default_rng(0))
     found = outer_gradient(learner, episodes)
     rng = np.random.default_rng(0)
@@ -138,7 +140,7 @@ def test_the_outer_gradient_is_that_of_the_adapted_loss(name):
             assert float(gradient.view(-1)[place]) == pytest.approx(slope, 1e-4, 1e-7)
 
 
-def test_the_first_order_gradient_is_that_at_the_adapted_parameters():
+def test_first_order_gradient_is_taken_at_the_adapted_parameters():
     family, module = meta.Sinusoids(), perceptron()
     learner = meta.FOMAML(module, family, inner_steps=2, inner_lr=0.05)
     episodes = family.sample(3, np.random.default_rng(0))
@@ -157,7 +159,7 @@ def test_the_first_order_gradient_is_that_at_the_adapted_parameters():
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_reptile_goes_a_share_of_the_way_that_training_goes():
+def test_reptile_moves_a_share_of_the_way_to_the_trained_parameters():
     family = meta.Sinusoids(variant="reptile", shots=50)
     learner = meta.Reptile(
         perceptron(), family, inner_batch=None, meta_batch=3, meta_lr=0.4, inner_lr=0.02
@@ -178,7 +180,7 @@ def test_reptile_goes_a_share_of_the_way_that_training_goes():
     torch.testing.assert_close(learner.initial, expected)
 
 
-def test_reptile_trains_on_every_example_once_an_epoch():
+def test_reptile_trains_on_each_example_once_per_epoch():
     family = meta.Sinusoids(variant="reptile", shots=50)
     learner = meta.Reptile(perceptron(), family, inner_steps=7)
     support = family.sample(2, np.random.default_rng(0)).support
@@ -193,19 +195,18 @@ def test_learned_rates_begin_as_gradient_descent():
     support = family.sample(3, np.random.default_rng(0)).support
     params = flat(perceptron()).expand(3, -1)
     sizes = [math.prod(shape) for shape in network.shapes]
-    walks = [
+    paths = [
         list(unroll(network, rule, params, lambda step: support, 3))
         for rule in (
             FixedRule(0.05), PerParameterRule(sum(sizes), 0.05),
-            PerStepRule(sizes, 3, 0.05),
-            HypergradientRule(sizes, 0.05, 0.0),
+            PerStepRule(sizes, 3, 0.05), HypergradientRule(sizes, 0.05, 0.0),
         )
     ]  # fmt: skip
-    for walk in walks[1:]:
-        torch.testing.assert_close(walk, walks[0])
+    for path in paths[1:]:
+        torch.testing.assert_close(path, paths[0])
 
 
-def test_each_step_and_tensor_has_a_rate_of_its_own():
+def test_lslr_has_a_rate_for_each_step_and_tensor():
     rule = PerStepRule([2, 3], 2, 1.0)
     with torch.no_grad():
         rule.log_rates.copy_(torch.tensor([[0.1, 0.2], [0.3, 0.4]]).log())
@@ -215,7 +216,7 @@ def test_each_step_and_tensor_has_a_rate_of_its_own():
         torch.testing.assert_close(-new[0], torch.tensor(expected))
 
 
-def test_rates_follow_the_agreement_of_gradients():
+def test_hypergradient_rates_follow_the_cosine_of_gradients():
     rule, params = HypergradientRule([2, 3], 0.1, 0.5), torch.zeros(1, 5)
     grads = torch.tensor([[[1.0, 0, 1, 1, 1]], [[2.0, 0, -1, -1, -1]], [[0, 1.0, 0, 0, 0]]])
     state, moves = rule.start(params), []
@@ -228,7 +229,7 @@ def test_rates_follow_the_agreement_of_gradients():
     torch.testing.assert_close(moves[2], torch.tensor([0, up, 0, 0, 0]))
 
 
-def test_the_lstm_is_an_lstm():
+def test_lstm_rule_equals_torchs_lstm_cell():
     rule, cell = LstmRule(3, hidden=6), nn.LSTMCell(4, 6)
     with torch.no_grad():
         cell.weight_ih.copy_(rule.inputs.weight)
@@ -238,26 +239,26 @@ def test_the_lstm_is_an_lstm():
     params, state, hidden = torch.randn(2, 3), rule.start(torch.zeros(2, 3)), None
     for step in range(3):
         grad, loss = torch.randn(2, 3), torch.rand(2)
-        seen = [signed_log(grad), signed_log(loss)[:, None].expand(2, 3, 2)]
-        hidden = cell(torch.cat(seen, dim=-1).flatten(0, 1), hidden)
-        before = state[2]
+        features = [signed_log(grad), signed_log(loss)[:, None].expand(2, 3, 2)]
+        hidden = cell(torch.cat(features, dim=-1).flatten(0, 1), hidden)
+        last_gates = state[2]
         new, state = rule(params, grad, loss, state, step)
         torch.testing.assert_close(state[0].flatten(0, 1), hidden[0])
-        told = torch.cat([state[0], params[..., None]], dim=-1)
+        gate_inputs = torch.cat([state[0], params[..., None]], dim=-1)
         weight = rule.gates.weight[:, :7]
-        own = told @ weight.T + rule.gates.bias + before * rule.previous
-        keep, go = own.sigmoid().unbind(-1)
-        torch.testing.assert_close(new, keep * params - go * grad)
+        gates = gate_inputs @ weight.T + rule.gates.bias + last_gates * rule.previous
+        forget, enter = gates.sigmoid().unbind(-1)
+        torch.testing.assert_close(new, forget * params - enter * grad)
         params = new
 
 
-def test_logarithms_of_small_numbers_give_way_to_the_numbers():
+def test_signed_log_is_linear_for_small_numbers():
     found = signed_log(torch.tensor([1.0, -math.exp(-5), 0.0, math.exp(-11)]))
     expected = [[0.0, 1.0], [-0.5, -1.0], [-1.0, 0.0], [-1.0, math.exp(-1)]]
     torch.testing.assert_close(found, torch.tensor(expected))
 
 
-def test_a_learned_rule_begins_as_adam():
+def test_mlp_rule_begins_as_adam():
     module = perceptron()
     learner = meta.LearnedRule(module, meta.Sinusoids(), inner_lr=0.02)
     support = learner.family.sample(1, np.random.default_rng(0)).support

@@ -1,4 +1,4 @@
-"""Characters of stroke fonts: how they are drawn, and which are the same."""
+"""Characters of stroke fonts: random distortions, and duplicates among fonts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from agents import meta
 from agents.meta.families.stroke_fonts import TEST, TRAINING, canonical_form
 
 
-def test_glyphs_are_drawn_with_a_hand_that_trembles():
+def test_drawings_of_a_character_are_distorted_at_random():
     fonts = ("futural", "greek")
     found = meta.glyphs(fonts, side=20, drawings=4)
     assert set(found.groups) == set(fonts) and len(found.groups) > 100
@@ -28,11 +28,11 @@ def test_glyphs_are_drawn_with_a_hand_that_trembles():
         meta.glyphs(["arial"])
 
 
-def test_fonts_to_learn_and_to_be_tested_on_are_disjoint():
+def test_training_and_test_fonts_are_disjoint():
     assert not set(TRAINING) & set(TEST)
 
 
-def test_characters_that_fonts_have_in_common_are_there_once():
+def test_characters_shared_by_fonts_appear_once():
     one, two = ("cyrillic",), ("cyrilc_1",)
     counts = [len(meta.glyphs(f, drawings=1).groups) for f in (one, two, one + two)]
     assert counts[2] < counts[0] + counts[1] - 20
@@ -43,7 +43,7 @@ def test_characters_that_fonts_have_in_common_are_there_once():
         meta.glyphs("greek")
 
 
-def test_the_same_strokes_elsewhere_larger_turned_or_backwards_are_the_same_form():
+def test_form_is_invariant_to_position_size_rotation_and_direction():
     hook, dash = np.array([[0.0, 0], [0, 9], [4, 9]]), np.array([[1.0, 3], [3, 4]])
     form = canonical_form([hook, dash])
     turn = np.array([[0, -1], [1, 0]])

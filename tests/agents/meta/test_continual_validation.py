@@ -1,4 +1,4 @@
-"""What learners of streams refuse and warn of, and what can be had of them."""
+"""Continual learners: refusals, warnings, and copies of the current module."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from agents import meta
-from agents.meta.maml import mask_of
 from optenv.tasks.stacked import flat
-from tests.agents.meta.test_continual import drawn, perceptron
+from tests.helpers.meta_tasks import sample_stream, stream_network
 
 DIGITS = meta.DigitStream(tasks=2, examples=20, tests=10)
+
 WAVES = meta.SineStream(tasks=2, examples=20, tests=10)
+
 BATCH = torch.rand(10, 64), torch.arange(10)
 
 
-class Waves:
-    """A family of streams of one's own, with no more than it needs."""
+class CustomStreams:
+    """Custom family of streams, with the members that it needs and no base class."""
 
     loss = F.mse_loss
 
@@ -30,71 +31,42 @@ class Waves:
         return WAVES.sample(rng)
 
 
+def wave_network(outputs=1):
+    return stream_network(inputs=3, outputs=outputs)
+
+
 def layers(*middle):
+    """Return a network for digits with further layers in the middle."""
     return nn.Sequential(nn.Linear(64, 16), *middle, nn.Linear(16, 10))
 
 
-def learners(module, loss="cross_entropy"):
-    return [
-        learner(module, loss, lr=0.1)
-        for learner in (meta.OnlineSGD, meta.Replay, meta.LaMAML)
-    ]
+def online_learners(module, loss="cross_entropy"):
+    return [learner(module, loss, lr=0.1) for learner in meta.ONLINE_LEARNERS.values()]
 
 
-def test_modules_that_draw_random_numbers_are_refused():
-    for ways in (
+# Refusals.
+
+
+def test_module_with_dropout_is_refused():
+    for call in (
         lambda learner: learner.score(*BATCH),
         lambda learner: learner.observe(*BATCH),
         lambda learner: learner.predict(BATCH[0]),
-        lambda learner: learner.follow(drawn(DIGITS)),
+        lambda learner: learner.follow(sample_stream(DIGITS)),
     ):
-        for learner in learners(layers(nn.Dropout())):
+        for learner in online_learners(layers(nn.Dropout())):
             before, state = learner.params.clone(), torch.get_rng_state()
             with pytest.raises(ValueError, match="draws from the global random generator"):
-                ways(learner)
+                call(learner)
             assert torch.equal(learner.params, before)
             assert torch.equal(torch.get_rng_state(), state)
-    for learner in learners(layers(nn.Dropout()).eval()):
+    for learner in online_learners(layers(nn.Dropout()).eval()):
         learner.observe(*BATCH)
         assert learner.score(*BATCH) == learner.score(*BATCH)
 
 
-def test_divergence_is_warned_of_once():
-    learner = meta.OnlineSGD(perceptron(3, 1), "mse", lr=1e6)
-    with pytest.warns(RuntimeWarning) as found:
-        scores = learner.follow(drawn(WAVES), batch=5).scores
-    assert len(found) == 1 and np.isnan(scores).all()
-    text = str(found[0].message)
-    assert text.startswith("parameters are not finite after batch ")
-    assert "of task 1" in text and found[0].filename == __file__
-    again, finite = meta.OnlineSGD(perceptron(3, 1), "mse", lr=1e6), []
-    parts = (part.split(5) for part in (drawn(WAVES).inputs[0], drawn(WAVES).targets[0]))
-    for batch in zip(*parts, strict=True):
-        again.observe(*batch)
-        finite.append(bool(again.params.isfinite().all()))
-    assert f"batch {finite.index(False) + 1} of" in text
-
-
-def test_scores_that_are_not_finite_are_warned_of():
-    stream = drawn(WAVES)
-    far = stream._replace(test_targets=stream.test_targets * 1e30)
-    with pytest.warns(RuntimeWarning, match="scores are not finite after task 1,"):
-        meta.OnlineSGD(perceptron(3, 1), "mse", lr=0.01).follow(far)
-
-
-def test_looking_ahead_needs_a_rate_that_suits_waves():
-    with pytest.raises(TypeError, match="'lr'"):
-        meta.LaMAML(perceptron(11, 1), "mse")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = meta.LaMAML(perceptron(11, 1), "mse", lr=0.03).follow(
-            drawn(meta.SineStream())
-        )
-    assert np.isfinite(found.scores).all()
-
-
 @pytest.mark.parametrize("tracks", [True, False])
-def test_looking_ahead_refuses_normalisation_by_the_batch(tracks):
+def test_la_maml_refuses_batch_normalisation_by_the_batch(tracks):
     module = layers(nn.BatchNorm1d(16, track_running_stats=tracks))
     with pytest.raises(
         ValueError, match=r"LaMAML .* one example.* got BatchNorm1d\(16.*'1'"
@@ -115,34 +87,35 @@ def test_looking_ahead_refuses_normalisation_by_the_batch(tracks):
     [
         (layers(), "mse", DIGITS, r"loss 'mse'.*\[40\] of torch.int64.*\[10, 10\]"),
         (layers(), F.l1_loss, DIGITS, r"loss l1_loss, .* are for the loss 'cross_entropy'"),
+        (wave_network(), "cross_entropy", WAVES, r"'cross_entropy'.*\[40, 1\] of torch.fl"),
         (
-            perceptron(3, 1),
-            "cross_entropy",
+            wave_network(outputs=2),
+            "mse",
             WAVES,
-            r"'cross_entropy'.*\[40, 1\] of torch.fl",
+            r"targets \[40, 1\].* for outputs \[10, 2\]",
         ),
-        (perceptron(3, 2), "mse", WAVES, r"targets \[40, 1\].* for outputs \[10, 2\]"),
-        (perceptron(64, 9), "cross_entropy", DIGITS, "less than 9, .* got 9"),
-        (perceptron(3, 1).double(), "mse", WAVES, "torch.float64 and torch.float32"),
+        (stream_network(outputs=9), "cross_entropy", DIGITS, "less than 9, .* got 9"),
+        (wave_network().double(), "mse", WAVES, "torch.float64 and torch.float32"),
     ],
 )
-def test_targets_that_do_not_suit_the_loss_are_refused_before_learning(
+def test_targets_that_do_not_fit_the_loss_are_refused_before_learning(
     module, loss, stream, message
 ):
-    for learner in learners(module, loss):
+    for learner in online_learners(module, loss):
         with pytest.raises(ValueError, match=message):
-            learner.follow(drawn(stream))
+            learner.follow(sample_stream(stream))
         assert torch.equal(learner.params, flat(module)[None])
 
 
-def test_what_is_not_scored_is_quoted():
+def test_targets_are_not_broadcast_in_scores():
     learner = meta.OnlineSGD(layers(), "mse", lr=0.1)
     with pytest.raises(ValueError, match=r"targets \[10\] of torch.int64 for outputs \[10"):
-        learner.score(*BATCH)  # of 10 examples and 10 outputs, which could be broadcast
+        learner.score(*BATCH)  # [10] and [10, 10], which could be broadcast
 
 
-def test_what_is_no_stream_is_refused():
-    learner, stream = meta.OnlineSGD(layers(), "cross_entropy", lr=0.1), drawn(DIGITS)
+def test_other_objects_than_streams_are_refused():
+    stream = sample_stream(DIGITS)
+    learner = meta.OnlineSGD(layers(), "cross_entropy", lr=0.1)
     with pytest.raises(TypeError, match=r"got DigitStream\(.*; draw one by its sample"):
         learner.follow(DIGITS)
     with pytest.raises(TypeError, match=r"inputs, targets, test_inputs, .* got 3"):
@@ -153,33 +126,80 @@ def test_what_is_no_stream_is_refused():
         learner.follow(meta.Stream(*stream[:2], *(part[:, :0] for part in stream[2:])))
 
 
-def test_families_of_streams_are_told_from_others():
+def test_other_objects_than_families_of_streams_are_refused():
     with pytest.raises(TypeError, match=r"as Streams\(DigitStream\(\)\), got DigitStream"):
         meta.OML(layers(), DIGITS, adapts="1")
-    for wrong in (drawn(DIGITS), meta.DigitStream, object()):
+    for wrong in (sample_stream(DIGITS), meta.DigitStream, object()):
         with pytest.raises(TypeError, match="an attribute `loss` and a method `sample"):
             meta.Streams(wrong)
-    family = Waves()
+    family = CustomStreams()
     family.sample = lambda rng: (1, 2)
     with pytest.raises(TypeError, match=r"a stream must be a meta.Stream, .* got \(1, 2\)"):
-        meta.OML(perceptron(3, 1), meta.Streams(family), adapts="2")
+        meta.OML(wave_network(), meta.Streams(family), adapts="2")
 
 
-def test_a_family_of_streams_of_ones_own_needs_a_loss_and_streams():
+def test_la_maml_refuses_a_mask():
+    mask = torch.ones(flat(stream_network()).shape, dtype=torch.bool)
+    with pytest.raises(TypeError, match="LaMAML sets mask itself"):
+        meta.LaMAML(stream_network(), "cross_entropy", lr=0.1, mask=mask)
+
+
+# Warnings.
+
+
+def test_divergence_is_warned_of_once():
+    learner = meta.OnlineSGD(wave_network(), "mse", lr=1e6)
+    with pytest.warns(RuntimeWarning) as found:
+        scores = learner.follow(sample_stream(WAVES), batch=5).scores
+    assert len(found) == 1 and np.isnan(scores).all()
+    text = str(found[0].message)
+    assert text.startswith("parameters are not finite after batch ")
+    assert "of task 1" in text and found[0].filename == __file__
+    reference, finite = meta.OnlineSGD(wave_network(), "mse", lr=1e6), []
+    parts = (part[0].split(5) for part in sample_stream(WAVES)[:2])
+    for batch in zip(*parts, strict=True):
+        reference.observe(*batch)
+        finite.append(bool(reference.params.isfinite().all()))
+    assert f"batch {finite.index(False) + 1} of" in text
+
+
+def test_non_finite_scores_are_warned_of():
+    stream = sample_stream(WAVES)
+    far = stream._replace(test_targets=stream.test_targets * 1e30)
+    with pytest.warns(RuntimeWarning, match="scores are not finite after task 1,"):
+        meta.OnlineSGD(wave_network(), "mse", lr=0.01).follow(far)
+
+
+def test_la_maml_does_not_diverge_on_waves_at_a_suitable_rate():
+    with pytest.raises(TypeError, match="'lr'"):
+        meta.LaMAML(stream_network(inputs=11, outputs=1), "mse")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learner = meta.LaMAML(stream_network(inputs=11, outputs=1), "mse", lr=0.03)
+        found = learner.follow(sample_stream(meta.SineStream()))
+    assert np.isfinite(found.scores).all()
+
+
+# Results.
+
+
+def test_custom_family_of_streams_needs_a_loss_and_streams():
     made = [
-        meta.OML(perceptron(3, 1), meta.Streams(family), adapts="2", inner_batch=7)
-        for family in (Waves(), WAVES)
+        meta.OML(wave_network(), meta.Streams(family), adapts="2", inner_batch=7)
+        for family in (CustomStreams(), WAVES)
     ]
     assert [learner.inner_steps for learner in made] == [6, 6]
-    averages = [learner.learn(2).online().follow(drawn(WAVES)).average for learner in made]
+    averages = [
+        learner.learn(2).online().follow(sample_stream(WAVES)).average for learner in made
+    ]
     assert averages[0] == averages[1]
 
 
-def test_predictions_and_the_module_are_those_of_the_present_parameters():
-    given = perceptron()
+def test_predictions_and_module_are_of_the_current_parameters():
+    given = stream_network()
     before = copy.deepcopy(given.state_dict())
     oml = meta.OML(given, meta.Streams(DIGITS), adapts="2").learn(2)
-    for learner in (*learners(given), oml.online()):
+    for learner in (*online_learners(given), oml.online()):
         learner.observe(*BATCH)
         module = learner.module
         assert torch.equal(flat(module), learner.params[0])
@@ -193,7 +213,7 @@ def test_predictions_and_the_module_are_those_of_the_present_parameters():
     assert all(torch.equal(before[name], x) for name, x in given.state_dict().items())
 
 
-def test_tied_and_frozen_parameters_come_back_with_the_module():
+def test_copied_module_has_tied_and_frozen_parameters():
     given = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
     given[1].weight = given[0].weight
     given[2].requires_grad_(False)
@@ -205,16 +225,3 @@ def test_tied_and_frozen_parameters_come_back_with_the_module():
     assert torch.equal(module[2].weight, given[2].weight)
     assert not torch.equal(module[0].weight, given[0].weight)
     torch.testing.assert_close(module(batch[0]), learner.predict(batch[0]))
-
-
-def test_names_of_what_adapts_are_whole():
-    module = nn.Sequential(*(nn.Linear(1, 1, bias=False) for _ in range(12)))
-    for name in ("1", "1.", "1.weight", ["1"]):
-        assert mask_of(module, name).nonzero().flatten().tolist() == [1]
-    assert mask_of(module, ("1", "10")).nonzero().flatten().tolist() == [1, 10]
-    for name in ("1.w", "12", ""):
-        with pytest.raises(ValueError, match=f"called '{name}',.* are '0.weight', '1.w"):
-            mask_of(module, name)
-    family = meta.Streams(meta.SineStream(tasks=2, examples=4))
-    wide = nn.Sequential(nn.Linear(3, 1), *(nn.Linear(1, 1) for _ in range(11)))
-    assert meta.OML(wide, family, adapts="1").mask.sum() == 2
