@@ -94,7 +94,7 @@ def test_default_steps_of_evaluation_are_those_that_the_rule_supports(learner):
 @pytest.mark.parametrize("learner", [meta.LSLR, meta.MetaLSTM])
 def test_more_steps_than_the_rule_learned_are_refused(learner):
     made = learner(perceptron(), meta.Sinusoids(), inner_steps=3)
-    with pytest.raises(ValueError, match="at max_steps 3, which the rule was learned for"):
+    with pytest.raises(ValueError, match="at most 3, which the rule was learned for"):
         made.evaluate(steps=[4])
     with pytest.raises(ValueError, match="got 5"):
         made.adapt(torch.zeros(2, 1), torch.zeros(2, 1), steps=5)
