@@ -61,6 +61,15 @@ def test_recipe_runs_as_it_stands(tmp_path, monkeypatch, capsys):
         assert names["adapted"][name].shape == value.shape
 
 
+def test_family_of_the_recipe_serves_other_learners(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(BLOCKS[0], str(RECIPE), "exec"), names)
+    learner = meta.MAML(perceptron(), names["Parabolas"](), inner_lr=0.05).learn(30)
+    losses = learner.evaluate(tasks=50, steps=(0, 1)).losses.mean(1)
+    assert losses[1] < losses[0]
+
+
 def test_custom_rule_makes_its_own_steps():
     learner = MetaSign(perceptron(), meta.Sinusoids(), inner_lr=0.03)
     support = sample_tasks(learner.family, 1).support
