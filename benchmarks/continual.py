@@ -1,34 +1,35 @@
-"""Learners of streams: what they know of all tasks after the last, and what they forgot.
+"""Scores of continual learners on all tasks after the last, and their forgetting.
 
     python benchmarks/continual.py                        # all streams, all learners
     python benchmarks/continual.py --stream sines --learner OML --iterations 5000
 
-Streams are five tasks of turned digits, five of digits with permuted pixels, and ten sine
-waves (Javed & White, 2019). Examples come ten at a time and once, so all learners have
-the same batches. Scores are taken on tests of every task, with 95 % intervals over
-streams, and differences are paired: all learners have the same streams, and those from
-scratch the same initial network for each stream, another one for each. The test split's
-digits are neither learned nor searched on.
+Streams are five tasks of rotated digits, five of digits with permuted pixels, and ten sine
+waves (Javed & White, 2019). Examples come ten at a time and once, so that all learners have
+the same batches. Scores are on the tests of all tasks, with 95 % intervals over streams.
+Differences are paired: all learners have the same streams, and on each stream, all learners
+from scratch have the same initial network, a new one for each stream. The digits of the
+test split are used neither for learning nor for tuning. All of it takes 15 minutes of CPU
+time.
 
-What is fair, and what is not:
+Fairness of the comparison:
 
-- Each learner is tuned over as many configurations, on the same streams of the train
-  split; the table says which was best. Baselines have all glances, or steps on a batch,
-  that La-MAML has. A glance of online SGD takes gradients of 10 examples, one of replay
-  of 20, and one of La-MAML of 210: for each example, of itself and of 20 others. The
+- Each learner is tuned over the same number of configurations, on the same streams of the
+  train split; the table names the best one. Baselines have all numbers of glances (steps on
+  a batch) that La-MAML has. A glance of online SGD takes gradients on 10 examples, one of
+  replay on 20, and one of La-MAML on 210: for each example, on itself and 20 others. The
   table has the CPU time of a stream.
-- Replay and La-MAML keep a tenth of the stream, the others nothing.
-- OML and the pretrained network saw many streams of the train split before; online SGD,
-  replay and La-MAML saw none. Pretraining has OML's streams, in random order, and both
-  have the same parameters learn online. Learning rate 0, which learns nothing of the
-  stream, is among those searched. OML's own hyper-parameters are of a first look on the
-  train split, at most two inner learning rates, three outer ones and two choices of what
-  adapts; so are the ends of the grids.
-- Each stream of digits has random labels, so that what is known beforehand is never
-  enough; the pretrained network, which learned the digits' own labels, has to learn these
-  anew with the last layer. Permutations and waves are new in each stream, too.
-- Intervals are over streams and, from scratch, networks; of what learned beforehand
-  there is one training, of ``--seed``.
+- Replay and La-MAML store a tenth of the stream, the others nothing.
+- OML and the pretrained network have learned on many streams of the train split; online
+  SGD, replay and La-MAML on none. Pretraining has the examples of OML's streams in random
+  order, and both learn the same parameters online. The learning rate 0, which ignores the
+  stream, is in the grid. OML's own hyperparameters are from a first look at the train
+  split, with at most two inner learning rates, three outer ones and two choices of the
+  parameters that adapt; so are the ends of the grids.
+- Each stream of digits has random labels, so that earlier knowledge is never enough: the
+  pretrained network, which has learned the digits' own labels, has to learn the new ones
+  with its last layer. Permutations and waves are new in each stream, too.
+- Intervals are over streams and, for learners from scratch, over networks. Learners trained
+  beforehand have one training, with ``--seed``.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ from continual_learners import (
     Config,
     Setting,
     beforehand,
-    drawn,
-    followed,
+    follow_streams,
     from_scratch,
+    sample_streams,
     search,
 )
 
@@ -55,7 +56,7 @@ from agents.evaluation.stats.intervals import Interval, interval
 SCRATCH = ("online SGD", "replay", "La-MAML")
 LEARNERS = (*SCRATCH, "pretrained", "OML")
 
-#: The best of them is what all are compared with.
+#: All learners are compared with the best of these.
 BASELINES = ("online SGD", "replay")
 
 
@@ -63,10 +64,10 @@ class Result(NamedTuple):
     """Results of a learner.
 
     Attributes:
-        config: that was best in the search.
-        scores: ``[streams]`` on all tasks after the last.
-        forgetting: ``[streams]``.
-        seconds: of CPU, for a stream.
+        config: best configuration of the search.
+        scores: ``[streams]`` mean score on all tasks after the last.
+        forgetting: ``[streams]`` mean decrease of the score on a task since it was learned.
+        seconds: CPU time for one stream.
     """
 
     config: Config
@@ -87,34 +88,39 @@ def run(
     """Train, tune and test a learner.
 
     Args:
-        name: of :data:`LEARNERS`.
-        setting: the kind of stream.
-        streams: to test on.
-        searched: streams to tune on.
-        seed: of all that is random.
-        iterations: outer steps of OML; streams to pretrain on.
+        name: one of :data:`LEARNERS`.
+        setting: kind of stream.
+        streams: number of streams to test on.
+        searched: number of streams to tune on.
+        seed: seed of everything that is random.
+        iterations: outer steps of OML, or streams to pretrain on.
     """
+    # 1. Learn beforehand, if the learner does.
     if name in SCRATCH:
         contender = from_scratch(name, setting)
     else:
         contender = beforehand(name, setting, iterations, seed)
+    # 2. Tune on streams of the train split.
     first = 1_000 * seed
-    config = search(contender, drawn(setting.train, searched, seed, 0), first + 500)
-    tests = drawn(setting.stream, streams, seed, 1)
+    config = search(
+        contender, sample_streams(setting.train, searched, seed, 0), first + 500
+    )
+    # 3. Test on others.
+    tests = sample_streams(setting.stream, streams, seed, 1)
     began = time.process_time()
-    found = followed(contender, config, tests, first)
+    retentions = follow_streams(contender, config, tests, first)
     return Result(
         config,
-        np.array([each.average for each in found]),
-        np.array([each.forgetting for each in found]),
+        np.array([retention.average for retention in retentions]),
+        np.array([retention.forgetting for retention in retentions]),
         (time.process_time() - began) / streams,
     )
 
 
 def table(results: dict[str, Result], classifies: bool) -> str:
-    """The results, with differences to the best baseline among them."""
-    known = [name for name in BASELINES if name in results]
-    best = max(known, key=lambda name: _rank(results[name]), default=None)
+    """Return a table of results, with differences to the best baseline among them."""
+    baselines = [name for name in BASELINES if name in results]
+    best = max(baselines, key=lambda name: _rank(results[name]), default=None)
     score = "accuracy" if classifies else "squared error"
     sign = 1.0 if classifies else -1.0
     lines = [
@@ -128,7 +134,7 @@ def table(results: dict[str, Result], classifies: bool) -> str:
             less = str(interval(sign * (result.scores - results[best].scores)))
         config = ", ".join(f"{key} {value:.3g}" for key, value in result.config.items())
         lines.append(
-            f"| {name} | {config} | {plain(interval(sign * result.scores))} | {less} "
+            f"| {name} | {config} | {unsigned(interval(sign * result.scores))} | {less} "
             f"| {interval(result.forgetting)} | {result.seconds:.2f} |"
         )
     return "\n".join(lines)
@@ -138,8 +144,8 @@ def _rank(result: Result) -> float:
     return float(np.nan_to_num(result.scores, nan=-np.inf).mean())
 
 
-def plain(value: Interval) -> str:
-    """An interval of what has no sign."""
+def unsigned(value: Interval) -> str:
+    """Return an interval of a quantity without a sign."""
     return str(value).removeprefix("+")
 
 

@@ -1,4 +1,4 @@
-"""The learners of ``continual.py``: from scratch, and after learning beforehand."""
+"""Learners of ``continual.py``, from scratch or trained beforehand, and their tuning."""
 
 from __future__ import annotations
 
@@ -21,28 +21,29 @@ from agents.meta.networks import perceptron
 from agents.utils.progress import progress_bar
 from optenv.tasks.stacked import named_loss
 
-#: What is tuned, by name.
+#: Configuration: values of the tuned arguments, by name.
 Config = dict[str, Any]
 
-#: A learner of a number, which its network and its draws depend on, and a configuration.
+#: Function from the seed of the network and of random choices, and a configuration, to a
+#: learner.
 Make = Callable[..., OnlineLearner]
 
-#: Configurations that each learner is tuned over.
+#: Number of configurations over which each learner is tuned.
 CONFIGURATIONS = 12
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A kind of stream, and what goes with it.
+    """Kind of stream, with its network and the grids of the search.
 
     Attributes:
-        stream: for tests.
-        sizes: of the network's layers.
-        rates: learning rates of descent and replay.
-        look_ahead: of La-MAML, first ones and those of the rates.
-        adapts: parameters that learn online after learning beforehand.
-        inner_lr: of OML's inner loop.
-        memory: examples that can be kept, a tenth of the stream.
+        stream: family of the streams for tests.
+        sizes: sizes of the network's layers.
+        rates: learning rates of online SGD and replay.
+        look_ahead: of La-MAML, initial learning rates, and learning rates of the rates.
+        adapts: parameters that learn online after a training beforehand.
+        inner_lr: inner learning rate of OML.
+        memory: number of stored examples, a tenth of the stream.
     """
 
     stream: DigitStream | SineStream
@@ -55,13 +56,13 @@ class Setting:
 
     @property
     def train(self) -> DigitStream | SineStream:
-        """Source of the streams that are learned or searched on."""
+        """Family of the streams for learning and tuning."""
         if isinstance(self.stream, DigitStream):
             return replace(self.stream, split="train")
         return self.stream
 
     def network(self, seed: int) -> nn.Module:
-        """A network with the initial parameters of a seed."""
+        """Make a network with the initial parameters of a seed."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return perceptron(*self.sizes)
@@ -76,7 +77,7 @@ DIGITS: Config = {
     "memory": 50,
 }
 
-#: Permuted tasks share no representation, so all of the network learns there.
+#: Permuted tasks share no representation, so that the whole network learns online.
 SETTINGS = {
     "rotated": Setting(DigitStream("rotated", **SIZES), adapts=("3.",), **DIGITS),
     "permuted": Setting(DigitStream("permuted", **SIZES), adapts=("1.", "3."), **DIGITS),
@@ -89,38 +90,38 @@ SETTINGS = {
 
 
 def product(**values: Sequence[Any]) -> list[Config]:
-    """Configurations of all combinations."""
+    """Return the configurations of all combinations of values."""
     return [
         dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())
     ]
 
 
 class Contender(NamedTuple):
-    """Makes a learner, of the configurations that it is tuned over."""
+    """Function that makes a learner, and the configurations over which it is tuned."""
 
     make: Make
     grid: list[Config]
 
 
 def from_scratch(name: str, setting: Setting) -> Contender:
-    """A learner that has learned nothing before its stream."""
-    kind = {"online SGD": OnlineSGD, "replay": Replay, "La-MAML": LaMAML}[name]
-    if kind is LaMAML:
-        first, second = setting.look_ahead
-        grid = product(lr=first, rate_lr=second, glances=(2, 5))
+    """Return a learner without a training beforehand."""
+    cls = {"online SGD": OnlineSGD, "replay": Replay, "La-MAML": LaMAML}[name]
+    if cls is LaMAML:
+        rates, rate_rates = setting.look_ahead
+        grid = product(lr=rates, rate_lr=rate_rates, glances=(2, 5))
     else:
         grid = product(lr=setting.rates, glances=(1, 2, 5))
-    fixed = {} if kind is OnlineSGD else {"memory": setting.memory}
+    fixed = {} if cls is OnlineSGD else {"memory": setting.memory}
 
     def make(number: int, **config: Any) -> OnlineLearner:
         network = setting.network(number)
-        return kind(network, setting.stream.loss, seed=number, **fixed, **config)
+        return cls(network, setting.stream.loss, seed=number, **fixed, **config)
 
     return Contender(make, grid)
 
 
 def beforehand(name: str, setting: Setting, iterations: int, seed: int) -> Contender:
-    """A learner after OML's outer steps, or pretrained on as many streams."""
+    """Return a learner trained by OML, or pretrained on as many streams."""
     train = {"OML": meta_trained, "pretrained": pretrained}[name]
     with progress_bar(iterations, name, unit="iteration") as advance:
         start = train(setting, iterations, seed, advance)
@@ -137,7 +138,14 @@ def beforehand(name: str, setting: Setting, iterations: int, seed: int) -> Conte
 def meta_trained(
     setting: Setting, iterations: int, seed: int, done: Callable[[], object]
 ) -> Callable[[], OnlineSGD]:
-    """Make a learner that OML has meta-trained."""
+    """Meta-train by OML, and return a function that makes learners of one stream.
+
+    Args:
+        setting: kind of stream.
+        iterations: number of outer steps.
+        seed: seed of the network and of the streams.
+        done: called after each outer step.
+    """
     learner = OML(
         setting.network(seed), Streams(setting.train), adapts=setting.adapts,
         inner_lr=setting.inner_lr, meta_lr=2e-3, grad_clip=10.0, seed=seed,
@@ -148,9 +156,16 @@ def meta_trained(
 def pretrained(
     setting: Setting, iterations: int, seed: int, done: Callable[[], object]
 ) -> Callable[[], OnlineSGD]:
-    """Make a learner pretrained by Adam on the shuffled examples of OML's streams.
+    """Pretrain by Adam, and return a function that makes learners of one stream.
 
-    Digits have their own labels there: there is nothing to learn of random ones.
+    The examples are those of OML's streams in random order. Digits have their own labels
+    here, for random ones cannot be learned beforehand.
+
+    Args:
+        setting: kind of stream.
+        iterations: number of streams.
+        seed: seed of the network and of the streams.
+        done: called after each stream.
     """
     stream = setting.train
     if isinstance(stream, DigitStream):
@@ -170,15 +185,17 @@ def pretrained(
     return lambda: OnlineSGD(network, family.loss, lr=0.0, mask=mask)
 
 
-def drawn(stream: DigitStream | SineStream, count: int, *seeds: int) -> list[Stream]:
-    """Streams of these seeds."""
+def sample_streams(
+    stream: DigitStream | SineStream, count: int, *seeds: int
+) -> list[Stream]:
+    """Sample ``count`` streams of given seeds."""
     return [stream.sample(np.random.default_rng([*seeds, i])) for i in range(count)]
 
 
-def followed(
+def follow_streams(
     contender: Contender, config: Config, streams: Sequence[Stream], first: int
 ) -> list[Retention]:
-    """Follow the rest of each stream, with learners numbered from ``first`` on."""
+    """Return the scores of a new learner on each stream, with seeds from ``first`` on."""
     return [
         contender.make(first + i, **config).follow(stream)
         for i, stream in enumerate(streams)
@@ -186,13 +203,14 @@ def followed(
 
 
 def search(contender: Contender, streams: Sequence[Stream], first: int) -> Config:
-    """The configuration that has the best average on these streams."""
+    """Return the configuration with the best average score on the streams."""
     scores = []
     with progress_bar(len(contender.grid), "search") as advance:
         for config in contender.grid:
-            with warnings.catch_warnings():  # a search tries what diverges, too
+            # Some configurations diverge, which a search may.
+            with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", ".* not finite after", RuntimeWarning)
-                found = followed(contender, config, streams, first)
-            scores.append(np.mean([each.average for each in found]))
+                retentions = follow_streams(contender, config, streams, first)
+            scores.append(np.mean([retention.average for retention in retentions]))
             advance()
     return contender.grid[int(np.nan_to_num(scores, nan=-np.inf).argmax())]

@@ -1,13 +1,15 @@
-"""Few-shot learners on characters of alphabets, or fonts, that none of them has seen.
+"""Accuracies of few-shot learners on held-out alphabets, fonts or digits.
 
     python benchmarks/few_shot.py --data glyphs --shots 5
     python benchmarks/few_shot.py --data omniglot --omniglot A.zip --omniglot B.zip
     python benchmarks/few_shot.py --data digits --ways 4
 
-Trains each learner of this file on the training alphabets and prints accuracies on tasks of
-the held-out ones, with 95 % intervals over tasks, ranked. Every learner has the same
-convolutional network and as many tasks; learning rates of the inner loop are the published
-ones, but that of Reptile, which was chosen on three of the training alphabets.
+Trains each learner of this file on the training classes, and prints accuracies on tasks of
+the held-out ones with 95 % intervals over tasks, ranked; "less the best" is the paired
+difference to the first row. All learners have the same convolutional network and the same
+number of tasks. Inner learning rates are the published ones, except for that of Reptile,
+which was chosen on three of the training alphabets. A run takes 3 to 14 minutes of CPU
+time.
 """
 
 from __future__ import annotations
@@ -29,13 +31,13 @@ from agents.meta.families.stroke_fonts import TEST, TRAINING
 from agents.meta.networks import convolutional
 from agents.utils.progress import progress_bar
 
-#: Alphabets of the small Omniglot sets that are held out; the others are learned on.
+#: Held-out alphabets of the small Omniglot sets; the others are for training.
 HELD_OUT = ("Japanese_(katakana)", "Korean", "Tagalog")
 
-#: Inner steps of tests; of learning if there is nothing else in the arguments.
+#: Number of inner steps in tests, for most learners.
 STEPS = 3
 
-#: Class, whether its network has a layer of classes, and arguments.
+#: For each learner its class, whether its network ends in logits, and its arguments.
 LEARNERS: dict[str, tuple[Callable[..., meta.Learner], bool, dict[str, Any]]] = {
     "Prototypical": (meta.Prototypical, False, {}),
     "Matching": (meta.Matching, False, {}),
@@ -55,24 +57,38 @@ LEARNERS: dict[str, tuple[Callable[..., meta.Learner], bool, dict[str, Any]]] = 
 
 
 def classes(data: str, paths: list[str]) -> tuple[meta.Classes, meta.Classes]:
-    """Classes to learn on, in four orientations, and held-out ones."""
+    """Return training classes, in four orientations, and held-out classes.
+
+    Args:
+        data: ``"glyphs"``, ``"digits"`` or ``"omniglot"``.
+        paths: archives or folders of Omniglot.
+    """
     if data == "glyphs":
         learned = meta.glyphs(TRAINING).turned()
         return learned, meta.glyphs(TEST, without=TRAINING).unlike(learned, 0.9)
     if data == "digits":
         return meta.digits(TRAINING_DIGITS).turned(), meta.digits(TEST_DIGITS)
-    found = meta.omniglot(paths)
-    learned = found.within(sorted(set(found.groups) - set(HELD_OUT)))
-    return learned.turned(), found.within(HELD_OUT)
+    characters = meta.omniglot(paths)
+    learned = characters.within(sorted(set(characters.groups) - set(HELD_OUT)))
+    return learned.turned(), characters.within(HELD_OUT)
 
 
 def train(
     name: str, family: meta.FewShot, iterations: int, batch: int, seed: int
 ) -> meta.Learner:
-    """A learner of :data:`LEARNERS` after its outer steps."""
+    """Train a learner of :data:`LEARNERS`.
+
+    Args:
+        name: key of the learner.
+        family: tasks to learn on.
+        iterations: number of outer steps.
+        batch: tasks of an outer step.
+        seed: seed of the initial weights and of the tasks.
+    """
     make, has_head, arguments = LEARNERS[name]
     torch.manual_seed(seed)
-    if make is meta.Reptile:  # as published, it learns on what others are asked, too
+    if make is meta.Reptile:
+        # Reptile has no queries; as published, it trains on these examples too.
         shots = family.shots + family.queries
         family = meta.FewShot(family.classes, ways=family.ways, shots=shots, queries=1)
     side = family.sample(1, np.random.default_rng(0)).support.inputs.shape[-1]
@@ -83,7 +99,7 @@ def train(
 
 
 def accuracy(learner: meta.Learner, family: meta.FewShot, tasks: int) -> np.ndarray:
-    """Accuracies ``[tasks]``, after the last step."""
+    """Return the accuracies ``[tasks]`` in percent, after the last inner step."""
     if isinstance(learner, meta.MetaLearner):
         steps = {"MetaSGD": 1, "Reptile": 10}.get(type(learner).__name__, STEPS)
         found = learner.evaluate(family, tasks, (steps,))
@@ -94,8 +110,8 @@ def accuracy(learner: meta.Learner, family: meta.FewShot, tasks: int) -> np.ndar
     return 100 * found.accuracies[-1]
 
 
-def shown(values: np.ndarray) -> str:
-    """Mean and interval, to a tenth."""
+def format_mean(values: np.ndarray) -> str:
+    """Return mean and interval, rounded to a tenth."""
     mean, half = interval(values)
     return f"{mean:.1f} ±{half:.1f}"
 
@@ -127,20 +143,20 @@ def main() -> None:
         f"{arguments.data}, {arguments.ways} ways, {arguments.shots} shots: "
         f"{len(learned.groups)} classes to learn on, {len(held_out.groups)} held out"
     )
-    found = {}
+    results = {}
     for name in arguments.learner or LEARNERS:
         began = time.process_time()
         learner = train(name, family, arguments.iterations, arguments.batch, arguments.seed)
         seconds = time.process_time() - began
-        found[name] = accuracy(learner, test, arguments.tasks), seconds
-        print(f"{name}: {shown(found[name][0])} %, {seconds:.0f} s", flush=True)
+        results[name] = accuracy(learner, test, arguments.tasks), seconds
+        print(f"{name}: {format_mean(results[name][0])} %, {seconds:.0f} s", flush=True)
     print("\n| learner | accuracy, % | less the best | CPU s |\n|---|---|---|---|")
-    ranked = sorted(found, key=lambda name: -found[name][0].mean())
+    ranked = sorted(results, key=lambda name: -results[name][0].mean())
     for name in ranked:
-        values, seconds = found[name]
-        less = values - found[ranked[0]][0]
-        behind = "" if name == ranked[0] else shown(less)
-        print(f"| {name} | {shown(values)} | {behind} | {seconds:.0f} |")
+        values, seconds = results[name]
+        less = values - results[ranked[0]][0]
+        behind = "" if name == ranked[0] else format_mean(less)
+        print(f"| {name} | {format_mean(values)} | {behind} | {seconds:.0f} |")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Ways to write MAML, for ``meta_speed.py`` to compare.
+"""Implementations of MAML for ``meta_speed.py`` to compare.
 
-Each draws the same sine waves, begins with the same parameters, and makes its outer steps
-by Adam; they differ in how the tasks' networks are adapted.
+All sample the same sine waves, begin with the same parameters, and make outer steps by
+Adam. They differ in the inner loop.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ TASKS, INNER_LR, META_LR = 25, 0.01, 1e-3
 
 
 def initial() -> nn.Module:
+    """Make the network, always with the same parameters."""
     torch.manual_seed(0)
     return perceptron()
 
 
 class Ours:
+    """Learner of :mod:`agents.meta`."""
+
     def __init__(self, steps: int, learner: type[meta.MAML] = meta.MAML) -> None:
         self.learner = learner(
             initial(), meta.Sinusoids(), inner_steps=steps, inner_lr=INNER_LR,
@@ -39,10 +42,10 @@ class Ours:
 
 
 class Plain:
-    """``torch.autograd.grad`` and ``functional_call``, one task after the other.
+    """Loop over the tasks with ``torch.autograd.grad`` and ``functional_call``.
 
-    There is one backward pass for all tasks, in this class and in those below: that is
-    faster, for each of them, than one a task.
+    Here and in the classes below, there is one backward pass for all tasks, which is faster
+    in each of them than one per task.
     """
 
     def __init__(self, steps: int) -> None:
@@ -62,11 +65,11 @@ class Plain:
         return losses
 
     def losses(self, *examples: Tensor) -> Tensor:
-        """``[B]`` on the queries; ``examples`` are ``[B, n, 1]``, as in :meth:`adapted`."""
+        """Return losses ``[B]`` on the queries; see :meth:`adapted` for the arguments."""
         return torch.stack([self.adapted(*task) for task in zip(*examples, strict=True)])
 
     def adapted(self, x: Tensor, y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
-        """Loss on a task's query ``[n, 1]`` after the steps on its support ``[n, 1]``."""
+        """Return the loss on a task's query ``[n, 1]`` after steps on its support."""
         params = dict(self.module.named_parameters())
         for _ in range(self.steps):
             loss = self.loss(params, x, y)
@@ -82,7 +85,7 @@ class Plain:
 
 
 class TorchOpt(Plain):
-    """``MetaSGD``, as in TorchOpt's examples; its ``FuncOptimizer`` is slower."""
+    """TorchOpt's ``MetaSGD``, as in its examples; its ``FuncOptimizer`` is slower."""
 
     def __init__(self, steps: int) -> None:
         super().__init__(steps)
@@ -101,7 +104,7 @@ class TorchOpt(Plain):
 
 
 class Higher(Plain):
-    """``innerloop_ctx``, as in higher's examples."""
+    """higher's ``innerloop_ctx``, as in its examples."""
 
     def __init__(self, steps: int) -> None:
         super().__init__(steps)
@@ -119,7 +122,7 @@ class Higher(Plain):
 
 
 class Vmapped(Plain):
-    """``torch.func.grad`` within ``vmap`` over the tasks: what ours does, by hand."""
+    """``torch.func.grad`` in a ``vmap`` over the tasks, as ours does, written by hand."""
 
     def losses(self, *examples: Tensor) -> Tensor:
         return vmap(self.adapted)(*examples)
@@ -141,7 +144,7 @@ class Vmapped(Plain):
 
 
 class VmappedTorchOpt(Vmapped):
-    """A vmapped loop, with the update by TorchOpt's functional ``sgd``."""
+    """``vmap`` over the tasks, with the update by TorchOpt's functional ``sgd``."""
 
     def __init__(self, steps: int) -> None:
         super().__init__(steps)

@@ -1,12 +1,13 @@
 """CPU time of an iteration of MAML: ours, TorchOpt's, higher's, and written by hand.
 
-An iteration draws 25 sine waves (Finn et al., 2017) with 10 examples to adapt to and 10 to
-be judged on, adapts a 1-40-40-1 ReLU perceptron to each by 1 or 5 steps of gradient descent
-with rate 0.01, and makes one step of Adam along the gradient through these steps. First,
-all have to show the same losses from the same parameters on the same tasks. Then they are
-timed in turns, an iteration each and in random order, in one process and one thread.
-Printed are medians over the rounds: of the times, and of the ratios to ours within a round,
-with an interval of 95 % from order statistics. A package that is not installed is left out.
+An iteration samples 25 sine waves (Finn et al., 2017) with 10 examples in the support and
+10 in the query, adapts a 1-40-40-1 ReLU perceptron to each by 1 or 5 steps of gradient
+descent with learning rate 0.01, and makes one step of Adam along the gradient through these
+steps. First, all implementations must have the same losses from the same parameters on the
+same tasks. Then they are timed in turns, one iteration each in random order, in one process
+and one thread. The table has medians over the rounds: of the times, and of the ratios to
+ours within a round, with a 95 % interval from order statistics. Packages that are not
+installed are left out.
 
     pip install "optenv[meta-speed]"
     python benchmarks/meta_speed.py
@@ -34,22 +35,24 @@ from scipy.stats import binom
 
 from agents import meta
 
-#: Iterations before memory is looked at; allocators and caches grow in these.
+#: Iterations before memory is measured, in which allocators and caches grow.
 WARM_UP = 200
 
 
 class Implementation(Protocol):
+    """An implementation of MAML with its parameters, optimizer and tasks."""
+
     def run(self, iterations: int) -> list[float]:
-        """Make iterations; their losses."""
+        """Make iterations, and return their losses."""
 
 
 class Entry(NamedTuple):
-    """An implementation that is compared.
+    """Entry of the comparison.
 
     Attributes:
-        make: makes one of a number of inner steps.
-        package: that it needs.
-        second_order: whether it is MAML; otherwise its losses are its own.
+        make: function from the number of inner steps to an implementation.
+        package: required package.
+        second_order: whether it is MAML, whose losses must equal those of the others.
     """
 
     make: Callable[[int], Implementation]
@@ -70,7 +73,7 @@ ENTRIES: dict[str, Entry] = {
 
 
 def missing(name: str) -> str | None:
-    """Why an entry cannot be run here, if it cannot."""
+    """Return the reason why an entry cannot be run here, or None if it can."""
     package = ENTRIES[name].package
     if package is None or importlib.util.find_spec(package) is not None:
         return None
@@ -78,7 +81,10 @@ def missing(name: str) -> str | None:
 
 
 def check(losses: dict[str, list[float]]) -> None:
-    """Hold that implementations have the losses of the first, to a relative 1e-4.
+    """Check that all implementations have the losses of the first, to a relative 1e-4.
+
+    Args:
+        losses: losses of the same iterations, by implementation.
 
     Raises:
         RuntimeError: one has not.
@@ -92,15 +98,15 @@ def check(losses: dict[str, list[float]]) -> None:
 
 
 def measure(steps: int, rounds: int, names: Iterable[str]) -> dict[str, list[float]]:
-    """CPU seconds of an iteration in each round, of implementations that agree.
+    """Return the CPU seconds of an iteration in each round, by implementation.
 
     Args:
-        steps: of the inner loop.
-        rounds: how many.
+        steps: number of inner steps.
+        rounds: number of rounds.
         names: keys of :data:`ENTRIES`.
 
     Raises:
-        RuntimeError: they do not agree, see :func:`check`.
+        RuntimeError: losses differ, see :func:`check`.
     """
     made = {name: ENTRIES[name].make(steps) for name in names}
     losses = {name: each.run(5) for name, each in made.items()}
@@ -108,7 +114,7 @@ def measure(steps: int, rounds: int, names: Iterable[str]) -> dict[str, list[flo
     times: dict[str, list[float]] = {name: [] for name in made}
     rng = np.random.default_rng(0)
     for _ in range(rounds):
-        # In a fixed order, one would always find the caches as the same other leaves them.
+        # In a fixed order, each would always run on the caches of the same predecessor.
         for name in rng.permutation(list(made)).tolist():
             begin = time.process_time()
             made[name].run(1)
@@ -117,26 +123,26 @@ def measure(steps: int, rounds: int, names: Iterable[str]) -> dict[str, list[flo
 
 
 def ratio(times: Sequence[float], ours: Sequence[float]) -> tuple[float, float, float]:
-    """Median of the rounds' ratios, and the ends of its 95 % interval."""
+    """Return the median of the ratios of a round, and the ends of its 95 % interval."""
     ratios = sorted(a / b for a, b in zip(times, ours, strict=True))
     below = max(int(binom.ppf(0.025, len(ratios), 0.5)) - 1, 0)
     return statistics.median(ratios), ratios[below], ratios[-1 - below]
 
 
 def resident() -> float:
-    """Resident memory of this process, in MB (of Linux alone)."""
+    """Return the resident memory of this process in MB (Linux only)."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def growth(make: Callable[[int], Implementation], iterations: int) -> float:
-    """MB that resident memory grows by from iteration :data:`WARM_UP` to the last.
+    """Return the growth of resident memory in MB after iteration :data:`WARM_UP`.
 
-    With 5 inner steps, in a process of its own: memory freed before would hide it.
+    With 5 inner steps, in a new process: memory freed earlier would hide the growth.
 
     Args:
-        make: see :class:`Entry`; it can be pickled.
-        iterations: more than :data:`WARM_UP`.
+        make: see :class:`Entry`; must be picklable.
+        iterations: number of iterations, more than :data:`WARM_UP`.
     """
     with ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         return pool.submit(_growth, make, iterations).result()
@@ -157,7 +163,7 @@ def main() -> None:
                         help="print the growth of memory in N iterations of 5 inner "
                         "steps instead of times; default: 2000")  # fmt: skip
     arguments = parser.parse_args()
-    if arguments.rounds < 6:  # fewer have no interval of 95 %
+    if arguments.rounds < 6:  # order statistics of fewer have no 95 % interval
         parser.error(f"--rounds must be at least 6, got {arguments.rounds}")
     if arguments.memory is not None and arguments.memory <= WARM_UP:
         parser.error(f"--memory must be more than {WARM_UP}, got {arguments.memory}")

@@ -1,6 +1,6 @@
-"""Learners of streams against online descent, by margins that a broken one would miss.
+"""Continual learners beat online SGD by margins that a broken one would miss.
 
-A minute or two of CPU time; ``benchmarks/continual.py`` prints the whole tables.
+One or two minutes of CPU time; ``benchmarks/continual.py`` prints the whole tables.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from continual_learners import (
     SETTINGS,
     Contender,
     beforehand,
-    drawn,
-    followed,
+    follow_streams,
     from_scratch,
+    sample_streams,
     search,
 )
 
 from agents.evaluation.stats.intervals import interval
 from agents.meta.continual.online import Retention
 
-#: Near the best of the searches on digits, with as many glances for all.
+#: Configurations near the best of the searches on digits, with as many glances for all.
 DIGITS = {
     "online SGD": {"lr": 0.3, "glances": 5},
     "replay": {"lr": 0.3, "glances": 5},
@@ -30,8 +30,8 @@ DIGITS = {
 }
 
 
-class Always:
-    """Stands in for a learner; gets the same score on every task."""
+class ConstantScore:
+    """Stand-in for a learner, with the same score on every task."""
 
     def __init__(self, score):
         self.score = score
@@ -41,22 +41,22 @@ class Always:
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
-def test_all_learners_are_tuned_over_as_many_configurations(kind):
+def test_all_learners_are_tuned_over_the_same_number_of_configurations(kind):
     made = [from_scratch(name, SETTINGS[kind]) for name in continual.SCRATCH]
     made += [beforehand(name, SETTINGS[kind], 1, 0) for name in ("pretrained", "OML")]
     assert {len(contender.grid) for contender in made} == {CONFIGURATIONS}
 
 
-def test_a_search_finds_the_best_and_passes_over_divergence():
+def test_search_finds_the_best_and_ignores_divergence():
     grid = [{"score": score} for score in (0.2, np.nan, 0.7, 0.4)]
-    contender = Contender(lambda number, score: Always(score), grid)
+    contender = Contender(lambda number, score: ConstantScore(score), grid)
     assert search(contender, [None] * 3, 0) == {"score": 0.7}
     sines = SETTINGS["sines"]
     learner = from_scratch("online SGD", sines)._replace(grid=[{"lr": 1e6}, {"lr": 0.01}])
-    assert search(learner, drawn(sines.stream, 1, 0), 0) == {"lr": 0.01}
+    assert search(learner, sample_streams(sines.stream, 1, 0), 0) == {"lr": 0.01}
 
 
-def test_differences_are_to_the_best_baseline_stream_by_stream():
+def test_table_has_paired_differences_to_the_best_baseline():
     def result(*scores):
         return continual.Result({"lr": 0.1}, np.array(scores), np.zeros(3), 0.5)
 
@@ -75,15 +75,16 @@ def test_differences_are_to_the_best_baseline_stream_by_stream():
 
 
 def scores(contender, config, setting, count):
-    """Average and forgetting, each ``[count]``, on streams of the test split."""
-    found = followed(contender, config, drawn(setting.stream, count, 7), 0)
+    """Return average and forgetting, each ``[count]``, on streams of the test split."""
+    streams = sample_streams(setting.stream, count, 7)
+    found = follow_streams(contender, config, streams, 0)
     return np.array([(each.average, each.forgetting) for each in found]).T
 
 
 @pytest.mark.slow
 @pytest.mark.training
 @pytest.mark.parametrize("kind", ["rotated", "permuted"])
-def test_replay_and_looking_ahead_know_more_and_forget_less_than_descent(kind):
+def test_replay_and_la_maml_score_higher_and_forget_less_than_sgd(kind):
     setting = SETTINGS[kind]
     found = {
         name: scores(from_scratch(name, setting), config, setting, 16)
@@ -106,7 +107,7 @@ def test_replay_and_looking_ahead_know_more_and_forget_less_than_descent(kind):
         ("sines", 500, 0.02, {"lr": 0.03, "glances": 5}, 0.3),
     ],
 )
-def test_oml_knows_more_than_descent(kind, iterations, lr, config, margin):
+def test_oml_scores_higher_than_sgd(kind, iterations, lr, config, margin):
     setting = SETTINGS[kind]
     theirs = scores(from_scratch("online SGD", setting), config, setting, 20)[0]
     learner = beforehand("OML", setting, iterations, 0)

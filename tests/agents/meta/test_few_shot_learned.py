@@ -1,6 +1,6 @@
-"""What few-shot learners come to on classes that they have not seen, within ranges.
+"""Accuracies of few-shot learners on held-out classes are within expected ranges.
 
-A selection of what ``benchmarks/few_shot.py`` prints, minutes of CPU time.
+A selection of the table of ``benchmarks/few_shot.py``, minutes of CPU time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TASKS = 300
 
 
 def accuracies(names, data, shots, ways=5, paths=()):
-    """Mean accuracies of learners after the benchmark's own training, in percent."""
+    """Return mean accuracies in percent after the training of the benchmark."""
     learned, held_out = few_shot.classes(data, list(paths))
     family = meta.FewShot(learned, ways=ways, shots=shots, queries=5)
     test = meta.FewShot(held_out, ways=ways, shots=shots, queries=15)
@@ -31,14 +31,14 @@ def accuracies(names, data, shots, ways=5, paths=()):
 
 
 @pytest.mark.skipif(not PATHS, reason=f"no Omniglot in {OMNIGLOT}")
-def test_maml_tells_characters_of_held_out_alphabets_apart():
+def test_maml_and_matching_classify_held_out_alphabets():
     maml, matching = accuracies(("MAML", "Matching"), "omniglot", 5, paths=PATHS)
     assert 90 < maml < matching
     assert 93 < matching < 96
 
 
 @pytest.mark.skipif(not PATHS, reason=f"no Omniglot in {OMNIGLOT}")
-def test_one_example_of_each_is_harder():
+def test_one_shot_is_harder_than_five():
     prototypical, matching, maml, reptile = accuracies(
         ("Prototypical", "Matching", "MAML", "Reptile"), "omniglot", 1, paths=PATHS
     )
@@ -48,14 +48,14 @@ def test_one_example_of_each_is_harder():
 
 
 @pytest.mark.parametrize(("shots", "ranges"), [(5, (98, 96.5)), (1, (96, 92))])
-def test_characters_of_held_out_fonts_are_told_apart(shots, ranges):
+def test_held_out_fonts_are_classified(shots, ranges):
     pytest.importorskip("HersheyFonts")
     found = accuracies(("Matching", "MAML"), "glyphs", shots)
     assert all(low < value < 99.9 for low, value in zip(ranges, found, strict=True))
     assert found[0] > found[1]
 
 
-def test_digits_of_held_out_classes_are_told_apart_by_those_that_adapt():
+def test_adaptation_beats_comparison_on_held_out_digits():
     pytest.importorskip("sklearn")
     adapted = accuracies(("MAML", "FOMAML", "LSLR", "Reptile"), "digits", 5, ways=4)
     compared = accuracies(("Prototypical", "Matching"), "digits", 5, ways=4)

@@ -1,4 +1,4 @@
-"""The published numbers on sine waves, within ranges that a broken learner is outside of.
+"""Errors on sine waves are near the published ones, in ranges that a broken learner misses.
 
 Minutes of CPU time each; ``benchmarks/sinusoids.py`` prints the whole table.
 """
@@ -13,14 +13,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.training]
 TASKS = 1000
 
 
-def mean(learner, shots, steps):
+def mean_error(learner, shots, steps):
     return float(sinusoids.test(learner, shots, steps, TASKS).mean())
 
 
 def test_maml_adapts_as_published():
-    """Published (Finn et al., 2017): .67, .38 and .35 after 1, 5 and 10 steps."""
+    """Errors after 1, 5 and 10 steps in Finn et al. (2017) are 0.67, 0.38 and 0.35."""
     learner = sinusoids.train("MAML")
-    found = [mean(learner, 5, steps) for steps in (1, 5, 10)]
+    found = [mean_error(learner, 5, steps) for steps in (1, 5, 10)]
     print(found)
     for value, low, high in zip(found, (0.60, 0.32, 0.28), (0.75, 0.43, 0.39), strict=True):
         assert low < value < high
@@ -28,30 +28,30 @@ def test_maml_adapts_as_published():
 
 
 def test_meta_sgd_adapts_in_one_step():
-    assert mean(sinusoids.train("MetaSGD"), 10, 1) < 0.27
+    assert mean_error(sinusoids.train("MetaSGD"), 10, 1) < 0.27
 
 
-def test_learned_rates_beat_the_fixed_one():
+def test_learned_rates_beat_the_fixed_rate():
     names = "LSLR", "HypergradientLR", "MAML, 10k"
-    *learned, fixed = (mean(sinusoids.train(name), 10, 5) for name in names)
+    *learned, fixed = (mean_error(sinusoids.train(name), 10, 5) for name in names)
     print(learned, fixed)
     assert max(learned) < 0.6 * fixed
 
 
 def test_reptile_adapts_in_32_steps():
-    assert mean(sinusoids.train("Reptile"), 10, 32) < 0.13
+    assert mean_error(sinusoids.train("Reptile"), 10, 32) < 0.13
 
 
 @pytest.mark.parametrize(
     ("name", "five", "ten"),
     [("NeuralProcess", 0.65, 0.40), ("NeuralProcess, wide", 0.16, 0.06)],
 )
-def test_a_neural_process_needs_no_steps(name, five, ten):
+def test_neural_process_needs_no_steps(name, five, ten):
     learner = sinusoids.train(name)
-    assert mean(learner, 5, 0) < five and mean(learner, 10, 0) < ten
+    assert mean_error(learner, 5, 0) < five and mean_error(learner, 10, 0) < ten
 
 
-def test_a_learned_lstm_beats_the_best_constant_rate():
+def test_meta_lstm_beats_the_best_constant_rate():
     errors = sinusoids.test(sinusoids.train("MetaLSTM", 600), 10, 5, TASKS)
     best = sinusoids.descent(10, 5, TASKS)
     gain = best - errors
