@@ -186,9 +186,11 @@ class Controller:
             observation = self._trial_observation(observation, history)
         # 2. The action, decoded as in the environment.
         action, memory = policy.act(observation, state["memory"])
-        multiplier = policy.action.apply(action, before)
-        shift = policy.action.shift(action).to(before.dtype)
-        rule = policy.action.choose(action)
+        decision = policy.action.decode(action, before)
+        multiplier, shift = decision.log_multiplier, decision.shift
+        rule = (
+            torch.full((1,), -1, device="cpu") if decision.rule is None else decision.rule
+        )
         usable = bool(multiplier.isfinite())
         if not usable:  # weights are checked in policy files, but not in policies by hand
             multiplier, shift = before, torch.zeros_like(before)
