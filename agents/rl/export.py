@@ -11,6 +11,7 @@ from torch import nn
 from optenv import actions
 from optenv.registration import TRIALS
 from optenv.settings import DTYPES
+from optenv.telemetry import FEATURES
 from optenv.trials import trial_space
 from optenv.vector import observation_space
 
@@ -59,6 +60,7 @@ def export_policy(model: Any, path: str | Path) -> Path:
     except AttributeError as error:
         raise ValueError(f"not an environment of optenv's: {env!r}") from error
     action, trials = actions.make(described["action"]), "runs" in described
+    _check_features(described)
     _check_unwrapped(model, env, action, trials)
     check_reward(described)
 
@@ -128,6 +130,16 @@ def check_reward(described: Mapping[str, Any]) -> None:
         raise ValueError(
             "an optimizer does not know the previous reward that this environment shows; "
             "give it previous_reward='told'"
+        )
+
+
+def _check_features(described: Mapping[str, Any]) -> None:
+    """Refuse observations with features from outside the package."""
+    registered = [name for name in described["features"] if name not in FEATURES]
+    if registered:
+        raise ValueError(
+            f"cannot export a policy that observes registered features {registered}: an "
+            f"optimizer observes {', '.join(FEATURES)}"
         )
 
 
