@@ -82,17 +82,14 @@ def update_groups(
         state: state of the controller, which may have chosen another rule.
         partitioned: whether other processes hold further parameters.
     """
-    begin = 0
-    for group, count in zip(batch.groups, batch.counts, strict=True):
+    for group, params, grads in batch.by_group():
         lr = group["effective_lr"] = float(group["lr"]) * multiplier
-        part, begin = slice(begin, begin + count), begin + count
-        params = batch.params[part]
         states = [batch.states[p] for p in params]
         options = KernelOptions(group["foreach"], group["fused"])
         if not lr or not params or state["chosen"] >= 0:
             allocate(rule, params, states, options)
         else:
-            grads, decay = batch.grads[part], group["weight_decay"]
+            decay = group["weight_decay"]
             update(rule, params, grads, states, lr, weight_decay=decay, options=options)
     if state["chosen"] >= 0:
         switching.update(batch, state, partitioned)
