@@ -76,7 +76,10 @@ RECIPES: dict[str, Recipe] = {
     "MetaSGD": Recipe(meta.MetaSGD, {}, 20_000, ((10, 1, 0.258),)),
     "MAML, 10k": Recipe(meta.MAML, {}, 10_000, ((10, 5, None),)),
     "LSLR": Recipe(meta.LSLR, {}, 10_000, ((10, 5, None), (5, 5, None))),
-    "HypergradientLR": Recipe(meta.HypergradientLR, {}, 10_000, ((10, 5, None),)),
+    # Without clipping, learning became unstable after 6,000 outer steps on some machines.
+    "HypergradientLR": Recipe(
+        meta.HypergradientLR, {"grad_clip": 1.0}, 10_000, ((10, 5, None),)
+    ),
     "Reptile": Recipe(
         meta.Reptile, {}, 30_000, ((10, 5, None), (10, 32, None)),
         {"variant": "reptile", "shots": 50}, smooth,

@@ -131,7 +131,7 @@ def test_a_policy_that_cannot_act_on_the_runs_is_refused():
 @pytest.mark.slow
 def test_an_agent_that_chooses_rules_beats_open_loop_arms(tmp_path):
     agent = "ppo-rules"
-    env_id, steps = PRESETS[agent]["env_id"], 81_920
+    env_id, steps = PRESETS[agent]["env_id"], 40_960
     own = {
         **factory.env_arguments(agent, env_id), "tasks": ["quadratic", "logistic"],
         "horizon": 20, "updates_per_step": 4, "spacing": 1.0, "max_work": None,
@@ -142,7 +142,8 @@ def test_an_agent_that_chooses_rules_beats_open_loop_arms(tmp_path):
     training.learn(model, steps, tmp_path, progress=False)
     policy = load_policy(tmp_path / "policy")
     train = Runs(env_id, own, groups=8, seed=5_000)
-    test = Runs(env_id, {**own, "tasks": ["quadratic/test", "logistic/test"]}, seed=10_000)
+    held_out = {**own, "tasks": ["quadratic/test", "logistic/test"]}
+    test = Runs(env_id, held_out, groups=12, of_each=8, seed=10_000)
     searched = random_search(train, 20, steps, 0, lambda: None)
     found = compare(test, policy, open_loop_returns(test, 20, searched))
     for name, values in found.items():
