@@ -76,9 +76,9 @@ RECIPES: dict[str, Recipe] = {
     "MetaSGD": Recipe(meta.MetaSGD, {}, 20_000, ((10, 1, 0.258),)),
     "MAML, 10k": Recipe(meta.MAML, {}, 10_000, ((10, 5, None),)),
     "LSLR": Recipe(meta.LSLR, {}, 10_000, ((10, 5, None), (5, 5, None))),
-    # Without clipping, learning became unstable after 6,000 outer steps on some machines.
+    # Later or without clipping, a few tasks diverge: their rates grow without bound.
     "HypergradientLR": Recipe(
-        meta.HypergradientLR, {"grad_clip": 1.0}, 10_000, ((10, 5, None),)
+        meta.HypergradientLR, {"grad_clip": 1.0}, 6_000, ((10, 5, None),)
     ),
     "Reptile": Recipe(
         meta.Reptile, {}, 30_000, ((10, 5, None), (10, 32, None)),

@@ -13,14 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from optenv import windows
-from optenv.checks import positive_int
 from optenv.telemetry import (
     OBSERVATION_BOUND,
     Control,
@@ -33,21 +30,26 @@ from optenv.telemetry import (
 
 from ..policy.module import Policy
 from ..utils.warning import warn_user
-from . import trace
+from . import clock, trace
+from .clock import observed_progress
 from .distributed import all_reduce_sum, is_distributed, mean_loss
 from .probe import UpdateProbe
 from .tensors import GradientBatch, States, parameters_of
 
-__all__ = ["Controller", "State", "initial_state", "next_run_state", "restored_state"]
+__all__ = [
+    "Controller",
+    "State",
+    "initial_state",
+    "next_run_state",
+    "restored_state",
+    "warn_other_length",
+]
 
 State = dict[str, Any]
 
 #: No losses yet. As plain numbers: losses are recorded at every step, and tensors of one
 #: number would cost far more.
 NO_LOSSES = Losses.empty(0.0)
-
-#: A warning is given for runs this many times longer, or shorter, than all of training.
-LENGTH_TOLERANCE = 2
 
 #: Learning rate past ``total_steps``, as a fraction of the highest so far.
 FLOOR = 0.01
@@ -88,11 +90,7 @@ class Controller:
 
     def is_decision(self, ahead: int = 0) -> bool:
         """Return whether the policy is asked at this step, or ``ahead`` steps later."""
-        described = self.policy.description
-        step, total = self.state["steps"] + ahead, self.state["total_steps"]
-        if total is None:
-            return windows.opens_window(step, described["spacing"])
-        return step in _decisions(total, described["horizon"], described["spacing"])
+        return clock.is_decision(self.policy, self.state, ahead)
 
     def probes_gradients(self) -> bool:
         """Return whether ``guard="probe"`` checks the gradients of this step.
@@ -216,13 +214,13 @@ class Controller:
     def _features(self, probe: Probe, log_lr: float) -> tuple[Tensor, History]:
         """Compute the telemetry features ``[1, F]``, and the history after them."""
         state = self.state
-        log_multiplier, total = state["log_multiplier"], state["total_steps"]
-        progress = None
-        if total is not None:
-            progress = torch.full_like(log_multiplier, state["steps"]) / total
+        log_multiplier = state["log_multiplier"]
+        progress = observed_progress(state)
         control = Control(
-            progress=progress,
-            length=total,
+            progress=None
+            if progress is None
+            else torch.full_like(log_multiplier, progress),
+            length=state["total_steps"],
             log_multiplier=log_multiplier,
             log_lr=log_lr - math.log(self.policy.rule.default_lr) + log_multiplier,
             previous_action=state["previous_action"],
@@ -255,31 +253,50 @@ class Controller:
         gradient and the update of this one.
         """
         state, policy = self.state, self.policy
-        steps, total = state["steps"], state["total_steps"]
         multiplier = math.exp(state["log_multiplier"])
-        # torch's schedulers mark the groups that they drive.
-        scheduled = any("initial_lr" in group for group in groups)
-        follows_schedule = state["schedule"] == "always" or (
-            state["schedule"] == "auto" and not scheduled
-        )
-        if total is not None and steps >= total:
+        clock.record_peaks(groups)
+        left = clock.steps_left(state)
+        if left > 0:
+            multiplier *= clock.schedule_factor(policy, state, groups)
+        else:
             multiplier = min(multiplier, FLOOR * math.exp(state["highest"]))
-            if steps == total:
+            if left == 0:
                 warn_user(
-                    f"total_steps={total} are done; further steps run at no more than "
-                    f"{FLOOR:.0%} of the highest learning rate so far"
-                    + ("; new_run() begins another run" if policy.memory else "")
+                    f"total_steps={state['steps']} are done; further steps run at no more "
+                    f"than {FLOOR:.0%} of the highest learning rate so far; "
+                    "extend(total_steps) goes on"
+                    + (", new_run() begins another run" if policy.memory else "")
                 )
-        elif follows_schedule:
-            progress = 0.0 if total is None else steps / total
-            multiplier *= policy.action.factor(progress)
-        state["steps"] = steps + 1
+        state["steps"] += 1
         state["probing"] = self.is_decision()
         return multiplier
 
+    # The length of the run.
+
+    def extend(self, total_steps: int) -> None:
+        """Go on until ``total_steps``; see ``LearnedOptimizer.extend``."""
+        self._lengthen(clock.extended(self.policy, self.state, total_steps))
+
+    def finish(self, steps: int) -> None:
+        """End the run after ``steps`` more steps; see ``LearnedOptimizer.finish``."""
+        self._lengthen(clock.finishing(self.policy, self.state, steps))
+
+    def _lengthen(self, changes: Mapping[str, Any]) -> None:
+        """Change the length of the run, and make room for its decisions."""
+        self.state = {**self.state, **changes}
+        if not self.policy.anytime:
+            room = trace.empty(
+                self.policy.description["horizon"], self.state["trace"].dtype
+            )
+            self.state["trace"] = torch.cat([room, self.state["trace"]])
+
 
 def initial_state(
-    policy: Policy, total_steps: int | None, dtype: torch.dtype, schedule: str | None
+    policy: Policy,
+    total_steps: int | None,
+    dtype: torch.dtype,
+    schedule: str | None,
+    warmup_steps: int = 0,
 ) -> State:
     """Make the state of a controller before the first step.
 
@@ -289,12 +306,16 @@ def initial_state(
         dtype: of the telemetry.
         schedule: ``"auto"``, ``"always"`` or None, see
             :class:`~agents.optim.optimizer.LearnedOptimizer`.
+        warmup_steps: number of steps over which the learning rate rises from zero.
 
     Returns:
         A dict with these entries:
 
         - ``policy``: fingerprint of the policy; ``schedule`` as given; ``total_steps`` as
           given, or None for an anytime policy;
+        - ``warmup_steps``; ``origin``: step and progress from which the progress runs to 1
+          at ``total_steps``; ``fall``: first and last step of a fall that was asked for,
+          and the factor that it begins at, or None;
         - ``steps``, ``skipped``, ``skipped_in_a_row``, ``rollbacks``, ``rolled_back``,
           ``clipped``, ``ignored_losses``, ``ignored_actions``: counters;
         - ``norms``, ``mean_square``: number and running mean square of gradient norms;
@@ -316,28 +337,8 @@ def initial_state(
             needs it.
     """
     # 1. Check the length of the run.
-    if total_steps is not None:
-        total_steps = positive_int("total_steps", total_steps)
-    shortest, longest = policy.description["total_updates"]
-    if total_steps is None and not policy.anytime:
-        raise ValueError(
-            "total_steps is missing: this policy must know how many steps the run will "
-            "take; only an anytime policy does without"
-        )
-    if total_steps is not None and total_steps > LENGTH_TOLERANCE * longest:
-        warn_user(
-            f"total_steps={total_steps} is far beyond the runs that this policy was "
-            f"trained on, of at most {longest} updates; it may do badly"
-        )
-    if (
-        total_steps is not None
-        and not policy.anytime
-        and LENGTH_TOLERANCE * total_steps < shortest
-    ):
-        warn_user(
-            f"total_steps={total_steps} is far below the runs that this policy was "
-            f"trained on, of at least {shortest} updates; it may do badly"
-        )
+    total_steps = clock.check_total_steps(policy, total_steps)
+    warmup_steps = clock.check_warmup_steps(warmup_steps, total_steps)
     # 2. Fill in the entries, on the CPU whatever torch's default device is.
     decisions = None if policy.anytime else policy.description["horizon"]
     zero = torch.zeros(1, dtype=dtype, device="cpu")
@@ -346,6 +347,8 @@ def initial_state(
         "policy": policy.fingerprint(),
         "total_steps": None if policy.anytime else total_steps,
         "schedule": schedule,
+        **clock.CLOCK,
+        "warmup_steps": warmup_steps,
         "steps": 0,
         "skipped": 0,
         "skipped_in_a_row": 0,
@@ -389,7 +392,7 @@ def next_run_state(
         ValueError: ``total_steps`` is no positive integer.
     """
     total = state["total_steps"] if total_steps is None else total_steps
-    fresh = initial_state(policy, total, dtype, state["schedule"])
+    fresh = initial_state(policy, total, dtype, state["schedule"], state["warmup_steps"])
     losses, reward = Losses(**state["losses"]), fresh["told"]
     if state["new_run"]:  # the last run has not begun
         reward = state["told"]
@@ -397,6 +400,16 @@ def next_run_state(
         mean = torch.full_like(reward, losses.mean)
         reward = state["history"]["loss_previous"] - log_loss(mean)
     return {**fresh, "said": state["said"], "memory": state["memory"], "told": reward}
+
+
+def warn_other_length(loaded: State, made_for: int | None) -> None:
+    """Warn if a loaded run has another length than the optimizer was made for."""
+    if loaded["total_steps"] != made_for:
+        warn_user(
+            f"the loaded state is of a run of total_steps={loaded['total_steps']}, which "
+            f"goes on; total_steps={made_for}, which was given here, does not count. "
+            "extend(total_steps) changes the length"
+        )
 
 
 def restored_state(policy: Policy, saved: State | None) -> State:
@@ -421,7 +434,7 @@ def restored_state(policy: Policy, saved: State | None) -> State:
             f"the state to load is of policy {used[:12]}, but here is {fingerprint[:12]} "
             "(which, if none is named, depends on whether there is a total_steps)"
         )
-    return _on_cpu(saved)
+    return _on_cpu({**clock.CLOCK, **saved})
 
 
 def mean_log_lr(groups: Sequence[Mapping[str, Any]], partitioned: bool = False) -> float:
@@ -445,12 +458,6 @@ def mean_log_lr(groups: Sequence[Mapping[str, Any]], partitioned: bool = False) 
     if partitioned and is_distributed():
         total, numel = all_reduce_sum([total, numel], parameters_of(groups))
     return total / numel if numel else -math.inf
-
-
-@lru_cache(maxsize=64)
-def _decisions(total_steps: int, horizon: int, spacing: float) -> frozenset[int]:
-    """Return the steps at which a window begins, but not the end of the run."""
-    return frozenset(windows.boundaries(total_steps, horizon, spacing)[:-1].tolist())
 
 
 def _on_cpu(state: State) -> State:

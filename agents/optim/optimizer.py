@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,29 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 from torch.utils.hooks import RemovableHandle
 
-from optenv.checks import is_number
-
 from ..policies import ANYTIME, DEFAULT
 from ..policy.files import load_policy
 from ..policy.module import Policy
-from .controller import Controller, State, initial_state, next_run_state, restored_state
+from ..utils.warning import warn_user
+from . import clock
+from .controller import (
+    Controller,
+    State,
+    initial_state,
+    next_run_state,
+    restored_state,
+    warn_other_length,
+)
+from .groups import check_group, set_lr, update_groups
 from .guard import GUARDS, GradientGuard
-from .kernels import FUSED, update_groups
 from .loss_hook import LossCollector, check_loss, is_scalar
 from .tensors import GradientBatch, parameters_of
 from .trace import Explanation
 
 __all__ = ["LearnedOptimizer"]
+
+#: Counters of the controller's state that are reported.
+COUNTERS = ("skipped", "clipped", "ignored_losses", "ignored_actions", "rollbacks")
 
 
 class LearnedOptimizer(Optimizer):
@@ -47,7 +58,9 @@ class LearnedOptimizer(Optimizer):
     **Length of the run.** The policy was trained on runs of certain lengths: a
     ``total_steps`` of more than twice the longest, or less than half the shortest, gives a
     warning. Loading a saved state restores the ``total_steps`` and the ``schedule`` that
-    it was saved with.
+    it was saved with, with a warning if the length is another one. :meth:`extend` makes a
+    run longer or shorter, and :meth:`finish` ends it soon, with the fall of the learning
+    rate that the end of a run needs.
 
     **Guards.** A step with a gradient that is not finite, or whose square is not, is
     skipped and counted in ``skipped``. Gradients whose norm over all parameters is more
@@ -67,19 +80,28 @@ class LearnedOptimizer(Optimizer):
         params: parameters or parameter groups, as for any torch optimizer.
         policy: name of a shipped policy (one of :data:`agents.SHIPPED`), path of a policy
             file, or a :class:`~agents.policy.Policy`. By default the shipped
-            ``"default"``, or ``"anytime"`` if there is no ``total_steps``.
-        total_steps: number of steps of the run. An anytime policy needs none and has no
-            use for it.
+            ``"default"``, or ``"anytime"``, with a warning, if there is no
+            ``total_steps``.
+        total_steps: number of calls of ``step`` in the run. An anytime policy needs none
+            and has no use for it.
         lr: base learning rate, which the policy multiplies; it need not be right. By
             default the usual one of the policy's rule: 1e-3 for ``adam``,
             ``orthogonal-adam``, ``network`` and policies that choose rules, 1e-2 for
             ``momentum``.
+        max_lr: upper limit of the learning rate in force, whatever the policy says; as
+            for fine-tuning, where too high a rate destroys what has been learned.
+        betas, eps, momentum: hyperparameters of the update rule, where it has such; by
+            default those that the policy was trained with.
         weight_decay: decoupled weight decay (Loshchilov & Hutter, 2019): each step takes
             ``effective_lr * weight_decay`` off the parameters.
         schedule: when the policy's own base schedule is followed (that of ``default`` is
-            constant, then falls to zero over the last three tenths). ``"auto"``: unless a
-            torch scheduler drives a group, which then has ``"initial_lr"``
-            (``ReduceLROnPlateau`` sets none). ``"always"``: in any case. None: never.
+            constant, then falls to zero over the last three tenths). ``"auto"``: where a
+            torch scheduler drives the groups, the lower of the two factors applies, each
+            of them relative to its highest value so far; after a warm-up, that is the
+            policy's. (``ReduceLROnPlateau``, and learning rates that are set by hand,
+            multiply it.) ``"always"``: it multiplies all others. None: never.
+        warmup_steps: number of steps over which the learning rate rises linearly from
+            zero.
         foreach, fused: as in torch, which chooses if both are None. Rules ``sgd``,
             ``momentum``, ``nesterov`` and ``adam`` have fused implementations.
         maximize: whether to maximise the objective. The policy then observes its negative,
@@ -119,8 +141,13 @@ class LearnedOptimizer(Optimizer):
         *,
         total_steps: int | None = None,
         lr: float | None = None,
+        max_lr: float | None = None,
+        betas: tuple[float, float] | None = None,
+        eps: float | None = None,
+        momentum: float | None = None,
         weight_decay: float = 0.0,
         schedule: str | None = "auto",
+        warmup_steps: int = 0,
         foreach: bool | None = None,
         fused: bool | None = None,
         maximize: bool = False,
@@ -132,6 +159,12 @@ class LearnedOptimizer(Optimizer):
         # 1. The policy and the arguments.
         if policy is None:
             policy = ANYTIME if total_steps is None else DEFAULT
+            if total_steps is None:
+                warn_user(
+                    f"total_steps is not given, so that policy {ANYTIME!r} is used, whose "
+                    f"learning rate never falls; {DEFAULT!r}, with total_steps=..., does "
+                    f"better. policy={ANYTIME!r} gives no warning"
+                )
         given = policy if isinstance(policy, Policy) else load_policy(policy)
         flags = {
             "rollback": rollback, "synchronize": synchronize, "partitioned": partitioned,
@@ -143,12 +176,17 @@ class LearnedOptimizer(Optimizer):
             "weight_decay": weight_decay, "foreach": foreach, "fused": fused,
             "maximize": maximize, "effective_lr": 0.0,
         }  # fmt: skip
+        optional = {"max_lr": max_lr, "betas": betas, "eps": eps, "momentum": momentum}
+        defaults |= {key: value for key, value in optional.items() if value is not None}
+        check_group(defaults, given.rule)
         self._policy = given
         super().__init__(params, defaults)
+        if not any(float(group["lr"]) for group in self.param_groups):
+            warn_user("lr is 0 for all parameters, which the policy only multiplies")
         # 3. The controller, with a copy of the policy: the caller's stays as it is.
         dtype = self._telemetry_dtype
         self._policy = copy.deepcopy(given).to(dtype)
-        state = initial_state(self._policy, total_steps, dtype, schedule)
+        state = initial_state(self._policy, total_steps, dtype, schedule, warmup_steps)
         self._controller = Controller(
             self._policy, state, synchronize=synchronize, partitioned=partitioned
         )
@@ -164,7 +202,7 @@ class LearnedOptimizer(Optimizer):
                 ``params`` are no parameters.
         """
         if isinstance(param_group, dict):
-            _check_group({**self.defaults, **param_group}, self._policy.rule.name)
+            check_group({**self.defaults, **param_group}, self._policy.rule)
         super().add_param_group(param_group)
 
     def attach_loss(self, module: nn.Module, reduction: str = "mean") -> RemovableHandle:
@@ -297,7 +335,8 @@ class LearnedOptimizer(Optimizer):
         super().__setstate__(state)
         for group in self.param_groups:  # a state that was saved without some settings
             for name, value in self.defaults.items():
-                group.setdefault(name, value)
+                if name != "differentiable":  # torch adds it, which nothing here heeds
+                    group.setdefault(name, value)
         for param_state in self.state.values():
             if isinstance(param_state.get("step"), float):  # of early versions of torch
                 param_state["step"] = torch.tensor(param_state["step"], dtype=torch.float32)
@@ -319,6 +358,7 @@ class LearnedOptimizer(Optimizer):
             loaded["controller"] = restored_state(self._policy, saved)
             loaded["final"] = final
 
+        made_for = self.total_steps
         # After the hooks of the user, which may change the state to load.
         handle = self.register_load_state_dict_pre_hook(check)
         try:
@@ -326,6 +366,7 @@ class LearnedOptimizer(Optimizer):
         finally:
             handle.remove()
         self._restore_dtypes(loaded["final"])
+        warn_other_length(loaded["controller"], made_for)
         self._controller.state = loaded["controller"]
         self._store_controller()
         self._losses.take()  # losses of another run
@@ -379,11 +420,79 @@ class LearnedOptimizer(Optimizer):
         self.state.clear()
         for group in self.param_groups:
             group["effective_lr"] = 0.0
+            group.pop(clock.PEAK, None)
             if "initial_lr" in group:
-                _set_lr(group, group.pop("initial_lr"))
+                set_lr(group, group.pop("initial_lr"))
         self._controller.state = fresh
         self._store_controller()
         self._losses.take()  # losses of the run before
+
+    # The length of the run.
+
+    @property
+    def total_steps(self) -> int | None:
+        """Number of steps of the run; None in a run of unknown length."""
+        end: int | None = self._controller_state()["total_steps"]
+        return end
+
+    @total_steps.setter
+    def total_steps(self, value: Any) -> None:
+        raise AttributeError(
+            "total_steps cannot be assigned: extend(total_steps) changes the length of the "
+            "run, new_run(total_steps=...) begins another one"
+        )
+
+    def extend(self, total_steps: int) -> None:
+        """Go on with the run until ``total_steps`` steps have been made in all.
+
+        The progress that the policy observes, and its schedule, are then those of a run of
+        that length at this step. After the fall of the learning rate has begun, the rate
+        rises again.
+
+        Args:
+            total_steps: number of steps of the whole run, more than those so far; fewer
+                than before are possible.
+
+        Raises:
+            ValueError: ``total_steps`` is not valid, or not more than the steps so far.
+
+        Example:
+            >>> import torch
+            >>> from agents import LearnedOptimizer
+            >>> weight = torch.nn.Parameter(torch.zeros(1))
+            >>> optimizer = LearnedOptimizer([weight], total_steps=1000)
+            >>> optimizer.extend(1500)
+            >>> optimizer.total_steps
+            1500
+        """
+        self._controller.begin_step(self._controller_state())
+        self._controller.extend(total_steps)
+        self._store_controller()
+
+    def finish(self, steps: int) -> None:
+        """End the run after ``steps`` more steps, over which the learning rate falls.
+
+        For runs that stop before their ``total_steps``, or that had none: the parameters
+        are best after the rate has fallen. It falls linearly to zero, from where the
+        schedule stands.
+
+        Args:
+            steps: number of steps to come; three tenths of the whole run are what the
+                policies were trained with.
+
+        Raises:
+            ValueError: ``steps`` is no positive integer, or the run has ended.
+
+        Example:
+            >>> import torch
+            >>> from agents import LearnedOptimizer
+            >>> weight = torch.nn.Parameter(torch.zeros(1))
+            >>> optimizer = LearnedOptimizer([weight], policy="anytime")
+            >>> optimizer.finish(100)
+        """
+        self._controller.begin_step(self._controller_state())
+        self._controller.finish(steps)
+        self._store_controller()
 
     # Reports.
 
@@ -419,11 +528,52 @@ class LearnedOptimizer(Optimizer):
 
     def explain(self) -> Explanation:
         """Return the observations and actions of all decisions so far."""
-        return Explanation(self._controller_state()["trace"])
+        state = self._controller_state()
+        return Explanation(state["trace"], clock.describe_progress(self._policy, state))
+
+    def log_dict(self, prefix: str = "") -> dict[str, float]:
+        """Return numbers for a logger, as of the last step.
+
+        Args:
+            prefix: put before each key, such as ``"optimizer/"``.
+
+        Returns:
+            ``lr`` (the learning rate in force; with several groups ``lr_0``, ``lr_1`` and
+            so on), ``multiplier`` (of the policy, without the schedule), ``step``, and the
+            counters :attr:`skipped`, :attr:`clipped`, :attr:`ignored_losses`,
+            :attr:`ignored_actions` and :attr:`rollbacks`.
+
+        Example:
+            >>> import torch
+            >>> from agents import LearnedOptimizer
+            >>> weight = torch.nn.Parameter(torch.zeros(1))
+            >>> optimizer = LearnedOptimizer([weight], total_steps=1000)
+            >>> sorted(optimizer.log_dict("optimizer/"))[:2]
+            ['optimizer/clipped', 'optimizer/ignored_actions']
+        """
+        state, groups = self._controller_state(), self.param_groups
+        names = ["lr"] if len(groups) == 1 else [f"lr_{i}" for i in range(len(groups))]
+        rates = (float(group["effective_lr"]) for group in groups)
+        numbers = dict(zip(names, rates, strict=True))
+        numbers["multiplier"] = math.exp(state["log_multiplier"])
+        numbers["step"] = state["steps"]
+        for name in COUNTERS:
+            numbers[name] = int(state[name])
+        return {f"{prefix}{name}": value for name, value in numbers.items()}
 
     def __repr__(self) -> str:
+        state, policy = self._controller_state(), self._policy
+        total = "unknown" if state["total_steps"] is None else state["total_steps"]
+        counts = [f"{name} {state[name]}" for name in COUNTERS if state[name]]
+        lines = [
+            f"{type(self).__name__} (",
+            f"policy: {policy.name or policy.fingerprint()[:12]}",
+            f"rule: {policy.rule.name}",
+            f"step: {state['steps']} of {total}",
+            f"schedule: {clock.describe_schedule(policy, state, self.param_groups)}",
+            f"counters: {', '.join(counts) or 'all 0'}",
+        ]
         hidden = ("params", "controller")  # as torch prints it, without the controller
-        lines = [f"{type(self).__name__} ("]
         for i, group in enumerate(self.param_groups):
             lines.append(f"Parameter Group {i}")
             lines += [f"    {key}: {group[key]}" for key in group if key not in hidden]
@@ -437,48 +587,10 @@ def _check_arguments(schedule: Any, guard: Any, flags: Mapping[str, Any]) -> Non
         ValueError: ``schedule`` or ``guard`` is unknown.
         TypeError: a flag is neither True nor False.
     """
-    if schedule not in ("auto", "always", None):
+    if schedule not in clock.SCHEDULES:
         raise ValueError(f"schedule must be 'auto', 'always' or None, got {schedule!r}")
     if guard not in GUARDS:
         raise ValueError(f"guard must be one of {GUARDS}, got {guard!r}")
     for name, flag in flags.items():
         if not isinstance(flag, bool):
             raise TypeError(f"{name} must be True or False, got {flag!r}")
-
-
-def _check_group(group: Mapping[str, Any], rule: str) -> None:
-    """Refuse settings of a parameter group that ``rule`` cannot follow.
-
-    Raises:
-        ValueError: a setting is out of its range.
-        TypeError: a setting is of the wrong type.
-    """
-    lr = group["lr"]
-    if isinstance(lr, Tensor):
-        if lr.numel() != 1:
-            raise ValueError(f"Tensor lr must be 1-element, got shape {list(lr.shape)}")
-        lr = lr.item()
-    for name, value in (("lr", lr), ("weight_decay", group["weight_decay"])):
-        if not is_number(value):
-            raise TypeError(f"{name} must be a number, got {value!r}")
-        if not 0.0 <= value < float("inf"):
-            raise ValueError(f"{name} must be at least 0 and finite, got {value!r}")
-    for name in ("foreach", "fused"):
-        if group[name] not in (True, False, None):
-            raise TypeError(f"{name} must be True, False or None, got {group[name]!r}")
-    if not isinstance(group["maximize"], bool):
-        raise TypeError(f"maximize must be True or False, got {group['maximize']!r}")
-    if group["fused"] and group["foreach"]:
-        raise ValueError("fused=True and foreach=True exclude each other")
-    if group["fused"] and rule not in FUSED:
-        raise ValueError(
-            f"fused=True is for the rules {', '.join(FUSED)}, but this policy's is {rule!r}"
-        )
-
-
-def _set_lr(group: dict[str, Any], lr: Any) -> None:
-    """Set the learning rate of a group, in place if it is a tensor."""
-    if isinstance(group["lr"], Tensor):
-        group["lr"].fill_(float(lr))
-    else:
-        group["lr"] = lr

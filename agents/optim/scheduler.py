@@ -20,7 +20,8 @@ from ..policies import ANYTIME
 from ..policy.files import load_policy
 from ..policy.module import Policy
 from ..utils.warning import warn_user
-from .controller import Controller, initial_state, restored_state
+from . import clock
+from .controller import Controller, initial_state, restored_state, warn_other_length
 from .loss_hook import check_loss, is_scalar
 from .tensors import GradientBatch, grad_norm, parameters_of
 from .trace import Explanation
@@ -29,6 +30,15 @@ __all__ = ["LearnedLR"]
 
 #: Default policies, for SGD and for every other optimizer.
 SGD_POLICY, OTHER_POLICY = "momentum", "adam"
+
+
+#: Optimizers that are refused, and why.
+NOT_DRIVEN: dict[type[Optimizer], str] = {
+    torch.optim.LBFGS: "its lr scales a Newton step, and is usually 1",
+    torch.optim.Adadelta: "its lr scales a step of the right size, and is usually 1",
+    torch.optim.Rprop: "its lr is only used at the first step",
+    torch.optim.SparseAdam: "its gradients are sparse",
+}
 
 
 class LearnedLR(LRScheduler):
@@ -48,8 +58,8 @@ class LearnedLR(LRScheduler):
     only one: learning rates that another scheduler sets are overwritten, with a warning.
     A step at which all learning rates are 0 does not count. A copy of the scheduler drives
     its own copy of the optimizer; a copy of the optimizer alone is not driven. Gradients
-    must be dense. ``torch.optim.LBFGS`` reads its learning rate before it has gradients,
-    so that each rate takes effect one step late there.
+    must be dense. Optimizers whose ``lr`` is no learning rate in the usual sense, which is
+    near 1 or only used once, are refused: ``LBFGS``, ``Adadelta``, ``Rprop``.
 
     Args:
         optimizer: an optimizer of torch, or one that behaves as they do.
@@ -58,11 +68,13 @@ class LearnedLR(LRScheduler):
             :class:`~agents.policy.Policy`. By default ``"anytime"`` if there is no
             ``total_steps``, else ``"momentum"`` for ``torch.optim.SGD`` and ``"adam"`` for
             all other optimizers.
+        warmup_steps: number of steps over which the learning rate rises linearly from
+            zero.
         synchronize: as for :class:`~agents.LearnedOptimizer`; all processes must then call
             ``scheduler.step``, with or without a loss.
 
     Raises:
-        TypeError: ``optimizer`` is none, or has a policy already.
+        TypeError: ``optimizer`` is none, has a policy already, or cannot be driven.
         ValueError: ``total_steps`` is no positive integer, or missing where the policy
             needs it; the policy chooses update rules; or another ``LearnedLR`` drives the
             optimizer.
@@ -86,6 +98,7 @@ class LearnedLR(LRScheduler):
         total_steps: int | None = None,
         policy: str | Path | Policy | None = None,
         *,
+        warmup_steps: int = 0,
         synchronize: bool = True,
     ) -> None:
         # 1. The optimizer.
@@ -96,6 +109,12 @@ class LearnedLR(LRScheduler):
                 f"LearnedLR cannot drive a {type(optimizer).__name__}: make it from the "
                 "optimizer within, as before accelerate's prepare"
             )
+        for refused, reason in NOT_DRIVEN.items():
+            if isinstance(optimizer, refused):
+                raise TypeError(
+                    f"LearnedLR cannot drive {refused.__name__}: {reason}; policies were "
+                    "trained with learning rates far below 1"
+                )
         if any("controller" in group for group in optimizer.param_groups):
             raise TypeError(
                 "a LearnedOptimizer has a policy already; LearnedLR is for others"
@@ -109,6 +128,12 @@ class LearnedLR(LRScheduler):
         if policy is None:
             named = SGD_POLICY if isinstance(optimizer, torch.optim.SGD) else OTHER_POLICY
             policy = ANYTIME if total_steps is None else named
+            if total_steps is None:
+                warn_user(
+                    f"total_steps is not given, so that policy {ANYTIME!r} is used, whose "
+                    f"learning rate never falls; {named!r}, with total_steps=..., does "
+                    f"better. policy={ANYTIME!r} gives no warning"
+                )
         given = policy if isinstance(policy, Policy) else load_policy(policy)
         if isinstance(given.action, RuleChoice):
             raise ValueError(
@@ -117,7 +142,9 @@ class LearnedLR(LRScheduler):
             )
         self._policy = copy.deepcopy(given).to(torch.float32)
         # 3. The controller. This scheduler is the one that marks the groups as scheduled.
-        state = initial_state(self._policy, total_steps, torch.float32, "always")
+        state = initial_state(
+            self._policy, total_steps, torch.float32, "always", warmup_steps
+        )
         self._controller = Controller(self._policy, state, synchronize=synchronize)
         self._states: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         super().__init__(optimizer)
@@ -144,6 +171,35 @@ class LearnedLR(LRScheduler):
         """The policy in use."""
         return self._policy
 
+    @property
+    def total_steps(self) -> int | None:
+        """Number of steps of the run; None in a run of unknown length."""
+        end: int | None = self._controller.state["total_steps"]
+        return end
+
+    @total_steps.setter
+    def total_steps(self, value: Any) -> None:
+        raise AttributeError(
+            "total_steps cannot be assigned: extend(total_steps) changes the length of the "
+            "run"
+        )
+
+    def extend(self, total_steps: int) -> None:
+        """Go on until ``total_steps`` steps; see :meth:`agents.LearnedOptimizer.extend`.
+
+        Raises:
+            ValueError: ``total_steps`` is not valid, or not more than the steps so far.
+        """
+        self._controller.extend(total_steps)
+
+    def finish(self, steps: int) -> None:
+        """End the run, with a falling rate; see :meth:`agents.LearnedOptimizer.finish`.
+
+        Raises:
+            ValueError: ``steps`` is no positive integer, or the run has ended.
+        """
+        self._controller.finish(steps)
+
     def remove(self) -> None:
         """Stop driving the optimizer, which keeps its present learning rates."""
         self._removed = True
@@ -152,7 +208,8 @@ class LearnedLR(LRScheduler):
 
     def explain(self) -> Explanation:
         """Return the observations and actions of all decisions so far."""
-        return Explanation(self._controller.state["trace"])
+        state = self._controller.state
+        return Explanation(state["trace"], clock.describe_progress(self._policy, state))
 
     def get_lr(self) -> list[float | Tensor]:
         """Return the learning rates of the groups, which the optimizer's step sets."""
@@ -278,6 +335,7 @@ class LearnedLR(LRScheduler):
             self._states[params[i]] = {
                 name: value.to(device, copy=True) for name, value in values.items()
             }
+        warn_other_length(restored, self._controller.state["total_steps"])
         self._controller.state, self._set_lrs = restored, None
         super().load_state_dict(state)
 

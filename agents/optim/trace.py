@@ -76,9 +76,14 @@ class Explanation(list[dict[str, Any]]):
 
     ``print`` shows a table of the first three keys and of three features, with their
     meanings; ``pandas.DataFrame(explanation)`` makes a table of all.
+
+    Args:
+        trace: of the controller, see :func:`append`.
+        note: how far the run is, which ``print`` shows at the end.
     """
 
-    def __init__(self, trace: Tensor) -> None:
+    def __init__(self, trace: Tensor, note: str = "") -> None:
+        self.note = note
         names = (*_DECISION, *FEATURES)
         decisions: list[dict[str, Any]] = []
         for *row, rule in trace[trace[:, 0] >= 0].tolist():
@@ -99,6 +104,7 @@ class Explanation(list[dict[str, Any]]):
             lines.append("  ".join([*values, row.get("rule", "")]).rstrip())
         meanings = {**_DECISION, **FEATURES, "rule": _RULE}
         lines += [""] + [f"{name}: {meanings[name]}" for name in (*columns, *rule)]
+        lines += ["", self.note] if self.note else []
         return "\n".join(lines)
 
     def plot(self, path: str | Path | None = None) -> Figure:

@@ -110,6 +110,7 @@ def load_policy(path: str | Path) -> Policy:
         raise ValueError(f"cannot load policy {str(path)!r}: {error}") from error
     if not all(torch.isfinite(p).all() for p in policy.parameters()):
         raise ValueError(f"policy {str(path)!r} has weights that are not finite")
+    policy.name = str(path)
     return policy.requires_grad_(False).eval()
 
 

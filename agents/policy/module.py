@@ -40,6 +40,7 @@ class Policy(nn.Module):
         memory: units of the LSTM cell; 0 for a policy without a memory.
         columns: columns of an observation that the networks see.
         sees_loss: True if one of these columns depends on the loss.
+        name: name or path that the policy was loaded by; None for one made in code.
 
     Raises:
         ValueError: the description is incomplete, of another feature version, or has an
@@ -52,6 +53,8 @@ class Policy(nn.Module):
         >>> policy(torch.zeros(5, 24)).shape
         torch.Size([5, 1])
     """
+
+    name: str | None = None
 
     def __init__(self, description: dict[str, Any] | PolicySpec) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from tests.helpers.policies import random_policy, switching_policy
 MAKERS = {
     "learned": lambda p, **k: LearnedOptimizer(p, total_steps=STEPS, **k),
     "learned-adam": lambda p, **k: LearnedOptimizer(p, "adam", total_steps=STEPS, **k),
-    "learned-anytime": lambda p, **k: LearnedOptimizer(p, **k),
+    "learned-anytime": lambda p, **k: LearnedOptimizer(p, "anytime", **k),
     "learned-nadam": lambda p, **k: LearnedOptimizer(
         p, random_policy("nadam"), total_steps=STEPS, **k
     ),

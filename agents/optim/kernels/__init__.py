@@ -16,7 +16,7 @@ from torch import Tensor
 from optenv.rules import Rule
 
 from ..distributed import is_sharded
-from ..tensors import HALF, GradientBatch, wide
+from ..tensors import HALF, wide
 from . import lion, mlp, orthogonal_adam, switching, torch_native
 from .base import DEFAULT, Kernel, KernelOptions, Step
 from .generic import generic_kernel
@@ -28,7 +28,6 @@ __all__ = [
     "kernel_of",
     "register",
     "update",
-    "update_groups",
 ]
 
 #: Kernels by the name of their rule. Any other rule has a generic kernel.
@@ -64,35 +63,6 @@ def kernel_of(rule: Rule) -> Kernel:
     """Return the kernel of a rule, a generic one if it has none of its own."""
     kernel = KERNELS.get(rule.name)
     return generic_kernel(rule) if kernel is None else kernel
-
-
-def update_groups(
-    rule: Rule,
-    batch: GradientBatch,
-    multiplier: float,
-    state: dict[str, Any],
-    partitioned: bool = False,
-) -> None:
-    """Update the parameters of all groups, at their learning rates times ``multiplier``.
-
-    Args:
-        rule: update rule of the policy.
-        batch: gradients of the step. ``group["effective_lr"]`` of its groups is set.
-        multiplier: multiplier of the learning rates.
-        state: state of the controller, which may have chosen another rule.
-        partitioned: whether other processes hold further parameters.
-    """
-    for group, params, grads in batch.by_group():
-        lr = group["effective_lr"] = float(group["lr"]) * multiplier
-        states = [batch.states[p] for p in params]
-        options = KernelOptions(group["foreach"], group["fused"])
-        if not lr or not params or state["chosen"] >= 0:
-            allocate(rule, params, states, options)
-        else:
-            decay = group["weight_decay"]
-            update(rule, params, grads, states, lr, weight_decay=decay, options=options)
-    if state["chosen"] >= 0:
-        switching.update(batch, state, partitioned)
 
 
 def update(

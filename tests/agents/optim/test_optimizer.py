@@ -73,6 +73,99 @@ def test_repr_shows_groups_without_the_controller():
     assert "controller" not in text and "tensor" not in text
 
 
+def test_repr_says_which_policy_runs_and_what_applies():
+    optimizer = LearnedOptimizer(make_model().parameters(), total_steps=STEPS)
+    text = repr(optimizer)
+    for line in (
+        "policy: default", "rule: orthogonal-adam", "step: 0 of 60", "counters: all 0",
+        "schedule: constant, then falls to zero over the last 30 %",
+    ):  # fmt: skip
+        assert line in text
+    torch.optim.lr_scheduler.LinearLR(optimizer)
+    assert "or a torch scheduler's factor, whichever is lower" in repr(optimizer)
+    optimizer.finish(10)
+    assert "falls to zero from step 0 to 10" in repr(optimizer)
+
+
+def test_numbers_for_a_logger_are_flat_and_current():
+    model = make_model()
+    optimizer = learned(model, lr=0.1)
+    train(model, optimizer, list(batches())[:5])
+    numbers = optimizer.log_dict("optimizer/")
+    assert numbers["optimizer/lr"] == optimizer.param_groups[0]["effective_lr"] > 0
+    assert numbers["optimizer/step"] == 5 and numbers["optimizer/skipped"] == 0
+    last = optimizer.explain()[-1]["multiplier"]
+    assert numbers["optimizer/multiplier"] == pytest.approx(last)
+    two = LearnedOptimizer([{"params": [p]} for p in model.parameters()], total_steps=9)
+    assert {"lr_0", "lr_3"} < set(two.log_dict())
+    assert all(type(value) in (int, float) for value in two.log_dict().values())
+
+
+def test_a_limit_of_the_learning_rate_holds_for_its_group():
+    p, q = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    groups = [{"params": [p], "max_lr": 1e-6}, {"params": [q]}]
+    optimizer = LearnedOptimizer(groups, total_steps=STEPS, lr=1e-3)
+    for _ in range(STEPS):
+        p.grad, q.grad = torch.ones(3), torch.ones(3)
+        optimizer.step()
+        first, second = (group["effective_lr"] for group in optimizer.param_groups)
+        assert first == min(1e-6, second)
+    with pytest.raises(ValueError, match="max_lr must be at least 0 and finite, got -1"):
+        LearnedOptimizer([p], total_steps=STEPS, max_lr=-1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("policy", "adam"), ("total_steps", 50), ("schedule", None), ("guard", "probe"),
+        ("amsgrad", True), ("nesterov", True), ("momentum", 0.9), ("betas", (0.9, 1.5)),
+        ("betas", 0.9), ("eps", -1.0), ("alpha", 0.99), ("capturable", True),
+    ],
+)  # fmt: skip
+def test_settings_that_would_have_no_effect_are_refused(key, value):
+    group = {"params": [nn.Parameter(torch.ones(3))], key: value}
+    with pytest.raises((ValueError, TypeError), match=key.rstrip("s")):
+        LearnedOptimizer([group], "adam", total_steps=STEPS)
+
+
+def test_keys_of_the_users_own_are_kept():
+    group = {"params": [nn.Parameter(torch.ones(3))], "name": "head", "lr_scale": 0.5}
+    optimizer = LearnedOptimizer([{**group, "amsgrad": False}], total_steps=STEPS)
+    assert optimizer.param_groups[0]["name"] == "head"
+    assert optimizer.param_groups[0]["lr_scale"] == 0.5
+
+
+@pytest.mark.parametrize("of_group", [True, False])
+@pytest.mark.parametrize(
+    ("policy", "settings", "same"),
+    [
+        ("adam", {"betas": (0.5, 0.9), "eps": 1e-3},
+         lambda p, lr: torch.optim.Adam(p, lr, betas=(0.5, 0.9), eps=1e-3)),
+        ("momentum", {"momentum": 0.5},
+         lambda p, lr: torch.optim.SGD(p, lr, momentum=0.5)),
+    ],
+)  # fmt: skip
+def test_hyperparameters_of_the_rule_are_heeded(policy, settings, same, of_group):
+    ours, theirs = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    group = {"params": [ours], **(settings if of_group else {})}
+    extra = {} if of_group else settings
+    optimizer = LearnedOptimizer([group], policy, total_steps=STEPS, **extra)
+    reference = same([theirs], 1.0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        ours.grad = torch.randn(3, generator=generator)
+        theirs.grad = ours.grad.clone()
+        optimizer.step()
+        reference.param_groups[0]["lr"] = optimizer.param_groups[0]["effective_lr"]
+        reference.step()
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_rate_of_zero_everywhere_is_warned_of():
+    with pytest.warns(UserWarning, match="lr is 0 for all parameters"):
+        LearnedOptimizer([nn.Parameter(torch.ones(3))], total_steps=STEPS, lr=0.0)
+
+
 def test_a_step_that_moves_only_groups_at_lr_zero_does_not_count():
     still, frozen = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
     groups = [{"params": [still], "lr": 0.0}, {"params": [frozen], "lr": 1e-3}]

@@ -104,9 +104,28 @@ def test_the_loss_of_a_closure_is_observed_at_once():
         )
 
 
+class Repeating(torch.optim.Optimizer):
+    """Gradient descent that evaluates its closure several times in a step."""
+
+    def step(self, closure):
+        for _ in range(3):
+            with torch.enable_grad():
+                closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data.sub_(group["lr"] * p.grad)
+
+
+@pytest.mark.parametrize("name", ["LBFGS", "Adadelta", "Rprop", "SparseAdam"])
+def test_optimizers_whose_lr_is_no_rate_are_refused(name):
+    optimizer = getattr(torch.optim, name)([nn.Parameter(torch.ones(3))])
+    with pytest.raises(TypeError, match=f"cannot drive {name}: its"):
+        LearnedLR(optimizer, STEPS)
+
+
 def test_a_closure_called_repeatedly_counts_as_one_step():
     model = make_model()
-    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=4)
+    optimizer = Repeating(model.parameters(), {"lr": 0.1})
     scheduler = LearnedLR(optimizer, STEPS, random_policy())
     inputs, targets = next(batches())
 
@@ -204,7 +223,8 @@ def test_the_default_policy_depends_on_the_optimizer():
     sgd, *adams = (torch.optim.SGD([p]), torch.optim.Adam([p]), torch.optim.Adam([p]))
     assert LearnedLR(sgd, 60).policy.rule.name == "momentum"
     assert LearnedLR(adams[0], 60).policy.rule.name == "adam"
-    assert LearnedLR(adams[1]).policy.anytime
+    with pytest.warns(UserWarning, match="'anytime' is used"):
+        assert LearnedLR(adams[1]).policy.anytime
 
 
 def test_a_step_at_lr_zero_does_not_count():

@@ -53,7 +53,8 @@ def test_the_trace_survives_saving_and_loading():
 
 def test_an_explanation_prints_as_a_table_and_plots(trained, tmp_path):
     explanation = trained[1].explain()
-    table, legend = str(explanation).split("\n\n")
+    table, legend, note = str(explanation).split("\n\n")
+    assert note == f"{STEPS} of {STEPS} steps (100%): the run has ended"
     lines = table.splitlines()
     assert len(lines) == 1 + len(explanation)
     assert lines[0].split()[:3] == ["step", "moved", "multiplier"]

@@ -1,0 +1,303 @@
+"""Clock of a run: its length, its progress, and the schedules of the learning rate.
+
+The functions read and return entries of a controller's state (see
+:func:`agents.optim.controller.initial_state`), so that a resumed run goes on in time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from optenv import windows
+from optenv.checks import positive_int
+
+from ..policy.module import Policy
+from ..utils.warning import warn_user
+
+__all__ = [
+    "CLOCK",
+    "PEAK",
+    "SCHEDULES",
+    "check_total_steps",
+    "check_warmup_steps",
+    "describe_progress",
+    "describe_schedule",
+    "extended",
+    "finishing",
+    "is_decision",
+    "observed_progress",
+    "record_peaks",
+    "schedule_factor",
+    "steps_left",
+]
+
+#: Entries of a state that the clock needs, as they are before the first step.
+CLOCK: dict[str, Any] = {"warmup_steps": 0, "origin": (0, 0.0), "fall": None}
+
+#: Descriptions of base schedules whose names do not say what they are.
+DESCRIPTIONS = {"wsd": "constant, then falls to zero over the last 30 %"}
+
+#: When a policy's own base schedule is followed.
+SCHEDULES = ("auto", "always", None)
+
+#: A warning is given for runs this many times longer, or shorter, than all of training.
+LENGTH_TOLERANCE = 2
+
+#: Progress that a run has at least reached when it is asked to finish: at that progress,
+#: the learning rate of the policies' training begins to fall.
+FINISH_PROGRESS = 0.7
+
+#: Key of the highest learning rate so far, in a group that a torch scheduler drives.
+PEAK = "peak_lr"
+
+
+# The length of a run.
+
+
+def check_total_steps(policy: Policy, total_steps: Any) -> int | None:
+    """Return the number of steps of a run, None for an anytime policy without.
+
+    Args:
+        policy: the policy, which is warned about if it was trained on other lengths.
+        total_steps: an integer, or a float without a fraction such as ``1e4``; None where
+            the policy needs none.
+
+    Raises:
+        ValueError: it is no positive integer, or missing where the policy needs it.
+    """
+    if total_steps is None:
+        if policy.anytime:
+            return None
+        raise ValueError(
+            "total_steps is missing: this policy must know how many steps the run will "
+            "take; only an anytime policy does without"
+        )
+    if isinstance(total_steps, float) and total_steps.is_integer():
+        total_steps = int(total_steps)
+    total = positive_int("total_steps", total_steps)
+    shortest, longest = policy.description["total_updates"]
+    if total > LENGTH_TOLERANCE * longest:
+        warn_user(
+            f"total_steps={total} is far beyond the runs that this policy was trained on, "
+            f"of at most {longest} updates; it may do badly"
+        )
+    if not policy.anytime and LENGTH_TOLERANCE * total < shortest:
+        warn_user(
+            f"total_steps={total} is far below the runs that this policy was trained on, "
+            f"of at least {shortest} updates; it may do badly"
+        )
+    return total
+
+
+def check_warmup_steps(warmup_steps: Any, total_steps: int | None) -> int:
+    """Return the number of steps over which the learning rate rises from zero.
+
+    Raises:
+        ValueError: it is no integer of at least 0, or not less than ``total_steps``.
+    """
+    if type(warmup_steps) is not int and warmup_steps != 0:
+        warmup_steps = positive_int("warmup_steps", warmup_steps)
+    if warmup_steps < 0 or isinstance(warmup_steps, bool):
+        raise ValueError(f"warmup_steps must be at least 0, got {warmup_steps!r}")
+    if total_steps is not None and warmup_steps >= total_steps:
+        raise ValueError(
+            f"warmup_steps must be less than total_steps={total_steps}, got {warmup_steps}"
+        )
+    return int(warmup_steps)
+
+
+def extended(policy: Policy, state: Mapping[str, Any], total_steps: Any) -> dict[str, Any]:
+    """Return the entries of ``state`` that change when a run gets another length.
+
+    Raises:
+        ValueError: the length is not valid, or not more than the steps so far.
+    """
+    total = check_total_steps(policy, total_steps)
+    if total is None:
+        raise ValueError("extend needs a number of steps, got None")
+    if total <= state["steps"]:
+        raise ValueError(
+            f"total_steps must be more than the {state['steps']} steps so far, got {total}"
+        )
+    return {
+        "total_steps": None if policy.anytime else total, "origin": (0, 0.0), "fall": None,
+    }  # fmt: skip
+
+
+def finishing(policy: Policy, state: Mapping[str, Any], steps: Any) -> dict[str, Any]:
+    """Return the entries of ``state`` that change when a run is to end after ``steps``.
+
+    Raises:
+        ValueError: the number of steps is not valid, or the run has ended.
+    """
+    if isinstance(steps, float) and steps.is_integer():
+        steps = int(steps)
+    steps = positive_int("steps", steps)
+    begin = state["steps"]
+    if steps_left(state) <= 0:
+        raise ValueError(
+            f"the run has ended after {begin} steps: extend(total_steps) comes before "
+            "finish(steps)"
+        )
+    entries: dict[str, Any] = {
+        "fall": (begin, begin + steps, _policy_factor(policy, state)),
+    }
+    progress = observed_progress(state)
+    if progress is not None:
+        entries["total_steps"] = begin + steps
+        entries["origin"] = (begin, min(max(progress, FINISH_PROGRESS), 1.0))
+    return entries
+
+
+# Progress and decisions.
+
+
+def observed_progress(state: Mapping[str, Any], step: int | None = None) -> float | None:
+    """Return the share of the run that is done, None in a run of unknown length.
+
+    Args:
+        state: of the controller.
+        step: steps taken; by default those so far.
+    """
+    total = state["total_steps"]
+    if total is None:
+        return None
+    begin, done = state["origin"]
+    step = state["steps"] if step is None else step
+    return float(done + (1.0 - done) * ((step - begin) / (total - begin)))
+
+
+def is_decision(policy: Policy, state: Mapping[str, Any], ahead: int = 0) -> bool:
+    """Return whether the policy is asked at this step, or ``ahead`` steps later."""
+    described = policy.description
+    step, total = state["steps"] + ahead, state["total_steps"]
+    if total is None:
+        return windows.opens_window(step, described["spacing"])
+    horizon, spacing = described["horizon"], described["spacing"]
+    return step in _decisions(total, horizon, spacing, *state["origin"])
+
+
+@lru_cache(maxsize=64)
+def _decisions(
+    total: int, horizon: int, spacing: float, begin: int, done: float
+) -> frozenset[int]:
+    """Return the steps at which a window begins, but not the end of the run."""
+    if not done:
+        return frozenset(windows.boundaries(total, horizon, spacing)[:-1].tolist())
+    # The windows of the last part of a run of as many steps as make that part long enough.
+    length = max(round((total - begin) / (1.0 - done)), 1) if done < 1.0 else 1
+    shifted = windows.boundaries(length, horizon, spacing)[:-1] - length + total
+    return frozenset(np.unique(shifted[shifted >= begin]).tolist())
+
+
+def steps_left(state: Mapping[str, Any]) -> float:
+    """Return the number of steps until the end of the run, infinite if it has none."""
+    end = state["total_steps"] if state["fall"] is None else state["fall"][1]
+    return math.inf if end is None else end - state["steps"]
+
+
+# The learning rate.
+
+
+def record_peaks(groups: Sequence[dict[str, Any]]) -> None:
+    """Record the highest learning rate so far of groups that a torch scheduler drives.
+
+    torch's schedulers mark a group by ``"initial_lr"`` (``ReduceLROnPlateau`` does not).
+    """
+    for group in groups:
+        if "initial_lr" in group:
+            lr = float(group["lr"])
+            group[PEAK] = max(lr, float(group.get(PEAK, lr)))
+
+
+def schedule_factor(
+    policy: Policy, state: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]
+) -> float:
+    """Return the factor of the learning rate at this step, without the multiplier.
+
+    It is the product of the warm-up and of the policy's base schedule. Where a torch
+    scheduler drives the groups, their learning rates hold its factor already; the policy's
+    schedule then counts only as far as it is below that: in all, the lower factor applies.
+
+    Args:
+        policy: the policy.
+        state: of the controller, at a step before the end of the run.
+        groups: parameter groups, see :func:`record_peaks`.
+    """
+    factor = _fall_factor(policy, state)
+    if state["schedule"] != "always" and factor < 1.0:
+        reached = _scheduled_factor(groups)
+        factor = min(1.0, factor / reached) if reached > 0.0 else 1.0
+    warmup = state["warmup_steps"]
+    return factor * min(1.0, (state["steps"] + 1) / warmup) if warmup else factor
+
+
+def _fall_factor(policy: Policy, state: Mapping[str, Any]) -> float:
+    """Return the factor of the policy's schedule, or of the fall that it was asked for."""
+    if state["fall"] is None:
+        return _policy_factor(policy, state)
+    begin, end, held = state["fall"]
+    return held * (end - state["steps"]) / (end - begin)
+
+
+def _policy_factor(policy: Policy, state: Mapping[str, Any]) -> float:
+    """Return the factor of the policy's base schedule, 1 if it is not followed."""
+    progress = observed_progress(state)
+    if state["schedule"] is None or progress is None:
+        return 1.0
+    return policy.action.factor(progress)
+
+
+def _scheduled_factor(groups: Sequence[Mapping[str, Any]]) -> float:
+    """Return the factor of torch's schedulers: the rate over its highest so far."""
+    ratios = [
+        float(group["lr"]) / group[PEAK]
+        for group in groups
+        if "initial_lr" in group and group.get(PEAK)
+    ]
+    return max(ratios, default=1.0)
+
+
+def describe_schedule(
+    policy: Policy, state: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]
+) -> str:
+    """Describe in words what the learning rate follows besides the policy."""
+    parts = []
+    if state["warmup_steps"]:
+        parts.append(f"warm-up over {state['warmup_steps']} steps")
+    if state["fall"] is not None:
+        begin, end, _ = state["fall"]
+        parts.append(f"falls to zero from step {begin} to {end}")
+    elif state["schedule"] is None:
+        parts.append("none")
+    else:
+        parts.append(DESCRIPTIONS.get(policy.action.schedule, policy.action.schedule))
+    if any("initial_lr" in group for group in groups):
+        parts.append(
+            "times the scheduler's factor" if state["schedule"] == "always"
+            else "or a torch scheduler's factor, whichever is lower"
+        )  # fmt: skip
+    return ", ".join(parts)
+
+
+def describe_progress(policy: Policy, state: Mapping[str, Any]) -> str:
+    """Describe in words how far the run is, and whether its end was reached."""
+    done, left = state["steps"], steps_left(state)
+    if math.isinf(left):
+        return f"{done} steps, of a run of unknown length"
+    end = done + int(left)
+    text = f"{done} of {end} steps ({done / end:.0%})"
+    if left <= 0:
+        return f"{text}: the run has ended"
+    falls = policy.action.schedule != "constant" and state["schedule"] is not None
+    if (falls or state["fall"]) and _policy_factor(policy, state) == 1.0:
+        text += (
+            ": the fall of the learning rate at the end of the run is still to come; "
+            "finish(steps) brings it forward"
+        )
+    return text

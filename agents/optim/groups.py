@@ -1,0 +1,160 @@
+"""Parameter groups: their settings, the checks of these, and an update of all groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor
+
+from optenv.checks import is_number
+from optenv.rules import Rule
+
+from .kernels import FUSED, KernelOptions, allocate, switching, update
+from .tensors import GradientBatch
+
+__all__ = ["KNOWN", "check_group", "set_lr", "update_groups"]
+
+#: Settings that a parameter group can have.
+KNOWN = (
+    "lr", "max_lr", "betas", "eps", "momentum", "weight_decay", "foreach", "fused",
+    "maximize",
+)  # fmt: skip
+
+#: Arguments of the optimizer that hold for all groups together.
+GLOBAL = (
+    "policy", "total_steps", "schedule", "warmup_steps", "guard", "rollback",
+    "synchronize", "partitioned",
+)  # fmt: skip
+
+#: Settings of other optimizers that no rule here has; they may be there if they are off.
+FOREIGN = (
+    "alpha", "amsgrad", "beta1", "beta2", "capturable", "centered", "cautious", "dampening",
+    "decoupled_weight_decay", "differentiable", "lambd", "lr_decay", "momentum_decay",
+    "nesterov", "ns_steps", "rho", "use_muon",
+)  # fmt: skip
+
+
+def check_group(group: Mapping[str, Any], rule: Rule) -> None:
+    """Refuse settings of a parameter group that ``rule`` cannot follow.
+
+    Keys that are no settings of optimizers, such as ``"name"``, are the user's own.
+
+    Raises:
+        ValueError: a setting is out of its range, or would have no effect.
+        TypeError: a setting is of the wrong type.
+    """
+    # 1. The learning rate, its limit, and weight decay.
+    lr = group["lr"]
+    if isinstance(lr, Tensor):
+        if lr.numel() != 1:
+            raise ValueError(f"Tensor lr must be 1-element, got shape {list(lr.shape)}")
+        lr = lr.item()
+    numbers = {"lr": lr, "weight_decay": group["weight_decay"]}
+    if group.get("max_lr") is not None:
+        numbers["max_lr"] = group["max_lr"]
+    for name, value in numbers.items():
+        if not is_number(value):
+            raise TypeError(f"{name} must be a number, got {value!r}")
+        if not 0.0 <= value < float("inf"):
+            raise ValueError(f"{name} must be at least 0 and finite, got {value!r}")
+    # 2. Flags.
+    for name in ("foreach", "fused"):
+        if group[name] not in (True, False, None):
+            raise TypeError(f"{name} must be True, False or None, got {group[name]!r}")
+    if not isinstance(group["maximize"], bool):
+        raise TypeError(f"maximize must be True or False, got {group['maximize']!r}")
+    if group["fused"] and group["foreach"]:
+        raise ValueError("fused=True and foreach=True exclude each other")
+    if group["fused"] and rule.name not in FUSED:
+        raise ValueError(
+            f"fused=True is for the rules {', '.join(FUSED)}, but this policy's is "
+            f"{rule.name!r}"
+        )
+    # 3. Hyperparameters of the rule, and settings that would be ignored.
+    _rule_of(rule, group)
+    for name in group:
+        if name in GLOBAL:
+            raise ValueError(
+                f"{name} is of the whole optimizer, not of a parameter group; a group can "
+                f"have {', '.join(KNOWN)}"
+            )
+        if name in FOREIGN and group[name]:
+            raise ValueError(
+                f"{name}={group[name]!r} would have no effect; a parameter group can have "
+                f"{', '.join(KNOWN)}"
+            )
+
+
+def update_groups(
+    rule: Rule,
+    batch: GradientBatch,
+    multiplier: float,
+    state: dict[str, Any],
+    partitioned: bool = False,
+) -> None:
+    """Update the parameters of all groups, at their learning rates times ``multiplier``.
+
+    Args:
+        rule: update rule of the policy.
+        batch: gradients of the step. ``group["effective_lr"]`` of its groups is set.
+        multiplier: multiplier of the learning rates.
+        state: state of the controller, which may have chosen another rule.
+        partitioned: whether other processes hold further parameters.
+    """
+    for group, params, grads in batch.by_group():
+        lr = float(group["lr"]) * multiplier
+        if group.get("max_lr") is not None:
+            lr = min(lr, float(group["max_lr"]))
+        group["effective_lr"] = lr
+        states = [batch.states[p] for p in params]
+        options = KernelOptions(group["foreach"], group["fused"])
+        if not lr or not params or state["chosen"] >= 0:
+            allocate(rule, params, states, options)
+        else:
+            decay = group["weight_decay"]
+            own = _rule_of(rule, group)
+            update(own, params, grads, states, lr, weight_decay=decay, options=options)
+    if state["chosen"] >= 0:
+        switching.update(batch, state, partitioned)
+
+
+def _rule_of(rule: Rule, group: Mapping[str, Any]) -> Rule:
+    """Return the update rule with the hyperparameters of a group.
+
+    Raises:
+        ValueError: the rule has no such hyperparameter, or it is out of its range.
+        TypeError: a hyperparameter is of the wrong type.
+    """
+    changed = {
+        name: group[name] for name in ("eps", "momentum") if group.get(name) is not None
+    }
+    betas = group.get("betas")
+    if betas is not None:
+        if (
+            not isinstance(betas, (tuple, list))
+            or len(betas) != 2
+            or not all(map(is_number, betas))
+        ):
+            raise ValueError(f"betas must be two numbers, got {betas!r}")
+        changed["beta1"], changed["beta2"] = betas
+    return _with_hyperparameters(rule, **changed) if changed else rule
+
+
+@lru_cache(maxsize=256)
+def _with_hyperparameters(rule: Rule, **changed: Any) -> Rule:
+    """Return the rule with other hyperparameters."""
+    missing = [name for name in changed if not hasattr(rule.hyperparameters, name)]
+    if missing or rule.name == "switching":
+        given = "betas" if "beta1" in changed else next(iter(changed))
+        raise ValueError(f"{given} would have no effect: rule {rule.name!r} has none")
+    return rule.with_hyperparameters(**changed)
+
+
+def set_lr(group: dict[str, Any], lr: Any) -> None:
+    """Set the learning rate of a group, in place if it is a tensor."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(float(lr))
+    else:
+        group["lr"] = lr

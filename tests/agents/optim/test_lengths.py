@@ -1,0 +1,283 @@
+"""Length of a run, warm-up, and the schedules that apply to the learning rate."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+from agents import LearnedLR, LearnedOptimizer
+from agents.optim import clock
+from agents.policies import SHIPPED
+from agents.policy.module import Policy
+from optenv.windows import boundaries
+from tests.helpers.policies import random_policy
+
+STEPS = 20
+
+
+def still(schedule="wsd", **described):
+    """Return a policy that moves nothing, with a base schedule."""
+    return Policy({**random_policy(action={"schedule": schedule}).description, **described})
+
+
+def make(policy=None, **arguments):
+    p = nn.Parameter(torch.ones(3))
+    arguments = {"total_steps": STEPS, "lr": 0.1, **arguments}
+    return LearnedOptimizer([p], still() if policy is None else policy, **arguments)
+
+
+def take(optimizer, steps, scheduler=None):
+    """Take steps, and return the learning rates of each over the base rate."""
+    found = []
+    for _ in range(steps):
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                p.grad = torch.ones_like(p)
+        optimizer.step()
+        found.append(optimizer.param_groups[0]["effective_lr"] / 0.1)
+        if scheduler is not None:
+            scheduler.step()
+    return np.array(found)
+
+
+def wsd(steps=STEPS):
+    return np.minimum(1.0, (1 - np.arange(steps) / steps) / 0.3)
+
+
+# Schedules of the user, and the policy's own.
+
+WARM_UPS = {
+    "linear": lambda o: lr_scheduler.LinearLR(o, 0.25, total_iters=4),
+    "constant": lambda o: lr_scheduler.ConstantLR(o, 0.25, total_iters=4),
+    "lambda": lambda o: lr_scheduler.LambdaLR(o, lambda t: min(1.0, (t + 1) / 4)),
+    "sequential": lambda o: lr_scheduler.SequentialLR(
+        o,
+        [lr_scheduler.LinearLR(o, 0.5, total_iters=4), lr_scheduler.ConstantLR(o, 1.0)],
+        [4],
+    ),
+    "chained": lambda o: lr_scheduler.ChainedScheduler(
+        [lr_scheduler.LinearLR(o, 0.5, total_iters=4), lr_scheduler.ConstantLR(o, 1.0)]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WARM_UPS)
+def test_the_policys_fall_comes_after_a_torch_schedulers_warm_up(name):
+    optimizer = make()
+    found = take(optimizer, STEPS, WARM_UPS[name](optimizer))
+    assert found[0] < 0.6
+    np.testing.assert_allclose(found[5:], wsd()[5:], rtol=1e-6)
+
+
+def test_a_one_cycle_of_the_user_is_followed_as_it_is():
+    optimizer, plain = make(), torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)
+    users = []
+    for each in (optimizer, plain):
+        scheduler = lr_scheduler.OneCycleLR(
+            each, 0.1, STEPS, pct_start=0.25, cycle_momentum=False
+        )
+        if each is plain:
+            for _ in range(STEPS):
+                users.append(plain.param_groups[0]["lr"] / 0.1)
+                plain.step()
+                scheduler.step()
+        else:
+            found = take(optimizer, STEPS, scheduler)
+    np.testing.assert_allclose(found, users, rtol=1e-6)
+
+
+def test_the_lower_of_the_users_factor_and_the_policys_applies():
+    optimizer = make()
+    scheduler = lr_scheduler.MultiStepLR(optimizer, [10, 19], 0.5)
+    users = np.array([1.0] * 10 + [0.5] * 9 + [0.25])
+    found = take(optimizer, STEPS, scheduler)
+    np.testing.assert_allclose(found, np.minimum(users, wsd()), rtol=1e-6)
+
+
+def test_a_resumed_run_knows_how_high_the_users_rate_has_been():
+    first = make()
+    take(first, 12, lr_scheduler.LambdaLR(first, lambda t: 2.0 if t < 6 else 1.0))
+    second = make()
+    lr_scheduler.LambdaLR(second, lambda t: 1.0)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    np.testing.assert_array_equal(take(first, 8), take(second, 8))
+    assert first.param_groups[0][clock.PEAK] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("schedule", clock.SCHEDULES)
+def test_a_warm_up_of_its_own_rises_linearly(schedule):
+    expected = wsd() if schedule else np.ones(STEPS)
+    expected[:5] *= np.arange(1, 6) / 5
+    optimizer = make(warmup_steps=5, schedule=schedule)
+    np.testing.assert_allclose(take(optimizer, STEPS), expected, rtol=1e-6)
+
+
+def test_a_warm_up_belongs_to_each_run_and_to_the_saved_state():
+    optimizer = make(warmup_steps=5)
+    take(optimizer, 3)
+    other = make()
+    other.load_state_dict(optimizer.state_dict())
+    assert take(other, 1)[0] == pytest.approx(4 / 5)
+    optimizer.new_run()
+    assert take(optimizer, 1)[0] == pytest.approx(1 / 5)
+
+
+@pytest.mark.parametrize("value", [-1, 20, 3.5, True, "3", None])
+def test_a_warm_up_that_is_no_part_of_the_run_is_refused(value):
+    with pytest.raises(ValueError, match="warmup_steps must be"):
+        make(warmup_steps=value)
+
+
+def test_a_scheduler_with_warm_up_drives_any_optimizer():
+    p = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([p], 0.1)
+    scheduler = LearnedLR(optimizer, STEPS, still(), warmup_steps=4)
+    found = []
+    for _ in range(STEPS):
+        p.grad = torch.ones(3)
+        optimizer.step()
+        scheduler.step()
+        found.append(optimizer.param_groups[0]["lr"] / 0.1)
+    expected = wsd()
+    expected[:4] *= np.arange(1, 5) / 4
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+# Lengths.
+
+
+@pytest.mark.parametrize("total", [1e3, np.float64(1e3), np.int64(1000), 1000])
+def test_integral_floats_are_numbers_of_steps(total):
+    assert make(total_steps=total).total_steps == 1000
+    assert type(make(total_steps=total).total_steps) is int
+
+
+@pytest.mark.parametrize("total", [1.5, float("nan"), float("inf"), True, "10", -1.0, 0])
+def test_other_values_are_no_numbers_of_steps(total):
+    with pytest.raises(ValueError, match="total_steps must be a positive integer, got"):
+        make(total_steps=total)
+
+
+def drivers():
+    """Return a learned optimizer and a scheduler, both of the same length."""
+    other = torch.optim.SGD([nn.Parameter(torch.ones(3))], 0.1)
+    return make(), LearnedLR(other, STEPS, still())
+
+
+def test_an_assigned_length_is_refused_with_what_to_call():
+    for driver in drivers():
+        with pytest.raises(AttributeError, match=r"extend\(total_steps\)"):
+            driver.total_steps = 40
+        assert driver.total_steps == STEPS
+
+
+def test_a_state_of_another_length_is_named_when_it_is_loaded():
+    for own, other in zip(drivers(), drivers(), strict=True):
+        own.extend(3 * STEPS)
+        with pytest.warns(UserWarning, match=r"total_steps=60.*total_steps=20"):
+            other.load_state_dict(own.state_dict())
+        assert other.total_steps == 3 * STEPS
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            other.load_state_dict(own.state_dict())
+
+
+@pytest.mark.parametrize("done", [5, 17, 25])
+def test_an_extended_run_goes_on_as_one_of_that_length(done):
+    optimizer = make()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of 25 steps in a run of 20
+        take(optimizer, done)
+    optimizer.extend(40)
+    np.testing.assert_allclose(take(optimizer, 40 - done), wsd(40)[done:], rtol=1e-6)
+    steps = [row["step"] for row in optimizer.explain()]
+    assert steps == sorted(set(steps)) and steps[-1] < 40
+    described = optimizer.policy.description
+    expected = boundaries(40, described["horizon"], described["spacing"])
+    assert {s for s in steps if s >= done} <= {s for s in expected.tolist() if s >= done}
+
+
+@pytest.mark.parametrize("done", [0, 3, 10, 15, 19])
+@pytest.mark.parametrize("steps", [1, 4, 30])
+def test_a_finished_run_falls_to_zero_from_where_its_schedule_stands(done, steps):
+    optimizer = make()
+    take(optimizer, done)
+    optimizer.finish(steps)
+    assert optimizer.total_steps == done + steps
+    expected = wsd()[done] * (1 - np.arange(steps) / steps)
+    np.testing.assert_allclose(take(optimizer, steps), expected, rtol=1e-6)
+    seen = [row["progress"] for row in optimizer.explain() if row["step"] > done]
+    assert all(np.diff(seen) > 0)
+    with pytest.warns(UserWarning, match=f"total_steps={done + steps} are done"):
+        assert take(optimizer, 1)[0] <= 0.01 + 1e-6
+    with pytest.raises(ValueError, match="the run has ended"):
+        optimizer.finish(5)
+
+
+def test_runs_of_unknown_length_can_be_finished():
+    optimizer = make("anytime", total_steps=None)
+    take(optimizer, 30)
+    multiplier = optimizer.explain()[-1]["multiplier"]
+    optimizer.finish(10)
+    found = take(optimizer, 10)
+    assert optimizer.total_steps is None
+    multipliers = [multiplier] + [
+        row["multiplier"] for row in optimizer.explain() if row["step"] >= 30
+    ]
+    assert min(multipliers) * 0.1 <= found[-1] * (1 + 1e-6) <= max(multipliers) * 0.11
+    with pytest.warns(UserWarning, match="total_steps=40 are done"):
+        take(optimizer, 1)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_finished_or_extended_run_resumes_bit_for_bit(name):
+    anytime = name == "anytime"
+    optimizer = make(name, total_steps=None if anytime else 200)
+    take(optimizer, 50)
+    if anytime:
+        optimizer.finish(100)
+    else:
+        optimizer.extend(300)
+        take(optimizer, 20)
+        optimizer.finish(90)
+    take(optimizer, 25)
+    other = make(name, total_steps=None if anytime else 200)
+    for mine, theirs in zip(
+        optimizer.param_groups[0]["params"], other.param_groups[0]["params"], strict=True
+    ):
+        theirs.data.copy_(mine)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of another length
+        other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    np.testing.assert_array_equal(take(optimizer, 30), take(other, 30))
+
+
+@pytest.mark.parametrize("value", [0, -3, 2.5, True, None, "9"])
+def test_lengths_that_make_no_sense_are_refused_and_change_nothing(value):
+    for driver in drivers():
+        with pytest.raises(ValueError, match="steps"):
+            driver.extend(value)
+        with pytest.raises(ValueError, match="steps must be a positive integer"):
+            driver.finish(value)
+        assert driver.total_steps == STEPS
+    optimizer = make()
+    take(optimizer, 8)
+    with pytest.raises(ValueError, match="more than the 8 steps so far, got 8"):
+        optimizer.extend(8)
+
+
+def test_leaving_out_the_length_says_which_policy_that_means():
+    p = nn.Parameter(torch.ones(3))
+    with pytest.warns(UserWarning, match="'anytime' is used"):
+        LearnedOptimizer([p])
+    with pytest.warns(UserWarning, match="'anytime' is used"):
+        LearnedLR(torch.optim.SGD([p], 0.1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        LearnedOptimizer([p], "anytime")
