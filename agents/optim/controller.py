@@ -33,6 +33,7 @@ from ..utils.warning import warn_user
 from . import clock, trace
 from .clock import observed_progress
 from .distributed import all_reduce_sum, is_distributed, mean_loss
+from .loss_unit import correct
 from .probe import UpdateProbe
 from .tensors import GradientBatch, States, parameters_of
 
@@ -83,10 +84,16 @@ class Controller:
         self.state = state
         self.synchronize = synchronize
         self.probe = UpdateProbe(partitioned)
+        #: Step and inner products of a decision whose update has not been completed.
+        self._measured: tuple[int, Probe] | None = None
 
     def begin_step(self, state: State) -> None:
         """Work on a copy of ``state``, so that a step that fails changes nothing."""
         self.state = dict(state)
+
+    def replace_state(self, state: State) -> None:
+        """Go on from another state, of a loaded or of a new run."""
+        self.state, self._measured = state, None
 
     def is_decision(self, ahead: int = 0) -> bool:
         """Return whether the policy is asked at this step, or ``ahead`` steps later."""
@@ -125,12 +132,13 @@ class Controller:
             loss = mean_loss(loss, params)
         if loss is not None and maximize:
             loss = -loss
-        if loss is None or self.state["negative"]:
+        if loss is None:
             return
         value = loss.item() if isinstance(loss, Tensor) else float(loss)
-        if not math.isfinite(value):
+        if self.state["negative"] or not math.isfinite(value):
             self.state["ignored_losses"] += 1
         elif value < 0:
+            self.state["ignored_losses"] += 1
             warn_user(
                 f"a loss is {value}, below zero (or, maximised, above): the policy goes on "
                 "as if none were given"
@@ -150,8 +158,12 @@ class Controller:
         """
         # 1. At a decision, ask the policy for another multiplier.
         if self.is_decision():
-            dtype = self.state["log_multiplier"].dtype
-            probe = self.probe.measure(batch, dtype)
+            dtype, step = self.state["log_multiplier"].dtype, self.state["steps"]
+            # After an update that failed, the buffers are no longer those of the step
+            # before: a retried step decides by what was measured at the first attempt.
+            if self._measured is None or self._measured[0] != step:
+                self._measured = step, self.probe.measure(batch, dtype)
+            probe = self._measured[1]
             self._decide(probe, mean_log_lr(batch.groups, self.probe.partitioned))
         # 2. Advance the clock, and buffer gradients if the next step is a decision.
         if self.state["probing"]:
@@ -163,6 +175,7 @@ class Controller:
 
     def after_update(self, states: States) -> None:
         """Complete the buffers, once the parameters have moved."""
+        self._measured = None
         if self.state["probing"]:
             self.probe.finish(states)
 
@@ -177,6 +190,7 @@ class Controller:
         before: Tensor = state["log_multiplier"]
         # 1. The observation of the environment, from the same telemetry.
         features, history = self._features(probe, log_lr)
+        features, state["loss_shift"] = correct(features, state["loss_shift"])
         observation = features
         if policy.action.observed:
             observation = torch.cat([features, state["shown"]], dim=1)
@@ -319,8 +333,11 @@ def initial_state(
         - ``steps``, ``skipped``, ``skipped_in_a_row``, ``rollbacks``, ``rolled_back``,
           ``clipped``, ``ignored_losses``, ``ignored_actions``: counters;
         - ``norms``, ``mean_square``: number and running mean square of gradient norms;
+        - ``early_peak``: highest gradient norm of the first steps;
         - ``probing``: whether the next step is a decision;
         - ``negative``: whether a loss was below zero;
+        - ``loss_shift``: correction for the unit of the loss, see
+          :mod:`agents.optim.loss_unit`;
         - ``log_multiplier``, ``highest``: log-multiplier, now and at its highest;
         - ``previous_action``: shift of the log-multiplier at the last decision;
         - ``shown``, ``said``: the last action as it is observed, and its encoding in
@@ -359,8 +376,10 @@ def initial_state(
         "ignored_actions": 0,
         "norms": 0,
         "mean_square": 0.0,
+        "early_peak": 0.0,
         "probing": False,
         "negative": False,
+        "loss_shift": None,
         "log_multiplier": multiplier,
         "highest": multiplier.clone(),  # checkpoints are loaded into these, in place
         "previous_action": zero,
@@ -434,7 +453,7 @@ def restored_state(policy: Policy, saved: State | None) -> State:
             f"the state to load is of policy {used[:12]}, but here is {fingerprint[:12]} "
             "(which, if none is named, depends on whether there is a total_steps)"
         )
-    return _on_cpu({**clock.CLOCK, **saved})
+    return _on_cpu({**clock.CLOCK, "loss_shift": 0.0, "early_peak": 0.0, **saved})
 
 
 def mean_log_lr(groups: Sequence[Mapping[str, Any]], partitioned: bool = False) -> float:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..utils.warning import warn_user
 from .controller import Controller
+from .probe import BUFFERS
 from .tensors import GradientBatch, grad_norm, parameters_of
 
 __all__ = ["GUARDS", "GradientGuard"]
@@ -29,7 +30,11 @@ MAX_SKIPS_BEFORE_WARNING = 20
 CLIP_RATIO = 10.0
 
 #: Steps before the first clipping, and the number of steps that the mean square covers.
-CLIP_WARMUP, CLIP_MEMORY = 3, 100
+CLIP_WARMUP, CLIP_MEMORY = 1, 100
+
+#: A gradient of one of the first steps is found to be an outlier if a later one of them is
+#: this many times smaller. No earlier norms tell so at the time.
+EARLY_RATIO, EARLY_STEPS = 30.0, 10
 
 #: Non-finite gradients in a row after which the parameters are rolled back.
 ROLLBACK_PATIENCE = 5
@@ -76,6 +81,11 @@ class GradientGuard:
             return None
         state["skipped_in_a_row"], state["rolled_back"] = 0, False
         coefficient = clip_coefficient(state, norm)
+        if was_early_outlier(state, norm * coefficient):
+            for p in batch.params:
+                of_param = batch.states[p]
+                for name in of_param.keys() - {*BUFFERS, GOOD_PARAM}:
+                    del of_param[name]
         if coefficient < 1.0:
             batch = batch.with_grads([grad * coefficient for grad in batch.grads])
         if self.rollback:
@@ -156,7 +166,9 @@ def clip_coefficient(state: dict[str, Any], norm: float) -> float:
     The factor is 1 unless the norm exceeds :data:`CLIP_RATIO` times the root mean square
     of the norms so far. One such outlier would otherwise stay in the second moments of
     Adam-like rules for the rest of the run. Clipped norms count as clipped, so that a norm
-    that stays large is no longer clipped after a few steps. Zeros do not count.
+    that stays large is no longer clipped after a few steps. Zeros do not count. An outlier
+    among the first :data:`EARLY_STEPS` is scaled down to the mean square itself: few
+    gradients would stand beside it in the moments.
 
     Args:
         state: of the controller; ``norms``, ``mean_square`` and ``clipped`` are updated.
@@ -167,8 +179,31 @@ def clip_coefficient(state: dict[str, Any], norm: float) -> float:
     count, mean_square = state["norms"] + 1, state["mean_square"]
     limit = CLIP_RATIO * math.sqrt(mean_square) if count > CLIP_WARMUP else math.inf
     is_outlier = 0.0 < limit < norm
+    if state["steps"] < EARLY_STEPS:
+        limit /= CLIP_RATIO
     clipped = limit if is_outlier else norm
     mean_square += (clipped * clipped - mean_square) / min(count, CLIP_MEMORY)
     state["clipped"] += is_outlier
     state["norms"], state["mean_square"] = count, mean_square
     return clipped / norm
+
+
+def was_early_outlier(state: dict[str, Any], norm: float) -> bool:
+    """Record the norm of one of the first gradients; return if an earlier was an outlier.
+
+    The state of the update rule is then to begin anew: in the second moments of Adam-like
+    rules, the outlier would hold back the parameters for the rest of the run.
+
+    Args:
+        state: of the controller; what is known of earlier norms is dropped with them.
+        norm: Euclidean norm over all gradients, finite.
+    """
+    if norm == 0.0 or state["steps"] >= EARLY_STEPS:
+        return False
+    if state["early_peak"] <= EARLY_RATIO * norm:
+        state["early_peak"] = max(state["early_peak"], norm)
+        return False
+    state.update(
+        norms=1, mean_square=norm * norm, early_peak=norm, clipped=state["clipped"] + 1
+    )
+    return True

@@ -65,8 +65,13 @@ class LearnedOptimizer(Optimizer):
     **Guards.** A step with a gradient that is not finite, or whose square is not, is
     skipped and counted in ``skipped``. Gradients whose norm over all parameters is more
     than ten times the root mean square of the norms so far are scaled down to that and
-    counted in ``clipped``; those of ordinary training hardly ever are. A loss that is not
-    finite is ignored; after a negative loss all losses are.
+    counted in ``clipped``; those of ordinary training hardly ever are. If one of the first
+    steps turns out to have had a gradient thirty times larger than a later one, the state
+    of the update rule begins anew, which counts as clipped, too. A loss that is not
+    finite is ignored; after a negative loss all losses are (``ignored_losses``). Losses in
+    another unit than the gradients, as a sum in place of a mean, are recognised
+    (:mod:`agents.optim.loss_unit`). After an exception in ``step``, the next call decides
+    as the failed one would have.
 
     **Memory.** Besides the state of its update rule, the optimizer keeps gradients and
     updates around each decision, those of float32 parameters in bfloat16: together at most
@@ -367,7 +372,7 @@ class LearnedOptimizer(Optimizer):
             handle.remove()
         self._restore_dtypes(loaded["final"])
         warn_other_length(loaded["controller"], made_for)
-        self._controller.state = loaded["controller"]
+        self._controller.replace_state(loaded["controller"])
         self._store_controller()
         self._losses.take()  # losses of another run
 
@@ -423,7 +428,7 @@ class LearnedOptimizer(Optimizer):
             group.pop(clock.PEAK, None)
             if "initial_lr" in group:
                 set_lr(group, group.pop("initial_lr"))
-        self._controller.state = fresh
+        self._controller.replace_state(fresh)
         self._store_controller()
         self._losses.take()  # losses of the run before
 
@@ -513,7 +518,10 @@ class LearnedOptimizer(Optimizer):
 
     @property
     def ignored_losses(self) -> int:
-        """Number of non-finite losses so far, of steps that were taken."""
+        """Number of losses that were not used, of steps that were taken.
+
+        Those are losses that are not finite, and from the first negative one on all.
+        """
         return int(self._controller_state()["ignored_losses"])
 
     @property

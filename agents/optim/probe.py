@@ -28,12 +28,15 @@ from .distributed import (
 from .subsample import is_subsampled, scale, subsample, subsample_numel
 from .tensors import GradientBatch, States, real
 
-__all__ = ["UpdateProbe"]
+__all__ = ["BUFFERS", "UpdateProbe"]
 
 #: Buffers of float32 parameters are kept in bfloat16, so that gradient and update together
 #: take the memory of one copy of the gradients. Inner products over many numbers are
 #: hardly affected by the rounding.
 _BUFFER_DTYPES = {torch.float32: torch.bfloat16}
+
+#: Names of the buffers in the state of a parameter.
+BUFFERS = ("last_grad", "last_step", "last_param", "watched")
 
 #: Numbers that are measured together. Small tensors are slow one by one, and tensors
 #: larger than the processor's cache are slow in one piece.

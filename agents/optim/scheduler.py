@@ -336,7 +336,8 @@ class LearnedLR(LRScheduler):
                 name: value.to(device, copy=True) for name, value in values.items()
             }
         warn_other_length(restored, self._controller.state["total_steps"])
-        self._controller.state, self._set_lrs = restored, None
+        self._controller.replace_state(restored)
+        self._set_lrs = None
         super().load_state_dict(state)
 
 

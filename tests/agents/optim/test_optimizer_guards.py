@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from agents import SHIPPED, LearnedOptimizer
+from agents.optim import groups
 from optenv import rules
 from tests.helpers.loops import STEPS, batches, learned, make_model, train, weights
 from tests.helpers.policies import random_policy
@@ -278,3 +279,49 @@ def test_sparse_gradients_are_refused_before_anything_moves(rule):
     with pytest.raises(RuntimeError, match=r"sparse gradients.* shape \[5, 2\]"):
         optimizer.step()
     assert torch.equal(weights(module), before)
+
+
+@pytest.mark.parametrize("policy", ["default", "adam"])
+@pytest.mark.parametrize("spiked", range(10))
+def test_a_spike_in_the_first_steps_costs_nothing(policy, spiked):
+    def final(factor):
+        model, losses = make_model(), []
+        optimizer = LearnedOptimizer(model.parameters(), policy, total_steps=STEPS)
+        for i, (inputs, _) in enumerate(batches()):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(inputs), inputs[:, :3].argmax(1))
+            (loss * (factor if i == spiked else 1.0)).backward()
+            optimizer.step(loss=loss)
+            losses.append(loss.item())
+        return sum(losses[-20:]) / 20, optimizer.clipped
+
+    usual, clipped = final(1.0)
+    with_spike, clipped_then = final(1000.0)
+    assert clipped == 0 and clipped_then == 1
+    assert with_spike < 1.1 * usual
+
+
+@pytest.mark.parametrize("policy", ["default", "momentum", "rl2", "unrolled-rule"])
+def test_a_step_that_failed_and_is_retried_changes_nothing(policy, monkeypatch):
+    def run(failing):
+        model = make_model()
+        optimizer = LearnedOptimizer(model.parameters(), policy, total_steps=STEPS)
+        for i, (inputs, targets) in enumerate(batches()):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(inputs), targets)
+            loss.backward()
+            if i in failing:
+                with monkeypatch.context() as patch:
+                    patch.setattr(groups, "update", fail)
+                    with pytest.raises(MemoryError):
+                        optimizer.step(loss=loss)
+            optimizer.step(loss=loss)
+        return weights(model), optimizer.explain()
+
+    def fail(*args, **kwargs):
+        raise MemoryError
+
+    whole, decisions = run(())
+    retried, same_decisions = run(range(STEPS))
+    assert decisions == same_decisions
+    assert torch.equal(whole, retried)

@@ -1,0 +1,118 @@
+"""Losses in any unit: a policy may not be led astray by what is passed as the loss."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+
+import pytest
+import torch
+from torch import nn
+
+from agents import LearnedOptimizer
+from agents.optim.loss_unit import OBSERVED, correct
+from agents.policies import SHIPPED
+from optenv.telemetry import FEATURES
+from tests.helpers.loops import batches as small_batches
+from tests.helpers.loops import make_model, train
+
+TOTAL = 100
+UNITS = {
+    "times 1e-3": lambda loss: loss * 1e-3,
+    "times 1e3": lambda loss: loss * 1e3,
+    "times 2^20": lambda loss: loss * 2**20,
+    "plus 1e3": lambda loss: loss + 1e3,
+    "minus 1e3": lambda loss: loss - 1e3,
+}
+
+
+def run(policy, unit=lambda loss: loss):
+    """Train a regression; return losses before and after, highest rate and optimizer."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(256, 8, generator=generator)
+    targets = inputs.sum(1, keepdim=True).sin()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
+    total = None if policy == "anytime" else TOTAL
+    optimizer = LearnedOptimizer(model.parameters(), policy, total_steps=total)
+    first = (model(inputs) - targets).pow(2).mean().item()
+    highest = 0.0
+    for _ in range(TOTAL):
+        index = torch.randint(256, (32,), generator=generator)
+        optimizer.zero_grad()
+        loss = (model(inputs[index]) - targets[index]).pow(2).mean()
+        loss.backward()
+        optimizer.step(loss=unit(loss.detach()))
+        highest = max(highest, optimizer.param_groups[0]["effective_lr"])
+    last = (model(inputs) - targets).pow(2).mean().item()
+    return first, last, highest, optimizer
+
+
+@cache
+def reference(policy):
+    return run(policy)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("policy", SHIPPED)
+def test_no_shipped_policy_is_led_astray_by_the_unit_of_the_loss(policy, unit):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "a loss is .*below zero")
+        first, last, highest, _ = run(policy, UNITS[unit])
+    _, usual_last, usual_highest, _ = reference(policy)
+    assert last < first and last < 2 * usual_last
+    assert highest < 5 * usual_highest
+
+
+@pytest.mark.parametrize("policy", SHIPPED)
+def test_losses_far_too_large_and_far_too_small_are_the_same(policy):
+    large, small = (run(policy, UNITS[unit])[1] for unit in ("times 1e3", "times 1e-3"))
+    assert large == pytest.approx(small, rel=0.02)
+
+
+def test_every_loss_that_is_not_used_is_counted():
+    with pytest.warns(UserWarning, match="below zero"):
+        optimizer = run("default", lambda loss: loss - 1e3)[-1]
+    assert optimizer.ignored_losses == TOTAL
+    model = make_model()
+    optimizer = LearnedOptimizer(model.parameters(), total_steps=60)
+    train(model, optimizer, small_batches())
+    assert optimizer.ignored_losses == 0
+
+
+def features(decrease, step_size=0.0):
+    row = torch.zeros(1, len(FEATURES))
+    row[0, list(FEATURES).index("predicted_decrease")] = decrease
+    row[0, list(FEATURES).index("step_size")] = step_size
+    return row
+
+
+def value(row):
+    return row[0, list(FEATURES).index("predicted_decrease")].item()
+
+
+def test_a_plausible_unit_changes_nothing_at_any_learning_rate():
+    for decrease, step_size in ((-0.3, 0.0), (-2.0, -3.0), (1.0, 2.0)):
+        given = features(decrease, step_size)
+        same, shift = correct(given, None)
+        assert same is given and shift == 0.0
+
+
+def test_an_implausible_unit_is_shifted_for_the_rest_of_the_run():
+    corrected, shift = correct(features(-3.0), None)
+    assert shift == pytest.approx((1.4 - (3 * -3.0 - 5 + 7)) / 3)
+    assert value(corrected) == pytest.approx(-3.0 + shift)
+    later, same = correct(features(-2.5), shift)
+    assert same == shift and value(later) == pytest.approx(-2.5 + shift)
+
+
+def test_the_unit_is_not_judged_before_there_are_a_step_and_a_loss():
+    given = features(0.0)
+    assert correct(given, None) == (given, None)
+
+
+def test_the_feature_stays_in_the_range_of_the_training():
+    for decrease in (-40.0, 40.0):
+        corrected, _ = correct(features(decrease), 0.0)
+        assert OBSERVED[0] <= value(corrected) <= OBSERVED[1]
