@@ -111,7 +111,7 @@ def number(flag: str, help: str) -> Any:
     help=f"Held-out task; repeatable.  [default: {', '.join(t.name for t in HELDOUT)}]",
 )
 @length_option("--eval-length")
-@seeds_option("--eval-seeds")
+@seeds_option("--eval-seeds", 3)
 @tuning_seeds_option(help="Other seeds, to tune AdamW on.")
 @workers_option(1, 2, "Processes that train candidates, and run policy and baselines.")
 @click.option("--progress/--no-progress", default=True, help="Report the progress.")

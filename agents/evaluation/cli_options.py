@@ -30,12 +30,12 @@ FIRST_TUNING_SEED = 1000
 Decorator = Callable[[Any], Any]
 
 
-def seeds_option(flag: str = "--seeds") -> Decorator:
+def seeds_option(flag: str = "--seeds", default: int = 5) -> Decorator:
     """Return the option for the number of evaluation seeds."""
     return click.option(
         flag,
         type=click.IntRange(1, FIRST_TUNING_SEED),
-        default=5,
+        default=default,
         help="Seeds of the comparison.",
     )
 

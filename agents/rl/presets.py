@@ -188,7 +188,7 @@ UNROLLED_LR: dict[str, Any] = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "ppo": {**PPO, "env": SHORT, "timesteps": 122_880},
+    "ppo": {**PPO, "env": SHORT, "timesteps": 73_728},
     "default": {**PPO, "candidates": 2, "members": 2},
     "gradient-only": {**PPO, "env": {**TRAINING, "loss_dropout": 1.0}},
     "anytime": {
