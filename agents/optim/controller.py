@@ -260,7 +260,7 @@ class Controller:
         extra = torch.stack([reward, torch.full_like(reward, state["new_run"])], dim=1)
         return torch.cat([observation, state["said"], extra], dim=1)
 
-    def _advance(self, groups: Sequence[Mapping[str, Any]]) -> float:
+    def _advance(self, groups: Sequence[dict[str, Any]]) -> float:
         """Count a step, and return the multiplier of its learning rate.
 
         Sets ``probing`` to whether the next step is a decision, which needs to know the

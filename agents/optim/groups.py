@@ -11,7 +11,8 @@ from torch import Tensor
 from optenv.checks import is_number
 from optenv.rules import Rule
 
-from .kernels import FUSED, KernelOptions, allocate, switching, update
+from .kernels import FUSED, allocate, switching, update
+from .kernels.base import KernelOptions
 from .tensors import GradientBatch
 
 __all__ = ["KNOWN", "check_group", "set_lr", "update_groups"]

@@ -195,7 +195,7 @@ def was_early_outlier(state: dict[str, Any], norm: float) -> bool:
     rules, the outlier would hold back the parameters for the rest of the run.
 
     Args:
-        state: of the controller; what is known of earlier norms is dropped with them.
+        state: of the controller; its record of earlier norms is dropped with them.
         norm: Euclidean norm over all gradients, finite.
     """
     if norm == 0.0 or state["steps"] >= EARLY_STEPS:

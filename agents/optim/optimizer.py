@@ -176,7 +176,7 @@ class LearnedOptimizer(Optimizer):
         }  # fmt: skip
         _check_arguments(schedule, guard, flags)
         # 2. The parameter groups, which are checked against the policy's rule.
-        defaults = {
+        defaults: dict[str, Any] = {
             "lr": given.rule.default_lr if lr is None else lr,
             "weight_decay": weight_decay, "foreach": foreach, "fused": fused,
             "maximize": maximize, "effective_lr": 0.0,

@@ -397,7 +397,8 @@ def test_the_layers_are_those_of_the_contracts(generated: Path) -> None:
     text = (generated / "layers.md").read_text()
     for contract in contracts["contracts"]:
         assert (f"**{contract['name']}.**" in text) == (contract["type"] == "layers")
-    assert "`optenv`" in text and "`kernels`, `loss_hook`, `probe`, `trace`" in text
+    assert "`optenv`" in text
+    assert "`clock`, `kernels`, `loss_hook`, `loss_unit`, `probe`, `trace`" in text
 
 
 PROMISED = {
