@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from .controller import (
 from .groups import check_group, set_lr, update_groups
 from .guard import GUARDS, GradientGuard
 from .loss_hook import LossCollector, check_loss, is_scalar
+from .roles import groups_for
 from .tensors import GradientBatch, parameters_of
 from .trace import Explanation
 
@@ -198,6 +199,36 @@ class LearnedOptimizer(Optimizer):
         self._guard = GradientGuard(guard, rollback, partitioned)
         self._losses = LossCollector()
         self._store_controller()
+
+    @classmethod
+    def for_model(
+        cls, model: nn.Module, *args: Any, weight_decay: float = 0.0, **arguments: Any
+    ) -> Self:
+        """Make an optimizer of a model, with a parameter group for each role.
+
+        Matrices and the output layer get the weight decay; embeddings, biases and scales
+        of normalisation get none. The groups are named by their roles, see
+        :func:`agents.optim.roles.parameters_by_role`.
+
+        Args:
+            model: the model; parameters that need no gradient are left out.
+            weight_decay: weight decay of matrices and output layer.
+            *args, **arguments: as for the constructor, after ``params``.
+
+        Raises:
+            ValueError, TypeError: as of the constructor, or ``model`` is no module with
+                parameters to train.
+
+        Example:
+            >>> from torch import nn
+            >>> from agents import LearnedOptimizer
+            >>> model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+            >>> optimizer = LearnedOptimizer.for_model(model, total_steps=1000)
+            >>> [group["name"] for group in optimizer.param_groups]
+            ['matrices', 'output', 'vectors']
+        """
+        groups = groups_for(model, weight_decay)
+        return cls(groups, *args, weight_decay=weight_decay, **arguments)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters to optimize, also in the middle of a run.

@@ -1,0 +1,88 @@
+"""Parameter groups by the roles of a model's parameters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from agents import LearnedOptimizer
+from agents.optim.roles import ROLES, parameters_by_role
+
+
+class Tied(nn.Module):
+    """Language model whose output layer is its embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(9, 4)
+        self.hidden = nn.Linear(4, 4)
+        self.norm = nn.LayerNorm(4)
+        self.out = nn.Linear(4, 9)
+        self.out.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.out(self.norm(self.hidden(self.embed(x))))
+
+
+def names(model):
+    by_id = {id(p): name for name, p in model.named_parameters()}
+    roles = parameters_by_role(model)
+    return {role: [by_id[id(p)] for p in roles[role]] for role in ROLES}
+
+
+def test_tied_weights_are_embeddings_once():
+    assert names(Tied()) == {
+        "matrices": ["hidden.weight"],
+        "output": [],
+        "embeddings": ["embed.weight"],
+        "vectors": ["hidden.bias", "norm.weight", "norm.bias", "out.bias"],
+    }
+
+
+def test_convolutions_and_recurrent_weights_are_matrices():
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.LSTM(4, 4), nn.Linear(4, 2)
+    )
+    found = names(model)
+    assert found["matrices"] == ["0.weight", "2.weight_ih_l0", "2.weight_hh_l0"]
+    assert found["output"] == ["3.weight"] and len(found["vectors"]) == 6
+
+
+def test_the_only_layer_is_a_matrix():
+    assert names(nn.Linear(4, 2))["matrices"] == ["weight"]
+
+
+def test_every_parameter_that_needs_a_gradient_is_in_one_group():
+    model = Tied()
+    model.hidden.requires_grad_(False)
+    optimizer = LearnedOptimizer.for_model(model, total_steps=20, weight_decay=0.1)
+    grouped = [p for group in optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in grouped} == {
+        id(p) for p in model.parameters() if p.requires_grad
+    }
+    assert len(grouped) == len({id(p) for p in grouped})
+
+
+def test_only_matrices_and_output_layers_decay():
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9))
+    optimizer = LearnedOptimizer.for_model(model, "adam", total_steps=20, weight_decay=0.1)
+    decays = {group["name"]: group["weight_decay"] for group in optimizer.param_groups}
+    assert decays == {"matrices": 0.1, "output": 0.1, "embeddings": 0.0, "vectors": 0.0}
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(torch.arange(9)), torch.arange(9))
+        loss.backward()
+        optimizer.step(loss=loss)
+
+
+@pytest.mark.parametrize("model", [[], None, nn.Linear])
+def test_what_is_no_module_is_refused(model):
+    with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module, got"):
+        LearnedOptimizer.for_model(model, total_steps=20)
+
+
+def test_a_model_without_trained_parameters_is_refused():
+    frozen = nn.Linear(2, 2).requires_grad_(False)
+    with pytest.raises(ValueError, match="no parameter of Linear needs a gradient"):
+        LearnedOptimizer.for_model(frozen, total_steps=20)
