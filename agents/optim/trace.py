@@ -122,10 +122,17 @@ class Explanation(list[dict[str, Any]]):
         if not self:
             raise ValueError("there is nothing to plot: no decision has been made yet")
         # Not pyplot, which would keep the figure, and choose how to show it.
-        from matplotlib.figure import Figure
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise ImportError(
+                "plot needs matplotlib: pip install matplotlib, which the extra "
+                '"train" has too'
+            ) from error
 
         figure = Figure(figsize=(8, 8), layout="constrained")
-        above, below = figure.subplots(2, 1, height_ratios=(1, 3))
+        figure.suptitle(f"Decisions of a policy; {self.note}" if self.note else "Decisions")
+        above, below = figure.subplots(2, 1, height_ratios=(1, 3), sharex=True)
         # 1. The multiplier, marked by update rule.
         steps = [row["step"] for row in self]
         above.step(steps, [row["multiplier"] for row in self], where="post", marker=".")
@@ -134,19 +141,19 @@ class Explanation(list[dict[str, Any]]):
             points = [row["step"] for row in chosen], [row["multiplier"] for row in chosen]
             above.plot(*points, linestyle="", marker="o", label=rule)
             above.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-        above.set(yscale="log", xlabel="step", ylabel="multiplier")
+        above.set(yscale="log", ylabel="multiplier")
         above.grid(alpha=0.3)
-        # 2. The features, as an image.
+        # 2. The features, as an image whose columns last from one decision to the next.
         features = torch.tensor([[row[name] for row in self] for name in FEATURES])
         bound = OBSERVATION_BOUND
-        image = below.imshow(
-            features.numpy(), aspect="auto", cmap="coolwarm", vmin=-bound, vmax=bound,
-            interpolation="nearest",
+        last = steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else 1)
+        image = below.pcolormesh(
+            [*steps, last], range(len(FEATURES) + 1), features.numpy(),
+            cmap="coolwarm", vmin=-bound, vmax=bound,
         )  # fmt: skip
-        below.set_yticks(range(len(FEATURES)), list(FEATURES))
-        ticks = range(0, len(self), max(1, len(self) // 8))
-        below.set_xticks(ticks, [f"{steps[i]:.0f}" for i in ticks])
-        below.set(xlabel="step of the decision")
+        below.set_yticks([i + 0.5 for i in range(len(FEATURES))], list(FEATURES))
+        below.invert_yaxis()
+        below.set(xlabel="step")
         figure.colorbar(image, ax=below, label="observation")
         if path is not None:
             figure.savefig(path, dpi=120)

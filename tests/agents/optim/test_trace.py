@@ -64,7 +64,9 @@ def test_an_explanation_prints_as_a_table_and_plots(trained, tmp_path):
     assert path.stat().st_size > 10_000
     (line,) = figure.axes[0].lines
     assert list(line.get_ydata()) == [row["multiplier"] for row in explanation]
-    shown = figure.axes[1].images[0].get_array()
+    shown = figure.axes[1].collections[0].get_array()
+    assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()
+    assert "60 of 60 steps" in figure.get_suptitle()
     assert shown.shape == (len(FEATURES), len(explanation))
 
 
@@ -78,3 +80,9 @@ def test_before_the_first_decision_the_explanation_is_empty():
 def test_importing_the_optimizer_does_not_import_matplotlib():
     code = "import agents, sys; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_matplotlib_plot_says_which_extra_has_it(trained, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match='the extra "train"'):
+        trained[1].explain().plot()
