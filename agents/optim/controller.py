@@ -34,6 +34,7 @@ from . import clock, trace
 from .clock import observed_progress
 from .distributed import all_reduce_sum, is_distributed, mean_loss
 from .probe import UpdateProbe
+from .state import check_controller
 from .tensors import GradientBatch, States, parameters_of
 
 __all__ = [
@@ -246,7 +247,7 @@ class Controller:
         extra = torch.stack([reward, torch.full_like(reward, state["new_run"])], dim=1)
         return torch.cat([observation, state["said"], extra], dim=1)
 
-    def _advance(self, groups: Sequence[Mapping[str, Any]]) -> float:
+    def _advance(self, groups: Sequence[dict[str, Any]]) -> float:
         """Count a step, and return the multiplier of its learning rate.
 
         Sets ``probing`` to whether the next step is a decision, which needs to know the
@@ -412,29 +413,13 @@ def warn_other_length(loaded: State, made_for: int | None) -> None:
         )
 
 
-def restored_state(policy: Policy, saved: State | None) -> State:
+def restored_state(policy: Policy, saved: Any) -> State:
     """Check a saved state, and return it with its tensors on the CPU.
 
     Raises:
-        ValueError: there is none, or it is of another policy or of an earlier version.
+        ValueError: see :func:`agents.optim.state.check_controller`.
     """
-    if saved is None:
-        raise ValueError(
-            "the state to load has no 'controller': it was not saved by an optimizer with "
-            "a policy"
-        )
-    if "memory" not in saved:
-        raise ValueError(
-            "the state to load was saved by an earlier version of optenv, which this one "
-            "cannot go on from"
-        )
-    used, fingerprint = saved["policy"], policy.fingerprint()
-    if used != fingerprint:
-        raise ValueError(
-            f"the state to load is of policy {used[:12]}, but here is {fingerprint[:12]} "
-            "(which, if none is named, depends on whether there is a total_steps)"
-        )
-    return _on_cpu({**clock.CLOCK, **saved})
+    return check_controller(policy, saved)
 
 
 def mean_log_lr(groups: Sequence[Mapping[str, Any]], partitioned: bool = False) -> float:
@@ -458,12 +443,3 @@ def mean_log_lr(groups: Sequence[Mapping[str, Any]], partitioned: bool = False) 
     if partitioned and is_distributed():
         total, numel = all_reduce_sum([total, numel], parameters_of(groups))
     return total / numel if numel else -math.inf
-
-
-def _on_cpu(state: State) -> State:
-    return {
-        key: _on_cpu(value)
-        if isinstance(value, dict)
-        else (value.cpu() if isinstance(value, Tensor) else value)
-        for key, value in state.items()
-    }
