@@ -191,8 +191,11 @@ class Controller:
             torch.full((1,), -1, device="cpu") if decision.rule is None else decision.rule
         )
         usable = bool(multiplier.isfinite())
+        shown = policy.action.show(action).to(before.dtype)
+        said = policy.action.encode(action).to(before.dtype)
         if not usable:  # weights are checked in policy files, but not in policies by hand
             multiplier, shift = before, torch.zeros_like(before)
+            shown, said, memory = state["shown"], state["said"], state["memory"]
             state["ignored_actions"] += 1
         # 3. What later steps need to know.
         state.update(
@@ -201,8 +204,8 @@ class Controller:
             previous_action=shift,
             chosen=rule.item(),
             scale=None,
-            shown=policy.action.show(action).to(before.dtype),
-            said=policy.action.encode(action).to(before.dtype),
+            shown=shown,
+            said=said,
             new_run=0.0,
             memory=memory,
             losses=NO_LOSSES._asdict(),
