@@ -21,6 +21,7 @@ from optenv.rules import switching
 from optenv.telemetry import FEATURES, History, Losses
 
 from ..policy.module import Policy
+from ..policy.spec import MAX_NUMBER, MIN_EPS
 from .clock import CLOCK, PEAK, SCHEDULES
 from .kernels import KernelOptions, kernel_of
 from .kernels.base import initial_slot
@@ -53,6 +54,19 @@ SQUARES = ("exp_avg_sq", "short_exp_avg_sq", "square_avg")
 
 #: Buffers of the probe, of which a state has all or none.
 BUFFERS = ("last_grad", "last_step", "watched")
+
+#: Largest base learning rate, and the largest one that a policy makes of it.
+MAX_LR, MAX_EFFECTIVE_LR = 1e6, 1e20
+
+#: Ranges of numbers in a saved parameter group.
+SETTINGS = {
+    "lr": (0.0, MAX_LR),
+    "initial_lr": (0.0, MAX_LR),
+    PEAK: (0.0, MAX_LR),
+    "effective_lr": (0.0, MAX_EFFECTIVE_LR),
+    "weight_decay": (0.0, 1e3),
+    "eps": (MIN_EPS, MAX_NUMBER),
+}
 
 COUNTERS = (
     "steps", "skipped", "skipped_in_a_row", "rollbacks", "clipped", "ignored_losses",
@@ -319,7 +333,7 @@ def check_scheduler(
             raise _invalid(name, value, f"a list of {groups} learning rates")
         for rate in value:
             single = isinstance(rate, Tensor) and rate.numel() == 1
-            _number(0.0)(name, rate.item() if single else rate)
+            _number(0.0, MAX_EFFECTIVE_LR)(name, rate.item() if single else rate)
     kept = state["kept"]
     if not isinstance(kept, Mapping) or not all(type(i) is int and i >= 0 for i in kept):
         raise _invalid("kept", kept, "a dictionary of states by index of the parameter")
@@ -337,17 +351,17 @@ def check_scheduler(
 
 
 def check_settings(name: str, group: Mapping[str, Any]) -> None:
-    """Check entries of a saved parameter group that no check of settings covers.
+    """Check the size of numbers in a saved parameter group.
 
     Raises:
-        ValueError: a learning rate that the optimizer or a scheduler wrote is not valid.
+        ValueError: one is not finite, negative or too large for single precision.
     """
-    for key in ("effective_lr", "initial_lr", PEAK):
+    for key, (least, most) in SETTINGS.items():
         value = group.get(key)
         if isinstance(value, Tensor) and value.numel() == 1:
             value = value.item()
-        if key in group:
-            _number(0.0)(f"{name}: {key}", value)
+        if key in group and not (key == "eps" and value is None):
+            _number(least, most)(f"{name}: {key}", value)
 
 
 def check_parameter_states(
@@ -443,18 +457,15 @@ def _check_parameter_state(policy: Policy, name: str, state: Any, p: Tensor) -> 
 def _check_scalar(
     name: str, value: Any, least: float, most: float, whole: bool = False
 ) -> None:
-    """Check a number, or a real tensor of one, in a range."""
-    number = value
-    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+    """Check a real tensor of one number in a range; a whole one may be a plain float."""
+    number = math.nan
+    if isinstance(value, Tensor) and value.is_floating_point() and not value.dim():
         number = value.item()
-    plain = is_number(number) and (isinstance(value, (Tensor, float)))
-    if isinstance(value, Tensor) and value.dim():
-        plain = False
-    if isinstance(value, Tensor) and not value.is_floating_point():
-        plain = False
-    if not plain or not least <= number <= most or (whole and number != int(number)):
-        kind = "whole " if whole else ""
-        raise _invalid(name, value, f"a {kind}number from {least:g} to {most:g}")
+    elif whole and isinstance(value, float):  # as early versions of torch had them
+        number = value
+    if not least <= number <= most or (whole and number != int(number)):
+        kind = "a whole number" if whole else "a number"
+        raise _invalid(name, value, f"a tensor of {kind} from {least:g} to {most:g}")
 
 
 def _check_moment(
