@@ -63,6 +63,22 @@ def suggestion(name: str, valid: Sequence[str], near: Iterable[str] = ()) -> str
     return f"{hint}valid: {', '.join(valid)}"
 
 
+def quoted(value: Any, limit: int = 100) -> str:
+    """Return ``repr(value)``, without the middle of one that is long.
+
+    Args:
+        value: value to quote in a message.
+        limit: characters that are kept.
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # of an integer of thousands of digits
+        text = f"<{type(value).__name__}>"
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]}...{text[-limit // 4 :]} ({len(text)} characters)"
+
+
 def check_new_name(kind: str, name: Any, taken: Sequence[str]) -> None:
     """Refuse to register something under a name that is taken.
 

@@ -35,6 +35,7 @@ from .clock import observed_progress
 from .distributed import all_reduce_sum, is_distributed, mean_loss
 from .loss_unit import correct
 from .probe import UpdateProbe
+from .state import check_controller
 from .tensors import GradientBatch, States, parameters_of
 
 __all__ = [
@@ -204,8 +205,11 @@ class Controller:
             torch.full((1,), -1, device="cpu") if decision.rule is None else decision.rule
         )
         usable = bool(multiplier.isfinite())
+        shown = policy.action.show(action).to(before.dtype)
+        said = policy.action.encode(action).to(before.dtype)
         if not usable:  # weights are checked in policy files, but not in policies by hand
             multiplier, shift = before, torch.zeros_like(before)
+            shown, said, memory = state["shown"], state["said"], state["memory"]
             state["ignored_actions"] += 1
         # 3. What later steps need to know.
         state.update(
@@ -214,8 +218,8 @@ class Controller:
             previous_action=shift,
             chosen=rule.item(),
             scale=None,
-            shown=policy.action.show(action).to(before.dtype),
-            said=policy.action.encode(action).to(before.dtype),
+            shown=shown,
+            said=said,
             new_run=0.0,
             memory=memory,
             losses=NO_LOSSES._asdict(),
@@ -431,29 +435,13 @@ def warn_other_length(loaded: State, made_for: int | None) -> None:
         )
 
 
-def restored_state(policy: Policy, saved: State | None) -> State:
+def restored_state(policy: Policy, saved: Any) -> State:
     """Check a saved state, and return it with its tensors on the CPU.
 
     Raises:
-        ValueError: there is none, or it is of another policy or of an earlier version.
+        ValueError: see :func:`agents.optim.state.check_controller`.
     """
-    if saved is None:
-        raise ValueError(
-            "the state to load has no 'controller': it was not saved by an optimizer with "
-            "a policy"
-        )
-    if "memory" not in saved:
-        raise ValueError(
-            "the state to load was saved by an earlier version of optenv, which this one "
-            "cannot go on from"
-        )
-    used, fingerprint = saved["policy"], policy.fingerprint()
-    if used != fingerprint:
-        raise ValueError(
-            f"the state to load is of policy {used[:12]}, but here is {fingerprint[:12]} "
-            "(which, if none is named, depends on whether there is a total_steps)"
-        )
-    return _on_cpu({**clock.CLOCK, "loss_shift": 0.0, "early_peak": 0.0, **saved})
+    return check_controller(policy, saved)
 
 
 def mean_log_lr(groups: Sequence[Mapping[str, Any]], partitioned: bool = False) -> float:
@@ -477,12 +465,3 @@ def mean_log_lr(groups: Sequence[Mapping[str, Any]], partitioned: bool = False) 
     if partitioned and is_distributed():
         total, numel = all_reduce_sum([total, numel], parameters_of(groups))
     return total / numel if numel else -math.inf
-
-
-def _on_cpu(state: State) -> State:
-    return {
-        key: _on_cpu(value)
-        if isinstance(value, dict)
-        else (value.cpu() if isinstance(value, Tensor) else value)
-        for key, value in state.items()
-    }

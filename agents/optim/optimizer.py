@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 from torch.utils.hooks import RemovableHandle
 
+from optenv.checks import quoted
+
 from ..policies import ANYTIME, DEFAULT
 from ..policy.files import load_policy
 from ..policy.module import Policy
@@ -30,6 +32,7 @@ from .groups import check_group, set_lr, update_groups
 from .guard import GUARDS, GradientGuard
 from .loss_hook import LossCollector, check_loss, is_scalar
 from .roles import groups_for
+from .state import check_parameter_states, check_settings
 from .tensors import GradientBatch, parameters_of
 from .trace import Explanation
 
@@ -380,19 +383,20 @@ class LearnedOptimizer(Optimizer):
             self._losses = LossCollector()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a saved state.
+        """Restore a saved state, all of which is checked first.
 
         Raises:
             ValueError: it is not the state of a :class:`LearnedOptimizer`, or of one with
-                another policy.
+                another policy, or an entry of it is not valid. Nothing has changed then.
         """
         loaded: dict[str, Any] = {}
 
         def check(_: Optimizer, final: dict[str, Any]) -> None:
-            groups = final["param_groups"]
-            saved = next((g["controller"] for g in groups if "controller" in g), None)
-            loaded["controller"] = restored_state(self._policy, saved)
+            loaded["controller"] = self._checked(final)
             loaded["final"] = final
+
+        if not isinstance(state_dict, dict):
+            raise ValueError(f"a state to load is a dictionary, got {quoted(state_dict)}")
 
         made_for = self.total_steps
         # After the hooks of the user, which may change the state to load.
@@ -406,6 +410,36 @@ class LearnedOptimizer(Optimizer):
         self._controller.replace_state(loaded["controller"])
         self._store_controller()
         self._losses.take()  # losses of another run
+
+    def _checked(self, final: Mapping[str, Any]) -> State:
+        """Check a state dictionary, and return the state of its controller.
+
+        Raises:
+            ValueError: an entry is missing or not valid.
+        """
+        # 1. The parameter groups, one of which has the controller
+        groups = final.get("param_groups")
+        if not isinstance(groups, (list, tuple)) or not isinstance(
+            final.get("state"), dict
+        ):
+            raise ValueError(
+                "the state to load must have a dictionary 'state' and a list "
+                f"'param_groups', got {quoted(list(final))}"
+            )
+        for i, group in enumerate(groups):
+            if not isinstance(group, dict):
+                raise ValueError(f"param_groups[{i}] must be a dictionary: {quoted(group)}")
+        saved = next((g["controller"] for g in groups if "controller" in g), None)
+        state = restored_state(self._policy, saved)
+        for i, group in enumerate(groups):
+            try:
+                check_group({**self.defaults, **group}, self._policy.rule)
+            except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+                raise ValueError(f"param_groups[{i}]: {error}") from error
+            check_settings(f"param_groups[{i}]", group)
+        # 2. The states of the parameters
+        check_parameter_states(self._policy, final, parameters_of(self.param_groups))
+        return state
 
     def _restore_dtypes(self, state_dict: dict[str, Any]) -> None:
         """Undo torch's cast of state to its parameter's dtype, and moves of numbers."""

@@ -28,7 +28,7 @@ from .distributed import (
 from .subsample import is_subsampled, scale, subsample, subsample_numel
 from .tensors import GradientBatch, States, real
 
-__all__ = ["BUFFERS", "UpdateProbe"]
+__all__ = ["BUFFERS", "UpdateProbe", "buffer_shape"]
 
 #: Buffers of float32 parameters are kept in bfloat16, so that gradient and update together
 #: take the memory of one copy of the gradients. Inner products over many numbers are
@@ -169,12 +169,17 @@ def _are_valid(params: Sequence[Tensor], states: States) -> list[bool]:
     return [bool(flag) and _fits(p, state) for p, state, flag in each]
 
 
-def _fits(p: Tensor, state: Mapping[str, Any]) -> bool:
-    """Return whether the buffers have the shape that the parameter has now."""
+def buffer_shape(p: Tensor) -> torch.Size:
+    """Return the shape of a parameter's buffers."""
     shape = real(p).shape if p.is_complex() else p.shape
     if is_subsampled(p) and not is_sharded(p):
         shape = torch.Size([subsample_numel(shape)])
-    return bool(state["last_step"].shape == shape)
+    return shape
+
+
+def _fits(p: Tensor, state: Mapping[str, Any]) -> bool:
+    """Return whether the buffers have the shape that the parameter has now."""
+    return bool(state["last_step"].shape == buffer_shape(p))
 
 
 def _measured_part(tensor: Tensor) -> Tensor:

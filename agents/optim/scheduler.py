@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 
 from optenv.actions import RuleChoice
+from optenv.checks import quoted
 
 from ..policies import ANYTIME
 from ..policy.files import load_policy
@@ -23,6 +24,7 @@ from ..utils.warning import warn_user
 from . import clock
 from .controller import Controller, initial_state, restored_state, warn_other_length
 from .loss_hook import check_loss, is_scalar
+from .state import check_buffers, check_scheduler
 from .tensors import GradientBatch, grad_norm, parameters_of
 from .trace import Explanation
 
@@ -31,6 +33,8 @@ __all__ = ["LearnedLR"]
 #: Default policies, for SGD and for every other optimizer.
 SGD_POLICY, OTHER_POLICY = "momentum", "adam"
 
+#: Entries of a state that all of torch's schedulers have.
+COMMON = ("base_lrs", "last_epoch", "_step_count", "_last_lr")
 
 #: Optimizers that are refused, and why.
 NOT_DRIVEN: dict[type[Optimizer], str] = {
@@ -310,8 +314,7 @@ class LearnedLR(LRScheduler):
             for i, p in enumerate(parameters_of(self.optimizer.param_groups))
             if self._states.get(p)
         }
-        names = ("base_lrs", "last_epoch", "_step_count", "_last_lr")
-        common = {name: self.__dict__[name] for name in names}
+        common = {name: self.__dict__[name] for name in COMMON}
         return {**common, "controller": self._controller.state, "kept": buffers}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -319,16 +322,23 @@ class LearnedLR(LRScheduler):
 
         Raises:
             ValueError: it is not the state of a :class:`LearnedLR`, or of one with
-                another policy or more parameters.
+                another policy or more parameters, or an entry of it is not valid. Nothing
+                has changed then.
         """
-        state = dict(state_dict)
-        restored = restored_state(self._policy, state.pop("controller", None))
+        # 1. Check everything
+        if not isinstance(state_dict, dict):
+            raise ValueError(f"a state to load is a dictionary, got {quoted(state_dict)}")
+        restored = restored_state(self._policy, state_dict.get("controller"))
+        common = check_scheduler(state_dict, COMMON, len(self.optimizer.param_groups))
         params = parameters_of(self.optimizer.param_groups)
-        buffers = state.pop("kept")
+        buffers = state_dict["kept"]
         if any(i >= len(params) for i in buffers):
             raise ValueError(
                 f"the state to load is of more than the {len(params)} parameters here"
             )
+        for i, values in buffers.items():
+            check_buffers(f"kept[{i}]", values, params[i])
+        # 2. Take it
         self._states.clear()
         for i, values in buffers.items():
             device = params[i].device
@@ -338,7 +348,7 @@ class LearnedLR(LRScheduler):
         warn_other_length(restored, self._controller.state["total_steps"])
         self._controller.replace_state(restored)
         self._set_lrs = None
-        super().load_state_dict(state)
+        super().load_state_dict(common)
 
 
 def _copy_lr(lr: float | Tensor) -> float | Tensor:

@@ -4,26 +4,53 @@ A policy is two files side by side: ``NAME.safetensors`` with the weights, and
 ``NAME.json`` with the description (feature version, features, action, update rule,
 horizon, layers ...; see :class:`agents.policy.spec.PolicySpec`) and the SHA-256 of the
 weights. Neither can hold code, and the training library is not needed to read them.
+
+Two files cannot be replaced at once. A new description is first written to a third file,
+``NAME.json.new``; then the weights are replaced, then the description, and the third file
+is removed. A process that is killed between the two leaves weights that ``NAME.json`` does
+not describe, but ``NAME.json.new`` does: :func:`load_policy` then takes that.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load
 
+from optenv.checks import quoted, suggestion
+
 from ..policies import SHIPPED
+from ..utils.atomic import write_bytes, write_text
 from .module import Policy
-from .spec import PolicySpec
+from .spec import MAX_NESTING, PolicySpec
 
 __all__ = ["load_policy", "save_policy"]
+
+#: Largest description, in bytes.
+MAX_DESCRIPTION_BYTES = 2**20
+
+#: Largest header of the weights, in bytes: names and shapes of the tensors.
+MAX_HEADER_BYTES = 2**20
+
+#: Largest absolute weight.
+MAX_WEIGHT = 1e6
+
+#: A string of JSON, closed or not, or a bracket.
+_JSON_PART = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def save_policy(policy: Policy, path: str | Path) -> Path:
     """Write the two files of a policy.
+
+    Those of a policy that is there already are replaced. If the process is killed
+    meanwhile, either the old policy or the new one can be loaded. Only one process may
+    save a policy of one name at a time.
 
     Args:
         policy: the policy; its weights are written in float32.
@@ -32,18 +59,29 @@ def save_policy(policy: Policy, path: str | Path) -> Path:
 
     Returns:
         Path of the weights.
+
+    Raises:
+        OSError: a file cannot be written.
     """
     weights_path, json_path = _paths(path)
     weights_path.parent.mkdir(parents=True, exist_ok=True)
     weights = policy.weights()
     description = {**policy.description, "sha256": hashlib.sha256(weights).hexdigest()}
-    weights_path.write_bytes(weights)
-    json_path.write_text(json.dumps(description, indent=2) + "\n")
+    text = json.dumps(description, indent=2) + "\n"
+    staged = _staged(json_path)
+    # An earlier save that was killed may have left the only description of the weights.
+    _complete(weights_path, json_path)
+    write_text(staged, text)
+    write_bytes(weights_path, weights)
+    write_text(json_path, text)
+    staged.unlink(missing_ok=True)
     return weights_path
 
 
 def load_policy(path: str | Path) -> Policy:
     """Read a policy; code in the files is never run.
+
+    Sizes and numbers are checked before memory of their size is taken.
 
     Args:
         path: name of a shipped policy (a string, see :data:`agents.SHIPPED`); or path of
@@ -70,48 +108,142 @@ def load_policy(path: str | Path) -> Policy:
     weights_path, json_path = _paths(
         SHIPPED.get(path, path) if isinstance(path, str) else path
     )
+    staged = _staged(json_path)
     for file in (weights_path, json_path):
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"no policy at {str(path)!r}: {file} does not exist; "
-                "a policy is two files, NAME.safetensors and NAME.json; "
-                f"shipped policies: {', '.join(SHIPPED) or 'none'}"
-            )
-    # 2. Read the description
+        if not file.is_file() and not (file == json_path and staged.is_file()):
+            raise FileNotFoundError(_not_found(path, file))
+    # 2. Read the description, and the weights if it describes them. Of a policy that was
+    # being replaced, that is the staged one; or, by now, the new one.
+    refused: ValueError | None = None
+    for attempt in (json_path, staged, json_path):
+        if attempt.is_file():
+            try:
+                description, weights = _read_pair(attempt, weights_path)
+                break
+            except ValueError as error:
+                refused = refused or error
+    else:
+        raise ValueError(f"cannot load policy {str(path)!r}: {refused}") from refused
+    # 3. Build the policy
+    policy = Policy(description)
     try:
-        description = json.loads(json_path.read_text())
+        state = load(weights)
+        if "network.0.weight" in state:
+            raise ValueError("it was written by an earlier version; export it again")
+        for name, tensor in state.items():
+            if tensor.dtype != torch.float32:
+                raise ValueError(f"{quoted(name)} is of {tensor.dtype}, valid: float32")
+        policy.load_state_dict(state)
+    except Exception as error:
+        raise ValueError(
+            f"cannot load policy {str(path)!r}: {weights_path}: {error}"
+        ) from error
+    for name, weight in policy.named_parameters():
+        if not (weight.abs() <= MAX_WEIGHT).all():
+            raise ValueError(
+                f"cannot load policy {str(path)!r}: {weights_path}: {name} has weights "
+                f"that are not finite, or beyond {MAX_WEIGHT:g}"
+            )
+    policy.name = str(path)
+    return policy.requires_grad_(False).eval()
+
+
+def _not_found(path: str | Path, file: Path) -> str:
+    """Compose the message on a policy whose file is missing."""
+    shipped, missing = list(SHIPPED), f"{file} does not exist"
+    files = "a policy is two files, NAME.safetensors and NAME.json"
+    if isinstance(path, str) and path and Path(path).name == path and path != ".":
+        hint = suggestion(path, shipped).replace("valid:", "shipped policies:")
+        return f"no policy at {path!r}: {hint}; as a path: {missing}, {files}"
+    return (
+        f"no policy at {str(path)!r}: {missing}; {files}; shipped policies: "
+        f"{', '.join(shipped) or 'none'}"
+    )
+
+
+def _read_description(file: Path) -> dict[str, Any]:
+    """Read a description of bounded size and depth.
+
+    Raises:
+        ValueError: it is too large, nested too deep, or no dictionary of JSON.
+    """
+    data = _read(file, MAX_DESCRIPTION_BYTES)
+    if len(data) > MAX_DESCRIPTION_BYTES:
+        raise ValueError(
+            f"{file} is not a policy description: it has more than "
+            f"{MAX_DESCRIPTION_BYTES} bytes"
+        )
+    try:
+        text = data.decode()
+        depth = _nesting(text)
+        if depth > MAX_NESTING:
+            raise ValueError(f"nested {depth} deep; at most {MAX_NESTING} are allowed")
+        description = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{json_path} is not a policy description: {error}") from None
+        raise ValueError(f"{file} is not a policy description: {error}") from None
     if not isinstance(description, dict):
-        raise ValueError(f"{json_path} is not a policy description: {description!r}")
-    # 3. Check that it describes these weights
-    weights = weights_path.read_bytes()
+        raise ValueError(f"{file} is not a policy description: {quoted(description)}")
+    return description
+
+
+def _nesting(text: str) -> int:
+    """Return the largest number of open brackets in a text of JSON."""
+    depth = deepest = 0
+    for part in _JSON_PART.finditer(text):
+        if part.group() in ("[", "{"):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif part.group() in ("]", "}"):
+            depth -= 1
+    return deepest
+
+
+def _read_pair(json_path: Path, weights_path: Path) -> tuple[dict[str, Any], bytes]:
+    """Read a description, and the weights that it describes.
+
+    Returns:
+        The checked description, without the hash of the weights; and the weights.
+
+    Raises:
+        ValueError: an entry is not valid, or the weights are others.
+    """
+    # 1. The description
+    description = _read_description(json_path)
     expected = description.pop("sha256", None)
+    try:
+        spec = PolicySpec.from_json(description)
+    except Exception as error:
+        raise ValueError(f"{json_path}: {error}") from error
+    # 2. The size of the weights, before they are read
+    needed, size = 4 * spec.num_weights, weights_path.stat().st_size
+    most, weights = needed + MAX_HEADER_BYTES, b""
+    if needed <= size <= most:
+        weights = _read(weights_path, most)
+    if len(weights) - int.from_bytes(weights[:8], "little") - 8 != needed:
+        raise ValueError(
+            f"{weights_path} has {size} bytes, but layers {spec.layers!r} of {json_path} "
+            f"need {spec.num_weights} weights, which are {needed} bytes and a header of at "
+            f"most {MAX_HEADER_BYTES}"
+        )
+    # 3. Their hash
     actual = hashlib.sha256(weights).hexdigest()
     if expected != actual:
         raise ValueError(
-            f"{weights_path} has sha256 {actual}, but {json_path} describes {expected}"
+            f"{weights_path} has sha256 {actual}, but {json_path} describes "
+            f"{quoted(expected)}"
         )
-    # 4. Build the policy
-    try:
-        state = load(weights)
-        spec = PolicySpec.from_json(description)
-        num_given = sum(tensor.numel() for tensor in state.values())
-        if spec.num_weights != num_given:  # before memory of any described size is taken
-            raise ValueError(
-                f"layers {spec.layers!r} need {spec.num_weights} weights, there are "
-                f"{num_given}"
-            )
-        if "network.0.weight" in state:
-            raise ValueError("it was written by an earlier version; export it again")
-        policy = Policy(description)
-        policy.load_state_dict(state)
-    except Exception as error:
-        raise ValueError(f"cannot load policy {str(path)!r}: {error}") from error
-    if not all(torch.isfinite(p).all() for p in policy.parameters()):
-        raise ValueError(f"policy {str(path)!r} has weights that are not finite")
-    policy.name = str(path)
-    return policy.requires_grad_(False).eval()
+    return description, weights
+
+
+def _read(file: Path, most: int) -> bytes:
+    """Read a file, up to one byte more than ``most``."""
+    with file.open("rb") as stream:
+        return stream.read(most + 1)
+
+
+def _staged(json_path: Path) -> Path:
+    """Return the path of a description while the files are being replaced."""
+    return json_path.with_name(f"{json_path.name}.new")
 
 
 def _paths(path: str | Path) -> tuple[Path, Path]:
@@ -121,3 +253,19 @@ def _paths(path: str | Path) -> tuple[Path, Path]:
         path = path / "policy"
     stem = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
     return Path(f"{stem}.safetensors"), Path(f"{stem}.json")
+
+
+def _complete(weights_path: Path, json_path: Path) -> None:
+    """Complete a save that was killed after it had replaced the weights.
+
+    The staged description is then the only one of these weights.
+    """
+    staged = _staged(json_path)
+    try:
+        expected = _read_description(staged).get("sha256")
+        with weights_path.open("rb") as file:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):  # there is none, or none that could be loaded
+        return
+    if expected == actual:
+        os.replace(staged, json_path)

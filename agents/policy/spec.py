@@ -3,6 +3,9 @@
 A description is the JSON half of a policy file. :class:`PolicySpec` is the one place that
 knows its entries; everything that reads, writes or changes a description does so through
 it. Entries that it does not know are kept.
+
+Every number has bounds, far beyond those of useful policies, so that a description from
+elsewhere can neither take much memory nor much time.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import Any, Self
 from torch import nn
 
 from optenv import actions, rules, windows
-from optenv.checks import positive_int
+from optenv.checks import is_number, quoted
 from optenv.telemetry import FEATURE_VERSION, FEATURES, LOSS_FEATURES
 from optenv.trials import EXTRA
 
@@ -37,6 +40,37 @@ REQUIRED: dict[str, type | tuple[type, ...]] = {
     "layers": list,
     "activation": str,
 }
+
+
+#: Largest horizon; a run's trace has a row for each control step.
+MAX_HORIZON = 10_000
+
+#: Largest bound of the log-multiplier, and the largest change of it at once, in nats.
+MAX_BOUND, MAX_SHIFT = 20.0, 40.0
+
+#: Largest number of units of an LSTM, of networks, of layers, and of a layer's units.
+MAX_MEMORY, MAX_MEMBERS, MAX_DEPTH, MAX_WIDTH = 4096, 100, 32, 2**14
+
+#: Largest number of weights of all networks, 64 MiB of them.
+MAX_WEIGHTS = 2**24
+
+#: Largest length of a list: the weights of a rule ``network`` of 1,000 units.
+MAX_LENGTH = 10_002
+
+#: Largest number in the action or the rule.
+MAX_NUMBER = 1e6
+
+#: Smallest ``eps`` of a rule, by which float32 can divide.
+MIN_EPS = 1e-30
+
+#: Largest integer of any other entry, such as a number of updates or a seed.
+MAX_INTEGER = 2**63 - 1
+
+#: Largest number of updates of a run.
+MAX_UPDATES = 10**12
+
+#: Deepest nesting of lists and dictionaries in a description.
+MAX_NESTING = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,47 +141,120 @@ class PolicySpec:
             value = getattr(self, key)
             if not isinstance(value, kind) or value is True:
                 raise ValueError(
-                    f"policy description: {key!r} is {value!r}; "
+                    f"policy description: {key!r} is {quoted(value)}; "
                     f"required: {', '.join(REQUIRED)}"
                 )
         if self.feature_version != FEATURE_VERSION:
             raise ValueError(
-                f"policy of feature version {self.feature_version!r}; this version of "
-                f"optenv has {FEATURE_VERSION}"
+                f"policy of feature version {quoted(self.feature_version)}; this version "
+                f"of optenv has {FEATURE_VERSION}"
             )
-        # 2. Names that must be known: action, rule, features, activation
+        # 2. Numbers and lengths, before anything is made of them
+        self._check_numbers()
+        # 3. Names that must be known: action, rule, features, activation
         rule = self.parsed_rule.name
         actions.check_rule(self.parsed_action, rule)
         unknown = [name for name in self.features if name not in list(FEATURES)]
         if unknown:
-            raise ValueError(f"unknown features {unknown}; valid: {', '.join(FEATURES)}")
+            raise ValueError(
+                f"unknown features {quoted(unknown)}; valid: {', '.join(FEATURES)}"
+            )
         if self.activation not in ACTIVATIONS:
             raise ValueError(
-                f"unknown activation {self.activation!r}; valid: {', '.join(ACTIVATIONS)}"
+                f"unknown activation {quoted(self.activation)}; valid: "
+                f"{', '.join(ACTIVATIONS)}"
             )
-        # 3. Numbers and lengths
-        positive_int("members", self.members)
-        lengths = self.total_updates
-        if len(lengths) != 2 or not all(type(n) is int and n > 0 for n in lengths):
-            raise ValueError(
-                f"total_updates must be two positive integers, got {lengths!r}"
-            )
-        windows.boundaries(1, self.horizon, self.spacing)
         schedule = self.parsed_action.schedule
         if not isinstance(self.anytime, bool) or (self.anytime and schedule != "constant"):
             raise ValueError(
                 "anytime must be True or False, and True needs schedule 'constant', got "
-                f"{self.anytime!r} with {schedule!r}"
+                f"{quoted(self.anytime)} with {schedule!r}"
             )
-        if type(self.memory) is not int or self.memory < 0:
-            raise ValueError(f"memory must be an integer, at least 0, got {self.memory!r}")
         # 4. The network, from what is observed to what the action needs
         ends = [len(self.columns) + self.memory, self.parsed_action.outputs]
-        whole = all(type(n) is int and n > 0 for n in self.layers)
-        if not whole or len(self.layers) < 2 or [self.layers[0], self.layers[-1]] != ends:
+        if [self.layers[0], self.layers[-1]] != ends:
             raise ValueError(
                 f"layers {self.layers!r} do not lead from {ends[0]} inputs to {ends[1]} "
                 "outputs"
+            )
+        if self.num_weights > MAX_WEIGHTS:
+            raise ValueError(
+                f"layers {self.layers!r}, memory {self.memory} and members {self.members} "
+                f"make {self.num_weights} weights; at most {MAX_WEIGHTS} are allowed"
+            )
+
+    def _check_numbers(self) -> None:
+        """Refuse numbers out of their range, and lists that are too long.
+
+        Raises:
+            ValueError: there is such an entry.
+        """
+        # 1. Integers of a range of their own
+        for name, least, most in (
+            ("members", 1, MAX_MEMBERS),
+            ("memory", 0, MAX_MEMORY),
+            ("horizon", 1, MAX_HORIZON),
+        ):
+            _check_integer(name, getattr(self, name), least, most)
+        windows.check_spacing(self.spacing)
+        lengths = self.total_updates
+        if len(lengths) != 2 or not all(type(n) is int and n > 0 for n in lengths):
+            raise ValueError(
+                f"total_updates must be two positive integers, got {quoted(lengths)}"
+            )
+        if not lengths[0] <= lengths[1] <= MAX_UPDATES:
+            raise ValueError(
+                "total_updates must be the shortest and the longest run, of at most "
+                f"{MAX_UPDATES} updates, got {quoted(lengths)}"
+            )
+        # 2. Layers
+        if not 2 <= len(self.layers) <= MAX_DEPTH:
+            raise ValueError(
+                f"layers must be 2 to {MAX_DEPTH} widths, got {quoted(self.layers)}"
+            )
+        if not all(type(n) is int and 1 <= n <= MAX_WIDTH for n in self.layers):
+            raise ValueError(
+                f"layers must be integers in [1, {MAX_WIDTH}], got {quoted(self.layers)}"
+            )
+        # 3. All numbers of action and rule, and those with closer bounds
+        _check_values("action", self.action, MAX_NUMBER)
+        _check_values("rule", self.rule, MAX_NUMBER)
+        self._check_range("action", "bound", 0.0, MAX_BOUND)
+        self._check_range("action", "step", 0.0, MAX_SHIFT)
+        self._check_range("rule", "eps", MIN_EPS, MAX_NUMBER)
+        multipliers = self.action.get("multipliers")
+        if isinstance(multipliers, (list, tuple)):
+            for value in multipliers:
+                if is_number(value) and value < 1 / MAX_NUMBER:
+                    raise ValueError(
+                        "action: multipliers must be positive, in "
+                        f"[{1 / MAX_NUMBER:g}, {MAX_NUMBER:g}], got {quoted(value)}"
+                    )
+        # 4. Provenance, and entries that are unknown here
+        for name in ("timesteps", "seed", "runs", "seeds"):
+            _check_values(name, getattr(self, name), MAX_INTEGER)
+        for name, value in self.source.items():
+            if name not in _DEFAULTS:
+                _check_values(name, value, MAX_INTEGER)
+
+    def _check_range(self, entry: str, name: str, least: float, most: float) -> None:
+        """Refuse a number of a dictionary that is out of its range.
+
+        Args:
+            entry: name of the dictionary among the entries.
+            name: key of the number, which may be missing.
+            least: lower bound.
+            most: upper bound.
+
+        Raises:
+            ValueError: it is out of the range.
+        """
+        values = getattr(self, entry)
+        value: Any = values.get(name) if isinstance(values, dict) else None
+        if is_number(value) and not least <= value <= most:
+            raise ValueError(
+                f"{entry}: {name} must be finite, in [{least:g}, {most:g}], got "
+                f"{quoted(value)}"
             )
 
     @classmethod
@@ -306,3 +413,45 @@ def input_columns(
     if memory:
         columns += range(width, width + action.outputs + len(EXTRA))
     return columns
+
+
+def _check_integer(name: str, value: Any, least: int, most: int) -> None:
+    """Refuse a value that is no integer in a range.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(
+            f"{name} must be an integer, at least {least}, at most {most}, got "
+            f"{quoted(value)}"
+        )
+
+
+def _check_values(name: str, value: Any, most: float, depth: int = 1) -> None:
+    """Refuse a value with a number that is too large, a list too long, or nested too deep.
+
+    Args:
+        name: of the entry, for the message.
+        value: number, string, list or dictionary.
+        most: largest absolute value of a number, which must be finite.
+        depth: number of lists and dictionaries around the value.
+
+    Raises:
+        ValueError: there is such a number or list.
+    """
+    if is_number(value):
+        if not abs(value) <= most:
+            raise ValueError(
+                f"{name} must be finite, and at most {most:g} in size, got {quoted(value)}"
+            )
+    elif isinstance(value, (list, tuple, dict)):
+        if len(value) > MAX_LENGTH or depth > MAX_NESTING:
+            raise ValueError(
+                f"{name} must be nested at most {MAX_NESTING} deep, with at most "
+                f"{MAX_LENGTH} values, got {quoted(value)}"
+            )
+        parts = value.items() if isinstance(value, dict) else ((name, v) for v in value)
+        for key, part in parts:
+            within = f"{name}: {quoted(key)[1:-1]}" if isinstance(value, dict) else name
+            _check_values(within, part, most, depth + 1)

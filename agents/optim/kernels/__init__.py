@@ -24,6 +24,7 @@ from .generic import generic_kernel
 __all__ = [
     "FUSED",
     "KERNELS",
+    "KernelOptions",
     "allocate",
     "kernel_of",
     "register",

@@ -66,7 +66,7 @@ def test_optional_entries_are_left_out_at_their_defaults():
         ({"layers": None}, r"'layers' is None; required: feature_version, features"),
         ({"horizon": True}, "'horizon' is True; required"),
         ({"anytime": None}, "anytime must be True or False"),
-        ({"memory": -1}, "memory must be an integer, at least 0, got -1"),
+        ({"memory": -1}, "memory must be an integer, at least 0, at most 4096, got -1"),
         ({"memory": 3}, r"do not lead from 30 inputs to 1 outputs"),
     ],
 )

@@ -1,0 +1,540 @@
+"""Checks of a saved state before anything of it is taken.
+
+A checkpoint can be damaged, of another model, or changed by hand. Every entry is checked
+for its presence, type, shape, finiteness and range, so that a state that loads can also go
+on. The entries of a controller's state are described in
+:func:`agents.optim.controller.initial_state`, those of a parameter's in
+:mod:`agents.optim.kernels.base`, :mod:`agents.optim.probe` and :mod:`agents.optim.guard`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optenv.checks import is_number, quoted
+from optenv.rules import switching
+from optenv.telemetry import FEATURES, History, Losses
+
+from ..policy.module import Policy
+from ..policy.spec import MAX_NUMBER, MIN_EPS
+from .clock import CLOCK, PEAK, SCHEDULES
+from .kernels import KernelOptions, kernel_of
+from .kernels.base import initial_slot
+from .probe import buffer_shape
+from .tensors import real, wide
+
+__all__ = [
+    "check_buffers",
+    "check_controller",
+    "check_parameter_states",
+    "check_scheduler",
+    "check_settings",
+]
+
+#: Largest number of steps: beyond it, doubles do not tell two numbers of steps apart.
+MAX_STEPS = 2**53
+
+#: Largest number of decisions in a trace.
+MAX_DECISIONS = 10**6
+
+#: Largest factor between the steps of a chosen rule and Adam's.
+MAX_SCALE = 1e25
+
+#: Numbers beyond the root of the largest that a moment may be: the guard lets no gradient
+#: pass whose square overflows, and sums of gradients are several times as large.
+MOMENT_MARGIN = 1e3
+
+#: Moments that are averages of squares.
+SQUARES = ("exp_avg_sq", "short_exp_avg_sq", "square_avg")
+
+#: Buffers of the probe, of which a state has all or none.
+BUFFERS = ("last_grad", "last_step", "watched")
+
+#: Largest base learning rate, and the largest one that a policy makes of it.
+MAX_LR, MAX_EFFECTIVE_LR = 1e6, 1e20
+
+#: Ranges of numbers in a saved parameter group.
+SETTINGS = {
+    "lr": (0.0, MAX_LR),
+    "initial_lr": (0.0, MAX_LR),
+    PEAK: (0.0, MAX_LR),
+    "effective_lr": (0.0, MAX_EFFECTIVE_LR),
+    "weight_decay": (0.0, 1e3),
+    "eps": (MIN_EPS, MAX_NUMBER),
+}
+
+#: Entries that states of 0.1 do not have, for a run that goes on as it did then.
+ADDED = {"loss_shift": 0.0, "early_peak": 0.0}
+
+COUNTERS = (
+    "steps", "skipped", "skipped_in_a_row", "rollbacks", "clipped", "ignored_losses",
+    "ignored_actions", "norms",
+)  # fmt: skip
+FLAGS = ("rolled_back", "probing", "negative")
+
+
+# The controller.
+
+
+def check_controller(policy: Policy, saved: Any) -> dict[str, Any]:
+    """Check the state of a controller, and return it with its tensors on the CPU.
+
+    Args:
+        policy: the policy of the controller.
+        saved: state to load; entries that early versions did not have may be missing.
+
+    Raises:
+        ValueError: it is none, of another policy or of an earlier version, or an entry is
+            missing or not valid; the message names and quotes it.
+    """
+    # 1. A state of this policy
+    if saved is None:
+        raise ValueError(
+            "the state to load has no 'controller': it was not saved by an optimizer with "
+            "a policy"
+        )
+    if not isinstance(saved, Mapping):
+        raise _invalid("controller", saved, "a dictionary")
+    if "memory" not in saved:
+        raise ValueError(
+            "the state to load was saved by an earlier version of optenv, which this one "
+            "cannot go on from"
+        )
+    used, fingerprint = saved.get("policy"), policy.fingerprint()
+    if used != fingerprint:
+        shown = used[:12] if isinstance(used, str) else quoted(used)
+        raise ValueError(
+            f"the state to load is of policy {shown}, but here is {fingerprint[:12]} "
+            "(which, if none is named, depends on whether there is a total_steps)"
+        )
+    # 2. All of its entries, and no others
+    state = {**CLOCK, **ADDED, **saved}
+    checks = _checks(policy, _telemetry_dtype(state))
+    _check_keys("controller", state, [*checks, "policy"])
+    for name, check in checks.items():
+        state[name] = check(f"controller: {name}", state[name])
+    # 3. Entries that belong together
+    _check_clock(policy, state)
+    return state
+
+
+def _telemetry_dtype(state: Mapping[str, Any]) -> torch.dtype:
+    """Return the data type of a state's tensors: single or double precision."""
+    value = state.get("log_multiplier")
+    if isinstance(value, Tensor) and value.dtype in (torch.float32, torch.float64):
+        return value.dtype
+    raise _invalid("controller: log_multiplier", value, "a tensor of float32 or float64")
+
+
+#: Check an entry by its name, and return it; raises a ``ValueError``.
+Check = Callable[[str, Any], Any]
+
+
+def _checks(policy: Policy, dtype: torch.dtype) -> dict[str, Check]:
+    """Return the checks of all entries but the policy, by name."""
+    action, bound = policy.action, policy.action.bound * (1 + 1e-6)
+    chosen = len(switching.NAMES) - 1 if action.chooses_rule else -1
+    one, multiplier = _tensor(dtype, (1,)), _tensor(dtype, (1,), -bound, bound)
+    columns = 3 + len(FEATURES) + 1
+    return {
+        "total_steps": _optional(_integer(1)) if policy.anytime else _integer(1),
+        "schedule": _schedule,
+        "warmup_steps": _integer(),
+        "origin": _row(_integer(), _number(0.0, 1.0)),
+        "fall": _optional(_row(_integer(), _integer(1), _number(0.0, 1.0))),
+        **dict.fromkeys(COUNTERS, _integer()),
+        **dict.fromkeys(FLAGS, _flag),
+        "mean_square": _number(0.0),
+        "early_peak": _number(0.0),
+        "loss_shift": _optional(_number()),
+        "log_multiplier": multiplier,
+        "highest": multiplier,
+        "previous_action": one,
+        "shown": _tensor(dtype, (1, action.observed)),
+        "chosen": _integer(-1, chosen),
+        "scale": _optional(_number(0.0, MAX_SCALE)),
+        "said": _tensor(dtype, (1, action.outputs)),
+        "new_run": _number(0.0, 1.0),
+        "told": one,
+        "memory": _tensor(dtype, tuple(policy.blank(1).shape)),
+        "losses": _dictionary(
+            {**dict.fromkeys(Losses._fields, _number(0.0)), "deviation": _at_least_zero}
+        ),
+        "history": _dictionary(
+            {
+                **dict.fromkeys(History._fields, one),
+                **dict.fromkeys(("windows", "loss_windows"), _tensor(dtype, (1,), 0.0)),
+            }
+        ),
+        "trace": _trace(dtype, columns),
+    }
+
+
+def _check_clock(policy: Policy, state: Mapping[str, Any]) -> None:
+    """Refuse a clock that cannot be that of a run.
+
+    Raises:
+        ValueError: its entries contradict each other.
+    """
+    total, steps, fall = state["total_steps"], state["steps"], state["fall"]
+    begin, _ = state["origin"]
+    if policy.anytime and total is not None:
+        raise _invalid("controller: total_steps", total, "None, as of an anytime policy")
+    if begin > steps or (total is not None and begin >= total):
+        raise _invalid(
+            "controller: origin", state["origin"],
+            f"of a step before total_steps={total} and up to steps={steps}",
+        )  # fmt: skip
+    if fall is not None and not (fall[0] < fall[1] and fall[0] <= steps):
+        raise _invalid(
+            "controller: fall", fall, f"from a step up to steps={steps} to a later one"
+        )
+
+
+def _integer(least: int = 0, most: int = MAX_STEPS) -> Check:
+    """Make a check of an integer in a range."""
+
+    def check(name: str, value: Any) -> int:
+        if type(value) is not int or not least <= value <= most:
+            raise _invalid(name, value, f"an integer from {least} to {most}")
+        return value
+
+    return check
+
+
+def _number(least: float = -math.inf, most: float = math.inf) -> Check:
+    """Make a check of a finite number in a range."""
+
+    def check(name: str, value: Any) -> float:
+        finite = is_number(value) and abs(value) <= MAX_FLOAT
+        if not finite or not least <= value <= most:
+            raise _invalid(name, value, f"a finite number from {least:g} to {most:g}")
+        return float(value)
+
+    return check
+
+
+#: Largest number of double precision; integers can be beyond it.
+MAX_FLOAT = torch.finfo(torch.float64).max
+
+
+def _at_least_zero(name: str, value: Any) -> float:
+    """Check a sum of squares, which can overflow to infinity."""
+    if not is_number(value) or not value >= 0 or (value > MAX_FLOAT and value != math.inf):
+        raise _invalid(name, value, "a number of at least 0")
+    return float(value)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _invalid(name, value, "True or False")
+    return value
+
+
+def _schedule(name: str, value: Any) -> str | None:
+    if value is not None and not (isinstance(value, str) and value in SCHEDULES):
+        raise _invalid(name, value, "'auto', 'always' or None")
+    return value
+
+
+def _optional(check: Check) -> Check:
+    """Make a check of a value that may be None."""
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _row(*checks: Check) -> Check:
+    """Make a check of a tuple, one check for each of its values."""
+
+    def check(name: str, value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, (tuple, list)) or len(value) != len(checks):
+            raise _invalid(name, value, f"{len(checks)} numbers")
+        return tuple(each(name, part) for each, part in zip(checks, value, strict=True))
+
+    return check
+
+
+def _dictionary(checks: Mapping[str, Check]) -> Check:
+    """Make a check of a dictionary with certain keys."""
+
+    def check(name: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise _invalid(name, value, "a dictionary")
+        _check_keys(name, value, list(checks))
+        return {key: each(f"{name}: {key}", value[key]) for key, each in checks.items()}
+
+    return check
+
+
+def _tensor(
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    least: float = -math.inf,
+    most: float = math.inf,
+) -> Check:
+    """Make a check of a finite tensor in a range, which is brought to the CPU."""
+
+    def check(name: str, value: Any) -> Tensor:
+        wanted = f"a tensor of {dtype} and shape {list(shape)}"
+        if type(value) is not Tensor or value.dtype != dtype or value.is_sparse:
+            raise _invalid(name, value, wanted)
+        if tuple(value.shape) != shape:
+            raise _invalid(name, value, wanted)
+        value = value.detach().cpu()
+        if not (value.isfinite() & (value >= least) & (value <= most)).all():
+            raise _invalid(name, value, f"finite, from {least:g} to {most:g}")
+        return value
+
+    return check
+
+
+def _trace(dtype: torch.dtype, columns: int) -> Check:
+    """Make a check of a trace, see :mod:`agents.optim.trace`."""
+
+    def check(name: str, value: Any) -> Tensor:
+        rows = len(value) if isinstance(value, Tensor) and value.dim() == 2 else 0
+        if not 1 <= rows <= MAX_DECISIONS:
+            raise _invalid(name, value, f"a tensor of 1 to {MAX_DECISIONS} decisions")
+        checked: Tensor = _tensor(dtype, (rows, columns), -MAX_FLOAT)(name, value)
+        rules = checked[:, -1]
+        names = len(switching.NAMES)
+        if not ((rules >= -1) & (rules < names) & (rules == rules.round())).all():
+            raise _invalid(name, rules, f"of rules from -1 to {names - 1}")
+        return checked
+
+    return check
+
+
+# Schedulers.
+
+
+def check_scheduler(
+    state: Mapping[str, Any], common: Sequence[str], groups: int
+) -> dict[str, Any]:
+    """Check the entries of a scheduler's state but its controller and its buffers.
+
+    Args:
+        state: state dictionary of a :class:`~agents.LearnedLR`.
+        common: names of the entries that all of torch's schedulers have.
+        groups: number of parameter groups.
+
+    Returns:
+        These entries.
+
+    Raises:
+        ValueError: an entry is missing or not valid.
+    """
+    _check_keys("scheduler", state, [*common, "controller", "kept"])
+    for name in common:
+        value = state[name]
+        if name not in ("base_lrs", "_last_lr"):
+            _integer()(name, value)
+            continue
+        if not isinstance(value, (list, tuple)) or len(value) != groups:
+            raise _invalid(name, value, f"a list of {groups} learning rates")
+        for rate in value:
+            single = isinstance(rate, Tensor) and rate.numel() == 1
+            _number(0.0, MAX_EFFECTIVE_LR)(name, rate.item() if single else rate)
+    kept = state["kept"]
+    if not isinstance(kept, Mapping) or not all(type(i) is int and i >= 0 for i in kept):
+        raise _invalid("kept", kept, "a dictionary of states by index of the parameter")
+    for i, values in kept.items():
+        valid = (*BUFFERS, "last_param")
+        if not isinstance(values, Mapping) or not set(values) <= set(valid):
+            raise _invalid(f"kept[{i}]", values, f"a dictionary of {', '.join(valid)}")
+        for key, value in values.items():
+            if not isinstance(value, Tensor):
+                raise _invalid(f"kept[{i}]: {key}", value, "a tensor")
+    return {name: state[name] for name in common}
+
+
+# Parameter groups and parameters.
+
+
+def check_settings(name: str, group: Mapping[str, Any]) -> None:
+    """Check the size of numbers in a saved parameter group.
+
+    Raises:
+        ValueError: one is not finite, negative or too large for single precision.
+    """
+    for key, (least, most) in SETTINGS.items():
+        value = group.get(key)
+        if isinstance(value, Tensor) and value.numel() == 1:
+            value = value.item()
+        if key in group and not (key == "eps" and value is None):
+            _number(least, most)(f"{name}: {key}", value)
+
+
+def check_parameter_states(
+    policy: Policy, final: Mapping[str, Any], params: Sequence[Tensor]
+) -> None:
+    """Check the states of parameters in a state dictionary of an optimizer.
+
+    Args:
+        policy: policy of the optimizer, whose rule has the slots.
+        final: state dictionary.
+        params: parameters here, in the order of those of the groups.
+
+    Raises:
+        ValueError: an entry is not valid; the message names it.
+    """
+    # 1. The parameters that the states are of
+    saved: list[Any] = []
+    for i, group in enumerate(final["param_groups"]):
+        indices = group.get("params")
+        if not isinstance(indices, (list, tuple)) or not all(
+            isinstance(index, Hashable) for index in indices
+        ):
+            raise _invalid(f"param_groups[{i}]: params", indices, "a list of indices")
+        saved += indices
+    if len(saved) != len(params):
+        return  # torch refuses it, with numbers of groups and parameters
+    by_index = dict(zip(saved, params, strict=True))
+    states = final["state"]
+    unknown = [index for index in states if index not in by_index]
+    if unknown:
+        raise _invalid(
+            "state", unknown, f"of the {len(params)} parameters in param_groups alone"
+        )
+    # 2. Their states
+    for index, state in states.items():
+        _check_parameter_state(policy, f"state[{index!r}]", state, by_index[index])
+
+
+def check_buffers(name: str, state: Any, p: Tensor) -> None:
+    """Check the buffers of the probe in a parameter's state.
+
+    Args:
+        name: of the state, for the message.
+        state: state of the parameter, which may have other entries.
+        p: the parameter.
+
+    Raises:
+        ValueError: one is missing, of the wrong type or shape, or not finite.
+    """
+    present = [key for key in (*BUFFERS, "last_param") if key in state]
+    if not present:
+        return
+    if missing := [key for key in BUFFERS if key not in state]:
+        raise ValueError(f"{name} has {present}, but no {missing}")
+    for key in present:
+        if key == "watched":
+            _check_scalar(f"{name}: {key}", state[key], 0.0, 1.0)
+        elif key == "last_param" and hasattr(p, "full_tensor"):
+            _check_moment(f"{name}: {key}", state[key], None, None)
+        else:
+            _check_moment(f"{name}: {key}", state[key], buffer_shape(p), None)
+
+
+def _check_parameter_state(policy: Policy, name: str, state: Any, p: Tensor) -> None:
+    """Check the entries of one parameter's state."""
+    if not isinstance(state, Mapping):
+        raise _invalid(name, state, "a dictionary")
+    kernel = kernel_of(policy.rule)
+    valid = [*sorted(kernel.slots), *BUFFERS, "last_param", "good_param"]
+    if unknown := [key for key in state if key not in valid]:
+        raise _invalid(name, unknown, f"entries out of {', '.join(valid)}")
+    # 1. The slots of the rule: all, or none before the first step and after a roll-back
+    slots = sorted(kernel.slots & state.keys())
+    if slots and len(slots) < len(kernel.slots):
+        raise ValueError(f"{name} has {slots}, but no {sorted(kernel.slots - set(slots))}")
+    for key in slots:
+        within, value = f"{name}: {key}", state[key]
+        if kernel.init is not initial_slot:  # a rule from outside, with slots of its own
+            like = kernel.init(key, p, KernelOptions())
+            _check_moment(within, value, like.shape, like.dtype)
+        elif key == "step":
+            _check_scalar(within, value, 0.0, float(MAX_STEPS), whole=True)
+        elif key == "mu_product":
+            _check_scalar(within, value, 0.0, 1.0)
+        else:
+            _check_moment(within, value, p.shape, wide(p.dtype), key in SQUARES)
+    # 2. What the probe and the guard keep
+    check_buffers(name, state, p)
+    if "good_param" in state:
+        _check_moment(f"{name}: good_param", state["good_param"], p.shape, None)
+
+
+def _check_scalar(
+    name: str, value: Any, least: float, most: float, whole: bool = False
+) -> None:
+    """Check a real tensor of one number in a range; a whole one may be a plain float."""
+    number = math.nan
+    if isinstance(value, Tensor) and value.is_floating_point() and not value.dim():
+        number = value.item()
+    elif whole and isinstance(value, float):  # as early versions of torch had them
+        number = value
+    if not least <= number <= most or (whole and number != int(number)):
+        kind = "a whole number" if whole else "a number"
+        raise _invalid(name, value, f"a tensor of {kind} from {least:g} to {most:g}")
+
+
+def _check_moment(
+    name: str,
+    value: Any,
+    shape: torch.Size | None,
+    dtype: torch.dtype | None,
+    square: bool = False,
+) -> None:
+    """Check a tensor of floating-point numbers, which must be finite and not too large.
+
+    Args:
+        name: of the entry, for the message.
+        value: the entry.
+        shape: shape that it must have; None for any.
+        dtype: data type that it must have; None for any real floating point.
+        square: whether it is an average of squares, which is not negative.
+    """
+    if not isinstance(value, Tensor) or value.layout is not torch.strided:
+        raise _invalid(name, value, "a dense tensor")
+    if shape is not None and value.shape != shape:
+        raise _invalid(name, value, f"of shape {list(shape)}")
+    if value.dtype != dtype if dtype else not value.dtype.is_floating_point:
+        if not (dtype is None and value.is_complex()):
+            raise _invalid(name, value, f"of {dtype or 'floating point'}")
+    local: Any = value.to_local() if hasattr(value, "to_local") else value
+    numbers = real(local.detach())
+    if not numbers.numel():
+        return
+    largest = torch.finfo(numbers.dtype).max
+    most = largest if square else min(MOMENT_MARGIN * math.sqrt(largest), largest)
+    least = 0.0 if square else -most
+    low, high = (float(each) for each in torch.aminmax(numbers))
+    if not (least <= low and high <= most):  # NaN in one number is NaN in both
+        raise ValueError(
+            f"the state to load is not valid: {name} must have finite numbers from "
+            f"{least:.3g} to {most:.3g}, got {low:g} to {high:g}"
+        )
+
+
+# Messages.
+
+
+def _check_keys(name: str, given: Mapping[Any, Any], valid: Sequence[str]) -> None:
+    """Refuse a dictionary of other keys.
+
+    Raises:
+        ValueError: a key is missing or unknown.
+    """
+    if missing := [key for key in valid if key not in given]:
+        raise ValueError(f"the state to load is not valid: {name} has no {missing}")
+    if unknown := [key for key in given if key not in valid]:
+        raise ValueError(
+            f"the state to load is not valid: {name} has unknown entries "
+            f"{quoted(unknown)}, maybe of a later version of optenv; valid: "
+            f"{', '.join(valid)}"
+        )
+
+
+def _invalid(name: str, value: Any, valid: str) -> ValueError:
+    """Compose the error on an entry, with its value and the valid ones."""
+    shown = quoted(value)
+    if isinstance(value, Tensor) and value.numel() > 4:
+        shown = f"a tensor of {value.dtype} and shape {list(value.shape)}"
+    return ValueError(
+        f"the state to load is not valid: {name} must be {valid}, got {shown}"
+    )
