@@ -23,6 +23,7 @@ from optenv.telemetry import FEATURES, History, Losses
 from ..policy.module import Policy
 from ..policy.spec import MAX_NUMBER, MIN_EPS
 from .clock import CLOCK, PEAK, SCHEDULES
+from .distributed import is_sharded
 from .kernels import KernelOptions, kernel_of
 from .kernels.base import initial_slot
 from .probe import buffer_shape
@@ -48,6 +49,9 @@ MAX_SCALE = 1e25
 #: Numbers beyond the root of the largest that a moment may be: the guard lets no gradient
 #: pass whose square overflows, and sums of gradients are several times as large.
 MOMENT_MARGIN = 1e3
+
+#: Largest mean of gradients, in units of the root of the largest mean square.
+MAX_MEAN = 1e6
 
 #: Moments that are averages of squares.
 SQUARES = ("exp_avg_sq", "short_exp_avg_sq", "square_avg")
@@ -453,10 +457,33 @@ def _check_parameter_state(policy: Policy, name: str, state: Any, p: Tensor) -> 
             _check_scalar(within, value, 0.0, 1.0)
         else:
             _check_moment(within, value, p.shape, wide(p.dtype), key in SQUARES)
+    if slots and policy.rule.name == switching.RULE.name and not is_sharded(p):
+        _check_means(name, state)
     # 2. What the probe and the guard keep
     check_buffers(name, state, p)
     if "good_param" in state:
         _check_moment(f"{name}: good_param", state["good_param"], p.shape, None)
+
+
+def _check_means(name: str, state: Mapping[str, Any]) -> None:
+    """Refuse means of gradients far beyond the root of their mean square.
+
+    A rule is scaled to the length of Adam's step, which would overflow. The decay rates of
+    a policy that chooses rules are fixed, so that its means are never that large.
+
+    Raises:
+        ValueError: there is such a mean.
+    """
+    squares = real(state["exp_avg_sq"])
+    largest = float(squares.max()) if squares.numel() else 0.0
+    most = MAX_MEAN * math.sqrt(largest) + 1e-6
+    for key in ("exp_avg", "slow_exp_avg"):
+        size = float(real(state[key]).abs().max()) if state[key].numel() else 0.0
+        if size > most:
+            raise ValueError(
+                f"the state to load is not valid: {name}: {key} has numbers of size "
+                f"{size:.3g}; with this exp_avg_sq, at most {most:.3g} are possible"
+            )
 
 
 def _check_scalar(
