@@ -1,0 +1,80 @@
+"""Files that are written beside their place and renamed, so that none is ever half written.
+
+A process that is killed, and a disk that is full, leave the previous file as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["is_full", "replacing", "write_bytes", "write_text"]
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Replace a file by one that is written within, or leave it as it is.
+
+    The new file takes the place of the old one in one step, after its bytes are on the
+    disk, and with the old one's permissions. A link stays one; what is no regular file,
+    such as ``/dev/stdout``, is written directly.
+
+    Args:
+        path: file to replace or to make.
+
+    Yields:
+        Path in the same folder, with the same suffix, at which to write the new file.
+
+    Raises:
+        OSError: it cannot be written; it names ``path``, which is as it was before.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        yield target
+        return
+    part = target.with_name(f".{target.stem}-{secrets.token_hex(4)}.part{target.suffix}")
+    try:
+        yield part
+        if target.exists():
+            shutil.copymode(target, part)
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, target)
+    except OSError as error:
+        if error.filename in (None, str(part)):
+            error.filename, error.filename2 = str(path), None
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file in one step, see :func:`replacing`."""
+    with replacing(path) as part:
+        part.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file of text in UTF-8 in one step, see :func:`replacing`."""
+    write_bytes(path, text.encode())
+
+
+def is_full(error: OSError) -> bool:
+    """Return whether a file could not be written for lack of space or quota."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a renamed file survive a power failure, where the system can do so."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
