@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Iterator
 
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
@@ -43,79 +42,84 @@ def rounded(model: BaseAlgorithm | UnrolledLR, timesteps: int) -> int:
 
 
 class Rollouts:
-    """Size of a model's next rollout, and control steps that it has learned from.
+    """Size of a model's rollouts in a training, the last of which may be shorter.
 
     Args:
-        model: model that is trained; its settings are back after :meth:`restored`.
+        model: model that is trained; its ``learn`` has begun.
         timesteps: number of control steps at the end of the training, in all.
     """
 
     def __init__(self, model: BaseAlgorithm, timesteps: int) -> None:
         self.model, self.timesteps = model, timesteps
-        self._unfinished: int | None = None  # control steps when the rollout began
-        if isinstance(model, OnPolicyAlgorithm):
-            self._whole: int | TrainFreq = model.n_steps
-        elif isinstance(model, OffPolicyAlgorithm):
-            assert isinstance(model.train_freq, TrainFreq)  # from its learn() on
-            self._whole = model.train_freq
+        self._setting = _setting(model)
+        self._whole = getattr(model, self._setting, None)
+        self._begun: int | None = None  # control steps when the present rollout began
+        self._shorten()
 
     def begin(self) -> None:
-        """Note that a rollout begins, and give its buffer the rollout's size."""
-        self._unfinished, model = self.model.num_timesteps, self.model
+        """Note that a rollout begins."""
+        self._begun = self.model.num_timesteps
+        self._fit_buffer()
+
+    def end(self) -> None:
+        """Note that a rollout has ended, and choose the size of the next one."""
+        self._begun = None
+        self._shorten()  # Stable-Baselines3 reads the size before a rollout begins
+
+    @contextlib.contextmanager
+    def restored(self) -> Iterator[None]:
+        """Give the model the size of its whole rollouts within, for its file."""
+        shortened = getattr(self.model, self._setting, None)
+        self._set(self._whole)
+        try:
+            yield
+        finally:
+            self._set(shortened)
+
+    def close(self) -> None:
+        """Restore the size of whole rollouts at the end of the training.
+
+        An on-policy algorithm learns from whole rollouts alone. After an interrupt, it
+        takes back the control steps of an unfinished one, and a resumed training makes
+        them anew.
+        """
+        self._set(self._whole)
+        if isinstance(self.model, OnPolicyAlgorithm):
+            self._fit_buffer()
+            if self._begun is not None:
+                self.model.num_timesteps = self._begun
+
+    def _set(self, value: int | TrainFreq | None) -> None:
+        if value is not None:
+            setattr(self.model, self._setting, value)
+
+    def _shorten(self) -> None:
+        """Make the next rollout no longer than the control steps that are left."""
+        model = self.model
+        left = (self.timesteps - model.num_timesteps) // model.n_envs
+        if left < 1 or unit(model) > model.n_envs:
+            return
+        if isinstance(self._whole, TrainFreq):
+            if self._whole.unit == TrainFrequencyUnit.STEP:
+                self._set(self._whole._replace(frequency=min(self._whole.frequency, left)))
+        elif self._whole is not None:
+            self._set(min(self._whole, left))
+
+    def _fit_buffer(self) -> None:
+        """Give an on-policy algorithm's buffer the size of the next rollout."""
+        model = self.model
         if not isinstance(model, OnPolicyAlgorithm):
             return
         buffer = model.rollout_buffer
         if buffer.buffer_size != model.n_steps:
             buffer.buffer_size = model.n_steps
             shape = getattr(buffer, "hidden_state_shape", None)
-            if shape is not None:  # of a recurrent policy
-                buffer.hidden_state_shape = (model.n_steps, *shape[1:])
+            if shape is not None:  # of a recurrent policy, whose class is sb3-contrib's
+                shape = (model.n_steps, *shape[1:])
+                setattr(buffer, "hidden_state_shape", shape)  # noqa: B010
             buffer.reset()
 
-    def end(self) -> None:
-        """Note that a rollout has ended; its steps are learned from next."""
-        self._unfinished = None
 
-    def shorten(self) -> None:
-        """Make the next rollout no longer than the control steps that are left.
-
-        Stable-Baselines3 reads a rollout's size before it begins.
-        """
-        model = self.model
-        left = (self.timesteps - model.num_timesteps) // model.n_envs
-        if left < 1:
-            return
-        if isinstance(model, OnPolicyAlgorithm):
-            if unit(model) == model.n_envs:
-                model.n_steps = min(model.n_steps, left)
-        elif isinstance(model, OffPolicyAlgorithm):
-            assert isinstance(model.train_freq, TrainFreq)
-            if model.train_freq.unit == TrainFrequencyUnit.STEP:
-                frequency = min(model.train_freq.frequency, left)
-                model.train_freq = TrainFreq(frequency, TrainFrequencyUnit.STEP)
-
-    @contextlib.contextmanager
-    def restored(self) -> Iterator[None]:
-        """Give the model its own settings within, for its file.
-
-        On-policy algorithms also take back the control steps of an unfinished rollout,
-        which they have not learned from, so that a resumed training makes them anew.
-        """
-        model = self.model
-        steps = model.num_timesteps
-        if isinstance(model, OnPolicyAlgorithm):
-            shortened: int | TrainFreq = model.n_steps
-            model.n_steps = self._whole  # type: ignore[assignment]
-            if self._unfinished is not None:
-                model.num_timesteps = self._unfinished
-        elif isinstance(model, OffPolicyAlgorithm):
-            shortened = model.train_freq  # type: ignore[assignment]
-            model.train_freq = self._whole  # type: ignore[assignment]
-        try:
-            yield
-        finally:
-            model.num_timesteps = steps
-            if isinstance(model, OnPolicyAlgorithm):
-                model.n_steps = shortened  # type: ignore[assignment]
-            elif isinstance(model, OffPolicyAlgorithm):
-                model.train_freq = shortened  # type: ignore[assignment]
+def _setting(model: BaseAlgorithm) -> str:
+    """Return the attribute that holds the size of a model's rollouts."""
+    return "n_steps" if isinstance(model, OnPolicyAlgorithm) else "train_freq"
