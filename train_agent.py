@@ -8,7 +8,8 @@
 
 The folder ``--out`` gets config.json, model.zip (of Stable-Baselines3's algorithms),
 policy.safetensors and policy.json (for agents.LearnedOptimizer), TensorBoard logs, eval.csv
-and curves.png.
+and curves.png. Model and policy are written at intervals, so that a killed training can be
+resumed (--save-every, --resume). Ctrl-C and SIGTERM end it with the policy so far.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import contextlib
 import shlex
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,7 +39,7 @@ from agents.evaluation.cli_options import (
 from agents.evaluation.report.plots import plot_curves
 from agents.evaluation.report.tables import format_table, write_csv
 from agents.evaluation.tasks.heldout import HELDOUT
-from agents.rl import factory, training
+from agents.rl import factory, rollouts, training
 from agents.rl.cli import (
     check_candidates,
     check_evaluation,
@@ -46,6 +48,8 @@ from agents.rl.cli import (
 )
 from agents.rl.presets import PRESETS
 from agents.rl.seeds import train_candidates
+from agents.utils.atomic import is_full
+from agents.utils.interrupts import terminated_as_interrupted
 from agents.utils.progress import echo
 
 
@@ -71,7 +75,12 @@ def number(flag: str, help: str) -> Any:
 @click.command(help=__doc__.splitlines()[0], context_settings={"show_default": True})
 @click.option("--agent", type=click.Choice(list(PRESETS)), default="ppo", help="Preset.")
 @click.option("--env", "env_id", help="Environment id.  [default: the preset's]")
-@number("--timesteps", "Control steps.")
+@number(
+    "--timesteps",
+    "Control steps, over all runs. The last rollout is cut to end there, up to a multiple "
+    "of --num-envs; but PPO and RL² with --copies from 2 on learn from whole runs, and "
+    "unrolled agents from whole rounds, to which the number is rounded up (it is said).",
+)
 @number("--num-envs", "Runs at once.")
 @number(
     "--copies",
@@ -90,6 +99,12 @@ def number(flag: str, help: str) -> Any:
 )
 @assignments("--env-arg", "env_arg", "Argument of the environment; repeatable.")
 @assignments("--set", "overrides", "Argument of the algorithm; repeatable.")
+@click.option(
+    "--save-every",
+    type=click.IntRange(1),
+    help="Control steps from one writing of model.zip and policy to the next, which waits "
+    f"for the end of a rollout.  [default: 1/{training.CHECKPOINTS} of the training]",
+)
 @click.option(
     "--resume",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -115,6 +130,7 @@ def number(flag: str, help: str) -> Any:
 @tuning_seeds_option(help="Other seeds, to tune AdamW on.")
 @workers_option(1, 2, "Processes that train candidates, and run policy and baselines.")
 @click.option("--progress/--no-progress", default=True, help="Report the progress.")
+@terminated_as_interrupted()
 def main(**options: Any) -> None:
     begun = time.monotonic()
     torch.set_num_threads(1)  # the batched networks are too small for more to pay
@@ -143,6 +159,7 @@ def main(**options: Any) -> None:
     seeds, tuning = seed_ranges(options["eval_seeds"], options["tuning_seeds"])
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(stops_explained(folder))
 
         def start() -> BaselineRuns:
             echo(
@@ -160,9 +177,18 @@ def main(**options: Any) -> None:
                 f"training: {options['agent']} on {config['env_id']}, "
                 f"{config['timesteps']:,} control steps, results in {folder}"
             )
+            if rollouts.rounded(model, timesteps) != timesteps:
+                last = model.num_timesteps + rollouts.rounded(model, timesteps)
+                echo(
+                    f"training: it makes {rollouts.unit(model):,} control steps at a time, "
+                    f"and so ends at {last:,}"
+                )
             if several:
                 learn_several(options, config, folder)
-            elif not training.learn(model, timesteps, folder, progress=options["progress"]):
+            elif not training.learn(
+                model, timesteps, folder, progress=options["progress"],
+                save_every=options["save_every"],
+            ):  # fmt: skip
                 stop(f"interrupted; what was learned so far is in {folder}")
             training.sign(policy, shlex.join(["python", "train_agent.py", *sys.argv[1:]]))
             echo(f"training: done after {minutes_since(begun)}, policy in {policy}.*")
@@ -182,12 +208,28 @@ def main(**options: Any) -> None:
         except KeyboardInterrupt:
             stop(f"interrupted; --policy {policy} evaluates the policy anew")
 
-    # 4. Report.
-    write_csv(rows, folder / "eval.csv")
-    plot_curves(rows, folder / "curves.png")
-    echo(f"wrote {folder}/eval.csv and {folder}/curves.png")
-    echo(f"all done in {minutes_since(begun)}\n")
-    echo(format_table(rows))
+        # 4. Report.
+        write_csv(rows, folder / "eval.csv")
+        plot_curves(rows, folder / "curves.png")
+        echo(f"wrote {folder}/eval.csv and {folder}/curves.png")
+        echo(f"all done in {minutes_since(begun)}\n")
+        echo(format_table(rows))
+
+
+@contextlib.contextmanager
+def stops_explained(folder: Path) -> Iterator[None]:
+    """End the program in one line on an interrupt, and where the disk is full."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        stop(f"interrupted; the results so far are in {folder}")
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise click.ClickException(
+            f"{error.filename or folder} cannot be written: {error.strerror}; the files in "
+            f"{folder} are the last that were written as a whole"
+        ) from error
 
 
 def learn_several(options: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
@@ -197,6 +239,7 @@ def learn_several(options: dict[str, Any], config: dict[str, Any], folder: Path)
             options["agent"], options["seed"], config, folder,
             count=config["candidates"], members=config["members"],
             workers=options["workers"], progress=options["progress"],
+            save_every=options["save_every"],
         )  # fmt: skip
     except KeyboardInterrupt:
         stop(

@@ -24,6 +24,7 @@ from ..evaluation.tasks.problem import HeldoutTask
 from ..evaluation.tasks.selection import SELECTION
 from ..policy.ensemble import average
 from ..policy.files import load_policy, save_policy
+from ..utils.interrupts import terminated_as_interrupted
 from ..utils.progress import echo
 from ..utils.workers import Workers, stopped
 from . import factory, training
@@ -45,12 +46,14 @@ class Candidate(NamedTuple):
         seed: seed of the training.
         config: see :func:`agents.rl.factory.build`; with ``timesteps``.
         folder: folder of its results.
+        save_every: see :func:`agents.rl.training.learn`.
     """
 
     agent: str
     seed: int
     config: Mapping[str, Any]
     folder: Path
+    save_every: int | None = None
 
 
 def train_candidates(
@@ -64,6 +67,7 @@ def train_candidates(
     workers: int,
     tasks: Sequence[HeldoutTask] = SELECTION,
     progress: bool = True,
+    save_every: int | None = None,
 ) -> None:
     """Train ``count`` policies, and write the average of the best ones.
 
@@ -71,15 +75,17 @@ def train_candidates(
         agent: key of :data:`~agents.rl.presets.PRESETS`.
         seed: seed of the first training; the others follow in steps of :data:`STRIDE`.
         config: see :func:`agents.rl.factory.build`; with ``timesteps``.
-        folder: folder of ``policy.*``, ``selection.csv``, and a folder for each candidate.
+        folder: folder of ``policy.*``, ``selection.csv``, and a folder for each candidate,
+            from whose ``model.zip`` its training can be resumed alone.
         count: number of trainings.
         members: number of policies that are averaged.
         workers: number of processes that train and evaluate.
         tasks: tasks to select by.
         progress: report trainings that have ended, and show a bar during the evaluation.
+        save_every: see :func:`agents.rl.training.learn`.
     """
     candidates = [
-        Candidate(agent, seed + i * STRIDE, config, folder / f"candidate-{i}")
+        Candidate(agent, seed + i * STRIDE, config, folder / f"candidate-{i}", save_every)
         for i in range(count)
     ]
 
@@ -108,10 +114,19 @@ def _train(candidate: Candidate) -> float:
     if stopped():  # it had not started when the user interrupted
         raise CancelledError
     begun = time.monotonic()
-    candidate.folder.mkdir(parents=True)
-    model = factory.build(candidate.agent, candidate.config, seed=candidate.seed)
-    timesteps = candidate.config["timesteps"]
-    training.learn(model, timesteps, candidate.folder, progress=False)
+    config, folder = candidate.config, candidate.folder
+    folder.mkdir(parents=True)
+    single = {"agent": candidate.agent, "seed": candidate.seed, **config}
+    single |= {"candidates": 1, "members": 1}
+    training.write_config(folder / "config.json", single)
+    model = factory.build(candidate.agent, config, seed=candidate.seed)
+    with terminated_as_interrupted():
+        finished = training.learn(
+            model, config["timesteps"], folder, progress=False,
+            save_every=candidate.save_every,
+        )  # fmt: skip
+    if not finished:
+        raise CancelledError
     return (time.monotonic() - begun) / 60
 
 

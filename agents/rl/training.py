@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import platform
@@ -18,10 +19,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
 from ..policy.files import load_policy, save_policy
+from ..utils.atomic import write_bytes, write_text
 from ..utils.averaging import TailAverage
 from ..utils.progress import echo, progress_bar
 from ..utils.workers import stopped
 from .export import export_policy
+from .rollouts import Rollouts, rounded
 from .unrolled import UnrolledLR
 
 __all__ = ["learn", "new_folder", "sign", "write_config"]
@@ -55,71 +58,107 @@ def new_folder(path: Path, *, numbered: bool = False) -> Path:
     return folder
 
 
+#: Parts of a training after each of which its files are written, unless told otherwise.
+CHECKPOINTS = 50
+
+
 def learn(
-    model: BaseAlgorithm | UnrolledLR, timesteps: int, folder: Path, *, progress: bool
+    model: BaseAlgorithm | UnrolledLR,
+    timesteps: int,
+    folder: Path,
+    *,
+    progress: bool,
+    save_every: int | None = None,
 ) -> bool:
     """Train a model, and write ``model.zip`` and the exported policy.
 
-    Both hold the average of the policies in the last part of the training, see
-    :class:`~agents.utils.averaging.TailAverage`. A learner that unrolls writes the policy
-    alone. The policy is also written after every tenth of the training, so that even a
-    killed process leaves one.
+    At the end both hold the average of the policies in the last part of the training, see
+    :class:`~agents.utils.averaging.TailAverage`. Before that they are written at intervals,
+    as they are then, so that a killed process leaves a training to resume. A learner that
+    unrolls writes the policy alone.
 
     Args:
         model: see :func:`agents.rl.factory.build`.
-        timesteps: control steps to make, over all runs.
+        timesteps: control steps to make, over all runs; they are rounded up to what the
+            algorithm can make, see :func:`agents.rl.rollouts.rounded`.
         folder: folder of the files.
         progress: show a progress bar, and print what the training came to.
+        save_every: control steps from one writing of the files to the next, which waits
+            for the end of a rollout; by default a part of :data:`CHECKPOINTS`.
 
     Returns:
         True if the training went to its end, False if the user interrupted it.
+
+    Raises:
+        OSError: a file cannot be written; it is left as it was.
     """
+    timesteps = rounded(model, timesteps)
+    save_every = save_every or max(1, timesteps // CHECKPOINTS)
     if isinstance(model, UnrolledLR):
-        return _learn_unrolled(model, timesteps, folder, progress=progress)
+        return _learn_unrolled(model, timesteps, folder, save_every, progress=progress)
     finished = True
     model.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
-    recorder = _Recorder(folder, timesteps)
+    recorder = _Recorder(folder, timesteps, save_every)
     with progress_bar(timesteps, "training", progress, "control step") as advance:
         recorder.advance = advance
         try:
             model.learn(timesteps, callback=recorder, reset_num_timesteps=False)
         except KeyboardInterrupt:
             finished = False
-    recorder.load_average()
-    model.save(folder / "model.zip")
-    export_policy(model, folder / "policy")
+    recorder.close()
+    _save(model, folder)
     if progress and recorder.late_ends:
         echo(f"training: {recorder.summary()}")
     return finished
 
 
+def _save(model: BaseAlgorithm, folder: Path) -> None:
+    """Write ``model.zip`` and the policy."""
+    file = io.BytesIO()
+    model.save(file)
+    write_bytes(folder / "model.zip", file.getvalue())
+    export_policy(model, folder / "policy")
+
+
 class _Recorder(BaseCallback):
-    """Log the runs' ends, export the policy now and then, and average the late policies.
+    """Log the runs' ends, save the model now and then, and average the late policies.
 
     Args:
-        folder: folder of the exported policy.
+        folder: folder of the model and the policy.
         timesteps: control steps of the training, over all runs.
+        save_every: control steps from one saving to the next.
     """
 
-    def __init__(self, folder: Path, timesteps: int) -> None:
+    def __init__(self, folder: Path, timesteps: int, save_every: int) -> None:
         super().__init__()
-        self.folder, self.timesteps = folder, timesteps
+        self.folder, self.timesteps, self.save_every = folder, timesteps, save_every
         self.average: TailAverage | None = None  # until the training starts
+        self.rollouts: Rollouts | None = None  # until then as well
         self.advance: Callable[[int], object] = lambda count: None
         self.advanced = self.started = 0
         #: Return, divergence and validation loss of each run that ended in the last tenth.
         self.late_ends: list[tuple[float, bool, float]] = []
 
     def _on_training_start(self) -> None:
-        self.export_interval = max(1, self.timesteps // 10)
-        self.next_export = self.num_timesteps + self.export_interval
+        self.next_save = self.num_timesteps + self.save_every
         self.average = TailAverage(self.timesteps, self.num_timesteps, running=True)
+        self.rollouts = Rollouts(self.model, self.num_timesteps + self.timesteps)
         self.advanced = self.started = self.num_timesteps
 
     def _on_rollout_start(self) -> None:
-        assert self.average is not None
+        assert self.average is not None and self.rollouts is not None
         state = self.model.policy.state_dict()
         self.average.update(self.num_timesteps, state.values())
+        if self.num_timesteps >= self.next_save:
+            # Here, since before a rollout the model has learned from all its steps
+            self.next_save = self.num_timesteps + self.save_every
+            with self.rollouts.restored():
+                _save(self.model, self.folder)
+        self.rollouts.begin()
+
+    def _on_rollout_end(self) -> None:
+        assert self.rollouts is not None
+        self.rollouts.end()
 
     def summary(self) -> str:
         """Describe the runs that ended in the last tenth of the training."""
@@ -132,6 +171,12 @@ class _Recorder(BaseCallback):
             f"{returns.mean():.3g}, {diverged.mean():.1%} diverged, median log validation "
             f"loss {np.median(log_losses):.3g}"
         )
+
+    def close(self) -> None:
+        """Give the model its own settings and its average, at the end of the training."""
+        if self.rollouts is not None:
+            self.rollouts.close()
+        self.load_average()
 
     def load_average(self) -> None:
         """Give the model the average of its late policies, if it has come that far."""
@@ -158,14 +203,11 @@ class _Recorder(BaseCallback):
             self.logger.record("optenv/log_validation_loss", float(np.median(losses)))
         self.advance(self.num_timesteps - self.advanced)
         self.advanced = self.num_timesteps
-        if self.num_timesteps >= self.next_export:
-            self.next_export += self.export_interval
-            export_policy(self.model, self.folder / "policy")
         return not stopped()
 
 
 def _learn_unrolled(
-    model: UnrolledLR, timesteps: int, folder: Path, *, progress: bool
+    model: UnrolledLR, timesteps: int, folder: Path, save_every: int, *, progress: bool
 ) -> bool:
     """Train a learner that unrolls; see :func:`learn`."""
     finished, saved_at = True, model.num_timesteps
@@ -174,7 +216,7 @@ def _learn_unrolled(
     def callback(learner: UnrolledLR, mean_return: float) -> bool:
         nonlocal saved_at, last_return
         last_return = mean_return
-        if learner.num_timesteps - saved_at >= timesteps / 10:
+        if learner.num_timesteps - saved_at >= save_every:
             saved_at = learner.num_timesteps
             learner.save(folder / "policy")
         return not stopped()
@@ -220,7 +262,7 @@ def write_config(path: Path, config: Mapping[str, Any]) -> None:
         indent=2,
         default=str,
     )
-    path.write_text(text + "\n")
+    write_text(path, text + "\n")
 
 
 def _commit() -> str | None:

@@ -1,66 +1,80 @@
-"""Atomic writes: a file is the old one or the new one, whenever the process is killed."""
+"""Files that are written beside their place and renamed, so that none is ever half written.
+
+A process that is killed, and a disk that is full, leave the previous file as it was.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import secrets
 import shutil
-from itertools import count
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["write_bytes", "write_text"]
+__all__ = ["is_full", "replacing", "write_bytes", "write_text"]
 
-#: Numbers of the temporary files of this process.
-_NUMBERS = count()
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Replace a file by one that is written within, or leave it as it is.
+
+    The new file takes the place of the old one in one step, after its bytes are on the
+    disk, and with the old one's permissions. A link stays one; what is no regular file,
+    such as ``/dev/stdout``, is written directly.
+
+    Args:
+        path: file to replace or to make.
+
+    Yields:
+        Path in the same folder, with the same suffix, at which to write the new file.
+
+    Raises:
+        OSError: it cannot be written; it names ``path``, which is as it was before.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        yield target
+        return
+    part = target.with_name(f".{target.stem}-{secrets.token_hex(4)}.part{target.suffix}")
+    try:
+        yield part
+        if target.exists():
+            shutil.copymode(target, part)
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, target)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(part), part):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        part.unlink(missing_ok=True)
+    _sync_folder(target.parent)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file, or replace it, at once.
-
-    The data go to a temporary file in the same folder (``.NAME.PID-N.tmp``), which is
-    flushed to the disk and then renamed. If that fails, it is removed, and a file that was
-    there before is unchanged; a process that is killed may leave it behind. A file that is
-    replaced keeps its permissions, and a symbolic link its target.
-
-    Args:
-        path: path of the file, in a folder that exists.
-        data: content.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{next(_NUMBERS)}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if target.exists():
-            shutil.copymode(target, temporary)
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _flush_folder(target.parent)
+    """Write a file in one step, see :func:`replacing`."""
+    with replacing(path) as part:
+        part.write_bytes(data)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a file of text in UTF-8, or replace it, at once; see :func:`write_bytes`.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write a file of text in UTF-8 in one step, see :func:`replacing`."""
     write_bytes(path, text.encode())
 
 
-def _flush_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk, on systems that can."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:  # some network file systems refuse it for folders
-        pass
-    finally:
-        os.close(descriptor)
+def is_full(error: OSError) -> bool:
+    """Return whether a file could not be written for lack of space or quota."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a renamed file survive a power failure, where the system can do so."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

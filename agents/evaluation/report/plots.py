@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ...utils.atomic import replacing
 from ..row import DEFAULT, SHARED, TUNED, Row, ordered_arms
 from ..stats.intervals import interval
 from ..stats.normalise import measure, per_task
@@ -99,7 +100,8 @@ def plot_curves(rows: Sequence[Row], path: str | Path) -> None:
         handles, labels, loc="outside lower center", frameon=False,
         ncols=min(len(arms), 2 * columns),
     )  # fmt: skip
-    figure.savefig(path, dpi=150)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=150)
 
 
 def plot_main_curves(rows: Sequence[Row], path: str | Path) -> None:
@@ -220,7 +222,8 @@ def plot_final_losses(
         f"(triangles: below {LOWEST_SHOWN:g}, with their value)"
     )
     figure.supxlabel(textwrap.fill(label, int(width * CHARACTERS_PER_INCH)), fontsize=9)
-    figure.savefig(path, dpi=150)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=150)
 
 
 def _dots(
@@ -295,7 +298,8 @@ def plot_profiles(
         frameon=False,
         handlelength=3.5,
     )
-    figure.savefig(path, dpi=150)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=150)
 
 
 # Figures and styles

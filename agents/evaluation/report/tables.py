@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...utils.atomic import replacing, write_text
 from ..row import DEFAULT, TUNED, Row, ordered_arms
 from ..runs.jobs import Choices
 from ..stats.intervals import Estimate, Interval, interval
@@ -240,7 +241,7 @@ def write_csv(rows: Sequence[Row], path: str | Path) -> None:
         raise ValueError("there are no results to write")
     series = ("curve", "lr_trace", "shifts")
     names = [name for name in Row.__annotations__ if name not in series]
-    with open(path, "w", newline="") as file:
+    with replacing(path) as part, open(part, "w", newline="") as file:
         writer = csv.DictWriter(file, names, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
@@ -259,7 +260,7 @@ def write_summary(rows: Sequence[Row], path: str | Path) -> None:
     """
     ratios = cpu_ratios(rows)
     lines = [{**_flatten(each), "cpu": ratios[each.arm]} for each in summarize(rows)]
-    with open(path, "w", newline="") as file:
+    with replacing(path) as part, open(part, "w", newline="") as file:
         writer = csv.DictWriter(file, list(lines[0]))
         writer.writeheader()
         writer.writerows(lines)
@@ -290,7 +291,7 @@ def write_choices(choices: Choices, path: str | Path) -> None:
         task: {column: choice._asdict() for column, choice in chosen.items()}
         for task, chosen in choices.items()
     }
-    Path(path).write_text(json.dumps(by_task, indent=2) + "\n")
+    write_text(path, json.dumps(by_task, indent=2) + "\n")
 
 
 # Cells and lines

@@ -32,7 +32,7 @@ def test_meta_sgd_adapts_in_one_step():
 
 
 def test_learned_rates_beat_the_fixed_rate():
-    """Compare mean errors, and medians for rates that diverge on a few tasks of thousands."""
+    """Compare means; and quantiles for rates that diverge on a few tasks in thousands."""
     lslr, hypergradient, fixed = (
         sinusoids.test(sinusoids.train(name), 10, 5, TASKS)
         for name in ("LSLR", "HypergradientLR", "MAML, 10k")

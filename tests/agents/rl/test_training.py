@@ -32,7 +32,7 @@ def test_a_preset_builds_its_model_on_its_environment(agent):
 
 def test_training_keeps_the_average_of_the_late_policies(tmp_path):
     model = small_model("ppo")
-    recorder = training._Recorder(tmp_path, 100)
+    recorder = training._Recorder(tmp_path, 100, 1000)
     recorder.init_callback(model)
     recorder.on_training_start({}, {})
     parameter = model.policy.action_net.bias
@@ -52,7 +52,7 @@ def test_training_keeps_the_average_of_the_late_policies(tmp_path):
 def test_an_early_interrupt_keeps_the_policy_unchanged(tmp_path):
     model = small_model("ppo")
     before = {k: v.clone() for k, v in model.policy.state_dict().items()}
-    recorder = training._Recorder(tmp_path, 100)
+    recorder = training._Recorder(tmp_path, 100, 1000)
     recorder.init_callback(model)
     recorder.on_training_start({}, {})
     recorder.on_rollout_start()
