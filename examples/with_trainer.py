@@ -26,11 +26,11 @@ EPOCHS, BATCH = 10, 32
 class LearnedTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> LearnedOptimizer:
         if self.optimizer is None:
-            # Trainer always has a scheduler, to which the policy's own schedule would give
-            # way; "constant" below leaves the learning rate to the policy.
+            # Trainer always has a scheduler: "constant" below leaves the learning rate to
+            # the policy.
             model = model or self.model
             self.optimizer = LearnedOptimizer(
-                model.parameters(), total_steps=self.args.max_steps, schedule="always"
+                model.parameters(), total_steps=self.args.max_steps
             )
             # Each loss of this model is a share of its step's, if batches are accumulated.
             self.optimizer.attach_loss(model, reduction="sum")

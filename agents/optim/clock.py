@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from optenv import windows
-from optenv.checks import positive_int
+from optenv.checks import is_number, positive_int
 
 from ..policy.module import Policy
 from ..utils.warning import warn_user
@@ -34,6 +34,7 @@ __all__ = [
     "record_peaks",
     "schedule_factor",
     "steps_left",
+    "warn_of_unknown_length",
 ]
 
 #: Entries of a state that the clock needs, as they are before the first step.
@@ -94,6 +95,20 @@ def check_total_steps(policy: Policy, total_steps: Any) -> int | None:
     return total
 
 
+def warn_of_unknown_length(used: str, better: str) -> None:
+    """Warn that ``total_steps`` is left out, and say which policy that means.
+
+    Args:
+        used: name of the policy that is used.
+        better: name of the policy that a number of steps would choose.
+    """
+    warn_user(
+        f"total_steps is not given, so that policy {used!r} is used, whose learning rate "
+        f"does not fall by itself; {better!r}, with total_steps=..., does better. "
+        f"policy={used!r} gives no warning"
+    )
+
+
 def check_warmup_steps(warmup_steps: Any, total_steps: int | None) -> int:
     """Return the number of steps over which the learning rate rises from zero.
 
@@ -115,15 +130,21 @@ def extended(policy: Policy, state: Mapping[str, Any], total_steps: Any) -> dict
     """Return the entries of ``state`` that change when a run gets another length.
 
     Raises:
-        ValueError: the length is not valid, or not more than the steps so far.
+        ValueError: the length is not valid, or not more than the steps so far; or the
+            policy is an anytime policy, and no fall is to be given up.
     """
-    total = check_total_steps(policy, total_steps)
-    if total is None:
+    if total_steps is None:
         raise ValueError("extend needs a number of steps, got None")
-    if total <= state["steps"]:
+    if policy.anytime and state["fall"] is None:
         raise ValueError(
-            f"total_steps must be more than the {state['steps']} steps so far, got {total}"
+            "an anytime policy has no total_steps to extend; finish(steps) ends its run"
         )
+    if is_number(total_steps) and total_steps <= state["steps"] and total_steps > 0:
+        raise ValueError(
+            f"total_steps must be more than the {state['steps']} steps so far, got "
+            f"{total_steps}"
+        )
+    total = check_total_steps(policy, total_steps)
     return {
         "total_steps": None if policy.anytime else total, "origin": (0, 0.0), "fall": None,
     }  # fmt: skip

@@ -56,8 +56,8 @@ class LearnedOptimizer(Optimizer):
     Some policies choose the update rule as well (:mod:`optenv.rules.switching`), and some
     remember a task from one training run to the next (:meth:`new_run`).
 
-    ``group["lr"]`` is never written, so that torch's schedulers can drive it. The learning
-    rate in force is ``group["effective_lr"]``, 0 before the first step.
+    A step never writes ``group["lr"]``, so that torch's schedulers can drive it. The
+    learning rate in force is ``group["effective_lr"]``, 0 before the first step.
 
     **Length of the run.** The policy was trained on runs of certain lengths: a
     ``total_steps`` of more than twice the longest, or less than half the shortest, gives a
@@ -169,11 +169,7 @@ class LearnedOptimizer(Optimizer):
         if policy is None:
             policy = ANYTIME if total_steps is None else DEFAULT
             if total_steps is None:
-                warn_user(
-                    f"total_steps is not given, so that policy {ANYTIME!r} is used, whose "
-                    f"learning rate never falls; {DEFAULT!r}, with total_steps=..., does "
-                    f"better. policy={ANYTIME!r} gives no warning"
-                )
+                clock.warn_of_unknown_length(ANYTIME, DEFAULT)
         given = policy if isinstance(policy, Policy) else load_policy(policy)
         flags = {
             "rollback": rollback, "synchronize": synchronize, "partitioned": partitioned,
@@ -282,8 +278,8 @@ class LearnedOptimizer(Optimizer):
             closure: re-evaluates the model and returns the loss.
             loss: the loss whose gradients the parameters hold, a scalar; its graph is not
                 used. By default the loss that ``closure`` returned, or else that of an
-                attached module. Without any, the policy observes gradients alone, as one
-                that was trained without losses always does.
+                attached module. Without any, the policy observes gradients alone, as
+                ``"gradient-only"`` always does.
 
         Returns:
             The result of ``closure``, or None.
@@ -517,14 +513,15 @@ class LearnedOptimizer(Optimizer):
 
         The progress that the policy observes, and its schedule, are then those of a run of
         that length at this step. After the fall of the learning rate has begun, the rate
-        rises again.
+        rises again; a fall that :meth:`finish` began is given up.
 
         Args:
             total_steps: number of steps of the whole run, more than those so far; fewer
                 than before are possible.
 
         Raises:
-            ValueError: ``total_steps`` is not valid, or not more than the steps so far.
+            ValueError: ``total_steps`` is not valid, or not more than the steps so far; or
+                the policy is an anytime policy, and no fall is to be given up.
 
         Example:
             >>> import torch
@@ -547,8 +544,8 @@ class LearnedOptimizer(Optimizer):
         schedule stands.
 
         Args:
-            steps: number of steps to come; three tenths of the whole run are what the
-                policies were trained with.
+            steps: number of steps to come. In training, the fall took the last three
+                tenths of a run: 300 steps after 700.
 
         Raises:
             ValueError: ``steps`` is no positive integer, or the run has ended.

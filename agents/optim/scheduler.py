@@ -38,8 +38,10 @@ COMMON = ("base_lrs", "last_epoch", "_step_count", "_last_lr")
 
 #: Optimizers that are refused, and why.
 NOT_DRIVEN: dict[type[Optimizer], str] = {
-    torch.optim.LBFGS: "its lr scales a Newton step, and is usually 1",
-    torch.optim.Adadelta: "its lr scales a step of the right size, and is usually 1",
+    torch.optim.LBFGS: "its lr scales a Newton step; policies were trained with rates far "
+    "below its usual 1",
+    torch.optim.Adadelta: "its lr scales a step of the right size; policies were trained "
+    "with rates far below its usual 1",
     torch.optim.Rprop: "its lr is only used at the first step",
     torch.optim.SparseAdam: "its gradients are sparse",
 }
@@ -115,10 +117,7 @@ class LearnedLR(LRScheduler):
             )
         for refused, reason in NOT_DRIVEN.items():
             if isinstance(optimizer, refused):
-                raise TypeError(
-                    f"LearnedLR cannot drive {refused.__name__}: {reason}; policies were "
-                    "trained with learning rates far below 1"
-                )
+                raise TypeError(f"LearnedLR cannot drive {refused.__name__}: {reason}")
         if any("controller" in group for group in optimizer.param_groups):
             raise TypeError(
                 "a LearnedOptimizer has a policy already; LearnedLR is for others"
@@ -133,11 +132,7 @@ class LearnedLR(LRScheduler):
             named = SGD_POLICY if isinstance(optimizer, torch.optim.SGD) else OTHER_POLICY
             policy = ANYTIME if total_steps is None else named
             if total_steps is None:
-                warn_user(
-                    f"total_steps is not given, so that policy {ANYTIME!r} is used, whose "
-                    f"learning rate never falls; {named!r}, with total_steps=..., does "
-                    f"better. policy={ANYTIME!r} gives no warning"
-                )
+                clock.warn_of_unknown_length(ANYTIME, named)
         given = policy if isinstance(policy, Policy) else load_policy(policy)
         if isinstance(given.action, RuleChoice):
             raise ValueError(

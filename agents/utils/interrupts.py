@@ -17,12 +17,12 @@ def terminated_as_interrupted() -> Iterator[None]:
 
     Python takes signals in its main thread alone. In others this changes nothing.
 
-    Example:
-        >>> with terminated_as_interrupted():
-        ...     signal.raise_signal(signal.SIGTERM)
-        Traceback (most recent call last):
-        ...
-        KeyboardInterrupt
+    Example::
+
+        with terminated_as_interrupted():
+            train()  # SIGTERM raises KeyboardInterrupt here
+
+        print("the former handler is in place")
     """
     if threading.current_thread() is not threading.main_thread():
         yield

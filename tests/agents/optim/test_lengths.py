@@ -272,6 +272,16 @@ def test_lengths_that_make_no_sense_are_refused_and_change_nothing(value):
         optimizer.extend(8)
 
 
+def test_an_anytime_policy_has_no_length_to_extend():
+    optimizer = make("anytime", total_steps=None)
+    take(optimizer, 10)
+    with pytest.raises(ValueError, match="no total_steps to extend"):
+        optimizer.extend(30)
+    optimizer.finish(5)
+    optimizer.extend(30)
+    assert take(optimizer, 5)[-1] > 0.5 * take(optimizer, 1)[-1]
+
+
 def test_leaving_out_the_length_says_which_policy_that_means():
     p = nn.Parameter(torch.ones(3))
     with pytest.warns(UserWarning, match="'anytime' is used"):
