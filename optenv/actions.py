@@ -390,10 +390,14 @@ def check_rule(action: Action, rule: str | Rule) -> None:
     """
     name = rule if isinstance(rule, str) else rule.name
     if action.chooses_rule != (name == switching.RULE.name):
+        needed = (
+            "an action that chooses update rules needs rule 'switching'"
+            if action.chooses_rule
+            else "rule 'switching' needs an action that chooses update rules"
+        )
         raise ValueError(
-            "an action that chooses update rules, and no other, needs rule 'switching', "
-            f"got rule {name!r} with action {action.kind!r}; both are those of "
-            "optenv/UpdateRule-v0, and neither of other environments"
+            f"{needed}, got rule {name!r} with action {action.kind!r}; "
+            "optenv/UpdateRule-v0 has both, and other environments have neither"
         )
     if action.sets and isinstance(rule, str):
         raise ValueError(
@@ -405,6 +409,10 @@ def check_rule(action: Action, rule: str | Rule) -> None:
             f"action {action.kind!r} sets {', '.join(action.sets)}; the hyperparameters of "
             f"rule {name!r} are: {', '.join(rule.fields) or 'none'}"
         )
+
+
+#: Wrapper that clips actions to their space.
+_CLIP = "gymnasium.wrappers.ClipAction (in wrappers.vector for a batch)"
 
 
 def validate(space: spaces.Space[Any], actions: Any) -> np.ndarray:
@@ -420,7 +428,10 @@ def validate(space: spaces.Space[Any], actions: Any) -> np.ndarray:
         array = array.astype(space.dtype)
         if not np.all((array >= space.low) & (array <= space.high)):
             low, high = space.low.min(), space.high.max()
-            raise ValueError(f"actions must lie in [{low:g}, {high:g}], got {actions!r}")
+            hint = "" if np.isnan(array).any() else f"; {_CLIP} clips them"
+            raise ValueError(
+                f"actions must lie in [{low:g}, {high:g}], got {actions!r}{hint}"
+            )
         return array
     if not np.issubdtype(array.dtype, np.integer) or not space.contains(
         array.astype(space.dtype)

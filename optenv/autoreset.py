@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["reset_mask", "split_final"]
+from .checks import suggestion
+
+__all__ = ["check_options", "reset_mask", "split_final"]
+
+
+def check_options(options: Any, valid: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the options of ``reset()`` as a dict, empty for None.
+
+    Args:
+        options: of ``reset()``.
+        valid: names of the options that there are.
+
+    Raises:
+        TypeError: they are no dict.
+        ValueError: one of them is unknown.
+    """
+    if options is None:
+        return {}
+    if not isinstance(options, dict):
+        raise TypeError(f"options of reset() must be a dict or None, got {options!r}")
+    for name in options:
+        if name not in valid:
+            hint = suggestion(str(name), valid) if valid else "valid: none"
+            raise ValueError(
+                f"unknown option {name!r} of reset(); {hint} (arguments of the "
+                "environment are given when it is made)"
+            )
+    return options
 
 
 def reset_mask(options: dict[str, Any] | None, num_envs: int) -> np.ndarray:
@@ -17,10 +45,11 @@ def reset_mask(options: dict[str, Any] | None, num_envs: int) -> np.ndarray:
         num_envs: number of runs.
 
     Raises:
-        TypeError: the mask is no bool array.
-        ValueError: its shape is wrong, or it is False everywhere.
+        TypeError: the mask is no bool array, or the options are no dict.
+        ValueError: its shape is wrong, or it is False everywhere, or there is another
+            option.
     """
-    mask = (options or {}).get("reset_mask")
+    mask = check_options(options, ("reset_mask",)).get("reset_mask")
     if mask is None:
         return np.ones(num_envs, np.bool_)
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:

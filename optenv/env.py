@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from .actions import validate
+from .autoreset import check_options
 from .group import Group
 from .rendering import line, picture
 from .vector import LearningRateVectorEnv
@@ -75,7 +76,9 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     ## Rewards
     The decrease of the potential `log((L + 0.003 L0) / (1.003 L0))` in a control step, where
     `L` is the loss on at most 128 fixed examples of the run, and `L0` its initial value. The
-    return is thus the log progress of the whole run.
+    return is thus the log progress of the whole run. Where a loss is negative, or its initial
+    value not positive, the potential grows with the difference of losses instead, see
+    `optenv.rewards`.
 
     | `reward` | Examples |
     |----------|----------|
@@ -92,7 +95,8 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
 
     1. Termination: the run has made all its updates (progress is observed).
     2. Termination: the run has diverged, i.e. its loss is not finite, or more than about 20
-       times the initial loss. It then returns less than every run that has not diverged. With
+       times the initial loss; or, if that is not positive, about 10 times its absolute value
+       (at least 1) above it. It then returns less than every run that has not diverged. With
        `on_divergence="absorb"` the episode goes on, without further reward, to the horizon.
 
     There is no truncation.
@@ -173,7 +177,12 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start a new run; ``options`` is ignored."""
+        """Start a new run; there are no options.
+
+        Raises:
+            ValueError, TypeError: options are given.
+        """
+        check_options(options)
         super().reset(seed=seed)
         if seed is not None or not self.batch.started:
             self.batch.adopt(self.np_random)

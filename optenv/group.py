@@ -135,6 +135,9 @@ class Group:
 
         Returns:
             First observations ``[n, F]``.
+
+        Raises:
+            ValueError: inputs or targets are not finite.
         """
         # 1. The structure, which all runs share.
         everything = len(index) == self.size
@@ -151,6 +154,11 @@ class Group:
         data = self.task.sample(keys)
         if data.shared and self._task_on_device is self.task:
             data = data._replace(inputs=self.data.inputs, targets=self.data.targets)
+        else:
+            kind = type(self.task).__name__
+            for name in ("inputs", "targets"):
+                label = f"{name} of the {kind} task"
+                tasks.base.check_finite(label, getattr(data, name), self.dtype)
         self._task_on_device = self.task
         data = data.to(self.device, self.dtype)
         params = self.task.init(keys).to(self.device, self.dtype)

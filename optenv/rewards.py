@@ -10,7 +10,18 @@ with :data:`EPSILON` for :math:`\epsilon`: 0 at the start, and never below
 potential, so that the return is minus the potential at the end, whatever the path (compare
 the potential-based rewards of Ng et al., 1999).
 
-A run with a potential above :data:`MAX_POTENTIAL` is *diverged*. Its potential becomes
+A loss that can be zero or negative, such as a negative log-likelihood, has no meaningful
+ratio to another one below zero. There the potential grows with the difference of losses:
+
+.. math::
+    \phi(L) = \log \frac{\epsilon}{1 + \epsilon} + \operatorname{arsinh} \frac{L}{L_0}
+    \quad (L < 0 < L_0), \qquad
+    \phi(L) = \operatorname{arsinh} \frac{L - L_0}{\max(1, |L_0|)} \quad (L_0 \le 0).
+
+It is continuous and increasing in the loss, and not bounded below.
+
+A run with a potential above :data:`MAX_POTENTIAL`, or a loss that is not finite, is
+*diverged*. Its potential becomes
 :data:`DIVERGED_POTENTIAL`, above the maximum, and stays there. So it returns less than
 every run that has not diverged, and no clipping breaks the sum.
 
@@ -45,7 +56,8 @@ __all__ = [
 #: Loss, relative to the initial loss, below which progress hardly counts any more.
 EPSILON = 0.003
 
-#: Potential above which a run is diverged: about 20 times the initial loss.
+#: Potential above which a run is diverged: about 20 times the initial loss; or, if that is
+#: not positive, about 10 times its absolute value (at least 1) above it.
 MAX_POTENTIAL = math.log(20.0)
 
 #: Potential of diverged runs.
@@ -95,8 +107,8 @@ class Reward:
             Potentials ``[B]``, and a mask ``[B]`` of the diverged runs.
         """
         phi = log_progress(loss, initial_loss)
-        # A comparison with NaN is False: a loss that is not finite is diverged, too.
-        sound = (phi <= MAX_POTENTIAL).all(-1)
+        # Comparisons with NaN are False: a loss that is not finite is diverged, too.
+        sound = ((phi <= MAX_POTENTIAL) & (phi > -math.inf)).all(-1)
         value = (
             phi.mean(-1) if self.potential is None else self.potential(loss, initial_loss)
         )
@@ -158,7 +170,17 @@ def get(name: str) -> Reward:
 
 def log_progress(loss: Tensor, initial_loss: Tensor) -> Tensor:
     r"""Compute :math:`\phi` of losses, elementwise."""
-    return ((loss / initial_loss + EPSILON) / (1 + EPSILON)).log()
+    # 1. Losses that are not negative, of a run that began with a positive one. Where a form
+    # does not apply, it gets 1 or 0 instead, so that it spoils no gradient. NaN stays here.
+    usual = ~((loss < 0) | (initial_loss <= 0))
+    ratio = torch.where(usual, loss, 1.0) / torch.where(usual, initial_loss, 1.0)
+    logarithm = ((ratio + EPSILON) / (1 + EPSILON)).log()
+    # 2. All others: from the initial loss, or from 0 if it was positive.
+    scale = torch.where(initial_loss > 0, initial_loss, initial_loss.abs().clamp(min=1.0))
+    rise = torch.where(usual, 0.0, loss - initial_loss.clamp(max=0.0))
+    lowest = math.log(EPSILON / (1 + EPSILON))
+    difference = (rise / scale).asinh() + torch.where(initial_loss > 0, lowest, 0.0)
+    return torch.where(usual, logarithm, difference)
 
 
 def potential(loss: Tensor, initial_loss: Tensor) -> Tensor:

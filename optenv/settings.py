@@ -188,7 +188,8 @@ def make(arguments: dict[str, Any], others: Sequence[str] = ()) -> Settings:
     for name in arguments:
         if name not in valid:
             hint = suggestion(name, [*valid, *others])
-            raise TypeError(f"unknown argument {name!r}; {hint}")
+            # Python's own words, which TorchRL and others look for
+            raise TypeError(f"got an unexpected keyword argument {name!r}; {hint}")
     return Settings(**arguments)
 
 

@@ -234,7 +234,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             Observations ``[num_envs, F]`` (zero where not reset) and an empty dict.
 
         Raises:
-            ValueError, TypeError: the seeds or the mask do not fit the batch.
+            ValueError, TypeError: the seeds or the mask do not fit the batch, or an option
+                is unknown.
             gymnasium.error.ResetNeeded: the first reset leaves some runs out.
         """
         mask = reset_mask(options, self.num_envs)

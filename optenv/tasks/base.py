@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..checks import positive_int
 
-__all__ = ["MAX_EXAMPLES", "Data", "Task", "order_keys", "unflatten"]
+__all__ = ["MAX_EXAMPLES", "Data", "Task", "check_finite", "order_keys", "unflatten"]
 
 #: Largest number of training examples of a run.
 MAX_EXAMPLES = 2**20
@@ -229,7 +229,10 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, params: tuple[Tensor, ...], inputs: Tensor, targets: Tensor) -> Tensor:
-        """Compute the mean loss ``[B]`` over a batch, at least 0.
+        """Compute the mean loss ``[B]`` over a batch.
+
+        Features of the loss see negative values as 0; for rewards see
+        :mod:`optenv.rewards`.
 
         Args:
             params: one tensor ``[B, *shape]`` per shape.
@@ -253,6 +256,35 @@ class Task(ABC):
     def unflatten(self, params: Tensor) -> tuple[Tensor, ...]:
         """Split flat parameters ``[B, P]`` into views ``[B, *shape]``."""
         return unflatten(params, self.shapes)
+
+
+def check_finite(name: str, values: Tensor, dtype: torch.dtype | None = None) -> None:
+    """Refuse a tensor with values that are not finite.
+
+    Args:
+        name: of the tensor, for the message.
+        values: tensor ``[N, ...]``; integers are always finite.
+        dtype: type that they are to be converted to; their own by default.
+
+    Raises:
+        ValueError: a value is NaN or infinite, or too large for ``dtype``. The message says
+            which.
+    """
+    if not values.is_floating_point() or not values.numel():
+        return
+    limit = torch.finfo(values.dtype if dtype is None else dtype).max
+    low, high = values.aminmax()
+    if bool((low >= -limit) & (high <= limit)):  # False for NaN
+        return
+    bad = ~(values.abs() <= limit)
+    first = values[bad][0].item()
+    row = bad.nonzero()[0, 0].item() if values.dim() else 0
+    reason = f" (beyond {values.dtype if dtype is None else dtype})"
+    raise ValueError(
+        f"{name} must be finite, got {int(bad.sum())} values that are not, the first "
+        f"{first}{reason if math.isfinite(first) else ''} at index {row} of the first "
+        "dimension; remove or replace these examples"
+    )
 
 
 def unflatten(params: Tensor, shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:

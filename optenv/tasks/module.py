@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Data, Task, order_keys
+from .base import Data, Task, check_finite, order_keys
 from .stacked import LossFunction, Stacked, flat, named_loss, trained_parameters
 
 __all__ = ["ModuleTask", "from_module"]
@@ -41,18 +41,21 @@ class ModuleTask(Task):
         stateful = [
             name
             for name, part in module.named_modules()
-            if getattr(part, "track_running_stats", False)
+            if part.training and getattr(part, "track_running_stats", False)
         ]
         if stateful:
             raise ValueError(
                 f"modules {stateful} update running statistics in place, which stacked "
-                "runs cannot share; use track_running_stats=False or GroupNorm"
+                "runs cannot share; use track_running_stats=False, GroupNorm or eval()"
             )
         random = [name for name, part in module.named_modules() if _has_dropout(part)]
         if random:
             raise ValueError(
-                f"modules {random} draw from the global random generator; set p=0"
+                f"modules {random} draw from the global random generator; set p=0, or call "
+                "eval() on them"
             )
+        for name, parameter in module.named_parameters():
+            check_finite(f"parameter {name!r} of the factory's module", parameter.detach())
         # 2. A try on a batch, to see whether copies can be stacked.
         stacked = Stacked(module, self.loss_function)
         stacked.choose(self.inputs[: self.batch_size], self.targets[: self.batch_size])
@@ -94,7 +97,9 @@ class ModuleTask(Task):
 
 
 def _has_dropout(module: nn.Module) -> bool:
-    """Return whether a module drops units with a positive probability."""
+    """Return whether a module, in its mode, drops units with a positive probability."""
+    if not module.training:
+        return False
     # Attention and recurrent modules hold a probability instead of a submodule.
     dropout = isinstance(module, nn.modules.dropout._DropoutNd)
     p = module.p if dropout else getattr(module, "dropout", 0.0)
@@ -130,11 +135,13 @@ def from_module(
     Args:
         factory: function that returns a new, randomly initialised module. The global
             generators are seeded for the call and restored afterwards. Parameters that
-            require no gradient stay as they are, the same in all runs.
+            require no gradient stay as they are, the same in all runs; and so do buffers,
+            such as the running statistics of a BatchNorm in ``eval()`` mode.
         inputs: examples, ``[N, ...]``.
         targets: their targets, ``[N, ...]``.
         loss: ``"cross_entropy"``, ``"mse"``, ``"l1"``, ``"bce_with_logits"``, or a function
-            ``(outputs, targets) -> scalar mean loss``, at least 0.
+            ``(outputs, targets) -> scalar mean loss``. It may be negative, see
+            :mod:`optenv.rewards`, but the features of the loss see negative values as 0.
         batch_size: examples in a batch.
         validation_fraction: fraction of the examples, the last ones, for validation.
 
@@ -142,8 +149,9 @@ def from_module(
         The task.
 
     Raises:
-        ValueError: sizes do not fit, the loss is unknown or no scalar, or the module has
-            running statistics (BatchNorm) or dropout, which runs cannot share.
+        ValueError: sizes do not fit, a value of the inputs, targets or parameters is not
+            finite, the loss is unknown or no scalar, or the module has running statistics
+            (BatchNorm) or dropout in training mode, which runs cannot share.
         RuntimeError: the module does not accept the inputs (as it raises it).
         TypeError: the factory does not return a module, or inputs or targets are no
             tensors.
@@ -151,6 +159,7 @@ def from_module(
     for name, value in (("inputs", inputs), ("targets", targets)):
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+        check_finite(name, value)
     if len(inputs) != len(targets):
         raise ValueError(
             f"inputs and targets differ in length: {len(inputs)} and {len(targets)}"
