@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import (
     VecEnvIndices,
@@ -88,8 +88,8 @@ class SB3VecEnv(VecEnv):
         self.env.close()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        value = getattr(self.env, attr_name)
-        return [value for _ in self._get_indices(indices)]
+        values = self._found(attr_name)
+        return [values[i] for i in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         raise NotImplementedError("attributes belong to the whole batch; set them on .env")
@@ -97,9 +97,34 @@ class SB3VecEnv(VecEnv):
     def env_method(
         self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any
     ) -> list[Any]:
-        """Call a method of the batch, and return a list of its result for each run."""
-        result = getattr(self.env, method_name)(*args, **kwargs)
+        """Call a method of the batch, and return a list of its result for each run.
+
+        If only the single environments of the batch have the method, it is called on each
+        of them.
+        """
+        base = self.env.unwrapped
+        if self._owner(method_name) is None and hasattr(base, "call"):
+            results = base.call(method_name, *args, **kwargs)
+            return [results[i] for i in self._get_indices(indices)]
+        result = getattr(self._owner(method_name) or self.env, method_name)(*args, **kwargs)
         return [result for _ in self._get_indices(indices)]
+
+    def _found(self, name: str) -> Sequence[Any]:
+        """Return an attribute of each run: of the batch, or of the single environments."""
+        base = self.env.unwrapped
+        if self._owner(name) is None and hasattr(base, "get_attr"):
+            values: Sequence[Any] = base.get_attr(name)
+            return values
+        return [getattr(self._owner(name) or self.env, name)] * self.num_envs
+
+    def _owner(self, name: str) -> VectorEnv[Any, Any, Any] | None:
+        """Return the outermost of the batch and its wrappers with an attribute, if any."""
+        env = self.env
+        while not hasattr(env, name):
+            if not isinstance(env, VectorWrapper):
+                return None
+            env = env.env
+        return env
 
     def env_is_wrapped(
         self, wrapper_class: Any, indices: VecEnvIndices = None

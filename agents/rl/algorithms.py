@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from stable_baselines3 import DQN, PPO
 from torch import nn
 
@@ -55,7 +57,7 @@ def actor_network(model: Any) -> Network:
     """Return the actor of a model with an actor-critic policy, such as PPO or A2C."""
     policy = model.policy
     layers = [
-        *policy.pi_features_extractor.children(),
+        *_extractor_layers(policy.pi_features_extractor),
         *policy.mlp_extractor.policy_net,
         policy.action_net,
     ]
@@ -65,7 +67,9 @@ def actor_network(model: Any) -> Network:
 def q_network(model: Any) -> Network:
     """Return the network of action values of a DQN model."""
     net = model.policy.q_net
-    return Network(_without_flatten([*net.features_extractor.children(), *net.q_net]))
+    return Network(
+        _without_flatten([*_extractor_layers(net.features_extractor), *net.q_net])
+    )
 
 
 def quantile_network(model: Any) -> Network:
@@ -75,12 +79,39 @@ def quantile_network(model: Any) -> Network:
     return Network(
         _without_flatten(
             [
-                *net.features_extractor.children(),
+                *_extractor_layers(net.features_extractor),
                 *hidden,
                 _mean_over_quantiles(last, net.n_quantiles),
             ]
         )
     )
+
+
+def _extractor_layers(extractor: nn.Module) -> list[nn.Module]:
+    """Return the layers of a features extractor.
+
+    Raises:
+        ValueError: it does not compute what its layers, one after the other, do.
+    """
+    layers = list(extractor.children())
+    device = next((p.device for p in extractor.parameters()), None)
+    width = extractor._observation_space.shape  # type: ignore[union-attr,operator]
+    drawn = np.random.default_rng(0).uniform(-4, 4, (64, *width))
+    observations = torch.from_numpy(drawn.astype(np.float32)).to(device)
+    try:
+        with torch.no_grad():
+            expected = extractor(observations)
+            found = nn.Sequential(*layers)(observations)
+        same = torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+    except RuntimeError:  # shapes do not fit
+        same = False
+    if not same:
+        raise ValueError(
+            f"the features extractor {type(extractor).__name__} does more than its layers, "
+            f"one after the other ({[type(layer).__name__ for layer in layers]}); train "
+            "with the default one, FlattenExtractor"
+        )
+    return layers
 
 
 def _without_flatten(layers: list[nn.Module]) -> list[nn.Module]:
@@ -201,8 +232,10 @@ def algorithm_of(model: Any) -> Algorithm:
             if algorithm.policy_class is base:
                 return algorithm
     raise ValueError(
-        f"cannot export {type(model.policy).__name__}; valid: policies of "
-        f"{', '.join(algorithm.name for algorithm in exported)}"
+        f"{type(model).__name__} has a policy ({type(model.policy).__name__}) of a kind "
+        "that a policy file does not hold; train with one of "
+        f"{', '.join(algorithm.name for algorithm in exported)}, or with an algorithm that "
+        "has the same policies, such as A2C"
     )
 
 

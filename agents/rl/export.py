@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import torch
+from gymnasium import spaces
 from torch import nn
 
 from optenv import actions
@@ -36,9 +39,11 @@ def export_policy(model: Any, path: str | Path) -> Path:
         Path of the weights.
 
     Raises:
-        ValueError: the model has no optenv environment; or a wrapper changes observations
-            or actions; or its observations are not available to an optimizer; or its
-            network is not one of linear layers with one activation function.
+        ValueError: the model has no optenv environment; or a wrapper may change
+            observations or actions; or its observations are not available to an optimizer;
+            or its network is not one of linear layers with one activation function; or the
+            policy would not act as the model predicts. The message names the algorithm,
+            and what to do. Nothing is written.
 
     Example:
         ::
@@ -48,24 +53,32 @@ def export_policy(model: Any, path: str | Path) -> Path:
             export_policy(model, "my_policy")
             optimizer = LearnedOptimizer(params, "my_policy", total_steps=1000)
     """
+    try:
+        policy = _policy_of(model)
+    except ValueError as error:
+        raise ValueError(f"cannot export this {type(model).__name__} model: {error}") from (
+            error.__cause__
+        )
+    return save_policy(policy, path)
+
+
+def _policy_of(model: Any) -> Policy:
+    """Make the policy of a model; see :func:`export_policy`."""
     # Only here: the package does without Stable-Baselines3, and whoever has a model has it
     from .algorithms import algorithm_of
 
-    # 1. Check the environment
+    # 1. Check algorithm and environment
     env = model.get_env()
     if env is None:
-        raise ValueError("the model has no environment; set_env() one of optenv's first")
-    try:
-        described = env.env_method("describe")[0]
-    except AttributeError as error:
-        raise ValueError(f"not an environment of optenv's: {env!r}") from error
+        raise ValueError("it has no environment; set_env() one of optenv's first")
+    described = _describe(env)
     action, trials = actions.make(described["action"]), "runs" in described
+    algorithm = algorithm_of(model)
     _check_features(described)
     _check_unwrapped(model, env, action, trials)
     check_reward(described)
 
     # 2. Read the network off the model
-    algorithm = algorithm_of(model)
     assert algorithm.extract is not None
     layers, lstm = algorithm.extract(model)
     _check_memory(model, lstm, trials)
@@ -73,20 +86,22 @@ def export_policy(model: Any, path: str | Path) -> Path:
     activations = {type(layer) for layer in layers[1::2]}
     if len(layers) % 2 == 0 or not all(isinstance(layer, nn.Linear) for layer in linear):
         raise ValueError(
-            "cannot export layers other than Linear, one activation, Linear, ..., got "
-            f"{[type(layer).__name__ for layer in layers]}"
+            "its layers must be Linear, one activation, Linear, ..., got "
+            f"{[type(layer).__name__ for layer in layers]}; change policy_kwargs"
         )
     names = {cls: name for name, cls in ACTIVATIONS.items()}
     if len(activations) > 1 or not activations <= set(names):
         raise ValueError(
-            f"cannot export activations {activations}; valid: {list(ACTIVATIONS)}"
+            "it has the activations "
+            f"{', '.join(sorted(cls.__name__ for cls in activations))}; train with one of "
+            f"{', '.join(cls.__name__ for cls in ACTIVATIONS.values())} as activation_fn"
         )
     width = model.observation_space.shape[0]
     memory = 0 if lstm is None else lstm.hidden_size
     ends = linear[0].in_features, linear[-1].out_features
     if ends != (width + memory, action.outputs):
         raise ValueError(
-            f"cannot export a network from {ends[0]} inputs to {ends[1]} outputs; "
+            f"its network leads from {ends[0]} inputs to {ends[1]} outputs; "
             f"expected: {width + memory} inputs and {action.outputs} outputs"
         )
 
@@ -114,7 +129,29 @@ def export_policy(model: Any, path: str | Path) -> Path:
         state = {name.removesuffix("_l0"): w for name, w in lstm.state_dict().items()}
         state["weight_ih"] = state["weight_ih"][:, spec.columns]
         policy.cells[0].load_state_dict(state)
-    return save_policy(policy, path)
+    _check_predictions(model, policy, action)
+    return policy
+
+
+def _describe(env: Any) -> dict[str, Any]:
+    """Describe the environments of a model, which must agree but for their lengths."""
+    try:
+        all_described: list[dict[str, Any]] = env.env_method("describe")
+    except (AttributeError, EOFError) as error:  # EOFError: in another process
+        raise ValueError(
+            f"not an environment of optenv's: {env!r}; set_env() one of these first"
+        ) from error
+    first = dict(all_described[0])
+    lengths = [n for described in all_described for n in described["total_updates"]]
+    for described in all_described:
+        other = {**described, "total_updates": first["total_updates"]}
+        if other != first:
+            keys = [key for key in {**first, **other} if first.get(key) != other.get(key)]
+            raise ValueError(
+                f"its environments differ in {', '.join(keys)}, and a policy file "
+                "describes one; train on environments with the same arguments"
+            )
+    return {**first, "total_updates": [min(lengths), max(lengths)]}
 
 
 def check_reward(described: Mapping[str, Any]) -> None:
@@ -138,8 +175,8 @@ def _check_features(described: Mapping[str, Any]) -> None:
     registered = [name for name in described["features"] if name not in FEATURES]
     if registered:
         raise ValueError(
-            f"cannot export a policy that observes registered features {registered}: an "
-            f"optimizer observes {', '.join(FEATURES)}"
+            f"it observes the registered features {registered}, and an optimizer only "
+            f"{', '.join(FEATURES)}; train without them"
         )
 
 
@@ -152,25 +189,47 @@ def _check_unwrapped(model: Any, env: Any, action: actions.Action, trials: bool)
         action: the environment's action.
         trials: True if the environment's episodes are trials.
     """
+    from .export_wrappers import wrapping
+
     if getattr(env, "norm_obs", False):
         raise ValueError(
             "the model was trained on normalised observations, whose statistics a policy "
             "does not hold; use VecNormalize(..., norm_obs=False)"
+        )
+    found = wrapping(env)
+    if found.strangers:
+        raise ValueError(
+            f"not an environment of optenv's: {found.strangers[0]!r}; give it one made by "
+            "gym.make, or by gym.make_vec in an optenv.sb3.SB3VecEnv"
         )
     valid = []
     for name in DTYPES:
         observations = observation_space(name, action)
         if trials:
             observations = trial_space(observations, action)
-        valid.append((observations, action.space(DTYPES[name][1])))
+        space = action.space(DTYPES[name][1])
+        valid.append((observations, space))
+        if found.clips and isinstance(space, spaces.Box):  # as a policy clips, too
+            unbounded = spaces.Box(-np.inf, np.inf, space.shape, DTYPES[name][1])
+            valid.append((observations, unbounded))
     actual = (model.observation_space, model.action_space)
-    if actual not in valid:
+    if found.changing or actual not in valid:
+        names = ", ".join(found.changing) or "something"
+        differ = (
+            f" (the model's are {actual[0]} and {actual[1]}, the environment's "
+            f"{valid[0][0]} and {valid[0][1]})"
+        )
         raise ValueError(
-            f"a wrapper changes observations or actions: the model's are {actual[0]} and "
-            f"{actual[1]}, the environment's {valid[0][0]} and {valid[0][1]}"
+            f"{names} between environment and model may change observations or actions"
+            f"{'' if actual in valid else differ}, which an optimizer does not repeat; "
+            "train without it, or, if it changes neither, set_env() the environment "
+            "without it before the export"
         )
     if getattr(model.policy, "squash_output", False):
-        raise ValueError("cannot export a policy with squash_output=True")
+        raise ValueError(
+            "it squashes its actions (squash_output=True), and an optimizer clips them; "
+            "train without squash_output"
+        )
 
 
 def _check_memory(model: Any, lstm: nn.LSTM | None, trials: bool) -> None:
@@ -185,4 +244,41 @@ def _check_memory(model: Any, lstm: nn.LSTM | None, trials: bool) -> None:
             "a policy of trials, and no other, must be an agents.recurrent.LstmPolicy with "
             f"one layer, got {type(model.policy).__name__} with {layers} layers "
             f"{'for' if trials else 'without'} trials; trials: {', '.join(TRIALS)}"
+        )
+
+
+def _check_predictions(model: Any, policy: Policy, action: actions.Action) -> None:
+    """Refuse a policy that does not act as its model predicts.
+
+    Both see the same random observations, those of a few steps in a row.
+    """
+    rng, (steps, count) = np.random.default_rng(0), (4, 64)
+    space = model.observation_space
+    observations = rng.standard_normal((steps, count, *space.shape))
+    observations[::2] = rng.uniform(-4, 4, observations[::2].shape)
+    # Features that were hidden in training are 0
+    seen = np.zeros(space.shape, np.bool_)
+    seen[policy.columns] = True
+    observations = np.where(seen, observations, 0).clip(space.low, space.high)
+    observations = observations.astype(space.dtype)
+    memory, state, different = policy.blank(count), None, 0
+    training = model.policy.training
+    for step, observation in enumerate(observations):
+        expected, state = model.predict(
+            observation, state, np.full(count, step == 0), deterministic=True
+        )
+        given = torch.from_numpy(observation.astype(np.float32))
+        with torch.no_grad():
+            acted, memory = policy.remember(given, memory)
+        if not isinstance(action, actions.Discrete):
+            expected = expected.clip(-1, 1)
+        wrong = ~np.isclose(acted.numpy(), expected, rtol=0, atol=1e-3)
+        different += int(wrong.reshape(count, -1).any(1).sum())
+    model.policy.set_training_mode(training)
+    # Two scores may be equal but for rounding
+    if different > 0.01 * steps * count:
+        raise ValueError(
+            f"on {different} of {steps * count} random observations, its policy "
+            f"({type(model.policy).__name__}) acts otherwise than its layers do; train "
+            "with a policy class of Stable-Baselines3 that is not changed"
         )

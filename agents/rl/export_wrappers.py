@@ -1,0 +1,149 @@
+"""Wrappers between an environment and a model: which of them a policy can do without.
+
+An optimizer observes and acts as the bare environment does. A wrapper is *neutral* if it
+leaves observations and actions as they are, which is known of the classes in
+:data:`NEUTRAL`. Any other one may be part of what the policy has learned.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+from gymnasium import vector, wrappers
+from gymnasium.wrappers import vector as vector_wrappers
+from stable_baselines3.common import vec_env
+from stable_baselines3.common.monitor import Monitor
+
+from optenv.env import LearningRateEnv
+from optenv.sb3 import SB3VecEnv
+from optenv.trials import TrialEnv, TrialVectorEnv
+from optenv.vector import LearningRateVectorEnv
+
+from .group_advantage import LeaveOneOutReward
+
+__all__ = ["CLIPPING", "NEUTRAL", "Wrapping", "wrapping"]
+
+#: Environments of the package.
+ENVIRONMENTS = (LearningRateEnv, LearningRateVectorEnv)
+
+#: Classes whose own methods leave observations and actions as they are.
+NEUTRAL: frozenset[type[Any]] = frozenset(
+    {
+        # 1. Environments, and batches of them
+        LearningRateEnv, LearningRateVectorEnv, TrialEnv, TrialVectorEnv,
+        SB3VecEnv, vec_env.VecEnv, vec_env.DummyVecEnv, vec_env.SubprocVecEnv,
+        gym.Env, vector.VectorEnv, vector.SyncVectorEnv, vector.AsyncVectorEnv,
+        # 2. Wrappers of single environments
+        gym.Wrapper, gym.RewardWrapper, Monitor, wrappers.Autoreset,
+        wrappers.HumanRendering, wrappers.NormalizeReward, wrappers.OrderEnforcing,
+        wrappers.PassiveEnvChecker, wrappers.RecordEpisodeStatistics,
+        wrappers.RecordVideo, wrappers.RenderCollection, wrappers.TimeLimit,
+        # 3. Wrappers of batches
+        vector.VectorWrapper, vector.VectorRewardWrapper,
+        vector_wrappers.DictInfoToList, vector_wrappers.HumanRendering,
+        vector_wrappers.NormalizeReward, vector_wrappers.RecordEpisodeStatistics,
+        vector_wrappers.RecordVideo, vec_env.VecEnvWrapper, vec_env.VecCheckNan,
+        vec_env.VecMonitor, vec_env.VecVideoRecorder, LeaveOneOutReward,
+    }
+)  # fmt: skip
+
+#: Wrappers that clip actions to their space, as every policy does.
+CLIPPING: tuple[type[Any], ...] = (wrappers.ClipAction, vector_wrappers.ClipAction)
+
+#: Methods that observations and actions pass through.
+METHODS = ("reset", "step", "step_async", "step_wait", "_reset", "_step", "_extend")
+
+
+class Wrapping(NamedTuple):
+    """What stands between an environment and a model.
+
+    Attributes:
+        changing: names of the wrappers that are not known to be neutral.
+        clips: True if a wrapper clips actions to their space.
+        strangers: environments at the bottom that are none of the package.
+    """
+
+    changing: list[str]
+    clips: bool
+    strangers: list[Any]
+
+
+def wrapping(env: Any) -> Wrapping:
+    """Walk from the environment of a model down to those of the package.
+
+    Wrappers in other processes are known by their names alone.
+
+    Args:
+        env: ``get_env()`` of a model of Stable-Baselines3.
+    """
+    changing: list[str] = []
+    strangers: list[Any] = []
+    clips = False
+    for layer in _layers(env):
+        if isinstance(layer, str):
+            found, base = _named(layer)
+            clips |= any(name == cls.__name__ for name in found for cls in CLIPPING)
+            known = {cls.__name__ for cls in (*NEUTRAL, *CLIPPING)}
+            changing += [name for name in found if name not in known]
+            strangers += [] if base else [layer]
+        elif type(layer) in CLIPPING:
+            clips = True
+        elif not _below(layer) and not isinstance(layer, ENVIRONMENTS):
+            strangers.append(layer)
+        elif not _is_neutral(layer):
+            changing.append(type(layer).__name__)
+    return Wrapping(list(dict.fromkeys(changing)), clips, strangers)
+
+
+def _layers(env: Any) -> Iterator[Any]:
+    """Yield an environment and all that it wraps or holds, or texts of what is remote."""
+    yield env
+    for below in _below(env):
+        if isinstance(below, str):
+            yield below
+        else:
+            yield from _layers(below)
+
+
+def _below(env: Any) -> list[Any]:
+    """Return what an environment wraps or holds; empty at the bottom."""
+    if isinstance(env, vec_env.VecEnvWrapper):
+        return [env.venv]
+    if isinstance(env, (SB3VecEnv, gym.Wrapper, vector.VectorWrapper)):
+        return [env.env]
+    if isinstance(env, (vec_env.DummyVecEnv, vector.SyncVectorEnv)):
+        return list(env.envs)
+    if isinstance(env, vec_env.SubprocVecEnv):
+        return list(env.env_method("__str__"))
+    if isinstance(env, vector.AsyncVectorEnv):
+        return list(env.call("__str__"))
+    return []
+
+
+def _named(text: str) -> tuple[list[str], bool]:
+    """Read the wrappers' names off ``<Outer<Inner<LearningRateEnv<id>>>>``.
+
+    Returns:
+        The names, and True if an environment of the package is at the bottom.
+    """
+    names = re.findall(r"<(\w+)", text)
+    for i, name in enumerate(names):
+        if name in (LearningRateEnv.__name__, TrialEnv.__name__):
+            return names[:i], True
+    return [], False
+
+
+def _is_neutral(layer: Any) -> bool:
+    """Return True if all methods of a layer are those of neutral classes."""
+    for method in METHODS:
+        owners = [cls for cls in type(layer).__mro__ if method in vars(cls)]
+        if method in vars(layer):  # replaced on the object
+            return False
+        if owners and owners[0] is vec_env.VecNormalize and not layer.norm_obs:
+            continue
+        if owners and owners[0] not in NEUTRAL:
+            return False
+    return True
