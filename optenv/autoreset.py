@@ -17,7 +17,7 @@ def check_options(options: Any, valid: Sequence[str] = ()) -> dict[str, Any]:
 
     Args:
         options: of ``reset()``.
-        valid: names of the options that there are.
+        valid: names of the known options.
 
     Raises:
         TypeError: they are no dict.

@@ -27,6 +27,7 @@ __all__ = [
     "check_warmup_steps",
     "describe_progress",
     "describe_schedule",
+    "end_of_run",
     "extended",
     "finishing",
     "is_decision",
@@ -145,6 +146,7 @@ def extended(policy: Policy, state: Mapping[str, Any], total_steps: Any) -> dict
             f"{total_steps}"
         )
     total = check_total_steps(policy, total_steps)
+    check_warmup_steps(state["warmup_steps"], total)
     return {
         "total_steps": None if policy.anytime else total, "origin": (0, 0.0), "fall": None,
     }  # fmt: skip
@@ -166,7 +168,7 @@ def finishing(policy: Policy, state: Mapping[str, Any], steps: Any) -> dict[str,
             "finish(steps)"
         )
     entries: dict[str, Any] = {
-        "fall": (begin, begin + steps, _policy_factor(policy, state)),
+        "fall": (begin, begin + steps, _fall_factor(policy, state)),
     }
     progress = observed_progress(state)
     if progress is not None:
@@ -218,8 +220,14 @@ def _decisions(
 
 def steps_left(state: Mapping[str, Any]) -> float:
     """Return the number of steps until the end of the run, infinite if it has none."""
-    end = state["total_steps"] if state["fall"] is None else state["fall"][1]
+    end = end_of_run(state)
     return math.inf if end is None else end - state["steps"]
+
+
+def end_of_run(state: Mapping[str, Any]) -> int | None:
+    """Return the number of steps of the run, None if it is unknown."""
+    end: int | None = state["total_steps"] if state["fall"] is None else state["fall"][1]
+    return end
 
 
 # The learning rate.
@@ -233,7 +241,7 @@ def record_peaks(groups: Sequence[dict[str, Any]]) -> None:
     for group in groups:
         if "initial_lr" in group:
             lr = float(group["lr"])
-            group[PEAK] = max(lr, float(group.get(PEAK, lr)))
+            group[PEAK] = max(lr, float(group.get(PEAK, group["initial_lr"])))
 
 
 def schedule_factor(
@@ -316,7 +324,7 @@ def describe_progress(policy: Policy, state: Mapping[str, Any]) -> str:
     if left <= 0:
         return f"{text}: the run has ended"
     falls = policy.action.schedule != "constant" and state["schedule"] is not None
-    if (falls or state["fall"]) and _policy_factor(policy, state) == 1.0:
+    if falls and state["fall"] is None and _policy_factor(policy, state) == 1.0:
         text += (
             ": the fall of the learning rate at the end of the run is still to come; "
             "finish(steps) brings it forward"

@@ -300,13 +300,8 @@ class Controller:
         self._lengthen(clock.finishing(self.policy, self.state, steps))
 
     def _lengthen(self, changes: Mapping[str, Any]) -> None:
-        """Change the length of the run, and make room for its decisions."""
+        """Change the length of the run; the trace keeps as many decisions as before."""
         self.state = {**self.state, **changes}
-        if not self.policy.anytime:
-            room = trace.empty(
-                self.policy.description["horizon"], self.state["trace"].dtype
-            )
-            self.state["trace"] = torch.cat([room, self.state["trace"]])
 
 
 def initial_state(
@@ -415,7 +410,10 @@ def next_run_state(
         ValueError: ``total_steps`` is no positive integer.
     """
     total = state["total_steps"] if total_steps is None else total_steps
-    fresh = initial_state(policy, total, dtype, state["schedule"], state["warmup_steps"])
+    warmup = state["warmup_steps"]
+    if total is not None and warmup >= total:  # of a run that was cut short
+        warmup = 0
+    fresh = initial_state(policy, total, dtype, state["schedule"], warmup)
     losses, reward = Losses(**state["losses"]), fresh["told"]
     if state["new_run"]:  # the last run has not begun
         reward = state["told"]

@@ -15,7 +15,10 @@ from .kernels import FUSED, allocate, switching, update
 from .kernels.base import KernelOptions
 from .tensors import GradientBatch
 
-__all__ = ["KNOWN", "check_group", "set_lr", "update_groups"]
+__all__ = ["KNOWN", "LIMIT", "check_group", "set_lr", "update_groups"]
+
+#: Key of a group's ``max_lr``: torch's ``OneCycleLR`` has a ``"max_lr"`` of its own there.
+LIMIT = "lr_limit"
 
 #: Settings that a parameter group can have.
 KNOWN = (
@@ -53,8 +56,8 @@ def check_group(group: Mapping[str, Any], rule: Rule) -> None:
             raise ValueError(f"Tensor lr must be 1-element, got shape {list(lr.shape)}")
         lr = lr.item()
     numbers = {"lr": lr, "weight_decay": group["weight_decay"]}
-    if group.get("max_lr") is not None:
-        numbers["max_lr"] = group["max_lr"]
+    if group.get(LIMIT) is not None:
+        numbers["max_lr"] = group[LIMIT]
     for name, value in numbers.items():
         if not is_number(value):
             raise TypeError(f"{name} must be a number, got {value!r}")
@@ -106,8 +109,8 @@ def update_groups(
     """
     for group, params, grads in batch.by_group():
         lr = float(group["lr"]) * multiplier
-        if group.get("max_lr") is not None:
-            lr = min(lr, float(group["max_lr"]))
+        if group.get(LIMIT) is not None:
+            lr = min(lr, float(group[LIMIT]))
         group["effective_lr"] = lr
         states = [batch.states[p] for p in params]
         options = KernelOptions(group["foreach"], group["fused"])

@@ -28,7 +28,7 @@ from .controller import (
     restored_state,
     warn_other_length,
 )
-from .groups import check_group, set_lr, update_groups
+from .groups import LIMIT, check_group, set_lr, update_groups
 from .guard import GUARDS, GradientGuard
 from .loss_hook import LossCollector, check_loss, is_scalar
 from .roles import groups_for
@@ -181,7 +181,7 @@ class LearnedOptimizer(Optimizer):
             "weight_decay": weight_decay, "foreach": foreach, "fused": fused,
             "maximize": maximize, "effective_lr": 0.0,
         }  # fmt: skip
-        optional = {"max_lr": max_lr, "betas": betas, "eps": eps, "momentum": momentum}
+        optional = {LIMIT: max_lr, "betas": betas, "eps": eps, "momentum": momentum}
         defaults |= {key: value for key, value in optional.items() if value is not None}
         check_group(defaults, given.rule)
         self._policy = given
@@ -237,6 +237,9 @@ class LearnedOptimizer(Optimizer):
                 ``params`` are no parameters.
         """
         if isinstance(param_group, dict):
+            if "max_lr" in param_group:
+                param_group = {**param_group, LIMIT: param_group["max_lr"]}
+                del param_group["max_lr"]
             check_group({**self.defaults, **param_group}, self._policy.rule)
         super().add_param_group(param_group)
 
@@ -498,8 +501,7 @@ class LearnedOptimizer(Optimizer):
     @property
     def total_steps(self) -> int | None:
         """Number of steps of the run; None in a run of unknown length."""
-        end: int | None = self._controller_state()["total_steps"]
-        return end
+        return clock.end_of_run(self._controller_state())
 
     @total_steps.setter
     def total_steps(self, value: Any) -> None:
@@ -633,7 +635,8 @@ class LearnedOptimizer(Optimizer):
 
     def __repr__(self) -> str:
         state, policy = self._controller_state(), self._policy
-        total = "unknown" if state["total_steps"] is None else state["total_steps"]
+        end = clock.end_of_run(state)
+        total = "unknown" if end is None else end
         counts = [f"{name} {state[name]}" for name in COUNTERS if state[name]]
         lines = [
             f"{type(self).__name__} (",

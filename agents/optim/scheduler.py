@@ -173,8 +173,7 @@ class LearnedLR(LRScheduler):
     @property
     def total_steps(self) -> int | None:
         """Number of steps of the run; None in a run of unknown length."""
-        end: int | None = self._controller.state["total_steps"]
-        return end
+        return clock.end_of_run(self._controller.state)
 
     @total_steps.setter
     def total_steps(self, value: Any) -> None:

@@ -95,7 +95,7 @@ def _extractor_layers(extractor: nn.Module) -> list[nn.Module]:
     """
     layers = list(extractor.children())
     device = next((p.device for p in extractor.parameters()), None)
-    width = extractor._observation_space.shape  # type: ignore[union-attr,operator]
+    width: Any = extractor._observation_space.shape  # type: ignore[union-attr]
     drawn = np.random.default_rng(0).uniform(-4, 4, (64, *width))
     observations = torch.from_numpy(drawn.astype(np.float32)).to(device)
     try:

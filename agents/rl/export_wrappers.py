@@ -58,7 +58,7 @@ METHODS = ("reset", "step", "step_async", "step_wait", "_reset", "_step", "_exte
 
 
 class Wrapping(NamedTuple):
-    """What stands between an environment and a model.
+    """Wrappers that stand between an environment and a model.
 
     Attributes:
         changing: names of the wrappers that are not known to be neutral.

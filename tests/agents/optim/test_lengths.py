@@ -92,6 +92,15 @@ def test_a_one_cycle_of_the_user_is_followed_as_it_is():
     np.testing.assert_allclose(found, users, rtol=1e-6)
 
 
+def test_the_max_lr_of_a_one_cycle_is_no_limit_of_the_user():
+    optimizer = make("default", total_steps=100, lr=1e-2, max_lr=1e-3)
+    scheduler = lr_scheduler.OneCycleLR(optimizer, 1e-2, 101, cycle_momentum=False)
+    assert max(take(optimizer, 100, scheduler)) * 0.1 == pytest.approx(1e-3)
+    free = make("default", total_steps=100, lr=1e-2)
+    scheduler = lr_scheduler.OneCycleLR(free, 1e-2, 101, cycle_momentum=False)
+    assert max(take(free, 100, scheduler)) * 0.1 > 1.5e-2
+
+
 def test_the_lower_of_the_users_factor_and_the_policys_applies():
     optimizer = make()
     scheduler = lr_scheduler.MultiStepLR(optimizer, [10, 19], 0.5)
@@ -220,13 +229,26 @@ def test_a_finished_run_falls_to_zero_from_where_its_schedule_stands(done, steps
         optimizer.finish(5)
 
 
+@pytest.mark.parametrize("policy", ["anytime", None])
+def test_a_run_finished_twice_falls_on_from_where_it_is(policy):
+    total = None if policy else 100
+    optimizer = make(policy, total_steps=total, schedule="auto" if policy else None)
+    take(optimizer, 20)
+    optimizer.finish(20)
+    take(optimizer, 15)
+    optimizer.finish(20)
+    fall = optimizer._controller_state()["fall"]
+    assert fall == (35, 55, pytest.approx(0.25))
+    assert "still to come" not in optimizer.explain().note
+
+
 def test_runs_of_unknown_length_can_be_finished():
     optimizer = make("anytime", total_steps=None)
     take(optimizer, 30)
     multiplier = optimizer.explain()[-1]["multiplier"]
     optimizer.finish(10)
     found = take(optimizer, 10)
-    assert optimizer.total_steps is None
+    assert optimizer.total_steps == 40
     multipliers = [multiplier] + [
         row["multiplier"] for row in optimizer.explain() if row["step"] >= 30
     ]

@@ -183,7 +183,7 @@ def test_an_optimizer_switches_rules_and_explains_it(dtype):
     assert len(told) > 1 and told <= set(switching.NAMES)
     table = str(optimizer.explain())
     assert any(name in table for name in told)
-    assert table.splitlines()[-1].startswith("rule: update rule")
+    assert table.split("\n\n")[1].splitlines()[-1].startswith("rule: update rule")
     above = optimizer.explain().plot().axes[0]
     drawn = {text.get_text() for text in above.get_legend().get_texts()}
     assert drawn == told
