@@ -244,7 +244,8 @@ def learn_several(options: dict[str, Any], config: dict[str, Any], folder: Path)
     except KeyboardInterrupt:
         stop(
             f"interrupted; the policies so far are in {folder}; `python -m "
-            "agents.evaluation --suite selection --policy ...` evaluates those that ended"
+            "agents.evaluation --suite selection --policy ...` evaluates those that ended, "
+            "--resume goes on from a model.zip in them"
         )
 
 

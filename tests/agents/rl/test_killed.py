@@ -1,0 +1,186 @@
+"""A training that is killed, or fills the disk, leaves a model to resume and a policy."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from stable_baselines3.common.save_util import load_from_zip_file
+
+from agents import load_policy
+from agents.rl import factory, rollouts, training
+from agents.rl.presets import PRESETS
+from agents.utils import atomic
+from tests.helpers.cli import SCRIPT, invoke
+
+RUNS = {"tasks": "quadratic", "updates_per_step": 2, "horizon": 6}
+TINY = [
+    "--num-envs", "8", "--no-evaluate", "--no-progress", "--set", "n_epochs=1",
+    "--set", "n_steps=6",
+    *(word for name, value in RUNS.items() for word in ("--env-arg", f"{name}={value}")),
+]  # fmt: skip
+ROLLOUT = 8 * 6
+
+
+def model_of(agent, copies, **overrides):
+    arguments = {**PRESETS[agent]["env"], **RUNS}
+    config = factory.configuration(
+        agent, env_arguments=arguments, num_envs=8, copies=copies, overrides=overrides
+    )
+    return factory.build(agent, config, seed=0)
+
+
+def attributes(folder):
+    return load_from_zip_file(folder / "model.zip")[0]
+
+
+FAST_DQN = {"learning_starts": 8, "gradient_steps": 1, "buffer_size": 1000}
+SHORT_PPO = {"n_steps": 20, "n_epochs": 1}
+
+
+@pytest.mark.parametrize(
+    ("agent", "copies", "overrides", "total"),
+    [
+        ("ppo", 1, SHORT_PPO, 200),
+        ("ppo", 1, SHORT_PPO, 16),
+        ("ppo", 4, {"n_steps": 6, "n_epochs": 1}, 5 * ROLLOUT),
+        ("rl2", 1, SHORT_PPO, 200),
+        ("dqn", 4, {**FAST_DQN, "train_freq": 3}, 200),
+        ("dqn", 1, {**FAST_DQN, "train_freq": 3}, 200),
+    ],
+)
+def test_a_training_ends_at_the_control_steps_asked_for(
+    agent, copies, overrides, total, tmp_path
+):
+    model = model_of(agent, copies, **overrides)
+    settings = model.__dict__.get("n_steps"), model.__dict__.get("train_freq")
+    assert training.learn(model, total, tmp_path, progress=False, save_every=50)
+    assert model.num_timesteps == total
+    assert (model.__dict__.get("n_steps"), model.__dict__.get("train_freq")) == settings
+    saved = attributes(tmp_path)
+    assert (saved.get("n_steps"), saved.get("train_freq")) == settings
+    assert load_policy(tmp_path / "policy").description["timesteps"] == total
+
+
+def test_whole_runs_are_rounded_up_to_and_single_runs_are_not():
+    whole = model_of("ppo", 4, n_steps=6)
+    assert rollouts.rounded(whole, ROLLOUT) == ROLLOUT
+    assert rollouts.rounded(whole, ROLLOUT + 1) == 2 * ROLLOUT
+    single = model_of("ppo", 1, n_steps=6)
+    assert rollouts.rounded(single, ROLLOUT + 1) == ROLLOUT + 8
+
+
+def test_a_rounded_number_of_control_steps_is_said_before_the_training(tmp_path):
+    done = invoke(*TINY, "--timesteps", 50, "--out", tmp_path / "a")
+    assert done.exit_code == 0, done.output
+    assert "it makes 48 control steps at a time, and so ends at 96" in done.output
+    assert attributes(tmp_path / "a")["num_timesteps"] == 96
+
+
+def test_an_interrupt_within_a_rollout_takes_back_the_steps_not_learned_from(
+    tmp_path, monkeypatch
+):
+    step = training._Recorder._on_step
+
+    def interrupt(recorder):
+        if recorder.num_timesteps == 2 * ROLLOUT + 16:
+            raise KeyboardInterrupt
+        return step(recorder)
+
+    monkeypatch.setattr(training._Recorder, "_on_step", interrupt)
+    model = model_of("ppo", 4, n_steps=6, n_epochs=1)
+    assert not training.learn(model, 5 * ROLLOUT, tmp_path, progress=False)
+    assert attributes(tmp_path)["num_timesteps"] == 2 * ROLLOUT
+
+
+def test_checkpoints_do_not_change_the_training(tmp_path):
+    policies = []
+    for i, save_every in enumerate((1, 10_000)):
+        model = model_of("ppo", 4, n_steps=6, n_epochs=1)
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        training.learn(model, 4 * ROLLOUT, folder, progress=False, save_every=save_every)
+        policies.append(load_policy(folder / "policy"))
+    assert policies[0].fingerprint() == policies[1].fingerprint()
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_last_good_files(tmp_path, monkeypatch):
+    write, writes = atomic.write_bytes, []
+
+    def fills_up(path, data):
+        writes.append(path)
+        if len(writes) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write(path, data)
+
+    monkeypatch.setattr(training, "write_bytes", fills_up)
+    out = tmp_path / "a"
+    done = invoke(*TINY, "--timesteps", 10 * ROLLOUT, "--save-every", ROLLOUT, "--out", out)
+    assert done.exit_code == 1
+    last = done.output.strip().splitlines()[-1]
+    assert f"Error: {out / 'model.zip'} cannot be written: No space left" in last
+    assert attributes(out)["num_timesteps"] == 2 * ROLLOUT
+    assert load_policy(out / "policy").description["timesteps"] == 2 * ROLLOUT
+    assert not list(out.glob(".*"))
+
+
+def begin(out):
+    """Start a training that lasts until it is killed, and wait for its first checkpoint."""
+    process = subprocess.Popen(
+        [
+            sys.executable, str(SCRIPT), *TINY, "--timesteps", str(10_000_000),
+            "--save-every", str(ROLLOUT), "--out", str(out),
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (out / "policy.json").exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"no checkpoint: {process.communicate()[0]}")
+        time.sleep(0.01)
+    return process
+
+
+@pytest.mark.slow
+@pytest.mark.training
+@pytest.mark.parametrize("seed", range(5))
+def test_a_killed_training_leaves_a_model_to_resume_and_a_policy(seed, tmp_path):
+    out = tmp_path / "a"
+    process = begin(out)
+    time.sleep(random.Random(seed).uniform(0.0, 1.5))
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    made = attributes(out)["num_timesteps"]
+    assert made >= ROLLOUT and made % ROLLOUT == 0
+    assert load_policy(out / "policy").description["timesteps"] % ROLLOUT == 0
+    total = made + 2 * ROLLOUT
+    resumed = invoke(
+        "--resume", out / "model.zip", "--timesteps", total, "--no-evaluate",
+        "--no-progress", "--set", "n_epochs=1", "--out", tmp_path / "b",
+    )  # fmt: skip
+    assert resumed.exit_code == 0, resumed.output
+    assert attributes(tmp_path / "b")["num_timesteps"] == total
+
+
+@pytest.mark.slow
+@pytest.mark.training
+def test_a_terminated_training_ends_as_an_interrupted_one(tmp_path):
+    out = tmp_path / "a"
+    process = begin(out)
+    time.sleep(0.3)
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert f"interrupted; what was learned so far is in {out}" in output
+    assert "Traceback" not in output
+    made = attributes(out)["num_timesteps"]
+    assert made % ROLLOUT == 0
+    assert load_policy(out / "policy").description["timesteps"] == made
