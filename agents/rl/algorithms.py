@@ -103,7 +103,7 @@ def _extractor_layers(extractor: nn.Module) -> list[nn.Module]:
             expected = extractor(observations)
             found = nn.Sequential(*layers)(observations)
         same = torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
-    except RuntimeError:  # shapes do not fit
+    except (RuntimeError, TypeError):  # shapes do not fit
         same = False
     if not same:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Wrappers between an environment and a model: which of them a policy can do without.
+"""Search for wrappers between environment and model that a policy cannot do without.
 
 An optimizer observes and acts as the bare environment does. A wrapper is *neutral* if it
 leaves observations and actions as they are, which is known of the classes in
@@ -24,7 +24,7 @@ from optenv.vector import LearningRateVectorEnv
 
 from .group_advantage import LeaveOneOutReward
 
-__all__ = ["CLIPPING", "NEUTRAL", "Wrapping", "wrapping"]
+__all__ = ["NEUTRAL", "Wrapping", "wrapping"]
 
 #: Environments of the package.
 ENVIRONMENTS = (LearningRateEnv, LearningRateVectorEnv)
@@ -50,9 +50,6 @@ NEUTRAL: frozenset[type[Any]] = frozenset(
     }
 )  # fmt: skip
 
-#: Wrappers that clip actions to their space, as every policy does.
-CLIPPING: tuple[type[Any], ...] = (wrappers.ClipAction, vector_wrappers.ClipAction)
-
 #: Methods that observations and actions pass through.
 METHODS = ("reset", "step", "step_async", "step_wait", "_reset", "_step", "_extend")
 
@@ -62,12 +59,10 @@ class Wrapping(NamedTuple):
 
     Attributes:
         changing: names of the wrappers that are not known to be neutral.
-        clips: True if a wrapper clips actions to their space.
         strangers: environments at the bottom that are none of the package.
     """
 
     changing: list[str]
-    clips: bool
     strangers: list[Any]
 
 
@@ -81,21 +76,17 @@ def wrapping(env: Any) -> Wrapping:
     """
     changing: list[str] = []
     strangers: list[Any] = []
-    clips = False
     for layer in _layers(env):
         if isinstance(layer, str):
             found, base = _named(layer)
-            clips |= any(name == cls.__name__ for name in found for cls in CLIPPING)
-            known = {cls.__name__ for cls in (*NEUTRAL, *CLIPPING)}
+            known = {cls.__name__ for cls in NEUTRAL}
             changing += [name for name in found if name not in known]
             strangers += [] if base else [layer]
-        elif type(layer) in CLIPPING:
-            clips = True
         elif not _below(layer) and not isinstance(layer, ENVIRONMENTS):
             strangers.append(layer)
         elif not _is_neutral(layer):
             changing.append(type(layer).__name__)
-    return Wrapping(list(dict.fromkeys(changing)), clips, strangers)
+    return Wrapping(list(dict.fromkeys(changing)), strangers)
 
 
 def _layers(env: Any) -> Iterator[Any]:

@@ -36,6 +36,8 @@ def test_an_unknown_argument_is_refused_with_the_closest_one(
     for make in (gym.make, gym.make_vec):
         with pytest.raises(TypeError, match=f"{typo!r}; did you mean {meant!r}") as error:
             make(env_id, **{typo: 1})
+        # The words of Python, which TorchRL looks for.
+        assert f"got an unexpected keyword argument {typo!r}" in str(error.value)
         for name in settings.Settings.__dataclass_fields__:
             assert name in str(error.value)
 
@@ -259,3 +261,33 @@ def test_a_single_environment_that_has_ended_refuses_to_step() -> None:
     rollout(env, [neutral_action(env)] * 3, seed=0)
     with pytest.raises(ValueError, match=r"^the run has ended; call reset\(\)$"):
         env.step(neutral_action(env))
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_unknown_options_of_reset_are_refused(batched: bool) -> None:
+    env = gym.make_vec(CONTINUOUS, 2, **SHORT) if batched else gym.make(CONTINUOUS, **SHORT)
+    valid = "valid: reset_mask" if batched else "valid: none"
+    with pytest.raises(ValueError, match=rf"unknown option 'horizon' .*{valid}"):
+        env.reset(seed=0, options={"horizon": 3})
+    with pytest.raises(TypeError, match=r"must be a dict or None, got \['horizon'\]"):
+        env.reset(seed=0, options=["horizon"])  # type: ignore[arg-type]
+    env.reset(seed=0, options={})
+
+
+def test_only_actions_that_can_be_clipped_name_the_wrapper_that_does() -> None:
+    env = gym.make(CONTINUOUS, disable_env_checker=True, **SHORT)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"1\.5.*; gymnasium\.wrappers\.ClipAction"):
+        env.step(np.array([1.5], np.float32))
+    with pytest.raises(ValueError, match="nan") as raised:
+        env.step(np.array([np.nan], np.float32))
+    assert "ClipAction" not in str(raised.value)
+    clipped = gym.wrappers.ClipAction(env)
+    clipped.step(np.array([1.5], np.float32))
+
+
+def test_a_rule_and_an_action_that_do_not_fit_are_told_what_is_missing() -> None:
+    with pytest.raises(ValueError, match=r"^an action .* needs rule 'switching', got"):
+        gym.make("optenv/UpdateRule-v0", rule="adam")
+    with pytest.raises(ValueError, match=r"^rule 'switching' needs an action that chooses"):
+        gym.make(CONTINUOUS, rule="switching")

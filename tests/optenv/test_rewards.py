@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from optenv import rewards, tasks
 from tests.helpers.small_runs import MLP, neutral_action, random_actions, rollout
@@ -189,3 +189,65 @@ def test_the_potential_grows_with_the_loss_and_starts_at_zero() -> None:
     assert potential(one, one).item() == pytest.approx(0, abs=1e-6)
     # Bounded below: runs gain nothing from the last digits of a loss near zero.
     assert potential(0 * one, one).item() == pytest.approx(-FLOOR, rel=1e-6)
+
+
+def test_the_potential_grows_with_losses_of_either_sign() -> None:
+    loss = torch.linspace(-40, 15, 500, dtype=torch.float64)
+    for initial in (2.0, 1e-3, 0.0, -1e-3, -3.0):
+        given = torch.cat([loss, torch.tensor([initial], dtype=torch.float64)]).sort()[0]
+        phi = rewards.log_progress(given, torch.full_like(given, initial))
+        assert (phi.diff() > 0).sum() == (given.diff() > 0).sum()
+        assert phi[given == initial].abs().max() < 1e-12
+        assert phi.isfinite().all()
+
+
+def test_a_loss_at_or_below_zero_is_not_diverged_unless_it_rises_far() -> None:
+    initial = torch.tensor([0.0, 0.0, 0.0, -0.01, -5.0, -5.0, 1.0, 1.0, math.nan])
+    loss = torch.tensor([0.0, 2.0, 50.0, 0.5, -80.0, 60.0, -9.0, -math.inf, 1.0])
+    _, diverged = rewards.REWARDS["train"].evaluate(loss[:, None], initial[:, None])
+    assert diverged.tolist() == [False, False, True, False, False, True, False, True, True]
+
+
+def test_the_potential_of_losses_of_either_sign_has_finite_gradients() -> None:
+    loss = torch.tensor([-1.0, 0.0, 0.0, 2.0, 3.0, -4.0]).requires_grad_()
+    initial = torch.tensor([1.0, 0.0, 1.0, 0.0, -2.0, -2.0])
+    (gradient,) = torch.autograd.grad(rewards.log_progress(loss, initial).sum(), loss)
+    assert gradient.isfinite().all() and (gradient > 0).all()
+
+
+def likelihood_task() -> tasks.Task:
+    """Return a task whose negative log-likelihood falls below zero."""
+    rng = np.random.default_rng(0)
+    inputs = torch.from_numpy(rng.standard_normal((60, 3), np.float32))
+    targets = 0.02 * inputs[:, :1]
+
+    def loss(outputs: Tensor, target: Tensor) -> Tensor:
+        mean, log_std = outputs[:, :1], outputs[:, 1:]
+        return (0.5 * ((target - mean) / log_std.exp()) ** 2 + log_std).mean()
+
+    return tasks.from_module(lambda: nn.Linear(3, 2), inputs, targets, loss=loss)
+
+
+def test_a_run_whose_loss_falls_below_zero_is_rewarded_to_its_end() -> None:
+    env = gym.make_vec(ID, 3, tasks=likelihood_task(), horizon=6, base_lr=0.03)
+    total = np.zeros(3)
+    for _, reward, _, _, info in rollout(env, [neutral_action(env)] * 6, seed=0)[1:]:
+        assert not info["diverged"].any()
+        total += reward
+    assert (info["loss"] < 0).all() and (total > FLOOR).all()
+
+
+def test_a_run_that_begins_without_a_loss_is_not_diverged() -> None:
+    inputs, targets = torch.full((20, 1), 1e3), torch.zeros(20, dtype=torch.int64)
+
+    def sure() -> nn.Module:
+        module = nn.Linear(1, 2)
+        nn.init.constant_(module.weight[0], 1.0)
+        nn.init.constant_(module.weight[1], -1.0)
+        return module
+
+    task = tasks.from_module(sure, inputs, targets, batch_size=4)
+    env = gym.make_vec(ID, 2, tasks=task, horizon=2, updates_per_step=2)
+    for _, reward, _, _, info in rollout(env, [neutral_action(env)] * 2, seed=0)[1:]:
+        assert (info["loss"] == 0).all() and (reward == 0).all()
+        assert not info["diverged"].any()

@@ -151,3 +151,19 @@ def test_importing_optenv_does_not_import_stable_baselines3() -> None:
 def test_a_single_environment_is_refused() -> None:
     with pytest.raises(TypeError, match=r"needs a VectorEnv, as make_vec gives, got"):
         SB3VecEnv(gym.make(ENV_IDS[0]))  # type: ignore[arg-type]
+
+
+def test_attributes_and_methods_are_found_behind_wrappers_and_in_single_runs() -> None:
+    mode, expected = AutoresetMode.DISABLED, batched(ENV_IDS[0], 2, **SHORT).env.describe()
+    wrapped = SB3VecEnv(RecordEpisodeStatistics(batched(ENV_IDS[0], 2, **SHORT).env))
+    single = gym.make_vec(
+        ENV_IDS[0], 2, vectorization_mode="sync", vector_kwargs={"autoreset_mode": mode},
+        **SHORT,
+    )  # fmt: skip
+    for env in (wrapped, SB3VecEnv(single)):
+        assert env.env_method("describe") == [expected] * 2
+        assert env.env_method("describe", indices=[1]) == [expected]
+        assert env.get_attr("render_mode") == [None, None]
+        with pytest.raises(AttributeError):
+            env.get_attr("nothing")
+    assert SB3VecEnv(single).get_attr("batch")[0].num_envs == 1

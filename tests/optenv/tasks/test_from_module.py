@@ -274,3 +274,64 @@ def test_generators_of_other_devices_are_not_seeded(
     assert torch.equal(torch.get_rng_state(), cpu)
     if torch.cuda.is_initialized():
         assert_identical(torch.cuda.get_rng_state_all(), before)
+
+
+@pytest.mark.parametrize("name", ["inputs", "targets"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_data_that_are_not_finite_are_refused_by_name(name: str, value: float) -> None:
+    arguments = {"inputs": torch.zeros(40, 4), "targets": torch.zeros(40, 3)}
+    arguments[name][37, 1] = value
+    with pytest.raises(ValueError, match=rf"^{name} must be finite.* {value} at index 37"):
+        optenv.from_module(linear_module, loss="mse", **arguments)
+
+
+def test_parameters_that_are_not_finite_are_refused_by_name() -> None:
+    def broken() -> nn.Module:
+        module = nn.Linear(4, 3)
+        nn.init.constant_(module.bias, torch.nan)
+        return module
+
+    with pytest.raises(ValueError, match="parameter 'bias' of the factory's module"):
+        optenv.from_module(broken, inputs_of("mlp").float(), TARGETS)
+
+
+def test_data_too_large_for_the_type_of_the_runs_are_refused() -> None:
+    inputs = inputs_of("mlp")
+    inputs[2, 0] = 1e300
+    task = optenv.from_module(lambda: linear_module().double(), inputs, TARGETS)
+    with pytest.raises(ValueError, match=r"inputs of the ModuleTask .*beyond .*float32"):
+        gym.make("optenv/LearningRate-v0", tasks=task).reset(seed=0)
+
+
+class Broken(tasks.MLP):
+    def examples(self, rng: np.random.Generator) -> Any:
+        inputs, targets = super().examples(rng)
+        inputs[-1] = np.nan
+        return inputs, targets
+
+
+def test_a_users_task_with_data_that_are_not_finite_is_refused() -> None:
+    env = gym.make("optenv/LearningRate-v0", tasks=Broken(num_train=40))
+    with pytest.raises(ValueError, match="inputs of the Broken task must be finite"):
+        env.reset(seed=0)
+
+
+FIXED: dict[str, Callable[[], nn.Module]] = {
+    "batch-norm": lambda: normalised().eval(),
+    "dropout": lambda: dropped().eval(),
+    "transformer": lambda: nn.TransformerEncoderLayer(4, 2, 8, 0.1).eval(),
+}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_modules_in_eval_mode_are_trained_as_they_are(name: str) -> None:
+    inputs, factory = inputs_of("mlp"), FIXED[name]
+    task = optenv.from_module(factory, inputs, TARGETS, batch_size=8)
+    data, params = sample_runs(task, 3)
+    losses, _ = core.loss_and_grad(task, params, data.train(8))
+    for run in range(3):
+        module = factory().double()
+        nn.utils.vector_to_parameters(params[run], module.parameters())
+        examples = data.rows[run, :8]
+        alone = F.cross_entropy(module(inputs[examples]), TARGETS[examples])
+        torch.testing.assert_close(losses[run], alone.detach())
