@@ -177,11 +177,11 @@ def main(**options: Any) -> None:
                 f"training: {options['agent']} on {config['env_id']}, "
                 f"{config['timesteps']:,} control steps, results in {folder}"
             )
-            if rollouts.rounded(model, timesteps) != timesteps:
-                last = model.num_timesteps + rollouts.rounded(model, timesteps)
+            rounded = rollouts.rounded(model, timesteps)
+            if rounded != timesteps:
                 echo(
                     f"training: it makes {rollouts.unit(model):,} control steps at a time, "
-                    f"and so ends at {last:,}"
+                    f"and so ends at {model.num_timesteps + rounded:,}"
                 )
             if several:
                 learn_several(options, config, folder)

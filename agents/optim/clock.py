@@ -35,6 +35,7 @@ __all__ = [
     "record_peaks",
     "schedule_factor",
     "steps_left",
+    "warn_of_other_length",
     "warn_of_unknown_length",
 ]
 
@@ -79,9 +80,7 @@ def check_total_steps(policy: Policy, total_steps: Any) -> int | None:
             "total_steps is missing: this policy must know how many steps the run will "
             "take; only an anytime policy does without"
         )
-    if isinstance(total_steps, float) and total_steps.is_integer():
-        total_steps = int(total_steps)
-    total = positive_int("total_steps", total_steps)
+    total = _number_of_steps("total_steps", total_steps)
     shortest, longest = policy.description["total_updates"]
     if total > LENGTH_TOLERANCE * longest:
         warn_user(
@@ -108,6 +107,16 @@ def warn_of_unknown_length(used: str, better: str) -> None:
         f"does not fall by itself; {better!r}, with total_steps=..., does better. "
         f"policy={used!r} gives no warning"
     )
+
+
+def warn_of_other_length(loaded: Mapping[str, Any], made_for: int | None) -> None:
+    """Warn if a loaded run has another length than the optimizer was made for."""
+    if loaded["total_steps"] != made_for:
+        warn_user(
+            f"the loaded state is of a run of total_steps={loaded['total_steps']}, which "
+            f"goes on; total_steps={made_for}, which was given here, does not count. "
+            "extend(total_steps) changes the length"
+        )
 
 
 def check_warmup_steps(warmup_steps: Any, total_steps: int | None) -> int:
@@ -158,9 +167,7 @@ def finishing(policy: Policy, state: Mapping[str, Any], steps: Any) -> dict[str,
     Raises:
         ValueError: the number of steps is not valid, or the run has ended.
     """
-    if isinstance(steps, float) and steps.is_integer():
-        steps = int(steps)
-    steps = positive_int("steps", steps)
+    steps = _number_of_steps("steps", steps)
     begin = state["steps"]
     if steps_left(state) <= 0:
         raise ValueError(
@@ -177,22 +184,22 @@ def finishing(policy: Policy, state: Mapping[str, Any], steps: Any) -> dict[str,
     return entries
 
 
+def _number_of_steps(name: str, value: Any) -> int:
+    """Return a positive number of steps, which may be a float without a fraction."""
+    whole = isinstance(value, float) and value.is_integer()
+    return positive_int(name, int(value) if whole else value)
+
+
 # Progress and decisions.
 
 
-def observed_progress(state: Mapping[str, Any], step: int | None = None) -> float | None:
-    """Return the share of the run that is done, None in a run of unknown length.
-
-    Args:
-        state: of the controller.
-        step: steps taken; by default those so far.
-    """
+def observed_progress(state: Mapping[str, Any]) -> float | None:
+    """Return the share of the run that is done, None in a run of unknown length."""
     total = state["total_steps"]
     if total is None:
         return None
     begin, done = state["origin"]
-    step = state["steps"] if step is None else step
-    return float(done + (1.0 - done) * ((step - begin) / (total - begin)))
+    return float(done + (1.0 - done) * ((state["steps"] - begin) / (total - begin)))
 
 
 def is_decision(policy: Policy, state: Mapping[str, Any], ahead: int = 0) -> bool:

@@ -31,21 +31,12 @@ from optenv.telemetry import (
 from ..policy.module import Policy
 from ..utils.warning import warn_user
 from . import clock, trace
-from .clock import observed_progress
 from .distributed import all_reduce_sum, is_distributed, mean_loss
 from .loss_unit import correct
 from .probe import UpdateProbe
-from .state import check_controller
 from .tensors import GradientBatch, States, parameters_of
 
-__all__ = [
-    "Controller",
-    "State",
-    "initial_state",
-    "next_run_state",
-    "restored_state",
-    "warn_other_length",
-]
+__all__ = ["Controller", "State", "initial_state", "next_run_state"]
 
 State = dict[str, Any]
 
@@ -67,7 +58,7 @@ class Controller:
     Args:
         policy: the policy; its weights are not changed.
         state: from :func:`initial_state`, :func:`next_run_state` or
-            :func:`restored_state`.
+            :func:`agents.optim.state.check_controller`.
         synchronize: whether the processes of ``torch.distributed`` share one model and
             use the mean of their losses.
         partitioned: whether each of them holds other parameters of that model.
@@ -233,7 +224,7 @@ class Controller:
         """Compute the telemetry features ``[1, F]``, and the history after them."""
         state = self.state
         log_multiplier = state["log_multiplier"]
-        progress = observed_progress(state)
+        progress = clock.observed_progress(state)
         control = Control(
             progress=None
             if progress is None
@@ -293,15 +284,13 @@ class Controller:
 
     def extend(self, total_steps: int) -> None:
         """Go on until ``total_steps``; see ``LearnedOptimizer.extend``."""
-        self._lengthen(clock.extended(self.policy, self.state, total_steps))
+        changed = clock.extended(self.policy, self.state, total_steps)
+        self.state = {**self.state, **changed}
 
     def finish(self, steps: int) -> None:
         """End the run after ``steps`` more steps; see ``LearnedOptimizer.finish``."""
-        self._lengthen(clock.finishing(self.policy, self.state, steps))
-
-    def _lengthen(self, changes: Mapping[str, Any]) -> None:
-        """Change the length of the run; the trace keeps as many decisions as before."""
-        self.state = {**self.state, **changes}
+        changed = clock.finishing(self.policy, self.state, steps)
+        self.state = {**self.state, **changed}
 
 
 def initial_state(
@@ -421,25 +410,6 @@ def next_run_state(
         mean = torch.full_like(reward, losses.mean)
         reward = state["history"]["loss_previous"] - log_loss(mean)
     return {**fresh, "said": state["said"], "memory": state["memory"], "told": reward}
-
-
-def warn_other_length(loaded: State, made_for: int | None) -> None:
-    """Warn if a loaded run has another length than the optimizer was made for."""
-    if loaded["total_steps"] != made_for:
-        warn_user(
-            f"the loaded state is of a run of total_steps={loaded['total_steps']}, which "
-            f"goes on; total_steps={made_for}, which was given here, does not count. "
-            "extend(total_steps) changes the length"
-        )
-
-
-def restored_state(policy: Policy, saved: Any) -> State:
-    """Check a saved state, and return it with its tensors on the CPU.
-
-    Raises:
-        ValueError: see :func:`agents.optim.state.check_controller`.
-    """
-    return check_controller(policy, saved)
 
 
 def mean_log_lr(groups: Sequence[Mapping[str, Any]], partitioned: bool = False) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..utils.warning import warn_user
 from .controller import Controller
-from .probe import BUFFERS
+from .probe import BUFFERS, STARTED
 from .tensors import GradientBatch, grad_norm, parameters_of
 
 __all__ = ["GUARDS", "GradientGuard"]
@@ -84,7 +84,7 @@ class GradientGuard:
         if was_early_outlier(state, norm * coefficient):
             for p in batch.params:
                 of_param = batch.states[p]
-                for name in of_param.keys() - {*BUFFERS, GOOD_PARAM}:
+                for name in of_param.keys() - {*BUFFERS, STARTED, GOOD_PARAM}:
                     del of_param[name]
         if coefficient < 1.0:
             batch = batch.with_grads([grad * coefficient for grad in batch.grads])

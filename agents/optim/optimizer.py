@@ -25,14 +25,12 @@ from .controller import (
     State,
     initial_state,
     next_run_state,
-    restored_state,
-    warn_other_length,
 )
 from .groups import LIMIT, check_group, set_lr, update_groups
 from .guard import GUARDS, GradientGuard
 from .loss_hook import LossCollector, check_loss, is_scalar
 from .roles import groups_for
-from .state import check_parameter_states, check_settings
+from .state import check_controller, check_parameter_states, check_settings
 from .tensors import GradientBatch, parameters_of
 from .trace import Explanation
 
@@ -405,7 +403,7 @@ class LearnedOptimizer(Optimizer):
         finally:
             handle.remove()
         self._restore_dtypes(loaded["final"])
-        warn_other_length(loaded["controller"], made_for)
+        clock.warn_of_other_length(loaded["controller"], made_for)
         self._controller.replace_state(loaded["controller"])
         self._store_controller()
         self._losses.take()  # losses of another run
@@ -429,7 +427,7 @@ class LearnedOptimizer(Optimizer):
             if not isinstance(group, dict):
                 raise ValueError(f"param_groups[{i}] must be a dictionary: {quoted(group)}")
         saved = next((g["controller"] for g in groups if "controller" in g), None)
-        state = restored_state(self._policy, saved)
+        state = check_controller(self._policy, saved)
         for i, group in enumerate(groups):
             try:
                 check_group({**self.defaults, **group}, self._policy.rule)

@@ -28,15 +28,18 @@ from .distributed import (
 from .subsample import is_subsampled, scale, subsample, subsample_numel
 from .tensors import GradientBatch, States, real
 
-__all__ = ["BUFFERS", "UpdateProbe", "buffer_shape"]
+__all__ = ["BUFFERS", "STARTED", "UpdateProbe", "buffer_shape"]
 
 #: Buffers of float32 parameters are kept in bfloat16, so that gradient and update together
 #: take the memory of one copy of the gradients. Inner products over many numbers are
 #: hardly affected by the rounding.
 _BUFFER_DTYPES = {torch.float32: torch.bfloat16}
 
-#: Names of the buffers in the state of a parameter.
-BUFFERS = ("last_grad", "last_step", "last_param", "watched")
+#: Buffers in the state of a parameter, of which it has all or none.
+BUFFERS = ("last_grad", "last_step", "watched")
+
+#: Buffer that a parameter has only between :meth:`UpdateProbe.start` and ``finish``.
+STARTED = "last_param"
 
 #: Numbers that are measured together. Small tensors are slow one by one, and tensors
 #: larger than the processor's cache are slow in one piece.
@@ -91,14 +94,14 @@ class UpdateProbe:
         # Negated, since that is quicker than a copy, and an addition completes it.
         negated = torch._foreach_neg([_local_part(p) for p in batch.params])
         for state, param in zip(states, negated, strict=True):
-            state["last_param"] = param
+            state[STARTED] = param
 
     def finish(self, states: States) -> None:
         """Buffer what the update since :meth:`start` changed."""
-        started = [(p, state) for p, state in states.items() if "last_param" in state]
+        started = [(p, state) for p, state in states.items() if STARTED in state]
         if not started:
             return
-        steps = [state.pop("last_param") for _, state in started]
+        steps = [state.pop(STARTED) for _, state in started]
         torch._foreach_add_(steps, [_local_part(p) for p, _ in started])
         torch._foreach_copy_([_local_part(s["last_step"]) for _, s in started], steps)
         flags = [state["watched"] for _, state in started]
@@ -108,7 +111,7 @@ class UpdateProbe:
         """Mark all buffers as not of the previous step."""
         flags = [state["watched"] for state in states.values() if "watched" in state]
         for state in states.values():
-            state.pop("last_param", None)
+            state.pop(STARTED, None)
         if flags:
             torch._foreach_zero_(flags)
 

@@ -22,9 +22,9 @@ from ..policy.files import load_policy
 from ..policy.module import Policy
 from ..utils.warning import warn_user
 from . import clock
-from .controller import Controller, initial_state, restored_state, warn_other_length
+from .controller import Controller, initial_state
 from .loss_hook import check_loss, is_scalar
-from .state import check_buffers, check_scheduler
+from .state import check_buffers, check_controller, check_scheduler
 from .tensors import GradientBatch, grad_norm, parameters_of
 from .trace import Explanation
 
@@ -322,7 +322,7 @@ class LearnedLR(LRScheduler):
         # 1. Check everything
         if not isinstance(state_dict, dict):
             raise ValueError(f"a state to load is a dictionary, got {quoted(state_dict)}")
-        restored = restored_state(self._policy, state_dict.get("controller"))
+        restored = check_controller(self._policy, state_dict.get("controller"))
         common = check_scheduler(state_dict, COMMON, len(self.optimizer.param_groups))
         params = parameters_of(self.optimizer.param_groups)
         buffers = state_dict["kept"]
@@ -339,7 +339,7 @@ class LearnedLR(LRScheduler):
             self._states[params[i]] = {
                 name: value.to(device, copy=True) for name, value in values.items()
             }
-        warn_other_length(restored, self._controller.state["total_steps"])
+        clock.warn_of_other_length(restored, self._controller.state["total_steps"])
         self._controller.replace_state(restored)
         self._set_lrs = None
         super().load_state_dict(common)

@@ -26,7 +26,7 @@ from .clock import CLOCK, PEAK, SCHEDULES
 from .distributed import is_sharded
 from .kernels import KernelOptions, kernel_of
 from .kernels.base import initial_slot
-from .probe import buffer_shape
+from .probe import BUFFERS, STARTED, buffer_shape
 from .tensors import real, wide
 
 __all__ = [
@@ -55,9 +55,6 @@ MAX_MEAN = 1e6
 
 #: Moments that are averages of squares.
 SQUARES = ("exp_avg_sq", "short_exp_avg_sq", "square_avg")
-
-#: Buffers of the probe, of which a state has all or none.
-BUFFERS = ("last_grad", "last_step", "watched")
 
 #: Largest base learning rate, and the largest one that a policy makes of it.
 MAX_LR, MAX_EFFECTIVE_LR = 1e6, 1e20
@@ -347,7 +344,7 @@ def check_scheduler(
     if not isinstance(kept, Mapping) or not all(type(i) is int and i >= 0 for i in kept):
         raise _invalid("kept", kept, "a dictionary of states by index of the parameter")
     for i, values in kept.items():
-        valid = (*BUFFERS, "last_param")
+        valid = (*BUFFERS, STARTED)
         if not isinstance(values, Mapping) or not set(values) <= set(valid):
             raise _invalid(f"kept[{i}]", values, f"a dictionary of {', '.join(valid)}")
         for key, value in values.items():
@@ -420,7 +417,7 @@ def check_buffers(name: str, state: Any, p: Tensor) -> None:
     Raises:
         ValueError: one is missing, of the wrong type or shape, or not finite.
     """
-    present = [key for key in (*BUFFERS, "last_param") if key in state]
+    present = [key for key in (*BUFFERS, STARTED) if key in state]
     if not present:
         return
     if missing := [key for key in BUFFERS if key not in state]:
@@ -428,7 +425,7 @@ def check_buffers(name: str, state: Any, p: Tensor) -> None:
     for key in present:
         if key == "watched":
             _check_scalar(f"{name}: {key}", state[key], 0.0, 1.0)
-        elif key == "last_param" and hasattr(p, "full_tensor"):
+        elif key == STARTED and hasattr(p, "full_tensor"):
             _check_moment(f"{name}: {key}", state[key], None, None)
         else:
             _check_moment(f"{name}: {key}", state[key], buffer_shape(p), None)
@@ -439,7 +436,7 @@ def _check_parameter_state(policy: Policy, name: str, state: Any, p: Tensor) -> 
     if not isinstance(state, Mapping):
         raise _invalid(name, state, "a dictionary")
     kernel = kernel_of(policy.rule)
-    valid = [*sorted(kernel.slots), *BUFFERS, "last_param", "good_param"]
+    valid = [*sorted(kernel.slots), *BUFFERS, STARTED, "good_param"]
     if unknown := [key for key in state if key not in valid]:
         raise _invalid(name, unknown, f"entries out of {', '.join(valid)}")
     # 1. The slots of the rule: all, or none before the first step and after a roll-back
