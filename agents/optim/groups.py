@@ -15,7 +15,7 @@ from .kernels import FUSED, allocate, switching, update
 from .kernels.base import KernelOptions
 from .tensors import GradientBatch
 
-__all__ = ["KNOWN", "LIMIT", "check_group", "set_lr", "update_groups"]
+__all__ = ["KNOWN", "LIMIT", "check_group", "check_scope", "set_lr", "update_groups"]
 
 #: Key of a group's ``max_lr``: torch's ``OneCycleLR`` has a ``"max_lr"`` of its own there.
 LIMIT = "lr_limit"
@@ -79,15 +79,31 @@ def check_group(group: Mapping[str, Any], rule: Rule) -> None:
     # 3. Hyperparameters of the rule, and settings that would be ignored.
     _rule_of(rule, group)
     for name in group:
-        if name in GLOBAL:
-            raise ValueError(
-                f"{name} is of the whole optimizer, not of a parameter group; a group can "
-                f"have {', '.join(KNOWN)}"
-            )
         if name in FOREIGN and group[name]:
             raise ValueError(
                 f"{name}={group[name]!r} would have no effect; a parameter group can have "
                 f"{', '.join(KNOWN)}"
+            )
+
+
+def check_scope(group: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Refuse settings of one group that hold for all groups together.
+
+    ``ZeroRedundancyOptimizer`` repeats all arguments of the optimizer in its groups: a
+    setting that equals that of the whole optimizer may stand there.
+
+    Args:
+        group: the parameter group.
+        arguments: settings of the whole optimizer, those of :data:`GLOBAL`.
+
+    Raises:
+        ValueError: a group has another setting.
+    """
+    for name in GLOBAL:
+        if name in group and group[name] != arguments[name]:
+            raise ValueError(
+                f"{name} is of the whole optimizer, not of a parameter group; a group can "
+                f"have {', '.join(KNOWN)}"
             )
 
 

@@ -26,7 +26,7 @@ from .controller import (
     initial_state,
     next_run_state,
 )
-from .groups import LIMIT, check_group, set_lr, update_groups
+from .groups import LIMIT, check_group, check_scope, set_lr, update_groups
 from .guard import GUARDS, GradientGuard
 from .loss_hook import LossCollector, check_loss, is_scalar
 from .roles import groups_for
@@ -164,14 +164,18 @@ class LearnedOptimizer(Optimizer):
         partitioned: bool = False,
     ) -> None:
         # 1. The policy and the arguments.
+        flags = {
+            "rollback": rollback, "synchronize": synchronize, "partitioned": partitioned,
+        }  # fmt: skip
+        self._arguments = {
+            "policy": policy, "total_steps": total_steps, "schedule": schedule,
+            "warmup_steps": warmup_steps, "guard": guard, **flags,
+        }  # fmt: skip
         if policy is None:
             policy = ANYTIME if total_steps is None else DEFAULT
             if total_steps is None:
                 clock.warn_of_unknown_length(ANYTIME, DEFAULT)
         given = policy if isinstance(policy, Policy) else load_policy(policy)
-        flags = {
-            "rollback": rollback, "synchronize": synchronize, "partitioned": partitioned,
-        }  # fmt: skip
         _check_arguments(schedule, guard, flags)
         # 2. The parameter groups, which are checked against the policy's rule.
         defaults: dict[str, Any] = {
@@ -239,6 +243,7 @@ class LearnedOptimizer(Optimizer):
                 param_group = {**param_group, LIMIT: param_group["max_lr"]}
                 del param_group["max_lr"]
             check_group({**self.defaults, **param_group}, self._policy.rule)
+            check_scope(param_group, self._arguments)
         super().add_param_group(param_group)
 
     def attach_loss(self, module: nn.Module, reduction: str = "mean") -> RemovableHandle:
@@ -363,7 +368,7 @@ class LearnedOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         self._controller.state = self._controller_state()
         self._store_controller()
-        names = ("_policy", "_controller", "_guard")
+        names = ("_policy", "_arguments", "_controller", "_guard")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in names}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
