@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -35,8 +35,8 @@ GLOBAL = (
 #: Settings of other optimizers that no rule here has; they may be there if they are off.
 FOREIGN = (
     "alpha", "amsgrad", "beta1", "beta2", "capturable", "centered", "cautious", "dampening",
-    "decoupled_weight_decay", "differentiable", "lambd", "lr_decay", "momentum_decay",
-    "nesterov", "ns_steps", "rho", "use_muon",
+    "differentiable", "lambd", "lr_decay", "momentum_decay", "nesterov", "ns_steps", "rho",
+    "use_muon",
 )  # fmt: skip
 
 
@@ -63,6 +63,8 @@ def check_group(group: Mapping[str, Any], rule: Rule) -> None:
             raise TypeError(f"{name} must be a number, got {value!r}")
         if not 0.0 <= value < float("inf"):
             raise ValueError(f"{name} must be at least 0 and finite, got {value!r}")
+    if numbers.get("max_lr") == 0:
+        raise ValueError("max_lr must be above 0, got 0; lr=0 keeps a group as it is")
     # 2. Flags.
     for name in ("foreach", "fused"):
         if group[name] not in (True, False, None):
@@ -79,7 +81,7 @@ def check_group(group: Mapping[str, Any], rule: Rule) -> None:
     # 3. Hyperparameters of the rule, and settings that would be ignored.
     _rule_of(rule, group)
     for name in group:
-        if name in FOREIGN and group[name]:
+        if name in FOREIGN and not _is_off(group[name]):
             raise ValueError(
                 f"{name}={group[name]!r} would have no effect; a parameter group can have "
                 f"{', '.join(KNOWN)}"
@@ -110,20 +112,21 @@ def check_scope(group: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
 def update_groups(
     rule: Rule,
     batch: GradientBatch,
-    multiplier: float,
+    multipliers: Sequence[float],
     state: dict[str, Any],
     partitioned: bool = False,
 ) -> None:
-    """Update the parameters of all groups, at their learning rates times ``multiplier``.
+    """Update the parameters of all groups, at their learning rates times multipliers.
 
     Args:
         rule: update rule of the policy.
         batch: gradients of the step. ``group["effective_lr"]`` of its groups is set.
-        multiplier: multiplier of the learning rates.
+        multipliers: multiplier of each group's learning rate.
         state: state of the controller, which may have chosen another rule.
         partitioned: whether other processes hold further parameters.
     """
-    for group, params, grads in batch.by_group():
+    parts = zip(batch.by_group(), multipliers, strict=True)
+    for (group, params, grads), multiplier in parts:
         lr = float(group["lr"]) * multiplier
         if group.get(LIMIT) is not None:
             lr = min(lr, float(group[LIMIT]))
@@ -134,10 +137,27 @@ def update_groups(
             allocate(rule, params, states, options)
         else:
             decay = group["weight_decay"]
-            own = _rule_of(rule, group)
-            update(own, params, grads, states, lr, weight_decay=decay, options=options)
+            own_rule = _rule_of(rule, group)
+            update(own_rule, params, grads, states, lr, weight_decay=decay, options=options)
     if state["chosen"] >= 0:
         switching.update(batch, state, partitioned)
+
+
+def settings_of(rule: Rule) -> dict[str, Any]:
+    """Return the hyperparameters of a rule that a group can set, by torch's names."""
+    if rule.name == "switching":
+        return {}
+    own = {name: getattr(rule.hyperparameters, name) for name in rule.fields}
+    names = ("eps", "momentum")
+    settings: dict[str, Any] = {name: own[name] for name in names if name in own}
+    if "beta1" in own and "beta2" in own:
+        settings["betas"] = (own["beta1"], own["beta2"])
+    return settings
+
+
+def _is_off(value: Any) -> bool:
+    """Return whether a setting is None, False or 0, which switches it off."""
+    return value is None or value is False or (is_number(value) and value == 0)
 
 
 def _rule_of(rule: Rule, group: Mapping[str, Any]) -> Rule:
@@ -147,9 +167,15 @@ def _rule_of(rule: Rule, group: Mapping[str, Any]) -> Rule:
         ValueError: the rule has no such hyperparameter, or it is out of its range.
         TypeError: a hyperparameter is of the wrong type.
     """
-    changed = {
-        name: group[name] for name in ("eps", "momentum") if group.get(name) is not None
-    }
+    own = rule.hyperparameters
+    changed = {}
+    for name in ("eps", "momentum"):
+        value = group.get(name)
+        if value is not None and not is_number(value):
+            raise TypeError(f"{name} must be a number, got {value!r}")
+        # What is off need not be there.
+        if value is not None and value != getattr(own, name, 0):
+            changed[name] = value
     betas = group.get("betas")
     if betas is not None:
         if (
@@ -158,7 +184,8 @@ def _rule_of(rule: Rule, group: Mapping[str, Any]) -> Rule:
             or not all(map(is_number, betas))
         ):
             raise ValueError(f"betas must be two numbers, got {betas!r}")
-        changed["beta1"], changed["beta2"] = betas
+        if tuple(betas) != (getattr(own, "beta1", None), getattr(own, "beta2", None)):
+            changed["beta1"], changed["beta2"] = betas
     return _with_hyperparameters(rule, **changed) if changed else rule
 
 

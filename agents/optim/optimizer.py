@@ -26,7 +26,7 @@ from .controller import (
     initial_state,
     next_run_state,
 )
-from .groups import LIMIT, check_group, check_scope, set_lr, update_groups
+from .groups import LIMIT, check_group, check_scope, set_lr, settings_of, update_groups
 from .guard import GUARDS, GradientGuard
 from .loss_hook import LossCollector, check_loss, is_scalar
 from .roles import groups_for
@@ -184,6 +184,7 @@ class LearnedOptimizer(Optimizer):
             "maximize": maximize, "effective_lr": 0.0,
         }  # fmt: skip
         optional = {LIMIT: max_lr, "betas": betas, "eps": eps, "momentum": momentum}
+        defaults |= settings_of(given.rule)
         defaults |= {key: value for key, value in optional.items() if value is not None}
         check_group(defaults, given.rule)
         self._policy = given
@@ -306,9 +307,9 @@ class LearnedOptimizer(Optimizer):
         if checked is not None:  # else the step is skipped
             maximize = self.param_groups[0]["maximize"]
             self._controller.record_loss(loss, checked.params, maximize)
-            multiplier = self._controller.before_update(checked)
+            multipliers = self._controller.before_update(checked)
             state, partitioned = self._controller.state, self._guard.partitioned
-            update_groups(self._policy.rule, checked, multiplier, state, partitioned)
+            update_groups(self._policy.rule, checked, multipliers, state, partitioned)
             self._controller.after_update(self.state)
         self._store_controller()
         return result
@@ -337,7 +338,11 @@ class LearnedOptimizer(Optimizer):
 
         It calls ``step`` with all learning rates at 0 before it loads a checkpoint.
         """
-        update_groups(self._policy.rule, batch, 0.0, {"chosen": -1})
+        stand_still = [0.0] * len(batch.groups)
+        update_groups(self._policy.rule, batch, stand_still, {"chosen": -1})
+        for group in batch.groups:
+            if "initial_lr" in group:
+                group.setdefault(clock.PEAK, float(group["initial_lr"]))
         self._controller.probe.allocate(batch.params, self.state)
         if self._guard.rollback:
             self._guard.keep_params(batch, renew=False)
