@@ -619,9 +619,10 @@ class LearnedOptimizer(Optimizer):
 
         Returns:
             ``lr`` (the learning rate in force; with several groups the highest, and those
-            of the groups as ``lr_0``, ``lr_1`` and so on), ``multiplier`` (of the policy, without the schedule), ``step``, and the
-            counters :attr:`skipped`, :attr:`clipped`, :attr:`ignored_losses`,
-            :attr:`ignored_actions` and :attr:`rollbacks`.
+            of the groups as ``lr_0``, ``lr_1`` and so on), ``multiplier`` (of the policy,
+            without the schedule), ``step``, and the counters :attr:`skipped`,
+            :attr:`clipped`, :attr:`ignored_losses`, :attr:`ignored_actions` and
+            :attr:`rollbacks`.
 
         Example:
             >>> import torch
