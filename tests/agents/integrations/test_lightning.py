@@ -183,7 +183,9 @@ def test_the_command_line_makes_the_optimizer_by_name(tmp_path, monkeypatch):
         "--optimizer.policy=adam", "--optimizer.max_lr=0.01",
     ]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["program.py", *arguments])
-    cli = LightningCLI(Networkless, save_config_callback=None)
+    cli = LightningCLI(
+        Networkless, save_config_callback=None, seed_everything_default=False
+    )
     (optimizer,) = cli.trainer.optimizers
     assert isinstance(optimizer, LearnedOptimizer) and optimizer.policy.name == "adam"
     model, plain = train_in_torch(lambda p: learned(p, policy="adam", max_lr=0.01))

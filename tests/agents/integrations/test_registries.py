@@ -71,7 +71,7 @@ class TestPytorchOptimizer:
     @pytest.mark.parametrize("name", ["adamw", "Learned", "", 3])
     def test_names_that_would_not_work_are_refused(self, package, name):
         before = dict(package.optimizer.OPTIMIZERS)
-        with pytest.raises(ValueError, match="already|lower case"):
+        with pytest.raises(ValueError, match=r"already|lower case"):
             register_with_pytorch_optimizer(name)
         assert package.optimizer.OPTIMIZERS == before
 
@@ -137,7 +137,7 @@ class TestTimm:
     @pytest.mark.parametrize("name", ["adamw", "Learned", "", 3, "learned_lr"])
     def test_names_that_would_not_work_are_refused(self, package, name):
         before = package.list_optimizers()
-        with pytest.raises(ValueError, match="already|lower case|no '_'"):
+        with pytest.raises(ValueError, match=r"already|lower case|no '_'"):
             register_with_timm(name)
         assert package.list_optimizers() == before
 

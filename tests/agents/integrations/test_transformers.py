@@ -289,10 +289,10 @@ def test_other_optimizers_are_refused_by_name(tmp_path):
         {"optimizer_cls_and_kwargs": (torch.optim.AdamW, {})},
         {"optimizers": (torch.optim.AdamW([nn.Parameter(torch.zeros(1))]), None)},
     ):
-        with pytest.raises(TypeError, match="LearnedTrainer.*AdamW"):
+        with pytest.raises(TypeError, match=r"LearnedTrainer.*AdamW"):
             trainer(Learned, tmp_path, **more)
     run, _ = trainer(PlainTrainer, tmp_path, callbacks=[LearnedOptimizerCallback()])
-    with pytest.raises(TypeError, match="needs a LearnedOptimizer.*is AdamW"):
+    with pytest.raises(TypeError, match=r"needs a LearnedOptimizer.*is AdamW"):
         run.train()
 
 
