@@ -48,6 +48,9 @@ SLOW = {
     "frameworks.md",
 }  # fmt: skip
 
+#: Optional packages of pages.
+NEEDED = {"frameworks.md": ("accelerate", "lightning", "transformers", "pytorch_optimizer")}
+
 #: Names of tables of the packages that users may add to.
 TABLES = ("_REGISTERED", "ALGORITHMS", "KERNELS")
 
@@ -140,6 +143,8 @@ def run_blocks(page: Path, blocks: list[str]) -> None:
         exec(compile(block, f"{page.name}, block {i}", "exec"), names)
 
 
+# Lightning itself uses a deprecated part of torch's pytree.
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning")
 @pytest.mark.parametrize("page", WITH_CODE)
 def test_the_code_of_a_page_runs_in_its_order(
     page: Path,
@@ -149,6 +154,8 @@ def test_the_code_of_a_page_runs_in_its_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for package in NEEDED.get(page.name, ()):
+        pytest.importorskip(package)
     run_blocks(page, code_of(page))
 
 
