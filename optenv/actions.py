@@ -23,6 +23,8 @@ from gymnasium import spaces
 from torch import Tensor
 
 from .checks import check_new_name, is_number
+from .modifiers import MODIFIERS
+from .roles import ROLES
 from .rules import Rule, switching
 from .schedules import SCHEDULES
 
@@ -33,6 +35,8 @@ __all__ = [
     "Continuous",
     "Decision",
     "Discrete",
+    "Hyperparameters",
+    "RoleMultipliers",
     "RuleChoice",
     "check_rule",
     "make",
@@ -49,14 +53,17 @@ class Decision(NamedTuple):
         shift: requested change ``[B]`` of the log-multiplier, before it is clipped.
         rule: chosen update rule ``[B]``, an index into
             :data:`optenv.rules.switching.NAMES`; None if the action does not choose one.
-        hyperparameters: values ``[B]`` of the rule's hyperparameters that the action sets,
-            by name.
+        hyperparameters: values ``[B]`` by name of what the action sets: hyperparameters
+            of the rule, and :data:`optenv.modifiers.MODIFIERS`.
+        role_multipliers: log-multipliers ``[B, R]`` of the parameters' roles, whose mean is
+            ``log_multiplier``; None if the action does not tell roles apart.
     """
 
     log_multiplier: Tensor
     shift: Tensor
     rule: Tensor | None
     hyperparameters: dict[str, Tensor]
+    role_multipliers: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,9 @@ class Action:
         schedule: name of the base schedule, a key of :data:`SCHEDULES`.
         kind: name of the kind, by which :func:`make` finds it.
         chooses_rule: whether the action chooses the update rule, see :meth:`choose`.
-        sets: names of the hyperparameters that the action sets, see
-            :meth:`hyperparameters`.
+        sets: names of what the action sets, hyperparameters of the rule or
+            :data:`optenv.modifiers.MODIFIERS`, see :meth:`hyperparameters`.
+        roles: names of the roles of parameters that the action tells apart.
     """
 
     bound: float = 6.0
@@ -83,6 +91,7 @@ class Action:
     kind: ClassVar[str]
     chooses_rule: ClassVar[bool] = False
     sets: ClassVar[tuple[str, ...]] = ()
+    roles: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         self._as_floats("bound", "start")
@@ -139,14 +148,24 @@ class Action:
         """
         return action.new_zeros(len(action), 0)
 
+    def observe(self, action: Tensor, decision: Decision) -> Tensor:
+        """Return what is observed of the last action and its decision, ``[B, observed]``.
+
+        By default that is :meth:`show`.
+        """
+        return self.show(action)
+
     # Interface to environments and optimizers
 
-    def decode(self, action: Tensor, log_multiplier: Tensor) -> Decision:
+    def decode(
+        self, action: Tensor, log_multiplier: Tensor, role_multipliers: Tensor | None = None
+    ) -> Decision:
         """Decode a batch of actions.
 
         Args:
             action: ``[B, ...]``.
             log_multiplier: ``[B]`` before the action.
+            role_multipliers: ``[B, R]`` before the action, if it tells roles apart.
         """
         shift = self.shift(action).to(log_multiplier.dtype)
         return Decision(
@@ -199,9 +218,7 @@ class Continuous(Action):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._as_floats("step")
-        if not 0 < self.step < math.inf:
-            raise ValueError(f"step must be positive and finite, got {self.step!r}")
+        _check_step(self)
 
     def space(self, dtype: type[np.floating] = np.float32) -> spaces.Box:
         return spaces.Box(-1.0, 1.0, (1,), dtype)
@@ -305,9 +322,174 @@ class RuleChoice(Discrete):
         return index.div(len(self.multipliers), rounding_mode="floor")
 
 
+#: Values that a hyperparameter takes at the actions -1, 0 and 1, between which the
+#: logarithm is interpolated. Decay rates of averages are given as ``1 - rate``.
+RANGES: dict[str, tuple[float, float, float]] = {
+    "momentum": (0.5, 0.1, 0.01),
+    "beta1": (0.5, 0.1, 0.01),
+    "beta2": (5e-2, 1e-3, 1e-4),
+    "weight_decay": (1e-4, 1e-2, 1.0),
+    "clip": (0.3, 3.0, 30.0),
+}
+
+#: Names of :data:`RANGES` whose values are given as one minus the value.
+_DECAY_RATES = ("momentum", "beta1", "beta2")
+
+
+@dataclass(frozen=True)
+class Hyperparameters(Action):
+    """One number in [-1, 1] for each name: the learning rate and other hyperparameters.
+
+    The learning rate moves as by :class:`Continuous`. The others are set anew by each
+    action, from their values in :data:`RANGES`; ``"average"``, the exponent of the average
+    of the parameters that is evaluated (:class:`optenv.modifiers.Modifiers`), is
+    ``(a + 1) / 2``. Before the first action, they are those of the rule: no weight decay,
+    no clipping, no average.
+
+    Attributes:
+        bound, start, schedule: see :class:`Action`.
+        step: largest change of ``s`` per control step, in nats.
+        names: what is set, ``"learning_rate"``, ``"average"`` or keys of :data:`RANGES`.
+    """
+
+    step: float = 0.9
+    names: tuple[str, ...] = (
+        "learning_rate", "beta1", "beta2", "weight_decay", "clip", "average",
+    )  # fmt: skip
+    kind: ClassVar[str] = "hyperparameters"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_step(self)
+        valid = ("learning_rate", *RANGES, "average")
+        if not isinstance(self.names, (tuple, list)) or not self.names:
+            raise TypeError(f"names must be a tuple of names, got {self.names!r}")
+        for name in self.names:
+            if name not in valid:
+                raise ValueError(
+                    f"unknown hyperparameter {name!r}; valid: {', '.join(valid)}"
+                )
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"names must differ from each other, got {self.names!r}")
+        object.__setattr__(self, "names", tuple(self.names))
+
+    @property
+    def sets(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(name for name in self.names if name != "learning_rate")
+
+    def space(self, dtype: type[np.floating] = np.float32) -> spaces.Box:
+        return spaces.Box(-1.0, 1.0, (self.outputs,), dtype)
+
+    @property
+    def outputs(self) -> int:
+        return len(self.names)
+
+    @property
+    def observed(self) -> int:
+        return len(self.sets)
+
+    def encode(self, action: Tensor) -> Tensor:
+        return action.reshape(len(action), self.outputs)
+
+    def show(self, action: Tensor) -> Tensor:
+        columns = [self.names.index(name) for name in self.sets]
+        return self._values(action)[:, columns]
+
+    def shift(self, action: Tensor) -> Tensor:
+        if "learning_rate" not in self.names:
+            return action.new_zeros(len(action))
+        return self.step * self._values(action)[:, self.names.index("learning_rate")]
+
+    def hyperparameters(self, action: Tensor) -> dict[str, Tensor]:
+        values = self._values(action).unbind(1)
+        return {
+            name: _hyperparameter(name, value)
+            for name, value in zip(self.names, values, strict=True)
+            if name != "learning_rate"
+        }
+
+    def _values(self, action: Tensor) -> Tensor:
+        return self.encode(action).clamp(-1.0, 1.0)
+
+
+def _hyperparameter(name: str, action: Tensor) -> Tensor:
+    """Return the values ``[B]`` of a hyperparameter at actions ``[B]`` in [-1, 1]."""
+    if name == "average":
+        return 0.5 * (action + 1.0)
+    low, middle, high = map(math.log, RANGES[name])
+    slope = torch.where(action < 0, middle - low, high - middle)
+    value = (middle + action * slope).exp()
+    return 1.0 - value if name in _DECAY_RATES else value
+
+
+@dataclass(frozen=True)
+class RoleMultipliers(Action):
+    """One number in [-1, 1] for each role of parameter: ``s_r <- clip(s_r + step * a_r)``.
+
+    The learning rate of a parameter of role ``r`` is the base rate times the schedule times
+    ``exp(s_r)``. Roles are those of :attr:`optenv.tasks.Task.roles`. A run without
+    parameters of a role ignores what is said of it. The mean over all roles is the
+    log-multiplier that the features describe; the difference of each to the mean is
+    observed, divided by 3.
+
+    Attributes:
+        bound, start, schedule: see :class:`Action`.
+        step: largest change of each ``s_r`` per control step, in nats.
+    """
+
+    step: float = 0.9
+    kind: ClassVar[str] = "roles"
+    roles: ClassVar[tuple[str, ...]] = ROLES
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_step(self)
+
+    def space(self, dtype: type[np.floating] = np.float32) -> spaces.Box:
+        return spaces.Box(-1.0, 1.0, (self.outputs,), dtype)
+
+    @property
+    def outputs(self) -> int:
+        return len(self.roles)
+
+    @property
+    def observed(self) -> int:
+        return len(self.roles)
+
+    def encode(self, action: Tensor) -> Tensor:
+        return action.reshape(len(action), self.outputs)
+
+    def observe(self, action: Tensor, decision: Decision) -> Tensor:
+        assert decision.role_multipliers is not None
+        return (decision.role_multipliers - decision.log_multiplier.unsqueeze(1)) / 3.0
+
+    def shift(self, action: Tensor) -> Tensor:
+        return self._shifts(action).mean(1)
+
+    def _shifts(self, action: Tensor) -> Tensor:
+        return self.step * self.encode(action).clamp(-1.0, 1.0)
+
+    def decode(
+        self, action: Tensor, log_multiplier: Tensor, role_multipliers: Tensor | None = None
+    ) -> Decision:
+        if role_multipliers is None:
+            role_multipliers = log_multiplier.unsqueeze(1).expand(-1, self.outputs)
+        shifts = self._shifts(action).to(log_multiplier.dtype)
+        moved = self._move(role_multipliers, shifts)
+        return Decision(moved.mean(1), shifts.mean(1), None, {}, moved)
+
+
+def _check_step(action: Continuous | Hyperparameters | RoleMultipliers) -> None:
+    """Convert ``step`` to a float, and refuse one that is not positive and finite."""
+    action._as_floats("step")
+    if not 0 < action.step < math.inf:
+        raise ValueError(f"step must be positive and finite, got {action.step!r}")
+
+
 #: Kinds of actions of the package, by name.
 ACTIONS: dict[str, type[Action]] = {
-    cls.kind: cls for cls in (Continuous, Discrete, RuleChoice)
+    cls.kind: cls
+    for cls in (Continuous, Discrete, RuleChoice, Hyperparameters, RoleMultipliers)
 }
 
 #: Kinds of actions registered from outside the package.
@@ -376,19 +558,18 @@ def make(spec: str | dict[str, Any] | Action) -> Action:
         raise TypeError(f"action {spec!r}: {error}; valid fields: {valid}") from None
 
 
-def check_rule(action: Action, rule: str | Rule) -> None:
+def check_rule(action: Action, rule: Rule) -> None:
     """Refuse an action and an update rule that do not go together.
 
     Args:
         action: the action.
-        rule: the rule of an environment; or the name of the rule of an optimizer, which can
-            carry out no action that sets hyperparameters.
+        rule: the rule of an environment or of an optimizer.
 
     Raises:
         ValueError: the action chooses update rules and the rule is not ``"switching"``, or
             the other way round; or it sets a hyperparameter that the rule does not have.
     """
-    name = rule if isinstance(rule, str) else rule.name
+    name = rule.name
     if action.chooses_rule != (name == switching.RULE.name):
         needed = (
             "an action that chooses update rules needs rule 'switching'"
@@ -399,15 +580,11 @@ def check_rule(action: Action, rule: str | Rule) -> None:
             f"{needed}, got rule {name!r} with action {action.kind!r}; "
             "optenv/UpdateRule-v0 has both, and other environments have neither"
         )
-    if action.sets and isinstance(rule, str):
-        raise ValueError(
-            f"action {action.kind!r} sets hyperparameters ({', '.join(action.sets)}), "
-            "which environments can do, but not optimizers"
-        )
-    if isinstance(rule, Rule) and not set(action.sets) <= set(rule.fields):
+    if not set(action.sets) <= {*rule.fields, *MODIFIERS}:
         raise ValueError(
             f"action {action.kind!r} sets {', '.join(action.sets)}; the hyperparameters of "
-            f"rule {name!r} are: {', '.join(rule.fields) or 'none'}"
+            f"rule {name!r} are: {', '.join(rule.fields) or 'none'}, and any rule has "
+            f"{', '.join(MODIFIERS)}"
         )
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from .modifiers import Modifiers, average_weight, clip
 from .rules import Rule, RuleState
 from .tasks.base import Batch, Data, Task
 from .telemetry import Losses, Probe, first_probe, probe
@@ -34,6 +35,9 @@ class RunState(NamedTuple):
         latest: last training loss, ``[B]``.
         probe: inner products around the last update.
         buffers: running statistics of the task, ``[B, S]``.
+        mean_square: running mean of the squared norms of the gradients, ``[B]``; 0 unless
+            they are clipped.
+        average: average of the parameters, ``[B, P]``, or ``[B, 0]`` if there is none.
     """
 
     params: Tensor
@@ -44,10 +48,23 @@ class RunState(NamedTuple):
     latest: Tensor
     probe: Probe
     buffers: Tensor
+    mean_square: Tensor
+    average: Tensor
+
+    @property
+    def evaluated(self) -> Tensor:
+        """Parameters that are evaluated: their average, if there is one."""
+        return self.average if self.average.shape[1] else self.params
 
 
 def start(
-    task: Task, rule: Rule, data: Data, params: Tensor, *, differentiable: bool = False
+    task: Task,
+    rule: Rule,
+    data: Data,
+    params: Tensor,
+    *,
+    averaged: bool = False,
+    differentiable: bool = False,
 ) -> RunState:
     """Make the state of runs before their first update.
 
@@ -56,6 +73,7 @@ def start(
         rule: update rule.
         data: examples of the runs.
         params: initial parameters, ``[B, P]``.
+        averaged: whether to average the parameters.
         differentiable: keep the graph (relevant where ``params`` requires grad).
     """
     rule = rule.bind(task.shapes)
@@ -75,6 +93,8 @@ def start(
             latest=loss,
             probe=first_probe(torch.linalg.vecdot, grad, params),
             buffers=buffers,
+            mean_square=torch.zeros_like(loss),
+            average=params if averaged else params[:, :0],
         )
 
 
@@ -84,6 +104,7 @@ def advance(
     data: Data,
     state: RunState,
     lr: Tensor,
+    modifiers: Modifiers = Modifiers(),
     *,
     counts: Tensor | None = None,
     differentiable: bool = False,
@@ -96,6 +117,7 @@ def advance(
         data: examples of the runs.
         state: state of the runs.
         lr: learning rate of each update and run, ``[U, B]``.
+        modifiers: changes of the updates beside their learning rates.
         counts: number of updates of each run, ``[B]`` int64, at most ``U``; by default all
             make ``U``. Runs of one group that are out of phase need it.
         differentiable: keep the graph (relevant where ``lr`` or ``state`` require grad).
@@ -118,7 +140,7 @@ def advance(
         batch = slice(update * task.batch_size, (update + 1) * task.batch_size)
         probed = counts is not None or update == total - 1
         new = _update(
-            task, rule, data, state, lr[update], rows[:, batch],
+            task, rule, data, state, lr[update], modifiers, rows[:, batch],
             probed=probed, inplace=inplace, differentiable=differentiable,
         )  # fmt: skip
         state = new if counts is None else where(counts > update, new, state)
@@ -131,6 +153,7 @@ def _update(
     data: Data,
     state: RunState,
     lr: Tensor,
+    modifiers: Modifiers,
     rows: Tensor,
     *,
     probed: bool,
@@ -140,18 +163,29 @@ def _update(
     """Make one update of every run, then take loss and gradient on the next batch.
 
     Args:
-        task, rule, data, state, differentiable: see :func:`advance`.
+        task, rule, data, state, modifiers, differentiable: see :func:`advance`.
         lr: learning rate, ``[B]``.
         rows: examples of the next batch, ``[B, n]``.
         probed: whether to measure the probe.
         inplace: whether ``state`` may be overwritten.
     """
     before = state.params.clone() if probed and inplace else state.params
-    with torch.set_grad_enabled(differentiable):
-        params, rule_state = rule.update(
-            state.params, state.grad, state.rule, lr.unsqueeze(1), inplace
-        )
     updates = state.updates + 1
+    with torch.set_grad_enabled(differentiable):
+        grad, mean_square = state.grad, state.mean_square
+        if modifiers.clip is not None:
+            grad, mean_square = clip(grad, modifiers.clip, mean_square, state.updates)
+        rates = lr.unsqueeze(1)
+        if modifiers.lr_factors is not None:
+            rates = rates * modifiers.lr_factors
+        decayed = state.params
+        if modifiers.weight_decay is not None:
+            decayed = decayed * (1.0 - rates * modifiers.weight_decay.unsqueeze(1))
+        params, rule_state = rule.update(decayed, grad, state.rule, rates, inplace)
+        average = state.average
+        if modifiers.average is not None:
+            weight = average_weight(updates, modifiers.average)
+            average = torch.lerp(average, params, weight.unsqueeze(1))
     loss, grad, buffers = _training_loss_and_grad(
         task, data, params, rows, updates, state.buffers, differentiable
     )
@@ -168,6 +202,8 @@ def _update(
             latest=loss,
             probe=measured,
             buffers=buffers,
+            mean_square=mean_square,
+            average=average,
         )
 
 

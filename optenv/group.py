@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from . import actions, core, rewards, rules, tasks, windows
+from .modifiers import MODIFIERS, Modifiers
 from .rules import switching
 from .settings import DTYPES, Settings, log_uniform
 from .telemetry import Control, History, Losses, log_loss, observe
@@ -45,6 +46,8 @@ class ControlState(NamedTuple):
         loss: losses of the reward now, ``[B, S]``.
         potential: potential whose decrease is the reward, ``[B]``.
         diverged: whether the run has diverged, ``[B]`` bool.
+        role_multipliers: log-multipliers of the roles of parameters, ``[B, R]``, or
+            ``[B, 0]`` if the action does not tell them apart.
     """
 
     run: core.RunState
@@ -58,6 +61,7 @@ class ControlState(NamedTuple):
     loss: Tensor
     potential: Tensor
     diverged: Tensor
+    role_multipliers: Tensor
 
 
 class StepResult(NamedTuple):
@@ -237,7 +241,8 @@ class Group:
         self, data: tasks.Data, params: Tensor, base_lr: Tensor, sees_loss: Tensor
     ) -> ControlState:
         """Make the state before the first update."""
-        run = core.start(self.task, self.rule, data, params)
+        averaged = "average" in self.action.sets
+        run = core.start(self.task, self.rule, data, params, averaged=averaged)
         like = run.losses.mean
         loss = self._reward_losses(data, run)
         return ControlState(
@@ -252,6 +257,9 @@ class Group:
             loss=loss,
             potential=torch.zeros_like(like),
             diverged=torch.zeros_like(like, dtype=torch.bool),
+            role_multipliers=torch.full_like(
+                like.unsqueeze(1).expand(-1, len(self.action.roles)), self.action.start
+            ),
         )
 
     def step(
@@ -273,7 +281,9 @@ class Group:
         before = self.state
         action = action.to(self.device)
         # 1. Decode the action, and make the updates of the window.
-        decision = self.action.decode(action, before.log_multiplier)
+        decision = self.action.decode(
+            action, before.log_multiplier, before.role_multipliers
+        )
         lr, counts = self._learning_rates(
             before.base_lr * decision.log_multiplier.exp(), active
         )
@@ -282,7 +292,7 @@ class Group:
             run = run._replace(rule=switching.choose(run.rule, decision.rule))
         rule = _with_values(self.rule, decision.hyperparameters)
         run = core.advance(
-            self.task, rule, self.data, run, lr, counts=counts,
+            self.task, rule, self.data, run, lr, self._modifiers(decision), counts=counts,
             differentiable=differentiable,
         )  # fmt: skip
         self.steps = self.steps + (1 if active is None else active)
@@ -294,11 +304,13 @@ class Group:
             run=run,
             log_multiplier=decision.log_multiplier,
             previous_action=decision.shift,
-            observed_action=self.action.show(action).to(self.dtype),
+            observed_action=self.action.observe(action, decision).to(self.dtype),
             loss=loss,
             potential=torch.where(before.diverged, before.potential, potential),
             diverged=diverged,
         )
+        if decision.role_multipliers is not None:
+            state = state._replace(role_multipliers=decision.role_multipliers)
         reward = before.potential - state.potential
         observation, state = self._observe(state)
         # 3. The end of the run.
@@ -348,6 +360,22 @@ class Group:
         same = bool((counts == counts[0]).all())
         return lr, None if same else torch.from_numpy(counts).to(self.device)
 
+    def _modifiers(self, decision: actions.Decision) -> Modifiers:
+        """Return what a decision changes of the updates beside rule and learning rate."""
+        values = {
+            name: value.to(self.dtype)
+            for name, value in decision.hyperparameters.items()
+            if name in MODIFIERS
+        }
+        factors = None
+        if decision.role_multipliers is not None:
+            names = self.action.roles
+            sizes = [int(np.prod(shape)) for shape in self.task.shapes]
+            columns = np.repeat([names.index(role) for role in self.task.roles], sizes)
+            relative = decision.role_multipliers - decision.log_multiplier.unsqueeze(1)
+            factors = relative.exp()[:, torch.from_numpy(columns).to(self.device)]
+        return Modifiers(lr_factors=factors, **values)
+
     def _observe(self, state: ControlState) -> tuple[Tensor, ControlState]:
         """Compute observations ``[B, F]``, and the state with the history after them."""
         progress = state.run.updates.to(self.dtype) / self.total_updates
@@ -380,7 +408,7 @@ class Group:
         losses = [
             core.evaluate(
                 self.task,
-                run.params,
+                run.evaluated,
                 batches[source](),
                 data,
                 run.buffers,
@@ -395,7 +423,8 @@ class Group:
         runs = torch.from_numpy(index).to(self.device)
         run, data = self.state.run, self.data.of_runs(runs)
         examples = self.data.validation(runs=runs)
-        return core.evaluate(self.task, run.params[runs], examples, data, run.buffers[runs])
+        params, buffers = run.evaluated[runs], run.buffers[runs]
+        return core.evaluate(self.task, params, examples, data, buffers)
 
 
 def _with_values(rule: rules.Rule, values: Mapping[str, Tensor]) -> rules.Rule:
@@ -406,6 +435,7 @@ def _with_values(rule: rules.Rule, values: Mapping[str, Tensor]) -> rules.Rule:
         values: ``[B]`` by name of the hyperparameter. They are not checked: that would wait
             for the device.
     """
+    values = {name: value for name, value in values.items() if name in rule.fields}
     if not values:
         return rule
     h = copy.copy(rule.hyperparameters)

@@ -13,6 +13,8 @@ ENVIRONMENTS: dict[str, dict[str, object]] = {
     "optenv/LearningRate-v0": {"action": "continuous"},
     "optenv/DiscreteLearningRate-v0": {"action": "discrete"},
     "optenv/UpdateRule-v0": {"action": "rule", "rule": "switching"},
+    "optenv/Hyperparameters-v0": {"action": "hyperparameters"},
+    "optenv/RoleLearningRate-v0": {"action": "roles"},
 }
 
 #: Default arguments by id, of environments whose episodes are trials of several runs.
@@ -20,6 +22,8 @@ TRIALS: dict[str, dict[str, object]] = {
     "optenv/LearningRateTrial-v0": {"action": "continuous"},
     "optenv/DiscreteLearningRateTrial-v0": {"action": "discrete"},
     "optenv/UpdateRuleTrial-v0": {"action": "rule", "rule": "switching"},
+    "optenv/HyperparametersTrial-v0": {"action": "hyperparameters"},
+    "optenv/RoleLearningRateTrial-v0": {"action": "roles"},
 }
 
 #: Default arguments by id, of all environments of the package.

@@ -210,7 +210,7 @@ class LearnedOptimizer(Optimizer):
 
         Matrices and the output layer get the weight decay; embeddings, biases and scales
         of normalisation get none. The groups are named by their roles, see
-        :func:`agents.optim.roles.parameters_by_role`.
+        :func:`optenv.roles.parameters_by_role`.
 
         Args:
             model: the model; parameters that need no gradient are left out.

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..checks import positive_int
+from ..roles import roles_of_shapes
 
 __all__ = [
     "MAX_EXAMPLES",
@@ -340,6 +341,15 @@ class Task(ABC):
     def num_params(self) -> int:
         """Number of parameters of one run, ``P``."""
         return sum(int(np.prod(shape)) for shape in self.shapes)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Role of each parameter, out of :data:`optenv.roles.ROLES`.
+
+        By default those with fewer than two dimensions are ``"vectors"``, the last of
+        several others is ``"output"``, and the rest are ``"matrices"``.
+        """
+        return roles_of_shapes(self.shapes)
 
     @property
     def work(self) -> int:

@@ -67,6 +67,10 @@ class LanguageModel(GeneratedTask):
         return (*first, *block * self.depth, (w,), (w,), (v, w), (v,))
 
     @property
+    def roles(self) -> tuple[str, ...]:
+        return ("embeddings", *super().roles[1:])
+
+    @property
     def work(self) -> int:
         places = self.length if self.network == "elman" else 1
         return super().work * places

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..roles import parameters_by_role
 from .base import Data, Task, check_finite, order_keys
 from .stacked import LossFunction, Stacked, flat, named_loss, trained_parameters
 
@@ -64,6 +65,13 @@ class ModuleTask(Task):
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         return self._stacked.shapes
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        by_role = parameters_by_role(self._stacked.template)
+        names = {id(p): role for role, params in by_role.items() for p in params}
+        trained = trained_parameters(self._stacked.template)
+        return tuple(names[id(p)] for p in trained.values())
 
     def sample(self, generators: Sequence[np.random.Generator]) -> Data:
         total = self.num_train + self.num_validation

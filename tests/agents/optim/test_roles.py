@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from agents import LearnedOptimizer
-from agents.optim.roles import ROLES, parameters_by_role
+from optenv.roles import ROLES, parameters_by_role
 
 
 class Tied(nn.Module):

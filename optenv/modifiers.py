@@ -1,0 +1,77 @@
+"""Changes of an update beside its learning rate: decay, clipping, averages, roles.
+
+Environment and exported optimizer carry them out alike. An action sets them by name, as it
+sets hyperparameters of the update rule (:class:`optenv.actions.Hyperparameters`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["CLIP_MEMORY", "CLIP_WARMUP", "MODIFIERS", "Modifiers", "average_weight", "clip"]
+
+#: Names of the modifiers that are one number for each run.
+MODIFIERS = ("weight_decay", "clip", "average")
+
+#: Norms of gradients that are seen before one is clipped.
+CLIP_WARMUP = 1
+
+#: Number of gradients over which their squared norms are averaged.
+CLIP_MEMORY = 100
+
+
+class Modifiers(NamedTuple):
+    """Changes of the updates of ``B`` runs; None for no change.
+
+    Attributes:
+        lr_factors: factors of the learning rate of each parameter, ``[B, P]``.
+        weight_decay: decoupled weight decay (Loshchilov & Hutter, 2019), ``[B]``.
+        clip: largest norm of a gradient ``[B]``, in units of the root mean square of the
+            norms so far. The first :data:`CLIP_WARMUP` are not clipped.
+        average: exponent ``[B]`` in [0, 1] of the horizon of the average of the parameters:
+            after :math:`t` updates, :math:`t` to that power. At 0 the average is the last
+            parameters, at 1 the mean of all since the first update.
+    """
+
+    lr_factors: Tensor | None = None
+    weight_decay: Tensor | None = None
+    clip: Tensor | None = None
+    average: Tensor | None = None
+
+
+def clip(
+    grad: Tensor, ratio: Tensor, mean_square: Tensor, updates: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Clip the gradients of runs, and update the mean square of their norms.
+
+    Args:
+        grad: gradients, ``[B, P]``.
+        ratio: see ``clip`` of :class:`Modifiers`, ``[B]``.
+        mean_square: mean square of the norms before, ``[B]``.
+        updates: number of updates before, ``[B]``.
+
+    Returns:
+        Clipped gradients ``[B, P]``, and mean squares ``[B]`` in which clipped norms count
+        as clipped.
+    """
+    norm = torch.linalg.vector_norm(grad, dim=1)
+    limit = ratio * mean_square.sqrt()
+    is_outlier = (norm > limit) & (updates >= CLIP_WARMUP) & (limit > 0)
+    clipped = torch.where(is_outlier, limit, norm)
+    count = (updates + 1).clamp(max=CLIP_MEMORY)
+    mean_square = mean_square + (clipped.square() - mean_square) / count
+    factor = torch.where(is_outlier, limit / norm, 1.0)
+    return grad * factor.unsqueeze(1), mean_square
+
+
+def average_weight(updates: Tensor, exponent: Tensor) -> Tensor:
+    """Return the weight ``[B]`` of the newest parameters in their average.
+
+    Args:
+        updates: number of updates, this one included, ``[B]``.
+        exponent: see ``average`` of :class:`Modifiers`, ``[B]``.
+    """
+    return updates.to(exponent.dtype).pow(-exponent)
