@@ -279,7 +279,7 @@ class Explanation(list[dict[str, Any]]):
         panels[3].set_yticks([i + 0.5 for i in range(len(FEATURES))], list(FEATURES))
         panels[3].invert_yaxis()
         panels[3].set(xlabel="step", ylabel="features that the policy sees")
-        figure.colorbar(image, ax=panels[3], label="value, see MEANINGS")
+        figure.colorbar(image, ax=panels[3], label="observation, clipped to ±4")
         for panel in panels[:3]:
             panel.grid(alpha=0.3)
         if path is not None:
