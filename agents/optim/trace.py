@@ -66,7 +66,7 @@ _FEATURES = {
     "way, above 0 to turn back",
     "cos_step_mean": "mean agreement of gradients with the last step: below 0 to go on the "
     "same way, above 0 to turn back",
-    "cos_descent": "agreement of a step with its gradient: -1.5 straight downhill, 0 across",
+    "cos_descent": "agreement of a step with its gradient: -1.5 straight down, 0 across",
     "slope_ratio": "slope along the last step, after it: -0.9 unchanged, 0 at a minimum, "
     "above 0 past it",
     "step_size": "size of a step against the parameters: 0 is 0.1 %, +1 is 7.4 times as "

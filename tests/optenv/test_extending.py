@@ -206,7 +206,7 @@ def test_a_registered_feature_is_finite_and_bounded() -> None:
 def test_a_feature_that_is_nan_from_the_start_is_refused() -> None:
     telemetry.register_feature("ratio", lambda probe, *_: probe.step_sq / probe.step_sq)
     env = gym.make_vec(ID, 3, **SHORT, features=("ratio",))
-    with pytest.raises(ValueError, match="'ratio' must return numbers, got NaN .* 3 of 3"):
+    with pytest.raises(ValueError, match=r"'ratio' must return numbers, got NaN .* 3 of 3"):
         env.reset(seed=0)
 
 
