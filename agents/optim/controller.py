@@ -32,7 +32,7 @@ from ..policy.module import Policy
 from ..utils.warning import warn_user
 from . import clock, trace
 from .distributed import all_reduce_sum, is_distributed, mean_loss
-from .loss_unit import correct
+from .loss_unit import correct, is_outgrown, without_losses
 from .probe import UpdateProbe
 from .tensors import GradientBatch, States, parameters_of
 
@@ -258,7 +258,10 @@ class Controller:
             [*state["losses"].values()], dtype=torch.float64, device="cpu"
         )
         losses = Losses(*numbers.to(log_multiplier.dtype)[:, None])
-        return observe(probe, losses, History(**state["history"]), control)
+        history = History(**state["history"])
+        if is_outgrown(probe, losses, history):
+            history, state["loss_shift"] = without_losses(history), None
+        return observe(probe, losses, history, control)
 
     def _trial_observation(self, observation: Tensor, history: History) -> Tensor:
         """Append what trials observe: previous action and reward, and a new run's flag."""
