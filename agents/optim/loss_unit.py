@@ -4,9 +4,12 @@ One feature, ``predicted_decrease``, sets the slope of the loss, which comes fro
 gradients, against the loss itself. A loss in another unit than the gradients (a sum in
 place of a mean, a value that a ``GradScaler`` has scaled, a large constant added) shifts it
 out of the range that the policy was trained on, and the policy may then raise the learning
-rate until training diverges. So does a first loss that is 0, or much smaller than all later
-ones: those look diverged, and the losses before are then forgotten. At the first decision with a step and a loss, this module
+rate until training diverges. At the first decision with a step and a loss, this module
 finds out whether the unit is plausible, and if not, how far to shift the feature.
+
+A first loss of 0, or far below all later ones, does the same harm: the run then looks
+diverged. First losses that neither gradients nor parameters account for are forgotten
+(:func:`is_outgrown`), and ``loss_vs_initial`` is bounded.
 
 The test is on the elasticity of the loss, the relative change of the loss by the relative
 change of the parameters,

