@@ -84,18 +84,28 @@ def number(flag: str, help: str) -> Any:
 @number("--num-envs", "Runs at once.")
 @number(
     "--copies",
-    "Runs of each task; from 2 on, rewards are relative, but for unrolled agents.",
+    "Runs that train on the same task at the same time, of which --num-envs is a multiple. "
+    "With 1, the reward is that of the environment. From 2 on, it is the reward minus the "
+    "mean reward of the other copies, so that easy and hard tasks count alike; unrolled "
+    "agents keep the environment's.",
 )
 @number(
     "--candidates",
-    "Trainings with different seeds, to choose from on the selection tasks.",
+    "Number of policies to train, with seeds of their own. From 2 on, all are evaluated on "
+    "the selection tasks, and the best --members of them make up the policy.",
 )
-@number("--members", "Best candidates, to be averaged.")
+@number(
+    "--members",
+    "Number of the best candidates that make up the policy: it acts by the mean of their "
+    "outputs. At most --candidates.",
+)
 @click.option("--seed", type=int, default=0, help="Seed of agent and environments.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder of results, new or empty.  [default: runs/AGENT_seedSEED, or -2, -3 ...]",
+    help="Folder for model, policy, logs and results, which must not exist yet or be "
+    "empty.  [default: runs/AGENT_seedSEED, such as runs/ppo_seed0; if that is taken, "
+    "runs/ppo_seed0-2, and so on]",
 )
 @assignments("--env-arg", "env_arg", "Argument of the environment; repeatable.")
 @assignments("--set", "overrides", "Argument of the algorithm; repeatable.")

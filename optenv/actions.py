@@ -12,6 +12,7 @@ the package.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -168,12 +169,41 @@ class Action:
             role_multipliers: ``[B, R]`` before the action, if it tells roles apart.
         """
         shift = self.shift(action).to(log_multiplier.dtype)
+        hyperparameters = self.hyperparameters(action)
+        self._check_decoded(shift, hyperparameters, log_multiplier)
         return Decision(
             log_multiplier=self._move(log_multiplier, shift),
             shift=shift,
             rule=self.choose(action) if self.chooses_rule else None,
-            hyperparameters=self.hyperparameters(action),
+            hyperparameters=hyperparameters,
         )
+
+    def _check_decoded(
+        self, shift: Tensor, hyperparameters: dict[str, Tensor], like: Tensor
+    ) -> None:
+        """Refuse parts of a decision that are not one number for each run.
+
+        Raises:
+            ValueError: a part has another shape, or the hyperparameters are not those that
+                :attr:`sets` names.
+        """
+        if shift.shape != like.shape:
+            raise ValueError(
+                f"shift of action {self.kind!r} must return a tensor of shape "
+                f"{tuple(like.shape)}, got shape {tuple(shift.shape)}"
+            )
+        if set(hyperparameters) != set(self.sets):
+            raise ValueError(
+                f"hyperparameters of action {self.kind!r} must be those in sets, "
+                f"{list(self.sets)}, got {list(hyperparameters)}"
+            )
+        for name, values in hyperparameters.items():
+            if not isinstance(values, Tensor) or values.shape != like.shape:
+                given = tuple(values.shape) if isinstance(values, Tensor) else values
+                raise ValueError(
+                    f"hyperparameter {name!r} of action {self.kind!r} must be a tensor of "
+                    f"shape {tuple(like.shape)}, got {given}"
+                )
 
     def shift(self, action: Tensor) -> Tensor:
         """Return the requested change ``[B]`` of the log-multiplier, in nats."""
@@ -495,6 +525,9 @@ ACTIONS: dict[str, type[Action]] = {
 #: Kinds of actions registered from outside the package.
 _REGISTERED: dict[str, type[Action]] = {}
 
+#: Methods and properties that :class:`Action` leaves open.
+_OPEN = {name: getattr(Action, name) for name in ("space", "outputs", "encode", "shift")}
+
 ActionClass = TypeVar("ActionClass", bound=type[Action])
 
 
@@ -508,7 +541,8 @@ def register(cls: ActionClass) -> ActionClass:
         The class.
 
     Raises:
-        TypeError: it is no such class.
+        TypeError: it is no such class, lacks a method or property that the base leaves
+            open, or gives a field another default without being decorated.
         ValueError: the name is taken.
 
     Example::
@@ -524,8 +558,26 @@ def register(cls: ActionClass) -> ActionClass:
     if not isinstance(cls, type) or not issubclass(cls, Action) or not is_dataclass(cls):
         raise TypeError(f"an action must be a dataclass and an Action, got {cls!r}")
     check_new_name("kind of action", getattr(cls, "kind", None), list(_known()))
+    if missing := [name for name, base in _OPEN.items() if getattr(cls, name) is base]:
+        raise TypeError(f"action {cls.kind!r} needs definitions of {', '.join(missing)}")
+    if "__dataclass_fields__" not in vars(cls):  # the fields are those of a base class
+        if changed := [name for name in _field_names(cls) if name in vars(cls)]:
+            raise TypeError(
+                f"action {cls.kind!r} changes {', '.join(changed)} without being decorated "
+                "by @dataclass(frozen=True), so that it would have no effect"
+            )
+    is_tuple = isinstance(cls.sets, tuple)
+    if not is_tuple or not all(isinstance(name, str) for name in cls.sets):
+        raise TypeError(
+            f"sets of action {cls.kind!r} must be a tuple of names, got {cls.sets!r}"
+        )
     _REGISTERED[cls.kind] = cls
     return cls
+
+
+def _field_names(cls: type[Action]) -> list[str]:
+    """Return the names of the fields of a kind of action."""
+    return [field.name for field in dataclasses.fields(cls)]
 
 
 def _known() -> dict[str, type[Action]]:
@@ -554,7 +606,7 @@ def make(spec: str | dict[str, Any] | Action) -> Action:
     try:
         return known[kind](**fields)
     except TypeError as error:
-        valid = ", ".join(known[kind].__dataclass_fields__)
+        valid = ", ".join(_field_names(known[kind]))
         raise TypeError(f"action {spec!r}: {error}; valid fields: {valid}") from None
 
 

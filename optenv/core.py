@@ -9,7 +9,7 @@ the run's data and its ``order`` key.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -231,7 +231,7 @@ def _training_loss_and_grad(
     def loss_of(params: Tensor) -> Tensor:
         inner = params if data.scale is None else params * data.scale
         loss, after[0] = task.training_loss(task.unflatten(inner), batch, buffers)
-        return loss
+        return _checked(task, loss, params)
 
     loss, grad = _differentiate(loss_of, params, differentiable)
     return loss, grad, after[0].detach()
@@ -269,7 +269,7 @@ def loss_and_grad(
 
     def loss_of(params: Tensor) -> Tensor:
         inner = params if scale is None else params * scale
-        return task.loss(task.unflatten(inner), *batch)
+        return _checked(task, task.loss(task.unflatten(inner), *batch), params)
 
     return _differentiate(loss_of, params, differentiable)
 
@@ -322,7 +322,23 @@ def evaluate(
     with torch.set_grad_enabled(differentiable):
         inner = params if scale is None else params * scale
         batch = Batch(*examples, noise)
-        return task.evaluation_loss(task.unflatten(inner), batch, buffers)
+        loss = task.evaluation_loss(task.unflatten(inner), batch, buffers)
+        return _checked(task, loss, params)
+
+
+def _checked(task: Any, loss: Tensor, params: Tensor) -> Tensor:
+    """Return the loss of a task at parameters ``[B, P]``, which must be ``[B]``.
+
+    Raises:
+        ValueError: it is of another shape, or no tensor.
+    """
+    if not isinstance(loss, Tensor) or loss.shape != params.shape[:1]:
+        given = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else loss
+        raise ValueError(
+            f"loss of {type(task).__name__} must return a tensor of one number for each "
+            f"run, of shape {tuple(params.shape[:1])}, got {given}"
+        )
+    return loss
 
 
 def where(mask: Tensor, new: T, old: T) -> T:

@@ -165,7 +165,7 @@ class Group:
                 tasks.base.check_finite(label, getattr(data, name), self.dtype)
         self._task_on_device = self.task
         data = data.to(self.device, self.dtype)
-        params = self.task.init(keys).to(self.device, self.dtype)
+        params = self._draw_params(keys)
         if self.settings.reparametrize > 0:
             scale = self._draw_scale(keys)
             data, params = data._replace(scale=scale), params / scale
@@ -206,7 +206,7 @@ class Group:
         # 1. New parameters and batch orders.
         rows = torch.from_numpy(index).to(self.device)
         keys = [np.random.default_rng(int(g.integers(2**62))) for g in generators]
-        params = self.task.init(keys).to(self.device, self.dtype)
+        params = self._draw_params(keys)
         if self.data.scale is not None:
             params = params / self.data.scale[rows]
         order = tasks.base.order_keys(keys).to(self.device)
@@ -221,6 +221,22 @@ class Group:
         self.steps = self.steps.copy()
         self.steps[index] = 0
         return observation[rows]
+
+    def _draw_params(self, keys: Sequence[np.random.Generator]) -> Tensor:
+        """Draw the initial parameters ``[n, P]`` of a run for each key.
+
+        Raises:
+            ValueError: the task draws parameters of another shape, or not finite ones.
+        """
+        params, kind = self.task.init(keys), type(self.task).__name__
+        expected = (len(keys), self.task.num_params)
+        if tuple(params.shape) != expected:
+            raise ValueError(
+                f"init of the {kind} task must return parameters of shape {expected}, one "
+                f"row for each generator, got {tuple(params.shape)}"
+            )
+        tasks.base.check_finite(f"initial parameters of the {kind} task", params)
+        return params.to(self.device, self.dtype)
 
     def _draw_scale(self, keys: Sequence[np.random.Generator]) -> Tensor:
         """Draw a factor for each parameter tensor of each run, ``[n, P]``."""

@@ -6,6 +6,10 @@ from typing import Any
 
 import gymnasium as gym
 
+from .settings import check_names
+from .trials import TrialVectorEnv
+from .vector import LearningRateVectorEnv
+
 __all__ = ["ALL", "ENVIRONMENTS", "TRIALS", "register", "register_all"]
 
 #: Default arguments by id, of environments whose episodes are runs.
@@ -37,11 +41,12 @@ def register(env_id: str, *, trials: bool = False, **arguments: Any) -> None:
         env_id: new id, such as ``"mine/SmallLanguage-v0"``.
         trials: whether episodes are trials of several runs.
         **arguments: default arguments, see :class:`optenv.settings.Settings`, and
-            :class:`optenv.TrialVectorEnv` for trials. They are checked when an environment
-            is made.
+            :class:`optenv.TrialVectorEnv` for trials. Their names are checked here, their
+            values when an environment is made.
 
     Raises:
-        TypeError: the id is no string.
+        TypeError: the id is no string, ``trials`` is neither True nor False, or an argument
+            is unknown; the message names the closest valid one.
         ValueError: the id is taken.
     """
     if not isinstance(env_id, str):
@@ -51,6 +56,11 @@ def register(env_id: str, *, trials: bool = False, **arguments: Any) -> None:
         raise ValueError(
             f"there is an environment {env_id!r} already; the ids of optenv: {taken}"
         )
+    if not isinstance(trials, bool):
+        raise TypeError(f"trials must be True or False, got {trials!r}")
+    check_names(
+        arguments, (TrialVectorEnv if trials else LearningRateVectorEnv).own_arguments
+    )
     _register(env_id, arguments, trials)
 
 

@@ -85,15 +85,25 @@ class Reward:
     diverged_potential: float = DIVERGED_POTENTIAL
 
     def __post_init__(self) -> None:
-        if not self.sources or any(source not in SOURCES for source in self.sources):
+        is_tuple = isinstance(self.sources, tuple) and self.sources
+        if (
+            not is_tuple
+            or any(source not in SOURCES for source in self.sources)
+            or len(set(self.sources)) < len(self.sources)
+        ):
             raise ValueError(
-                f"sources must be some of {', '.join(SOURCES)}, got {self.sources!r}"
+                f"sources must be a tuple, each at most once, of {', '.join(SOURCES)}, "
+                f"got {self.sources!r}"
             )
         if self.potential is not None and not callable(self.potential):
             raise TypeError(f"potential must be a function or None, got {self.potential!r}")
         if not is_number(self.diverged_potential):
             raise TypeError(
                 f"diverged_potential must be a number, got {self.diverged_potential!r}"
+            )
+        if not math.isfinite(self.diverged_potential):
+            raise ValueError(
+                f"diverged_potential must be finite, got {self.diverged_potential!r}"
             )
 
     def evaluate(self, loss: Tensor, initial_loss: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,15 +115,40 @@ class Reward:
 
         Returns:
             Potentials ``[B]``, and a mask ``[B]`` of the diverged runs.
+
+        Raises:
+            ValueError: the potential is of another shape, or not finite where a run has not
+                diverged.
         """
         phi = log_progress(loss, initial_loss)
         # Comparisons with NaN are False: a loss that is not finite is diverged, too.
         sound = ((phi <= MAX_POTENTIAL) & (phi > -math.inf)).all(-1)
-        value = (
-            phi.mean(-1) if self.potential is None else self.potential(loss, initial_loss)
-        )
+        value = phi.mean(-1) if self.potential is None else self._own(loss, initial_loss)
+        if self.potential is not None and not (value.isfinite() | ~sound).all():
+            raise ValueError(
+                f"the potential {self.potential!r} of a reward must be finite, got "
+                f"{value[sound].tolist()} for losses {loss[sound].tolist()} after "
+                f"{initial_loss[sound].tolist()}"
+            )
         worst = torch.full_like(phi[:, 0], self.diverged_potential)
         return torch.where(sound, value, worst), ~sound
+
+    def _own(self, loss: Tensor, initial_loss: Tensor) -> Tensor:
+        """Compute the potential that was given, and check its shape.
+
+        Raises:
+            ValueError: it is no tensor ``[B]``.
+        """
+        assert self.potential is not None
+        value = self.potential(loss, initial_loss)
+        if not isinstance(value, Tensor) or value.shape != loss.shape[:1]:
+            given = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else value
+            raise ValueError(
+                f"the potential {self.potential!r} of a reward must return a tensor of one "
+                f"number for each run, of shape {tuple(loss.shape[:1])}, got {given}; "
+                ".mean(-1) averages over sources"
+            )
+        return value
 
 
 #: Rewards of the package, by name.
@@ -139,7 +174,8 @@ def register(name: str, reward: Reward) -> Reward:
 
     Raises:
         TypeError: ``name`` is no string, or ``reward`` no :class:`Reward`.
-        ValueError: the name is taken.
+        ValueError: the name is taken, or the potential is not 0 where the losses are the
+            initial ones, or no tensor ``[B]``.
 
     Example::
 
@@ -152,8 +188,25 @@ def register(name: str, reward: Reward) -> Reward:
     check_new_name("reward", name, [*REWARDS, *_REGISTERED])
     if not isinstance(reward, Reward):
         raise TypeError(f"reward must be an optenv.rewards.Reward, got {reward!r}")
+    _check_start(name, reward)
     _REGISTERED[name] = reward
     return reward
+
+
+def _check_start(name: str, reward: Reward) -> None:
+    """Refuse a potential that is not 0 where the losses are the initial ones.
+
+    Raises:
+        ValueError: it is not, or not a tensor ``[B]``.
+    """
+    losses = torch.tensor([0.5, 1.0, 2.0], device="cpu")
+    losses = losses[:, None].expand(-1, len(reward.sources))
+    potential, _ = reward.evaluate(losses, losses)
+    if not torch.allclose(potential, torch.zeros_like(potential), atol=1e-4):
+        raise ValueError(
+            f"the potential of reward {name!r} must be 0 where the losses are the initial "
+            f"ones, got {potential.tolist()} for losses of 0.5, 1 and 2"
+        )
 
 
 def get(name: str) -> Reward:

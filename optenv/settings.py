@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from .checks import is_number, positive_int, suggestion
 from .tasks.base import Task
 from .telemetry import FEATURE_VERSION, FEATURES, LOSS_FEATURES, check_features
 
-__all__ = ["DTYPES", "ON_DIVERGENCE", "Settings", "log_uniform", "make"]
+__all__ = ["DTYPES", "ON_DIVERGENCE", "Settings", "check_names", "log_uniform", "make"]
 
 #: Types of torch and NumPy, by the name of the ``dtype`` argument.
 DTYPES: dict[str, tuple[torch.dtype, Any]] = {
@@ -184,13 +184,29 @@ def make(arguments: dict[str, Any], others: Sequence[str] = ()) -> Settings:
         TypeError: an argument is unknown; the message names the closest valid one.
         ValueError: see :class:`Settings`.
     """
-    valid = [field.name for field in fields(Settings)]
+    check_names(arguments, (), others)
+    return Settings(**arguments)
+
+
+def check_names(
+    arguments: Iterable[str], others: Sequence[str], shown: Sequence[str] = ()
+) -> None:
+    """Refuse names of arguments that an environment does not have.
+
+    Args:
+        arguments: names to check.
+        others: names that are valid besides the fields of :class:`Settings`.
+        shown: further names that the message lists.
+
+    Raises:
+        TypeError: a name is unknown; the message names the closest valid one.
+    """
+    valid = [*(field.name for field in fields(Settings)), *others]
     for name in arguments:
         if name not in valid:
-            hint = suggestion(name, [*valid, *others])
+            hint = suggestion(name, [*valid, *shown])
             # Python's own words, which TorchRL and others look for
             raise TypeError(f"got an unexpected keyword argument {name!r}; {hint}")
-    return Settings(**arguments)
 
 
 def log_uniform(bounds: Any, rng: np.random.Generator) -> float:

@@ -303,7 +303,8 @@ def register_feature(name: str, function: FeatureFunction) -> FeatureFunction:
         name: unused so far.
         function: ``(probe, losses, history, control) -> [B]``, the arguments of
             :func:`observe`. The values should be free of scales and of the order of 1;
-            they are clipped to :data:`OBSERVATION_BOUND`, which also replaces NaN. The
+            they are clipped to :data:`OBSERVATION_BOUND`, which also replaces the NaN of a
+            run that has diverged. At the first observation of a run, NaN is refused. The
             function must not change its arguments. ``history`` is that of the windows
             before: at the first observation of a run, its ``windows`` are 0.
 
@@ -568,8 +569,15 @@ def _gradient_features(
 def _registered_features(
     names: Sequence[str], probe: Probe, losses: Losses, history: History, control: Control
 ) -> Tensor:
-    """Compute registered features ``[B, len(names)]``."""
+    """Compute registered features ``[B, len(names)]``.
+
+    Raises:
+        ValueError: one has another shape, or is NaN at the first observation of a run whose
+            statistics are finite.
+    """
     shape, columns = control.log_multiplier.shape, []
+    statistics = torch.stack([*probe, losses.mean])
+    sound = (history.windows == 0) & statistics.isfinite().all(0)
     for name in names:
         column = _REGISTERED[name](probe, losses, history, control)
         if not isinstance(column, Tensor) or column.shape != shape:
@@ -577,6 +585,12 @@ def _registered_features(
             raise ValueError(
                 f"feature {name!r} must return a tensor of shape {tuple(shape)}, "
                 f"got {given!r}"
+            )
+        if (bad := column.isnan() & sound).any():
+            raise ValueError(
+                f"feature {name!r} must return numbers, got NaN at the first observation "
+                f"of {int(bad.sum())} of {bad.numel()} runs; steps are 0 there, and losses "
+                "too if they are hidden: avoid 0/0 and the logarithm of 0"
             )
         columns.append(column)
     return torch.stack(columns, dim=-1)

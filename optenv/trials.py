@@ -100,7 +100,7 @@ class TrialVectorEnv(LearningRateVectorEnv):
     - v0: initial version.
     """
 
-    _own_arguments = (*LearningRateVectorEnv._own_arguments, "runs", "previous_reward")
+    own_arguments = (*LearningRateVectorEnv.own_arguments, "runs", "previous_reward")
 
     def __init__(
         self,

@@ -139,7 +139,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     }
 
     #: Names of the arguments that are not settings.
-    _own_arguments: tuple[str, ...] = (
+    own_arguments: tuple[str, ...] = (
         "num_envs", "groups", "autoreset_mode", "render_mode",
     )  # fmt: skip
 
@@ -153,7 +153,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         **arguments: Any,
     ) -> None:
         # 1. Check the arguments.
-        self.settings = settings.make(arguments, self._own_arguments)
+        self.settings = settings.make(arguments, self.own_arguments)
         counts = {"num_envs": num_envs, "groups": 1 if groups is None else groups}
         for name, value in counts.items():
             if not isinstance(value, (int, np.integer)):

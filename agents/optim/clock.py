@@ -21,6 +21,7 @@ from ..utils.warning import warn_user
 
 __all__ = [
     "CLOCK",
+    "LIMIT",
     "PEAK",
     "SCHEDULES",
     "check_total_steps",
@@ -31,6 +32,7 @@ __all__ = [
     "extended",
     "finishing",
     "is_decision",
+    "lr_in_force",
     "observed_progress",
     "record_peaks",
     "schedule_factors",
@@ -59,6 +61,9 @@ FINISH_PROGRESS = 0.7
 #: must be there before a checkpoint is loaded: ``torch.distributed.checkpoint`` restores
 #: only the settings that a group has.
 PEAK = "peak_lr"
+
+#: Key of a group's ``max_lr``: torch's ``OneCycleLR`` has a ``"max_lr"`` of its own there.
+LIMIT = "lr_limit"
 
 
 # The length of a run.
@@ -251,6 +256,12 @@ def record_peaks(groups: Sequence[dict[str, Any]]) -> None:
         if "initial_lr" in group:
             lr = float(group["lr"])
             group[PEAK] = max(lr, float(group.get(PEAK, group["initial_lr"])))
+
+
+def lr_in_force(group: Mapping[str, Any], multiplier: float) -> float:
+    """Return the learning rate of a group times ``multiplier``, up to its ``max_lr``."""
+    lr, limit = float(group["lr"]) * multiplier, group.get(LIMIT)
+    return lr if limit is None else min(lr, float(limit))
 
 
 def schedule_factors(

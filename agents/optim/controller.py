@@ -32,7 +32,7 @@ from ..policy.module import Policy
 from ..utils.warning import warn_user
 from . import clock, trace
 from .distributed import all_reduce_sum, is_distributed, mean_loss
-from .loss_unit import correct
+from .loss_unit import correct, is_outgrown, without_losses
 from .probe import UpdateProbe
 from .tensors import GradientBatch, States, parameters_of
 
@@ -149,7 +149,8 @@ class Controller:
                 rates in its groups are the base learning rates.
         """
         # 1. At a decision, ask the policy for another multiplier.
-        if self._is_ready():
+        is_decision = self._is_ready()
+        if is_decision:
             dtype, step = self.state["log_multiplier"].dtype, self.state["steps"]
             # After an update that failed, the buffers are no longer those of the step
             # before: a retried step decides by what was measured at the first attempt.
@@ -161,6 +162,13 @@ class Controller:
         if self.state["probing"]:
             self.probe.invalidate(batch.states)
         multipliers = self._advance(batch.groups)
+        if is_decision:
+            rate, of_it = max(
+                (clock.lr_in_force(group, multiplier), multiplier)
+                for group, multiplier in zip(batch.groups, multipliers, strict=True)
+            )
+            schedule = of_it / math.exp(self.state["log_multiplier"])
+            self.state["trace"] = trace.note_rate(self.state["trace"], schedule, rate)
         if self.state["probing"]:
             self.probe.start(batch)
         return multipliers
@@ -211,6 +219,8 @@ class Controller:
             shown, said, memory = state["shown"], state["said"], state["memory"]
             state["ignored_actions"] += 1
         # 3. What later steps need to know.
+        losses = Losses(**state["losses"])
+        loss = losses.mean if losses.seen else None
         state.update(
             log_multiplier=multiplier,
             highest=torch.maximum(state["highest"], multiplier),
@@ -224,7 +234,7 @@ class Controller:
             losses=NO_LOSSES._asdict(),
             history=history._asdict(),
             trace=trace.append(
-                state["trace"], state["steps"], features, shift, multiplier, rule
+                state["trace"], state["steps"], features, shift, multiplier, rule, loss
             ),
         )
 
@@ -248,7 +258,10 @@ class Controller:
             [*state["losses"].values()], dtype=torch.float64, device="cpu"
         )
         losses = Losses(*numbers.to(log_multiplier.dtype)[:, None])
-        return observe(probe, losses, History(**state["history"]), control)
+        history = History(**state["history"])
+        if is_outgrown(probe, losses, history):
+            history, state["loss_shift"] = without_losses(history), None
+        return observe(probe, losses, history, control)
 
     def _trial_observation(self, observation: Tensor, history: History) -> Tensor:
         """Append what trials observe: previous action and reward, and a new run's flag."""

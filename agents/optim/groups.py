@@ -11,14 +11,12 @@ from torch import Tensor
 from optenv.checks import is_number
 from optenv.rules import Rule
 
+from .clock import LIMIT, lr_in_force
 from .kernels import FUSED, allocate, switching, update
 from .kernels.base import KernelOptions
 from .tensors import GradientBatch
 
-__all__ = ["KNOWN", "LIMIT", "check_group", "check_scope", "set_lr", "update_groups"]
-
-#: Key of a group's ``max_lr``: torch's ``OneCycleLR`` has a ``"max_lr"`` of its own there.
-LIMIT = "lr_limit"
+__all__ = ["KNOWN", "check_group", "check_scope", "set_lr", "update_groups"]
 
 #: Settings that a parameter group can have.
 KNOWN = (
@@ -127,10 +125,7 @@ def update_groups(
     """
     parts = zip(batch.by_group(), multipliers, strict=True)
     for (group, params, grads), multiplier in parts:
-        lr = float(group["lr"]) * multiplier
-        if group.get(LIMIT) is not None:
-            lr = min(lr, float(group[LIMIT]))
-        group["effective_lr"] = lr
+        lr = group["effective_lr"] = lr_in_force(group, multiplier)
         states = [batch.states[p] for p in params]
         options = KernelOptions(group["foreach"], group["fused"])
         if not lr or not params or state["chosen"] >= 0:

@@ -7,6 +7,10 @@ out of the range that the policy was trained on, and the policy may then raise t
 rate until training diverges. At the first decision with a step and a loss, this module
 finds out whether the unit is plausible, and if not, how far to shift the feature.
 
+A first loss of 0, or far below all later ones, does the same harm: the run then looks
+diverged. First losses that neither gradients nor parameters account for are forgotten
+(:func:`is_outgrown`), and ``loss_vs_initial`` is bounded.
+
 The test is on the elasticity of the loss, the relative change of the loss by the relative
 change of the parameters,
 
@@ -18,14 +22,17 @@ parameters.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from optenv.telemetry import FEATURES
+from optenv.rewards import MAX_POTENTIAL
+from optenv.telemetry import FEATURES, History, Losses, Probe, log_loss
 
-__all__ = ["PLAUSIBLE", "TYPICAL", "correct"]
+__all__ = ["PLAUSIBLE", "TYPICAL", "correct", "is_outgrown", "without_losses"]
 
 _NAMES = list(FEATURES)
 _DECREASE, _STEP = _NAMES.index("predicted_decrease"), _NAMES.index("step_size")
+_INITIAL = _NAMES.index("loss_vs_initial")
 
 #: Elasticities, in nats, at the first decision of 192 runs of the training tasks: all lie
 #: in [-2.5, 4.5], with a median of 1.4.
@@ -35,8 +42,44 @@ PLAUSIBLE, TYPICAL = (-3.5, 5.5), 1.4
 OBSERVED = (-3.3, 2.5)
 
 
+#: Largest value of ``loss_vs_initial``: beyond it, runs of the training had diverged.
+MOST = MAX_POTENTIAL / 2
+
+#: Rise of the loss over its first value, in nats, that gradients and parameters have to
+#: account for. In training, a run had diverged after a rise of 3 nats.
+RISE = 5.0
+
+
+def is_outgrown(probe: Probe, losses: Losses, history: History) -> bool:
+    """Return whether the first losses of a run were of another kind than the present ones.
+
+    A loss that is reported as 0 or close to it at first makes all later ones look diverged.
+    A loss that really rises does so along with gradients or parameters: it grows no faster
+    than their product.
+
+    Args:
+        probe: of the previous update and the current gradient.
+        losses: of this window, ``[1]``.
+        history: of the windows before, ``[1]``.
+    """
+    if not losses.seen or not history.loss_windows:
+        return False
+    squares = torch.stack([probe.grad_sq, probe.param_sq])
+    logs = 0.5 * squares.clamp(min=torch.finfo(squares.dtype).tiny).log()
+    growth = logs - torch.stack([history.grad_initial, history.param_initial])
+    rise = log_loss(losses.mean) - history.loss_initial
+    return bool(rise - growth.clamp(min=0.0).sum(0) > RISE)
+
+
+def without_losses(history: History) -> History:
+    """Return a history that has seen no losses, so that the next window has the first."""
+    zero = torch.zeros_like(history.loss_windows)
+    names = [name for name in History._fields if name.startswith("loss_")]
+    return history._replace(**dict.fromkeys(names, zero))
+
+
 def correct(features: Tensor, shift: float | None) -> tuple[Tensor, float | None]:
-    """Bring the feature that depends on the unit of the loss into its usual range.
+    """Bring the features that depend on the unit of the loss into their usual ranges.
 
     Args:
         features: telemetry features ``[1, F]``.
@@ -55,7 +98,9 @@ def correct(features: Tensor, shift: float | None) -> tuple[Tensor, float | None
         low, high = PLAUSIBLE
         shift = 0.0 if low <= elasticity <= high else (TYPICAL - elasticity) / 3
     corrected = min(max(decrease + shift, OBSERVED[0]), OBSERVED[1])
-    if corrected != decrease:
+    initial = float(features[0, _INITIAL])
+    if corrected != decrease or initial > MOST:
         features = features.clone()
         features[0, _DECREASE] = corrected
+        features[0, _INITIAL] = min(initial, MOST)
     return features, shift

@@ -26,7 +26,7 @@ from .controller import (
     initial_state,
     next_run_state,
 )
-from .groups import LIMIT, check_group, check_scope, set_lr, settings_of, update_groups
+from .groups import check_group, check_scope, set_lr, settings_of, update_groups
 from .guard import GUARDS, GradientGuard
 from .loss_hook import LossCollector, check_loss, is_scalar
 from .roles import groups_for
@@ -183,7 +183,7 @@ class LearnedOptimizer(Optimizer):
             "weight_decay": weight_decay, "foreach": foreach, "fused": fused,
             "maximize": maximize, "effective_lr": 0.0,
         }  # fmt: skip
-        optional = {LIMIT: max_lr, "betas": betas, "eps": eps, "momentum": momentum}
+        optional = {clock.LIMIT: max_lr, "betas": betas, "eps": eps, "momentum": momentum}
         defaults |= settings_of(given.rule)
         defaults |= {key: value for key, value in optional.items() if value is not None}
         check_group(defaults, given.rule)
@@ -241,7 +241,7 @@ class LearnedOptimizer(Optimizer):
         """
         if isinstance(param_group, dict):
             if "max_lr" in param_group:
-                param_group = {**param_group, LIMIT: param_group["max_lr"]}
+                param_group = {**param_group, clock.LIMIT: param_group["max_lr"]}
                 del param_group["max_lr"]
             check_group({**self.defaults, **param_group}, self._policy.rule)
             check_scope(param_group, self._arguments)
@@ -607,9 +607,23 @@ class LearnedOptimizer(Optimizer):
         return int(self._controller_state()["rollbacks"])
 
     def explain(self) -> Explanation:
-        """Return the observations and actions of all decisions so far."""
+        """Return the observations and actions of all decisions so far.
+
+        Example:
+            >>> import torch
+            >>> from agents import LearnedOptimizer
+            >>> weight = torch.nn.Parameter(torch.zeros(1))
+            >>> optimizer = LearnedOptimizer([weight], total_steps=1000, lr=0.01)
+            >>> weight.sum().backward()
+            >>> optimizer.step(loss=2.5)
+            >>> first = optimizer.explain()[0]
+            >>> first["loss"], first["schedule"], first["rate"] < 0.01
+            (2.5, 1.0, True)
+        """
         state = self._controller_state()
-        return Explanation(state["trace"], clock.describe_progress(self._policy, state))
+        rate = max(float(group["effective_lr"]) for group in self.param_groups)
+        note = clock.describe_progress(self._policy, state)
+        return Explanation(state["trace"], note, state["steps"], rate)
 
     def log_dict(self, prefix: str = "") -> dict[str, float]:
         """Return numbers for a logger, as of the last step.

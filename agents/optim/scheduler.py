@@ -221,7 +221,9 @@ class LearnedLR(LRScheduler):
     def explain(self) -> Explanation:
         """Return the observations and actions of all decisions so far."""
         state = self._controller.state
-        return Explanation(state["trace"], clock.describe_progress(self._policy, state))
+        rate = max(float(group["lr"]) for group in self.optimizer.param_groups)
+        note = clock.describe_progress(self._policy, state)
+        return Explanation(state["trace"], note, state["steps"], rate)
 
     def get_lr(self) -> list[float | Tensor]:
         """Return the learning rates of the groups, which the optimizer's step sets."""

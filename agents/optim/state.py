@@ -18,10 +18,11 @@ from torch import Tensor
 
 from optenv.checks import is_number, quoted
 from optenv.rules import switching
-from optenv.telemetry import FEATURES, History, Losses
+from optenv.telemetry import History, Losses
 
 from ..policy.module import Policy
 from ..policy.spec import MAX_NUMBER, MIN_EPS
+from . import trace
 from .clock import CLOCK, PEAK, SCHEDULES
 from .distributed import is_sharded
 from .kernels import KernelOptions, kernel_of
@@ -141,7 +142,6 @@ def _checks(policy: Policy, dtype: torch.dtype) -> dict[str, Check]:
     action, bound = policy.action, policy.action.bound * (1 + 1e-6)
     chosen = len(switching.NAMES) - 1 if action.chooses_rule else -1
     one, multiplier = _tensor(dtype, (1,)), _tensor(dtype, (1,), -bound, bound)
-    columns = 3 + len(FEATURES) + 1
     return {
         "total_steps": _optional(_integer(1)) if policy.anytime else _integer(1),
         "schedule": _schedule,
@@ -172,7 +172,7 @@ def _checks(policy: Policy, dtype: torch.dtype) -> dict[str, Check]:
                 **dict.fromkeys(("windows", "loss_windows"), _tensor(dtype, (1,), 0.0)),
             }
         ),
-        "trace": _trace(dtype, columns),
+        "trace": _trace(dtype),
     }
 
 
@@ -293,14 +293,15 @@ def _tensor(
     return check
 
 
-def _trace(dtype: torch.dtype, columns: int) -> Check:
-    """Make a check of a trace, see :mod:`agents.optim.trace`."""
+def _trace(dtype: torch.dtype) -> Check:
+    """Make a check of a trace, see :mod:`agents.optim.trace`; one of 0.1 is widened."""
 
     def check(name: str, value: Any) -> Tensor:
         rows = len(value) if isinstance(value, Tensor) and value.dim() == 2 else 0
         if not 1 <= rows <= MAX_DECISIONS:
             raise _invalid(name, value, f"a tensor of 1 to {MAX_DECISIONS} decisions")
-        checked: Tensor = _tensor(dtype, (rows, columns), -MAX_FLOAT)(name, value)
+        value = trace.widened(value)
+        checked: Tensor = _tensor(dtype, (rows, trace.COLUMNS), -MAX_FLOAT)(name, value)
         rules = checked[:, -1]
         names = len(switching.NAMES)
         if not ((rules >= -1) & (rules < names) & (rules == rules.round())).all():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,25 +14,85 @@ from optenv.rules.switching import NAMES
 from optenv.telemetry import FEATURES, OBSERVATION_BOUND
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Explanation", "append", "empty"]
+__all__ = ["COLUMNS", "MEANINGS", "Explanation", "append", "empty", "note_rate", "widened"]
 
 #: Columns of a decision ahead of the features, and their meanings.
 _DECISION = {
     "step": "steps taken before the decision",
-    "moved": "change of the log-multiplier that the policy asked for, in nats",
-    "multiplier": "of the learning rate, without the schedule, from this step on",
+    "moved": "change that the policy asked for, of the log of the multiplier",
+    "multiplier": "factor of the learning rate by the policy, from this step on",
+    "schedule": "factor by warm-up and final fall at this step, 1 where there is none",
+    "rate": "learning rate in force at this step; the highest one of several groups",
+    "loss": "mean loss since the decision before; none if the policy was given none",
 }
 
-_RULE = "update rule in force from this step on"
+#: Columns that traces of version 0.1 do not have. -1 stands for a value that is unknown.
+_LATER = ("schedule", "rate", "loss")
+
+#: Number of columns of a trace: those of a decision, the features, and the update rule.
+COLUMNS = len(_DECISION) + len(FEATURES) + 1
+
+#: What the features tell, in plain words.
+_FEATURES = {
+    "progress": "share of the run that is done: -1 at the start, 1 at the end",
+    "elapsed": "share of the run that is done: 0 at the end, -1 at 1/20 of it",
+    "remaining": "share of the run that is left: 0 at the start, -1 with 1/20 left",
+    "run_length": "steps of the run: 0 for 400, 1 for 20 times as many",
+    "log_multiplier": "multiplier before this decision: 0 is 1, +1 is 20, -1 is 1/20",
+    "learning_rate": "base rate times multiplier: 0 is the rule's usual rate, +1 is 7.4 "
+    "times as high",
+    "previous_action": "change that the decision before asked for, of the log of the "
+    "multiplier",
+    "has_loss": "1 if there were losses, else 0; all features of the loss are then 0",
+    "loss_vs_initial": "mean loss against the first: 0 the same, -1 is 1/7.4 of it",
+    "loss_vs_previous": "mean loss against the decision before: 0 the same, +0.5 is 4 % "
+    "higher, +1 is 13 %",
+    "loss_vs_best": "mean loss against the lowest so far: 0 the same, +0.5 is 4 % higher, "
+    "+1 is 13 %",
+    "loss_trend": "recent losses against longer ago: 0 the same, -0.5 is 4 % lower",
+    "loss_noise": "spread of the losses: 0 is 14 % of their mean, +1 is 7.4 times as much",
+    "grad_vs_initial": "gradient norm against the first: 0 the same, +1 is 7.4 times as "
+    "large",
+    "grad_vs_previous": "gradient norm against the decision before: 0 the same, +1 is 3.4 "
+    "times as large",
+    "cos_grads": "agreement of two gradients in a row: 1.5 the same direction, 0 none, "
+    "-1.5 opposite",
+    "cos_grads_mean": "mean agreement of gradients in a row: 1.5 the same direction, 0 "
+    "none, -1.5 opposite",
+    "cos_step": "agreement of the gradient with the last step: below 0 to go on the same "
+    "way, above 0 to turn back",
+    "cos_step_mean": "mean agreement of gradients with the last step: below 0 to go on the "
+    "same way, above 0 to turn back",
+    "cos_descent": "agreement of a step with its gradient: -1.5 straight down, 0 across",
+    "slope_ratio": "slope along the last step, after it: -0.9 unchanged, 0 at a minimum, "
+    "above 0 past it",
+    "step_size": "size of a step against the parameters: 0 is 0.1 %, +1 is 7.4 times as "
+    "large",
+    "predicted_decrease": "decrease that the slope promised against the loss: 0 is 0.7 %, "
+    "+1 is 20 times as much",
+    "param_growth": "size of the parameters against the first: 0 the same, +1 is 3.4 times "
+    "as large",
+}
+
+#: Meanings of all columns of an :class:`Explanation`, in plain words.
+MEANINGS = {
+    **_DECISION,
+    **_FEATURES,
+    "rule": "update rule in force from this step on",
+}
+
+#: Columns that ``print`` shows.
+_SHOWN = (*_DECISION, "loss_vs_initial", "loss_vs_previous", "cos_grads_mean")
 
 #: Decisions kept of a run of unknown length: the latest.
 MAX_DECISIONS = 1000
 
 
 def empty(decisions: int | None, dtype: torch.dtype) -> Tensor:
-    """Make a trace without decisions, ``[n, 3 + F + 1]``.
+    """Make a trace without decisions, ``[n, COLUMNS]``.
 
     Its shape never changes, so that a checkpoint of one moment loads at another.
 
@@ -38,7 +100,7 @@ def empty(decisions: int | None, dtype: torch.dtype) -> Tensor:
         decisions: number of decisions of the run; None if unknown.
         dtype: of the trace.
     """
-    shape = (decisions or MAX_DECISIONS, len(_DECISION) + len(FEATURES) + 1)
+    shape = (decisions or MAX_DECISIONS, COLUMNS)
     return torch.full(shape, -1.0, dtype=dtype, device="cpu")
 
 
@@ -49,68 +111,110 @@ def append(
     shift: Tensor,
     log_multiplier: Tensor,
     rule: Tensor,
+    loss: float | None,
 ) -> Tensor:
     """Return the trace with one more decision as its last row, without its first row.
 
+    Its schedule and rate are unknown until :func:`note_rate`.
+
     Args:
-        trace: ``[n, 3 + F + 1]``, from :func:`empty` or from here.
+        trace: ``[n, COLUMNS]``, from :func:`empty` or from here.
         step: steps taken before the decision.
         features: telemetry features, ``[1, F]``.
         shift: change of the log-multiplier that the policy asked for, ``[1]``.
         log_multiplier: the log-multiplier after the decision, ``[1]``.
         rule: chosen update rule, an index of ``switching.NAMES``, ``[1]``; -1 for none.
+        loss: mean loss since the decision before; None if there was none.
     """
-    first = torch.full((1,), float(step), dtype=trace.dtype, device="cpu")
-    row = torch.cat([first, shift, log_multiplier.exp(), features[0], rule.to(trace.dtype)])
+    most = torch.finfo(trace.dtype).max
+    known = -1.0 if loss is None else min(loss, most)
+    first, later = (
+        torch.tensor(values, dtype=trace.dtype, device="cpu")
+        for values in ([float(step)], [-1.0, -1.0, known])
+    )
+    chosen = rule.to(trace.dtype)
+    row = torch.cat([first, shift, log_multiplier.exp(), later, features[0], chosen])
     return torch.cat([trace[1:], row[None]])
+
+
+def note_rate(trace: Tensor, schedule: float, rate: float) -> Tensor:
+    """Return the trace with the schedule's factor and the rate of its last decision."""
+    trace = trace.clone()
+    begin = list(_DECISION).index("schedule")
+    trace[-1, begin : begin + 2] = torch.tensor(
+        [schedule, rate], dtype=trace.dtype, device="cpu"
+    )
+    return trace
+
+
+def widened(trace: Any) -> Any:
+    """Return a trace of version 0.1 with the columns added since; others unchanged."""
+    if not isinstance(trace, Tensor) or trace.shape[1:] != (COLUMNS - len(_LATER),):
+        return trace
+    begin = len(_DECISION) - len(_LATER)
+    unknown = trace.new_full((len(trace), len(_LATER)), -1.0)
+    return torch.cat([trace[:, :begin], unknown, trace[:, begin:]], dim=1)
 
 
 class Explanation(list[dict[str, Any]]):
     """Decisions of a policy, one dict each.
 
     The keys are ``step`` (steps taken before the decision), ``moved`` (change of the
-    log-multiplier that the policy asked for, in nats), ``multiplier`` (of the learning
-    rate, without the schedule, from this step on), and the name of every feature, in the
-    units that the policy sees (:data:`optenv.telemetry.FEATURES`). Policies that choose
-    update rules add ``rule``, the name of the one in force from this step on.
+    log-multiplier that the policy asked for, in nats), ``multiplier`` (of the policy, from
+    this step on), ``schedule`` (factor by warm-up and final fall, at this step), ``rate``
+    (learning rate in force at this step; the highest one of several groups), ``loss`` (mean
+    since the decision before), and the name of every feature, in the units that the policy
+    sees (:data:`optenv.telemetry.FEATURES`; in plain words in
+    :data:`agents.optim.trace.MEANINGS`). The rate is the group's learning rate times
+    ``multiplier`` times ``schedule``, at most ``max_lr``. Policies that choose update rules
+    add ``rule``, the name of the one in force from this step on.
 
-    ``print`` shows a table of the first three keys and of three features, with their
-    meanings; ``pandas.DataFrame(explanation)`` makes a table of all.
+    Loss is None where the policy was given none, as are schedule and rate of decisions
+    that were saved by version 0.1.
+
+    ``print`` shows a table of these and of three features, with their meanings;
+    ``pandas.DataFrame(explanation)`` makes a table of all.
 
     Args:
         trace: of the controller, see :func:`append`.
         note: how far the run is, which ``print`` shows at the end.
+        steps: steps taken so far.
+        rate: learning rate at the last of them.
     """
 
-    def __init__(self, trace: Tensor, note: str = "") -> None:
-        self.note = note
+    def __init__(
+        self, trace: Tensor, note: str = "", steps: int = 0, rate: float = 0.0
+    ) -> None:
+        self.note, self.steps, self.rate = note, steps, rate
         names = (*_DECISION, *FEATURES)
         decisions: list[dict[str, Any]] = []
         for *row, rule in trace[trace[:, 0] >= 0].tolist():
-            decisions.append(dict(zip(names, row, strict=True)))
+            decision: dict[str, Any] = dict(zip(names, row, strict=True))
+            unknown = {name: None for name in _LATER if decision[name] < 0}
+            decisions.append({**decision, **unknown})
             if rule >= 0:
                 decisions[-1]["rule"] = NAMES[int(rule)]
         super().__init__(decisions)
 
     def __str__(self) -> str:
-        columns = (*_DECISION, "loss_vs_initial", "loss_vs_previous", "cos_grads_mean")
-        rule = ["rule"] if any("rule" in row for row in self) else []
-        lines = ["  ".join([*(f"{name:>16}" for name in columns), *rule])]
+        chosen = any("rule" in row for row in self)
+        columns = (*_SHOWN, "rule") if chosen else _SHOWN
+        widths = {name: max(len(name), 10) for name in columns}
+        lines = ["  ".join(f"{name:>{width}}" for name, width in widths.items())]
         for row in self:
-            values = [
-                f"{row['step']:16.0f}",
-                *(f"{row[name]:16.4g}" for name in columns[1:]),
-            ]
-            lines.append("  ".join([*values, row.get("rule", "")]).rstrip())
-        meanings = {**_DECISION, **FEATURES, "rule": _RULE}
-        lines += [""] + [f"{name}: {meanings[name]}" for name in (*columns, *rule)]
+            values = (
+                f"{_format(name, row.get(name)):>{width}}" for name, width in widths.items()
+            )
+            lines.append("  ".join(values))
+        lines += [""] + [f"{name}: {MEANINGS[name]}" for name in columns]
         lines += ["", self.note] if self.note else []
         return "\n".join(lines)
 
     def plot(self, path: str | Path | None = None) -> Figure:
-        """Draw the multiplier, and every feature, over the steps (needs matplotlib).
+        """Draw losses, learning rate, its factors and all features (needs matplotlib).
 
-        Update rules, where the policy chooses them, have a colour each.
+        All panels share one axis, in steps. Update rules, where the policy chooses them,
+        have a colour each.
 
         Args:
             path: of a picture to write.
@@ -130,31 +234,95 @@ class Explanation(list[dict[str, Any]]):
                 '"train" has too'
             ) from error
 
-        figure = Figure(figsize=(8, 8), layout="constrained")
-        figure.suptitle(f"Decisions of a policy; {self.note}" if self.note else "Decisions")
-        above, below = figure.subplots(2, 1, height_ratios=(1, 3), sharex=True)
-        # 1. The multiplier, marked by update rule.
+        figure = Figure(figsize=(9, 11), layout="constrained")
+        figure.suptitle(f"Decisions of a policy\n{self.note}" if self.note else "Decisions")
+        panels = figure.subplots(4, 1, height_ratios=(2, 2, 2, 7), sharex=True)
         steps = [row["step"] for row in self]
-        above.step(steps, [row["multiplier"] for row in self], where="post", marker=".")
-        for rule in dict.fromkeys(row["rule"] for row in self if "rule" in row):
-            chosen = [row for row in self if row.get("rule") == rule]
-            points = [row["step"] for row in chosen], [row["multiplier"] for row in chosen]
-            above.plot(*points, linestyle="", marker="o", label=rule)
-            above.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-        above.set(yscale="log", ylabel="multiplier")
-        above.grid(alpha=0.3)
-        # 2. The features, as an image whose columns last from one decision to the next.
-        features = torch.tensor([[row[name] for row in self] for name in FEATURES])
-        bound = OBSERVATION_BOUND
-        last = steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else 1)
-        image = below.pcolormesh(
-            [*steps, last], range(len(FEATURES) + 1), features.numpy(),
-            cmap="coolwarm", vmin=-bound, vmax=bound,
+        gap = steps[-1] - steps[-2] if len(steps) > 1 else 1.0
+        end = self.steps if self.steps > steps[-1] else steps[-1] + gap
+        # 1. The losses
+        losses = [_number(row["loss"]) for row in self]
+        panels[0].plot(steps, losses, marker=".")
+        _scale(panels[0], losses)
+        panels[0].set_ylabel("mean loss since\nthe decision before")
+        if all(map(math.isnan, losses)):
+            middle = {"ha": "center", "va": "center", "transform": panels[0].transAxes}
+            panels[0].text(0.5, 0.5, "the policy was given no losses", **middle)
+        # 2. The learning rate, also between the decisions
+        times, rates = self._rates()
+        panels[1].plot(times, rates)
+        _scale(panels[1], rates)
+        panels[1].set_ylabel("learning rate\nin force")
+        # 3. Its factors; decisions are marked by update rule
+        factors, multipliers = panels[2], [row["multiplier"] for row in self]
+        held = [*multipliers, multipliers[-1]]
+        (line,) = factors.step([*steps, end], held, where="post", label="policy")
+        schedules = [_number(row["schedule"]) for row in self]
+        factors.plot(steps, schedules, linestyle="--", color="gray", label="schedule")
+        rules = dict.fromkeys(row.get("rule", "") for row in self)
+        for rule in rules:
+            points = [row for row in self if row.get("rule", "") == rule]
+            factors.plot(
+                [row["step"] for row in points], [row["multiplier"] for row in points],
+                linestyle="", marker="o", markersize=4, label=rule or None,
+                color=None if rule else line.get_color(),
+            )  # fmt: skip
+        _scale(factors, [*multipliers, *schedules])
+        factors.set_ylabel("factor of the\nlearning rate")
+        factors.legend(fontsize="small", ncols=4)
+        # 4. The features, as an image whose columns last from one decision to the next
+        image = panels[3].pcolormesh(
+            [*steps, end], range(len(FEATURES) + 1),
+            torch.tensor([[row[name] for row in self] for name in FEATURES]).numpy(),
+            cmap="coolwarm", vmin=-OBSERVATION_BOUND, vmax=OBSERVATION_BOUND,
         )  # fmt: skip
-        below.set_yticks([i + 0.5 for i in range(len(FEATURES))], list(FEATURES))
-        below.invert_yaxis()
-        below.set(xlabel="step")
-        figure.colorbar(image, ax=below, label="observation")
+        panels[3].set_yticks([i + 0.5 for i in range(len(FEATURES))], list(FEATURES))
+        panels[3].invert_yaxis()
+        panels[3].set(xlabel="step", ylabel="features that the policy sees")
+        figure.colorbar(image, ax=panels[3], label="observation, clipped to ±4")
+        for panel in panels[:3]:
+            panel.grid(alpha=0.3)
         if path is not None:
             figure.savefig(path, dpi=120)
         return figure
+
+    def _rates(self) -> tuple[list[float], list[float]]:
+        """Return steps, and learning rates at them: before and after each decision.
+
+        Between two decisions the rate follows the schedule.
+        """
+        times: list[float] = []
+        rates: list[float] = []
+        highest = max((row["rate"] for row in self if row["rate"] is not None), default=0.0)
+        before = self[0]["multiplier"]
+        for row in self:
+            # What the multiplier before would have made of this step: it jumps here. Where
+            # max_lr limits the rate, it does not exceed that.
+            rate = _number(row["rate"])
+            rates += [min(rate * before / row["multiplier"], highest), rate]
+            times += [row["step"]] * 2
+            before = row["multiplier"]
+        if self.steps - 1 > times[-1]:
+            times.append(self.steps - 1.0)
+            rates.append(self.rate)
+        return times, rates
+
+
+def _number(value: float | None) -> float:
+    """Return a value, or NaN, which plots leave out, for one that is unknown."""
+    return math.nan if value is None else value
+
+
+def _format(name: str, value: Any) -> str:
+    """Format a value for the table."""
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    return f"{value:.0f}" if name == "step" else f"{value:.4g}"
+
+
+def _scale(panel: Axes, values: Sequence[float]) -> None:
+    """Give a panel a logarithmic axis, if a value is above zero."""
+    if any(value > 0 for value in values):
+        panel.set_yscale("log")

@@ -125,11 +125,25 @@ def check_candidates(options: dict[str, Any], config: dict[str, Any]) -> None:
         raise ValueError("--resume goes on with one model; give --candidates 1 as well")
 
 
+#: Options of a training alone, by the names of their values.
+TRAINING = {
+    "env_id": "--env",
+    "timesteps": "--timesteps",
+    "num_envs": "--num-envs",
+    "copies": "--copies",
+    "candidates": "--candidates",
+    "members": "--members",
+    "env_arg": "--env-arg",
+    "overrides": "--set",
+    "save_every": "--save-every",
+}
+
+
 def check_evaluation(options: dict[str, Any]) -> None:
-    """Refuse options that contradict ``--policy``.
+    """Refuse options that contradict ``--policy``, or that it would ignore.
 
     Raises:
-        ValueError: one does.
+        ValueError: there is one.
     """
     if options["resume"] is not None:
         raise ValueError(
@@ -137,3 +151,8 @@ def check_evaluation(options: dict[str, Any]) -> None:
         )
     if not options["do_evaluate"]:
         raise ValueError("--policy evaluates a policy, which --no-evaluate leaves out")
+    given = [flag for name, flag in TRAINING.items() if options[name]]
+    if given:
+        raise ValueError(
+            f"--policy evaluates a policy and trains none; leave out {', '.join(given)}"
+        )

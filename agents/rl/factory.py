@@ -166,7 +166,8 @@ def make_model(
 
     Raises:
         ValueError: the agent is unknown; or its algorithm cannot take the environment's
-            action; or the model to continue from was trained on rewards of another kind;
+            action; or ``train_freq`` is in episodes; or the model to continue from was
+            trained on rewards of another kind;
             or Stable-Baselines3 does not accept the arguments.
         TypeError: the class does not have an argument of ``overrides``, or needs a number
             there.
@@ -195,6 +196,7 @@ def make_model(
     _check_action(agent, env, described)
     _check_trials(agent, described)
     check_reward(described)
+    _check_train_freq({**(saved or {}), **overrides}.get("train_freq"))
 
     # 3. Adapt the arguments to the environment
     if buffer.whole_episodes and "batch_size" in arguments:  # few runs, a small rollout
@@ -256,6 +258,22 @@ def _check_trials(agent: str, described: Mapping[str, Any]) -> None:
         raise ValueError(
             f"agent {agent!r} is {'' if wanted else 'not '}for trials; "
             f"use env {' or '.join(known)}"
+        )
+
+
+def _check_train_freq(value: Any) -> None:
+    """Refuse rollouts that are counted in episodes: they end at no number of steps.
+
+    Args:
+        value: frequency of the updates, as Stable-Baselines3 takes it, or as a model that
+            was saved has it; None if it is not given.
+    """
+    unit = value[1] if isinstance(value, tuple) and len(value) == 2 else "step"
+    if getattr(unit, "value", unit) == "episode":
+        raise ValueError(
+            f"train_freq must be a number of control steps, got {tuple(value)!r}: a "
+            "training with rollouts of episodes would end, and be saved, at other numbers "
+            "of control steps than those asked for"
         )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,9 @@ def learn(
 
     At the end both hold the average of the policies in the last part of the training, see
     :class:`~agents.utils.averaging.TailAverage`. Before that they are written at intervals,
-    as they are then, so that a killed process leaves a training to resume. A learner that
-    unrolls writes the policy alone.
+    so that a killed process leaves a training to resume: the policy as it would be if the
+    training ended there, and the model as it is, without an average, to go on. A learner
+    that unrolls writes the policy alone.
 
     Args:
         model: see :func:`agents.rl.factory.build`.
@@ -106,18 +108,18 @@ def learn(
         except KeyboardInterrupt:
             finished = False
     recorder.close()
-    _save(model, folder)
+    _save_model(model, folder)
+    export_policy(model, folder / "policy")
     if progress and recorder.late_ends:
         echo(f"training: {recorder.summary()}")
     return finished
 
 
-def _save(model: BaseAlgorithm, folder: Path) -> None:
-    """Write ``model.zip`` and the policy."""
+def _save_model(model: BaseAlgorithm, folder: Path) -> None:
+    """Write ``model.zip``."""
     file = io.BytesIO()
     model.save(file)
     write_bytes(folder / "model.zip", file.getvalue())
-    export_policy(model, folder / "policy")
 
 
 class _Recorder(BaseCallback):
@@ -153,7 +155,9 @@ class _Recorder(BaseCallback):
             # Here, since before a rollout the model has learned from all its steps
             self.next_save = self.num_timesteps + self.save_every
             with self.rollouts.restored():
-                _save(self.model, self.folder)
+                _save_model(self.model, self.folder)
+                with self._averaged():
+                    export_policy(self.model, self.folder / "policy")
         self.rollouts.begin()
 
     def _on_rollout_end(self) -> None:
@@ -177,6 +181,17 @@ class _Recorder(BaseCallback):
         if self.rollouts is not None:
             self.rollouts.close()
         self.load_average()
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Give the model within the policy that it would have if the training ended now."""
+        policy = self.model.policy
+        before = {name: value.clone() for name, value in policy.state_dict().items()}
+        self.load_average()
+        try:
+            yield
+        finally:
+            policy.load_state_dict(before)
 
     def load_average(self) -> None:
         """Give the model the average of its late policies, if it has come that far."""
@@ -218,7 +233,8 @@ def _learn_unrolled(
         last_return = mean_return
         if learner.num_timesteps - saved_at >= save_every:
             saved_at = learner.num_timesteps
-            learner.save(folder / "policy")
+            with learner.averaged():
+                learner.save(folder / "policy")
         return not stopped()
 
     try:

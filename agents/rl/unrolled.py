@@ -8,8 +8,9 @@ backpropagation through time).
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -124,6 +125,7 @@ class UnrolledLR:
         self._initialise()
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=meta_lr)
         self.num_timesteps = 0
+        self._average: TailAverage | None = None  # until learning begins
         self._total_return = 0.0  # of the present round, over all runs
 
     def _initialise(self) -> None:
@@ -155,7 +157,7 @@ class UnrolledLR:
         positive_int("total_timesteps", total_timesteps)
         size = sum(group.size for group in self.groups) * self.settings.horizon
         rounds = -(-total_timesteps // size)
-        average = TailAverage(rounds, running=False)
+        average = self._average = TailAverage(rounds, running=False)
         try:
             for i in progress_range(rounds, progress_bar, "training", "round"):
                 mean_return = self._train_runs()
@@ -165,9 +167,27 @@ class UnrolledLR:
                     break
         finally:
             if average.count:
-                for p, mean in zip(self._parameters(), average.mean(), strict=True):
-                    p.data = mean
+                self._set(average.mean())
         return self
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Give the policy within the parameters that it would have if learning ended now.
+
+        That is for a callback of :meth:`learn`, to write or evaluate the policy.
+        """
+        before = [p.data for p in self._parameters()]
+        if self._average is not None and self._average.count:
+            self._set(self._average.mean())
+        try:
+            yield
+        finally:
+            self._set(before)
+
+    def _set(self, values: Sequence[Tensor]) -> None:
+        """Set everything that is learned."""
+        for p, value in zip(self._parameters(), values, strict=True):
+            p.data = value
 
     def _parameters(self) -> list[nn.Parameter]:
         """Return everything that is learned."""

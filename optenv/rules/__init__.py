@@ -133,7 +133,9 @@ def register(rule: Rule) -> Rule:
 
     Raises:
         TypeError: it is no :class:`Rule`, or a part of it is of the wrong type.
-        ValueError: the name is taken, or parts of the rule contradict each other.
+        ValueError: the name is taken, parts of the rule contradict each other, or an update
+            of two runs with three parameters fails or returns something else than new
+            parameters and a state.
     """
     if not isinstance(rule, Rule):
         raise TypeError(f"rule must be an optenv.rules.Rule, got {rule!r}")
@@ -144,8 +146,23 @@ def register(rule: Rule) -> Rule:
             f"there is a rule {rule.name!r} already; taken: {', '.join(_known())}"
         )
     checks.positive(f"default_lr of rule {rule.name!r}", rule.default_lr)
+    for part in ("init", "update"):
+        if not callable(getattr(rule, part)):
+            raise TypeError(
+                f"{part} of rule {rule.name!r} must be a function, got "
+                f"{getattr(rule, part)!r}"
+            )
+    if not isinstance(rule.shaped, bool):
+        raise TypeError(
+            f"shaped of rule {rule.name!r} must be True or False, got {rule.shaped!r}"
+        )
+    is_tuple = isinstance(rule.slots, tuple)
+    if not is_tuple or not all(isinstance(slot, str) and slot for slot in rule.slots):
+        raise TypeError(
+            f"slots of rule {rule.name!r} must be a tuple of names, got {rule.slots!r}"
+        )
     _check_hyperparameters(rule)
-    _check_state(rule)
+    _check_update(rule, _check_state(rule))
     _REGISTERED[rule.name] = rule
     return rule
 
@@ -173,9 +190,22 @@ def _check_hyperparameters(rule: Rule) -> None:
         )
 
 
-def _check_state(rule: Rule) -> None:
-    """Refuse an initial state of other shapes, or without a name for each part."""
-    state = rule.init(torch.zeros(2, 3, device="cpu"))
+#: Parameters on which a new rule is tried.
+_TRIED = (2, 3)
+
+
+def _check_state(rule: Rule) -> RuleState:
+    """Return an initial state; refuse other shapes, and one without a name for each part.
+
+    Raises:
+        TypeError: it is no tuple of tensors.
+        ValueError: shapes or slots are wrong.
+    """
+    state = rule.init(torch.zeros(_TRIED, device="cpu"))
+    if not isinstance(state, tuple) or not all(isinstance(x, torch.Tensor) for x in state):
+        raise TypeError(
+            f"init of rule {rule.name!r} must return a tuple of tensors, got {state!r}"
+        )
     shapes = [tuple(part.shape) for part in state]
     if not all(len(shape) == 2 and shape[0] == 2 for shape in shapes):
         raise ValueError(
@@ -186,4 +216,35 @@ def _check_state(rule: Rule) -> None:
         raise ValueError(
             f"slots of rule {rule.name!r} must be {len(state)} different names, one for "
             f"each part of its state, got {rule.slots!r}"
+        )
+    return state
+
+
+def _check_update(rule: Rule, state: RuleState) -> None:
+    """Refuse an update that fails, or that returns no parameters and state.
+
+    Raises:
+        ValueError: it does.
+    """
+    params = torch.ones(_TRIED, device="cpu")
+    lr = torch.full((len(params), 1), 0.01, device="cpu")
+    bound = rule.with_hyperparameters().bind([_TRIED[1:]])
+    try:
+        result = bound.update(params, torch.ones_like(params), state, lr)
+    except Exception as error:
+        raise ValueError(
+            f"update of rule {rule.name!r} fails on params of shape {_TRIED}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    expected = [_TRIED, *(tuple(part.shape) for part in state)]
+    found = None
+    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple):
+        parts = (result[0], *result[1])
+        if all(isinstance(part, torch.Tensor) for part in parts):
+            found = [tuple(part.shape) for part in parts]
+    if found != expected:
+        shown = checks.quoted(result) if found is None else f"tensors of shapes {found}"
+        raise ValueError(
+            f"update of rule {rule.name!r} must return (params, state), tensors of shapes "
+            f"{expected}, got {shown}"
         )

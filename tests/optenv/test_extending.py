@@ -193,13 +193,21 @@ def test_observations_that_do_not_ask_for_a_feature_stay_as_they_are() -> None:
 
 
 def test_a_registered_feature_is_finite_and_bounded() -> None:
-    def broken(probe: Probe, *_: Any) -> Tensor:
-        return torch.tensor([1e30, -float("inf"), float("nan")]).to(probe.grad_sq)
+    def broken(probe: Probe, losses: Losses, history: History, control: Control) -> Tensor:
+        late = torch.where(history.windows > 0, float("nan"), 5.0)[0].item()
+        return torch.tensor([1e30, -float("inf"), late]).to(probe.grad_sq)
 
     telemetry.register_feature("broken", broken)
     env = gym.make_vec(ID, 3, **SHORT, features=("broken",))
     for observation, *_ in play(env):
         assert observation[:, -1].tolist() == [4, -4, 4]
+
+
+def test_a_feature_that_is_nan_from_the_start_is_refused() -> None:
+    telemetry.register_feature("ratio", lambda probe, *_: probe.step_sq / probe.step_sq)
+    env = gym.make_vec(ID, 3, **SHORT, features=("ratio",))
+    with pytest.raises(ValueError, match=r"'ratio' must return numbers, got NaN .* 3 of 3"):
+        env.reset(seed=0)
 
 
 @pytest.mark.parametrize("value", [torch.zeros(2), torch.zeros(3, 1), 1.0])
@@ -338,6 +346,22 @@ def test_a_registered_id_makes_both_environments() -> None:
 # Mistakes
 
 
+@dataclass(frozen=True)
+class Empty(actions.Action):
+    kind: ClassVar[str] = "empty"
+
+
+class Bare(actions.Discrete):
+    multipliers = (0.5, 1.0)
+    kind = "bare"
+
+
+@dataclass(frozen=True)
+class OneName(WithMomentum):
+    kind: ClassVar[str] = "one-name"
+    sets: ClassVar[Any] = "momentum"
+
+
 @pytest.mark.parametrize(
     ("register", "arguments", "error", "says"),
     [
@@ -358,11 +382,22 @@ def test_a_registered_id_makes_both_environments() -> None:
         (rewards.Reward, ((),), ValueError, r"got \(\)"),
         (rewards.Reward, (("train",), 3), TypeError, "a function or None, got 3"),
         (rewards.Reward, (("train",), None, "2"), TypeError, "a number, got '2'"),
+        (rewards.Reward, (("train",), None, float("nan")), ValueError, "finite, got nan"),
+        (
+            rewards.Reward,
+            (("train", "train"),),
+            ValueError,
+            "each at most once, of ",
+        ),
+        (rewards.Reward, ("train",), ValueError, "must be a tuple, .*, got 'train'"),
         (telemetry.register_feature, ("progress", len), ValueError, "'progress' already"),
         (telemetry.register_feature, ("mine", 3), TypeError, "must be a function, got 3"),
         (actions.register, (actions.Continuous,), ValueError, "'continuous' already"),
         (actions.register, (dict,), TypeError, "a dataclass and an Action, got <class"),
         (actions.register, (actions.Action,), TypeError, "must be a string, got None"),
+        (actions.register, (Empty,), TypeError, "'empty' needs definitions of space, outp"),
+        (actions.register, (Bare,), TypeError, "'bare' changes multipliers without being"),
+        (actions.register, (OneName,), TypeError, "sets .* tuple of names, got 'momentum'"),
     ],
 )
 def test_a_registration_that_cannot_be_is_refused(
@@ -370,6 +405,92 @@ def test_a_registration_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(error, match=says):
         register(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("potential", "says"),
+    [
+        (lambda loss, first: (loss / first - 1).mean(), r"of shape \(3,\), got shape \(\)"),
+        (lambda loss, first: loss / first - 1, r"got shape \(3, 1\)"),
+        (lambda loss, first: 0.0, r"got 0\.0"),
+        (lambda loss, first: (loss / first).mean(-1), r"must be 0 .*, got \[1\.0, 1\.0, 1"),
+        (lambda loss, first: (loss - first).log().mean(-1), "must be finite, got"),
+    ],
+)
+def test_a_potential_that_is_not_one_number_of_each_run_is_refused(
+    potential: Any, says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        rewards.register("mine", rewards.Reward(("train",), potential))
+    with pytest.raises(ValueError, match="unknown reward 'mine'"):
+        rewards.get("mine")
+
+
+def test_a_potential_that_becomes_nan_in_a_run_is_refused() -> None:
+    def root(loss: Tensor, initial_loss: Tensor) -> Tensor:
+        return (loss / initial_loss - 1).sqrt().mean(-1)
+
+    rewards.register("root", rewards.Reward(("train",), root))
+    env = gym.make(ID, **SHORT, reward="root", rule="sgd", base_lr=0.01)
+    with pytest.raises(ValueError, match=r"must be finite, got \[nan\] for losses"):
+        play(env)
+
+
+@pytest.mark.parametrize(
+    ("method", "result", "says"),
+    [
+        (
+            "loss",
+            torch.tensor(1.0),
+            r"loss of Mean .* of shape \(3,\), got shape \(\)",
+        ),
+        ("loss", 1.0, r"of shape \(3,\), got 1\.0"),
+        ("init", torch.zeros(3, 2), r"init of the Mean task .* \(3, 3\), .* got \(3, 2\)"),
+        ("init", torch.full((3, 3), float("nan")), "initial parameters of the Mean task"),
+    ],
+)
+def test_a_task_of_other_shapes_is_refused_at_the_first_reset(
+    method: str, result: Any, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Mean, method, lambda self, *arguments: result)
+    env = gym.make_vec(ID, 3, **{**SHORT, "tasks": Mean(num_train=64)})
+    with pytest.raises(ValueError, match=says):
+        env.reset(seed=0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"shift": lambda self, a: a[:, :1]}, r"shift .* shape \(3,\), got shape \(3, 1\)"),
+        ({"hyperparameters": lambda self, a: {}}, r"in sets, \['momentum'\], got \[\]"),
+        (
+            {"hyperparameters": lambda self, a: {"momentum": a[:, 1:]}},
+            r"'momentum' of .* of shape \(3,\), got \(3, 1\)",
+        ),
+    ],
+)
+def test_an_action_decoded_to_other_shapes_is_refused(
+    changed: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, method in changed.items():
+        monkeypatch.setattr(WithMomentum, name, method)
+    actions.register(WithMomentum)
+    env = gym.make_vec(ID, 3, **SHORT, action="with-momentum", rule="momentum")
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=says):
+        env.step(env.action_space.sample())
+
+
+def test_an_id_with_unknown_arguments_is_refused_at_once() -> None:
+    says = "unexpected keyword argument 'horizn'; did you mean 'horizon'"
+    for trials in (False, True):
+        with pytest.raises(TypeError, match=says):
+            registration.register("mine/Wrong-v0", trials=trials, horizn=3)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'runs'"):
+        registration.register("mine/Wrong-v0", runs=3)
+    with pytest.raises(TypeError, match="trials must be True or False, got 1"):
+        registration.register("mine/Wrong-v0", trials=1)  # type: ignore[arg-type]
+    assert "mine/Wrong-v0" not in gym.registry
 
 
 def test_a_name_can_be_registered_only_once() -> None:

@@ -66,6 +66,12 @@ FAST_DQN = ["--set", "learning_starts=100", "--set", "gradient_steps=1"]
         (["--set", "learning_rate=abc"], "learning_rate must be a number, got 'abc'"),
         (["--set", "policy_kwargs=3"], "cannot make a PPO model of"),
         (["--policy", "default", "--no-evaluate"], "which --no-evaluate leaves out"),
+        (["--policy", "default", "--save-every", 9], "trains none; leave out --save-every"),
+        (
+            ["--policy", "default", "--set", "gamma=1", "--copies", 2],
+            "leave out --copies, --set",
+        ),
+        (["--policy", "defualt"], "did you mean 'default'? shipped policies: adam"),
         (["--policy", "default", "--resume", SCRIPT], "give one of them"),
         (["--eval-seeds", "1001"], "1001 is not in the range 1<=x<=1000"),
         (["--env-arg", "num_envs=4"], "use --num-envs"),

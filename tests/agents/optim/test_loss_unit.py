@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from functools import cache
 
@@ -10,9 +11,9 @@ import torch
 from torch import nn
 
 from agents import LearnedOptimizer
-from agents.optim.loss_unit import OBSERVED, correct
+from agents.optim.loss_unit import MOST, OBSERVED, correct, is_outgrown
 from agents.policies import SHIPPED
-from optenv.telemetry import FEATURES
+from optenv.telemetry import FEATURES, History, Losses, Probe
 from tests.helpers.loops import batches as small_batches
 from tests.helpers.loops import make_model, train
 
@@ -26,8 +27,11 @@ UNITS = {
 }
 
 
-def run(policy, unit=lambda loss: loss):
-    """Train a regression; return losses before and after, highest rate and optimizer."""
+def run(policy, unit=lambda loss: loss, first_losses=()):
+    """Train a regression; return losses before and after, highest rate and optimizer.
+
+    The optimizer is told ``unit(loss)``, but ``first_losses`` at the first steps.
+    """
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(256, 8, generator=generator)
     targets = inputs.sum(1, keepdim=True).sin()
@@ -38,12 +42,13 @@ def run(policy, unit=lambda loss: loss):
     optimizer = LearnedOptimizer(model.parameters(), policy, total_steps=total)
     first = (model(inputs) - targets).pow(2).mean().item()
     highest = 0.0
-    for _ in range(TOTAL):
+    for i in range(TOTAL):
         index = torch.randint(256, (32,), generator=generator)
         optimizer.zero_grad()
         loss = (model(inputs[index]) - targets[index]).pow(2).mean()
         loss.backward()
-        optimizer.step(loss=unit(loss.detach()))
+        told = first_losses[i] if i < len(first_losses) else unit(loss.detach())
+        optimizer.step(loss=told)
         highest = max(highest, optimizer.param_groups[0]["effective_lr"])
     last = (model(inputs) - targets).pow(2).mean().item()
     return first, last, highest, optimizer
@@ -63,6 +68,38 @@ def test_no_shipped_policy_is_led_astray_by_the_unit_of_the_loss(policy, unit):
     _, usual_last, usual_highest, _ = reference(policy)
     assert last < first and last < 2 * usual_last
     assert highest < 5 * usual_highest
+
+
+@pytest.mark.parametrize("first", [[1e-12], [0.0], [-1.0], [0.0] * 5, [0.01], [1e12]])
+@pytest.mark.parametrize("policy", SHIPPED)
+def test_no_shipped_policy_is_led_astray_by_the_first_losses(policy, first):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "a loss is .*below zero")
+        before, last, highest, _ = run(policy, first_losses=first)
+    _, usual_last, usual_highest, _ = reference(policy)
+    assert last < before and last < 1.5 * usual_last
+    assert highest < 3 * usual_highest
+
+
+def test_a_loss_that_rises_with_its_gradients_keeps_its_first_value():
+    zero = torch.zeros(1)
+    history = History.empty(zero)._replace(loss_windows=zero + 1, windows=zero + 1)
+    losses = Losses(*(torch.tensor([x]) for x in (1.0, math.exp(20.0), 0.0)))
+    same = torch.tensor([1.0])
+    large = torch.tensor([math.exp(20.0)])  # of the square: a norm of e^10
+    probe = Probe(*[same] * len(Probe._fields))
+    assert is_outgrown(probe, losses, history)
+    assert not is_outgrown(probe._replace(grad_sq=large, param_sq=large), losses, history)
+    assert not is_outgrown(probe, losses, history._replace(loss_windows=zero))
+    assert not is_outgrown(probe, losses._replace(seen=zero), history)
+
+
+def test_the_loss_against_the_first_stays_in_the_range_of_the_training():
+    given = features(-0.3)
+    given[0, list(FEATURES).index("loss_vs_initial")] = 4.0
+    corrected, shift = correct(given, 0.0)
+    assert shift == 0.0 and value(corrected) == pytest.approx(-0.3)
+    assert corrected[0, list(FEATURES).index("loss_vs_initial")] == pytest.approx(MOST)
 
 
 @pytest.mark.parametrize("policy", SHIPPED)

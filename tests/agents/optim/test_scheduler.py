@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import pickle
 
 import pytest
@@ -117,11 +118,55 @@ class Repeating(torch.optim.Optimizer):
                 p.data.sub_(group["lr"] * p.grad)
 
 
-@pytest.mark.parametrize("name", ["LBFGS", "Adadelta", "Rprop", "SparseAdam"])
+NOT_DRIVEN_NAMES = ["LBFGS", "Adadelta", "Rprop", "SparseAdam"]
+
+
+@pytest.mark.parametrize("name", NOT_DRIVEN_NAMES)
 def test_optimizers_whose_lr_is_no_rate_are_refused(name):
     optimizer = getattr(torch.optim, name)([nn.Parameter(torch.ones(3))])
     with pytest.raises(TypeError, match=f"cannot drive {name}: its"):
         LearnedLR(optimizer, STEPS)
+
+
+ALL = sorted(
+    name
+    for name, value in vars(torch.optim).items()
+    if isinstance(value, type) and value is not torch.optim.Optimizer
+)
+
+
+def train_at_defaults(name, driven, steps=100):
+    """Train a classifier with an optimizer of torch at its defaults; return the loss."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(256, 8, generator=generator)
+    targets = (inputs[:, :4].sum(1).sin() > 0).long()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 2))
+    params = [p for p in model.parameters() if name != "Muon" or p.ndim == 2]
+    optimizer = getattr(torch.optim, name)(params)
+    scheduler = LearnedLR(optimizer, steps) if driven else None
+    for _ in range(steps):
+        chosen = torch.randint(256, (32,), generator=generator)
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs[chosen]), targets[chosen])
+        loss.backward()
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step(loss)
+    return nn.functional.cross_entropy(model(inputs), targets).item()
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in NOT_DRIVEN_NAMES])
+def test_no_optimizer_of_torch_at_its_defaults_is_ruined(name):
+    alone, driven = (train_at_defaults(name, flag) for flag in (False, True))
+    # The usual rate of RMSprop is a good one here, which the policy has to find first.
+    assert driven < (2.0 if name == "RMSprop" else 1.0) * alone
+    assert driven < math.log(2)
+
+
+def test_the_refused_optimizers_are_all_of_torch():
+    assert set(NOT_DRIVEN_NAMES) < set(ALL) and len(ALL) >= 15
 
 
 def test_a_closure_called_repeatedly_counts_as_one_step():

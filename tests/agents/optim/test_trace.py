@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import math
+import re
 import subprocess
 import sys
 
 import pytest
+import torch
 
-from agents import LearnedOptimizer
+from agents import LearnedLR, LearnedOptimizer
 from agents.optim.controller import Controller
+from agents.optim.trace import MEANINGS
 from optenv.telemetry import FEATURES
 from tests.helpers.loops import STEPS, batches, learned, make_model, train
 
@@ -31,7 +36,8 @@ def test_explain_lists_every_decision_with_features_and_action(trained):
         t for t in range(STEPS) if Controller(policy, {**state, "steps": t}).is_decision()
     ]
     assert steps == decisions and len(steps) == policy.description["horizon"]
-    assert list(explanation[0]) == ["step", "moved", "multiplier", *FEATURES]
+    numbers = ["step", "moved", "multiplier", "schedule", "rate", "loss"]
+    assert list(explanation[0]) == [*numbers, *FEATURES]
     assert explanation[-1]["multiplier"] == pytest.approx(state["log_multiplier"].exp())
     assert explanation[-1]["moved"] == pytest.approx(state["previous_action"].item())
     shares = [(row["progress"] + 1) / 2 for row in explanation]
@@ -62,12 +68,100 @@ def test_an_explanation_prints_as_a_table_and_plots(trained, tmp_path):
     path = tmp_path / "explained.png"
     figure = explanation.plot(path)
     assert path.stat().st_size > 10_000
-    (line,) = figure.axes[0].lines
-    assert list(line.get_ydata()) == [row["multiplier"] for row in explanation]
-    shown = figure.axes[1].collections[0].get_array()
-    assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()
+    losses, rates, factors, features, _ = figure.axes
+    for panel, name in ((losses, "loss"), (factors, "multiplier")):
+        shown = list(panel.lines[0].get_ydata())[: len(explanation)]
+        assert shown == [row[name] for row in explanation]
+    times, shown = rates.lines[0].get_data()
+    drawn = list(zip(times, shown, strict=True))
+    assert all((row["step"], row["rate"]) in drawn for row in explanation)
+    assert drawn[-1] == (STEPS - 1, trained[1].param_groups[0]["effective_lr"])
+    image = features.collections[0].get_array()
+    assert image.shape == (len(FEATURES), len(explanation))
+    for panel in (losses, rates, factors, features):
+        assert panel.get_xlim() == features.get_xlim() and panel.get_ylabel()
+    assert features.get_xlabel() == "step"
     assert "60 of 60 steps" in figure.get_suptitle()
-    assert shown.shape == (len(FEATURES), len(explanation))
+
+
+def test_a_decision_tells_the_rate_its_factors_and_the_loss():
+    model, rates, losses = make_model(), [], []
+    optimizer = LearnedOptimizer(
+        model.parameters(), "default", total_steps=STEPS, warmup_steps=5, lr=0.02
+    )
+    for batch in batches():
+        losses.append(train(model, optimizer, [batch]))
+        rates.append(optimizer.param_groups[0]["effective_lr"])
+    rows = optimizer.explain()
+    begin = 0
+    for row in rows:
+        step = int(row["step"])
+        assert row["rate"] == pytest.approx(rates[step])
+        assert row["rate"] == pytest.approx(0.02 * row["multiplier"] * row["schedule"])
+        since = losses[begin : step + 1]
+        assert row["loss"] == pytest.approx(sum(since) / len(since))
+        begin = step + 1
+    schedule = {row["step"]: row["schedule"] for row in rows}
+    assert schedule[0] == pytest.approx(1 / 5) and schedule[20] == 1
+    last = max(schedule)
+    assert schedule[last] == pytest.approx((STEPS - last) / (0.3 * STEPS))
+    assert "schedule: factor by warm-up and final fall" in str(rows)
+
+
+def test_the_rate_of_a_scheduler_and_of_a_limited_group_is_that_in_force():
+    limited = LearnedOptimizer(
+        make_model().parameters(), "default", total_steps=STEPS, lr=0.1, max_lr=1e-3
+    )
+    for p in limited.param_groups[0]["params"]:
+        p.grad = torch.ones_like(p)
+    limited.step()
+    assert limited.explain()[0]["rate"] == pytest.approx(1e-3)
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = LearnedLR(optimizer, STEPS)
+    for inputs, targets in batches():
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(inputs), targets).backward()
+        before = len(scheduler.explain())
+        optimizer.step()
+        rows = scheduler.explain()
+        if len(rows) > before:
+            assert rows[-1]["rate"] == pytest.approx(optimizer.param_groups[0]["lr"])
+    assert all(row["loss"] is None for row in rows)
+    assert {line.split()[5] for line in str(rows).splitlines()[1:6]} == {"-"}
+    figure = rows.plot()
+    assert [text.get_text() for text in figure.axes[0].texts] == [
+        "the policy was given no losses"
+    ]
+
+
+def test_an_enormous_loss_is_kept_as_a_finite_number():
+    optimizer = learned(make_model())
+    for p in optimizer.param_groups[0]["params"]:
+        p.grad = torch.ones_like(p)
+    optimizer.step(loss=1e300)
+    assert 1e38 < optimizer.explain()[0]["loss"] < math.inf
+    learned(make_model()).load_state_dict(optimizer.state_dict())
+
+
+def test_a_trace_of_version_0_1_has_no_rates_and_losses(trained):
+    state = copy.deepcopy(trained[1].state_dict())
+    controller = state["param_groups"][0]["controller"]
+    old = controller["trace"]
+    controller["trace"] = torch.cat([old[:, :3], old[:, 6:]], dim=1)
+    other = learned(make_model())
+    other.load_state_dict(state)
+    for before, after in zip(trained[1].explain(), other.explain(), strict=True):
+        assert after == {**before, "schedule": None, "rate": None, "loss": None}
+    assert "-" in str(other.explain())
+    other.explain().plot()
+
+
+def test_every_column_has_a_meaning_in_plain_words(trained):
+    assert set(trained[1].explain()[0]) <= set(MEANINGS)
+    assert set(FEATURES) <= set(MEANINGS)
+    for name, meaning in MEANINGS.items():
+        assert not re.search(r"squash|centred|halved|k=|nats", meaning), name
 
 
 def test_before_the_first_decision_the_explanation_is_empty():

@@ -12,6 +12,7 @@ import time
 
 import pytest
 from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from agents import load_policy
 from agents.rl import factory, rollouts, training
@@ -108,6 +109,47 @@ def test_checkpoints_do_not_change_the_training(tmp_path):
         training.learn(model, 4 * ROLLOUT, folder, progress=False, save_every=save_every)
         policies.append(load_policy(folder / "policy"))
     assert policies[0].fingerprint() == policies[1].fingerprint()
+
+
+@pytest.mark.parametrize("agent", ["ppo", "dqn", "unrolled-lr"])
+def test_a_checkpointed_policy_is_that_of_a_training_ending_there(
+    agent, tmp_path, monkeypatch
+):
+    overrides = {
+        "ppo": {"n_steps": 6, "n_epochs": 1},
+        "dqn": {**FAST_DQN, "train_freq": 6},
+        "unrolled-lr": {},
+    }[agent]
+    exported, model_class = training.export_policy, training.UnrolledLR
+    saved, written, at = model_class.save, [], 9 * ROLLOUT
+
+    def noting(write, interrupts):
+        def write_and_note(model, path):
+            write(model, path)
+            if model.num_timesteps == at:
+                written.append(load_policy(path).fingerprint())
+                if interrupts and len(written) == 2:
+                    raise KeyboardInterrupt
+
+        return write_and_note
+
+    for interrupts in (False, True):
+        monkeypatch.setattr(training, "export_policy", noting(exported, interrupts))
+        monkeypatch.setattr(model_class, "save", noting(saved, interrupts))
+        model = model_of(agent, 4, **overrides)
+        folder = tmp_path / str(interrupts)
+        folder.mkdir()
+        ended = training.learn(model, 10 * ROLLOUT, folder, progress=False, save_every=1)
+        assert ended != interrupts
+    # The checkpoint, the same one again, and the end of the training interrupted there
+    assert len(written) == 3 and len(set(written)) == 1
+
+
+@pytest.mark.parametrize("unit", [(1, "episode"), TrainFreq(2, TrainFrequencyUnit.EPISODE)])
+def test_rollouts_counted_in_episodes_are_refused(unit):
+    with pytest.raises(ValueError, match="train_freq must be a number of control steps"):
+        model_of("dqn", 1, **{**FAST_DQN, "train_freq": unit})
+    assert model_of("dqn", 1, **{**FAST_DQN, "train_freq": (3, "step")}) is not None
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_last_good_files(tmp_path, monkeypatch):
