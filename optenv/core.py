@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from .modifiers import Modifiers, average_weight, clip
+from .modifiers import UNMODIFIED, Modifiers, average_weight, clip
 from .rules import Rule, RuleState
 from .tasks.base import Batch, Data, Task
 from .telemetry import Losses, Probe, first_probe, probe
@@ -104,7 +104,7 @@ def advance(
     data: Data,
     state: RunState,
     lr: Tensor,
-    modifiers: Modifiers = Modifiers(),
+    modifiers: Modifiers = UNMODIFIED,
     *,
     counts: Tensor | None = None,
     differentiable: bool = False,

@@ -11,7 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["CLIP_MEMORY", "CLIP_WARMUP", "MODIFIERS", "Modifiers", "average_weight", "clip"]
+__all__ = [
+    "CLIP_MEMORY",
+    "CLIP_WARMUP",
+    "MODIFIERS",
+    "UNMODIFIED",
+    "Modifiers",
+    "average_weight",
+    "clip",
+]
 
 #: Names of the modifiers that are one number for each run.
 MODIFIERS = ("weight_decay", "clip", "average")
@@ -40,6 +48,10 @@ class Modifiers(NamedTuple):
     weight_decay: Tensor | None = None
     clip: Tensor | None = None
     average: Tensor | None = None
+
+
+#: Updates as the rule makes them.
+UNMODIFIED = Modifiers()
 
 
 def clip(

@@ -16,6 +16,7 @@ __all__ = [
     "addcmul",
     "debiased_root",
     "debiasing",
+    "interpolate",
     "mul",
     "ratio",
     "safe_sqrt",
@@ -36,6 +37,13 @@ def mul(a: Tensor, b: Tensor | float, inplace: bool) -> Tensor:
 def addcmul(a: Tensor, b: Tensor, c: Tensor, value: float, inplace: bool) -> Tensor:
     """Compute ``a + value * b * c``."""
     return a.addcmul_(b, c, value=value) if inplace else a.addcmul(b, c, value=value)
+
+
+def interpolate(a: Tensor, b: Tensor, rate: Number) -> Tensor:
+    """Compute ``rate * a + (1 - rate) * b``."""
+    if isinstance(rate, Tensor):  # of each run
+        return (a * rate).addcmul_(b, 1 - rate)
+    return (a * rate).add_(b, alpha=1 - rate)
 
 
 def ratio(a: Tensor, root: Tensor, eps: float, inplace: bool) -> Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .arithmetic import addcmul, sign, update_mean
+from .arithmetic import addcmul, interpolate, sign, update_mean
 from .base import Hyperparameters, Rule, RuleState, fraction, zeros_state
 
 __all__ = ["RULES", "Lion", "lion"]
@@ -58,7 +58,7 @@ def lion(
         New parameters ``[B, P]``, and the state.
     """
     (mean,) = state
-    direction = (mean * h.beta1).add_(grad, alpha=1 - h.beta1)
+    direction = interpolate(mean, grad, h.beta1)
     mean = update_mean(mean, grad, h.beta2, inplace)
     return addcmul(params, sign(direction, inplace), lr, -1.0, inplace), (mean,)
 

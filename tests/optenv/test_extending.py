@@ -282,7 +282,7 @@ def test_an_action_may_set_hyperparameters_of_each_run() -> None:
             np.testing.assert_allclose(ours[run], theirs, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("rule", ["momentum", "rmsprop", "adam", "nadam"])
+@pytest.mark.parametrize("rule", ["momentum", "rmsprop", "adam", "nadam", "lion", "orthogonal-adam"])
 def test_rules_take_hyperparameters_of_each_run(rule: str) -> None:
     h = rules.get(rule).hyperparameters
 
