@@ -378,7 +378,9 @@ class LearnedOptimizer(Optimizer):
             for name, value in self.defaults.items():
                 if name != "differentiable":  # torch adds it, which nothing here heeds
                     group.setdefault(name, value)
-        for param_state in self.state.values():
+        for p, param_state in self.state.items():
+            if not isinstance(p, Tensor):  # an entry of the user's own
+                continue
             if isinstance(param_state.get("step"), float):  # of early versions of torch
                 param_state["step"] = torch.tensor(param_state["step"], dtype=torch.float32)
         if "_losses" not in self.__dict__:  # a copy, which is attached to no module

@@ -95,7 +95,7 @@ def assert_same(found, wanted, where="state"):
     if isinstance(found, torch.Tensor):
         assert found.dtype == wanted.dtype and torch.equal(found, wanted), where
     elif isinstance(found, Mapping):
-        assert list(found) == list(wanted), where
+        assert found.keys() == wanted.keys(), where
         for key in found:
             assert_same(found[key], wanted[key], f"{where}: {key}")
     elif isinstance(found, Sequence) and not isinstance(found, str):

@@ -85,12 +85,10 @@ def test_equal_runs_have_equal_states_also_after_loading(make, named, other_name
 
 
 def test_loading_leaves_the_given_state_as_it_was(make):
-    model, optimizer = trained(make)
+    _, optimizer = trained(make)
     state, other = copy.deepcopy(save(optimizer)), make_model()
     before = copy.deepcopy(state)
-    resumed = make(other.parameters())
-    restore(resumed, state)
-    train(other, resumed, range(5))
+    restore(make(other.parameters()), state)
     assert_same(state, before)
 
 
@@ -183,15 +181,15 @@ def test_state_dict_hooks_can_add_to_the_state_and_change_it(make):
 
 def test_an_entry_of_the_users_own_in_the_state_is_loaded_with_it(make):
     model, optimizer = trained(make, steps=3)
-    optimizer.state["test"] = {"of": "the user"}
+    optimizer.state["test"] = 1
     saved = copy.deepcopy(save(optimizer))
     other = make_model()
     resumed = make(other.parameters())
     restore(resumed, saved)
-    assert resumed.state["test"] == {"of": "the user"}
+    assert resumed.state["test"] == 1
     train(other, resumed, range(3, 6))
     train(model, optimizer, range(3, 6))
-    assert copy.deepcopy(optimizer).state["test"] == {"of": "the user"}
+    assert copy.deepcopy(optimizer).state["test"] == 1
 
 
 def set_rate(lr):
