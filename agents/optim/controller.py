@@ -160,7 +160,7 @@ class Controller:
         # 2. Advance the clock, and buffer gradients if the next step is a decision.
         if self.state["probing"]:
             self.probe.invalidate(batch.states)
-        multiplier = self._advance(batch.groups)
+        multiplier = self.advance(batch.groups)
         if self.state["probing"]:
             self.probe.start(batch)
         return multiplier
@@ -255,11 +255,12 @@ class Controller:
         extra = torch.stack([reward, torch.full_like(reward, state["new_run"])], dim=1)
         return torch.cat([observation, state["said"], extra], dim=1)
 
-    def _advance(self, groups: Sequence[dict[str, Any]]) -> float:
+    def advance(self, groups: Sequence[dict[str, Any]]) -> float:
         """Count a step, and return the multiplier of its learning rate.
 
-        Sets ``probing`` to whether the next step is a decision, which needs to know the
-        gradient and the update of this one.
+        It is all of :meth:`before_update` at a step that is neither a decision nor before
+        one. Sets ``probing`` to whether the next step is a decision, which needs to know
+        the gradient and the update of this one.
         """
         state, policy = self.state, self.policy
         multiplier = math.exp(state["log_multiplier"])

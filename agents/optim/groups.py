@@ -11,11 +11,20 @@ from torch import Tensor
 from optenv.checks import is_number
 from optenv.rules import Rule
 
-from .kernels import FUSED, allocate, switching, update
+from .kernels import CAPTURABLE, FUSED, allocate, switching, update
 from .kernels.base import KernelOptions
-from .tensors import GradientBatch
+from .tensors import DeviceRates, GradientBatch
 
-__all__ = ["KNOWN", "LIMIT", "check_group", "check_scope", "set_lr", "update_groups"]
+__all__ = [
+    "KNOWN",
+    "LIMIT",
+    "check_group",
+    "check_scope",
+    "effective_lr",
+    "set_lr",
+    "update_group",
+    "update_groups",
+]
 
 #: Key of a group's ``max_lr``: torch's ``OneCycleLR`` has a ``"max_lr"`` of its own there.
 LIMIT = "lr_limit"
@@ -29,12 +38,12 @@ KNOWN = (
 #: Arguments of the optimizer that hold for all groups together.
 GLOBAL = (
     "policy", "total_steps", "schedule", "warmup_steps", "guard", "rollback",
-    "synchronize", "partitioned",
+    "synchronize", "partitioned", "capturable",
 )  # fmt: skip
 
 #: Settings of other optimizers that no rule here has; they may be there if they are off.
 FOREIGN = (
-    "alpha", "amsgrad", "beta1", "beta2", "capturable", "centered", "cautious", "dampening",
+    "alpha", "amsgrad", "beta1", "beta2", "centered", "cautious", "dampening",
     "decoupled_weight_decay", "differentiable", "lambd", "lr_decay", "momentum_decay",
     "nesterov", "ns_steps", "rho", "use_muon",
 )  # fmt: skip
@@ -76,6 +85,11 @@ def check_group(group: Mapping[str, Any], rule: Rule) -> None:
             f"fused=True is for the rules {', '.join(FUSED)}, but this policy's is "
             f"{rule.name!r}"
         )
+    if group.get("capturable") and rule.name not in CAPTURABLE:
+        raise ValueError(
+            f"capturable=True is for the rules {', '.join(CAPTURABLE)}, but this policy's "
+            f"is {rule.name!r}"
+        )
     # 3. Hyperparameters of the rule, and settings that would be ignored.
     _rule_of(rule, group)
     for name in group:
@@ -113,6 +127,7 @@ def update_groups(
     multiplier: float,
     state: dict[str, Any],
     partitioned: bool = False,
+    rates: DeviceRates | None = None,
 ) -> None:
     """Update the parameters of all groups, at their learning rates times ``multiplier``.
 
@@ -122,22 +137,43 @@ def update_groups(
         multiplier: multiplier of the learning rates.
         state: state of the controller, which may have chosen another rule.
         partitioned: whether other processes hold further parameters.
+        rates: where learning rates are written for CUDA graphs, if groups are capturable.
     """
-    for group, params, grads in batch.by_group():
-        lr = float(group["lr"]) * multiplier
-        if group.get(LIMIT) is not None:
-            lr = min(lr, float(group[LIMIT]))
-        group["effective_lr"] = lr
+    for i, (group, params, grads) in enumerate(batch.by_group()):
+        lr = group["effective_lr"] = effective_lr(group, multiplier)
         states = [batch.states[p] for p in params]
-        options = KernelOptions(group["foreach"], group["fused"])
         if not lr or not params or state["chosen"] >= 0:
-            allocate(rule, params, states, options)
-        else:
-            decay = group["weight_decay"]
-            own = _rule_of(rule, group)
-            update(own, params, grads, states, lr, weight_decay=decay, options=options)
+            allocate(rule, params, states, _options(group))
+            continue
+        rate = lr if rates is None else rates.write(i, lr, params[0])
+        update_group(rule, group, params, grads, states, rate)
     if state["chosen"] >= 0:
         switching.update(batch, state, partitioned)
+
+
+def effective_lr(group: Mapping[str, Any], multiplier: float) -> float:
+    """Return the learning rate in force of a group, within its limit."""
+    lr = float(group["lr"]) * multiplier
+    return lr if group.get(LIMIT) is None else min(lr, float(group[LIMIT]))
+
+
+def update_group(
+    rule: Rule,
+    group: Mapping[str, Any],
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: list[dict[str, Any]],
+    lr: float | Tensor,
+) -> None:
+    """Update parameters of one group at a learning rate, with the group's settings."""
+    update(
+        _rule_of(rule, group), params, grads, states, lr,
+        weight_decay=group["weight_decay"], options=_options(group),
+    )  # fmt: skip
+
+
+def _options(group: Mapping[str, Any]) -> KernelOptions:
+    return KernelOptions(group["foreach"], group["fused"], group["capturable"])
 
 
 def _rule_of(rule: Rule, group: Mapping[str, Any]) -> Rule:

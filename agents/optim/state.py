@@ -397,9 +397,11 @@ def check_parameter_states(
     by_index = dict(zip(saved, params, strict=True))
     states = final["state"]
     # Parameters are numbered: under a string there is an entry of the user's own.
-    own = [] if any(isinstance(index, str) for index in saved) else [
-        index for index in states if isinstance(index, str)
-    ]
+    own = (
+        []
+        if any(isinstance(index, str) for index in saved)
+        else [index for index in states if isinstance(index, str)]
+    )
     unknown = [index for index in states if index not in by_index and index not in own]
     if unknown:
         raise _invalid(

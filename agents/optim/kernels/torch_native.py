@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
+import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 from torch.optim.nadam import nadam
 from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
-from .base import Kernel, Step
+from .base import Kernel, Step, descend_
 
 __all__ = ["KERNELS"]
 
@@ -36,6 +39,9 @@ def _call_sgd(
     momentum: float,
     nesterov: bool = False,
 ) -> None:
+    if isinstance(step.lr, Tensor) and not step.options.fused:
+        _sgd_on_device(step, grads, buffers, momentum, nesterov)
+        return
     sgd(
         step.params,
         grads,
@@ -44,11 +50,25 @@ def _call_sgd(
         fused=step.options.fused,
         weight_decay=0.0,
         momentum=momentum,
-        lr=step.lr,
+        lr=cast(Any, step.lr),
         dampening=0.0,
         nesterov=nesterov,
         maximize=False,
     )
+
+
+def _sgd_on_device(
+    step: Step, grads: list[Tensor], buffers: list[Any], momentum: float, nesterov: bool
+) -> None:
+    """Update as torch's ``sgd`` does, which reads the learning rate on the host."""
+    directions = grads
+    if momentum:
+        torch._foreach_mul_(buffers, momentum)
+        torch._foreach_add_(buffers, grads)
+        directions = buffers
+        if nesterov:
+            directions = list(torch._foreach_add(grads, buffers, alpha=momentum))
+    descend_(step.params, directions, step.lr)
 
 
 def _rmsprop(step: Step) -> None:
@@ -60,7 +80,8 @@ def _rmsprop(step: Step) -> None:
         [],
         step.slots("step"),
         foreach=step.options.foreach,
-        lr=step.lr,
+        capturable=step.options.capturable,
+        lr=cast(Any, step.lr),
         alpha=step.h.alpha,
         eps=step.h.eps,
         weight_decay=0.0,
@@ -80,6 +101,7 @@ def _adam(step: Step) -> None:
         step.slots("step"),
         foreach=step.options.foreach,
         fused=step.options.fused,
+        capturable=step.options.capturable,
         amsgrad=False,
         beta1=step.h.beta1,
         beta2=step.h.beta2,
@@ -100,9 +122,10 @@ def _nadam(step: Step) -> None:
         step.slots("mu_product"),
         step.slots("step"),
         foreach=step.options.foreach,
+        capturable=step.options.capturable,
         beta1=step.h.beta1,
         beta2=step.h.beta2,
-        lr=step.lr,
+        lr=cast(Any, step.lr),
         weight_decay=0.0,
         momentum_decay=step.h.momentum_decay,
         eps=step.h.eps,
@@ -114,10 +137,12 @@ _BUFFER = frozenset({"momentum_buffer"})
 _MOMENTS = frozenset({"step", "exp_avg", "exp_avg_sq"})
 
 KERNELS: dict[str, Kernel] = {
-    "sgd": Kernel(_sgd, native=True, fused=True),
-    "momentum": Kernel(_momentum, _BUFFER, native=True, fused=True),
-    "nesterov": Kernel(_nesterov, _BUFFER, native=True, fused=True),
-    "rmsprop": Kernel(_rmsprop, frozenset({"step", "square_avg"}), native=True),
-    "adam": Kernel(_adam, _MOMENTS, native=True, fused=True),
-    "nadam": Kernel(_nadam, _MOMENTS | {"mu_product"}, native=True),
+    "sgd": Kernel(_sgd, native=True, capturable=True, fused=True),
+    "momentum": Kernel(_momentum, _BUFFER, native=True, capturable=True, fused=True),
+    "nesterov": Kernel(_nesterov, _BUFFER, native=True, capturable=True, fused=True),
+    "rmsprop": Kernel(
+        _rmsprop, frozenset({"step", "square_avg"}), native=True, capturable=True
+    ),
+    "adam": Kernel(_adam, _MOMENTS, native=True, capturable=True, fused=True),
+    "nadam": Kernel(_nadam, _MOMENTS | {"mu_product"}, native=True, capturable=True),
 }
