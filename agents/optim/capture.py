@@ -76,11 +76,15 @@ class GraphUpdates:
         #: The slots that the graph changes, by parameter, and the number of groups.
         self._slots: list[tuple[Tensor, dict[str, Tensor]]] = []
         self._groups = 0
-        self._is_current = False
+        self._is_ready = self._is_current = False
 
-    def touch(self) -> None:
-        """Note that somebody may have replaced the state of the update rule."""
-        self._is_current = False
+    def note_step(self) -> None:
+        """Note an ordinary step, which may have begun the state of the rule anew."""
+        self._is_ready, self._is_current = True, False
+
+    def note_change(self) -> None:
+        """Note that groups or states have been replaced."""
+        self._is_ready = self._is_current = False
 
     def capture(self, rule: Rule, batch: GradientBatch, slots: frozenset[str]) -> None:
         """Update parameters at the rates on the device, and remember their state.
@@ -94,6 +98,11 @@ class GraphUpdates:
             RuntimeError: a parameter has had no update before, or a group does not move.
         """
         check_devices(batch.params)
+        if not self._is_ready:
+            raise RuntimeError(
+                "groups or states have been replaced: take an ordinary step before one is "
+                "captured in a CUDA graph"
+            )
         fresh = sum(not slots <= batch.states[p].keys() for p in batch.params)
         if fresh:
             raise RuntimeError(

@@ -262,7 +262,7 @@ class LearnedOptimizer(Optimizer):
             check_scope(param_group, self._arguments)
         super().add_param_group(param_group)
         if "_graph" in self.__dict__:  # not yet within torch's constructor
-            self._graph.touch()
+            self._graph.note_change()
 
     def attach_loss(self, module: nn.Module, reduction: str = "mean") -> RemovableHandle:
         """Take the loss from ``module`` at every step that is not given one.
@@ -320,7 +320,7 @@ class LearnedOptimizer(Optimizer):
         if is_capturing(batch.params):
             self._capture(batch)
             return result
-        rates = self._device_rates(batch)
+        rates = self._device_rates(batch.params) if self.defaults["capturable"] else None
         if not batch.moves:
             self._allocate_state(batch)
             return result
@@ -427,16 +427,14 @@ class LearnedOptimizer(Optimizer):
         rule = self._policy.rule
         self._graph.capture(rule, batch, kernel_of(rule).slots)
 
-    def _device_rates(self, batch: GradientBatch) -> DeviceRates | None:
-        """Return where a capturable step writes its learning rates, else None.
+    def _device_rates(self, params: list[Tensor]) -> DeviceRates:
+        """Return where a capturable step writes its learning rates.
 
         Raises:
             ValueError: the parameters are not on one device with graphs.
         """
-        if not self.defaults["capturable"]:
-            return None
-        check_devices(batch.params)
-        self._graph.touch()
+        check_devices(params)
+        self._graph.note_step()
         return self._graph.rates
 
     def _evaluate(self, closure: Callable[[], Any] | None, loss: Any) -> tuple[Any, Any]:
@@ -511,7 +509,7 @@ class LearnedOptimizer(Optimizer):
                 param_state["step"] = torch.tensor(param_state["step"], dtype=torch.float32)
         if "_losses" not in self.__dict__:  # a copy: attached to no module, in no graph
             self._losses, self._graph = LossCollector(), GraphUpdates()
-        self._graph.touch()
+        self._graph.note_change()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a saved state, all of which is checked first.
@@ -621,7 +619,7 @@ class LearnedOptimizer(Optimizer):
             self.param_groups = groups
             raise
         self.state.clear()
-        self._graph.touch()
+        self._graph.note_change()
         for group in self.param_groups:
             group["effective_lr"] = 0.0
             group.pop(clock.PEAK, None)

@@ -11,7 +11,8 @@ from torch.optim.nadam import nadam
 from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
-from .base import Kernel, Step, descend_
+from ..tensors import real
+from .base import Kernel, Step, debiased_roots, descend_, update_squares_
 
 __all__ = ["KERNELS"]
 
@@ -72,6 +73,9 @@ def _sgd_on_device(
 
 
 def _rmsprop(step: Step) -> None:
+    if isinstance(step.lr, Tensor):
+        _rmsprop_on_device(step)
+        return
     rmsprop(
         step.params,
         step.grads,
@@ -80,8 +84,7 @@ def _rmsprop(step: Step) -> None:
         [],
         step.slots("step"),
         foreach=step.options.foreach,
-        capturable=step.options.capturable,
-        lr=cast(Any, step.lr),
+        lr=step.lr,
         alpha=step.h.alpha,
         eps=step.h.eps,
         weight_decay=0.0,
@@ -89,6 +92,16 @@ def _rmsprop(step: Step) -> None:
         centered=False,
         has_complex=any(p.is_complex() for p in step.params),
     )
+
+
+def _rmsprop_on_device(step: Step) -> None:
+    """Update as torch's ``rmsprop`` does, which reads the learning rate on the host."""
+    params, grads = [real(p) for p in step.params], [real(grad) for grad in step.grads]
+    squares = [real(square) for square in step.slots("square_avg")]
+    counts = step.count()
+    update_squares_(squares, grads, [step.h.alpha] * len(squares))
+    roots = debiased_roots(squares, None, counts, step.h.eps)
+    descend_(params, torch._foreach_div(grads, roots), step.lr)
 
 
 def _adam(step: Step) -> None:
