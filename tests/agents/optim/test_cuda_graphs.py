@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from agents import LearnedOptimizer
+from agents import SHIPPED, LearnedLR, LearnedOptimizer
 from agents.optim import capture, kernels
 from agents.optim.guard import EARLY_STEPS
 from agents.optim.kernels import CAPTURABLE, KernelOptions
@@ -274,6 +274,26 @@ def test_what_cannot_be_captured_is_refused_at_construction(arguments, match):
         made(**arguments)
 
 
+@pytest.mark.parametrize("policy", SHIPPED)
+def test_shipped_policies_can_be_captured_but_for_the_learned_rule(policy):
+    if policy == "unrolled-rule":
+        with pytest.raises(ValueError, match="policy's is 'network'"):
+            made(shipped(policy))
+    else:
+        assert made(shipped(policy)).param_groups[0]["capturable"]
+
+
+@pytest.mark.parametrize(("policy", "ordinary"), [("default", 88), ("anytime", 454)])
+def test_few_of_ten_thousand_steps_are_no_replays(policy, ordinary):
+    total = None if policy == "anytime" else 10_000
+    optimizer = made(shipped(policy), total_steps=total)
+    state = optimizer._controller_state()
+    allowed = 0
+    for state["steps"] in range(10_000):
+        allowed += optimizer.can_replay()
+    assert 10_000 - allowed == ordinary
+
+
 def test_capturable_is_a_flag_of_the_whole_optimizer():
     with pytest.raises(TypeError, match="capturable must be True or False, got 1"):
         made(capturable=1)
@@ -310,6 +330,14 @@ def test_a_step_that_cannot_be_captured_says_what_to_do(capturing):
     match = r"1 parameters .* no update before"
     with capturing(), pytest.raises(RuntimeError, match=match):
         run.step()
+
+
+def test_a_step_that_a_scheduler_drives_is_not_captured(capturing):
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    LearnedLR(optimizer, total_steps=90)
+    with capturing(), pytest.raises(RuntimeError, match="capture the gradients alone"):
+        optimizer.step()
 
 
 def test_a_group_that_does_not_move_is_not_captured(capturing):
