@@ -377,6 +377,9 @@ class LearnedOptimizer(Optimizer):
 
         Example::
 
+            optimizer = LearnedOptimizer(
+                model.parameters(), total_steps=1000, guard="probe", capturable=True
+            )
             for inputs, targets in batches:
                 static_inputs.copy_(inputs)
                 static_targets.copy_(targets)
