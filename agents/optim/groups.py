@@ -173,7 +173,7 @@ def update_group(
 
 
 def _options(group: Mapping[str, Any]) -> KernelOptions:
-    return KernelOptions(group["foreach"], group["fused"], group["capturable"])
+    return KernelOptions(group["foreach"], group["fused"], bool(group.get("capturable")))
 
 
 def _rule_of(rule: Rule, group: Mapping[str, Any]) -> Rule:

@@ -196,9 +196,12 @@ class LearnedOptimizer(Optimizer):
         defaults: dict[str, Any] = {
             "lr": given.rule.default_lr if lr is None else lr,
             "weight_decay": weight_decay, "foreach": foreach, "fused": fused,
-            "maximize": maximize, "effective_lr": 0.0, "capturable": capturable,
+            "maximize": maximize, "effective_lr": 0.0,
         }  # fmt: skip
-        optional = {LIMIT: max_lr, "betas": betas, "eps": eps, "momentum": momentum}
+        optional = {
+            LIMIT: max_lr, "betas": betas, "eps": eps, "momentum": momentum,
+            "capturable": capturable or None,  # as states of earlier versions, without it
+        }  # fmt: skip
         defaults |= {key: value for key, value in optional.items() if value is not None}
         check_group(defaults, given.rule)
         self._policy = given
@@ -320,7 +323,7 @@ class LearnedOptimizer(Optimizer):
         if is_capturing(batch.params):
             self._capture(batch)
             return result
-        rates = self._device_rates(batch.params) if self.defaults["capturable"] else None
+        rates = self._device_rates(batch.params) if self._is_capturable else None
         if not batch.moves:
             self._allocate_state(batch)
             return result
@@ -339,6 +342,10 @@ class LearnedOptimizer(Optimizer):
 
     # CUDA graphs.
 
+    @property
+    def _is_capturable(self) -> bool:
+        return bool(self._arguments.get("capturable"))  # pickles of 0.1 have none
+
     def can_replay(self) -> bool:
         """Return whether the next step may be a replay of a CUDA graph (:meth:`replay`).
 
@@ -348,7 +355,7 @@ class LearnedOptimizer(Optimizer):
         """
         self._controller.begin_step(self._controller_state())
         return (
-            bool(self.defaults["capturable"])
+            self._is_capturable
             and self._controller.state["steps"] >= EARLY_STEPS
             and not self._controller.probes_gradients()
             and all(float(group["lr"]) > 0.0 for group in self.param_groups)
@@ -420,7 +427,7 @@ class LearnedOptimizer(Optimizer):
             RuntimeError: it cannot be captured, or not yet.
         """
         what = "this step of LearnedOptimizer"
-        if not self.defaults["capturable"]:
+        if not self._is_capturable:
             refuse_capture(batch.params, what, "make the optimizer with capturable=True")
         if self._controller_state()["steps"] < EARLY_STEPS:
             refuse_capture(
@@ -539,7 +546,8 @@ class LearnedOptimizer(Optimizer):
             handle.remove()
         self._restore_dtypes(loaded["final"])
         for group in self.param_groups:  # how steps are made here, not what they compute
-            group["capturable"] = self.defaults["capturable"]
+            group.pop("capturable", None)
+            group |= {"capturable": True} if self._is_capturable else {}
         clock.warn_of_other_length(loaded["controller"], made_for)
         self._controller.replace_state(loaded["controller"])
         self._store_controller()
