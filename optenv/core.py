@@ -8,13 +8,14 @@ the run's data and its ``order`` key.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from .rules import Rule, RuleState
-from .tasks.base import Data, Task
+from .tasks.base import Batch, Data, Task
 from .telemetry import Losses, Probe, first_probe, probe
 
 T = TypeVar("T")
@@ -32,6 +33,7 @@ class RunState(NamedTuple):
         losses: statistics of the training losses since :func:`advance` was last called.
         latest: last training loss, ``[B]``.
         probe: inner products around the last update.
+        buffers: running statistics of the task, ``[B, S]``.
     """
 
     params: Tensor
@@ -41,6 +43,7 @@ class RunState(NamedTuple):
     losses: Losses
     latest: Tensor
     probe: Probe
+    buffers: Tensor
 
 
 def start(
@@ -57,8 +60,11 @@ def start(
     """
     rule = rule.bind(task.shapes)
     updates = torch.zeros(len(params), dtype=torch.int64, device=params.device)
-    batch = data.batch(data.batch_rows(updates, 1, task.batch_size))
-    loss, grad = loss_and_grad(task, params, batch, differentiable, data.scale)
+    rows = data.batch_rows(updates, 1, task.batch_size)
+    buffers = task.init_buffers(len(params)).to(params)
+    loss, grad, buffers = _training_loss_and_grad(
+        task, data, params, rows, updates, buffers, differentiable
+    )
     with torch.set_grad_enabled(differentiable):
         return RunState(
             params=params,
@@ -68,6 +74,7 @@ def start(
             losses=Losses.empty(torch.zeros_like(loss)).record(loss),
             latest=loss,
             probe=first_probe(torch.linalg.vecdot, grad, params),
+            buffers=buffers,
         )
 
 
@@ -144,7 +151,10 @@ def _update(
         params, rule_state = rule.update(
             state.params, state.grad, state.rule, lr.unsqueeze(1), inplace
         )
-    loss, grad = loss_and_grad(task, params, data.batch(rows), differentiable, data.scale)
+    updates = state.updates + 1
+    loss, grad, buffers = _training_loss_and_grad(
+        task, data, params, rows, updates, state.buffers, differentiable
+    )
     with torch.set_grad_enabled(differentiable):
         measured = state.probe
         if probed:
@@ -153,15 +163,46 @@ def _update(
             params=params,
             grad=grad,
             rule=rule_state,
-            updates=state.updates + 1,
+            updates=updates,
             losses=state.losses.record(loss),
             latest=loss,
             probe=measured,
+            buffers=buffers,
         )
 
 
+def _training_loss_and_grad(
+    task: Task,
+    data: Data,
+    params: Tensor,
+    rows: Tensor,
+    updates: Tensor,
+    buffers: Tensor,
+    differentiable: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute loss ``[B]``, gradient ``[B, P]`` and running statistics of a batch.
+
+    Args:
+        task, data, params, differentiable: see :func:`start`.
+        rows: examples of the batch, ``[B, n]``.
+        updates: number of the update that the gradient is for, ``[B]``.
+        buffers: running statistics before, ``[B, S]``.
+    """
+    noise = data.noise(updates, rows.shape[1], task.noise).to(params)
+    batch = Batch(*data.batch(rows), noise)
+    after = [buffers]
+
+    def loss_of(params: Tensor) -> Tensor:
+        inner = params if data.scale is None else params * data.scale
+        loss, after[0] = task.training_loss(task.unflatten(inner), batch, buffers)
+        return loss
+
+    loss, grad = _differentiate(loss_of, params, differentiable)
+    return loss, grad, after[0].detach()
+
+
 class Trainable(Protocol):
-    """Protocol of things with a loss of parameters: a task, or copies of a module.
+    """Protocol of things with a loss without state: most tasks, and copies of a module.
 
     For ``loss`` and ``unflatten`` see :class:`~optenv.tasks.base.Task`.
     """
@@ -189,37 +230,63 @@ def loss_and_grad(
         differentiable: keep the graph, also through the gradient.
         scale: of the runs' :class:`~optenv.tasks.Data`.
     """
+
+    def loss_of(params: Tensor) -> Tensor:
+        inner = params if scale is None else params * scale
+        return task.loss(task.unflatten(inner), *batch)
+
+    return _differentiate(loss_of, params, differentiable)
+
+
+def _differentiate(
+    loss_of: Callable[[Tensor], Tensor], params: Tensor, differentiable: bool
+) -> tuple[Tensor, Tensor]:
+    """Compute a loss ``[B]`` of parameters ``[B, P]``, and its gradient."""
     with torch.enable_grad():
         if not (differentiable and params.requires_grad):
             params = params.detach().requires_grad_()
-        loss = _loss(task, params, batch, scale)
+        loss = loss_of(params)
         (grad,) = torch.autograd.grad(loss.sum(), params, create_graph=differentiable)
     return (loss if differentiable else loss.detach()), grad
 
 
+#: Number of the update for whose noise all evaluations of a run are made.
+_EVALUATION = -1
+
+
 def evaluate(
-    task: Trainable,
+    task: Task,
     params: Tensor,
-    batch: tuple[Tensor, Tensor],
-    scale: Tensor | None = None,
+    examples: tuple[Tensor, Tensor],
+    data: Data | None = None,
+    buffers: Tensor | None = None,
     *,
     differentiable: bool = False,
 ) -> Tensor:
-    """Compute the loss ``[B]`` of each run on its batch.
+    """Compute the evaluation loss ``[B]`` of each run.
 
     Args:
-        task, params, batch, scale: see :func:`loss_and_grad`.
+        task: structure of the runs.
+        params: parameters, ``[B, P]``.
+        examples: inputs and targets, ``[B, n, ...]``.
+        data: of these runs, from which the loss draws random numbers, the same for all
+            evaluations of a run, and whose ``scale`` applies. Only tasks without either
+            can do without.
+        buffers: running statistics, ``[B, S]``; by default those of the start.
         differentiable: keep the graph.
     """
+    runs, count = examples[0].shape[:2]
+    noise = params.new_empty(runs, count, 0)
+    if data is not None and task.noise:
+        updates = torch.full_like(data.order, _EVALUATION)
+        noise = data.noise(updates, count, task.noise).to(params)
+    if buffers is None:
+        buffers = task.init_buffers(runs).to(params)
+    scale = None if data is None else data.scale
     with torch.set_grad_enabled(differentiable):
-        return _loss(task, params, batch, scale)
-
-
-def _loss(
-    task: Trainable, params: Tensor, batch: tuple[Tensor, Tensor], scale: Tensor | None
-) -> Tensor:
-    inner = params if scale is None else params * scale
-    return task.loss(task.unflatten(inner), *batch)
+        inner = params if scale is None else params * scale
+        batch = Batch(*examples, noise)
+        return task.evaluation_loss(task.unflatten(inner), batch, buffers)
 
 
 def where(mask: Tensor, new: T, old: T) -> T:

@@ -239,7 +239,7 @@ class Group:
         """Make the state before the first update."""
         run = core.start(self.task, self.rule, data, params)
         like = run.losses.mean
-        loss = self._reward_losses(data, params)
+        loss = self._reward_losses(data, run)
         return ControlState(
             run=run,
             history=History.empty(like),
@@ -287,7 +287,7 @@ class Group:
         )  # fmt: skip
         self.steps = self.steps + (1 if active is None else active)
         # 2. The potential of the reward. A diverged run stays diverged.
-        loss = self._reward_losses(self.data, run.params, differentiable)
+        loss = self._reward_losses(self.data, run, differentiable)
         potential, diverges = self.reward.evaluate(loss, before.initial_loss)
         diverged = before.diverged | diverges
         state = before._replace(
@@ -370,7 +370,7 @@ class Group:
         return observation, state._replace(history=history)
 
     def _reward_losses(
-        self, data: tasks.Data, params: Tensor, differentiable: bool = False
+        self, data: tasks.Data, run: core.RunState, differentiable: bool = False
     ) -> Tensor:
         """Compute the losses ``[B, S]`` of the reward, one per source."""
         batches = {
@@ -380,9 +380,10 @@ class Group:
         losses = [
             core.evaluate(
                 self.task,
-                params,
+                run.params,
                 batches[source](),
-                data.scale,
+                data,
+                run.buffers,
                 differentiable=differentiable,
             )
             for source in self.reward.sources
@@ -392,9 +393,9 @@ class Group:
     def validation_loss(self, index: np.ndarray) -> Tensor:
         """Compute the loss ``[n]`` of runs ``index [n]`` on all validation examples."""
         runs = torch.from_numpy(index).to(self.device)
-        params = self.state.run.params[runs]
-        scale = None if self.data.scale is None else self.data.scale[runs]
-        return core.evaluate(self.task, params, self.data.validation(runs=runs), scale)
+        run, data = self.state.run, self.data.of_runs(runs)
+        examples = self.data.validation(runs=runs)
+        return core.evaluate(self.task, run.params[runs], examples, data, run.buffers[runs])
 
 
 def _with_values(rule: rules.Rule, values: Mapping[str, Tensor]) -> rules.Rule:

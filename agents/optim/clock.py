@@ -33,7 +33,7 @@ __all__ = [
     "is_decision",
     "observed_progress",
     "record_peaks",
-    "schedule_factor",
+    "schedule_factors",
     "steps_left",
     "warn_of_other_length",
     "warn_of_unknown_length",
@@ -55,7 +55,9 @@ LENGTH_TOLERANCE = 2
 #: the learning rate of the policies' training begins to fall.
 FINISH_PROGRESS = 0.7
 
-#: Key of the highest learning rate so far, in a group that a torch scheduler drives.
+#: Key of the highest learning rate so far, in a group that a torch scheduler drives. It
+#: must be there before a checkpoint is loaded: ``torch.distributed.checkpoint`` restores
+#: only the settings that a group has.
 PEAK = "peak_lr"
 
 
@@ -175,7 +177,7 @@ def finishing(policy: Policy, state: Mapping[str, Any], steps: Any) -> dict[str,
             "finish(steps)"
         )
     entries: dict[str, Any] = {
-        "fall": (begin, begin + steps, _fall_factor(policy, state)),
+        "fall": (begin, begin + steps, _fall_factor(policy, state) * _warmup_factor(state)),
     }
     progress = observed_progress(state)
     if progress is not None:
@@ -251,26 +253,34 @@ def record_peaks(groups: Sequence[dict[str, Any]]) -> None:
             group[PEAK] = max(lr, float(group.get(PEAK, group["initial_lr"])))
 
 
-def schedule_factor(
+def schedule_factors(
     policy: Policy, state: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]
-) -> float:
-    """Return the factor of the learning rate at this step, without the multiplier.
+) -> list[float]:
+    """Return the factor of each group's learning rate at this step.
 
     It is the product of the warm-up and of the policy's base schedule. Where a torch
-    scheduler drives the groups, their learning rates hold its factor already; the policy's
-    schedule then counts only as far as it is below that: in all, the lower factor applies.
+    scheduler drives a group, its learning rate holds the scheduler's factor already; the
+    policy's schedule then counts only as far as it is below that: in all, the lower factor
+    applies.
 
     Args:
         policy: the policy.
         state: of the controller, at a step before the end of the run.
         groups: parameter groups, see :func:`record_peaks`.
     """
-    factor = _fall_factor(policy, state)
-    if state["schedule"] != "always" and factor < 1.0:
-        reached = _scheduled_factor(groups)
-        factor = min(1.0, factor / reached) if reached > 0.0 else 1.0
+    fall, warmup = _fall_factor(policy, state), _warmup_factor(state)
+    if state["schedule"] == "always" or fall == 1.0:
+        return [fall * warmup] * len(groups)
+    reached = (_scheduled_factor(group) for group in groups)
+    return [min(1.0, fall / each) * warmup if each > 0.0 else warmup for each in reached]
+
+
+def _warmup_factor(state: Mapping[str, Any]) -> float:
+    """Return the factor of the warm-up, 1 after it, or in a fall that ended it."""
     warmup = state["warmup_steps"]
-    return factor * min(1.0, (state["steps"] + 1) / warmup) if warmup else factor
+    if not warmup or state["fall"] is not None:
+        return 1.0
+    return min(1.0, (state["steps"] + 1) / warmup)
 
 
 def _fall_factor(policy: Policy, state: Mapping[str, Any]) -> float:
@@ -289,14 +299,11 @@ def _policy_factor(policy: Policy, state: Mapping[str, Any]) -> float:
     return policy.action.factor(progress)
 
 
-def _scheduled_factor(groups: Sequence[Mapping[str, Any]]) -> float:
+def _scheduled_factor(group: Mapping[str, Any]) -> float:
     """Return the factor of torch's schedulers: the rate over its highest so far."""
-    ratios = [
-        float(group["lr"]) / group[PEAK]
-        for group in groups
-        if "initial_lr" in group and group.get(PEAK)
-    ]
-    return max(ratios, default=1.0)
+    if "initial_lr" not in group or not group.get(PEAK):
+        return 1.0
+    return float(group["lr"]) / float(group[PEAK])
 
 
 def describe_schedule(

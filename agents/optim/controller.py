@@ -52,7 +52,7 @@ class Controller:
     """Runs a policy alongside an optimizer.
 
     At each step call :meth:`record_loss` (if there is a loss), :meth:`before_update`, then
-    update the parameters at the learning rate times the returned multiplier, then call
+    update the parameters at the learning rates times the returned multipliers, then call
     :meth:`after_update`. :attr:`state` is then the state to keep.
 
     Args:
@@ -141,15 +141,15 @@ class Controller:
             losses = Losses(**self.state["losses"])
             self.state["losses"] = losses.record(value)._asdict()
 
-    def before_update(self, batch: GradientBatch) -> float:
-        """Return the multiplier of the learning rate for the update of this step.
+    def before_update(self, batch: GradientBatch) -> list[float]:
+        """Return the multiplier of each group's learning rate for this step's update.
 
         Args:
             batch: gradients of the step. The parameters have not moved yet. The learning
                 rates in its groups are the base learning rates.
         """
         # 1. At a decision, ask the policy for another multiplier.
-        if self.is_decision():
+        if self._is_ready():
             dtype, step = self.state["log_multiplier"].dtype, self.state["steps"]
             # After an update that failed, the buffers are no longer those of the step
             # before: a retried step decides by what was measured at the first attempt.
@@ -160,10 +160,18 @@ class Controller:
         # 2. Advance the clock, and buffer gradients if the next step is a decision.
         if self.state["probing"]:
             self.probe.invalidate(batch.states)
-        multiplier = self.advance(batch.groups)
+        multipliers = self.advance(batch.groups)
         if self.state["probing"]:
             self.probe.start(batch)
-        return multiplier
+        return multipliers
+
+    def _is_ready(self) -> bool:
+        """Return whether this step is a decision that the step before prepared for.
+
+        It did not if the length of the run was changed between the two: the policy is then
+        asked at the next decision.
+        """
+        return self.is_decision() and bool(self.state["probing"] or not self.state["steps"])
 
     def after_update(self, states: States) -> None:
         """Complete the buffers, once the parameters have moved."""
@@ -255,8 +263,8 @@ class Controller:
         extra = torch.stack([reward, torch.full_like(reward, state["new_run"])], dim=1)
         return torch.cat([observation, state["said"], extra], dim=1)
 
-    def advance(self, groups: Sequence[dict[str, Any]]) -> float:
-        """Count a step, and return the multiplier of its learning rate.
+    def advance(self, groups: Sequence[dict[str, Any]]) -> list[float]:
+        """Count a step, and return the multiplier of each group's learning rate.
 
         It is all of :meth:`before_update` at a step that is neither a decision nor before
         one. Sets ``probing`` to whether the next step is a decision, which needs to know
@@ -267,9 +275,11 @@ class Controller:
         clock.record_peaks(groups)
         left = clock.steps_left(state)
         if left > 0:
-            multiplier *= clock.schedule_factor(policy, state, groups)
+            factors = clock.schedule_factors(policy, state, groups)
+            multipliers = [multiplier * factor for factor in factors]
         else:
             multiplier = min(multiplier, FLOOR * math.exp(state["highest"]))
+            multipliers = [multiplier] * len(groups)
             if left == 0:
                 warn_user(
                     f"total_steps={state['steps']} are done; further steps run at no more "
@@ -279,7 +289,7 @@ class Controller:
                 )
         state["steps"] += 1
         state["probing"] = self.is_decision()
-        return multiplier
+        return multipliers
 
     # The length of the run.
 

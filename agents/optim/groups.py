@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -44,8 +44,8 @@ GLOBAL = (
 #: Settings of other optimizers that no rule here has; they may be there if they are off.
 FOREIGN = (
     "alpha", "amsgrad", "beta1", "beta2", "centered", "cautious", "dampening",
-    "decoupled_weight_decay", "differentiable", "lambd", "lr_decay", "momentum_decay",
-    "nesterov", "ns_steps", "rho", "use_muon",
+    "differentiable", "lambd", "lr_decay", "momentum_decay", "nesterov", "ns_steps", "rho",
+    "use_muon",
 )  # fmt: skip
 
 
@@ -72,6 +72,8 @@ def check_group(group: Mapping[str, Any], rule: Rule) -> None:
             raise TypeError(f"{name} must be a number, got {value!r}")
         if not 0.0 <= value < float("inf"):
             raise ValueError(f"{name} must be at least 0 and finite, got {value!r}")
+    if numbers.get("max_lr") == 0:
+        raise ValueError("max_lr must be above 0, got 0; lr=0 keeps a group as it is")
     # 2. Flags.
     for name in ("foreach", "fused"):
         if group[name] not in (True, False, None):
@@ -93,7 +95,7 @@ def check_group(group: Mapping[str, Any], rule: Rule) -> None:
     # 3. Hyperparameters of the rule, and settings that would be ignored.
     _rule_of(rule, group)
     for name in group:
-        if name in FOREIGN and group[name]:
+        if name in FOREIGN and not _is_off(group[name]):
             raise ValueError(
                 f"{name}={group[name]!r} would have no effect; a parameter group can have "
                 f"{', '.join(KNOWN)}"
@@ -124,22 +126,23 @@ def check_scope(group: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
 def update_groups(
     rule: Rule,
     batch: GradientBatch,
-    multiplier: float,
+    multipliers: Sequence[float],
     state: dict[str, Any],
     partitioned: bool = False,
     rates: DeviceRates | None = None,
 ) -> None:
-    """Update the parameters of all groups, at their learning rates times ``multiplier``.
+    """Update the parameters of all groups, at their learning rates times multipliers.
 
     Args:
         rule: update rule of the policy.
         batch: gradients of the step. ``group["effective_lr"]`` of its groups is set.
-        multiplier: multiplier of the learning rates.
+        multipliers: multiplier of each group's learning rate.
         state: state of the controller, which may have chosen another rule.
         partitioned: whether other processes hold further parameters.
         rates: where learning rates are written for CUDA graphs, if groups are capturable.
     """
-    for i, (group, params, grads) in enumerate(batch.by_group()):
+    parts = zip(batch.by_group(), multipliers, strict=True)
+    for i, ((group, params, grads), multiplier) in enumerate(parts):
         lr = group["effective_lr"] = effective_lr(group, multiplier)
         states = [batch.states[p] for p in params]
         if not lr or not params or state["chosen"] >= 0:
@@ -176,6 +179,23 @@ def _options(group: Mapping[str, Any]) -> KernelOptions:
     return KernelOptions(group["foreach"], group["fused"], bool(group.get("capturable")))
 
 
+def settings_of(rule: Rule) -> dict[str, Any]:
+    """Return the hyperparameters of a rule that a group can set, by torch's names."""
+    if rule.name == "switching":
+        return {}
+    own = {name: getattr(rule.hyperparameters, name) for name in rule.fields}
+    names = ("eps", "momentum")
+    settings: dict[str, Any] = {name: own[name] for name in names if name in own}
+    if "beta1" in own and "beta2" in own:
+        settings["betas"] = (own["beta1"], own["beta2"])
+    return settings
+
+
+def _is_off(value: Any) -> bool:
+    """Return whether a setting is None, False or 0, which switches it off."""
+    return value is None or value is False or (is_number(value) and value == 0)
+
+
 def _rule_of(rule: Rule, group: Mapping[str, Any]) -> Rule:
     """Return the update rule with the hyperparameters of a group.
 
@@ -183,9 +203,15 @@ def _rule_of(rule: Rule, group: Mapping[str, Any]) -> Rule:
         ValueError: the rule has no such hyperparameter, or it is out of its range.
         TypeError: a hyperparameter is of the wrong type.
     """
-    changed = {
-        name: group[name] for name in ("eps", "momentum") if group.get(name) is not None
-    }
+    own = rule.hyperparameters
+    changed = {}
+    for name in ("eps", "momentum"):
+        value = group.get(name)
+        if value is not None and not is_number(value):
+            raise TypeError(f"{name} must be a number, got {value!r}")
+        # What is off need not be there.
+        if value is not None and value != getattr(own, name, 0):
+            changed[name] = value
     betas = group.get("betas")
     if betas is not None:
         if (
@@ -194,7 +220,8 @@ def _rule_of(rule: Rule, group: Mapping[str, Any]) -> Rule:
             or not all(map(is_number, betas))
         ):
             raise ValueError(f"betas must be two numbers, got {betas!r}")
-        changed["beta1"], changed["beta2"] = betas
+        if tuple(betas) != (getattr(own, "beta1", None), getattr(own, "beta2", None)):
+            changed["beta1"], changed["beta2"] = betas
     return _with_hyperparameters(rule, **changed) if changed else rule
 
 

@@ -33,6 +33,7 @@ from .groups import (
     check_scope,
     effective_lr,
     set_lr,
+    settings_of,
     update_groups,
 )
 from .guard import EARLY_STEPS, GUARDS, GradientGuard
@@ -202,6 +203,7 @@ class LearnedOptimizer(Optimizer):
             LIMIT: max_lr, "betas": betas, "eps": eps, "momentum": momentum,
             "capturable": capturable or None,  # as states of earlier versions, without it
         }  # fmt: skip
+        defaults |= settings_of(given.rule)
         defaults |= {key: value for key, value in optional.items() if value is not None}
         check_group(defaults, given.rule)
         self._policy = given
@@ -332,10 +334,10 @@ class LearnedOptimizer(Optimizer):
         if checked is not None:  # else the step is skipped
             maximize = self.param_groups[0]["maximize"]
             self._controller.record_loss(loss, checked.params, maximize)
-            multiplier = self._controller.before_update(checked)
+            multipliers = self._controller.before_update(checked)
             state, partitioned = self._controller.state, self._guard.partitioned
             rule = self._policy.rule
-            update_groups(rule, checked, multiplier, state, partitioned, rates)
+            update_groups(rule, checked, multipliers, state, partitioned, rates)
             self._controller.after_update(self.state)
         self._store_controller()
         return result
@@ -408,9 +410,9 @@ class LearnedOptimizer(Optimizer):
             )
         self._graph.check(self.param_groups, self.state)
         # 2. The clock and the learning rates, on the host.
-        multiplier = self._controller.advance(self.param_groups)
+        multipliers = self._controller.advance(self.param_groups)
         for i, group in enumerate(self.param_groups):
-            group["effective_lr"] = effective_lr(group, multiplier)
+            group["effective_lr"] = effective_lr(group, multipliers[i])
             self._graph.rates.write(i, group["effective_lr"])
         # 3. The update, on the device, and the loss that it was of.
         graph.replay()
@@ -471,7 +473,11 @@ class LearnedOptimizer(Optimizer):
 
         It calls ``step`` with all learning rates at 0 before it loads a checkpoint.
         """
-        update_groups(self._policy.rule, batch, 0.0, {"chosen": -1})
+        stand_still = [0.0] * len(batch.groups)
+        update_groups(self._policy.rule, batch, stand_still, {"chosen": -1})
+        for group in batch.groups:
+            if "initial_lr" in group:
+                group.setdefault(clock.PEAK, float(group["initial_lr"]))
         self._controller.probe.allocate(batch.params, self.state)
         if self._guard.rollback:
             self._guard.keep_params(batch, renew=False)

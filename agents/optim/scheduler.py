@@ -47,6 +47,12 @@ NOT_DRIVEN: dict[type[Optimizer], str] = {
     torch.optim.SparseAdam: "its gradients are sparse",
 }
 
+#: How to combine a learned policy with other schedules.
+COMBINE = (
+    "for a warm-up give LearnedLR warmup_steps=; any other schedule combines with "
+    "LearnedOptimizer, of whose factor and the policy's the lower one applies"
+)
+
 
 class LearnedLR(LRScheduler):
     r"""Learning-rate scheduler of any torch optimizer, driven by a learned policy.
@@ -62,7 +68,8 @@ class LearnedLR(LRScheduler):
     returns is observed at once. Without losses the policy has less to go by.
 
     The scheduler drives the optimizer until :meth:`remove` is called, and it must be the
-    only one: learning rates that another scheduler sets are overwritten, with a warning.
+    only one: learning rates that another scheduler sets are overwritten, with a warning,
+    and ``SequentialLR`` cannot contain it.
     A step at which all learning rates are 0 does not count. A copy of the scheduler drives
     its own copy of the optimizer; a copy of the optimizer alone is not driven. Gradients
     must be dense. Optimizers whose ``lr`` is no learning rate in the usual sense, which is
@@ -81,7 +88,8 @@ class LearnedLR(LRScheduler):
             ``scheduler.step``, with or without a loss.
 
     Raises:
-        TypeError: ``optimizer`` is none, has a policy already, or cannot be driven.
+        TypeError: ``optimizer`` is none, has a policy already, or cannot be driven; at the
+            first step: the scheduler is part of a ``SequentialLR``.
         ValueError: ``total_steps`` is no positive integer, or missing where the policy
             needs it; the policy chooses update rules; or another ``LearnedLR`` drives the
             optimizer.
@@ -151,6 +159,12 @@ class LearnedLR(LRScheduler):
         self._set_lrs: list[float] | None = None  # learning rates at the last step
         self._removed, self._warned = False, False
         self._register_hooks()
+
+    def _initial_step(self) -> None:
+        # torch's constructor calls it, and SequentialLR once more for its first scheduler.
+        if "_hooks" in self.__dict__:
+            raise TypeError(f"LearnedLR cannot be part of a SequentialLR: {COMBINE}")
+        super()._initial_step()
 
     def _register_hooks(self) -> None:
         self._hooks = (
@@ -269,6 +283,8 @@ class LearnedLR(LRScheduler):
     @torch.no_grad()
     def _set_rates(self) -> None:
         """Ask the controller for this step's multiplier, and write the learning rates."""
+        if self.last_epoch < 0:  # SequentialLR has taken its later schedulers a step back
+            raise TypeError(f"LearnedLR cannot be part of a SequentialLR: {COMBINE}")
         groups = self.optimizer.param_groups
         if not any(group["lr"] for group in groups):
             return  # not a step: torch.distributed.checkpoint takes one to allocate state
@@ -286,15 +302,15 @@ class LearnedLR(LRScheduler):
             self._warned = True
             warn_user(
                 f"learning rates were {last}, and have been set to {current} by someone "
-                "else; LearnedLR overwrites that, also at later steps"
+                f"else; LearnedLR overwrites that, also at later steps. Instead, {COMBINE}"
             )
         for group in groups:
             group.setdefault("initial_lr", _copy_lr(group["lr"]))
         base = [{**group, "lr": float(group["initial_lr"])} for group in groups]
         # 3. The multiplier, and the learning rates.
         self._controller.begin_step(self._controller.state)
-        multiplier = self._controller.before_update(batch.with_groups(base))
-        for group in groups:
+        multipliers = self._controller.before_update(batch.with_groups(base))
+        for group, multiplier in zip(groups, multipliers, strict=True):
             rate = float(group["initial_lr"] * multiplier)
             if isinstance(group["lr"], Tensor):  # in place: a compiled step reads it there
                 group["lr"].fill_(rate)

@@ -19,7 +19,15 @@ from torch import Tensor
 
 from ..checks import positive_int
 
-__all__ = ["MAX_EXAMPLES", "Data", "Task", "check_finite", "order_keys", "unflatten"]
+__all__ = [
+    "MAX_EXAMPLES",
+    "Batch",
+    "Data",
+    "Task",
+    "check_finite",
+    "order_keys",
+    "unflatten",
+]
 
 #: Largest number of training examples of a run.
 MAX_EXAMPLES = 2**20
@@ -37,6 +45,21 @@ def _primes(above: int, count: int) -> Tensor:
 
 # Primes above the largest number of examples are coprime to all of them.
 _STRIDES = _primes(MAX_EXAMPLES, 1024)
+
+
+class Batch(NamedTuple):
+    """Examples that a loss is taken on, of ``B`` runs.
+
+    Attributes:
+        inputs: ``[B, n, ...]``.
+        targets: ``[B, n, ...]``.
+        noise: independent standard normal numbers, ``[B, n, K]`` with ``K`` as the task's
+            :attr:`Task.noise`.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    noise: Tensor
 
 
 class Data(NamedTuple):
@@ -86,6 +109,29 @@ class Data(NamedTuple):
         offset = (bits >> 10) & (MAX_EXAMPLES - 1)
         within = position - epoch * self.num_train
         return (within * stride + offset).remainder(self.num_train)
+
+    def noise(self, updates: Tensor, examples: int, width: int) -> Tensor:
+        """Draw independent standard normal numbers ``[B, examples, width]``.
+
+        They depend on the run's key, the update and their place alone, so that a run sees
+        the same numbers in any batch of runs.
+
+        Args:
+            updates: number of the update they are for, ``[B]`` int64; negative numbers are
+                for evaluations.
+            examples: number of examples.
+            width: numbers for each example.
+        """
+        if not width:
+            return torch.empty(len(self.order), examples, 0, device=self.order.device)
+        key = _mix(_mix(self.order) + updates * _GOLDEN)
+        place = torch.arange(examples * width, device=key.device)
+        bits = _mix(key.unsqueeze(1) + (place + 1) * _GOLDEN)
+        # Box and Muller (1958), from the two lower thirds of the bits.
+        low, high = bits & _MASK, (bits >> 24) & _MASK
+        radius = ((low + 0.5) / (_MASK + 1)).log().mul(-2.0).sqrt()
+        normal = radius * (high * (2.0 * math.pi / (_MASK + 1))).cos()
+        return normal.unflatten(1, (examples, width))
 
     def train(self, limit: int) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of the first training examples, ``[B, n, ...]``.
@@ -146,6 +192,11 @@ class Data(NamedTuple):
             scale=None if self.scale is None else move(self.scale),
         )
 
+    def of_runs(self, runs: Tensor) -> Data:
+        """Return the keys, scales and rows of some runs, over the same examples."""
+        scale = None if self.scale is None else self.scale[runs]
+        return self._replace(rows=self.rows[runs], order=self.order[runs], scale=scale)
+
     def put(self, index: Tensor, new: Data) -> Data:
         """Replace the data of runs ``index [n]`` by ``new``, in a copy."""
         order = self.order.index_copy(0, index, new.order)
@@ -173,6 +224,7 @@ class Data(NamedTuple):
 
 
 _GOLDEN = -7046029254386353131  # 2**64 / golden ratio, as a signed integer
+_MASK = 2**24 - 1  # as many bits as float32 has digits
 
 
 def _mix(bits: Tensor) -> Tensor:
@@ -190,6 +242,11 @@ class Task(ABC):
     Subclasses are frozen dataclasses and implement :attr:`shapes`, :meth:`sample`,
     :meth:`init` and :meth:`loss`. All randomness comes from the given generators, so that a
     run depends on its seed alone.
+
+    A loss that draws random numbers (dropout, a variational autoencoder, a policy gradient)
+    says how many in :attr:`noise`; one with running statistics (BatchNorm) how many in
+    :attr:`buffers`. Such tasks implement :meth:`training_loss` and :meth:`evaluation_loss`
+    too, and need not implement :meth:`loss`.
 
     Attributes:
         batch_size: examples in a batch, at most ``num_train``.
@@ -227,7 +284,6 @@ class Task(ABC):
     def init(self, generators: Sequence[np.random.Generator]) -> Tensor:
         """Draw initial parameters ``[B, P]`` of a run per generator, float32 on the CPU."""
 
-    @abstractmethod
     def loss(self, params: tuple[Tensor, ...], inputs: Tensor, targets: Tensor) -> Tensor:
         """Compute the mean loss ``[B]`` over a batch.
 
@@ -239,6 +295,46 @@ class Task(ABC):
             inputs: ``[B, n, ...]``.
             targets: ``[B, n, ...]``.
         """
+        raise NotImplementedError(f"{type(self).__name__} has no loss without state")
+
+    @property
+    def noise(self) -> int:
+        """Number of random numbers that the loss draws for each example, ``K``."""
+        return 0
+
+    @property
+    def buffers(self) -> int:
+        """Number of running statistics of a run, ``S``."""
+        return 0
+
+    def init_buffers(self, runs: int) -> Tensor:
+        """Return the running statistics ``[runs, S]`` before the first update."""
+        return torch.zeros(runs, self.buffers)
+
+    def training_loss(
+        self, params: tuple[Tensor, ...], batch: Batch, buffers: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the loss ``[B]`` whose gradient an update uses, and the new statistics.
+
+        Args:
+            params: one tensor ``[B, *shape]`` per shape.
+            batch: examples and random numbers.
+            buffers: running statistics ``[B, S]``, which are not changed in place.
+
+        Returns:
+            The loss, and the running statistics after the batch.
+        """
+        return self.loss(params, batch.inputs, batch.targets), buffers
+
+    def evaluation_loss(
+        self, params: tuple[Tensor, ...], batch: Batch, buffers: Tensor
+    ) -> Tensor:
+        """Compute the loss ``[B]`` that rewards and validation use.
+
+        Args:
+            params, batch, buffers: as of :meth:`training_loss`.
+        """
+        return self.loss(params, batch.inputs, batch.targets)
 
     @property
     def num_params(self) -> int:

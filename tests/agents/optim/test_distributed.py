@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import time
 from functools import partial
 
@@ -139,7 +140,11 @@ def save_weights(rank, folder, model):
 def ends(folder, wrap, make, leave=leave_weights):
     """Weights that each process ends with."""
     folder.mkdir()
-    context = mp.spawn(work, (str(folder), wrap, make, leave), nprocs=WORLD, join=False)
+    # Processes are forked from one that has imported this module: imports take seconds.
+    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
+    context = mp.start_processes(
+        work, (str(folder), wrap, make, leave), WORLD, join=False, start_method="forkserver"
+    )
     deadline = time.monotonic() + 120
     while not context.join(timeout=5):
         if time.monotonic() > deadline:

@@ -8,7 +8,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint import state_dict as checkpoint
 from torch.optim import lr_scheduler
 
 from agents import LearnedLR, LearnedOptimizer
@@ -107,6 +109,58 @@ def test_the_lower_of_the_users_factor_and_the_policys_applies():
     users = np.array([1.0] * 10 + [0.5] * 9 + [0.25])
     found = take(optimizer, STEPS, scheduler)
     np.testing.assert_allclose(found, np.minimum(users, wsd()), rtol=1e-6)
+
+
+def test_each_group_follows_the_lower_of_its_own_factor_and_the_policys():
+    p, q = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    optimizer = LearnedOptimizer(
+        [{"params": [p]}, {"params": [q]}], still(), total_steps=STEPS, lr=0.1
+    )
+    scheduler = lr_scheduler.LambdaLR(
+        optimizer, [lambda t: 1.0, lambda t: 1.0 if t < 10 else 0.5]
+    )
+    found = []
+    for _ in range(STEPS):
+        p.grad, q.grad = torch.ones(3), torch.ones(3)
+        optimizer.step()
+        scheduler.step()
+        found.append([group["effective_lr"] / 0.1 for group in optimizer.param_groups])
+    halved = np.array([1.0] * 10 + [0.5] * 10)
+    expected = np.stack([wsd(), np.minimum(halved, wsd())], axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adam", "momentum", "default"])
+def test_a_one_cycle_cycles_the_rules_momentum_too(name):
+    optimizer = make(name, total_steps=100, lr=1e-2)
+    scheduler = lr_scheduler.OneCycleLR(optimizer, 1e-2, 101)
+    take(optimizer, 50, scheduler)
+    group = optimizer.param_groups[0]
+    momentum = group["momentum"] if name == "momentum" else group["betas"][0]
+    assert 0.85 <= momentum < 0.95
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_distributed_checkpoint_knows_how_high_the_users_rate_has_been(tmp_path):
+    def made():
+        model = nn.Linear(3, 1)
+        optimizer = LearnedOptimizer(model.parameters(), still(), total_steps=STEPS, lr=0.1)
+        lr_scheduler.LambdaLR(optimizer, lambda t: 2.0)
+        return model, optimizer
+
+    def state(model, optimizer):
+        return {"optimizer": checkpoint.get_optimizer_state_dict(model, optimizer)}
+
+    model, optimizer = made()
+    take(optimizer, 3)
+    dcp.save(state(model, optimizer), checkpoint_id=tmp_path, no_dist=True)
+    other, resumed = made()
+    loaded = state(other, resumed)
+    dcp.load(loaded, checkpoint_id=tmp_path, no_dist=True)
+    checkpoint.set_optimizer_state_dict(
+        other, resumed, optim_state_dict=loaded["optimizer"]
+    )
+    assert resumed.param_groups[0][clock.PEAK] == pytest.approx(0.2)
 
 
 def test_a_resumed_run_knows_how_high_the_users_rate_has_been():
@@ -227,6 +281,30 @@ def test_a_finished_run_falls_to_zero_from_where_its_schedule_stands(done, steps
         assert take(optimizer, 1)[0] <= 0.01 + 1e-6
     with pytest.raises(ValueError, match="the run has ended"):
         optimizer.finish(5)
+
+
+def test_a_run_finished_in_its_warm_up_falls_at_once():
+    optimizer = make(warmup_steps=8)
+    take(optimizer, 3)
+    optimizer.finish(4)
+    expected = 4 / 8 * (1 - np.arange(4) / 4)
+    np.testing.assert_allclose(take(optimizer, 4), expected, rtol=1e-6)
+    optimizer.extend(40)
+    np.testing.assert_allclose(take(optimizer, 1), [1.0])
+
+
+def test_a_decision_that_an_extension_makes_due_waits_for_its_measurements():
+    seen = 0
+    for done in range(1, 100):
+        optimizer = make("default", total_steps=200)
+        take(optimizer, done)
+        due = optimizer._controller.state["probing"]
+        optimizer.extend(300)
+        if optimizer._controller.is_decision() and not due:
+            seen += 1
+            take(optimizer, 1)
+            assert optimizer.explain()[-1]["step"] < done
+    assert seen
 
 
 @pytest.mark.parametrize("policy", ["anytime", None])

@@ -117,15 +117,47 @@ def test_a_limit_of_the_learning_rate_holds_for_its_group():
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("policy", "adam"), ("total_steps", 50), ("schedule", None), ("guard", "probe"),
+        ("policy", "momentum"), ("total_steps", 50), ("schedule", None), ("guard", "probe"),
         ("amsgrad", True), ("nesterov", True), ("momentum", 0.9), ("betas", (0.9, 1.5)),
         ("betas", 0.9), ("eps", -1.0), ("alpha", 0.99), ("capturable", True),
+        ("eps", [1]), ("eps", torch.ones(2)), ("betas", (torch.ones(2), 0.9)),
+        ("alpha", torch.ones(2)), ("momentum", "high"), ("max_lr", 0.0),
     ],
 )  # fmt: skip
 def test_settings_that_would_have_no_effect_are_refused(key, value):
     group = {"params": [nn.Parameter(torch.ones(3))], key: value}
     with pytest.raises((ValueError, TypeError), match=key.rstrip("s")):
         LearnedOptimizer([group], "adam", total_steps=STEPS)
+
+
+def test_a_group_may_repeat_the_arguments_of_the_optimizer():
+    arguments = {"policy": "adam", "total_steps": STEPS, "guard": "probe"}
+    group = {"params": [nn.Parameter(torch.ones(3))], **arguments}
+    optimizer = LearnedOptimizer([group], **arguments)
+    copied = copy.deepcopy(optimizer)
+    copied.add_param_group({"params": [nn.Parameter(torch.ones(2))], "policy": "adam"})
+    with pytest.raises(ValueError, match="total_steps is of the whole optimizer"):
+        copied.add_param_group({"params": [nn.Parameter(torch.ones(2))], "total_steps": 9})
+
+
+@pytest.mark.parametrize(
+    ("policy", "settings"),
+    [
+        ("adam", {"betas": (0.8, 0.999), "eps": 1e-8}), ("momentum", {"momentum": 0.9}),
+        ("default", {"betas": (0.9, 0.9999), "eps": 1e-8}),
+    ],
+)  # fmt: skip
+def test_hyperparameters_of_the_rule_are_among_the_defaults(policy, settings):
+    optimizer = LearnedOptimizer([nn.Parameter(torch.ones(3))], policy, total_steps=STEPS)
+    assert settings.items() <= optimizer.defaults.items()
+    assert settings.items() <= optimizer.param_groups[0].items()
+
+
+def test_settings_of_other_optimizers_may_be_there_if_they_are_off():
+    off = {"amsgrad": False, "momentum": 0, "alpha": None, "decoupled_weight_decay": True}
+    group = {"params": [nn.Parameter(torch.ones(3))], **off}
+    optimizer = LearnedOptimizer([group], "adam", total_steps=STEPS)
+    assert off.items() <= optimizer.param_groups[0].items()
 
 
 def test_keys_of_the_users_own_are_kept():

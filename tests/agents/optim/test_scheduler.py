@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.distributed.checkpoint import state_dict as checkpoint
+from torch.optim import lr_scheduler
 
 from agents import LearnedLR, LearnedOptimizer
 from optenv.telemetry import FEATURES
@@ -267,8 +268,33 @@ def test_a_second_scheduler_gives_a_warning():
     other = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.1)
     train(model, optimizer, scheduler, data[:1])
     other.step()
-    with pytest.warns(UserWarning, match="set to .* by someone else"):
+    with pytest.warns(UserWarning, match=r"set to .* by someone else.*warmup_steps="):
         train(model, optimizer, scheduler, data[1:2])
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_sequence_of_schedulers_refuses_a_learned_one_before_it_trains(first):
+    model, data = make_model(), list(batches())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    parts = [LearnedLR(optimizer, STEPS), lr_scheduler.LinearLR(optimizer, 0.5)]
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(TypeError, match=r"part of a SequentialLR.*warmup_steps="):
+        lr_scheduler.SequentialLR(optimizer, parts if first else parts[::-1], [4])
+        inputs, targets = data[0]
+        nn.functional.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_chain_of_schedulers_says_what_to_do_about_a_learned_one():
+    model, data = make_model(), list(batches())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    learned = LearnedLR(optimizer, STEPS)
+    linear = lr_scheduler.LinearLR(optimizer, 0.5)
+    chain = lr_scheduler.ChainedScheduler([linear, learned])
+    with pytest.warns(UserWarning, match=r"someone else.*warmup_steps="):
+        train(model, optimizer, chain, data[:3], with_loss=False)
 
 
 def test_fused_gradients_are_unscaled_before_they_are_observed():

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import multiprocessing
 import random
-import signal
-import subprocess
-import sys
 import time
 import warnings
 
@@ -15,12 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-from agents import LearnedOptimizer, load_policy
+from agents import LearnedOptimizer, Policy, load_policy
 from agents.policy import files
 from agents.policy.files import save_policy
 from agents.policy.spec import MAX_HORIZON
 from tests.helpers.damage import ODD_VALUES, damaged, measured
-from tests.helpers.paths import ROOT
 from tests.helpers.policies import random_policy
 
 NETWORK = {"name": "network", "weights": [0.1] * 22}
@@ -208,35 +206,34 @@ def test_a_staged_description_of_other_weights_is_no_policy(stem, tmp_path):
         load_policy(stem)
 
 
-SAVER = """
-import sys
-from agents import Policy
-from agents.policy.files import save_policy
-from tests.helpers.policies import random_policy
-
-described = random_policy().description
-policies = [Policy({**described, "layers": [24, n, 1], "seed": n}) for n in (200, 900)]
-print("ready", flush=True)
-for i in range(10**9):
-    save_policy(policies[i % 2], sys.argv[1])
-"""
+def save_in_turn(stem, ready):
+    """Save two policies over each other until the process is killed."""
+    described = random_policy().description
+    policies = [Policy({**described, "layers": [24, n, 1], "seed": n}) for n in (200, 900)]
+    ready.send(True)
+    for policy in itertools.cycle(policies):
+        save_policy(policy, stem)
 
 
 @pytest.mark.slow
 def test_killed_processes_leave_a_policy_that_loads(tmp_path):
     generator, seen = random.Random(0), set()
-    save_policy(random_policy(), tmp_path / "policy")
+    stem = tmp_path / "policy"
+    save_policy(random_policy(), stem)
+    # Processes are forked from one that has imported this module: imports take seconds.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     for _ in range(30):
-        process = subprocess.Popen(
-            [sys.executable, "-c", SAVER, str(tmp_path / "policy")],
-            cwd=ROOT, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        ready, sent = context.Pipe(duplex=False)
+        process = context.Process(target=save_in_turn, args=(stem, sent), daemon=True)
+        process.start()
+        assert ready.poll(60) and ready.recv()
         time.sleep(generator.uniform(0.0, 0.1))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        seen.add(load_policy(tmp_path / "policy").spec.layers[1])
+        process.kill()
+        process.join()
+        ready.close()
+        sent.close()
+        seen.add(load_policy(stem).spec.layers[1])
     assert {200, 900} <= seen
 
 
