@@ -112,6 +112,8 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_torch_refuses_is_refused_with_the_same_error(make, case):
     params, arguments, error, match = REFUSED[case]
+    if isinstance(params, list):  # torch writes settings into the groups it is given
+        params = [dict(each) if isinstance(each, dict) else each for each in params]
     if make is torch.optim.NAdam and case == "mixed betas":
         pytest.skip("torch's NAdam takes them")
     with pytest.raises(error, match=match):
