@@ -42,6 +42,8 @@ myst_heading_anchors = 4
 # Other links are to pages, headings and files, which Sphinx checks.
 myst_url_schemes = ("http", "https")
 
+# Frameworks, which the pages on them need not have installed.
+autodoc_mock_imports = ["lightning", "transformers"]
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
 from agents import LearnedOptimizer
+from agents.integrations.lightning import LearnedOptimizerCallback
 
 
 class Classifier(lightning.LightningModule):
@@ -49,6 +50,7 @@ def main() -> None:
     trainer = lightning.Trainer(
         max_epochs=10, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[LearnedOptimizerCallback()],  # logs the learning rate in force
     )  # fmt: skip
     trainer.fit(
         Classifier(),

@@ -1,40 +1,23 @@
-"""Hugging Face's Trainer: it passes no loss to ``step``, but its models return theirs.
+"""Hugging Face's Trainer: ``LearnedTrainer`` makes the optimizer and hands it the losses.
 
 python examples/with_trainer.py
 """
 
-import math
 from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
-from torch import nn
 from torch.utils.data import random_split
 from transformers import (
     EvalPrediction,
-    Trainer,
     TrainingArguments,
     ViTConfig,
     ViTForImageClassification,
 )  # fmt: skip
 
-from agents import LearnedOptimizer
+from agents.integrations.transformers import LearnedTrainer
 
 EPOCHS, BATCH = 10, 32
-
-
-class LearnedTrainer(Trainer):
-    def create_optimizer(self, model: nn.Module | None = None) -> LearnedOptimizer:
-        if self.optimizer is None:
-            # Trainer always has a scheduler: "constant" below leaves the learning rate to
-            # the policy.
-            model = model or self.model
-            self.optimizer = LearnedOptimizer(
-                model.parameters(), total_steps=self.args.max_steps
-            )
-            # Each loss of this model is a share of its step's, if batches are accumulated.
-            self.optimizer.attach_loss(model, reduction="sum")
-        return self.optimizer
 
 
 def digits() -> list[dict[str, Any]]:
@@ -60,9 +43,10 @@ def main() -> None:
     )  # fmt: skip
     arguments = TrainingArguments(
         output_dir="runs/trainer",
-        max_steps=EPOCHS * math.ceil(len(training) / BATCH),
+        num_train_epochs=EPOCHS,
         per_device_train_batch_size=BATCH,
-        lr_scheduler_type="constant",
+        learning_rate=1e-3,
+        lr_scheduler_type="constant",  # leaves the schedule to the policy
         max_grad_norm=0.0,  # the optimizer itself clips gradients that are far too large
         save_strategy="no",
         report_to="none",

@@ -760,10 +760,11 @@ class LearnedOptimizer(Optimizer):
             prefix: put before each key, such as ``"optimizer/"``.
 
         Returns:
-            ``lr`` (the learning rate in force; with several groups ``lr_0``, ``lr_1`` and
-            so on), ``multiplier`` (of the policy, without the schedule), ``step``, and the
-            counters :attr:`skipped`, :attr:`clipped`, :attr:`ignored_losses`,
-            :attr:`ignored_actions` and :attr:`rollbacks`.
+            ``lr`` (the learning rate in force; with several groups the highest, and those
+            of the groups as ``lr_0``, ``lr_1`` and so on), ``multiplier`` (of the policy,
+            without the schedule), ``step``, and the counters :attr:`skipped`,
+            :attr:`clipped`, :attr:`ignored_losses`, :attr:`ignored_actions` and
+            :attr:`rollbacks`.
 
         Example:
             >>> import torch
@@ -774,9 +775,10 @@ class LearnedOptimizer(Optimizer):
             ['optimizer/clipped', 'optimizer/ignored_actions']
         """
         state, groups = self._controller_state(), self.param_groups
-        names = ["lr"] if len(groups) == 1 else [f"lr_{i}" for i in range(len(groups))]
-        rates = (float(group["effective_lr"]) for group in groups)
-        numbers = dict(zip(names, rates, strict=True))
+        rates = [float(group["effective_lr"]) for group in groups]
+        numbers = {"lr": max(rates)}
+        if len(groups) > 1:
+            numbers |= {f"lr_{i}": rate for i, rate in enumerate(rates)}
         numbers["multiplier"] = math.exp(state["log_multiplier"])
         numbers["step"] = state["steps"]
         for name in COUNTERS:

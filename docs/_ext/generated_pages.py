@@ -315,6 +315,28 @@ def _when(name: str, readme: str) -> str:
     return f"For {found[1].strip()}."
 
 
+def policy_table(readme: str) -> str:
+    """Write the table of policies for a page in the root of the documentation.
+
+    Args:
+        readme: ``agents/policies/README.md``, whose first table has them.
+    """
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in re.findall(
+            r"^\| `[\w-]+` \|.*\|$", readme.partition("## Files")[0], re.M
+        )
+    ]
+    listed = [row[0].strip("`") for row in rows]
+    if sorted(listed) != sorted(SHIPPED):
+        raise ValueError(f"agents/policies/README.md has a table of {listed}")
+    linked = (
+        (f"[`{name}`](generated/policies/{name}.md)", when, rule)
+        for name, (_, _, rule, when) in zip(listed, rows, strict=True)
+    )
+    return table(("policy", "use it for", "update rule"), linked)
+
+
 def _results(name: str, readme: str) -> tuple[list[str], list[list[str]], list[str]]:
     """Return head and rows of a policy in the README's table of results, and its notes."""
     text = readme.partition("## Results")[2]
@@ -445,8 +467,10 @@ def promised_names(package: ModuleType) -> list[str]:
 
 def write(folder: Path) -> None:
     """Write all generated pages and tables into ``folder``, and remove stale ones."""
+    readme = (Path(agents.__file__).parent / "policies" / "README.md").read_text()
     pages = {
         "features.md": features(),
+        "policy_table.md": policy_table(readme),
         "rule_table.md": rule_table(),
         "rule_sections.md": rule_sections(),
         "presets.md": presets(),
@@ -454,7 +478,6 @@ def write(folder: Path) -> None:
     }
     for page, (title, ids, cls) in ENVIRONMENT_PAGES.items():
         pages[f"environments/{page}.md"] = environment_page(title, ids, cls)
-    readme = (Path(agents.__file__).parent / "policies" / "README.md").read_text()
     cards = "\n".join(["", "```{toctree}", ":hidden:", "", *SHIPPED, "```", ""])
     pages["policies/index.md"] = linked_cards(readme) + cards
     for name in SHIPPED:

@@ -43,7 +43,13 @@ PAGES = [
 OF_THE_PAST = {DOCS / "notes" / "policy-log.md"}
 README_LINES = 200
 #: Pages whose code takes more than a few seconds.
-SLOW = {"few_shot.md", "continual.md", "extending_algorithm.md", "extending_rule.md"}
+SLOW = {
+    "few_shot.md", "continual.md", "extending_algorithm.md", "extending_rule.md",
+    "frameworks.md",
+}  # fmt: skip
+
+#: Optional packages of pages.
+NEEDED = {"frameworks.md": ("accelerate", "lightning", "transformers", "pytorch_optimizer")}
 
 #: Names of tables of the packages that users may add to.
 TABLES = ("_REGISTERED", "ALGORITHMS", "KERNELS")
@@ -137,6 +143,8 @@ def run_blocks(page: Path, blocks: list[str]) -> None:
         exec(compile(block, f"{page.name}, block {i}", "exec"), names)
 
 
+# Lightning itself uses a deprecated part of torch's pytree.
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning")
 @pytest.mark.parametrize("page", WITH_CODE)
 def test_the_code_of_a_page_runs_in_its_order(
     page: Path,
@@ -146,6 +154,8 @@ def test_the_code_of_a_page_runs_in_its_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for package in NEEDED.get(page.name, ()):
+        pytest.importorskip(package)
     run_blocks(page, code_of(page))
 
 
@@ -372,6 +382,18 @@ def test_every_environment_has_a_page_with_its_spaces_and_a_picture(
         assert pictures and all((DOCS / picture).exists() for picture in pictures)
         for heading in ("Action Space", "Observation Space", "Rewards", "Episode End"):
             assert f"## {heading}" in page
+
+
+def test_the_table_of_policies_is_that_of_their_readme(generated: Path) -> None:
+    readme = (ROOT / "agents" / "policies" / "README.md").read_text()
+    rows = rows_of((generated / "policy_table.md").read_text())
+    source = rows_of(readme.partition("## Files")[0])
+    assert {row[0].strip("`") for row in source} == {*SHIPPED}
+    assert rows == [
+        [f"[{row[0]}](generated/policies/{row[0].strip('`')}.md)", row[3], row[2]]
+        for row in source
+    ]
+    assert "```{include} generated/policy_table.md" in (DOCS / "index.md").read_text()
 
 
 def test_every_policy_has_a_card_with_its_description(generated: Path) -> None:

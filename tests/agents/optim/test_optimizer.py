@@ -98,6 +98,8 @@ def test_numbers_for_a_logger_are_flat_and_current():
     assert numbers["optimizer/multiplier"] == pytest.approx(last)
     two = LearnedOptimizer([{"params": [p]} for p in model.parameters()], total_steps=9)
     assert {"lr_0", "lr_3"} < set(two.log_dict())
+    two.param_groups[1]["effective_lr"] = 0.5
+    assert two.log_dict()["lr"] == two.log_dict()["lr_1"] == 0.5
     assert all(type(value) in (int, float) for value in two.log_dict().values())
 
 

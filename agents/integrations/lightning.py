@@ -1,0 +1,85 @@
+"""Learned optimizers in Lightning."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError as error:
+    raise ImportError(
+        'agents.integrations.lightning needs lightning, which the extra "frameworks" '
+        'has: pip install "optenv[frameworks]"'
+    ) from error
+
+from ..optim.optimizer import LearnedOptimizer
+from .run import follow_trainer, unwrapped
+
+__all__ = ["LearnedOptimizerCallback"]
+
+
+class LearnedOptimizerCallback(Callback):
+    """Callback that connects a :class:`~agents.LearnedOptimizer` with its trainer.
+
+    It gives the run of the optimizer the number of steps of the trainer's, hands it the
+    losses where Lightning does not (with manual optimization, or a ``GradScaler``), and
+    logs the numbers of :meth:`~agents.LearnedOptimizer.log_dict` at every step. With
+    several optimizers, it only logs: each has its own number in the names.
+
+    Args:
+        prefix: put before the names of the numbers.
+
+    Raises:
+        TypeError: training begins without a learned optimizer.
+
+    Example::
+
+        trainer = lightning.Trainer(max_epochs=10, callbacks=[LearnedOptimizerCallback()])
+        trainer.fit(model, loader)
+    """
+
+    def __init__(self, prefix: str = "optimizer/") -> None:
+        self._prefix = prefix
+        self._optimizers: dict[str, LearnedOptimizer] = {}
+        # Takes losses to the optimizer that it is attached to.
+        self._loss_of_batch = nn.Identity()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        every = [unwrapped(each) for each in trainer.optimizers]
+        prefixes = [self._prefix]
+        if len(every) > 1:
+            prefixes = [f"{self._prefix}{i}/" for i in range(len(every))]
+        self._optimizers = {
+            prefix: each
+            for prefix, each in zip(prefixes, every, strict=True)
+            if isinstance(each, LearnedOptimizer)
+        }
+        if not self._optimizers:
+            names = ", ".join(type(each).__name__ for each in every) or "none"
+            raise TypeError(
+                "LearnedOptimizerCallback needs a LearnedOptimizer from "
+                f"configure_optimizers(), but the optimizers are: {names}"
+            )
+        self._loss_of_batch = nn.Identity()
+        if len(every) == 1:
+            # Each loss is its share of the step's, if batches are accumulated.
+            every[0].attach_loss(self._loss_of_batch, "sum")
+            steps = trainer.estimated_stepping_batches
+            if pl_module.automatic_optimization and math.isfinite(steps):
+                follow_trainer(every[0], int(steps), trainer.global_step)
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        self._loss_of_batch(loss / scale)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *_: Any
+    ) -> None:
+        for prefix, optimizer in self._optimizers.items():
+            pl_module.log_dict(optimizer.log_dict(prefix), on_step=True, on_epoch=False)

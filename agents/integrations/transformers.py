@@ -1,0 +1,210 @@
+"""Learned optimizers in Hugging Face's Trainer."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+try:
+    from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+    from transformers import TrainingArguments as Arguments
+except ImportError as error:
+    raise ImportError(
+        "agents.integrations.transformers needs transformers and accelerate, which the "
+        'extra "frameworks" has: pip install "optenv[frameworks]"'
+    ) from error
+
+from ..optim.optimizer import LearnedOptimizer
+from .run import follow_trainer, unwrapped
+
+__all__ = ["LearnedOptimizerCallback", "LearnedTrainer"]
+
+
+class LearnedOptimizerCallback(TrainerCallback):
+    """Callback that connects a :class:`~agents.LearnedOptimizer` with its trainer.
+
+    At the beginning of training it attaches the optimizer to the losses that the model
+    returns, and gives its run the number of steps of the trainer's. When the trainer logs,
+    it adds the numbers of :meth:`~agents.LearnedOptimizer.log_dict`: to ``log_history``,
+    and for the callbacks after it. (Trainer calls those that report to TensorBoard and the
+    like first; :class:`LearnedTrainer` puts this one before them.)
+
+    Args:
+        attach_loss: whether to take the losses from the model. False if they reach the
+            optimizer otherwise, or if the model does not return the loss that is trained
+            on (``compute_loss_func``, label smoothing).
+        prefix: put before the names of the numbers.
+
+    Raises:
+        TypeError: training begins with another optimizer.
+
+    Example::
+
+        trainer = Trainer(
+            model,
+            arguments,
+            train_dataset=dataset,
+            optimizer_cls_and_kwargs=(LearnedOptimizer, {"total_steps": 1000}),
+            callbacks=[LearnedOptimizerCallback()],
+        )
+    """
+
+    def __init__(self, attach_loss: bool = True, prefix: str = "optimizer/") -> None:
+        self._attach_loss, self._prefix = attach_loss, prefix
+        self._optimizer: LearnedOptimizer | None = None
+        self._attached: RemovableHandle | None = None
+
+    def on_train_begin(
+        self,
+        args: Arguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: Any = None,
+        optimizer: Any = None,
+        **_: Any,
+    ) -> None:
+        optimizer = unwrapped(optimizer)
+        if not isinstance(optimizer, LearnedOptimizer):
+            raise TypeError(
+                "LearnedOptimizerCallback needs a LearnedOptimizer, but the trainer's is "
+                f"{type(optimizer).__name__}: give the trainer "
+                "optimizer_cls_and_kwargs=(LearnedOptimizer, {...})"
+            )
+        self._optimizer = optimizer
+        follow_trainer(optimizer, state.max_steps, state.global_step)
+        if self._attach_loss:
+            self._detach()  # of a training that an exception has ended
+            reduction = "sum" if _divides_losses(model) else "mean"
+            self._attached = optimizer.attach_loss(model, reduction)
+
+    def on_log(
+        self,
+        args: Arguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        if self._optimizer is not None and logs is not None and "loss" in logs:
+            numbers = self._optimizer.log_dict(self._prefix)
+            logs.update(numbers)
+            state.log_history[-1].update(numbers)
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self._detach()
+
+    def _detach(self) -> None:
+        if self._attached is not None:
+            self._attached.remove()
+            self._attached = None
+
+
+class LearnedTrainer(Trainer):
+    """Trainer whose optimizer is a :class:`~agents.LearnedOptimizer`.
+
+    It takes the arguments of ``Trainer``. The optimizer gets the number of steps of the
+    run, ``TrainingArguments.learning_rate`` as base learning rate, the parameter groups
+    that Trainer makes for ``weight_decay``, and the loss of every step: the one that is
+    differentiated, also with gradient accumulation, ``compute_loss_func`` or label
+    smoothing. Its numbers are logged. A resumed run is the uninterrupted one.
+
+    Trainer always makes a scheduler. Of its factor and of the policy's own schedule the
+    lower applies; with ``lr_scheduler_type="constant"`` that is the policy's.
+
+    Further arguments of the optimizer, or others in place of these, are given as
+    ``optimizer_cls_and_kwargs=(LearnedOptimizer, {"max_lr": 1e-4})``. Other trainers learn
+    it by inheritance: ``class T(LearnedTrainer, Seq2SeqTrainer): pass``.
+
+    Raises:
+        TypeError: ``optimizer_cls_and_kwargs`` or ``optimizers`` have another optimizer.
+
+    Example::
+
+        arguments = TrainingArguments(learning_rate=1e-3, lr_scheduler_type="constant")
+        trainer = LearnedTrainer(model, arguments, train_dataset=dataset)
+        trainer.train()
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        given = self.optimizer_cls_and_kwargs or (LearnedOptimizer, {})
+        made = self.optimizer
+        if not _is_learned(given[0]) or not (
+            made is None or isinstance(unwrapped(made), LearnedOptimizer)
+        ):
+            name = given[0].__name__ if made is None else type(made).__name__
+            raise TypeError(f"LearnedTrainer is for LearnedOptimizer, got {name}")
+        self._optimizer_arguments = given
+        self._announced_steps = 0
+        # Takes the losses of training steps to the optimizer that it is attached to.
+        self._loss_of_step = nn.Identity()
+        self._attached_to: Any = None
+        # Before the callbacks that report what is logged.
+        callback = LearnedOptimizerCallback(attach_loss=False)
+        self.callback_handler.callbacks.insert(0, callback)
+
+    def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
+        """Make optimizer and scheduler for a run of ``num_training_steps`` steps."""
+        self._announced_steps = num_training_steps
+        super().create_optimizer_and_scheduler(num_training_steps)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Optimizer:
+        """Make the optimizer, unless there is one.
+
+        Raises:
+            ValueError: before ``train()``, the number of steps is not known.
+        """
+        if self.optimizer is None:
+            cls, given = self._optimizer_arguments
+            arguments = {"lr": self.args.learning_rate, **given}
+            if "total_steps" not in given:
+                arguments["total_steps"] = self._number_of_steps()
+            self.optimizer_cls_and_kwargs = (cls, arguments)
+        made: Optimizer = super().create_optimizer(*args, **kwargs)
+        return made
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Differentiate the loss of a batch, and hand it to the optimizer."""
+        optimizer = unwrapped(self.optimizer)
+        if optimizer is not self._attached_to:  # which a search makes anew for each trial
+            self._loss_of_step, self._attached_to = nn.Identity(), optimizer
+            # Each loss is its share of the step's, if batches are accumulated.
+            optimizer.attach_loss(self._loss_of_step, "sum")
+        loss: Tensor = super().training_step(*args, **kwargs)
+        self._loss_of_step(loss)
+        return loss
+
+    def _number_of_steps(self) -> int:
+        """Return the number of steps of the run that begins.
+
+        Raises:
+            ValueError: it is not known.
+        """
+        steps = (self.state.max_steps, self._announced_steps, self.args.max_steps)
+        known = [each for each in steps if each > 0]
+        if not known:
+            raise ValueError(
+                "create_optimizer() before train() does not know the number of steps: give "
+                "TrainingArguments(max_steps=...), or "
+                'optimizer_cls_and_kwargs=(LearnedOptimizer, {"total_steps": ...})'
+            )
+        return known[0]
+
+
+def _is_learned(cls: Any) -> bool:
+    return isinstance(cls, type) and issubclass(cls, LearnedOptimizer)
+
+
+def _divides_losses(model: Any) -> bool:
+    """Return whether a trainer lets ``model`` divide losses by the examples of a step."""
+    if hasattr(model, "get_base_model"):  # of PEFT
+        model = model.get_base_model()
+    if hasattr(model, "accepts_loss_kwargs"):
+        return bool(model.accepts_loss_kwargs)
+    parameters = inspect.signature(model.forward).parameters.values()
+    return any(each.kind is each.VAR_KEYWORD for each in parameters)
