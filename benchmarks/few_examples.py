@@ -66,7 +66,7 @@ def few(
 
 
 def noisy_table(split: Split, rng: np.random.Generator, n: int) -> Batch:
-    """Sample rows ``[n, 20]`` of a generated table, and classes ``[n]``, 15 % of them wrong.
+    """Sample rows ``[n, 20]`` of a generated table, and classes ``[n]``, 15 % wrong.
 
     Four columns and two mixtures of them tell the class; 14 are noise.
     """

@@ -1,28 +1,32 @@
 """Weight decay with ``LearnedOptimizer``: what it changes in the validation loss.
 
     python benchmarks/weight_decay.py --policy default
-    python benchmarks/weight_decay.py --policy adam --tasks few --decay 0.1 --seeds 8
+    python benchmarks/weight_decay.py --policy adam --tasks few --setting 0.1,plain,all
 
 Measures, on tasks that the benchmark does not report, the final validation loss with decay
 against that without. The groups of tasks (``--tasks``): *short*, the selection tasks of at
 most 1,000 updates; *long*, the other selection tasks; *few*, the tasks with few examples of
-``few_examples.py``. The default takes three hours and leaves *long* out. Runs are kept in
-``--out``, so that the same command goes on where it was stopped.
+``few_examples.py``. Runs are kept in ``--out``, so that the same command goes on where it
+was stopped, and another one only makes the runs that are missing.
 
-The forms (``--form``): *plain* takes ``effective_lr * weight_decay`` off every weight at
-each step; *cautious* only off those which the update also moves towards zero, or does not
-move (Chen et al., "Cautious Weight Decay", 2025). On (``--on``): *matrices*, as
-``LearnedOptimizer.for_model`` does it, or *all* parameters.
+A setting (``--setting DECAY,FORM,ON``) is a weight decay, its form, and what decays:
 
-How to read it: change of the validation loss in %, geometric mean over seeds with its 95 %
-t interval; * where that excludes 0, below 0 decay is better. The last column is the
-geometric mean over tasks, with its interval over seeds. Runs with and without decay are
-paired: they have the same initial parameters and batches.
+- *plain*: each step takes ``effective_lr * weight_decay`` off every weight;
+- *cautious*: only off those which the update also moves towards zero, or does not move
+  (Chen et al., "Cautious Weight Decay", 2025);
+- *matrices*: matrices and the output layer, as with ``LearnedOptimizer.for_model``;
+- *all*: all parameters.
+
+How to read it: 100 times the log of the ratio of the losses, about the change in %; mean
+over seeds with its 95 % t interval; * where that excludes 0, below 0 decay is better. The
+last column is the mean over tasks, with its interval over seeds. Runs with and without
+decay are paired: they have the same initial parameters and batches.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -43,7 +47,7 @@ from agents.evaluation.tasks.problem import HeldoutTask
 from agents.evaluation.tasks.selection import SELECTION
 from agents.utils.progress import progress_bar
 
-__all__ = ["CautiousDecay", "Setting", "change", "decayed", "table"]
+__all__ = ["CautiousDecay", "Setting", "changes_of", "decayed", "setting", "table"]
 
 #: Longest run of the group ``short``, in updates.
 SHORT = 1000
@@ -55,6 +59,7 @@ GROUPS: dict[str, tuple[HeldoutTask, ...]] = {
 }
 FORMS = ("plain", "cautious")
 ON = ("matrices", "all")
+#: Weight decays of the default settings, which are all of these with all forms.
 DECAYS = (0.003, 0.01, 0.03, 0.1, 0.3)
 
 
@@ -138,24 +143,32 @@ def decayed(
     return optimizer
 
 
-def settings(arguments: argparse.Namespace) -> list[Setting]:
-    """Return the settings to compare; the first is that without decay."""
-    wanted = [
-        Setting(decay, form, on)
-        for decay in arguments.decay or DECAYS
-        for form in arguments.form or FORMS
-        for on in arguments.on or ON
-    ]
-    return [Setting(0.0), *(setting for setting in wanted if setting.decay)]
+def setting(text: str) -> Setting:
+    """Parse ``"DECAY,FORM,ON"``.
+
+    Raises:
+        argparse.ArgumentTypeError: it has not these three parts, or one is not valid.
+    """
+    try:
+        number, form, on = text.split(",")
+        decay = float(number)
+    except ValueError:
+        decay, form, on = math.nan, "", ""
+    if not 0 < decay < math.inf or form not in FORMS or on not in ON:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a positive number, one of {FORMS} and one of {ON}, with "
+            "commas between them"
+        )
+    return Setting(decay, form, on)
 
 
-def change(losses: Sequence[float], without: Sequence[float]) -> Interval:
-    """Return the change of losses ``[seeds]`` in %, from the mean of the log-ratios.
+def changes_of(losses: Sequence[float], without: Sequence[float]) -> list[float]:
+    """Return 100 times the log-ratio of the losses of each seed.
 
-    The interval is that of 100 times the log-ratio.
+    For small changes that is the change in %; means of it are geometric means.
     """
     pairs = zip(losses, without, strict=True)
-    return interval([100 * math.log(loss / other) for loss, other in pairs])
+    return [100 * math.log(loss / other) for loss, other in pairs]
 
 
 def table(
@@ -170,29 +183,29 @@ def table(
         tasks: names of the tasks.
         compared: the settings; the first is that without decay.
     """
-    base, width = compared[0], max(len(str(setting)) for setting in compared)
-    columns = [max(len(task), 14) for task in tasks]
-    heads = [task.rjust(column) for task, column in zip(tasks, columns, strict=True)]
+    base = compared[0]
+    lines = [["", *tasks, "all tasks"]]
     means = [sum(losses[task, base]) / len(losses[task, base]) for task in tasks]
-    cells = [f"{mean:.4f}".rjust(column) for mean, column in zip(means, columns, strict=True)]
-    lines = ["  ".join([" " * width, *heads, "all tasks".rjust(14)])]
-    lines.append("  ".join(["loss without".ljust(width), *cells]))
-    for setting in compared[1:]:
-        by_task = [change(losses[task, setting], losses[task, base]) for task in tasks]
-        logs = [
-            [math.log(a / b) for a, b in zip(losses[t, setting], losses[t, base], strict=True)]
-            for t in tasks
+    lines.append(["loss without", *(f"{mean:.4f} " for mean in means), ""])
+    for each in compared[1:]:
+        changes = [changes_of(losses[task, each], losses[task, base]) for task in tasks]
+        means_of_seeds = [
+            sum(of_seed) / len(tasks) for of_seed in zip(*changes, strict=True)
         ]
-        overall = interval([100 * sum(each) / len(each) for each in zip(*logs, strict=True)])
-        texts = [
-            f"{found.mean:+.1f} ±{found.half:.1f}{'*' if found.decided else ' '}"
-            for found in [*by_task, overall]
-        ]
-        aligned = [
-            text.rjust(column) for text, column in zip(texts, [*columns, 14], strict=True)
-        ]
-        lines.append("  ".join([str(setting).ljust(width), *aligned]))
-    return lines
+        found = [interval(of_seeds) for of_seeds in [*changes, means_of_seeds]]
+        lines.append([str(each), *map(_cell, found)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join([
+            line[0].ljust(widths[0]),
+            *(text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True)),
+        ]).rstrip()
+        for line in lines
+    ]  # fmt: skip
+
+
+def _cell(found: Interval) -> str:
+    return f"{found.mean:+.1f} ±{found.half:.1f}{'*' if found.decided else ' '}"
 
 
 def main() -> None:
@@ -200,9 +213,8 @@ def main() -> None:
     parser.add_argument("--policy", default="default", help="name or path of a policy")
     parser.add_argument("--tasks", action="append", choices=GROUPS,
                         help="repeatable; default: short and few")  # fmt: skip
-    parser.add_argument("--decay", action="append", type=float, help="repeatable")
-    parser.add_argument("--form", action="append", choices=FORMS, help="repeatable")
-    parser.add_argument("--on", action="append", choices=ON, help="repeatable")
+    parser.add_argument("--setting", action="append", type=setting,
+                        metavar="DECAY,FORM,ON", help="repeatable; default: 20")  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--out", type=Path, default=Path("runs/weight_decay"),
                         help="folder where runs are kept")  # fmt: skip
@@ -210,15 +222,16 @@ def main() -> None:
     if arguments.seeds < 1:
         parser.error(f"--seeds must be at least 1, got {arguments.seeds}")
     torch.set_num_threads(1)
-    compared = settings(arguments)
+    every = [Setting(*each) for each in itertools.product(DECAYS, FORMS, ON)]
+    compared = [Setting(0.0), *(arguments.setting or every)]
     policy = load_policy(arguments.policy)
-    arms = {
-        setting: Arm(
-            str(setting), partial(decayed, policy=policy, **setting._asdict()),
+    arms = [
+        Arm(
+            str(each), partial(decayed, policy=policy, **each._asdict()),
             takes_loss=True, takes_module=True,
         )
-        for setting in compared
-    }  # fmt: skip
+        for each in compared
+    ]  # fmt: skip
     groups = arguments.tasks or ["short", "few"]
     tasks = [task for group in groups for task in GROUPS[group]]
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -227,9 +240,9 @@ def main() -> None:
     with exclusive(arguments.out), progress_bar(total, "weight decay", "run") as advance:
         runs = StoredRuns(Store(arguments.out / FILE), None, advance)
         for seed in range(arguments.seeds):  # outermost: all settings for each seed
-            for setting, arm in arms.items():
+            for each, arm in zip(compared, arms, strict=True):
                 for row in runs(list(make_jobs([arm], tasks, [seed], 0))):
-                    found = losses.setdefault((row["task"], setting), [])
+                    found = losses.setdefault((row["task"], each), [])
                     found.append(row["validation_loss"])
     for group in groups:
         print(f"\n{arguments.policy}, {group}, {arguments.seeds} seeds")
