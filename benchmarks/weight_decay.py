@@ -5,8 +5,8 @@
 
 Measures, on tasks that the benchmark does not report, the final validation loss with decay
 against that without. The groups of tasks (``--tasks``): *short*, the selection tasks of at
-most 1,000 updates; *long*, the other selection tasks; *few*, the tasks with few examples of
-``few_examples.py``. Runs are kept in ``--out``, so that the same command goes on where it
+most 800 updates; *long*, the other selection tasks; *few*, the tasks with few examples of
+``few_examples.py``; or the name of a task. Runs are kept in ``--out``, so that the same command goes on where it
 was stopped, and another one only makes the runs that are missing.
 
 A setting (``--setting DECAY,FORM,ON``) is a weight decay, its form, and what decays:
@@ -50,12 +50,14 @@ from agents.utils.progress import progress_bar
 __all__ = ["CautiousDecay", "Setting", "changes_of", "decayed", "setting", "table"]
 
 #: Longest run of the group ``short``, in updates.
-SHORT = 1000
+SHORT = 800
 
+#: Tasks by the name of their group, and each by its own.
 GROUPS: dict[str, tuple[HeldoutTask, ...]] = {
     "short": tuple(task for task in SELECTION if task.updates <= SHORT),
     "long": tuple(task for task in SELECTION if task.updates > SHORT),
     "few": FEW_EXAMPLES,
+    **{task.name: (task,) for task in (*SELECTION, *FEW_EXAMPLES)},
 }
 FORMS = ("plain", "cautious")
 ON = ("matrices", "all")
@@ -211,10 +213,12 @@ def _cell(found: Interval) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--policy", default="default", help="name or path of a policy")
-    parser.add_argument("--tasks", action="append", choices=GROUPS,
-                        help="repeatable; default: short and few")  # fmt: skip
-    parser.add_argument("--setting", action="append", type=setting,
-                        metavar="DECAY,FORM,ON", help="repeatable; default: 20")  # fmt: skip
+    parser.add_argument("--tasks", action="append", choices=GROUPS, metavar="GROUP",
+                        help="or a task; repeatable; default: short and few")  # fmt: skip
+    parser.add_argument(
+        "--setting", action="append", type=setting, metavar="DECAY,FORM,ON",
+        help="repeatable; default: 20",
+    )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--out", type=Path, default=Path("runs/weight_decay"),
                         help="folder where runs are kept")  # fmt: skip
@@ -239,11 +243,11 @@ def main() -> None:
     losses: dict[tuple[str, Setting], list[float]] = {}
     with exclusive(arguments.out), progress_bar(total, "weight decay", "run") as advance:
         runs = StoredRuns(Store(arguments.out / FILE), None, advance)
-        for seed in range(arguments.seeds):  # outermost: all settings for each seed
-            for each, arm in zip(compared, arms, strict=True):
-                for row in runs(list(make_jobs([arm], tasks, [seed], 0))):
-                    found = losses.setdefault((row["task"], each), [])
-                    found.append(row["validation_loss"])
+        # One task and seed after the other, since the batches are kept that long.
+        for seed, task in itertools.product(range(arguments.seeds), tasks):
+            rows = runs(list(make_jobs(arms, [task], [seed], 0)))
+            for each, row in zip(compared, rows, strict=True):
+                losses.setdefault((task.name, each), []).append(row["validation_loss"])
     for group in groups:
         print(f"\n{arguments.policy}, {group}, {arguments.seeds} seeds")
         print(*table(losses, [task.name for task in GROUPS[group]], compared), sep="\n")
