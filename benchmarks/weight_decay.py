@@ -6,8 +6,8 @@
 Measures, on tasks that the benchmark does not report, the final validation loss with decay
 against that without. The groups of tasks (``--tasks``): *short*, the selection tasks of at
 most 800 updates; *long*, the other selection tasks; *few*, the tasks with few examples of
-``few_examples.py``; or the name of a task. Runs are kept in ``--out``, so that the same command goes on where it
-was stopped, and another one only makes the runs that are missing.
+``few_examples.py``; or the name of a task. Runs are kept in ``--out``, so that the same
+command goes on where it was stopped, and another one only makes the runs that are missing.
 
 A setting (``--setting DECAY,FORM,ON``) is a weight decay, its form, and what decays:
 
