@@ -66,7 +66,7 @@ DECAYS = (0.003, 0.01, 0.03, 0.1, 0.3)
 
 
 class Setting(NamedTuple):
-    """How weights decay; without decay the other two make no difference.
+    """Weight decay with its form and scope, which make no difference if it is 0.
 
     Attributes:
         decay: weight decay.
