@@ -161,7 +161,7 @@ class Controller:
         # 2. Advance the clock, and buffer gradients if the next step is a decision.
         if self.state["probing"]:
             self.probe.invalidate(batch.states)
-        multipliers = self._advance(batch.groups)
+        multipliers = self.advance(batch.groups)
         if is_decision:
             rate, of_it = max(
                 (clock.lr_in_force(group, multiplier), multiplier)
@@ -276,11 +276,12 @@ class Controller:
         extra = torch.stack([reward, torch.full_like(reward, state["new_run"])], dim=1)
         return torch.cat([observation, state["said"], extra], dim=1)
 
-    def _advance(self, groups: Sequence[dict[str, Any]]) -> list[float]:
+    def advance(self, groups: Sequence[dict[str, Any]]) -> list[float]:
         """Count a step, and return the multiplier of each group's learning rate.
 
-        Sets ``probing`` to whether the next step is a decision, which needs to know the
-        gradient and the update of this one.
+        It is all of :meth:`before_update` at a step that is neither a decision nor before
+        one. Sets ``probing`` to whether the next step is a decision, which needs to know
+        the gradient and the update of this one.
         """
         state, policy = self.state, self.policy
         multiplier = math.exp(state["log_multiplier"])

@@ -12,11 +12,19 @@ from optenv.checks import is_number
 from optenv.rules import Rule
 
 from .clock import LIMIT, lr_in_force
-from .kernels import FUSED, allocate, switching, update
+from .kernels import CAPTURABLE, FUSED, allocate, switching, update
 from .kernels.base import KernelOptions
-from .tensors import GradientBatch
+from .tensors import DeviceRates, GradientBatch
 
-__all__ = ["KNOWN", "check_group", "check_scope", "set_lr", "update_groups"]
+__all__ = [
+    "KNOWN",
+    "check_group",
+    "check_scope",
+    "set_lr",
+    "settings_of",
+    "update_group",
+    "update_groups",
+]
 
 #: Settings that a parameter group can have.
 KNOWN = (
@@ -27,12 +35,12 @@ KNOWN = (
 #: Arguments of the optimizer that hold for all groups together.
 GLOBAL = (
     "policy", "total_steps", "schedule", "warmup_steps", "guard", "rollback",
-    "synchronize", "partitioned",
+    "synchronize", "partitioned", "capturable",
 )  # fmt: skip
 
 #: Settings of other optimizers that no rule here has; they may be there if they are off.
 FOREIGN = (
-    "alpha", "amsgrad", "beta1", "beta2", "capturable", "centered", "cautious", "dampening",
+    "alpha", "amsgrad", "beta1", "beta2", "centered", "cautious", "dampening",
     "differentiable", "lambd", "lr_decay", "momentum_decay", "nesterov", "ns_steps", "rho",
     "use_muon",
 )  # fmt: skip
@@ -76,6 +84,11 @@ def check_group(group: Mapping[str, Any], rule: Rule) -> None:
             f"fused=True is for the rules {', '.join(FUSED)}, but this policy's is "
             f"{rule.name!r}"
         )
+    if group.get("capturable") and rule.name not in CAPTURABLE:
+        raise ValueError(
+            f"capturable=True is for the rules {', '.join(CAPTURABLE)}, but this policy's "
+            f"is {rule.name!r}"
+        )
     # 3. Hyperparameters of the rule, and settings that would be ignored.
     _rule_of(rule, group)
     for name in group:
@@ -113,6 +126,7 @@ def update_groups(
     multipliers: Sequence[float],
     state: dict[str, Any],
     partitioned: bool = False,
+    rates: DeviceRates | None = None,
 ) -> None:
     """Update the parameters of all groups, at their learning rates times multipliers.
 
@@ -122,20 +136,38 @@ def update_groups(
         multipliers: multiplier of each group's learning rate.
         state: state of the controller, which may have chosen another rule.
         partitioned: whether other processes hold further parameters.
+        rates: where learning rates are written for CUDA graphs, if groups are capturable.
     """
     parts = zip(batch.by_group(), multipliers, strict=True)
-    for (group, params, grads), multiplier in parts:
+    for i, ((group, params, grads), multiplier) in enumerate(parts):
         lr = group["effective_lr"] = lr_in_force(group, multiplier)
         states = [batch.states[p] for p in params]
-        options = KernelOptions(group["foreach"], group["fused"])
         if not lr or not params or state["chosen"] >= 0:
-            allocate(rule, params, states, options)
-        else:
-            decay = group["weight_decay"]
-            own_rule = _rule_of(rule, group)
-            update(own_rule, params, grads, states, lr, weight_decay=decay, options=options)
+            allocate(rule, params, states, _options(group))
+            continue
+        rate = lr if rates is None else rates.write(i, lr, params[0])
+        update_group(rule, group, params, grads, states, rate)
     if state["chosen"] >= 0:
         switching.update(batch, state, partitioned)
+
+
+def update_group(
+    rule: Rule,
+    group: Mapping[str, Any],
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: list[dict[str, Any]],
+    lr: float | Tensor,
+) -> None:
+    """Update parameters of one group at a learning rate, with the group's settings."""
+    update(
+        _rule_of(rule, group), params, grads, states, lr,
+        weight_decay=group["weight_decay"], options=_options(group),
+    )  # fmt: skip
+
+
+def _options(group: Mapping[str, Any]) -> KernelOptions:
+    return KernelOptions(group["foreach"], group["fused"], bool(group.get("capturable")))
 
 
 def settings_of(rule: Rule) -> dict[str, Any]:

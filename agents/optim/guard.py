@@ -17,7 +17,7 @@ from .controller import Controller
 from .probe import BUFFERS, STARTED
 from .tensors import GradientBatch, grad_norm, parameters_of
 
-__all__ = ["GUARDS", "GradientGuard"]
+__all__ = ["EARLY_STEPS", "GUARDS", "GradientGuard"]
 
 #: When gradients are checked: at every step, or only around decisions.
 GUARDS = ("step", "probe")

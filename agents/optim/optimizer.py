@@ -20,6 +20,7 @@ from ..policy.files import load_policy
 from ..policy.module import Policy
 from ..utils.warning import warn_user
 from . import clock
+from .capture import GraphUpdates, check_devices, is_capturing, refuse_capture
 from .controller import (
     Controller,
     State,
@@ -27,11 +28,12 @@ from .controller import (
     next_run_state,
 )
 from .groups import check_group, check_scope, set_lr, settings_of, update_groups
-from .guard import GUARDS, GradientGuard
+from .guard import EARLY_STEPS, GUARDS, GradientGuard
+from .kernels import kernel_of
 from .loss_hook import LossCollector, check_loss, is_scalar
 from .roles import groups_for
 from .state import check_controller, check_parameter_states, check_settings
-from .tensors import GradientBatch, parameters_of
+from .tensors import DeviceRates, GradientBatch, parameters_of
 from .trace import Explanation
 
 __all__ = ["LearnedOptimizer"]
@@ -100,7 +102,8 @@ class LearnedOptimizer(Optimizer):
         betas, eps, momentum: hyperparameters of the update rule, where it has such; by
             default those that the policy was trained with.
         weight_decay: decoupled weight decay (Loshchilov & Hutter, 2019): each step takes
-            ``effective_lr * weight_decay`` off the parameters.
+            ``effective_lr * weight_decay`` off the parameters. Where the validation loss
+            ends far above the training loss, begin with 0.1.
         schedule: when the policy's own base schedule is followed (that of ``default`` is
             constant, then falls to zero over the last three tenths). ``"auto"``: where a
             torch scheduler drives the groups, the lower of the two factors applies, each
@@ -111,6 +114,10 @@ class LearnedOptimizer(Optimizer):
             zero.
         foreach, fused: as in torch, which chooses if both are None. Rules ``sgd``,
             ``momentum``, ``nesterov`` and ``adam`` have fused implementations.
+        capturable: whether steps can be captured in CUDA graphs, with ``guard="probe"``
+            and without ``rollback``; see :meth:`replay`. Rules ``sgd``, ``momentum``,
+            ``nesterov``, ``rmsprop``, ``adam``, ``nadam``, ``lion`` and
+            ``orthogonal-adam`` can.
         maximize: whether to maximise the objective. The policy then observes its negative,
             so that positive objectives are treated as if no loss were given.
         guard: ``"step"`` checks the gradients of each step; ``"probe"`` only those of the
@@ -157,6 +164,7 @@ class LearnedOptimizer(Optimizer):
         warmup_steps: int = 0,
         foreach: bool | None = None,
         fused: bool | None = None,
+        capturable: bool = False,
         maximize: bool = False,
         guard: str = "step",
         rollback: bool = False,
@@ -166,6 +174,7 @@ class LearnedOptimizer(Optimizer):
         # 1. The policy and the arguments.
         flags = {
             "rollback": rollback, "synchronize": synchronize, "partitioned": partitioned,
+            "capturable": capturable,
         }  # fmt: skip
         self._arguments = {
             "policy": policy, "total_steps": total_steps, "schedule": schedule,
@@ -183,7 +192,10 @@ class LearnedOptimizer(Optimizer):
             "weight_decay": weight_decay, "foreach": foreach, "fused": fused,
             "maximize": maximize, "effective_lr": 0.0,
         }  # fmt: skip
-        optional = {clock.LIMIT: max_lr, "betas": betas, "eps": eps, "momentum": momentum}
+        optional = {
+            clock.LIMIT: max_lr, "betas": betas, "eps": eps, "momentum": momentum,
+            "capturable": capturable or None,  # as states of earlier versions, without it
+        }  # fmt: skip
         defaults |= settings_of(given.rule)
         defaults |= {key: value for key, value in optional.items() if value is not None}
         check_group(defaults, given.rule)
@@ -200,6 +212,7 @@ class LearnedOptimizer(Optimizer):
         )
         self._guard = GradientGuard(guard, rollback, partitioned)
         self._losses = LossCollector()
+        self._graph = GraphUpdates()
         self._store_controller()
 
     @classmethod
@@ -246,6 +259,8 @@ class LearnedOptimizer(Optimizer):
             check_group({**self.defaults, **param_group}, self._policy.rule)
             check_scope(param_group, self._arguments)
         super().add_param_group(param_group)
+        if "_graph" in self.__dict__:  # not yet within torch's constructor
+            self._graph.note_change()
 
     def attach_loss(self, module: nn.Module, reduction: str = "mean") -> RemovableHandle:
         """Take the loss from ``module`` at every step that is not given one.
@@ -293,12 +308,17 @@ class LearnedOptimizer(Optimizer):
 
         Raises:
             ValueError, TypeError: the loss is no scalar, or the closure no function.
-            RuntimeError: a gradient is sparse.
+            RuntimeError: a gradient is sparse, or a CUDA graph is being captured and this
+                step cannot be in it.
         """
         result, loss = self._evaluate(closure, loss)
         batch = GradientBatch.collect(self.param_groups, self.state)
         if not batch.params:
             return result
+        if is_capturing(batch.params):
+            self._capture(batch)
+            return result
+        rates = self._device_rates(batch.params) if self._is_capturable else None
         if not batch.moves:
             self._allocate_state(batch)
             return result
@@ -309,10 +329,118 @@ class LearnedOptimizer(Optimizer):
             self._controller.record_loss(loss, checked.params, maximize)
             multipliers = self._controller.before_update(checked)
             state, partitioned = self._controller.state, self._guard.partitioned
-            update_groups(self._policy.rule, checked, multipliers, state, partitioned)
+            rule = self._policy.rule
+            update_groups(rule, checked, multipliers, state, partitioned, rates)
             self._controller.after_update(self.state)
         self._store_controller()
         return result
+
+    # CUDA graphs.
+
+    @property
+    def _is_capturable(self) -> bool:
+        return bool(self._arguments.get("capturable"))  # pickles of 0.1 have none
+
+    def can_replay(self) -> bool:
+        """Return whether the next step may be a replay of a CUDA graph (:meth:`replay`).
+
+        It may not be at a decision of the policy and the step before, within the first ten
+        steps, after a skipped step, and where a learning rate is 0: then call
+        :meth:`step`. Without ``capturable=True`` it never may.
+        """
+        self._controller.begin_step(self._controller_state())
+        return (
+            self._is_capturable
+            and self._controller.state["steps"] >= EARLY_STEPS
+            and not self._controller.probes_gradients()
+            and all(float(group["lr"]) > 0.0 for group in self.param_groups)
+        )
+
+    @torch._disable_dynamo  # type: ignore[attr-defined]
+    @torch.no_grad()
+    def replay(self, graph: Any, *, loss: Tensor | float | None = None) -> None:
+        """Perform a step by replaying a CUDA graph that a step was captured in.
+
+        The host counts the step and writes the learning rates to the device, and then
+        replays the graph. Graphs are captured after ten ordinary steps, and anew after
+        :meth:`load_state_dict`, :meth:`new_run` and :meth:`add_param_group`. Hooks of
+        ``step`` are not called.
+
+        Args:
+            graph: a ``torch.cuda.CUDAGraph`` in which gradients and :meth:`step`, or
+                :meth:`step` alone, have been captured.
+            loss: as for :meth:`step`; that of the graph is read after the replay, for
+                which the host waits.
+
+        Raises:
+            RuntimeError: the next step cannot be a replay (:meth:`can_replay`), or what
+                was captured is not up to date.
+            ValueError, TypeError: the loss is no scalar.
+
+        Example::
+
+            optimizer = LearnedOptimizer(
+                model.parameters(), total_steps=1000, guard="probe", capturable=True
+            )
+            for inputs, targets in batches:
+                static_inputs.copy_(inputs)
+                static_targets.copy_(targets)
+                if optimizer.can_replay():
+                    optimizer.replay(graph, loss=static_loss)
+                else:
+                    optimizer.zero_grad()
+                    loss = criterion(model(static_inputs), static_targets)
+                    loss.backward()
+                    optimizer.step(loss=loss)
+        """
+        # 1. Check everything.
+        if loss is not None:
+            check_loss(loss)
+        if not self.can_replay():
+            raise RuntimeError(
+                "this step cannot be a replay of a CUDA graph: call step() whenever "
+                "can_replay() is False"
+            )
+        self._graph.check(self.param_groups, self.state)
+        # 2. The clock and the learning rates, on the host.
+        multipliers = self._controller.advance(self.param_groups)
+        for i, group in enumerate(self.param_groups):
+            group["effective_lr"] = clock.lr_in_force(group, multipliers[i])
+            self._graph.rates.write(i, group["effective_lr"])
+        # 3. The update, on the device, and the loss that it was of.
+        graph.replay()
+        self._losses.take()
+        maximize = self.param_groups[0]["maximize"]
+        params = parameters_of(self.param_groups)
+        self._controller.record_loss(loss, params, maximize)
+        self._store_controller()
+
+    def _capture(self, batch: GradientBatch) -> None:
+        """Let a CUDA graph capture the update alone.
+
+        Raises:
+            RuntimeError: it cannot be captured, or not yet.
+        """
+        what = "this step of LearnedOptimizer"
+        if not self._is_capturable:
+            refuse_capture(batch.params, what, "make the optimizer with capturable=True")
+        if self._controller_state()["steps"] < EARLY_STEPS:
+            refuse_capture(
+                batch.params, what, f"take {EARLY_STEPS} ordinary steps before, in which "
+                "its guard and torch's kernels warm up",
+            )  # fmt: skip
+        rule = self._policy.rule
+        self._graph.capture(rule, batch, kernel_of(rule).slots)
+
+    def _device_rates(self, params: list[Tensor]) -> DeviceRates:
+        """Return where a capturable step writes its learning rates.
+
+        Raises:
+            ValueError: the parameters are not on one device with graphs.
+        """
+        check_devices(params)
+        self._graph.note_step()
+        return self._graph.rates
 
     def _evaluate(self, closure: Callable[[], Any] | None, loss: Any) -> tuple[Any, Any]:
         """Call the closure, and find the loss of this step; return result and loss."""
@@ -383,11 +511,14 @@ class LearnedOptimizer(Optimizer):
             for name, value in self.defaults.items():
                 if name != "differentiable":  # torch adds it, which nothing here heeds
                     group.setdefault(name, value)
-        for param_state in self.state.values():
+        for p, param_state in self.state.items():
+            if not isinstance(p, Tensor):  # an entry of the user's own
+                continue
             if isinstance(param_state.get("step"), float):  # of early versions of torch
                 param_state["step"] = torch.tensor(param_state["step"], dtype=torch.float32)
-        if "_losses" not in self.__dict__:  # a copy, which is attached to no module
-            self._losses = LossCollector()
+        if "_losses" not in self.__dict__:  # a copy: attached to no module, in no graph
+            self._losses, self._graph = LossCollector(), GraphUpdates()
+        self._graph.note_change()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a saved state, all of which is checked first.
@@ -413,6 +544,9 @@ class LearnedOptimizer(Optimizer):
         finally:
             handle.remove()
         self._restore_dtypes(loaded["final"])
+        for group in self.param_groups:  # how steps are made here, not what they compute
+            group.pop("capturable", None)
+            group |= {"capturable": True} if self._is_capturable else {}
         clock.warn_of_other_length(loaded["controller"], made_for)
         self._controller.replace_state(loaded["controller"])
         self._store_controller()
@@ -495,6 +629,7 @@ class LearnedOptimizer(Optimizer):
             self.param_groups = groups
             raise
         self.state.clear()
+        self._graph.note_change()
         for group in self.param_groups:
             group["effective_lr"] = 0.0
             group.pop(clock.PEAK, None)
@@ -691,3 +826,13 @@ def _check_arguments(schedule: Any, guard: Any, flags: Mapping[str, Any]) -> Non
     for name, flag in flags.items():
         if not isinstance(flag, bool):
             raise TypeError(f"{name} must be True or False, got {flag!r}")
+    if flags["capturable"] and guard != "probe":
+        raise ValueError(
+            f"capturable=True needs guard='probe', got guard={guard!r}: a guard of each "
+            "step reads the gradients on the host, which a CUDA graph cannot"
+        )
+    if flags["capturable"] and flags["rollback"]:
+        raise ValueError(
+            "capturable=True and rollback=True exclude each other: a roll-back replaces "
+            "the state that a CUDA graph changes"
+        )

@@ -98,7 +98,7 @@ class UpdateProbe:
 
     def finish(self, states: States) -> None:
         """Buffer what the update since :meth:`start` changed."""
-        started = [(p, state) for p, state in states.items() if STARTED in state]
+        started = [(p, state) for p, state in _of_parameters(states) if STARTED in state]
         if not started:
             return
         steps = [state.pop(STARTED) for _, state in started]
@@ -109,9 +109,11 @@ class UpdateProbe:
 
     def invalidate(self, states: States) -> None:
         """Mark all buffers as not of the previous step."""
-        flags = [state["watched"] for state in states.values() if "watched" in state]
-        for state in states.values():
+        flags = []
+        for _, state in _of_parameters(states):
             state.pop(STARTED, None)
+            if "watched" in state:
+                flags.append(state["watched"])
         if flags:
             torch._foreach_zero_(flags)
 
@@ -161,6 +163,11 @@ class UpdateProbe:
             numbers = all_reduce_sum(total.tolist(), batch.params)
             total = torch.tensor(numbers, dtype=dtype, device="cpu")
         return Probe(*total[:, None])
+
+
+def _of_parameters(states: States) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+    """Iterate over the states of parameters, without entries of the user's own."""
+    return ((p, state) for p, state in states.items() if isinstance(p, Tensor))
 
 
 def _are_valid(params: Sequence[Tensor], states: States) -> list[bool]:

@@ -22,6 +22,7 @@ from ..policy.files import load_policy
 from ..policy.module import Policy
 from ..utils.warning import warn_user
 from . import clock
+from .capture import refuse_capture
 from .controller import Controller, initial_state
 from .loss_hook import check_loss, is_scalar
 from .state import check_buffers, check_controller, check_scheduler
@@ -252,6 +253,10 @@ class LearnedLR(LRScheduler):
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Set the learning rates as soon as the gradients of this step are there."""
+        refuse_capture(
+            parameters_of(optimizer.param_groups), "a step that LearnedLR drives",
+            "capture the gradients alone",
+        )  # fmt: skip
         _, *positional = args  # the first is the optimizer
         closure = positional[0] if positional else kwargs.get("closure")
         if closure is None:

@@ -397,14 +397,21 @@ def check_parameter_states(
         return  # torch refuses it, with numbers of groups and parameters
     by_index = dict(zip(saved, params, strict=True))
     states = final["state"]
-    unknown = [index for index in states if index not in by_index]
+    # Parameters are numbered: under a string there is an entry of the user's own.
+    own = (
+        []
+        if any(isinstance(index, str) for index in saved)
+        else [index for index in states if isinstance(index, str)]
+    )
+    unknown = [index for index in states if index not in by_index and index not in own]
     if unknown:
         raise _invalid(
             "state", unknown, f"of the {len(params)} parameters in param_groups alone"
         )
     # 2. Their states
     for index, state in states.items():
-        _check_parameter_state(policy, f"state[{index!r}]", state, by_index[index])
+        if index not in own:
+            _check_parameter_state(policy, f"state[{index!r}]", state, by_index[index])
 
 
 def check_buffers(name: str, state: Any, p: Tensor) -> None:

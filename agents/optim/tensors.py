@@ -16,7 +16,16 @@ from torch import Tensor
 
 from .distributed import all_reduce_sum, full_tensor, is_distributed, is_sharded
 
-__all__ = ["HALF", "GradientBatch", "States", "grad_norm", "parameters_of", "real", "wide"]
+__all__ = [
+    "HALF",
+    "DeviceRates",
+    "GradientBatch",
+    "States",
+    "grad_norm",
+    "parameters_of",
+    "real",
+    "wide",
+]
 
 #: State of each parameter, as a torch optimizer keeps it.
 States = Mapping[Tensor, dict[str, Any]]
@@ -96,6 +105,33 @@ class GradientBatch:
     def with_grads(self, grads: list[Tensor]) -> GradientBatch:
         """Return a batch with other gradients; those of the parameters stay the user's."""
         return replace(self, grads=grads)
+
+
+class DeviceRates:
+    """Learning rates of parameter groups, in tensors on the device that stay in place."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[int, Tensor] = {}
+
+    def write(self, index: int, lr: float, like: Tensor | None = None) -> Tensor:
+        """Write the learning rate of a group, and return the tensor.
+
+        Args:
+            index: of the group.
+            lr: learning rate.
+            like: parameter on whose device a tensor is made if there is none.
+        """
+        tensor = self._tensors.get(index)
+        if like is not None and (tensor is None or tensor.device != like.device):
+            dtype = wide(like.dtype).to_real()
+            tensor = torch.zeros((), dtype=dtype, device=like.device)
+            self._tensors[index] = tensor
+        assert tensor is not None
+        return tensor.fill_(lr)
+
+    def read(self, index: int) -> Tensor:
+        """Return the tensor of a group, which has been written before."""
+        return self._tensors[index]
 
 
 def grad_norm(grads: Sequence[Tensor], partitioned: bool = False) -> float:

@@ -1,12 +1,16 @@
-"""Learned optimizers and two of torch's, for tests that hold for every optimizer."""
+"""Learned optimizers and some of torch's, for tests that hold for every optimizer."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 
 import pytest
 import torch
 from torch import nn
 
-from agents import LearnedOptimizer
+from agents import SHIPPED, LearnedLR, LearnedOptimizer
+from agents.policy.files import load_policy
 from tests.helpers.loops import STEPS, batches, make_model
 from tests.helpers.policies import random_policy, switching_policy
 
@@ -27,6 +31,79 @@ MAKERS = {
 
 #: Parametrizes a test with each of them as ``make(parameters, **arguments)``.
 all_optimizers = pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
+
+
+shipped = lru_cache(load_policy)  # reading a file for each test would take longer than it
+
+
+def _learned(name, params, **arguments):
+    """Make a learned optimizer with a shipped policy."""
+    policy = shipped(name)
+    total = None if policy.anytime else STEPS
+    return LearnedOptimizer(params, policy, **{"total_steps": total, **arguments})
+
+
+def _driven(params, **arguments):
+    """Make an AdamW whose learning rate a :class:`LearnedLR` sets at each step."""
+    optimizer = torch.optim.AdamW(params, **arguments)
+    scheduler = LearnedLR(optimizer, total_steps=STEPS, policy=shipped("adam"))
+    optimizer.register_step_post_hook(lambda *_: scheduler.step())
+    return optimizer
+
+
+#: By name: LearnedOptimizer with every shipped policy, and torch's own as controls.
+OPTIMIZERS = {
+    **{name: partial(_learned, name) for name in SHIPPED},
+    "AdamW": torch.optim.AdamW,
+    "NAdam": torch.optim.NAdam,
+}
+
+#: The same, and an optimizer that a LearnedLR drives.
+WITH_SCHEDULER = {**OPTIMIZERS, "LearnedLR": _driven}
+
+
+def parametrized(makers):
+    """Parametrize a test with each of these as ``make(parameters, **arguments)``."""
+    return pytest.mark.parametrize("make", makers.values(), ids=list(makers))
+
+
+def scheduler_of(optimizer):
+    """Return the LearnedLR that drives an optimizer, None if none does."""
+    owners = (
+        getattr(hook, "__self__", None)
+        for hook in optimizer._optimizer_step_pre_hooks.values()
+    )
+    return next((owner for owner in owners if isinstance(owner, LearnedLR)), None)
+
+
+def save(optimizer):
+    """Return the states of an optimizer and of its LearnedLR, if it has one."""
+    scheduler = scheduler_of(optimizer)
+    return optimizer.state_dict(), scheduler and scheduler.state_dict()
+
+
+def restore(optimizer, saved):
+    """Load what :func:`save` returned."""
+    optimizer.load_state_dict(saved[0])
+    if saved[1] is not None:
+        scheduler_of(optimizer).load_state_dict(saved[1])
+
+
+def assert_same(found, wanted, where="state"):
+    """Assert that two nested states are equal bit for bit, and of equal types."""
+    assert type(found) is type(wanted), where
+    if isinstance(found, torch.Tensor):
+        assert found.dtype == wanted.dtype and torch.equal(found, wanted), where
+    elif isinstance(found, Mapping):
+        assert found.keys() == wanted.keys(), where
+        for key in found:
+            assert_same(found[key], wanted[key], f"{where}: {key}")
+    elif isinstance(found, Sequence) and not isinstance(found, str):
+        assert len(found) == len(wanted), where
+        for i, (a, b) in enumerate(zip(found, wanted, strict=True)):
+            assert_same(a, b, f"{where}[{i}]")
+    else:
+        assert found == wanted, where
 
 
 def loss_of(model, batch):

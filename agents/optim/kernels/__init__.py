@@ -18,10 +18,11 @@ from optenv.rules import Rule
 from ..distributed import is_sharded
 from ..tensors import HALF, wide
 from . import lion, mlp, orthogonal_adam, switching, torch_native
-from .base import DEFAULT, Kernel, KernelOptions, Step
+from .base import DEFAULT, NUMBERS, Kernel, KernelOptions, Step
 from .generic import generic_kernel
 
 __all__ = [
+    "CAPTURABLE",
     "FUSED",
     "KERNELS",
     "KernelOptions",
@@ -42,6 +43,9 @@ KERNELS: dict[str, Kernel] = {
 
 #: Rules with a fused implementation.
 FUSED = tuple(name for name, kernel in KERNELS.items() if kernel.fused)
+
+#: Rules whose updates can be captured in CUDA graphs.
+CAPTURABLE = tuple(name for name, kernel in KERNELS.items() if kernel.capturable)
 
 
 def register(name: str, kernel: Kernel) -> None:
@@ -71,7 +75,7 @@ def update(
     params: list[Tensor],
     grads: list[Tensor],
     states: list[dict[str, Any]],
-    lr: float,
+    lr: float | Tensor,
     *,
     weight_decay: float,
     options: KernelOptions = DEFAULT,
@@ -85,7 +89,7 @@ def update(
         params: parameters, changed in place.
         grads: their gradients.
         states: their states, where slots that are missing are allocated.
-        lr: learning rate.
+        lr: learning rate; a tensor on the device, if it is captured in a CUDA graph.
         weight_decay: the parameters are multiplied by ``1 - lr * weight_decay``.
         options: implementation to use.
     """
@@ -130,3 +134,7 @@ def allocate(
         if not kernel.slots <= state.keys():
             for name in sorted(kernel.slots - state.keys()):
                 state[name] = kernel.init(name, param, options)
+        if options.capturable:  # numbers, as of a checkpoint, that are still on the CPU
+            for name in NUMBERS & kernel.slots:
+                if state[name].device != param.device:
+                    state[name] = state[name].to(param.device)

@@ -20,10 +20,13 @@ from ..tensors import wide
 
 __all__ = [
     "DEFAULT",
+    "NUMBERS",
     "Kernel",
     "KernelOptions",
     "Step",
     "debiased_roots",
+    "descend_",
+    "for_each_count",
     "initial_slot",
     "update_means_",
     "update_squares_",
@@ -37,13 +40,19 @@ class KernelOptions(NamedTuple):
         foreach: whether each operation is on all parameters, which takes less time and more
             memory than one parameter at a time.
         fused: whether there is a single operation.
+        capturable: whether the operations can be captured in a CUDA graph: none waits for
+            the device, and numbers that change are on it.
     """
 
     foreach: bool | None = None
     fused: bool | None = None
+    capturable: bool = False
 
 
 DEFAULT = KernelOptions()
+
+#: Slots that are single numbers, on the CPU unless an implementation reads them elsewhere.
+NUMBERS = frozenset({"step", "mu_product"})
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class Step:
         params: parameters, to be changed in place; half precision comes in float32.
         grads: their gradients, of the same shapes.
         states: their states, with the slots of the kernel.
-        lr: learning rate.
+        lr: learning rate; a tensor on the device if the step is capturable.
         h: hyperparameters of the rule, of a class of its own.
         options: implementation to use.
     """
@@ -62,7 +71,7 @@ class Step:
     params: list[Tensor]
     grads: list[Tensor]
     states: list[dict[str, Any]]
-    lr: float
+    lr: float | Tensor
     h: Any
     options: KernelOptions = DEFAULT
 
@@ -70,8 +79,15 @@ class Step:
         """List a slot of all parameters."""
         return [state[name] for state in self.states]
 
-    def count(self) -> list[float]:
-        """Count the update in the ``step`` slots, and list the numbers of updates."""
+    def count(self) -> list[float] | Tensor:
+        """Count the update in the ``step`` slots, and return the numbers of updates.
+
+        They are one tensor on the device if the step is capturable.
+        """
+        if self.options.capturable:
+            steps = self.slots("step")
+            torch._foreach_add_(steps, 1)
+            return torch.stack(steps)
         for state in self.states:
             state["step"] += 1
         return [state["step"].item() for state in self.states]
@@ -99,11 +115,13 @@ def initial_slot(name: str, param: Tensor, options: KernelOptions) -> Tensor:
     if name == "step":
         # Not of torch's default type: half precision cannot count beyond 256. Fused
         # implementations read it on the device.
-        device = param.device if options.fused else torch.device("cpu")
+        on_device = options.fused or options.capturable
+        device = param.device if on_device else torch.device("cpu")
         return torch.zeros((), dtype=torch.float32, device=device)
     dtype = wide(param.dtype)
     if name == "mu_product":  # torch has it in single precision, also for doubles
-        return torch.ones((), dtype=dtype.to_real(), device="cpu")
+        device = param.device if options.capturable else torch.device("cpu")
+        return torch.ones((), dtype=dtype.to_real(), device=device)
     return torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
 
 
@@ -116,6 +134,7 @@ class Kernel:
         slots: names of a parameter's state entries.
         native: whether ``update`` follows :class:`KernelOptions` itself, as torch's own do.
         fused: whether there is a fused implementation.
+        capturable: whether ``update`` follows :attr:`KernelOptions.capturable`.
         init: makes the initial value of a slot; see :func:`initial_slot`, by which
             ``step`` and ``mu_product`` are numbers, and all others begin at zero.
     """
@@ -124,6 +143,7 @@ class Kernel:
     slots: frozenset[str] = frozenset()
     native: bool = False
     fused: bool = False
+    capturable: bool = False
     init: Callable[[str, Tensor, KernelOptions], Tensor] = initial_slot
 
 
@@ -143,21 +163,28 @@ def update_means_(means: list[Tensor], grads: list[Tensor], decay: float) -> Non
 
 
 def update_squares_(
-    squares: list[Tensor], grads: list[Tensor], decays: Sequence[float]
+    squares: list[Tensor], grads: list[Tensor], decays: Sequence[Any]
 ) -> None:
     r"""Update averages of squares in place: :math:`v \leftarrow \beta v + (1-\beta) g^2`.
 
     Args:
         squares: average :math:`v` of each parameter.
         grads: gradient :math:`g` of each, real.
-        decays: decay rate :math:`\beta` of each.
+        decays: decay rate :math:`\beta` of each, a number or a tensor ``[]``.
     """
     torch._foreach_mul_(squares, list(decays))
-    torch._foreach_addcmul_(squares, grads, grads, [1 - decay for decay in decays])
+    weights = [1 - decay for decay in decays]
+    if weights and isinstance(weights[0], Tensor):
+        torch._foreach_addcmul_(squares, torch._foreach_mul(grads, weights), grads)
+    else:
+        torch._foreach_addcmul_(squares, grads, grads, weights)
 
 
 def debiased_roots(
-    squares: list[Tensor], decay: float | None, counts: Sequence[float], eps: float
+    squares: list[Tensor],
+    decay: float | None,
+    counts: Sequence[float] | Tensor,
+    eps: float,
 ) -> tuple[Tensor, ...]:
     r"""Compute Adam's denominators :math:`\sqrt{v} / \sqrt{1 - \beta^t} + \epsilon`.
 
@@ -169,6 +196,40 @@ def debiased_roots(
     """
     roots = torch._foreach_sqrt(squares)
     if decay is not None:
-        torch._foreach_mul_(roots, [debiasing(count, decay) for count in counts])
+        torch._foreach_mul_(roots, for_each_count(lambda t: debiasing(t, decay), counts))
     torch._foreach_add_(roots, eps)
     return roots
+
+
+def for_each_count(
+    function: Callable[[Any], Any], counts: Sequence[float] | Tensor
+) -> list[Any]:
+    """List a function of the number of updates for each parameter.
+
+    Args:
+        function: arithmetic on a number or on a tensor.
+        counts: numbers of updates; if they are a tensor ``[n]``, so is the result computed
+            as one, and listed as tensors ``[]``.
+    """
+    if not isinstance(counts, Tensor):
+        return [function(count) for count in counts]
+    values = function(counts)
+    return list(values.unbind()) if isinstance(values, Tensor) else [values] * len(counts)
+
+
+def descend_(
+    params: Sequence[Tensor], directions: Sequence[Tensor], lr: float | Tensor
+) -> None:
+    r"""Move parameters against directions in place: :math:`p \leftarrow p - \eta d`.
+
+    Args:
+        params: parameters.
+        directions: direction :math:`d` of each.
+        lr: learning rate :math:`\eta`; a tensor on the device, which torch would read on
+            the host to add a multiple, is multiplied first.
+    """
+    params, directions = list(params), list(directions)
+    if isinstance(lr, Tensor):
+        torch._foreach_add_(params, torch._foreach_mul(directions, -lr))
+    else:
+        torch._foreach_add_(params, directions, alpha=-lr)

@@ -50,7 +50,7 @@ def _update(rule: Rule, step: Step) -> None:
         target = real(param)
         flat, flat_grad = _row(target, target), _row(real(grad), target)
         parts = tuple(_row(state[name], target) for name in rule.slots)
-        lr = torch.full((1, 1), step.lr, dtype=flat.dtype, device=flat.device)
+        lr = torch.full((1, 1), float(step.lr), dtype=flat.dtype, device=flat.device)
         # 2. Update it.
         shape = (target.numel(),) if param.is_complex() else target.shape
         new, parts = rule.bind([shape]).update(flat, flat_grad, parts, lr)

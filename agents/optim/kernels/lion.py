@@ -6,7 +6,7 @@ import torch
 
 from ..distributed import is_sharded
 from ..tensors import real
-from .base import Kernel, Step, update_means_
+from .base import Kernel, Step, descend_, update_means_
 
 __all__ = ["KERNELS"]
 
@@ -27,7 +27,9 @@ def _lion(step: Step) -> None:
     torch._foreach_mul_(directions, 0.0)  # NaN where it is not finite, as in the rule
     torch._foreach_add_(signs, directions)
     # 3. The step.
-    torch._foreach_add_(params, signs, alpha=-step.lr)
+    descend_(params, signs, step.lr)
 
 
-KERNELS: dict[str, Kernel] = {"lion": Kernel(_lion, frozenset({"exp_avg"}))}
+KERNELS: dict[str, Kernel] = {
+    "lion": Kernel(_lion, frozenset({"exp_avg"}), capturable=True)
+}

@@ -42,7 +42,7 @@ def _network(step: Step) -> None:
             [real(step.states[i][name]) for i in indices]
             for name in ("exp_avg", "slow_exp_avg", "exp_avg_sq")
         )
-        _update(*tensors, *moments, count=count, lr=step.lr, h=step.h)
+        _update(*tensors, *moments, count=count, lr=float(step.lr), h=step.h)
 
 
 def _update(

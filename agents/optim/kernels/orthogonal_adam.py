@@ -13,7 +13,15 @@ from optenv.rules.orthogonal_adam import as_matrix, nesterov_weights, orthogonal
 
 from ..distributed import full_tensor, shard_like
 from ..tensors import real
-from .base import Kernel, Step, debiased_roots, update_means_, update_squares_
+from .base import (
+    Kernel,
+    Step,
+    debiased_roots,
+    descend_,
+    for_each_count,
+    update_means_,
+    update_squares_,
+)
 
 __all__ = ["KERNELS", "orthogonalized"]
 
@@ -32,17 +40,19 @@ def _orthogonal_adam(step: Step) -> None:
     # 1. Adam's moments, whose memory can grow.
     counts = step.count()
     update_means_(means, grads, h.beta1)
-    update_squares_(squares, grads, [square_decay(t, h.beta2, h.power) for t in counts])
+    decays = for_each_count(lambda t: square_decay(t, h.beta2, h.power), counts)
+    update_squares_(squares, grads, decays)
     roots = debiased_roots(squares, h.beta2 if h.power == 0 else None, counts, h.eps)
     # 2. The direction of Adam with Nesterov's momentum.
-    weights = [nesterov_weights(t, h.beta1) for t in counts]
-    directions = torch._foreach_mul(means, [of_mean for of_mean, _ in weights])
-    ahead = torch._foreach_mul(grads, [of_grad for _, of_grad in weights])
+    of_mean = for_each_count(lambda t: nesterov_weights(t, h.beta1)[0], counts)
+    of_grad = for_each_count(lambda t: nesterov_weights(t, h.beta1)[1], counts)
+    directions = torch._foreach_mul(means, of_mean)
+    ahead = torch._foreach_mul(grads, of_grad)
     torch._foreach_add_(directions, ahead)
     torch._foreach_div_(directions, roots)
     # 3. Its matrices orthogonalised.
     updates = orthogonalized(list(directions), step.params)
-    torch._foreach_add_(params, updates, alpha=-step.lr)
+    descend_(params, updates, step.lr)
 
 
 def orthogonalized(directions: list[Tensor], params: list[Tensor]) -> list[Tensor]:
@@ -78,6 +88,6 @@ def orthogonalized(directions: list[Tensor], params: list[Tensor]) -> list[Tenso
 
 KERNELS: dict[str, Kernel] = {
     "orthogonal-adam": Kernel(
-        _orthogonal_adam, frozenset({"step", "exp_avg", "exp_avg_sq"})
+        _orthogonal_adam, frozenset({"step", "exp_avg", "exp_avg_sq"}), capturable=True
     )
 }

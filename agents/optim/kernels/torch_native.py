@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
+import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 from torch.optim.nadam import nadam
 from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
-from .base import Kernel, Step
+from ..tensors import real
+from .base import Kernel, Step, debiased_roots, descend_, update_squares_
 
 __all__ = ["KERNELS"]
 
@@ -36,6 +40,9 @@ def _call_sgd(
     momentum: float,
     nesterov: bool = False,
 ) -> None:
+    if isinstance(step.lr, Tensor) and not step.options.fused:
+        _sgd_on_device(step, grads, buffers, momentum, nesterov)
+        return
     sgd(
         step.params,
         grads,
@@ -44,14 +51,31 @@ def _call_sgd(
         fused=step.options.fused,
         weight_decay=0.0,
         momentum=momentum,
-        lr=step.lr,
+        lr=cast(Any, step.lr),
         dampening=0.0,
         nesterov=nesterov,
         maximize=False,
     )
 
 
+def _sgd_on_device(
+    step: Step, grads: list[Tensor], buffers: list[Any], momentum: float, nesterov: bool
+) -> None:
+    """Update as torch's ``sgd`` does, which reads the learning rate on the host."""
+    directions = grads
+    if momentum:
+        torch._foreach_mul_(buffers, momentum)
+        torch._foreach_add_(buffers, grads)
+        directions = buffers
+        if nesterov:
+            directions = list(torch._foreach_add(grads, buffers, alpha=momentum))
+    descend_(step.params, directions, step.lr)
+
+
 def _rmsprop(step: Step) -> None:
+    if isinstance(step.lr, Tensor):
+        _rmsprop_on_device(step)
+        return
     rmsprop(
         step.params,
         step.grads,
@@ -70,6 +94,16 @@ def _rmsprop(step: Step) -> None:
     )
 
 
+def _rmsprop_on_device(step: Step) -> None:
+    """Update as torch's ``rmsprop`` does, which reads the learning rate on the host."""
+    params, grads = [real(p) for p in step.params], [real(grad) for grad in step.grads]
+    squares = [real(square) for square in step.slots("square_avg")]
+    counts = step.count()
+    update_squares_(squares, grads, [step.h.alpha] * len(squares))
+    roots = debiased_roots(squares, None, counts, step.h.eps)
+    descend_(params, torch._foreach_div(grads, roots), step.lr)
+
+
 def _adam(step: Step) -> None:
     adamw(
         step.params,
@@ -80,6 +114,7 @@ def _adam(step: Step) -> None:
         step.slots("step"),
         foreach=step.options.foreach,
         fused=step.options.fused,
+        capturable=step.options.capturable,
         amsgrad=False,
         beta1=step.h.beta1,
         beta2=step.h.beta2,
@@ -100,9 +135,10 @@ def _nadam(step: Step) -> None:
         step.slots("mu_product"),
         step.slots("step"),
         foreach=step.options.foreach,
+        capturable=step.options.capturable,
         beta1=step.h.beta1,
         beta2=step.h.beta2,
-        lr=step.lr,
+        lr=cast(Any, step.lr),
         weight_decay=0.0,
         momentum_decay=step.h.momentum_decay,
         eps=step.h.eps,
@@ -114,10 +150,12 @@ _BUFFER = frozenset({"momentum_buffer"})
 _MOMENTS = frozenset({"step", "exp_avg", "exp_avg_sq"})
 
 KERNELS: dict[str, Kernel] = {
-    "sgd": Kernel(_sgd, native=True, fused=True),
-    "momentum": Kernel(_momentum, _BUFFER, native=True, fused=True),
-    "nesterov": Kernel(_nesterov, _BUFFER, native=True, fused=True),
-    "rmsprop": Kernel(_rmsprop, frozenset({"step", "square_avg"}), native=True),
-    "adam": Kernel(_adam, _MOMENTS, native=True, fused=True),
-    "nadam": Kernel(_nadam, _MOMENTS | {"mu_product"}, native=True),
+    "sgd": Kernel(_sgd, native=True, capturable=True, fused=True),
+    "momentum": Kernel(_momentum, _BUFFER, native=True, capturable=True, fused=True),
+    "nesterov": Kernel(_nesterov, _BUFFER, native=True, capturable=True, fused=True),
+    "rmsprop": Kernel(
+        _rmsprop, frozenset({"step", "square_avg"}), native=True, capturable=True
+    ),
+    "adam": Kernel(_adam, _MOMENTS, native=True, capturable=True, fused=True),
+    "nadam": Kernel(_nadam, _MOMENTS | {"mu_product"}, native=True, capturable=True),
 }
