@@ -49,8 +49,9 @@ def make_task(name: str) -> optenv.tasks.Task:
 
 
 def walk_environment(
-    task, policy, dtype, seed=5, index=2, runs=3, hide_loss=False, steps=HORIZON
-):
+    task, policy, dtype, seed=5, index=2, runs=3, hide_loss=False, steps=HORIZON,
+    after=None,
+):  # fmt: skip
     """Let ``policy`` act in a batch of environments.
 
     Args:
@@ -62,6 +63,7 @@ def walk_environment(
         runs: size of the batch.
         hide_loss: hide the loss from the policy at every control step.
         steps: control steps to take.
+        after: function that is called with the group of runs at the end.
 
     Returns:
         A list of the features, the learning rate and the parameters ``[P]`` at each
@@ -86,6 +88,8 @@ def walk_environment(
         observation, _, terminated, _, info = env.step(action.numpy())
         walk.append((features, info["lr"][index], group.state.run.params[index].numpy()))
     assert terminated.all() == (steps == HORIZON)
+    if after is not None:
+        after(group)
     assert not info["diverged"][index]
     return walk, start, data, group.boundaries
 
@@ -112,7 +116,13 @@ def walk_optimizer(
     """
     parameters = [p[0].clone().requires_grad_() for p in task.unflatten(start[None])]
     lr = BASE_LR[policy.rule.name]
-    optimizer = LearnedOptimizer(parameters, policy, total_steps=TOTAL, lr=lr)
+    groups: list = parameters
+    if policy.action.roles:
+        groups = [
+            {"params": [p], "name": role}
+            for p, role in zip(parameters, task.roles, strict=True)
+        ]
+    optimizer = LearnedOptimizer(groups, policy, total_steps=TOTAL, lr=lr)
     walk = []
     for step in range(boundaries[steps]):
         first = torch.full((len(data.order),), step)
@@ -125,7 +135,10 @@ def walk_optimizer(
         if step in boundaries[:-1]:
             decision = optimizer.explain()[-1]
             features = np.array([decision[name] for name in telemetry.FEATURES])
-            walk.append([features, optimizer.param_groups[0]["effective_lr"]])
+            # Multipliers of roles are relative to that of the features.
+            of_role = decision.get(f"multiplier_{optimizer.param_groups[0].get('name')}")
+            relative = 1.0 if of_role is None else of_role / decision["multiplier"]
+            walk.append([features, optimizer.param_groups[0]["effective_lr"] / relative])
         if step + 1 in boundaries:
             walk[-1].append(torch.cat([p.detach().flatten() for p in parameters]).numpy())
     if chosen_rules is not None:
@@ -227,3 +240,46 @@ def test_the_optimizer_switches_rules_like_the_environment(name):
         np.testing.assert_allclose(features, expected_features, rtol=1e-7, atol=1e-7)
         np.testing.assert_allclose(lr, expected_lr, rtol=1e-8)
         np.testing.assert_allclose(params, expected_params, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+@pytest.mark.parametrize(
+    ("rule", "action"),
+    [
+        ("adam", {"kind": "roles", "bound": 3.0}),
+        ("orthogonal-adam", {"kind": "roles", "bound": 3.0}),
+        ("adam", {"kind": "hyperparameters", "bound": 3.0}),
+        ("momentum", {"kind": "hyperparameters", "names": ["momentum", "clip"]}),
+        ("lion", {"kind": "hyperparameters", "names": ["learning_rate", "beta1", "clip"]}),
+        ("sgd", {"kind": "hyperparameters", "names": ["weight_decay", "average"]}),
+    ],
+)
+def test_the_optimizer_carries_out_all_that_actions_set(name, rule, action):
+    task = make_task(name)
+    policy = random_policy(rule, action)
+    policy.requires_grad_(False)
+    expected, start, data, boundaries = walk_environment(task, policy, "float64")
+    found = walk_optimizer(task, policy, start, data, boundaries)
+    if "average" in policy.action.sets:  # which the optimizer's parameters become
+        found, expected = found[:-1], expected[:-1]
+    for step, expected_step in zip(found, expected, strict=True):
+        for value, expected_value in zip(step, expected_step, strict=True):
+            np.testing.assert_allclose(value, expected_value, rtol=1e-7, atol=1e-9)
+
+
+def test_a_run_ends_with_the_average_that_the_environment_evaluates():
+    task = make_task("mlp")
+    action = {"kind": "hyperparameters", "names": ["learning_rate", "average"]}
+    policy = random_policy("adam", action)
+    policy.requires_grad_(False)
+    with torch.no_grad():  # so that the average is over many updates at the end
+        policy.networks[0][2].bias[1] = 5.0
+    ends = []
+
+    def evaluated(group):
+        ends.extend([group.state.run.evaluated[2].numpy(), group.state.run.params[2]])
+
+    _, start, data, boundaries = walk_environment(task, policy, "float64", after=evaluated)
+    found = walk_optimizer(task, policy, start, data, boundaries)
+    np.testing.assert_allclose(found[-1][2], ends[0], rtol=1e-7, atol=1e-9)
+    assert not np.allclose(*ends, rtol=1e-2, atol=1e-2)

@@ -206,17 +206,26 @@ class Controller:
             observation = self._trial_observation(observation, history)
         # 2. The action, decoded as in the environment.
         action, memory = policy.act(observation, state["memory"])
-        decision = policy.action.decode(action, before)
+        roles = state["role_multipliers"]
+        decision = policy.action.decode(action, before, roles)
         multiplier, shift = decision.log_multiplier, decision.shift
         rule = (
             torch.full((1,), -1, device="cpu") if decision.rule is None else decision.rule
         )
         usable = bool(multiplier.isfinite())
-        shown = policy.action.show(action).to(before.dtype)
+        values = [decision.hyperparameters[name] for name in policy.action.sets]
+        settings = state["settings"]
+        if values:
+            settings = torch.stack(values, dim=1).to(before.dtype)
+        if decision.role_multipliers is not None:
+            roles = decision.role_multipliers
+        usable = usable and bool(settings.isfinite().all() and roles.isfinite().all())
+        shown = policy.action.observe(action, decision).to(before.dtype)
         said = policy.action.encode(action).to(before.dtype)
         if not usable:  # weights are checked in policy files, but not in policies by hand
             multiplier, shift = before, torch.zeros_like(before)
             shown, said, memory = state["shown"], state["said"], state["memory"]
+            settings, roles = state["settings"], state["role_multipliers"]
             state["ignored_actions"] += 1
         # 3. What later steps need to know.
         losses = Losses(**state["losses"])
@@ -227,6 +236,8 @@ class Controller:
             previous_action=shift,
             chosen=rule.item(),
             scale=None,
+            settings=settings,
+            role_multipliers=roles,
             shown=shown,
             said=said,
             new_run=0.0,
@@ -234,7 +245,14 @@ class Controller:
             losses=NO_LOSSES._asdict(),
             history=history._asdict(),
             trace=trace.append(
-                state["trace"], state["steps"], features, shift, multiplier, rule, loss
+                state["trace"],
+                state["steps"],
+                features,
+                shift,
+                multiplier,
+                rule,
+                loss,
+                torch.cat([settings, roles.exp()], dim=1),
             ),
         )
 
@@ -300,6 +318,11 @@ class Controller:
                     "extend(total_steps) goes on"
                     + (", new_run() begins another run" if policy.memory else "")
                 )
+        if policy.action.roles:
+            relative = (state["role_multipliers"] - state["log_multiplier"]).exp()[0]
+            of_role = dict(zip(policy.action.roles, relative.tolist(), strict=True))
+            parts = zip(multipliers, groups, strict=True)
+            multipliers = [each * of_role[group["name"]] for each, group in parts]
         state["steps"] += 1
         state["probing"] = self.is_decision()
         return multipliers
@@ -359,6 +382,10 @@ def initial_state(
         - ``new_run``, ``told``, ``memory``: in trials, the flag of a run's beginning, the
           reward of the run before, and the policy's hidden state;
         - ``losses``, ``history``: telemetry of the window, and of the windows before;
+        - ``settings``: what the last action has set, in the order of the action's ``sets``;
+          ``role_multipliers``: log-multipliers of the roles of parameters;
+        - ``grad_mean_square``: running mean square of gradient norms, for a policy that
+          clips gradients;
         - ``trace``: decisions so far, see :mod:`agents.optim.trace`.
 
     Raises:
@@ -404,7 +431,12 @@ def initial_state(
         "memory": policy.blank(1).to(dtype),
         "losses": NO_LOSSES._asdict(),
         "history": History.empty(zero)._asdict(),
-        "trace": trace.empty(decisions, dtype),
+        "settings": torch.zeros(1, len(policy.action.sets), dtype=dtype, device="cpu"),
+        "role_multipliers": torch.full(
+            (1, len(policy.action.roles)), policy.action.start, dtype=dtype, device="cpu"
+        ),
+        "grad_mean_square": 0.0,
+        "trace": trace.empty(decisions, dtype, len(trace.names_beside(policy.action))),
     }
 
 

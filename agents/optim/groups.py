@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
+from optenv.actions import Action
 from optenv.checks import is_number
 from optenv.rules import Rule
 
-from .clock import LIMIT, lr_in_force
+from ..policy.module import Policy
+from .clock import LIMIT, end_of_run, lr_in_force
 from .kernels import CAPTURABLE, FUSED, allocate, switching, update
 from .kernels.base import KernelOptions
+from .modify import clip_gradients, settings_in_force, update_average
 from .tensors import DeviceRates, GradientBatch
 
 __all__ = [
     "KNOWN",
     "check_group",
+    "check_roles",
     "check_scope",
     "set_lr",
     "settings_of",
@@ -120,8 +125,22 @@ def check_scope(group: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
             )
 
 
+def check_roles(group: Mapping[str, Any], action: Action) -> None:
+    """Refuse a group without a role, if the action tells roles of parameters apart.
+
+    Raises:
+        ValueError: the group is not named by a role.
+    """
+    if action.roles and group.get("name") not in action.roles:
+        raise ValueError(
+            "this policy sets a learning rate for each role of parameters, so that groups "
+            f"must be named {', '.join(action.roles)}, got {group.get('name')!r}; "
+            "LearnedOptimizer.for_model(model, ...) makes such groups"
+        )
+
+
 def update_groups(
-    rule: Rule,
+    policy: Policy,
     batch: GradientBatch,
     multipliers: Sequence[float],
     state: dict[str, Any],
@@ -131,13 +150,18 @@ def update_groups(
     """Update the parameters of all groups, at their learning rates times multipliers.
 
     Args:
-        rule: update rule of the policy.
+        policy: policy, whose rule updates the parameters, and whose action says what else
+            it has set.
         batch: gradients of the step. ``group["effective_lr"]`` of its groups is set.
         multipliers: multiplier of each group's learning rate.
-        state: state of the controller, which may have chosen another rule.
+        state: state of the controller, which has counted the step.
         partitioned: whether other processes hold further parameters.
         rates: where learning rates are written for CUDA graphs, if groups are capturable.
     """
+    rule = policy.rule
+    settings = settings_in_force(policy.action, state)
+    if "clip" in settings:
+        batch = clip_gradients(batch, state, settings["clip"], partitioned)
     parts = zip(batch.by_group(), multipliers, strict=True)
     for i, ((group, params, grads), multiplier) in enumerate(parts):
         lr = group["effective_lr"] = lr_in_force(group, multiplier)
@@ -146,9 +170,12 @@ def update_groups(
             allocate(rule, params, states, _options(group))
             continue
         rate = lr if rates is None else rates.write(i, lr, params[0])
-        update_group(rule, group, params, grads, states, rate)
+        update_group(rule, group, params, grads, states, rate, settings)
     if state["chosen"] >= 0:
         switching.update(batch, state, partitioned)
+    if "average" in settings:
+        is_last = end_of_run(state) == state["steps"]
+        update_average(batch, state, settings["average"], is_last)
 
 
 def update_group(
@@ -158,11 +185,23 @@ def update_group(
     grads: list[Tensor],
     states: list[dict[str, Any]],
     lr: float | Tensor,
+    settings: Mapping[str, float] = MappingProxyType({}),
 ) -> None:
-    """Update parameters of one group at a learning rate, with the group's settings."""
+    """Update parameters of one group at a learning rate, with the group's settings.
+
+    Args:
+        rule, group, params, grads, states, lr: as of :func:`update_groups`.
+        settings: what the policy has set, which takes the place of the group's settings;
+            a weight decay only in groups that have none of their own.
+    """
+    values = {name: settings[name] for name in rule.fields if name in settings}
+    own_rule = _rule_of(rule, group)
+    if values:
+        own_rule = own_rule.with_hyperparameters(**values)
     update(
-        _rule_of(rule, group), params, grads, states, lr,
-        weight_decay=group["weight_decay"], options=_options(group),
+        own_rule, params, grads, states, lr,
+        weight_decay=group["weight_decay"] or settings.get("weight_decay", 0.0),
+        options=_options(group),
     )  # fmt: skip
 
 

@@ -27,14 +27,22 @@ from .controller import (
     initial_state,
     next_run_state,
 )
-from .groups import check_group, check_scope, set_lr, settings_of, update_groups
+from .groups import (
+    check_group,
+    check_roles,
+    check_scope,
+    set_lr,
+    settings_of,
+    update_groups,
+)
 from .guard import EARLY_STEPS, GUARDS, GradientGuard
 from .kernels import kernel_of
 from .loss_hook import LossCollector, check_loss, is_scalar
+from .modify import allocate_averages
 from .roles import groups_for
 from .state import check_controller, check_parameter_states, check_settings
 from .tensors import DeviceRates, GradientBatch, parameters_of
-from .trace import Explanation
+from .trace import Explanation, names_beside
 
 __all__ = ["LearnedOptimizer"]
 
@@ -186,6 +194,11 @@ class LearnedOptimizer(Optimizer):
                 clock.warn_of_unknown_length(ANYTIME, DEFAULT)
         given = policy if isinstance(policy, Policy) else load_policy(policy)
         _check_arguments(schedule, guard, flags)
+        if capturable and (given.action.sets or given.action.roles):
+            raise ValueError(
+                "capturable=True is for policies that set learning rates alone, got one "
+                f"whose action is {given.action.kind!r}"
+            )
         # 2. The parameter groups, which are checked against the policy's rule.
         defaults: dict[str, Any] = {
             "lr": given.rule.default_lr if lr is None else lr,
@@ -258,6 +271,7 @@ class LearnedOptimizer(Optimizer):
                 del param_group["max_lr"]
             check_group({**self.defaults, **param_group}, self._policy.rule)
             check_scope(param_group, self._arguments)
+            check_roles(param_group, self._policy.action)
         super().add_param_group(param_group)
         if "_graph" in self.__dict__:  # not yet within torch's constructor
             self._graph.note_change()
@@ -329,8 +343,7 @@ class LearnedOptimizer(Optimizer):
             self._controller.record_loss(loss, checked.params, maximize)
             multipliers = self._controller.before_update(checked)
             state, partitioned = self._controller.state, self._guard.partitioned
-            rule = self._policy.rule
-            update_groups(rule, checked, multipliers, state, partitioned, rates)
+            update_groups(self._policy, checked, multipliers, state, partitioned, rates)
             self._controller.after_update(self.state)
         self._store_controller()
         return result
@@ -467,7 +480,9 @@ class LearnedOptimizer(Optimizer):
         It calls ``step`` with all learning rates at 0 before it loads a checkpoint.
         """
         stand_still = [0.0] * len(batch.groups)
-        update_groups(self._policy.rule, batch, stand_still, {"chosen": -1})
+        update_groups(self._policy, batch, stand_still, {"chosen": -1})
+        if "average" in self._policy.action.sets:
+            allocate_averages(batch)
         for group in batch.groups:
             if "initial_lr" in group:
                 group.setdefault(clock.PEAK, float(group["initial_lr"]))
@@ -758,7 +773,9 @@ class LearnedOptimizer(Optimizer):
         state = self._controller_state()
         rate = max(float(group["effective_lr"]) for group in self.param_groups)
         note = clock.describe_progress(self._policy, state)
-        return Explanation(state["trace"], note, state["steps"], rate)
+        return Explanation(
+            state["trace"], note, state["steps"], rate, names_beside(self._policy.action)
+        )
 
     def log_dict(self, prefix: str = "") -> dict[str, float]:
         """Return numbers for a logger, as of the last step.

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 
-from optenv.actions import RuleChoice
 from optenv.checks import quoted
 
 from ..policies import ANYTIME
@@ -143,10 +142,10 @@ class LearnedLR(LRScheduler):
             if total_steps is None:
                 clock.warn_of_unknown_length(ANYTIME, named)
         given = policy if isinstance(policy, Policy) else load_policy(policy)
-        if isinstance(given.action, RuleChoice):
+        if given.action.chooses_rule or given.action.sets or given.action.roles:
             raise ValueError(
-                "this policy chooses update rules, which a scheduler cannot; "
-                "use LearnedOptimizer"
+                "this policy sets more than a learning rate (its action is "
+                f"{given.action.kind!r}), which a scheduler cannot; use LearnedOptimizer"
             )
         self._policy = copy.deepcopy(given).to(torch.float32)
         # 3. The controller. This scheduler is the one that marks the groups as scheduled.

@@ -27,6 +27,7 @@ from .clock import CLOCK, PEAK, SCHEDULES
 from .distributed import is_sharded
 from .kernels import KernelOptions, kernel_of
 from .kernels.base import initial_slot
+from .modify import AVERAGE
 from .probe import BUFFERS, STARTED, buffer_shape
 from .tensors import real, wide
 
@@ -40,6 +41,9 @@ __all__ = [
 
 #: Largest number of steps: beyond it, doubles do not tell two numbers of steps apart.
 MAX_STEPS = 2**53
+
+#: Largest hyperparameter that an action sets.
+MAX_SETTING = 1e6
 
 #: Largest number of decisions in a trace.
 MAX_DECISIONS = 10**6
@@ -71,7 +75,7 @@ SETTINGS = {
 }
 
 #: Entries that states of 0.1 do not have, for a run that goes on as it did then.
-ADDED = {"loss_shift": 0.0, "early_peak": 0.0}
+ADDED = {"loss_shift": 0.0, "early_peak": 0.0, "grad_mean_square": 0.0}
 
 COUNTERS = (
     "steps", "skipped", "skipped_in_a_row", "rollbacks", "clipped", "ignored_losses",
@@ -115,7 +119,12 @@ def check_controller(policy: Policy, saved: Any) -> dict[str, Any]:
             "(which, if none is named, depends on whether there is a total_steps)"
         )
     # 2. All of its entries, and no others
+    action = policy.action
     state = {**CLOCK, **ADDED, **saved}
+    if not action.sets and not action.roles:  # states of 0.1 have none of these either
+        dtype = _telemetry_dtype(state)
+        nothing = torch.zeros(1, 0, dtype=dtype, device="cpu")
+        state = {"settings": nothing, "role_multipliers": nothing, **state}
     checks = _checks(policy, _telemetry_dtype(state))
     _check_keys("controller", state, [*checks, "policy"])
     for name, check in checks.items():
@@ -172,7 +181,10 @@ def _checks(policy: Policy, dtype: torch.dtype) -> dict[str, Check]:
                 **dict.fromkeys(("windows", "loss_windows"), _tensor(dtype, (1,), 0.0)),
             }
         ),
-        "trace": _trace(dtype),
+        "settings": _tensor(dtype, (1, len(action.sets)), -MAX_SETTING, MAX_SETTING),
+        "role_multipliers": _tensor(dtype, (1, len(action.roles)), -bound, bound),
+        "grad_mean_square": _number(0.0),
+        "trace": _trace(dtype, trace.COLUMNS + len(trace.names_beside(action))),
     }
 
 
@@ -293,7 +305,7 @@ def _tensor(
     return check
 
 
-def _trace(dtype: torch.dtype) -> Check:
+def _trace(dtype: torch.dtype, columns: int) -> Check:
     """Make a check of a trace, see :mod:`agents.optim.trace`; one of 0.1 is widened."""
 
     def check(name: str, value: Any) -> Tensor:
@@ -301,8 +313,8 @@ def _trace(dtype: torch.dtype) -> Check:
         if not 1 <= rows <= MAX_DECISIONS:
             raise _invalid(name, value, f"a tensor of 1 to {MAX_DECISIONS} decisions")
         value = trace.widened(value)
-        checked: Tensor = _tensor(dtype, (rows, trace.COLUMNS), -MAX_FLOAT)(name, value)
-        rules = checked[:, -1]
+        checked: Tensor = _tensor(dtype, (rows, columns), -MAX_FLOAT)(name, value)
+        rules = checked[:, trace.COLUMNS - 1]
         names = len(switching.NAMES)
         if not ((rules >= -1) & (rules < names) & (rules == rules.round())).all():
             raise _invalid(name, rules, f"of rules from -1 to {names - 1}")
@@ -444,7 +456,8 @@ def _check_parameter_state(policy: Policy, name: str, state: Any, p: Tensor) -> 
     if not isinstance(state, Mapping):
         raise _invalid(name, state, "a dictionary")
     kernel = kernel_of(policy.rule)
-    valid = [*sorted(kernel.slots), *BUFFERS, STARTED, "good_param"]
+    averaged = [AVERAGE] if "average" in policy.action.sets else []
+    valid = [*sorted(kernel.slots), *BUFFERS, STARTED, "good_param", *averaged]
     if unknown := [key for key in state if key not in valid]:
         raise _invalid(name, unknown, f"entries out of {', '.join(valid)}")
     # 1. The slots of the rule: all, or none before the first step and after a roll-back
@@ -468,6 +481,8 @@ def _check_parameter_state(policy: Policy, name: str, state: Any, p: Tensor) -> 
     check_buffers(name, state, p)
     if "good_param" in state:
         _check_moment(f"{name}: good_param", state["good_param"], p.shape, None)
+    if AVERAGE in state:
+        _check_moment(f"{name}: {AVERAGE}", state[AVERAGE], p.shape, wide(p.dtype))
 
 
 def _check_means(name: str, state: Mapping[str, Any]) -> None:

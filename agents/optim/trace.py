@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from optenv.actions import Action
 from optenv.rules.switching import NAMES
 from optenv.telemetry import FEATURES, OBSERVATION_BOUND
 
@@ -17,7 +18,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLUMNS", "MEANINGS", "Explanation", "append", "empty", "note_rate", "widened"]
+__all__ = [
+    "COLUMNS",
+    "MEANINGS",
+    "Explanation",
+    "append",
+    "empty",
+    "names_beside",
+    "note_rate",
+    "widened",
+]
 
 #: Columns of a decision ahead of the features, and their meanings.
 _DECISION = {
@@ -91,16 +101,22 @@ _SHOWN = (*_DECISION, "loss_vs_initial", "loss_vs_previous", "cos_grads_mean")
 MAX_DECISIONS = 1000
 
 
-def empty(decisions: int | None, dtype: torch.dtype) -> Tensor:
-    """Make a trace without decisions, ``[n, COLUMNS]``.
+def names_beside(action: Action) -> tuple[str, ...]:
+    """Name what an action sets beside rule and multiplier, the last columns of a trace."""
+    return (*action.sets, *(f"multiplier_{role}" for role in action.roles))
+
+
+def empty(decisions: int | None, dtype: torch.dtype, beside: int = 0) -> Tensor:
+    """Make a trace without decisions, ``[n, COLUMNS + beside]``.
 
     Its shape never changes, so that a checkpoint of one moment loads at another.
 
     Args:
         decisions: number of decisions of the run; None if unknown.
         dtype: of the trace.
+        beside: number of :func:`names_beside`.
     """
-    shape = (decisions or MAX_DECISIONS, COLUMNS)
+    shape = (decisions or MAX_DECISIONS, COLUMNS + beside)
     return torch.full(shape, -1.0, dtype=dtype, device="cpu")
 
 
@@ -112,19 +128,21 @@ def append(
     log_multiplier: Tensor,
     rule: Tensor,
     loss: float | None,
+    beside: Tensor,
 ) -> Tensor:
     """Return the trace with one more decision as its last row, without its first row.
 
     Its schedule and rate are unknown until :func:`note_rate`.
 
     Args:
-        trace: ``[n, COLUMNS]``, from :func:`empty` or from here.
+        trace: ``[n, COLUMNS + k]``, from :func:`empty` or from here.
         step: steps taken before the decision.
         features: telemetry features, ``[1, F]``.
         shift: change of the log-multiplier that the policy asked for, ``[1]``.
         log_multiplier: the log-multiplier after the decision, ``[1]``.
         rule: chosen update rule, an index of ``switching.NAMES``, ``[1]``; -1 for none.
         loss: mean loss since the decision before; None if there was none.
+        beside: values of :func:`names_beside`, ``[1, k]``.
     """
     most = torch.finfo(trace.dtype).max
     known = -1.0 if loss is None else min(loss, most)
@@ -133,7 +151,8 @@ def append(
         for values in ([float(step)], [-1.0, -1.0, known])
     )
     chosen = rule.to(trace.dtype)
-    row = torch.cat([first, shift, log_multiplier.exp(), later, features[0], chosen])
+    parts = [first, shift, log_multiplier.exp(), later, features[0], chosen, beside[0]]
+    row = torch.cat(parts)
     return torch.cat([trace[1:], row[None]])
 
 
@@ -167,7 +186,9 @@ class Explanation(list[dict[str, Any]]):
     sees (:data:`optenv.telemetry.FEATURES`; in plain words in
     :data:`agents.optim.trace.MEANINGS`). The rate is the group's learning rate times
     ``multiplier`` times ``schedule``, at most ``max_lr``. Policies that choose update rules
-    add ``rule``, the name of the one in force from this step on.
+    add ``rule``, the name of the one in force from this step on; those that set other
+    things add these by name, and the multipliers of roles as ``multiplier_matrices`` and so
+    on.
 
     Loss is None where the policy was given none, as are schedule and rate of decisions
     that were saved by version 0.1.
@@ -180,16 +201,25 @@ class Explanation(list[dict[str, Any]]):
         note: how far the run is, which ``print`` shows at the end.
         steps: steps taken so far.
         rate: learning rate at the last of them.
+        beside: names of the trace's last columns, see :func:`names_beside`.
     """
 
     def __init__(
-        self, trace: Tensor, note: str = "", steps: int = 0, rate: float = 0.0
+        self,
+        trace: Tensor,
+        note: str = "",
+        steps: int = 0,
+        rate: float = 0.0,
+        beside: Sequence[str] = (),
     ) -> None:
         self.note, self.steps, self.rate = note, steps, rate
+        self.beside = tuple(beside)
         names = (*_DECISION, *FEATURES)
         decisions: list[dict[str, Any]] = []
-        for *row, rule in trace[trace[:, 0] >= 0].tolist():
-            decision: dict[str, Any] = dict(zip(names, row, strict=True))
+        for row in trace[trace[:, 0] >= 0].tolist():
+            rule, settings = row[COLUMNS - 1], row[COLUMNS:]
+            decision: dict[str, Any] = dict(zip(names, row[: COLUMNS - 1], strict=True))
+            decision |= dict(zip(self.beside, settings, strict=True))
             unknown = {name: None for name in _LATER if decision[name] < 0}
             decisions.append({**decision, **unknown})
             if rule >= 0:
@@ -198,7 +228,7 @@ class Explanation(list[dict[str, Any]]):
 
     def __str__(self) -> str:
         chosen = any("rule" in row for row in self)
-        columns = (*_SHOWN, "rule") if chosen else _SHOWN
+        columns = (*_SHOWN, *self.beside, *(["rule"] if chosen else []))
         widths = {name: max(len(name), 10) for name in columns}
         lines = ["  ".join(f"{name:>{width}}" for name, width in widths.items())]
         for row in self:
@@ -206,7 +236,7 @@ class Explanation(list[dict[str, Any]]):
                 f"{_format(name, row.get(name)):>{width}}" for name, width in widths.items()
             )
             lines.append("  ".join(values))
-        lines += [""] + [f"{name}: {MEANINGS[name]}" for name in columns]
+        lines += [""] + [f"{name}: {_meaning(name)}" for name in columns]
         lines += ["", self.note] if self.note else []
         return "\n".join(lines)
 
@@ -306,6 +336,16 @@ class Explanation(list[dict[str, Any]]):
             times.append(self.steps - 1.0)
             rates.append(self.rate)
         return times, rates
+
+
+def _meaning(name: str) -> str:
+    """Return the meaning of a column, in plain words."""
+    if name in MEANINGS:
+        return MEANINGS[name]
+    role = name.removeprefix("multiplier_")
+    if role != name:
+        return f"factor of the learning rate of {role}, from this step on"
+    return f"{name} from this step on, as the policy sets it"
 
 
 def _number(value: float | None) -> float:

@@ -152,7 +152,7 @@ class PolicySpec:
         # 2. Numbers and lengths, before anything is made of them
         self._check_numbers()
         # 3. Names that must be known: action, rule, features, activation
-        rule = self.parsed_rule.name
+        rule = self.parsed_rule
         actions.check_rule(self.parsed_action, rule)
         unknown = [name for name in self.features if name not in list(FEATURES)]
         if unknown:

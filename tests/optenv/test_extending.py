@@ -282,7 +282,9 @@ def test_an_action_may_set_hyperparameters_of_each_run() -> None:
             np.testing.assert_allclose(ours[run], theirs, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("rule", ["momentum", "rmsprop", "adam", "nadam", "lion", "orthogonal-adam"])
+@pytest.mark.parametrize(
+    "rule", ["momentum", "rmsprop", "adam", "nadam", "lion", "orthogonal-adam"]
+)
 def test_rules_take_hyperparameters_of_each_run(rule: str) -> None:
     h = rules.get(rule).hyperparameters
 
@@ -308,11 +310,6 @@ def test_an_action_that_sets_what_the_rule_lacks_is_refused() -> None:
     actions.register(WithMomentum)
     with pytest.raises(ValueError, match=r"sets momentum; the hyperparameters of rule 'ad"):
         gym.make(ID, action="with-momentum", rule="adam")
-
-
-def test_optimizers_refuse_actions_that_set_hyperparameters() -> None:
-    with pytest.raises(ValueError, match=r"\(momentum\), which environments can do, but"):
-        actions.check_rule(WithMomentum(), "momentum")
 
 
 def test_a_decision_has_the_log_multiplier_and_its_shift() -> None:

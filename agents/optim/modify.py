@@ -1,0 +1,85 @@
+"""Modifiers of updates that a policy sets: clipping, weight decay, an average.
+
+What an action may set beside the learning rate is described in :mod:`optenv.modifiers`;
+here it is carried out on lists of tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from optenv.actions import Action
+from optenv.modifiers import CLIP_MEMORY, CLIP_WARMUP
+
+from .tensors import GradientBatch, grad_norm, wide
+
+__all__ = [
+    "AVERAGE",
+    "allocate_averages",
+    "clip_gradients",
+    "settings_in_force",
+    "update_average",
+]
+
+#: Key of the average of a parameter in its state.
+AVERAGE = "average"
+
+
+def settings_in_force(action: Action, state: Mapping[str, Any]) -> dict[str, float]:
+    """Return what the last action has set, by name; nothing before the first step."""
+    if "settings" not in state:
+        return {}
+    return dict(zip(action.sets, state["settings"][0].tolist(), strict=True))
+
+
+def clip_gradients(
+    batch: GradientBatch, state: dict[str, Any], ratio: float, partitioned: bool
+) -> GradientBatch:
+    """Scale the gradients down to a largest norm, as :func:`optenv.modifiers.clip` does.
+
+    Args:
+        batch: gradients of the step.
+        state: of the controller, after it has counted the step; its ``grad_mean_square``
+            is updated.
+        ratio: largest norm, in units of the root mean square of the norms so far.
+        partitioned: whether other processes hold further gradients.
+    """
+    norm, mean_square = grad_norm(batch.grads, partitioned), state["grad_mean_square"]
+    limit = ratio * math.sqrt(mean_square)
+    is_outlier = norm > limit > 0 and state["steps"] > CLIP_WARMUP
+    clipped = limit if is_outlier else norm
+    mean_square += (clipped * clipped - mean_square) / min(state["steps"], CLIP_MEMORY)
+    state["grad_mean_square"] = mean_square
+    if not is_outlier:
+        return batch
+    return batch.with_grads([grad * (limit / norm) for grad in batch.grads])
+
+
+def allocate_averages(batch: GradientBatch) -> None:
+    """Make room for the averages of the parameters."""
+    for p in batch.params:
+        if AVERAGE not in batch.states[p]:
+            batch.states[p][AVERAGE] = p.detach().to(wide(p.dtype), copy=True)
+
+
+def update_average(
+    batch: GradientBatch, state: Mapping[str, Any], exponent: float, is_last: bool
+) -> None:
+    """Update the averages of the parameters, as :func:`optenv.core.advance` does.
+
+    Args:
+        batch: parameters that have moved.
+        state: of the controller, after it has counted the step.
+        exponent: exponent of the horizon of the average, in [0, 1].
+        is_last: whether the run ends with this step: the parameters then become their
+            averages.
+    """
+    weight = max(state["steps"], 1) ** -exponent
+    allocate_averages(batch)  # of parameters that move for the first time
+    for p in batch.params:
+        average = batch.states[p][AVERAGE]
+        average.lerp_(p.detach().to(average.dtype), weight)
+        if is_last:
+            p.copy_(average)
