@@ -125,12 +125,11 @@ FORMULAS: dict[str, Formula] = {
 class Function(GeneratedTask):
     r"""Minimise a test function, shifted and rotated anew for every run.
 
-    The loss at the parameters :math:`\theta` is :math:`f(D R (\theta - s)) - \min f` with a
-    random rotation or reflection :math:`R`, a random shift :math:`s` and a diagonal matrix
-    :math:`D`, which holds the half-width of the usual domain of :math:`f`. So parameters
-    are of the order of 1, as in networks. Shift and initial parameters are uniform between
-    -1/2 and 1/2 in each coordinate, so that without rotation a run begins within the usual
-    domain.
+    The loss at parameters :math:`\theta` is :math:`f(\rho R (\theta - s)) - \min f` with a
+    random rotation or reflection :math:`R`, a random shift :math:`s` and the half-width
+    :math:`\rho` of the usual domain of :math:`f`. So parameters are of the order of 1, as
+    in networks. Shift and initial parameters are uniform between -1/2 and 1/2 in each
+    coordinate, so that without rotation a run begins within the usual domain.
 
     Without ``gradient_noise`` the gradient is exact. With it the loss of an example is
     :math:`f + \sigma g \, \xi^T (\theta - s) / \sqrt{\dim}`, where :math:`\xi` is standard
@@ -246,23 +245,25 @@ class Function(GeneratedTask):
         begin = ends[0] - ends[1] if self.shift else ends[0]
         with torch.enable_grad():
             offset = torch.from_numpy(begin).requires_grad_()
-            values = FORMULAS[self.function].value(offset * torch.from_numpy(self._stretch))
+            values = self._formula(offset, torch.from_numpy(self._roots))
             (gradient,) = torch.autograd.grad(values.sum(), offset)
         return float(gradient.norm(dim=-1).median())
 
     @property
-    def _half_width(self) -> float:
-        """Half-width of the usual domain in units of the parameters."""
-        return 1.0 if self.unit_domain else FORMULAS[self.function].radius
+    def _length(self) -> float:
+        """Unit of the parameters, in units of the published formula."""
+        return FORMULAS[self.function].radius if self.unit_domain else 1.0
 
     @property
-    def _stretch(self) -> np.ndarray:
-        """Diagonal of ``D``, ``[dim]``; that of a quadratic holds its curvatures, too."""
-        stretch = np.full(self.dim, FORMULAS[self.function].radius / self._half_width)
-        if self.function == "quadratic":
-            exponents = -np.arange(self.dim) / max(1, self.dim - 1)
-            stretch *= np.sqrt(self.spectrum or float(self.condition) ** exponents)
-        return stretch
+    def _half_width(self) -> float:
+        """Half-width of the usual domain in units of the parameters."""
+        return FORMULAS[self.function].radius / self._length
+
+    @property
+    def _roots(self) -> np.ndarray:
+        """Square roots of the curvatures of ``quadratic``, ``[dim]``."""
+        exponents = -np.arange(self.dim) / max(1, self.dim - 1)
+        return np.sqrt(self.spectrum or float(self.condition) ** exponents)
 
     @cached_property
     def _factor(self) -> float:
@@ -273,12 +274,13 @@ class Function(GeneratedTask):
         total = self.num_train + self.num_validation
         rotation, shift = np.empty((0,)), np.zeros(self.dim)
         if self.rotate:
-            # Uniform among orthogonal matrices if R has a positive diagonal (Mezzadri 2007).
+            # Signs that make it uniform among orthogonal matrices (Mezzadri, 2007).
             rotation, triangle = np.linalg.qr(rng.standard_normal((self.dim, self.dim)))
             rotation *= np.sign(np.diag(triangle))
         if self.shift:
             shift = self._half_width * rng.uniform(-0.5, 0.5, self.dim)
-        instance = np.stack([shift, self._stretch]).astype(np.float32)
+        parts = [shift, self._roots] if self.function == "quadratic" else [shift]
+        instance = np.stack(parts).astype(np.float32)
         return (
             np.broadcast_to(rotation.astype(np.float32), (total, *rotation.shape)),
             np.broadcast_to(instance, (total, *instance.shape)),
@@ -307,10 +309,22 @@ class Function(GeneratedTask):
         # All examples of a run are the same: take the first.
         if self.rotate:
             offset = torch.bmm(offset, inputs[:, 0].mT)
-        value = FORMULAS[self.function].value(offset * targets[:, :1, 1])
+        value = self._formula(offset, targets[:, :1, -1])
         if not self.subtract_minimum:
             value = value + FORMULAS[self.function].minimum * self.dim
         return value * self._factor if self.normalize else value
+
+    def _formula(self, offset: Tensor, roots: Tensor) -> Tensor:
+        """Compute the published function minus its minimum, ``[...]``.
+
+        Args:
+            offset: rotated parameters relative to the shift, ``[..., dim]``.
+            roots: square roots of the curvatures of ``quadratic``; others ignore them.
+        """
+        points = offset * self._length
+        if self.function == "quadratic":
+            points = points * roots
+        return FORMULAS[self.function].value(points)
 
     def minimizers(self, data: Data) -> Tensor:
         """Compute the parameters at which the loss without noise is least.
@@ -323,13 +337,13 @@ class Function(GeneratedTask):
             ``himmelblau`` and 1 otherwise.
         """
         inputs, targets = data.train(1)
-        shift, stretch = targets[:, 0].unsqueeze(1).unbind(2)
         known = [np.broadcast_to(z, self.dim) for z in FORMULAS[self.function].minimizers]
-        points = torch.from_numpy(np.array(known)).to(targets) / stretch
+        points = torch.from_numpy(np.array(known)).to(targets) / self._length
+        points = points.expand(len(targets), -1, -1)
         if self.rotate:
             # Solved instead of transposed: the rotation is rounded to float32.
             points = torch.linalg.solve(inputs[:, 0], points.mT).mT
-        points = points + shift
+        points = points + targets[:, :1, 0]
         return points if data.scale is None else points / data.scale.unsqueeze(1)
 
     def surface(self, data: Data, first: Tensor, second: Tensor) -> Tensor:

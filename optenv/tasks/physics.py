@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -257,7 +258,7 @@ class PhysicsInformed(GeneratedTask):
         # Weight [out, in] before bias, as in torch.nn.Linear.
         sizes = (self.coordinates, *[self.width] * self.depth, 1)
         shapes: list[tuple[int, ...]] = []
-        for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+        for fan_in, fan_out in pairwise(sizes):
             shapes += [(fan_out, fan_in), (fan_out,)]
         return tuple(shapes)
 
@@ -380,10 +381,16 @@ class PhysicsInformed(GeneratedTask):
             hidden = _tanh(parts, interior, slopes)
             product = torch.bmm(weight, torch.cat(hidden, dim=2))
             split = product.split(columns, dim=2)
-            parts = [split[0] + bias.unsqueeze(2), *split[1:3], split[3] if in_time else None]
+            parts = [
+                split[0] + bias.unsqueeze(2),
+                *split[1:3],
+                split[3] if in_time else None,
+            ]
         u, u_x, u_xx, u_t = (None if part is None else part.squeeze(1) for part in parts)
         assert u is not None and u_x is not None and u_xx is not None
-        return Derivatives(u, u_x, u_xx, u.new_zeros(runs, interior) if u_t is None else u_t)
+        return Derivatives(
+            u, u_x, u_xx, u.new_zeros(runs, interior) if u_t is None else u_t
+        )
 
 
 def _layers(params: tuple[Tensor, ...]) -> list[tuple[Tensor, Tensor]]:
@@ -406,14 +413,22 @@ def _tanh(parts: Sequence[Tensor | None], interior: int, slopes: int) -> list[Te
     values, by_x, by_xx, by_t = parts
     assert values is not None and by_x is not None
     outputs = values.tanh()
-    slope = 1.0 - outputs.square()
-    first = slope[:, :, :slopes] * by_x
+    slope = 1.0 - _first(outputs, slopes).square()
+    first = slope * by_x
     # The second derivative of tanh is -2 tanh (1 - tanh^2).
-    inside = slope[:, :, :interior]
-    bend = -2.0 * outputs[:, :, :interior] * first[:, :, :interior] * by_x[:, :, :interior]
-    second = bend if by_xx is None else inside * by_xx + bend
-    rest = [] if by_t is None else [inside * by_t]
-    return [outputs, first, second, *rest]
+    inside, inner = _first(outputs, interior), _first(slope, interior)
+    square = _first(first, interior) * _first(by_x, interior)
+    if by_xx is None:
+        second = -2.0 * inside * square
+    else:
+        second = torch.addcmul(inner * by_xx, inside, square, value=-2.0)
+    return [outputs, first, second, *([] if by_t is None else [inner * by_t])]
+
+
+def _first(x: Tensor, count: int) -> Tensor:
+    """Return the first columns of ``x [B, w, n]``; a single column stands for all."""
+    # A slice of everything would cost a copy in the backward pass.
+    return x if x.shape[2] in (1, count) else x[:, :, :count]
 
 
 # The splits differ in width, and the equations of "ood" are in no other split.
