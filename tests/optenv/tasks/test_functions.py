@@ -370,9 +370,29 @@ def test_environments_take_the_family(spec: str) -> None:
     check_environment(spec)
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.3])
-def test_a_run_is_the_same_alone_and_in_a_batch(noise: float) -> None:
-    check_single_equals_batch(Function(dim=6, gradient_noise=noise, normalize=True))
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"gradient_noise": 0.3},
+        {"rotate": False},
+        {"rotate": False, "shift": False},
+        {"data_seed": 1},
+        {"function": "quadratic", "batch_size": 3, "num_train": 5, "gradient_noise": 1.0},
+    ],
+)
+def test_a_run_is_the_same_alone_and_in_a_batch(arguments: dict[str, Any]) -> None:
+    check_single_equals_batch(Function(dim=6, normalize=True, **arguments))
+
+
+@pytest.mark.parametrize("rotate", [False, True])
+def test_one_run_of_a_batch_gets_a_new_instance_at_its_reset(rotate: bool) -> None:
+    task = Function(function="levy", rotate=rotate)
+    data, _ = sample(task, 3)
+    new, _ = sample_runs(task, 1, seed=9)
+    mixed = data.put(torch.tensor([1]), new)
+    before, after, lone = (task.minimizers(d)[:, 0] for d in (data, mixed, new))
+    assert torch.equal(after, torch.stack([before[0], lone[0], before[2]]))
 
 
 def test_further_families_are_not_part_of_train_and_test() -> None:
