@@ -3,7 +3,8 @@
 A *family* draws structures: a function from a random generator and a split to a
 :class:`Task`. Families have two disjoint splits, ``train`` and ``test``: their structures
 differ in size, and tasks on digits use different images. The families of the package are
-listed in :data:`FAMILIES`; :func:`register` adds one from outside the package.
+listed in :data:`FAMILIES` and :data:`MORE_FAMILIES`; :func:`register` adds one from outside
+the package.
 """
 
 from __future__ import annotations
@@ -14,23 +15,28 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..checks import check_new_name
-from . import language, mlp, quadratic
+from . import functions, language, mlp, physics, quadratic
 from .base import Data, Task
+from .functions import Function
 from .generated import GeneratedTask
 from .language import LanguageModel
 from .mlp import MLP
 from .module import ModuleTask, from_module
+from .physics import PhysicsInformed
 from .quadratic import Quadratic
 
 __all__ = [
     "FAMILIES",
     "MLP",
+    "MORE_FAMILIES",
     "SPLITS",
     "Data",
     "Family",
+    "Function",
     "GeneratedTask",
     "LanguageModel",
     "ModuleTask",
+    "PhysicsInformed",
     "Quadratic",
     "Task",
     "TaskSampler",
@@ -42,7 +48,7 @@ __all__ = [
 #: Draw a structure of a split, ``"train"`` or ``"test"``.
 Family = Callable[[np.random.Generator, str], Task]
 
-#: Families of the package by name. ``"train"`` and ``"test"`` stand for all of them.
+#: Families of the package that ``"train"`` and ``"test"`` stand for, by name.
 FAMILIES: dict[str, Family] = {
     "quadratic": quadratic.sample_structure,
     "logistic": mlp.sample_logistic,
@@ -50,6 +56,13 @@ FAMILIES: dict[str, Family] = {
     "mlp-regression": mlp.sample_regression,
     "digits": mlp.sample_digits,
     "language": language.sample_language,
+}
+
+#: Further families of the package, which ``"train"`` and ``"test"`` leave out: shipped
+#: policies were trained without them.
+MORE_FAMILIES: dict[str, Family] = {
+    "functions": functions.sample_structure,
+    "physics": physics.sample_structure,
 }
 
 #: Names of the splits.
@@ -67,7 +80,7 @@ def register(name: str, family: Family) -> Family:
 
     An environment with ``tasks=name`` draws structures of the family's train split, one
     with ``tasks=f"{name}/test"`` those of its test split. ``"train"`` and ``"test"`` still
-    stand for the families of the package alone.
+    stand for :data:`FAMILIES` alone.
 
     Args:
         name: unused so far, without a slash.
@@ -90,7 +103,7 @@ def register(name: str, family: Family) -> Family:
         register("wide", wide)
         env = gym.make("optenv/LearningRate-v0", tasks="wide")
     """
-    check_new_name("task family", name, [*FAMILIES, *_REGISTERED, *SPLITS])
+    check_new_name("task family", name, [*_known(), *SPLITS])
     if "/" in name:
         raise ValueError(f"the name of a task family must not have a slash, got {name!r}")
     if not callable(family) or isinstance(family, Task):
@@ -103,7 +116,7 @@ def register(name: str, family: Family) -> Family:
 
 
 def _known() -> dict[str, Family]:
-    return {**FAMILIES, **_REGISTERED}
+    return {**FAMILIES, **MORE_FAMILIES, **_REGISTERED}
 
 
 @dataclass(frozen=True)
@@ -141,7 +154,7 @@ def make(spec: TaskSpec) -> TaskSampler:
     """Read the ``tasks`` argument of the environments.
 
     Args:
-        spec: a split (``"train"`` or ``"test"``: that of all families of the package), a
+        spec: a split (``"train"`` or ``"test"``: that of all of :data:`FAMILIES`), a
             family (``"digits"``: its train split), a family and a split
             (``"digits/test"``), a :class:`Task`, or a sequence of those.
 

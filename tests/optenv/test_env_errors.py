@@ -49,7 +49,7 @@ def test_an_unknown_argument_without_a_close_one_lists_the_valid_ones() -> None:
 
 # Argument, value, error, and parts of its message (besides the value, if it is plain).
 BAD_ARGUMENTS: list[tuple[str, Any, type[Exception], list[str]]] = [
-    ("tasks", "mnist", ValueError, [*tasks.FAMILIES, *tasks.SPLITS]),
+    ("tasks", "mnist", ValueError, [*tasks.SPLITS, *tasks.FAMILIES, *tasks.MORE_FAMILIES]),
     ("tasks", "digits/validation", ValueError, ["digits/test"]),
     ("tasks", [], ValueError, ["tasks is empty", "at least one"]),
     ("tasks", 3, TypeError, ["names or Task objects"]),
