@@ -49,20 +49,20 @@ def test_a_hyperparameter_takes_the_value_of_its_range(
     kind = {"kind": "hyperparameters", "names": (name,)}
     ours = play(ID, np.array([action]), action=kind, rule=rule["name"])
     theirs = play("optenv/LearningRate-v0", np.zeros(1), rule=rule)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-8)
 
 
 def test_the_learning_rate_moves_as_by_its_own_control() -> None:
     kind = {"kind": "hyperparameters", "names": ("learning_rate",)}
     ours = play(ID, np.array([0.4]), action=kind)
     theirs = play("optenv/LearningRate-v0", np.array([0.4]))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-8)
 
 
 def test_roles_that_move_together_are_one_learning_rate() -> None:
     ours = play("optenv/RoleLearningRate-v0", np.full(len(ROLES), -0.7))
     theirs = play("optenv/LearningRate-v0", np.array([-0.7]))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-8)
 
 
 def test_each_role_has_a_learning_rate_of_its_own() -> None:
@@ -136,6 +136,7 @@ def test_gradients_are_clipped_against_the_norms_so_far() -> None:
     plain = core.advance(SHORT["tasks"], rule, data, state, lr)
     clipped = core.advance(SHORT["tasks"], rule, data, state, lr, Modifiers(clip=ratio))
     torch.testing.assert_close(clipped.params[2], plain.params[2])
+    # With the smallest ratio only the first gradient moves the parameters.
     moved = torch.linalg.vector_norm(clipped.params - state.params, dim=1)
     first = 0.01 * torch.linalg.vector_norm(state.grad, dim=1)
     assert float(moved[0]) == pytest.approx(
