@@ -21,6 +21,10 @@ __all__ = ["NETWORKS", "VAE", "Autoencoder", "sample_autoencoder", "sample_vae"]
 #: Values of :attr:`Autoencoder.network`.
 NETWORKS = ("perceptron", "convolutional")
 
+#: Log variance of the likelihood, in units of its parameter. It has far to go: steps that
+#: suit the weights would take thousands of updates.
+VARIANCE_GAIN = 10.0
+
 
 @dataclass(frozen=True)
 class Autoencoder(ImageTask):
@@ -170,7 +174,7 @@ class VAE(Autoencoder):
 
     @property
     def parts(self) -> tuple[layers.Part, ...]:
-        # log(sigma^2) begins at 0.
+        # The last one is log(sigma^2) / VARIANCE_GAIN.
         return (*super().parts, layers.Part("zero", (1,)))
 
     @property
@@ -196,7 +200,7 @@ class VAE(Autoencoder):
         mean, log_variance = self._encode(remaining, batch.inputs).chunk(2, dim=-1)
         codes = mean + (0.5 * log_variance).exp() * batch.noise
         outputs = self._decode(remaining, codes)
-        log_sigma2 = next(remaining).squeeze(1)
+        log_sigma2 = VARIANCE_GAIN * next(remaining).squeeze(1)
         error = (outputs - batch.inputs.flatten(2)).square().mean((-2, -1))
         likelihood = -0.5 * (
             math.log(2.0 * math.pi) + log_sigma2 + error * (-log_sigma2).exp()

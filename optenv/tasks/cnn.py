@@ -57,8 +57,8 @@ class CNN(ImageTask):
 
     .. math:: h_{l+1} = a(h_l + \mathrm{norm}(W_l * h_l)),
 
-    as in He et al. (2016). Means over the places of the last maps go to a linear layer. The
-    loss is the mean cross-entropy.
+    as in He et al. (2016). The means over the four quarters of the last maps go to a linear
+    layer. The loss is the mean cross-entropy.
 
     ``norm="batch"`` (Ioffe and Szegedy, 2015) does as :class:`torch.nn.BatchNorm2d`:
     training uses the statistics of the batch, evaluation the running ones, which are part
@@ -123,7 +123,7 @@ class CNN(ImageTask):
         for inputs, outputs, _, side, _ in self.convolutions:
             parts += layers.conv_parts(inputs, outputs, side, bias=plain)
             parts += [] if plain else layers.norm_parts(outputs)
-        parts += layers.linear_parts(self.convolutions[-1].outputs, self.classes)
+        parts += layers.linear_parts(4 * self.convolutions[-1].outputs, self.classes)
         return tuple(parts)
 
     @property
@@ -203,7 +203,7 @@ class CNN(ImageTask):
             if bias is None:
                 new = normalise(new, next(remaining), next(remaining))
             maps = activation(maps + new if convolution.residual else new)
-        pooled = maps.mean((2, 3)).unflatten(1, (len(images), -1)).transpose(0, 1)
+        pooled = layers.flat_maps(F.adaptive_avg_pool2d(maps, 2), len(images))
         return layers.linear(pooled, next(remaining), next(remaining))
 
 

@@ -87,12 +87,11 @@ def shrink(images: np.ndarray, side: int) -> np.ndarray:
 
 
 def _find(folder: Path, inner: tuple[str, ...], *patterns: str) -> list[Path]:
-    """Return the files or folders of the first place that has some of a pattern."""
+    """Return the files or folders that match, of the first place that has some."""
     for place in (folder, *(folder / name for name in inner)):
-        for pattern in patterns:
-            found = sorted(place.glob(pattern))
-            if found:
-                return found
+        found = [path for pattern in patterns for path in sorted(place.glob(pattern))]
+        if found:
+            return found
     names = ", ".join(patterns)
     raise FileNotFoundError(
         f"none of {names} in {str(folder)!r} or its folders {', '.join(inner)}"
