@@ -15,8 +15,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..checks import check_new_name
-from . import functions, language, mlp, physics, quadratic
+from . import (
+    autoencoder,
+    cnn,
+    contrastive,
+    functions,
+    language,
+    mlp,
+    physics,
+    quadratic,
+)
+from .autoencoder import VAE, Autoencoder
 from .base import Data, Task
+from .cnn import CNN
+from .contrastive import Contrastive
 from .functions import Function
 from .generated import GeneratedTask
 from .language import LanguageModel
@@ -26,10 +38,14 @@ from .physics import PhysicsInformed
 from .quadratic import Quadratic
 
 __all__ = [
+    "CNN",
     "FAMILIES",
     "MLP",
     "MORE_FAMILIES",
     "SPLITS",
+    "VAE",
+    "Autoencoder",
+    "Contrastive",
     "Data",
     "Family",
     "Function",
@@ -63,6 +79,10 @@ FAMILIES: dict[str, Family] = {
 MORE_FAMILIES: dict[str, Family] = {
     "functions": functions.sample_structure,
     "physics": physics.sample_structure,
+    "cnn": cnn.sample_structure,
+    "autoencoder": autoencoder.sample_autoencoder,
+    "vae": autoencoder.sample_vae,
+    "contrastive": contrastive.sample_structure,
 }
 
 #: Names of the splits.

@@ -43,7 +43,7 @@ def mixture(task: DataShape, rng: np.random.Generator) -> tuple[np.ndarray, np.n
     centers *= np.float32(distance)
     cluster = classes * clusters + rng.integers(clusters, size=total)
     inputs += np.take(centers.reshape(-1, task.inputs), cluster, axis=0)
-    return _rescale(inputs, rng), _noisy(classes, task.outputs, rng)
+    return _rescale(inputs, rng), noisy_labels(classes, task.outputs, rng)
 
 
 def sine(task: DataShape, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -66,7 +66,7 @@ def digits(task: DataShape, rng: np.random.Generator) -> tuple[np.ndarray, np.nd
     """Draw digits with permuted classes, and noisy labels in half of the runs."""
     images, labels = _pick_digits(task, rng)
     classes = rng.permutation(10)[labels]
-    return _rescale(images, rng), _noisy(classes, 10, rng)
+    return _rescale(images, rng), noisy_labels(classes, 10, rng)
 
 
 def digits_autoencoder(
@@ -98,7 +98,7 @@ def _rescale(inputs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return inputs
 
 
-def _noisy(classes: np.ndarray, outputs: int, rng: np.random.Generator) -> np.ndarray:
+def noisy_labels(classes: np.ndarray, outputs: int, rng: np.random.Generator) -> np.ndarray:
     """Replace up to 40 % of the classes by random ones, in half of the runs."""
     rate = rng.uniform(0.0, 0.4) * (rng.random() < 0.5)
     wrong = rng.random(len(classes)) < rate

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import data
 from .generated import LARGE_DATA_SIZE, Examples, GeneratedTask, data_size
+from .layers import ACTIVATIONS
 
 __all__ = [
     "ACTIVATIONS",
@@ -23,14 +24,6 @@ __all__ = [
     "sample_logistic",
     "sample_regression",
 ]
-
-#: Activations of hidden layers, by name.
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
-    "tanh": torch.tanh,
-    "gelu": F.gelu,
-    "silu": F.silu,
-}
 
 
 @dataclass(frozen=True)

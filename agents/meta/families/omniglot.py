@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+
+from optenv.tasks.image_files import read_drawings
 
 from .few_shot import Classes
 
@@ -43,7 +44,7 @@ def omniglot(paths: str | Path | Sequence[str | Path], side: int = 28) -> Classe
     drawings: dict[tuple[str, str], list[np.ndarray]] = {}
     for path in paths:
         loaded: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
-        for name, data in _read_drawings(Path(path)):
+        for name, data in read_drawings(Path(path)):
             alphabet, character = name.parts[-3:-1]
             picture = Image.open(io.BytesIO(data)).convert("L")
             small = picture.resize((side, side), Image.Resampling.BOX)
@@ -66,25 +67,3 @@ def omniglot(paths: str | Path | Sequence[str | Path], side: int = 28) -> Classe
     keys = sorted(drawings)
     pictures = np.stack([np.stack(drawings[key]) for key in keys])
     return Classes(pictures, tuple(alphabet for alphabet, _ in keys))
-
-
-def _read_drawings(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Yield name and content of each PNG file of a folder or an archive, in order.
-
-    Raises:
-        ValueError: the path is neither a folder nor a zip archive.
-        OSError: it cannot be read.
-    """
-    if path.is_dir():
-        for file in sorted(path.rglob("*/*/*.png")):
-            yield PurePosixPath(file.as_posix()), file.read_bytes()
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in sorted(archive.namelist()):
-                if name.endswith(".png"):
-                    yield PurePosixPath(name), archive.read(name)
-    except zipfile.BadZipFile as error:
-        raise ValueError(
-            f"{str(path)!r} is neither a folder nor a zip archive that can be read: {error}"
-        ) from error
