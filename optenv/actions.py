@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
@@ -31,6 +31,9 @@ from .schedules import SCHEDULES
 
 __all__ = [
     "ACTIONS",
+    "DECAY_RATES",
+    "NAMES",
+    "RANGES",
     "SCHEDULES",
     "Action",
     "Continuous",
@@ -113,6 +116,13 @@ class Action:
             if not is_number(value):
                 raise TypeError(f"{name} must be a number, got {value!r}")
             object.__setattr__(self, name, float(value))
+
+    def for_rule(self, rule: Rule) -> Action:
+        """Return the action with the fields filled in that it leaves to the update rule.
+
+        Environments do so before they use an action. By default it leaves none to the rule.
+        """
+        return self
 
     # Interface to agents
 
@@ -363,7 +373,10 @@ RANGES: dict[str, tuple[float, float, float]] = {
 }
 
 #: Names of :data:`RANGES` whose values are given as one minus the value.
-_DECAY_RATES = ("momentum", "beta1", "beta2")
+DECAY_RATES = ("momentum", "beta1", "beta2")
+
+#: Names of what a :class:`Hyperparameters` can set, in the order of its default.
+NAMES = ("learning_rate", *RANGES, "average")
 
 
 @dataclass(frozen=True)
@@ -380,39 +393,65 @@ class Hyperparameters(Action):
         bound, start, schedule: see :class:`Action`.
         step: largest change of ``s`` per control step, in nats.
         names: what is set, ``"learning_rate"``, ``"average"`` or keys of :data:`RANGES`.
+            None for all that the update rule has, in the order of :data:`NAMES`; an
+            environment fills them in by :meth:`for_rule`, and policy files name them.
+
+    Example:
+        >>> from optenv import actions, rules
+        >>> actions.Hyperparameters().for_rule(rules.get("momentum")).names
+        ('learning_rate', 'momentum', 'weight_decay', 'clip', 'average')
     """
 
     step: float = 0.9
-    names: tuple[str, ...] = (
-        "learning_rate", "beta1", "beta2", "weight_decay", "clip", "average",
-    )  # fmt: skip
+    names: tuple[str, ...] | None = None
     kind: ClassVar[str] = "hyperparameters"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_step(self)
-        valid = ("learning_rate", *RANGES, "average")
+        if self.names is None:
+            return
         if not isinstance(self.names, (tuple, list)) or not self.names:
-            raise TypeError(f"names must be a tuple of names, got {self.names!r}")
+            raise TypeError(f"names must be a tuple of names or None, got {self.names!r}")
         for name in self.names:
-            if name not in valid:
+            if name not in NAMES:
                 raise ValueError(
-                    f"unknown hyperparameter {name!r}; valid: {', '.join(valid)}"
+                    f"unknown hyperparameter {name!r}; valid: {', '.join(NAMES)}"
                 )
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"names must differ from each other, got {self.names!r}")
         object.__setattr__(self, "names", tuple(self.names))
 
+    def for_rule(self, rule: Rule) -> Hyperparameters:
+        if self.names is not None:
+            return self
+        present = ("learning_rate", *rule.fields, *MODIFIERS)
+        return replace(self, names=tuple(name for name in NAMES if name in present))
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Names of what is set.
+
+        Raises:
+            ValueError: they are left to the update rule.
+        """
+        if self.names is None:
+            raise ValueError(
+                "the names of this action are left to an update rule; for_rule(rule) fills "
+                "them in, and names=(...) sets them"
+            )
+        return self.names
+
     @property
     def sets(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(name for name in self.names if name != "learning_rate")
+        return tuple(name for name in self.named if name != "learning_rate")
 
     def space(self, dtype: type[np.floating] = np.float32) -> spaces.Box:
         return spaces.Box(-1.0, 1.0, (self.outputs,), dtype)
 
     @property
     def outputs(self) -> int:
-        return len(self.names)
+        return len(self.named)
 
     @property
     def observed(self) -> int:
@@ -422,19 +461,19 @@ class Hyperparameters(Action):
         return action.reshape(len(action), self.outputs)
 
     def show(self, action: Tensor) -> Tensor:
-        columns = [self.names.index(name) for name in self.sets]
+        columns = [self.named.index(name) for name in self.sets]
         return self._values(action)[:, columns]
 
     def shift(self, action: Tensor) -> Tensor:
-        if "learning_rate" not in self.names:
+        if "learning_rate" not in self.named:
             return action.new_zeros(len(action))
-        return self.step * self._values(action)[:, self.names.index("learning_rate")]
+        return self.step * self._values(action)[:, self.named.index("learning_rate")]
 
     def hyperparameters(self, action: Tensor) -> dict[str, Tensor]:
         values = self._values(action).unbind(1)
         return {
             name: _hyperparameter(name, value)
-            for name, value in zip(self.names, values, strict=True)
+            for name, value in zip(self.named, values, strict=True)
             if name != "learning_rate"
         }
 
@@ -449,7 +488,7 @@ def _hyperparameter(name: str, action: Tensor) -> Tensor:
     low, middle, high = map(math.log, RANGES[name])
     slope = torch.where(action < 0, middle - low, high - middle)
     value = (middle + action * slope).exp()
-    return 1.0 - value if name in _DECAY_RATES else value
+    return 1.0 - value if name in DECAY_RATES else value
 
 
 @dataclass(frozen=True)
@@ -621,7 +660,7 @@ def check_rule(action: Action, rule: Rule) -> None:
         ValueError: the action chooses update rules and the rule is not ``"switching"``, or
             the other way round; or it sets a hyperparameter that the rule does not have.
     """
-    name = rule.name
+    name, action = rule.name, action.for_rule(rule)
     if action.chooses_rule != (name == switching.RULE.name):
         needed = (
             "an action that chooses update rules needs rule 'switching'"

@@ -36,8 +36,8 @@ class Settings:
         rule: update rule, a key of :data:`optenv.rules.RULES`, or a dict of its ``name``
             and hyperparameters, see :func:`optenv.rules.get`; ``"switching"`` where actions
             choose among rules, and only there.
-        action: ``"continuous"``, ``"discrete"``, ``"rule"``, or an action of
-            :mod:`optenv.actions`.
+        action: kind of action, a key of :data:`optenv.actions.ACTIONS`; a dict of its
+            ``kind`` and fields, or an action of :mod:`optenv.actions`.
         horizon: control steps of a run.
         updates_per_step: updates between two control steps, on average over a run. A pair
             ``(low, high)`` draws it log-uniformly whenever a structure is drawn.
@@ -94,9 +94,10 @@ class Settings:
     def __post_init__(self) -> None:
         # 1. Names of things that are looked up.
         tasks.make(self.tasks)
-        action = actions.make(self.action)
         rewards.get(self.reward)
         rule = rules.get(self.rule)
+        action = actions.make(self.action).for_rule(rule)
+        object.__setattr__(self, "action", action)
         actions.check_rule(action, rule)
         object.__setattr__(self, "features", check_features(self.features))
         # 2. Numbers.

@@ -379,8 +379,9 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             reward[rows] = result.reward.cpu().numpy() * mask
             terminated[rows] = result.terminated.cpu().numpy() & mask
             diverged[rows] = result.diverged.cpu().numpy() & mask
-            loss[rows] = _finite_or_inf(group.state.loss[:, 0]) * mask
-            lr[rows] = result.lr.cpu().numpy() * mask
+            # No products: losses and rates of runs that take no part may be infinite.
+            loss[rows] = np.where(mask, _finite_or_inf(group.state.loss[:, 0]), 0.0)
+            lr[rows] = np.where(mask, result.lr.cpu().numpy(), 0.0)
             self._estimated_reward[rows] = result.estimated_reward.cpu().numpy()
             index = np.flatnonzero(terminated[rows])
             if len(index):

@@ -152,8 +152,13 @@ class PolicySpec:
         # 2. Numbers and lengths, before anything is made of them
         self._check_numbers()
         # 3. Names that must be known: action, rule, features, activation
-        rule = self.parsed_rule
-        actions.check_rule(self.parsed_action, rule)
+        rule, action = self.parsed_rule, self.parsed_action
+        actions.check_rule(action, rule)
+        if (filled := action.for_rule(rule)) != action:
+            raise ValueError(
+                "the action of a policy must leave nothing to its rule, got "
+                f"{quoted(self.action)}; for rule {rule.name!r}, that is {filled.to_dict()}"
+            )
         unknown = [name for name in self.features if name not in list(FEATURES)]
         if unknown:
             raise ValueError(

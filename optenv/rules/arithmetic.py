@@ -13,6 +13,7 @@ from torch import Tensor
 
 __all__ = [
     "Number",
+    "add_scaled",
     "addcmul",
     "debiased_root",
     "debiasing",
@@ -37,6 +38,13 @@ def mul(a: Tensor, b: Tensor | float, inplace: bool) -> Tensor:
 def addcmul(a: Tensor, b: Tensor, c: Tensor, value: float, inplace: bool) -> Tensor:
     """Compute ``a + value * b * c``."""
     return a.addcmul_(b, c, value=value) if inplace else a.addcmul(b, c, value=value)
+
+
+def add_scaled(a: Tensor, b: Tensor, factor: Number) -> Tensor:
+    """Compute ``a + factor * b``; the factor may be that of each run, ``[B, 1]``."""
+    if isinstance(factor, Tensor):
+        return a.addcmul(b, factor)
+    return a.add(b, alpha=factor)
 
 
 def interpolate(a: Tensor, b: Tensor, rate: Number) -> Tensor:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .arithmetic import addcmul, mul
+from .arithmetic import add_scaled, addcmul, mul
 from .base import (
     NO_HYPERPARAMETERS,
     Hyperparameters,
@@ -126,7 +126,7 @@ def nesterov(
         New parameters ``[B, P]``, and the state.
     """
     buffer = _accumulate(grad, state, inplace, h)
-    direction = grad.add(buffer, alpha=h.momentum)
+    direction = add_scaled(grad, buffer, h.momentum)
     return addcmul(params, direction, lr, -1.0, inplace), (buffer,)
 
 

@@ -29,6 +29,7 @@ def random_policy(
         **description: further entries of the policy's description.
     """
     spec = optenv.actions.make({"kind": "continuous", "bound": 3.0, **(action or {})})
+    spec = spec.for_rule(optenv.rules.get(rule))
     outputs, memory = spec.outputs, description.get("memory", 0)
     inputs = len(telemetry.FEATURES) + spec.observed
     inputs += outputs + 2 + memory if memory else 0

@@ -181,7 +181,7 @@ def test_rewards_are_those_of_the_averaged_parameters() -> None:
     [
         ({"names": ("beta3",)}, ValueError, "unknown hyperparameter 'beta3'; valid: lea"),
         ({"names": ("clip", "clip")}, ValueError, "names must differ"),
-        ({"names": "clip"}, TypeError, "names must be a tuple of names, got 'clip'"),
+        ({"names": "clip"}, TypeError, "names must be a tuple of names or None, got 'clip'"),
         ({"names": ()}, TypeError, "names must be a tuple of names"),
         ({"step": -1.0}, ValueError, "step must be positive and finite, got -1.0"),
     ],
@@ -194,5 +194,6 @@ def test_wrong_fields_are_refused(
 
 
 def test_a_hyperparameter_that_the_rule_lacks_is_refused() -> None:
+    named = {"kind": "hyperparameters", "names": ["beta1", "beta2", "clip"]}
     with pytest.raises(ValueError, match=r"sets beta1, beta2, .*; the hyperparameters of "):
-        gym.make(ID, rule="momentum")
+        gym.make(ID, rule="momentum", action=named)

@@ -283,7 +283,8 @@ def test_an_action_may_set_hyperparameters_of_each_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", ["momentum", "rmsprop", "adam", "nadam", "lion", "orthogonal-adam"]
+    "rule",
+    ["momentum", "nesterov", "rmsprop", "adam", "nadam", "lion", "orthogonal-adam"],
 )
 def test_rules_take_hyperparameters_of_each_run(rule: str) -> None:
     h = rules.get(rule).hyperparameters

@@ -232,19 +232,22 @@ def test_control_features_follow_the_actions(env_id: str) -> None:
         env_id, 3, tasks=MLP, action=bounded, horizon=6, base_lr=1e-3, dtype="float64"
     )
     env.reset(seed=0)
-    s, at_bound = np.zeros(3), False
+    group = env.groups[0][1]
+    s, at_bound = np.zeros((3, max(len(group.action.roles), 1))), False
     for step, action in enumerate(random_actions(env.action_space, 6), 1):
         observation, _, _, _, info = env.step(action)
         seen = dict(zip(NAMES, observation.T[: len(NAMES)], strict=True))
-        group = env.groups[0][1]
         asked = group.action.shift(torch.from_numpy(action)).numpy()
         np.testing.assert_allclose(seen["previous_action"], asked)
         np.testing.assert_allclose(
             3 * seen["log_multiplier"], np.log(info["lr"] / 1e-3), atol=1e-12
         )
-        s = np.clip(s + asked, -0.7, 0.7)
+        # Roles have a multiplier each, of which the features tell the mean.
+        each = group.action.step * action if group.action.roles else asked[:, None]
+        np.testing.assert_allclose(each.mean(1), asked)
+        s = np.clip(s + each, -0.7, 0.7)
         at_bound |= (np.abs(s) == 0.7).any()
-        np.testing.assert_allclose(3 * seen["log_multiplier"], s, atol=1e-12)
+        np.testing.assert_allclose(3 * seen["log_multiplier"], s.mean(1), atol=1e-12)
         np.testing.assert_allclose(seen["progress"], 2 * step / 6 - 1)
         assert (seen["has_loss"] == 1).all()
     assert at_bound
