@@ -18,7 +18,7 @@ __all__ = ["LearningRateEnv"]
 
 
 class LearningRateEnv(gym.Env[np.ndarray, Any]):
-    """Choose the learning rate of a training run, or also its update rule, step by step.
+    """Choose the learning rate of a training run, and what else the id names, step by step.
 
     ## Description
     A run trains one model on one task with one update rule, for a number of updates that is
@@ -50,6 +50,8 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | `optenv/LearningRate-v0` | `Box(-1, 1, (1,))` | `s` moves by `0.9 a` |
     | `optenv/DiscreteLearningRate-v0` | `Discrete(7)` | the learning rate is multiplied by `2 ** ((a - 3) / 2)` |
     | `optenv/UpdateRule-v0` | `Discrete(24)` | rule `a // 3` moves the parameters, and the learning rate is multiplied by 0.5, 1 or 2 for `a % 3` = 0, 1 or 2 |
+    | `optenv/Hyperparameters-v0` | `Box(-1, 1, (6,))` | learning rate and hyperparameters by name, see below |
+    | `optenv/RoleLearningRate-v0` | `Box(-1, 1, (4,))` | each role of parameters has a log-multiplier of its own, which moves by 0.9 times its entry |
 
     The rules of `optenv/UpdateRule-v0` are those of `optenv.rules.switching.NAMES`:
 
@@ -59,6 +61,37 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
 
     Adam is in force before the first action. Learning rates are those of Adam: another rule
     begins with steps as long as Adam's would be.
+
+    The entries of an action of `optenv/Hyperparameters-v0` are, with the rule `adam`, in
+    this order:
+
+    | Number | Name | Effect | at -1 | at 0 | at 1 |
+    |--------|------|--------|-------|------|------|
+    | 0 | `learning_rate` | `s` moves by 0.9 times the entry | -0.9 | 0 | 0.9 |
+    | 1 | `beta1` | hyperparameter of the rule | 0.5 | 0.9 | 0.99 |
+    | 2 | `beta2` | hyperparameter of the rule | 0.95 | 0.999 | 0.9999 |
+    | 3 | `weight_decay` | decoupled weight decay | 0.0001 | 0.01 | 1 |
+    | 4 | `clip` | largest norm of a gradient, in units of the root mean square of the norms so far | 0.3 | 3 | 30 |
+    | 5 | `average` | exponent `q` of the average of the parameters, which is evaluated: its horizon after `t` updates is `t ** q` | 0 | 0.5 | 1 |
+
+    Another rule has those of its hyperparameters that are among `beta1`, `beta2` and
+    `momentum` (as `beta1`) in their place. The argument `action={"kind": "hyperparameters",
+    "names": [...]}` chooses some of them. All but the learning rate are set anew by each
+    action, whatever the last one was; between the columns, their logarithm (for decay rates
+    that of one minus the rate) is linear, and `average` is itself. Before the first action
+    there is no weight decay, no clipping and no average.
+
+    The entries of an action of `optenv/RoleLearningRate-v0`:
+
+    | Number | Role | Parameters |
+    |--------|------|------------|
+    | 0 | `matrices` | all that have no other role |
+    | 1 | `output` | weight of the last layer, if there are several |
+    | 2 | `embeddings` | weights of embeddings |
+    | 3 | `vectors` | those with fewer than two dimensions: biases, scales of normalisation |
+
+    The features describe the mean of the four log-multipliers, each within ±6. A run without
+    parameters of a role ignores its entry.
 
     ## Observation Space
     A vector within ±4 of the run's features, all but the learning rate and the length of the
@@ -70,6 +103,8 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | `optenv/LearningRate-v0` | `Box(-4, 4, (24,))` | the features |
     | `optenv/DiscreteLearningRate-v0` | `Box(-4, 4, (24,))` | the features |
     | `optenv/UpdateRule-v0` | `Box(-4, 4, (32,))` | the features, and a 1 at the rule that the last action chose (no 1 before the first action) |
+    | `optenv/Hyperparameters-v0` | `Box(-4, 4, (29,))` | the features, and the last action but for its learning rate (0 before the first action) |
+    | `optenv/RoleLearningRate-v0` | `Box(-4, 4, (28,))` | the features, and for each role its log-multiplier minus the mean of all, divided by 3 |
 
     With the argument `features`, the values of further features follow the others.
 

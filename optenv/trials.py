@@ -55,6 +55,8 @@ class TrialVectorEnv(LearningRateVectorEnv):
     | `optenv/LearningRateTrial-v0` | `Box(-1, 1, (num_envs, 1))` |
     | `optenv/DiscreteLearningRateTrial-v0` | `MultiDiscrete([7, ..., 7])` |
     | `optenv/UpdateRuleTrial-v0` | `MultiDiscrete([24, ..., 24])` |
+    | `optenv/HyperparametersTrial-v0` | `Box(-1, 1, (num_envs, 6))` |
+    | `optenv/RoleLearningRateTrial-v0` | `Box(-1, 1, (num_envs, 4))` |
 
     ## Observation Space
     The single observation space with a first dimension of `num_envs`:
@@ -64,6 +66,8 @@ class TrialVectorEnv(LearningRateVectorEnv):
     | `optenv/LearningRateTrial-v0` | `Box(-4, 4, (num_envs, 27))` |
     | `optenv/DiscreteLearningRateTrial-v0` | `Box(-4, 4, (num_envs, 33))` |
     | `optenv/UpdateRuleTrial-v0` | `Box(-4, 4, (num_envs, 58))` |
+    | `optenv/HyperparametersTrial-v0` | `Box(-4, 4, (num_envs, 37))` |
+    | `optenv/RoleLearningRateTrial-v0` | `Box(-4, 4, (num_envs, 34))` |
 
     ## Rewards
     `[num_envs]` float64, each the reward of the single environment; 0 for trials that a
@@ -211,14 +215,16 @@ class TrialEnv(LearningRateEnv):
     | `optenv/LearningRateTrial-v0` | `Box(-1, 1, (1,))` | `optenv/LearningRate-v0` |
     | `optenv/DiscreteLearningRateTrial-v0` | `Discrete(7)` | `optenv/DiscreteLearningRate-v0` |
     | `optenv/UpdateRuleTrial-v0` | `Discrete(24)` | `optenv/UpdateRule-v0` |
+    | `optenv/HyperparametersTrial-v0` | `Box(-1, 1, (6,))` | `optenv/Hyperparameters-v0` |
+    | `optenv/RoleLearningRateTrial-v0` | `Box(-1, 1, (4,))` | `optenv/RoleLearningRate-v0` |
 
     ## Observation Space
     A vector within ±4, in this order:
 
     | Entries | Number |
     |---------|--------|
-    | observation of a single run | 24, or 32 in `optenv/UpdateRuleTrial-v0` |
-    | previous action; a discrete one as a 1 at its index | 1, 7 or 24 |
+    | observation of a single run | 24, 24, 32, 29 or 28 |
+    | previous action; a discrete one as a 1 at its index | 1, 7, 24, 6 or 4 |
     | previous reward | 1 |
     | 1 at the beginning of a run, else 0 | 1 |
 
@@ -227,6 +233,8 @@ class TrialEnv(LearningRateEnv):
     | `optenv/LearningRateTrial-v0` | `Box(-4, 4, (27,))` |
     | `optenv/DiscreteLearningRateTrial-v0` | `Box(-4, 4, (33,))` |
     | `optenv/UpdateRuleTrial-v0` | `Box(-4, 4, (58,))` |
+    | `optenv/HyperparametersTrial-v0` | `Box(-4, 4, (37,))` |
+    | `optenv/RoleLearningRateTrial-v0` | `Box(-4, 4, (34,))` |
 
     Previous action and reward are those of the step before, also across the runs of a trial,
     and 0 at its beginning. The previous reward depends on an argument:

@@ -43,7 +43,7 @@ def observation_space(
 
 
 class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """Choose the learning rates of a batch of training runs, or also their update rules.
+    """Choose the learning rates of a batch of training runs, and what else the id names.
 
     ## Description
     A batch of `num_envs` runs, each of them that of a `LearningRateEnv`, where the task,
@@ -75,6 +75,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     | `optenv/LearningRate-v0` | `Box(-1, 1, (num_envs, 1))` |
     | `optenv/DiscreteLearningRate-v0` | `MultiDiscrete([7, ..., 7])` |
     | `optenv/UpdateRule-v0` | `MultiDiscrete([24, ..., 24])` |
+    | `optenv/Hyperparameters-v0` | `Box(-1, 1, (num_envs, 6))` |
+    | `optenv/RoleLearningRate-v0` | `Box(-1, 1, (num_envs, 4))` |
 
     ## Observation Space
     The single observation space with a first dimension of `num_envs`:
@@ -84,6 +86,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     | `optenv/LearningRate-v0` | `Box(-4, 4, (num_envs, 24))` |
     | `optenv/DiscreteLearningRate-v0` | `Box(-4, 4, (num_envs, 24))` |
     | `optenv/UpdateRule-v0` | `Box(-4, 4, (num_envs, 32))` |
+    | `optenv/Hyperparameters-v0` | `Box(-4, 4, (num_envs, 29))` |
+    | `optenv/RoleLearningRate-v0` | `Box(-4, 4, (num_envs, 28))` |
 
     ## Rewards
     `[num_envs]` float64, each the reward of the single environment; 0 for runs that a step

@@ -33,6 +33,7 @@ from ..utils.warning import warn_user
 from . import clock, trace
 from .distributed import all_reduce_sum, is_distributed, mean_loss
 from .loss_unit import correct, is_outgrown, without_losses
+from .modify import initial_settings
 from .probe import UpdateProbe
 from .tensors import GradientBatch, States, parameters_of
 
@@ -382,7 +383,8 @@ def initial_state(
         - ``new_run``, ``told``, ``memory``: in trials, the flag of a run's beginning, the
           reward of the run before, and the policy's hidden state;
         - ``losses``, ``history``: telemetry of the window, and of the windows before;
-        - ``settings``: what the last action has set, in the order of the action's ``sets``;
+        - ``settings``: what the last action has set, in the order of the action's ``sets``,
+          and before the first action what the rule has;
           ``role_multipliers``: log-multipliers of the roles of parameters;
         - ``grad_mean_square``: running mean square of gradient norms, for a policy that
           clips gradients;
@@ -431,7 +433,9 @@ def initial_state(
         "memory": policy.blank(1).to(dtype),
         "losses": NO_LOSSES._asdict(),
         "history": History.empty(zero)._asdict(),
-        "settings": torch.zeros(1, len(policy.action.sets), dtype=dtype, device="cpu"),
+        "settings": torch.tensor(
+            initial_settings(policy), dtype=dtype, device="cpu"
+        ).unsqueeze(0),
         "role_multipliers": torch.full(
             (1, len(policy.action.roles)), policy.action.start, dtype=dtype, device="cpu"
         ),

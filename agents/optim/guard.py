@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..utils.warning import warn_user
 from .controller import Controller
+from .modify import AVERAGE
 from .probe import BUFFERS, STARTED
 from .tensors import GradientBatch, grad_norm, parameters_of
 
@@ -84,7 +85,7 @@ class GradientGuard:
         if was_early_outlier(state, norm * coefficient):
             for p in batch.params:
                 of_param = batch.states[p]
-                for name in of_param.keys() - {*BUFFERS, STARTED, GOOD_PARAM}:
+                for name in of_param.keys() - {*BUFFERS, STARTED, GOOD_PARAM, AVERAGE}:
                     del of_param[name]
         if coefficient < 1.0:
             batch = batch.with_grads([grad * coefficient for grad in batch.grads])
@@ -141,7 +142,8 @@ class GradientGuard:
         """Restore the copied parameters, at a quarter of the learning rate.
 
         Frozen parameters and those whose learning rate is 0 stay as they are. The state of
-        the update rule is dropped. The log-multiplier stays above ``-bound``.
+        the update rule is dropped, and so are averages of parameters. Log-multipliers stay
+        above ``-bound``.
         """
         for p in parameters_of([group for group in batch.groups if group["lr"]]):
             if p.requires_grad and GOOD_PARAM in batch.states[p]:
@@ -151,13 +153,22 @@ class GradientGuard:
             batch.states[p].clear()
             if good is not None:
                 batch.states[p][GOOD_PARAM] = good
-        before = state["log_multiplier"]
-        lowered = (before - ROLLBACK_DECREASE).clamp(min=-bound)
-        state["log_multiplier"] = torch.minimum(lowered, before)
+        roles = state["role_multipliers"]
+        if roles.numel():
+            state["role_multipliers"] = _lowered(roles, bound)
+            state["log_multiplier"] = state["role_multipliers"].mean(1)
+        else:
+            state["log_multiplier"] = _lowered(state["log_multiplier"], bound)
         state["rollbacks"] += 1
         state["rolled_back"] = True
         state["skipped_in_a_row"] = 0
         state["probing"] = False
+
+
+def _lowered(log_multiplier: Tensor, bound: float) -> Tensor:
+    """Return log-multipliers after a roll-back, of any shape; none is raised."""
+    lowered = (log_multiplier - ROLLBACK_DECREASE).clamp(min=-bound)
+    return torch.minimum(lowered, log_multiplier)
 
 
 def clip_coefficient(state: dict[str, Any], norm: float) -> float:

@@ -13,18 +13,33 @@ from typing import Any
 from optenv.actions import Action
 from optenv.modifiers import CLIP_MEMORY, CLIP_WARMUP
 
+from ..policy.module import Policy
 from .tensors import GradientBatch, grad_norm, wide
 
 __all__ = [
     "AVERAGE",
     "allocate_averages",
     "clip_gradients",
+    "initial_settings",
     "settings_in_force",
     "update_average",
 ]
 
 #: Key of the average of a parameter in its state.
 AVERAGE = "average"
+
+
+def initial_settings(policy: Policy) -> list[float]:
+    """Return what is in force before the first action, in the order of its ``sets``.
+
+    That is what the rule has: its own hyperparameters, no weight decay, no clipping and no
+    average, each of which is 0.
+    """
+    rule = policy.rule
+    return [
+        float(getattr(rule.hyperparameters, name)) if name in rule.fields else 0.0
+        for name in policy.action.sets
+    ]
 
 
 def settings_in_force(action: Action, state: Mapping[str, Any]) -> dict[str, float]:
@@ -43,7 +58,8 @@ def clip_gradients(
         batch: gradients of the step.
         state: of the controller, after it has counted the step; its ``grad_mean_square``
             is updated.
-        ratio: largest norm, in units of the root mean square of the norms so far.
+        ratio: largest norm, in units of the root mean square of the norms so far; 0 for
+            none.
         partitioned: whether other processes hold further gradients.
     """
     norm, mean_square = grad_norm(batch.grads, partitioned), state["grad_mean_square"]

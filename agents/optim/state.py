@@ -181,7 +181,7 @@ def _checks(policy: Policy, dtype: torch.dtype) -> dict[str, Check]:
                 **dict.fromkeys(("windows", "loss_windows"), _tensor(dtype, (1,), 0.0)),
             }
         ),
-        "settings": _tensor(dtype, (1, len(action.sets)), -MAX_SETTING, MAX_SETTING),
+        "settings": _settings(policy, dtype),
         "role_multipliers": _tensor(dtype, (1, len(action.roles)), -bound, bound),
         "grad_mean_square": _number(0.0),
         "trace": _trace(dtype, trace.COLUMNS + len(trace.names_beside(action))),
@@ -301,6 +301,28 @@ def _tensor(
         if not (value.isfinite() & (value >= least) & (value <= most)).all():
             raise _invalid(name, value, f"finite, from {least:g} to {most:g}")
         return value
+
+    return check
+
+
+def _settings(policy: Policy, dtype: torch.dtype) -> Check:
+    """Make a check of what an action has set, each within the range of its name."""
+    names, rule = policy.action.sets, policy.rule
+
+    def check(name: str, value: Any) -> Tensor:
+        shape = 1, len(names)
+        checked = _tensor(dtype, shape, -MAX_SETTING, MAX_SETTING)(name, value)
+        assert isinstance(checked, Tensor)
+        for each, number in zip(names, checked[0].tolist(), strict=True):
+            if each in rule.fields:
+                try:
+                    rule.with_hyperparameters(**{each: number})
+                except ValueError as error:
+                    raise _invalid(name, value, f"hyperparameters ({error})") from None
+            else:
+                most = 1.0 if each == "average" else MAX_SETTING
+                _number(0.0, most)(f"{name}: {each}", number)
+        return checked
 
     return check
 
@@ -481,6 +503,8 @@ def _check_parameter_state(policy: Policy, name: str, state: Any, p: Tensor) -> 
     check_buffers(name, state, p)
     if "good_param" in state:
         _check_moment(f"{name}: good_param", state["good_param"], p.shape, None)
+    if averaged and slots and AVERAGE not in state:
+        raise ValueError(f"{name} has {slots}, but no {averaged}")
     if AVERAGE in state:
         _check_moment(f"{name}: {AVERAGE}", state[AVERAGE], p.shape, wide(p.dtype))
 

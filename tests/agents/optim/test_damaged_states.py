@@ -28,7 +28,13 @@ POLICIES = {
     "discrete": lambda: random_policy("lion", {"kind": "discrete"}),
     "switching": switching_policy,
     "anytime": lambda: random_policy(anytime=True),
+    "hyperparameters": lambda: random_policy(action={"kind": "hyperparameters"}),
+    "roles": lambda: random_policy(action={"kind": "roles"}),
 }
+
+
+#: Policies whose actions set more than a learning rate or a rule.
+BESIDE = ("hyperparameters", "roles")
 
 
 def parameters():
@@ -48,8 +54,12 @@ class Run:
             self.optimizer = torch.optim.Adam(self.params, lr=1e-3)
             self.loaded = LearnedLR(self.optimizer, total, policy)
         else:
+            groups = self.params
+            if policy.action.roles:
+                roles = zip(self.params, ("matrices", "vectors"), strict=True)
+                groups = [{"params": [p], "name": role} for p, role in roles]
             self.optimizer = self.loaded = LearnedOptimizer(
-                self.params, policy, total_steps=total, rollback=name == "adam"
+                groups, policy, total_steps=total, rollback=name == "adam"
             )
 
     def train(self, steps):
@@ -104,6 +114,8 @@ def test_a_missing_entry_is_named_and_nothing_is_taken(states, name):
     for key in part_at(states[name], path):
         if key in ("memory", "policy", *CLOCK, *ADDED):
             continue  # other messages, or entries that version 0.1 did not have
+        if key in ("settings", "role_multipliers") and name not in BESIDE:
+            continue  # likewise, where the policy sets a learning rate or a rule alone
         bad = replaced(states[name], (*path, key), None)
         with pytest.raises(ValueError, match=key):
             run.loaded.load_state_dict(bad)
@@ -154,6 +166,60 @@ def test_a_bad_entry_of_the_controller_is_quoted(states, key):
             with pytest.raises(ValueError, match=f"controller: {key}.* must be|has no"):
                 run.loaded.load_state_dict(bad)
         run.train(1)
+
+
+#: By policy and key: what the actions of the policy set, and values that none can have.
+BAD_SETTINGS = {
+    ("hyperparameters", "settings"): [
+        torch.zeros(1, 4), torch.zeros(1, 5).double(), torch.full((1, 5), math.nan), None,
+        torch.tensor([[1.5, 0.999, 0.01, 3.0, 0.0]]),  # beta1
+        torch.tensor([[0.9, -0.1, 0.01, 3.0, 0.0]]),  # beta2
+        torch.tensor([[0.9, 0.999, -1.0, 3.0, 0.0]]),  # weight decay
+        torch.tensor([[0.9, 0.999, 0.01, 1e9, 0.0]]),  # threshold of clipping
+        torch.tensor([[0.9, 0.999, 0.01, 3.0, 1.1]]),  # exponent of the average
+    ],
+    ("hyperparameters", "grad_mean_square"): [-1.0, math.nan, math.inf, None, "1"],
+    ("hyperparameters", "role_multipliers"): [torch.zeros(1, 4), None, 0.0],
+    ("roles", "role_multipliers"): [
+        torch.zeros(1, 3), torch.zeros(4), torch.full((1, 4), 3.1), None, [0.0] * 4,
+        torch.full((1, 4), math.nan), torch.zeros(1, 4, dtype=torch.int64),
+    ],
+    ("roles", "settings"): [torch.zeros(1, 1), None],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "key"), BAD_SETTINGS)
+def test_a_bad_entry_of_what_actions_set_is_named(states, name, key):
+    run = Run(name)
+    for value in BAD_SETTINGS[name, key]:
+        path = (*holder(name, states[name]), key)
+        bad = replaced(states[name], path, lambda _, value=value: value)
+        with pytest.raises(ValueError, match=f"controller: {key}.* must be"):
+            run.loaded.load_state_dict(bad)
+    run.train(1)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [torch.zeros(4, 3), torch.zeros(3, 4).double(), torch.full((3, 4), math.inf), 1.0],
+    ids=["shape", "dtype", "infinite", "number"],
+)
+def test_a_bad_average_of_a_parameter_is_named(states, value):
+    run = Run("hyperparameters")
+    bad = replaced(states["hyperparameters"], ("state", 0, "average"), lambda _: value)
+    with pytest.raises(ValueError, match=r"state\[0\]: average must"):
+        run.loaded.load_state_dict(bad)
+    run.train(1)
+
+
+def test_an_average_that_is_missing_or_not_the_policys_is_refused(states):
+    missing = replaced(states["hyperparameters"], ("state", 0, "average"), None)
+    with pytest.raises(ValueError, match=r"state\[0\] has .* but no \['average'\]"):
+        Run("hyperparameters").loaded.load_state_dict(missing)
+    foreign = copy.deepcopy(states["roles"])
+    foreign["state"][0]["average"] = torch.zeros(3, 4)
+    with pytest.raises(ValueError, match=r"state\[0\] must be entries .*got \['average'\]"):
+        Run("roles").loaded.load_state_dict(foreign)
 
 
 BAD_SLOTS = {

@@ -52,6 +52,34 @@ def test_resuming_from_a_state_dict_is_bit_exact(rule, cut):
     assert torch.equal(weights(first), uninterrupted_weights(rule))
 
 
+@pytest.mark.parametrize("kind", ["hyperparameters", "roles"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cut", [1, 23, 41])
+def test_runs_whose_policy_sets_more_than_a_rate_resume_bit_for_bit(kind, dtype, cut):
+    policy, data = random_policy(action={"kind": kind}), list(batches(dtype))
+    models = [make_model(dtype) for _ in range(3)]
+    whole, first, second = (
+        LearnedOptimizer.for_model(model, total_steps=STEPS, policy=policy)
+        for model in models
+    )
+    train(models[0], whole, data)
+    train(models[1], first, data[:cut])
+    saved = save_and_load((models[1].state_dict(), first.state_dict()))
+    train(models[1], first, data[cut:])  # must not disturb what was saved
+    models[2].load_state_dict(saved[0])
+    second.load_state_dict(saved[1])
+    train(models[2], second, data[cut:])
+    for model, optimizer in zip(models[1:], (first, second), strict=True):
+        assert torch.equal(weights(model), weights(models[0]))
+        assert optimizer.explain() == whole.explain()
+    if kind == "hyperparameters":
+        (averages,) = {len(each.state) for each in (whole, first, second)}
+        assert averages == 4
+        for one, two in zip(whole.state.values(), second.state.values(), strict=True):
+            assert one["average"].dtype == torch.float32
+            assert torch.equal(one["average"], two["average"])
+
+
 @pytest.mark.parametrize("rule", list(rules.RULES))
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_resumes_with_single_precision_state(rule, dtype):

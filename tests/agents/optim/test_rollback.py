@@ -12,6 +12,7 @@ from torch import nn
 from agents import LearnedOptimizer
 from agents.optim.guard import GOOD_PARAM, GUARDS, ROLLBACK_PATIENCE
 from tests.helpers.loops import STEPS, batches, learned, make_model, train, weights
+from tests.helpers.policies import random_policy
 
 BAD = float("nan")
 
@@ -65,6 +66,25 @@ def test_a_rollback_returns_to_the_parameters_of_the_last_decision():
         step_with(optimizer, model, BAD)
     assert optimizer.rollbacks == 1 and optimizer.skipped == ROLLBACK_PATIENCE
     assert torch.equal(weights(model), seen[int(optimizer.explain()[-1]["step"])])
+
+
+def test_a_rollback_lowers_the_learning_rate_of_every_role():
+    model = make_model()
+    policy = random_policy(action={"kind": "roles", "bound": 9.0})
+    optimizer = LearnedOptimizer.for_model(
+        model, total_steps=STEPS, policy=policy, rollback=True
+    )
+    train(model, optimizer, list(batches())[:20])
+    before = [group["effective_lr"] for group in optimizer.param_groups]
+    spoil(optimizer, model)
+    assert optimizer.rollbacks == 1
+    state = optimizer.param_groups[0]["controller"]
+    roles, mean = state["role_multipliers"], state["log_multiplier"]
+    torch.testing.assert_close(roles.mean(1), mean)
+    step_with(optimizer, model, 1e-3)  # no decision, so that it is the roll-back's rate
+    after = [group["effective_lr"] for group in optimizer.param_groups]
+    assert len(set(before)) == len(before) > 1
+    assert after == pytest.approx([lr / 4 for lr in before])
 
 
 def test_without_rollback_no_copies_are_kept():
