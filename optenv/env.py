@@ -74,12 +74,13 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | 4 | `clip` | largest norm of a gradient, in units of the root mean square of the norms so far | 0.3 | 3 | 30 |
     | 5 | `average` | exponent `q` of the average of the parameters, which is evaluated: its horizon after `t` updates is `t ** q` | 0 | 0.5 | 1 |
 
-    Another rule has those of its hyperparameters that are among `beta1`, `beta2` and
-    `momentum` (as `beta1`) in their place. The argument `action={"kind": "hyperparameters",
-    "names": [...]}` chooses some of them. All but the learning rate are set anew by each
-    action, whatever the last one was; between the columns, their logarithm (for decay rates
-    that of one minus the rate) is linear, and `average` is itself. Before the first action
-    there is no weight decay, no clipping and no average.
+    Another rule has its own in place of `beta1` and `beta2`: `momentum`, from 0.5 by 0.9 to
+    0.99, with the rules `momentum` and `nesterov`; none with `sgd` and `rmsprop`. The
+    argument `action={"kind": "hyperparameters", "names": ["learning_rate", "clip"]}` chooses
+    some. All but the learning rate are set anew by each action. Between the columns their
+    logarithm is linear (of decay rates: that of one minus the rate), and `average` itself.
+    Before the first action the rule has its own values, and there is no weight decay, no
+    clipping and no average.
 
     The entries of an action of `optenv/RoleLearningRate-v0`:
 

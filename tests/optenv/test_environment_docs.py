@@ -10,9 +10,11 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+import torch
 
 import optenv
-from optenv import registration
+from optenv import actions, registration, rules
+from optenv.roles import ROLES
 from optenv.rules import switching
 from optenv.settings import Settings
 from tests.helpers.small_runs import QUADRATIC, neutral_action, rollout
@@ -126,6 +128,26 @@ def test_the_table_of_update_rules_is_in_their_order() -> None:
     rows = table(sections(optenv.LearningRateEnv)["Action Space"])
     assert tuple(name.strip("`") for name in rows["rule"]) == switching.NAMES
     assert list(map(int, rows["a // 3"])) == list(range(len(switching.NAMES)))
+
+
+def test_the_table_of_hyperparameters_has_their_values() -> None:
+    text = sections(optenv.LearningRateEnv)["Action Space"].partition("| Number | Role |")
+    rows = table(text[0])
+    action = actions.Hyperparameters().for_rule(rules.get("adam"))
+    given = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+    batch = given[:, None].expand(3, action.outputs)
+    values = {"learning_rate": action.shift(batch), **action.hyperparameters(batch)}
+    for number, name in enumerate(action.names or ()):
+        documented, _, *shown = rows[str(number)]
+        assert documented == name
+        assert list(map(float, shown)) == pytest.approx(values[name].tolist())
+    assert len([key for key in rows if key.isdigit()]) == action.outputs
+
+
+def test_the_table_of_roles_is_in_their_order() -> None:
+    text = sections(optenv.LearningRateEnv)["Action Space"].partition("| Number | Role |")
+    rows = table(text[2])
+    assert [rows[str(number)][0] for number in range(len(ROLES))] == list(ROLES)
 
 
 @every_class
