@@ -1,0 +1,142 @@
+"""What agents learn on controls beside one learning rate acts in optimizers, too."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode
+from stable_baselines3 import PPO
+from torch import nn
+
+from agents import LearnedOptimizer, export_policy, load_policy
+from agents.recurrent import RL2, LstmPolicy
+from optenv.roles import ROLES
+from optenv.sb3 import SB3VecEnv
+from tests.helpers.loops import STEPS, batches, make_model, train
+from tests.helpers.small_runs import MLP
+
+SHORT: dict[str, Any] = {"tasks": MLP, "horizon": 4, "updates_per_step": STEPS // 4}
+NAMES = ["learning_rate", "beta1", "beta2", "weight_decay", "clip", "average"]
+
+
+def environment(env_id: str, **arguments: Any) -> SB3VecEnv:
+    mode = AutoresetMode.DISABLED
+    made = gym.make_vec(env_id, 4, autoreset_mode=mode, **SHORT, **arguments)
+    return SB3VecEnv(made)
+
+
+def parameters_of(model: Any) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.policy.parameters()])
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module) -> float:
+    inputs, targets = map(torch.cat, zip(*batches(), strict=True))
+    return nn.functional.cross_entropy(model(inputs), targets).item()
+
+
+def train_exported(path: Any) -> LearnedOptimizer:
+    """Train a small model with an exported policy; return its optimizer."""
+    model = make_model()
+    optimizer = LearnedOptimizer.for_model(model, total_steps=STEPS, policy=str(path))
+    before = mean_loss(model)
+    train(model, optimizer, batches())
+    assert mean_loss(model) < before
+    return optimizer
+
+
+def assert_explains_its_control(optimizer: LearnedOptimizer, env_id: str) -> None:
+    rows = optimizer.explain()
+    if "Hyperparameters" in env_id:
+        for name in NAMES[1:]:
+            assert len({row[name] for row in rows}) > 1, name
+        assert all(0.5 <= row["beta1"] <= 0.99 for row in rows)
+        assert all("average" in state for state in optimizer.state.values())
+        return
+    assert [group["name"] for group in optimizer.param_groups] == [
+        "matrices", "output", "vectors",
+    ]  # fmt: skip
+    names = [f"multiplier_{role}" for role in ROLES]
+    assert len({row[name] for row in rows for name in names}) > len(rows)
+    rates = {group["effective_lr"] for group in optimizer.param_groups}
+    assert len(rates) == 3
+
+
+@pytest.mark.parametrize(
+    "env_id", ["optenv/Hyperparameters-v0", "optenv/RoleLearningRate-v0"]
+)
+def test_ppo_trains_and_its_policy_trains_a_model(env_id: str, tmp_path: Any) -> None:
+    model = PPO(
+        "MlpPolicy", environment(env_id), n_steps=8, batch_size=16, n_epochs=2,
+        policy_kwargs={"net_arch": [8]}, learning_rate=0.01, device="cpu", seed=0,
+    )  # fmt: skip
+    before = parameters_of(model)
+    model.learn(2 * 8 * 4)
+    assert model.num_timesteps == 64 and not torch.equal(parameters_of(model), before)
+    export_policy(model, tmp_path / "policy")
+    # The policy acts as the model does.
+    policy, space = load_policy(tmp_path / "policy"), model.observation_space
+    drawn = np.random.default_rng(1).uniform(-4, 4, (64, *space.shape)).astype(np.float32)
+    expected = model.predict(drawn, deterministic=True)[0].clip(-1, 1)
+    np.testing.assert_allclose(policy(torch.from_numpy(drawn)), expected, atol=1e-6)
+    assert_explains_its_control(train_exported(tmp_path / "policy"), env_id)
+
+
+@pytest.mark.parametrize(
+    "env_id", ["optenv/HyperparametersTrial-v0", "optenv/RoleLearningRateTrial-v0"]
+)
+def test_rl2_trains_on_trials_and_its_policy_trains_a_model(
+    env_id: str, tmp_path: Any
+) -> None:
+    env = environment(env_id, runs=2, previous_reward="told")
+    model = RL2(
+        LstmPolicy, env, n_steps=8, batch_size=16, n_epochs=1, device="cpu", seed=0,
+        policy_kwargs={"lstm_hidden_size": 4, "net_arch": [8]}, learning_rate=0.01,
+    )  # fmt: skip
+    before = parameters_of(model)
+    model.learn(2 * 8 * 4)
+    assert not torch.equal(parameters_of(model), before)
+    export_policy(model, tmp_path / "policy")
+    assert_explains_its_control(train_exported(tmp_path / "policy"), env_id)
+
+
+@pytest.mark.parametrize(
+    ("rule", "names"),
+    [
+        ("adam", NAMES),
+        ("momentum", ["learning_rate", "momentum", "weight_decay", "clip", "average"]),
+        ("rmsprop", ["learning_rate", "weight_decay", "clip", "average"]),
+    ],
+)
+def test_an_exported_policy_names_the_hyperparameters_of_its_rule(
+    rule: str, names: list[str], tmp_path: Any
+) -> None:
+    env = environment("optenv/Hyperparameters-v0", rule=rule)
+    model = PPO("MlpPolicy", env, n_steps=2, batch_size=2, device="cpu", seed=0)
+    export_policy(model, tmp_path / "policy")
+    path = tmp_path / "policy.json"
+    description = json.loads(path.read_text())
+    assert description["action"]["names"] == names
+    # A file that leaves the names open is refused: a default may change.
+    for open_names in ({"names": None}, {}):
+        action = {k: v for k, v in description["action"].items() if k != "names"}
+        path.write_text(json.dumps({**description, "action": {**action, **open_names}}))
+        with pytest.raises(ValueError, match=r"action.* must leave nothing to its rule"):
+            load_policy(tmp_path / "policy")
+
+
+def test_a_policy_of_roles_needs_groups_that_are_named_by_roles(tmp_path: Any) -> None:
+    env = environment("optenv/RoleLearningRate-v0")
+    model = PPO("MlpPolicy", env, n_steps=2, batch_size=2, device="cpu", seed=0)
+    export_policy(model, tmp_path / "policy")
+    network = make_model()
+    path = str(tmp_path / "policy")
+    with pytest.raises(
+        ValueError, match=r"matrices, output, embeddings, vectors, got None"
+    ):
+        LearnedOptimizer(network.parameters(), total_steps=STEPS, policy=path)
