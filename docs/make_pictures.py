@@ -27,6 +27,9 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 import optenv  # noqa: F401  registers the environments
 from agents import load_policy
+from optenv import rules
+from optenv.actions import Hyperparameters, RoleMultipliers
+from optenv.roles import ROLES
 from optenv.rules import switching
 
 DOCS = Path(__file__).parent
@@ -50,6 +53,12 @@ ARMS = (
 
 #: Rules of the script for UpdateRule-v0, each for a quarter of the run.
 SCRIPT = ("sgd", "adam", "lion", "orthogonal-adam")
+
+
+#: Colours of the roles that the perceptrons of the pictures have.
+ROLE_COLORS: dict[str | None, str] = {
+    "matrices": "tab:orange", "output": "tab:green", "vectors": "tab:purple",
+}  # fmt: skip
 
 
 def overview(path: Path) -> None:
@@ -137,6 +146,31 @@ def by_rules() -> tuple[dict[str, Any], Act]:
     return {"horizon": 20}, act
 
 
+def by_names() -> tuple[dict[str, Any], Act]:
+    """Return the script for hyperparameters: warm up, then average more and decay less."""
+
+    def act(observation: np.ndarray, step: int) -> Any:
+        done = step % 40 / 39
+        rate = 1.0 if step % 40 < 3 else 0.0 if done < 0.7 else -0.3
+        beta1, beta2 = min(0.0, 4 * done - 1), done
+        average = -1.0 if done < 0.5 else 2 * (done - 0.5)
+        return np.array([rate, beta1, beta2, -done, -0.5, average], np.float32)
+
+    return {"horizon": 40}, act
+
+
+def by_roles() -> tuple[dict[str, Any], Act]:
+    """Return the script for roles: the output layer cools down first, vectors last."""
+    ends = np.array([0.6, 0.4, 0.6, 0.8])
+
+    def act(observation: np.ndarray, step: int) -> Any:
+        done = step % 40 / 39
+        moves = np.where(done < 0.1, 0.4, np.where(done < ends, 0.0, -0.3))
+        return moves.astype(np.float32)
+
+    return {"horizon": 40}, act
+
+
 #: By picture: who acts in the caption, arguments and actions, and further arguments.
 EPISODES: dict[str, tuple[str, Agent, dict[str, Any]]] = {
     "LearningRate": ("policy adam", lambda: by_policy("adam"), {"tasks": "digits"}),
@@ -152,6 +186,14 @@ EPISODES: dict[str, tuple[str, Agent, dict[str, Any]]] = {
     ),
     "UpdateRuleTrial": (
         "three runs by a script", by_rules, {"tasks": "digits", "runs": 3},
+    ),
+    "Hyperparameters": ("a script", by_names, {"tasks": "digits"}),
+    "HyperparametersTrial": (
+        "two runs by a script", by_names, {"tasks": "digits", "runs": 2},
+    ),
+    "RoleLearningRate": ("a script", by_roles, {"tasks": "digits"}),
+    "RoleLearningRateTrial": (
+        "two runs by a script", by_roles, {"tasks": "digits", "runs": 2},
     ),
 }  # fmt: skip
 
@@ -175,34 +217,72 @@ def episode(name: str, seed: int = 0) -> list[dict[str, Any]]:
 def draw(name: str, path: Path) -> None:
     """Draw loss and learning rate of an episode over its control steps."""
     steps = episode(name)
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True)
+    named = name.startswith("Hyperparameters")
+    figure = Figure(figsize=(7, 5.5 if named else 4), layout="constrained")
+    above, below, *third = figure.subplots(2 + named, 1, sharex=True)
     numbers = np.arange(1, len(steps) + 1)
     runs = [step.get("run", 0) for step in steps]
     for run in dict.fromkeys(runs):  # lines end where runs do
         part = [i for i in range(len(steps)) if runs[i] == run]
         above.plot(numbers[part], [steps[i]["loss"] for i in part], color="tab:blue")
-        rates = [steps[i]["lr"] for i in part]
-        below.step(numbers[part], rates, where="mid", color="tab:orange")
+        actions = np.array([steps[i]["action"] for i in part])
+        for label, rates in _rates(name, [steps[i]["lr"] for i in part], actions).items():
+            color = ROLE_COLORS.get(label, "tab:orange")
+            label = None if run else label  # once in the legend
+            below.step(numbers[part], rates, where="mid", color=color, label=label)
+        for axes in third:
+            _draw_settings(axes, numbers[part], actions, labelled=run == 0)
         if part[0]:
-            for axes in (above, below):
+            for axes in (above, below, *third):
                 axes.axvline(part[0] + 0.5, color="gray", linestyle="--", linewidth=1)
     if name.startswith("UpdateRule"):
         _label_rules(above, steps)
     above.set(ylabel="training loss", yscale="log")
     label_losses(above)
-    below.set(ylabel="learning rate", yscale="log", xlabel="control step")
-    for axes in (above, below):
+    below.set(ylabel="learning rate", yscale="log")
+    for axes in (above, below, *third):
         axes.grid(alpha=0.3)
+    (*_, lowest) = (below, *third)
+    lowest.set_xlabel("control step")
+    if name.startswith("RoleLearningRate"):
+        below.legend(fontsize="small", ncols=len(ROLE_COLORS), loc="lower left")
     figure.suptitle(f"optenv/{name}-v0: {EPISODES[name][0]}", fontsize="medium")
     figure.savefig(path, dpi=90)
 
 
+def _rates(
+    name: str, rates: list[float], actions: np.ndarray
+) -> dict[str | None, np.ndarray]:
+    """Return the learning rates of a run: one, or one for each role that it has.
+
+    The log-multiplier of a role is the sum of its actions so far, times the step; they are
+    far from their bound.
+    """
+    if not name.startswith("RoleLearningRate"):
+        return {None: np.array(rates)}
+    s = RoleMultipliers().step * actions.cumsum(0)
+    of_roles = np.array(rates)[:, None] * np.exp(s - s.mean(1, keepdims=True))
+    return {role: of_roles[:, ROLES.index(role)] for role in ROLE_COLORS}
+
+
+def _draw_settings(
+    axes: Axes, numbers: np.ndarray, actions: np.ndarray, labelled: bool
+) -> None:
+    """Draw what the actions set beside the learning rate, within [-1, 1]."""
+    names = Hyperparameters().for_rule(rules.get("adam")).names or ()
+    for column, label in enumerate(names):
+        if label != "learning_rate":
+            axes.step(numbers, actions[:, column], where="mid", color=f"C{column + 1}",
+                      label=label if labelled else None)  # fmt: skip
+    axes.set(ylabel="action", ylim=(-1.1, 1.1))
+    axes.legend(fontsize="small", ncols=5, loc="upper left")
+
+
 def _label_rules(axes: Axes, steps: list[dict[str, Any]]) -> None:
     """Write the name of each rule where it begins to be in force."""
-    rules = [switching.NAMES[int(step["action"]) // 3] for step in steps]
-    for i, rule in enumerate(rules):
-        if i == 0 or rule != rules[i - 1]:
+    names = [switching.NAMES[int(step["action"]) // 3] for step in steps]
+    for i, rule in enumerate(names):
+        if i == 0 or rule != names[i - 1]:
             axes.text(i + 1, 1.02, rule, transform=axes.get_xaxis_transform(),
                       fontsize="small", va="bottom")  # fmt: skip
             if i:

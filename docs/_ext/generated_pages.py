@@ -24,7 +24,7 @@ import agents.meta
 import optenv
 from agents import SHIPPED, load_policy
 from agents.rl.presets import PRESETS
-from optenv import rules, telemetry
+from optenv import actions, rules, telemetry
 from optenv.settings import Settings
 
 # Markdown
@@ -74,6 +74,16 @@ ENVIRONMENT_PAGES: dict[str, tuple[str, Sequence[str], type[Any]]] = {
         optenv.LearningRateEnv,
     ),
     "update-rule": ("Update rules", ["optenv/UpdateRule-v0"], optenv.LearningRateEnv),
+    "hyperparameters": (
+        "Hyperparameters",
+        ["optenv/Hyperparameters-v0"],
+        optenv.LearningRateEnv,
+    ),
+    "role-learning-rate": (
+        "Learning rates of roles",
+        ["optenv/RoleLearningRate-v0"],
+        optenv.LearningRateEnv,
+    ),
     "trials": ("Trials", list(optenv.TRIALS), optenv.TrialEnv),
     "batches": (
         "Batches of runs",
@@ -124,6 +134,31 @@ def arguments() -> str:
         for each in fields(Settings)
     ]
     return table(("argument", "type", "default", "meaning"), rows)
+
+
+#: What a hyperparameter that a control sets belongs to.
+RULE_OR_RUN = {"weight_decay": "any rule, decoupled", "clip": "any rule"}
+
+
+def control_ranges() -> str:
+    """Write the table of what ``optenv/Hyperparameters-v0`` can set, and its ranges."""
+    step = actions.Hyperparameters().step
+    rows = [
+        (
+            "`learning_rate`",
+            "any rule",
+            f"times exp(-{step:g})",
+            "kept",
+            f"times exp({step:g})",
+        )
+    ]
+    for name, values in actions.RANGES.items():
+        having = [f"`{key}`" for key, rule in rules.RULES.items() if name in rule.fields]
+        of = ", ".join(having) or RULE_OR_RUN[name]
+        decay = name in actions.DECAY_RATES
+        rows.append((f"`{name}`", of, *(f"{1 - v if decay else v:g}" for v in values)))
+    rows.append(("`average`", "any rule", "0", "0.5", "1"))
+    return table(("name", "of", "at -1", "at 0", "at 1"), rows)
 
 
 # Features and rules
@@ -471,6 +506,7 @@ def write(folder: Path) -> None:
     pages = {
         "features.md": features(),
         "policy_table.md": policy_table(readme),
+        "control_ranges.md": control_ranges(),
         "rule_table.md": rule_table(),
         "rule_sections.md": rule_sections(),
         "presets.md": presets(),

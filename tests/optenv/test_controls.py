@@ -181,7 +181,11 @@ def test_rewards_are_those_of_the_averaged_parameters() -> None:
     [
         ({"names": ("beta3",)}, ValueError, "unknown hyperparameter 'beta3'; valid: lea"),
         ({"names": ("clip", "clip")}, ValueError, "names must differ"),
-        ({"names": "clip"}, TypeError, "names must be a tuple of names or None, got 'clip'"),
+        (
+            {"names": "clip"},
+            TypeError,
+            "names must be a tuple of names or None, got 'clip'",
+        ),
         ({"names": ()}, TypeError, "names must be a tuple of names"),
         ({"step": -1.0}, ValueError, "step must be positive and finite, got -1.0"),
     ],

@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 import gymnasium as gym
 import pytest
+import torch
 
 import agents
 import agents.meta
@@ -27,6 +28,7 @@ import optenv
 import optenv.sb3
 from agents import SHIPPED
 from agents.rl.presets import PRESETS
+from optenv import actions
 from optenv.rules import RULES
 from optenv.telemetry import FEATURES, LOSS_FEATURES
 from tests.helpers.paths import ROOT
@@ -348,6 +350,18 @@ def test_the_table_of_features_is_that_of_the_code(generated: Path) -> None:
     assert {row[1].strip("`") for row in rows if row[3]} == {*LOSS_FEATURES}
 
 
+def test_the_ranges_of_hyperparameters_are_those_of_the_code(generated: Path) -> None:
+    rows = rows_of((generated / "control_ranges.md").read_text())
+    assert [row[0].strip("`") for row in rows] == list(actions.NAMES)
+    action = actions.Hyperparameters(names=actions.NAMES)
+    given = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+    values = action.hyperparameters(given[:, None].expand(3, action.outputs))
+    for row in rows[1:]:
+        assert [float(cell) for cell in row[2:]] == pytest.approx(
+            values[row[0][1:-1]].tolist()
+        )
+
+
 def test_the_rules_are_those_of_the_code_and_have_equations(generated: Path) -> None:
     rows = rows_of((generated / "rule_table.md").read_text())
     assert [re.match(r"\[`([\w-]+)`\]", row[0])[1] for row in rows] == list(RULES)
@@ -372,7 +386,7 @@ def test_every_environment_has_a_page_with_its_spaces_and_a_picture(
     generated: Path,
 ) -> None:
     pages = [path.read_text() for path in (generated / "environments").glob("*.md")]
-    assert len(pages) == 5
+    assert len(pages) == 7
     for name in [*optenv.ENVIRONMENTS, *optenv.TRIALS]:
         env = gym.make(name)
         row = f"| `{name}` | `{env.action_space}` | `{env.observation_space}` |"
