@@ -160,7 +160,7 @@ class Action:
         return action.new_zeros(len(action), 0)
 
     def observe(self, action: Tensor, decision: Decision) -> Tensor:
-        """Return what is observed of the last action and its decision, ``[B, observed]``.
+        """Return the observed part of the last action and its decision, ``[B, observed]``.
 
         By default that is :meth:`show`.
         """
@@ -497,7 +497,7 @@ class RoleMultipliers(Action):
 
     The learning rate of a parameter of role ``r`` is the base rate times the schedule times
     ``exp(s_r)``. Roles are those of :attr:`optenv.tasks.Task.roles`. A run without
-    parameters of a role ignores what is said of it. The mean over all roles is the
+    parameters of a role ignores its number. The mean over all roles is the
     log-multiplier that the features describe; the difference of each to the mean is
     observed, divided by 3.
 
