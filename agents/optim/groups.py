@@ -11,7 +11,7 @@ from torch import Tensor
 from optenv.checks import is_number
 from optenv.rules import Rule
 
-from .clock import LIMIT, lr_in_force
+from .clock import limit_of
 from .kernels import CAPTURABLE, FUSED, allocate, switching, update
 from .kernels.base import KernelOptions
 from .tensors import DeviceRates, GradientBatch
@@ -62,8 +62,9 @@ def check_group(group: Mapping[str, Any], rule: Rule) -> None:
             raise ValueError(f"Tensor lr must be 1-element, got shape {list(lr.shape)}")
         lr = lr.item()
     numbers = {"lr": lr, "weight_decay": group["weight_decay"]}
-    if group.get(LIMIT) is not None:
-        numbers["max_lr"] = group[LIMIT]
+    limit = limit_of(group)
+    if limit is not None:
+        numbers["max_lr"] = limit
     for name, value in numbers.items():
         if not is_number(value):
             raise TypeError(f"{name} must be a number, got {value!r}")
@@ -140,7 +141,7 @@ def update_groups(
     """
     parts = zip(batch.by_group(), multipliers, strict=True)
     for i, ((group, params, grads), multiplier) in enumerate(parts):
-        lr = group["effective_lr"] = lr_in_force(group, multiplier)
+        lr = group["effective_lr"] = float(group["lr"]) * multiplier
         states = [batch.states[p] for p in params]
         if not lr or not params or state["chosen"] >= 0:
             allocate(rule, params, states, _options(group))

@@ -91,14 +91,17 @@ class LearnedOptimizer(Optimizer):
             file, or a :class:`~agents.policy.Policy`. By default the shipped
             ``"default"``, or ``"anytime"``, with a warning, if there is no
             ``total_steps``.
-        total_steps: number of calls of ``step`` in the run. An anytime policy needs none
-            and has no use for it.
+        total_steps: number of updates in the run. That is the number of calls of
+            ``step``, but for those that are skipped, that find no gradients, or find all
+            learning rates at 0. An anytime policy needs none and has no use for it.
         lr: base learning rate, which the policy multiplies; it need not be right. By
             default the usual one of the policy's rule: 1e-3 for ``adam``,
             ``orthogonal-adam``, ``network`` and policies that choose rules, 1e-2 for
             ``momentum``.
-        max_lr: upper limit of the learning rate in force, whatever the policy says; as
-            for fine-tuning, where too high a rate destroys what has been learned.
+        max_lr: upper limit of the learning rate, whatever the policy says; as for
+            fine-tuning, where too high a rate destroys what has been learned. Warm-up,
+            final fall and torch schedulers lower the rate from there. It can be changed in
+            ``group["max_lr"]``.
         betas, eps, momentum: hyperparameters of the update rule, where it has such; by
             default those that the policy was trained with.
         weight_decay: decoupled weight decay (Loshchilov & Hutter, 2019): each step takes
@@ -193,7 +196,8 @@ class LearnedOptimizer(Optimizer):
             "maximize": maximize, "effective_lr": 0.0,
         }  # fmt: skip
         optional = {
-            clock.LIMIT: max_lr, "betas": betas, "eps": eps, "momentum": momentum,
+            "max_lr": max_lr, clock.LIMIT: max_lr,
+            "betas": betas, "eps": eps, "momentum": momentum,
             "capturable": capturable or None,  # as states of earlier versions, without it
         }  # fmt: skip
         defaults |= settings_of(given.rule)
@@ -253,9 +257,8 @@ class LearnedOptimizer(Optimizer):
                 ``params`` are no parameters.
         """
         if isinstance(param_group, dict):
-            if "max_lr" in param_group:
+            if "max_lr" in param_group and "min_lr" not in param_group:
                 param_group = {**param_group, clock.LIMIT: param_group["max_lr"]}
-                del param_group["max_lr"]
             check_group({**self.defaults, **param_group}, self._policy.rule)
             check_scope(param_group, self._arguments)
         super().add_param_group(param_group)
@@ -348,11 +351,11 @@ class LearnedOptimizer(Optimizer):
         steps, after a skipped step, and where a learning rate is 0: then call
         :meth:`step`. Without ``capturable=True`` it never may.
         """
-        self._controller.begin_step(self._controller_state())
+        state = self._controller_state()
         return (
             self._is_capturable
-            and self._controller.state["steps"] >= EARLY_STEPS
-            and not self._controller.probes_gradients()
+            and state["steps"] >= EARLY_STEPS
+            and not self._controller.probes_gradients(state)
             and all(float(group["lr"]) > 0.0 for group in self.param_groups)
         )
 
@@ -403,9 +406,10 @@ class LearnedOptimizer(Optimizer):
             )
         self._graph.check(self.param_groups, self.state)
         # 2. The clock and the learning rates, on the host.
+        self._controller.begin_step(self._controller_state())
         multipliers = self._controller.advance(self.param_groups)
         for i, group in enumerate(self.param_groups):
-            group["effective_lr"] = clock.lr_in_force(group, multipliers[i])
+            group["effective_lr"] = float(group["lr"]) * multipliers[i]
             self._graph.rates.write(i, group["effective_lr"])
         # 3. The update, on the device, and the loss that it was of.
         graph.replay()

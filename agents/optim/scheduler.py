@@ -331,7 +331,10 @@ class LearnedLR(LRScheduler):
             for i, p in enumerate(parameters_of(self.optimizer.param_groups))
             if self._states.get(p)
         }
+        groups = self.optimizer.param_groups  # to which some may have been added
         common = {name: self.__dict__[name] for name in COMMON}
+        common["base_lrs"] = [_copy_lr(g.get("initial_lr", g["lr"])) for g in groups]
+        common["_last_lr"] = [_copy_lr(group["lr"]) for group in groups]
         return {**common, "controller": self._controller.state, "kept": buffers}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -360,6 +360,24 @@ def test_fused_gradients_are_unscaled_before_they_are_observed():
     assert ends[0] == pytest.approx(ends[1], rel=1e-2)
 
 
+def test_a_state_with_a_group_added_in_the_run_loads():
+    model, data = make_model(), list(batches())
+    first, *others = model.parameters()
+    optimizer = torch.optim.Adam([first], lr=1e-3)
+    scheduler = LearnedLR(optimizer, STEPS)
+    train(model, optimizer, scheduler, data[:4])
+    optimizer.add_param_group({"params": others, "lr": 1e-2})
+    scheduler.load_state_dict(scheduler.state_dict())
+    train(model, optimizer, scheduler, data[4:6])
+    state = copy.deepcopy(scheduler.state_dict())
+    assert state["base_lrs"] == [1e-3, 1e-2]
+    two = torch.optim.Adam([{"params": [first]}, {"params": others}], lr=1e-3)
+    two.load_state_dict(optimizer.state_dict())
+    resumed = LearnedLR(two, STEPS)
+    resumed.load_state_dict(state)
+    assert resumed.get_last_lr() == scheduler.get_last_lr()
+
+
 def test_a_state_dict_does_not_change_with_later_steps():
     model, data = make_model(), list(batches())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
