@@ -92,10 +92,11 @@ class CharacterModel(Task):
 
         Args:
             params: one tensor ``[B, *shape]`` per shape.
-            tokens: characters ``[B, n, T]``.
+            tokens: characters ``[B, n, T]``, or in an order that the subclass's
+                :meth:`loss` chooses.
 
         Returns:
-            Logits ``[B, n * T, 96]``, positions innermost.
+            Logits ``[B, n * T, 96]``, in the order of the tokens.
         """
 
     @abstractmethod

@@ -115,7 +115,20 @@ class RNN(CharacterModel):
         bound = 1.0 / math.sqrt(self.width)
         return rng.uniform(-bound, bound, shape)
 
+    def loss(self, params: tuple[Tensor, ...], inputs: Tensor, targets: Tensor) -> Tensor:
+        # Positions before passages: each step of the recurrence then reads one block.
+        return super().loss(params, inputs.mT, targets.mT)
+
     def logits(self, params: tuple[Tensor, ...], tokens: Tensor) -> Tensor:
+        """Compute the logits of the character after each.
+
+        Args:
+            params: one tensor ``[B, *shape]`` per shape.
+            tokens: characters ``[B, T, n]``, positions before passages.
+
+        Returns:
+            Logits ``[B, T * n, 96]``.
+        """
         recurrence, rest = CELLS[self.cell][0], iter(params)
         hidden = layers.embed(next(rest), tokens)
         for _ in range(self.depth):
@@ -123,8 +136,8 @@ class RNN(CharacterModel):
             driven = torch.baddbmm(
                 bias.unsqueeze(1), hidden.flatten(1, 2), from_input.mT
             ).unflatten(1, tokens.shape[1:])
-            states = recurrence(driven.unbind(2), from_state, state_bias)
-            hidden = torch.stack(states, 2)
+            states = recurrence(driven.unbind(1), from_state, state_bias)
+            hidden = torch.stack(states, 1)
         return layers.linear(rest, hidden.flatten(1, 2))
 
 
