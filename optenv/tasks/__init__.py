@@ -70,7 +70,8 @@ __all__ = [
     "register",
 ]
 
-#: Draw a structure of a split, ``"train"`` or ``"test"``.
+#: Draw a structure of a split, ``"train"`` or ``"test"``. Those of :data:`MORE_FAMILIES`
+#: also have a split ``"ood"``, which differs in more than sizes.
 Family = Callable[[np.random.Generator, str], Task]
 
 #: Families of the package that ``"train"`` and ``"test"`` stand for, by name.

@@ -124,7 +124,8 @@ class CharacterModel(Task):
 
     @property
     def work(self) -> int:
-        weights = sum(math.prod(shape) for shape in self.shapes[self.tables :])
+        used = (shape for shape in self.shapes[self.tables :] if len(shape) > 1)
+        weights = sum(map(math.prod, used))
         return self.batch_size * (weights * self.length + self.multiplications)
 
     def sample(self, generators: Sequence[np.random.Generator]) -> Data:

@@ -1,7 +1,7 @@
 """Classical control problems in torch, batched over runs and episodes.
 
-The physical constants of a run are a tensor ``[B, n, K]``; states are ``[B, n, S]``. Equations
-and constants of cart-pole and pendulum are those of Gymnasium's ``CartPole-v1`` and
+The physical constants of a run are a tensor ``[B, n, K]``; states are ``[B, n, S]``.
+Equations of cart-pole and pendulum are those of Gymnasium's ``CartPole-v1`` and
 ``Pendulum-v1``.
 """
 
@@ -43,11 +43,19 @@ class System(ABC):
 
     @abstractmethod
     def start(self, noise: Tensor) -> Tensor:
-        """Return initial states ``[B, n, S]`` made of normal numbers ``[B, n, start_size]``."""
+        """Make initial states ``[B, n, S]``.
+
+        Args:
+            noise: standard normal numbers ``[B, n, start_size]``.
+        """
 
     @abstractmethod
     def observe(self, state: Tensor) -> Tensor:
         """Return the observations ``[B, n, observation_size]`` of states."""
+
+    def lasts(self, state: Tensor) -> Tensor:
+        """Return 1 for each episode ``[B, n]`` that goes on, and 0 for those at an end."""
+        return torch.ones_like(state[..., 0])
 
     @abstractmethod
     def step(
@@ -103,10 +111,13 @@ class CartPole(System):
     def observe(self, state: Tensor) -> Tensor:
         return state[..., :4]
 
+    def lasts(self, state: Tensor) -> Tensor:
+        return state[..., 4]
+
     def step(
         self, state: Tensor, action: Tensor, constants: Tensor
     ) -> tuple[Tensor, Tensor]:
-        position, velocity, angle, turning, alive = state.unbind(-1)
+        _, velocity, angle, turning, alive = state.unbind(-1)
         length, pole, cart = constants.unbind(-1)
         total = pole + cart
         sine, cosine = angle.sin(), angle.cos()
@@ -116,13 +127,13 @@ class CartPole(System):
             length * (4.0 / 3.0 - pole * cosine.square() / total)
         )
         linear = push - pole * length * angular * cosine / total
-        # The reward counts the step in which the episode ends.
         rates = torch.stack([velocity, linear, turning, angular], -1)
         # A finished episode stands still, so that no number of it can overflow.
         moved = state[..., :4] + self.interval * rates * alive.unsqueeze(-1)
         inside = (moved[..., 0].abs() <= self.max_position) & (
             moved[..., 2].abs() <= self.max_angle
         )
+        # The step in which an episode ends has its reward, too.
         return torch.cat([moved, (alive * inside).unsqueeze(-1)], -1), alive
 
 
@@ -169,9 +180,10 @@ class Pendulum(System):
     r"""Swing a pendulum up by a torque, and hold it there.
 
     :math:`\ddot\theta = \frac{3g}{2l} \sin\theta + \frac{3}{m l^2} u` with mass :math:`m`,
-    length :math:`l`, :math:`|u| \le 2` and :math:`|\dot\theta| \le 8`, by semi-implicit
-    Euler steps of 0.05 s. The reward is a quarter of Gymnasium's, :math:`-\frac14(\theta^2
-    + 0.1 \dot\theta^2 + 0.001 u^2)`, with the angle in :math:`[-\pi, \pi)`.
+    length :math:`l` and :math:`|\dot\theta| \le 8`, by semi-implicit Euler steps of 0.05 s.
+    The torque :math:`u` is twice the action, which is clipped to :math:`[-1, 1]`. The
+    reward is a quarter of Gymnasium's, :math:`-\frac14 (\theta^2 + 0.1 \dot\theta^2 + 0.001
+    u^2)`, with the angle in :math:`[-\pi, \pi)`.
     """
 
     constants = ("mass", "length")
@@ -197,7 +209,7 @@ class Pendulum(System):
     ) -> tuple[Tensor, Tensor]:
         angle, turning = state.unbind(-1)
         mass, length = constants.unbind(-1)
-        torque = action.squeeze(-1).clamp(-self.max_torque, self.max_torque)
+        torque = action.squeeze(-1).clamp(-1.0, 1.0) * self.max_torque
         upright = (angle + math.pi).remainder(2.0 * math.pi) - math.pi
         cost = upright.square() + 0.1 * turning.square() + 0.001 * torque.square()
         fall = 1.5 * self.gravity / length * angle.sin()

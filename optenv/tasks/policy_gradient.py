@@ -26,8 +26,8 @@ GRADIENTS = ("reinforce", "pathwise")
 #: Initial log of the standard deviation of forces and torques.
 LOG_SPREAD = -0.5
 
-#: Factor of the initial weights of the policy's last layer. Small ones, with which the first
-#: actions hardly depend on the observation, are usual (Andrychowicz et al., 2021).
+#: Factor of the initial weights of the policy's last layer. With small weights there, the
+#: first actions hardly depend on the observation (Andrychowicz et al., 2021).
 OUTPUT_GAIN = 0.1
 
 
@@ -38,11 +38,14 @@ class Episodes(NamedTuple):
         observations: ``[B, n, T, observation_size]``.
         actions: ``[B, n, T, action_size]``.
         rewards: ``[B, n, T]``.
+        lasts: 1 for actions before the end of the episode, 0 for later ones, which have no
+            effect; ``[B, n, T]``.
     """
 
     observations: Tensor
     actions: Tensor
     rewards: Tensor
+    lasts: Tensor
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,12 @@ class PolicyGradient(Task):
     r"""Train a policy by reinforcement learning: REINFORCE, or the pathwise gradient.
 
     An example is an episode of :math:`T` steps, drawn anew at every update. The loss is the
-    negative mean reward of a step, :math:`L = -\frac{1}{nT} \sum_{i,t} r_{it}`, of the order
-    of 1 and below zero for rewards that are positive.
+    negative mean reward of a step, :math:`L = -\frac{1}{nT} \sum_{i,t} r_{it}`. It is of
+    the order of 1, and below zero for rewards that are positive.
 
     Its gradient is that of REINFORCE (Williams, 1992) with the rewards to come
-    :math:`G_{it} = \sum_{s \ge t} r_{is}` and as baseline their mean over the other episodes
-    of the batch, which leaves it unbiased:
+    :math:`G_{it} = \sum_{s \ge t} r_{is}` and as baseline their mean over the other
+    episodes of the batch, which leaves it unbiased:
 
     .. math::
         -\frac{1}{nT} \sum_{i,t} \nabla \log \pi(a_{it} \mid o_{it})
@@ -100,12 +103,10 @@ class PolicyGradient(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "width"):
+        for name in ("steps", "width", "depth"):
             object.__setattr__(self, name, positive_int(name, getattr(self, name)))
         if self.system not in SYSTEMS:
-            raise ValueError(
-                f"unknown system {self.system!r}; valid: {', '.join(SYSTEMS)}"
-            )
+            raise ValueError(f"unknown system {self.system!r}; valid: {', '.join(SYSTEMS)}")
         if self.gradient not in GRADIENTS:
             raise ValueError(
                 f"unknown gradient {self.gradient!r}; valid: {', '.join(GRADIENTS)}"
@@ -152,8 +153,7 @@ class PolicyGradient(Task):
     def roles(self) -> tuple[str, ...]:
         """Role of each parameter; see the package's roles of parameters."""
         kinds = ["vectors" if len(shape) < 2 else "matrices" for shape in self.shapes]
-        if self.depth:
-            kinds[2 * self.depth] = "output"
+        kinds[2 * self.depth] = "output"
         return tuple(kinds)
 
     @property
@@ -162,7 +162,7 @@ class PolicyGradient(Task):
 
     @property
     def work(self) -> int:
-        weights = sum(math.prod(shape) for shape in self._network.shapes)
+        weights = sum(math.prod(shape) for shape in self.shapes if len(shape) > 1)
         # REINFORCE applies the policy once to act, and once to differentiate.
         times = 2 if self.gradient == "reinforce" else 1
         return times * weights * self.batch_size * self.steps
@@ -184,7 +184,9 @@ class PolicyGradient(Task):
         last = sum(math.prod(shape) for shape in self._network.shapes[-2:])
         weights[:, -last:] *= OUTPUT_GAIN
         spreads = self.num_params - self._network.num_params
-        return torch.cat([weights, weights.new_full((len(weights), spreads), LOG_SPREAD)], 1)
+        return torch.cat(
+            [weights, weights.new_full((len(weights), spreads), LOG_SPREAD)], 1
+        )
 
     def training_loss(
         self, params: tuple[Tensor, ...], batch: Batch, buffers: Tensor
@@ -213,7 +215,7 @@ class PolicyGradient(Task):
         system, size = self._system, self._system.action_size
         start, noise = batch.noise.split([system.start_size, self.steps * size], -1)
         state = system.start(start)
-        observations, actions, rewards = [], [], []
+        steps: list[tuple[Tensor, ...]] = []
         if system.discrete:  # of the logistic distribution, to be compared with logits
             noise = torch.special.ndtr(noise).logit()
         for chance in noise.split(size, -1):
@@ -223,18 +225,16 @@ class PolicyGradient(Task):
                 action = (chance < outputs).to(outputs)
             else:
                 action = outputs + params[-1].exp().unsqueeze(1) * chance
+            lasts = system.lasts(state)
             state, reward = system.step(state, action, batch.inputs)
-            observations.append(observation)
-            actions.append(action)
-            rewards.append(reward)
-        return Episodes(
-            torch.stack(observations, 2), torch.stack(actions, 2), torch.stack(rewards, 2)
-        )
+            steps.append((observation, action, reward, lasts))
+        return Episodes(*(torch.stack(part, 2) for part in zip(*steps, strict=True)))
 
     def log_probabilities(self, params: tuple[Tensor, ...], episodes: Episodes) -> Tensor:
         """Compute the log-probabilities ``[B, n, T]`` of the actions of episodes.
 
-        Those of continuous actions are densities, up to a constant.
+        Those of continuous actions are of densities, up to a constant; those of actions
+        after the end of an episode are 0.
 
         Args:
             params: one tensor ``[B, *shape]`` per shape.
@@ -249,7 +249,7 @@ class PolicyGradient(Task):
             log_spread = params[-1].unsqueeze(1)
             deviation = (actions - outputs) * (-log_spread).exp()
             each = -0.5 * deviation.square() - log_spread
-        return each.sum(-1).unflatten(1, size)
+        return each.sum(-1).unflatten(1, size) * episodes.lasts
 
     def _differentiable_returns(
         self, params: tuple[Tensor, ...], episodes: Episodes

@@ -16,9 +16,9 @@ from .characters import PASSAGES, CharacterModel
 
 __all__ = ["CELLS", "RNN", "sample_structure"]
 
-#: Computes the state ``[B, n, w]`` at each position from the contribution
-#: ``[B, n, gates * w]`` of each input, the recurrent weights ``[B, gates * w, w]`` and their
-#: bias ``[B, gates * w]``.
+#: Compute the state ``[B, n, w]`` at each position. The arguments are the contribution
+#: ``[B, n, gates * w]`` of each input, the recurrent weights ``[B, gates * w, w]`` and
+#: their bias ``[B, gates * w]``.
 Recurrence = Callable[[tuple[Tensor, ...], Tensor, Tensor], list[Tensor]]
 
 

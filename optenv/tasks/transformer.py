@@ -57,9 +57,7 @@ class Transformer(CharacterModel):
         for name in ("heads", "expansion"):
             object.__setattr__(self, name, positive_int(name, getattr(self, name)))
         if self.width % self.heads:
-            raise ValueError(
-                f"heads must divide width ({self.width}), got {self.heads!r}"
-            )
+            raise ValueError(f"heads must divide width ({self.width}), got {self.heads!r}")
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:

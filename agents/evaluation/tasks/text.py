@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from optenv.tasks.text import CHARACTERS, encode, source
+from optenv.tasks.text import CHARACTERS, source
 
 from .problem import Batch, Split
 
