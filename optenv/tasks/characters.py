@@ -128,6 +128,11 @@ class CharacterModel(Task):
         weights = sum(map(math.prod, used))
         return self.batch_size * (weights * self.length + self.multiplications)
 
+    @property
+    def reward_examples(self) -> int:
+        # Each passage has a loss at each of its positions.
+        return 32
+
     def sample(self, generators: Sequence[np.random.Generator]) -> Data:
         codes, border = self._text
         # An example is a place in the text. Passages are views of it, which overlap.

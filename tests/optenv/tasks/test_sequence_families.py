@@ -152,6 +152,17 @@ def test_work_is_the_number_of_multiplications_of_a_forward_pass(name: str) -> N
     assert task.work == pytest.approx(counter.get_total_flops() / 2, rel=0.02)
 
 
+def test_rewards_on_text_are_of_the_first_passages() -> None:
+    task = RNN(width=8, embedding=6, length=6, batch_size=4, num_train=64)
+    env = gym.make_vec("optenv/LearningRate-v0", 2, tasks=task, dtype="float64", **SHORT)
+    env.reset(seed=0)
+    group = env.groups[0][1]
+    rows = group.data.rows[:, :32]
+    inputs, targets = group.data.inputs[rows], group.data.targets[rows]
+    expected = task.loss(task.unflatten(group.state.run.params), inputs, targets)
+    torch.testing.assert_close(group.state.loss[:, 0], expected)
+
+
 @every_task
 def test_every_parameter_has_a_role(name: str) -> None:
     task = TASKS[name]
