@@ -1,4 +1,7 @@
-"""Layers of networks on sequences, batched over runs: parameters have a first dimension ``B``."""
+"""Layers of networks on sequences, whose parameters are stacked over runs.
+
+Convolutions and perceptrons are in :mod:`optenv.tasks.layers`.
+"""
 
 from __future__ import annotations
 

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.utils.env_checker import check_env
-from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from torch.utils.flop_counter import FlopCounterMode
 
 from optenv import core, rules, tasks
 from optenv.tasks import RNN, PolicyGradient, Task, Transformer
-from tests.helpers.small_runs import (
-    assert_identical,
-    assert_same,
-    generators,
-    random_actions,
-    rollout,
-    sample_runs,
-)
+from tests.helpers.families import check_environment, check_single_equals_batch
+from tests.helpers.small_runs import assert_identical, generators, sample_runs
 
 TEXT = {"width": 8, "length": 6, "batch_size": 4, "num_train": 32, "num_validation": 16}
 POLICY = {"steps": 12, "width": 8, "batch_size": 4, "num_train": 16, "num_validation": 16}
@@ -49,27 +40,13 @@ def structures(family: str, split: str, count: int = 200) -> list[Task]:
 
 
 @every_task
-def test_the_checkers_of_gymnasium_and_sb3_are_silent(name: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        env = gym.make("optenv/LearningRate-v0", tasks=TASKS[name], **SHORT)
-        check_env(env.unwrapped, skip_render_check=True)
-        sb3_check_env(env.unwrapped)
+def test_an_environment_passes_gymnasiums_check_and_repeats_by_seed(name: str) -> None:
+    check_environment(TASKS[name])
 
 
 @every_task
 def test_single_and_batched_runs_are_the_same(name: str) -> None:
-    arguments = {"tasks": TASKS[name], "dtype": "float64", **SHORT}
-    batch = gym.make_vec("optenv/LearningRate-v0", num_envs=3, **arguments)
-    actions = random_actions(batch.action_space, 4)
-    together = rollout(batch, actions, seed=5)
-    for i in range(3):
-        env = gym.make("optenv/LearningRate-v0", **arguments)
-        alone = rollout(env, [action[i] for action in actions], seed=5 + i)
-        for ours, theirs in zip(alone, together, strict=True):
-            assert_same(ours[0], theirs[0][i], rtol=1e-6, atol=1e-9)
-            if len(ours) > 2:
-                assert ours[1] == pytest.approx(theirs[1][i], rel=1e-6, abs=1e-9)
+    check_single_equals_batch(TASKS[name])
 
 
 @every_task
