@@ -22,10 +22,7 @@ from .rules import switching
 from .settings import DTYPES, Settings, log_uniform
 from .telemetry import Control, History, Losses, log_loss, observe
 
-__all__ = ["REWARD_EXAMPLES", "ControlState", "Group", "StepResult", "estimated_reward"]
-
-#: Largest number of examples on which the loss of the reward is taken.
-REWARD_EXAMPLES = 128
+__all__ = ["ControlState", "Group", "StepResult", "estimated_reward"]
 
 
 class ControlState(NamedTuple):
@@ -389,9 +386,10 @@ class Group:
         self, data: tasks.Data, run: core.RunState, differentiable: bool = False
     ) -> Tensor:
         """Compute the losses ``[B, S]`` of the reward, one per source."""
+        limit = self.task.reward_examples
         batches = {
-            "train": lambda: data.train(REWARD_EXAMPLES),
-            "validation": lambda: data.validation(REWARD_EXAMPLES),
+            "train": lambda: data.train(limit),
+            "validation": lambda: data.validation(limit),
         }
         losses = [
             core.evaluate(

@@ -23,7 +23,10 @@ from . import (
     language,
     mlp,
     physics,
+    policy_gradient,
     quadratic,
+    rnn,
+    transformer,
 )
 from .autoencoder import VAE, Autoencoder
 from .base import Data, Task
@@ -35,13 +38,17 @@ from .language import LanguageModel
 from .mlp import MLP
 from .module import ModuleTask, from_module
 from .physics import PhysicsInformed
+from .policy_gradient import PolicyGradient
 from .quadratic import Quadratic
+from .rnn import RNN
+from .transformer import Transformer
 
 __all__ = [
     "CNN",
     "FAMILIES",
     "MLP",
     "MORE_FAMILIES",
+    "RNN",
     "SPLITS",
     "VAE",
     "Autoencoder",
@@ -53,15 +60,18 @@ __all__ = [
     "LanguageModel",
     "ModuleTask",
     "PhysicsInformed",
+    "PolicyGradient",
     "Quadratic",
     "Task",
     "TaskSampler",
+    "Transformer",
     "from_module",
     "make",
     "register",
 ]
 
-#: Draw a structure of a split, ``"train"`` or ``"test"``.
+#: Draw a structure of a split, ``"train"`` or ``"test"``. Those of :data:`MORE_FAMILIES`
+#: also have a split ``"ood"``, which differs in more than sizes.
 Family = Callable[[np.random.Generator, str], Task]
 
 #: Families of the package that ``"train"`` and ``"test"`` stand for, by name.
@@ -83,6 +93,9 @@ MORE_FAMILIES: dict[str, Family] = {
     "autoencoder": autoencoder.sample_autoencoder,
     "vae": autoencoder.sample_vae,
     "contrastive": contrastive.sample_structure,
+    "rnn": rnn.sample_structure,
+    "transformer": transformer.sample_structure,
+    "policy-gradient": policy_gradient.sample_structure,
 }
 
 #: Names of the splits.
