@@ -398,6 +398,7 @@ class Group:
                 batches[source](),
                 data,
                 run.buffers,
+                source=source,
                 differentiable=differentiable,
             )
             for source in self.reward.sources
@@ -409,7 +410,10 @@ class Group:
         runs = torch.from_numpy(index).to(self.device)
         run, data = self.state.run, self.data.of_runs(runs)
         examples = self.data.validation(runs=runs)
-        return core.evaluate(self.task, run.params[runs], examples, data, run.buffers[runs])
+        params, buffers = run.params[runs], run.buffers[runs]
+        return core.evaluate(
+            self.task, params, examples, data, buffers, source="validation"
+        )
 
 
 def _with_values(rule: rules.Rule, values: Mapping[str, Tensor]) -> rules.Rule:

@@ -71,8 +71,8 @@ class PolicyGradient(Task):
     The policy is a tanh perceptron that gives the logit of pushing right, or the means of
     normally distributed forces, whose log standard deviations are parameters. Each run
     draws the physical constants of its system, log-uniformly, and the gain of the initial
-    weights. Evaluations are on the same episodes throughout a run: training and validation
-    examples are the same episodes, as far as there are equally many.
+    weights. Evaluations are on the same episodes throughout a run, those of training and
+    of validation on different ones.
 
     Attributes:
         system: system to control, a key of :data:`optenv.tasks.dynamics.SYSTEMS`.
