@@ -300,7 +300,8 @@ class LearnedOptimizer(Optimizer):
             closure: re-evaluates the model and returns the loss.
             loss: the loss whose gradients the parameters hold, a scalar; its graph is not
                 used. By default the loss that ``closure`` returned, or else that of an
-                attached module. Without any, the policy observes gradients alone, as
+                attached module. (Of several passes attached with reduction ``"sum"`` the
+                sum comes first: the closure's loss is but a share of it.) Without any, the policy observes gradients alone, as
                 ``"gradient-only"`` always does.
 
         Returns:
@@ -451,9 +452,13 @@ class LearnedOptimizer(Optimizer):
                     f"closure must be callable, got {closure!r}; "
                     "a loss is given by name: step(loss=loss)"
                 )
-            with torch.enable_grad():
-                result = closure()
-            if loss is None and is_scalar(result):
+            try:
+                with torch.enable_grad():
+                    result = closure()
+            except BaseException:
+                self._losses.take()  # losses of a step that is not taken
+                raise
+            if loss is None and is_scalar(result) and not self._losses.adds_up:
                 loss = result
         attached = self._losses.take()  # also when it is not needed: it is of this step
         loss = attached if loss is None else loss
