@@ -301,8 +301,8 @@ class LearnedOptimizer(Optimizer):
             loss: the loss whose gradients the parameters hold, a scalar; its graph is not
                 used. By default the loss that ``closure`` returned, or else that of an
                 attached module. (Of several passes attached with reduction ``"sum"`` the
-                sum comes first: the closure's loss is but a share of it.) Without any, the policy observes gradients alone, as
-                ``"gradient-only"`` always does.
+                sum comes first: the closure's loss is but a share of it.) Without any,
+                the policy observes gradients alone, as ``"gradient-only"`` always does.
 
         Returns:
             The result of ``closure``, or None.
@@ -747,7 +747,9 @@ class LearnedOptimizer(Optimizer):
         return int(self._controller_state()["rollbacks"])
 
     def explain(self) -> Explanation:
-        """Return the observations and actions of all decisions so far.
+        """Return the observations and actions of the decisions so far.
+
+        After :meth:`extend` those are the latest, as many as a run has.
 
         Example:
             >>> import torch
