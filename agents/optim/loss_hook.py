@@ -86,7 +86,7 @@ def check_loss(loss: Any) -> None:
     """Refuse anything but a real scalar, without waiting for a device.
 
     Raises:
-        ValueError: the loss is a tensor of more than one element.
+        ValueError: the loss is a tensor of more than one element, or without data.
         TypeError: the loss is no number.
     """
     if isinstance(loss, Tensor):
@@ -96,6 +96,8 @@ def check_loss(loss: Any) -> None:
             )
         if loss.is_complex():
             raise TypeError(f"loss must be real, got a tensor of {loss.dtype}")
+        if loss.is_meta:
+            raise ValueError("loss is on device 'meta', where tensors have no numbers")
         return
     try:
         if isinstance(loss, (str, bytes)):

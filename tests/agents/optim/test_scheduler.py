@@ -440,14 +440,18 @@ def test_a_wrapped_optimizer_is_refused():
 def test_a_copy_of_a_removed_scheduler_drives_nothing(clone):
     p = nn.Parameter(torch.ones(3))
     scheduler = LearnedLR(torch.optim.SGD([p], 0.1), STEPS)
+    p.grad = torch.ones(3)
+    scheduler.optimizer.step()
+    scheduler.step()
     scheduler.remove()
     other = clone(scheduler)
     other.remove()
-    for group in other.optimizer.param_groups:
-        group["params"][0].grad = torch.ones(3)
-    other.optimizer.step()
-    other.step()
-    assert other.optimizer.param_groups[0]["lr"] == 0.1 and not other.explain()
+    (group,) = other.optimizer.param_groups
+    rate, group["params"][0].grad = group["lr"], torch.ones(3)
+    for _ in range(STEPS):
+        other.optimizer.step()
+        other.step()
+    assert group["lr"] == rate and len(other.explain()) == 1
 
 
 @pytest.mark.parametrize("value", ["no", 1, None])
