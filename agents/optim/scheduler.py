@@ -174,7 +174,7 @@ class LearnedLR(LRScheduler):
         super()._initial_step()
 
     def _register_hooks(self) -> None:
-        self._hooks = (
+        self._hooks: tuple[RemovableHandle, ...] = (
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
         )
@@ -184,7 +184,7 @@ class LearnedLR(LRScheduler):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._hooks: tuple[RemovableHandle, ...] = ()
+        self._hooks = ()
         if not self._removed:
             self._register_hooks()
 

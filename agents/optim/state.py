@@ -377,7 +377,7 @@ def check_ranges(group: Mapping[str, Any]) -> None:
         ValueError: one is no number, not finite, or out of its range.
     """
     for key, (least, most) in SETTINGS.items():
-        value = group.get(key)
+        value: Any = group.get(key)
         if isinstance(value, Tensor) and value.numel() == 1:
             value = value.item()
         if key not in group or (key == "eps" and value is None):

@@ -151,3 +151,27 @@ def test_a_schedule_of_torch_alone_is_described_alone():
     assert "schedule: none\n" in repr(optimizer)
     torch.optim.lr_scheduler.StepLR(optimizer, 5)
     assert "schedule: a torch scheduler's factor\n" in repr(optimizer)
+
+
+@pytest.mark.parametrize(
+    ("lr", "total", "loss", "first"),
+    [
+        (1e-4, 100, 2.0, 0.304), (1e-3, 1000, 0.01, 0.291), (1e-3, 1000, 2.0, 0.291),
+        (1e-3, 1000, None, 0.278), (0.1, 10_000, None, 0.150),
+    ],
+)  # fmt: skip
+def test_the_first_rate_of_the_default_is_that_of_the_docs(lr, total, loss, first):
+    optimizer = LearnedOptimizer([parameter()], total_steps=total, lr=lr)
+    optimizer.step(loss=loss)
+    assert optimizer.log_dict()["lr"] / lr == pytest.approx(first, abs=0.002)
+
+
+def test_a_loaded_limit_holds_and_one_that_was_not_saved_stays():
+    saved = {
+        limit: LearnedOptimizer([parameter()], total_steps=STEPS, max_lr=limit).state_dict()
+        for limit in (None, 0.5)
+    }
+    for limit, held in ((None, 0.1), (0.5, 0.5)):
+        optimizer = LearnedOptimizer([parameter()], total_steps=STEPS, max_lr=0.1)
+        optimizer.load_state_dict(saved[limit])
+        assert optimizer.param_groups[0]["lr_limit"] == held
