@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -137,10 +138,12 @@ def check_warmup_steps(warmup_steps: Any, total_steps: int | None) -> int:
     Raises:
         ValueError: it is no integer of at least 0, or not less than ``total_steps``.
     """
-    if type(warmup_steps) is not int and warmup_steps != 0:
-        warmup_steps = positive_int("warmup_steps", warmup_steps)
-    if warmup_steps < 0 or isinstance(warmup_steps, bool):
-        raise ValueError(f"warmup_steps must be at least 0, got {warmup_steps!r}")
+    whole = isinstance(warmup_steps, float) and warmup_steps.is_integer()
+    is_integer = isinstance(warmup_steps, Integral) and not isinstance(warmup_steps, bool)
+    if not (whole or is_integer) or warmup_steps < 0:
+        raise ValueError(
+            f"warmup_steps must be an integer of at least 0, got {warmup_steps!r}"
+        )
     if total_steps is not None and warmup_steps >= total_steps:
         raise ValueError(
             f"warmup_steps must be less than total_steps={total_steps}, got {warmup_steps}"
@@ -385,7 +388,9 @@ def describe_schedule(
         parts.append("none")
     else:
         parts.append(DESCRIPTIONS.get(policy.action.schedule, policy.action.schedule))
-    if any("initial_lr" in group for group in groups):
+    if any("initial_lr" in group for group in groups) and parts[-1:] == ["none"]:
+        parts[-1] = "a torch scheduler's factor"
+    elif any("initial_lr" in group for group in groups):
         parts.append(
             "times the scheduler's factor" if state["schedule"] == "always"
             else "or a torch scheduler's factor, whichever is lower"

@@ -74,7 +74,7 @@ def check_group(group: Mapping[str, Any], rule: Rule) -> None:
         raise ValueError("max_lr must be above 0, got 0; lr=0 keeps a group as it is")
     # 2. Flags.
     for name in ("foreach", "fused"):
-        if group[name] not in (True, False, None):
+        if group[name] is not None and not isinstance(group[name], bool):
             raise TypeError(f"{name} must be True, False or None, got {group[name]!r}")
     if not isinstance(group["maximize"], bool):
         raise TypeError(f"maximize must be True or False, got {group['maximize']!r}")
@@ -114,11 +114,17 @@ def check_scope(group: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
         ValueError: a group has another setting.
     """
     for name in GLOBAL:
-        if name in group and group[name] != arguments[name]:
+        if name in group and not _is_same(group[name], arguments[name]):
             raise ValueError(
                 f"{name} is of the whole optimizer, not of a parameter group; a group can "
                 f"have {', '.join(KNOWN)}"
             )
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    """Return whether two settings are equal, or one; arrays are equal to nothing."""
+    equal = value is other or value == other
+    return isinstance(equal, bool) and equal
 
 
 def update_groups(
