@@ -1,6 +1,7 @@
 """Updates per CPU-second of the environment, against loops that do less.
 
     python benchmarks/throughput.py [--dacbench]
+    python benchmarks/throughput.py --families [NAME ...]
 
 Measures what telemetry, rewards, batches and infos cost, in two cases. All loops of a case
 are timed alternately, in one process and one thread. A few minutes.
@@ -24,7 +25,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -33,6 +34,10 @@ from gymnasium.vector import AutoresetMode
 from torch import nn
 
 import optenv
+from optenv.tasks.base import Batch, Task
+
+#: Numbers of runs in the table of families.
+BATCHES = (1, 16, 256)
 
 
 def make_env(
@@ -67,14 +72,20 @@ def bare_updates(env: optenv.LearningRateVectorEnv, updates: int) -> int:
     They are forward, backward and in-place Adam, batched over runs. Returns their number.
     """
     group = env.groups[0][1]
-    task, data = group.task, group.data
+    task: Task = group.task
+    data = group.data
     params = [p.clone().requires_grad_() for p in task.unflatten(group.state.run.params)]
     means, squares = ([torch.zeros_like(p) for p in params] for _ in range(2))
     examples = torch.randint(task.num_train, (env.num_envs, task.batch_size))
+    buffers = task.init_buffers(env.num_envs)
     for step in range(1, updates + 1):
         inputs, targets = data.batch(examples)
-        loss = task.loss(tuple(params), inputs, targets).sum()
-        grads = torch.autograd.grad(loss, params)
+        numbers = torch.full_like(data.order, step)
+        noise = data.noise(numbers, task.batch_size, task.noise).to(inputs.device)
+        batch = Batch(inputs, targets, noise.float())
+        losses, buffers = task.training_loss(tuple(params), batch, buffers)
+        buffers = buffers.detach()
+        grads = torch.autograd.grad(losses.sum(), params)
         with torch.no_grad():
             torch._foreach_lerp_(means, grads, 0.1)
             torch._foreach_mul_(squares, 0.999)
@@ -185,12 +196,42 @@ def compare_with_single_runs(rounds: int, dacbench: Callable[[], int] | None) ->
             print(f"    {name:39s} {ratio(measured, name, theirs):.1f}")
 
 
+def compare_families(rounds: int, names: Sequence[str]) -> None:
+    """Time one structure of each family in batches of 1, 16 and 256, and print a table."""
+    print(
+        "updates per CPU-second, 10 updates a step: bare batched loop, environment, ratio"
+    )
+    for name in names:
+        task = optenv.tasks.make(name).draw(np.random.default_rng(0))
+        cells = []
+        for runs in BATCHES:
+            env = make_env(runs, task, 10, horizon=100_000)
+            updates = max(20, min(200, int(2e8 / (task.work * runs)) // 10 * 10))
+            work = {
+                "bare": lambda e=env, n=updates: bare_updates(e, n),
+                "env": lambda e=env, n=updates: env_steps(e, n // 10),
+            }
+            measured = speeds(work, rounds)
+            bare, ours = (statistics.median(measured[key]) for key in ("bare", "env"))
+            share = ratio(measured, "env", "bare")
+            cells.append(f"{bare:>9,.0f} {ours:>9,.0f} {share:5.2f}")
+        print(f"  {name:20s}" + " |".join(cells), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds of each")
     parser.add_argument("--dacbench", action="store_true", help="time DACBench as well")
+    parser.add_argument(
+        "--families", nargs="*", metavar="NAME",
+        help="time families of tasks instead, by default all, in batches of 1, 16, 256",
+    )  # fmt: skip
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.families is not None:
+        everything = [*optenv.tasks.FAMILIES, *optenv.tasks.MORE_FAMILIES]
+        compare_families(arguments.rounds, arguments.families or everything)
+        return
     dacbench = None
     if arguments.dacbench:
         from dacbench_case import Case

@@ -286,8 +286,9 @@ def _differentiate(
     return (loss if differentiable else loss.detach()), grad
 
 
-#: Number of the update for whose noise all evaluations of a run are made.
-_EVALUATION = -1
+#: Numbers of updates, of which there are none, for whose noise evaluations are made: one
+#: for each source of examples.
+_EVALUATIONS = {"train": -1, "validation": -2}
 
 
 def evaluate(
@@ -297,6 +298,7 @@ def evaluate(
     data: Data | None = None,
     buffers: Tensor | None = None,
     *,
+    source: str = "train",
     differentiable: bool = False,
 ) -> Tensor:
     """Compute the evaluation loss ``[B]`` of each run.
@@ -309,12 +311,14 @@ def evaluate(
             evaluations of a run, and whose ``scale`` applies. Only tasks without either
             can do without.
         buffers: running statistics, ``[B, S]``; by default those of the start.
+        source: source of the examples, ``"train"`` or ``"validation"``: each has random
+            numbers of its own.
         differentiable: keep the graph.
     """
     runs, count = examples[0].shape[:2]
     noise = params.new_empty(runs, count, 0)
     if data is not None and task.noise:
-        updates = torch.full_like(data.order, _EVALUATION)
+        updates = torch.full_like(data.order, _EVALUATIONS[source])
         noise = data.noise(updates, count, task.noise).to(params)
     if buffers is None:
         buffers = task.init_buffers(runs).to(params)

@@ -23,10 +23,7 @@ from .rules import switching
 from .settings import DTYPES, Settings, log_uniform
 from .telemetry import Control, History, Losses, log_loss, observe
 
-__all__ = ["REWARD_EXAMPLES", "ControlState", "Group", "StepResult", "estimated_reward"]
-
-#: Largest number of examples on which the loss of the reward is taken.
-REWARD_EXAMPLES = 128
+__all__ = ["ControlState", "Group", "StepResult", "estimated_reward"]
 
 
 class ControlState(NamedTuple):
@@ -417,9 +414,10 @@ class Group:
         self, data: tasks.Data, run: core.RunState, differentiable: bool = False
     ) -> Tensor:
         """Compute the losses ``[B, S]`` of the reward, one per source."""
+        limit = self.task.reward_examples
         batches = {
-            "train": lambda: data.train(REWARD_EXAMPLES),
-            "validation": lambda: data.validation(REWARD_EXAMPLES),
+            "train": lambda: data.train(limit),
+            "validation": lambda: data.validation(limit),
         }
         losses = [
             core.evaluate(
@@ -428,6 +426,7 @@ class Group:
                 batches[source](),
                 data,
                 run.buffers,
+                source=source,
                 differentiable=differentiable,
             )
             for source in self.reward.sources
@@ -440,7 +439,9 @@ class Group:
         run, data = self.state.run, self.data.of_runs(runs)
         examples = self.data.validation(runs=runs)
         params, buffers = run.evaluated[runs], run.buffers[runs]
-        return core.evaluate(self.task, params, examples, data, buffers)
+        return core.evaluate(
+            self.task, params, examples, data, buffers, source="validation"
+        )
 
 
 def _with_values(rule: rules.Rule, values: Mapping[str, Tensor]) -> rules.Rule:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
@@ -21,18 +22,31 @@ _LAYERS = (
 )  # fmt: skip
 
 
+#: Modules that normalise: torch's own, and others by the names of their classes.
+_NORMS = (
+    nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
+    nn.SyncBatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+)  # fmt: skip
+_NORM_NAME = re.compile(r"Norm(\dd)?$")
+
+
 def parameters_by_role(model: nn.Module) -> dict[str, list[Tensor]]:
     """Sort the parameters of a model that need gradients by their roles.
+
+    A weight that is parametrized (``weight_norm``, ``spectral_norm``, of either kind that
+    torch has) counts as the weight of its layer; the magnitudes of ``weight_norm`` are
+    vectors.
 
     Args:
         model: the model. A parameter that several modules share counts once, as an
             embedding if it is one anywhere.
 
     Returns:
-        For each role of :data:`ROLES` its parameters: ``embeddings``; ``output``, the
-        weight of the last layer in the order of ``model.modules()``; ``vectors``, all with
-        fewer than two dimensions (biases, scales of normalisation); ``matrices``, all
-        others.
+        For each role of :data:`ROLES` its parameters: ``embeddings``; ``vectors``, all with
+        fewer than two dimensions, and all of modules that normalise, of any shape (biases,
+        scales); ``output``, the weight of the last layer in the order of
+        ``model.modules()``; ``matrices``, all others. There is no ``output`` if the last
+        layer is the only one, is frozen, or shares its weight with an embedding.
 
     Example:
         >>> from torch import nn
@@ -41,26 +55,75 @@ def parameters_by_role(model: nn.Module) -> dict[str, list[Tensor]]:
         >>> {role: len(each) for role, each in parameters_by_role(model).items()}
         {'matrices': 1, 'output': 1, 'embeddings': 1, 'vectors': 2}
     """
-    embeddings = {
-        id(p)
-        for module in model.modules()
-        if isinstance(module, _EMBEDDINGS)
-        for p in module.parameters(recurse=False)
-    }
+    embeddings, vectors = set(), set()
+    for module in model.modules():
+        own = [(name, id(p)) for name, p in _own_parameters(module)]
+        if isinstance(module, _EMBEDDINGS):
+            embeddings |= {p for _, p in own}
+        elif isinstance(module, _NORMS) or _NORM_NAME.search(type(module).__name__):
+            vectors |= {p for _, p in own}
+        vectors |= _magnitudes(module)
     layers = [module for module in model.modules() if isinstance(module, _LAYERS)]
-    output = id(layers[-1].weight) if len(layers) > 1 else None
+    last = layers[-1:] if len(layers) > 1 else []
+    output = {
+        id(p) for each in last for name, p in _own_parameters(each) if name == "weight"
+    }
     found: dict[str, list[Tensor]] = {role: [] for role in ROLES}
     for p in model.parameters():
         if not p.requires_grad:
             continue
-        if id(p) in embeddings:
+        if id(p) in vectors:
+            role = "vectors"
+        elif id(p) in embeddings:
             role = "embeddings"
         elif p.ndim < 2:
             role = "vectors"
         else:
-            role = "output" if id(p) == output else "matrices"
+            role = "output" if id(p) in output else "matrices"
         found[role].append(p)
     return found
+
+
+def _own_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Iterate over a module's own parameters, by the names they have in its arithmetic.
+
+    A parametrized ``weight`` is computed of ``parametrizations.weight.original``, or of
+    ``weight_orig`` or ``weight_v`` by torch's older functions. Reading ``module.weight``
+    would compute it, which changes the buffers of ``spectral_norm``.
+    """
+    for name, p in module.named_parameters(recurse=False):
+        yield re.sub("_(orig|v|g)$", "", name), p
+    for name, each in _parametrizations(module):
+        for p in each.parameters(recurse=False):
+            yield name, p
+
+
+def _parametrizations(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Iterate over what a module's tensors are computed by, with their names."""
+    found = getattr(module, "parametrizations", None)
+    if isinstance(found, nn.ModuleDict):
+        yield from found.items()
+
+
+def _magnitudes(module: nn.Module) -> set[int]:
+    """Return the ids of magnitudes that ``weight_norm`` has set apart from directions."""
+    own = dict(module.named_parameters(recurse=False))
+    pairs = [(p, own.get(f"{name[:-2]}_v")) for name, p in own.items() if name[-2:] == "_g"]
+    for _, each in _parametrizations(module):
+        parts = dict(each.named_parameters(recurse=False))
+        if parts.keys() == {"original0", "original1"}:
+            pairs.append((parts["original0"], parts["original1"]))
+    return {
+        id(magnitude)
+        for magnitude, direction in pairs
+        if direction is not None
+        and magnitude.ndim == direction.ndim
+        and all(
+            size in (1, whole)
+            for size, whole in zip(magnitude.shape, direction.shape, strict=True)
+        )
+        and magnitude.shape != direction.shape
+    }
 
 
 def roles_of_shapes(shapes: Sequence[Sequence[int]]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ except ImportError as error:
     ) from error
 
 from ..optim.optimizer import LearnedOptimizer
-from .run import follow_trainer, unwrapped
+from .run import follow_trainer, unwrapped, warn_of_manual_length
 
 __all__ = ["LearnedOptimizerCallback"]
 
@@ -25,9 +25,11 @@ class LearnedOptimizerCallback(Callback):
     """Callback that connects a :class:`~agents.LearnedOptimizer` with its trainer.
 
     It gives the run of the optimizer the number of steps of the trainer's, hands it the
-    losses where Lightning does not (with manual optimization, or a ``GradScaler``), and
-    logs the numbers of :meth:`~agents.LearnedOptimizer.log_dict` at every step. With
-    several optimizers, it only logs: each has its own number in the names.
+    losses where Lightning does not (with manual optimization, a ``GradScaler``, or
+    accumulated batches), and logs the numbers of :meth:`~agents.LearnedOptimizer.log_dict`
+    at every step. With manual optimization, only ``max_steps`` tells the number of steps:
+    without it, another number than one step a batch gives a warning. With several
+    optimizers, the callback only logs: each has its own number in the names.
 
     Args:
         prefix: put before the names of the numbers.
@@ -67,9 +69,20 @@ class LearnedOptimizerCallback(Callback):
         if len(every) == 1:
             # Each loss is its share of the step's, if batches are accumulated.
             every[0].attach_loss(self._loss_of_batch, "sum")
-            steps = trainer.estimated_stepping_batches
-            if pl_module.automatic_optimization and math.isfinite(steps):
-                follow_trainer(every[0], int(steps), trainer.global_step)
+            steps, done = trainer.estimated_stepping_batches, trainer.global_step
+            if not math.isfinite(steps):
+                return
+            if pl_module.automatic_optimization or steps == trainer.max_steps:
+                follow_trainer(every[0], int(steps), done)
+            else:
+                warn_of_manual_length(every[0], int(steps), done)
+
+    def on_before_zero_grad(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
+    ) -> None:
+        # Losses of gradients that no step has used, as where a GradScaler skipped it.
+        for each in self._optimizers.values():
+            each._losses.take()
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor

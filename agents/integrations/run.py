@@ -7,7 +7,7 @@ from typing import Any
 from ..optim.optimizer import LearnedOptimizer
 from ..utils.warning import warn_user
 
-__all__ = ["follow_trainer", "unwrapped"]
+__all__ = ["follow_trainer", "unwrapped", "warn_of_manual_length"]
 
 
 def unwrapped(optimizer: Any) -> Any:
@@ -29,13 +29,39 @@ def follow_trainer(optimizer: LearnedOptimizer, total_steps: int, done: int) -> 
         done: number of those that the trainer has made, 0 unless it resumes.
     """
     before = optimizer.total_steps
-    steps = int(optimizer.log_dict()["step"])
-    length = total_steps if done else steps + total_steps
-    if before is None or length in (before, steps):
+    length = _other_length(optimizer, total_steps, done)
+    if length is None:
         return
+    steps = int(optimizer.log_dict()["step"])
     optimizer.extend(length)
     if done or not steps:  # else it is a second run of the trainer, which is no surprise
         warn_user(
             f"the optimizer had total_steps={before}, but the trainer's run ends after "
             f"{length} steps, which now holds for both"
         )
+
+
+def warn_of_manual_length(optimizer: LearnedOptimizer, total_steps: int, done: int) -> None:
+    """Warn if the run of an optimizer has another length than one step a batch gives it.
+
+    Where the user's code calls ``step``, the trainer does not know how often.
+
+    Args:
+        optimizer: at the beginning of the trainer's run.
+        total_steps: number of batches of the whole run of the trainer.
+        done: number of steps that the trainer has made, 0 unless it resumes.
+    """
+    length = _other_length(optimizer, total_steps, done)
+    if length is not None:
+        warn_user(
+            f"the optimizer has total_steps={optimizer.total_steps}, but one step a batch "
+            f"makes {length}; with manual optimization only max_steps tells the number of "
+            "steps: give the optimizer the number that training_step takes"
+        )
+
+
+def _other_length(optimizer: LearnedOptimizer, total_steps: int, done: int) -> int | None:
+    """Return the length of a trainer's run, None if the optimizer's is no other."""
+    before, steps = optimizer.total_steps, int(optimizer.log_dict()["step"])
+    length = total_steps if done else steps + total_steps
+    return None if before is None or length in (before, steps) else length

@@ -54,7 +54,7 @@ class LearnedOptimizerCallback(TrainerCallback):
     """
 
     def __init__(self, attach_loss: bool = True, prefix: str = "optimizer/") -> None:
-        self._attach_loss, self._prefix = attach_loss, prefix
+        self.attaches_loss, self._prefix = attach_loss, prefix
         self._optimizer: LearnedOptimizer | None = None
         self._attached: RemovableHandle | None = None
 
@@ -77,7 +77,7 @@ class LearnedOptimizerCallback(TrainerCallback):
             )
         self._optimizer = optimizer
         follow_trainer(optimizer, state.max_steps, state.global_step)
-        if self._attach_loss:
+        if self.attaches_loss:
             self._detach()  # of a training that an exception has ended
             reduction = "sum" if _divides_losses(model) else "mean"
             self._attached = optimizer.attach_loss(model, reduction)
@@ -122,6 +122,8 @@ class LearnedTrainer(Trainer):
 
     Raises:
         TypeError: ``optimizer_cls_and_kwargs`` or ``optimizers`` have another optimizer.
+        ValueError: ``callbacks`` have a :class:`LearnedOptimizerCallback` that attaches
+            losses, which this trainer hands over already.
 
     Example::
 
@@ -144,9 +146,20 @@ class LearnedTrainer(Trainer):
         # Takes the losses of training steps to the optimizer that it is attached to.
         self._loss_of_step = nn.Identity()
         self._attached_to: Any = None
+        for each in self.callback_handler.callbacks:
+            _check_callback(each)
         # Before the callbacks that report what is logged.
         callback = LearnedOptimizerCallback(attach_loss=False)
         self.callback_handler.callbacks.insert(0, callback)
+
+    def add_callback(self, callback: Any) -> None:
+        """Add a callback, as to ``Trainer``.
+
+        Raises:
+            ValueError: it would hand over the losses once more.
+        """
+        _check_callback(callback)
+        super().add_callback(callback)
 
     def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
         """Make optimizer and scheduler for a run of ``num_training_steps`` steps."""
@@ -194,6 +207,22 @@ class LearnedTrainer(Trainer):
                 'optimizer_cls_and_kwargs=(LearnedOptimizer, {"total_steps": ...})'
             )
         return known[0]
+
+
+def _check_callback(callback: Any) -> None:
+    """Refuse a callback that hands over losses which a learned trainer has handed over.
+
+    Raises:
+        ValueError: it is such a callback, or its class.
+    """
+    made = callback() if callback is LearnedOptimizerCallback else callback
+    if isinstance(made, LearnedOptimizerCallback) and made.attaches_loss:
+        raise ValueError(
+            "LearnedTrainer hands over losses, and logs, without a "
+            "LearnedOptimizerCallback: with one, each loss would count twice; leave it "
+            "out, or give "
+            "LearnedOptimizerCallback(attach_loss=False)"
+        )
 
 
 def _is_learned(cls: Any) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,9 @@ __all__ = [
     "extended",
     "finishing",
     "is_decision",
-    "lr_in_force",
+    "largest_multiplier",
+    "limit_of",
+    "multipliers",
     "observed_progress",
     "record_peaks",
     "schedule_factors",
@@ -56,6 +59,9 @@ LENGTH_TOLERANCE = 2
 #: Progress that a run has at least reached when it is asked to finish: at that progress,
 #: the learning rate of the policies' training begins to fall.
 FINISH_PROGRESS = 0.7
+
+#: Learning rate past ``total_steps``, as a fraction of the highest so far.
+FLOOR = 0.01
 
 #: Key of the highest learning rate so far, in a group that a torch scheduler drives. It
 #: must be there before a checkpoint is loaded: ``torch.distributed.checkpoint`` restores
@@ -132,10 +138,12 @@ def check_warmup_steps(warmup_steps: Any, total_steps: int | None) -> int:
     Raises:
         ValueError: it is no integer of at least 0, or not less than ``total_steps``.
     """
-    if type(warmup_steps) is not int and warmup_steps != 0:
-        warmup_steps = positive_int("warmup_steps", warmup_steps)
-    if warmup_steps < 0 or isinstance(warmup_steps, bool):
-        raise ValueError(f"warmup_steps must be at least 0, got {warmup_steps!r}")
+    whole = isinstance(warmup_steps, float) and warmup_steps.is_integer()
+    is_integer = isinstance(warmup_steps, Integral) and not isinstance(warmup_steps, bool)
+    if not (whole or is_integer) or warmup_steps < 0:
+        raise ValueError(
+            f"warmup_steps must be an integer of at least 0, got {warmup_steps!r}"
+        )
     if total_steps is not None and warmup_steps >= total_steps:
         raise ValueError(
             f"warmup_steps must be less than total_steps={total_steps}, got {warmup_steps}"
@@ -181,8 +189,9 @@ def finishing(policy: Policy, state: Mapping[str, Any], steps: Any) -> dict[str,
             f"the run has ended after {begin} steps: extend(total_steps) comes before "
             "finish(steps)"
         )
+    held = _held_factor(policy, state) * _falling_factor(state) * _warmup_factor(state)
     entries: dict[str, Any] = {
-        "fall": (begin, begin + steps, _fall_factor(policy, state) * _warmup_factor(state)),
+        "fall": (begin, begin + steps, held),
     }
     progress = observed_progress(state)
     if progress is not None:
@@ -258,10 +267,61 @@ def record_peaks(groups: Sequence[dict[str, Any]]) -> None:
             group[PEAK] = max(lr, float(group.get(PEAK, group["initial_lr"])))
 
 
-def lr_in_force(group: Mapping[str, Any], multiplier: float) -> float:
-    """Return the learning rate of a group times ``multiplier``, up to its ``max_lr``."""
-    lr, limit = float(group["lr"]) * multiplier, group.get(LIMIT)
-    return lr if limit is None else min(lr, float(limit))
+def limit_of(group: Mapping[str, Any]) -> Any:
+    """Return the largest learning rate that the user allows a group, None for any.
+
+    ``group["max_lr"]`` may be changed during a run. torch's ``OneCycleLR`` writes a
+    ``"max_lr"`` of its own there, beside a ``"min_lr"``: the user's is then
+    :data:`LIMIT`.
+    """
+    own = "max_lr" in group and "min_lr" not in group
+    return group["max_lr"] if own else group.get(LIMIT)
+
+
+def largest_multiplier(group: Mapping[str, Any]) -> float:
+    """Return the largest multiplier of a group's learning rate within its ``max_lr``.
+
+    The limit is on the learning rate without schedules, which lower it further.
+    """
+    limit, highest = limit_of(group), float(group["lr"])
+    if "initial_lr" in group and group.get(PEAK):
+        highest = float(group[PEAK])
+    return math.inf if limit is None or highest <= 0.0 else float(limit) / highest
+
+
+def multipliers(
+    policy: Policy, state: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]
+) -> list[float]:
+    """Return the multiplier of each group's learning rate at this step.
+
+    Args:
+        policy: the policy.
+        state: of the controller.
+        groups: parameter groups, see :func:`record_peaks`.
+    """
+    multiplier, highest = math.exp(state["log_multiplier"]), math.exp(state["highest"])
+    parts = zip(
+        _role_factors(policy, state, groups), map(largest_multiplier, groups), strict=True
+    )
+    if steps_left(state) > 0:
+        limited = [min(multiplier * role, limit) for role, limit in parts]
+        factors = schedule_factors(policy, state, groups)
+        return [each * factor for each, factor in zip(limited, factors, strict=True)]
+    return [
+        min(multiplier * role, FLOOR * min(highest * role, limit)) for role, limit in parts
+    ]
+
+
+def _role_factors(
+    policy: Policy, state: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]
+) -> list[float]:
+    """Return the factor of each group's multiplier to the mean of all roles."""
+    roles = policy.action.roles
+    if not roles:
+        return [1.0] * len(groups)
+    relative = (state["role_multipliers"] - state["log_multiplier"]).exp()[0]
+    factors = dict(zip(roles, relative.tolist(), strict=True))
+    return [factors[group["name"]] for group in groups]
 
 
 def schedule_factors(
@@ -279,11 +339,12 @@ def schedule_factors(
         state: of the controller, at a step before the end of the run.
         groups: parameter groups, see :func:`record_peaks`.
     """
-    fall, warmup = _fall_factor(policy, state), _warmup_factor(state)
-    if state["schedule"] == "always" or fall == 1.0:
-        return [fall * warmup] * len(groups)
+    held, falling = _held_factor(policy, state), _falling_factor(state)
+    common = falling * _warmup_factor(state)
+    if state["schedule"] == "always" or held == 1.0:
+        return [held * common] * len(groups)
     reached = (_scheduled_factor(group) for group in groups)
-    return [min(1.0, fall / each) * warmup if each > 0.0 else warmup for each in reached]
+    return [min(1.0, held / each) * common if each > 0.0 else common for each in reached]
 
 
 def _warmup_factor(state: Mapping[str, Any]) -> float:
@@ -294,12 +355,23 @@ def _warmup_factor(state: Mapping[str, Any]) -> float:
     return min(1.0, (state["steps"] + 1) / warmup)
 
 
-def _fall_factor(policy: Policy, state: Mapping[str, Any]) -> float:
-    """Return the factor of the policy's schedule, or of the fall that it was asked for."""
+def _held_factor(policy: Policy, state: Mapping[str, Any]) -> float:
+    """Return the factor of the policy's schedule, or that at which a fall began."""
     if state["fall"] is None:
         return _policy_factor(policy, state)
-    begin, end, held = state["fall"]
-    return held * (end - state["steps"]) / (end - begin)
+    held: float = state["fall"][2]
+    return held
+
+
+def _falling_factor(state: Mapping[str, Any]) -> float:
+    """Return the factor of a fall that was asked for, 1 if there is none.
+
+    It multiplies all other factors: such a fall ends the run whatever else is scheduled.
+    """
+    if state["fall"] is None:
+        return 1.0
+    begin, end, _ = state["fall"]
+    return float((end - state["steps"]) / (end - begin))
 
 
 def _policy_factor(policy: Policy, state: Mapping[str, Any]) -> float:
@@ -331,7 +403,9 @@ def describe_schedule(
         parts.append("none")
     else:
         parts.append(DESCRIPTIONS.get(policy.action.schedule, policy.action.schedule))
-    if any("initial_lr" in group for group in groups):
+    if any("initial_lr" in group for group in groups) and parts[-1:] == ["none"]:
+        parts[-1] = "a torch scheduler's factor"
+    elif any("initial_lr" in group for group in groups):
         parts.append(
             "times the scheduler's factor" if state["schedule"] == "always"
             else "or a torch scheduler's factor, whichever is lower"

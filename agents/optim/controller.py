@@ -45,9 +45,6 @@ State = dict[str, Any]
 #: number would cost far more.
 NO_LOSSES = Losses.empty(0.0)
 
-#: Learning rate past ``total_steps``, as a fraction of the highest so far.
-FLOOR = 0.01
-
 
 class Controller:
     """Runs a policy alongside an optimizer.
@@ -88,19 +85,23 @@ class Controller:
         """Go on from another state, of a loaded or of a new run."""
         self.state, self._measured = state, None
 
-    def is_decision(self, ahead: int = 0) -> bool:
-        """Return whether the policy is asked at this step, or ``ahead`` steps later."""
-        return clock.is_decision(self.policy, self.state, ahead)
+    def is_decision(self) -> bool:
+        """Return whether the policy is asked at this step."""
+        return clock.is_decision(self.policy, self.state)
 
-    def probes_gradients(self) -> bool:
+    def probes_gradients(self, state: State | None = None) -> bool:
         """Return whether ``guard="probe"`` checks the gradients of this step.
 
         It does at a decision, at the step before, and after a skipped step.
+
+        Args:
+            state: state to go by, by default :attr:`state`.
         """
+        state = self.state if state is None else state
         return bool(
-            self.state["skipped_in_a_row"]
-            or self.is_decision()
-            or self.is_decision(ahead=1)
+            state["skipped_in_a_row"]
+            or clock.is_decision(self.policy, state)
+            or clock.is_decision(self.policy, state, ahead=1)
         )
 
     def record_loss(
@@ -158,14 +159,16 @@ class Controller:
             if self._measured is None or self._measured[0] != step:
                 self._measured = step, self.probe.measure(batch, dtype)
             probe = self._measured[1]
-            self._decide(probe, mean_log_lr(batch.groups, self.probe.partitioned))
+            clock.record_peaks(batch.groups)
+            limit = max(map(clock.largest_multiplier, batch.groups))
+            self._decide(probe, mean_log_lr(batch.groups, self.probe.partitioned), limit)
         # 2. Advance the clock, and buffer gradients if the next step is a decision.
         if self.state["probing"]:
             self.probe.invalidate(batch.states)
         multipliers = self.advance(batch.groups)
         if is_decision:
             rate, of_it = max(
-                (clock.lr_in_force(group, multiplier), multiplier)
+                (float(group["lr"]) * multiplier, multiplier)
                 for group, multiplier in zip(batch.groups, multipliers, strict=True)
             )
             schedule = of_it / math.exp(self.state["log_multiplier"])
@@ -188,12 +191,14 @@ class Controller:
         if self.state["probing"]:
             self.probe.finish(states)
 
-    def _decide(self, probe: Probe, log_lr: float) -> None:
+    def _decide(self, probe: Probe, log_lr: float, limit: float) -> None:
         """Observe, ask the policy, move the multiplier, and begin a new window.
 
         Args:
             probe: of the previous update and the current gradient.
             log_lr: log of the base learning rate, averaged over parameters.
+            limit: largest multiplier that has an effect, for one group at least. Beyond
+                it the policy would not see what its actions do.
         """
         state, policy = self.state, self.policy
         before: Tensor = state["log_multiplier"]
@@ -210,6 +215,10 @@ class Controller:
         roles = state["role_multipliers"]
         decision = policy.action.decode(action, before, roles)
         multiplier, shift = decision.log_multiplier, decision.shift
+        if limit < math.inf:
+            lowest = -policy.action.bound
+            highest = math.log(limit) if limit > 0.0 else lowest
+            multiplier = multiplier.clamp(max=max(highest, lowest))
         rule = (
             torch.full((1,), -1, device="cpu") if decision.rule is None else decision.rule
         )
@@ -303,27 +312,15 @@ class Controller:
         the gradient and the update of this one.
         """
         state, policy = self.state, self.policy
-        multiplier = math.exp(state["log_multiplier"])
         clock.record_peaks(groups)
-        left = clock.steps_left(state)
-        if left > 0:
-            factors = clock.schedule_factors(policy, state, groups)
-            multipliers = [multiplier * factor for factor in factors]
-        else:
-            multiplier = min(multiplier, FLOOR * math.exp(state["highest"]))
-            multipliers = [multiplier] * len(groups)
-            if left == 0:
-                warn_user(
-                    f"total_steps={state['steps']} are done; further steps run at no more "
-                    f"than {FLOOR:.0%} of the highest learning rate so far; "
-                    "extend(total_steps) goes on"
-                    + (", new_run() begins another run" if policy.memory else "")
-                )
-        if policy.action.roles:
-            relative = (state["role_multipliers"] - state["log_multiplier"]).exp()[0]
-            of_role = dict(zip(policy.action.roles, relative.tolist(), strict=True))
-            parts = zip(multipliers, groups, strict=True)
-            multipliers = [each * of_role[group["name"]] for each, group in parts]
+        multipliers = clock.multipliers(policy, state, groups)
+        if clock.steps_left(state) == 0:
+            warn_user(
+                f"total_steps={state['steps']} are done; further steps run at no more "
+                f"than {clock.FLOOR:.0%} of the highest learning rate so far; "
+                "extend(total_steps) goes on"
+                + (", new_run() begins another run" if policy.memory else "")
+            )
         state["steps"] += 1
         state["probing"] = self.is_decision()
         return multipliers

@@ -14,7 +14,7 @@ from optenv.checks import is_number
 from optenv.rules import Rule
 
 from ..policy.module import Policy
-from .clock import LIMIT, end_of_run, lr_in_force
+from .clock import end_of_run, limit_of
 from .kernels import CAPTURABLE, FUSED, allocate, switching, update
 from .kernels.base import KernelOptions
 from .modify import clip_gradients, settings_in_force, update_average
@@ -67,8 +67,9 @@ def check_group(group: Mapping[str, Any], rule: Rule) -> None:
             raise ValueError(f"Tensor lr must be 1-element, got shape {list(lr.shape)}")
         lr = lr.item()
     numbers = {"lr": lr, "weight_decay": group["weight_decay"]}
-    if group.get(LIMIT) is not None:
-        numbers["max_lr"] = group[LIMIT]
+    limit = limit_of(group)
+    if limit is not None:
+        numbers["max_lr"] = limit
     for name, value in numbers.items():
         if not is_number(value):
             raise TypeError(f"{name} must be a number, got {value!r}")
@@ -78,7 +79,7 @@ def check_group(group: Mapping[str, Any], rule: Rule) -> None:
         raise ValueError("max_lr must be above 0, got 0; lr=0 keeps a group as it is")
     # 2. Flags.
     for name in ("foreach", "fused"):
-        if group[name] not in (True, False, None):
+        if group[name] is not None and not isinstance(group[name], bool):
             raise TypeError(f"{name} must be True, False or None, got {group[name]!r}")
     if not isinstance(group["maximize"], bool):
         raise TypeError(f"maximize must be True or False, got {group['maximize']!r}")
@@ -118,7 +119,7 @@ def check_scope(group: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
         ValueError: a group has another setting.
     """
     for name in GLOBAL:
-        if name in group and group[name] != arguments[name]:
+        if name in group and not _is_same(group[name], arguments[name]):
             raise ValueError(
                 f"{name} is of the whole optimizer, not of a parameter group; a group can "
                 f"have {', '.join(KNOWN)}"
@@ -137,6 +138,12 @@ def check_roles(group: Mapping[str, Any], action: Action) -> None:
             f"must be named {', '.join(action.roles)}, got {group.get('name')!r}; "
             "LearnedOptimizer.for_model(model, ...) makes such groups"
         )
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    """Return whether two settings are equal, or one; arrays are equal to nothing."""
+    equal = value is other or value == other
+    return isinstance(equal, bool) and equal
 
 
 def update_groups(
@@ -164,7 +171,7 @@ def update_groups(
         batch = clip_gradients(batch, state, settings["clip"], partitioned)
     parts = zip(batch.by_group(), multipliers, strict=True)
     for i, ((group, params, grads), multiplier) in enumerate(parts):
-        lr = group["effective_lr"] = lr_in_force(group, multiplier)
+        lr = group["effective_lr"] = float(group["lr"]) * multiplier
         states = [batch.states[p] for p in params]
         if not lr or not params or state["chosen"] >= 0:
             allocate(rule, params, states, _options(group))

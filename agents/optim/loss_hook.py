@@ -22,6 +22,13 @@ class LossCollector:
     def __init__(self) -> None:
         #: By reduction: sum and number of the finite losses.
         self._pending: dict[str, tuple[Tensor, Tensor]] = {}
+        #: Number of losses with reduction ``"sum"`` among them, finite or not.
+        self._shares = 0
+
+    @property
+    def adds_up(self) -> bool:
+        """Indicator of several losses that are each a share of the step's."""
+        return self._shares > 1
 
     def attach(self, module: nn.Module, reduction: str) -> RemovableHandle:
         """Collect the losses that ``module`` returns; see ``LearnedOptimizer.attach_loss``.
@@ -41,6 +48,7 @@ class LossCollector:
 
     def add(self, loss: Tensor, reduction: str) -> None:
         """Add a loss; non-finite ones count as missing, since nobody steps on them."""
+        self._shares += reduction == "sum"
         loss = loss.detach().reshape(())
         loss = loss if loss.is_floating_point() else loss.float()
         finite = loss.isfinite()
@@ -57,7 +65,7 @@ class LossCollector:
             The mean of the losses with reduction ``"mean"`` plus the sum of those with
             reduction ``"sum"``, a scalar; NaN if none was finite, None if there were none.
         """
-        pending, self._pending = self._pending, {}
+        pending, self._pending, self._shares = self._pending, {}, 0
         reduced = [
             total / count if name == "mean" else total / (count > 0)
             for name, (total, count) in pending.items()
@@ -78,7 +86,7 @@ def check_loss(loss: Any) -> None:
     """Refuse anything but a real scalar, without waiting for a device.
 
     Raises:
-        ValueError: the loss is a tensor of more than one element.
+        ValueError: the loss is a tensor of more than one element, or without data.
         TypeError: the loss is no number.
     """
     if isinstance(loss, Tensor):
@@ -88,6 +96,8 @@ def check_loss(loss: Any) -> None:
             )
         if loss.is_complex():
             raise TypeError(f"loss must be real, got a tensor of {loss.dtype}")
+        if loss.is_meta:
+            raise ValueError("loss is on device 'meta', where tensors have no numbers")
         return
     try:
         if isinstance(loss, (str, bytes)):

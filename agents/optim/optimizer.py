@@ -27,6 +27,7 @@ from .controller import (
     initial_state,
     next_run_state,
 )
+from .given import check_rates, own_group
 from .groups import (
     check_group,
     check_roles,
@@ -40,7 +41,12 @@ from .kernels import kernel_of
 from .loss_hook import LossCollector, check_loss, is_scalar
 from .modify import allocate_averages
 from .roles import groups_for
-from .state import check_controller, check_parameter_states, check_settings
+from .state import (
+    check_controller,
+    check_parameter_states,
+    check_ranges,
+    check_settings,
+)
 from .tensors import DeviceRates, GradientBatch, parameters_of
 from .trace import Explanation, names_beside
 
@@ -99,14 +105,17 @@ class LearnedOptimizer(Optimizer):
             file, or a :class:`~agents.policy.Policy`. By default the shipped
             ``"default"``, or ``"anytime"``, with a warning, if there is no
             ``total_steps``.
-        total_steps: number of calls of ``step`` in the run. An anytime policy needs none
-            and has no use for it.
+        total_steps: number of updates in the run. That is the number of calls of
+            ``step``, but for those that are skipped, that find no gradients, or find all
+            learning rates at 0. An anytime policy needs none and has no use for it.
         lr: base learning rate, which the policy multiplies; it need not be right. By
             default the usual one of the policy's rule: 1e-3 for ``adam``,
             ``orthogonal-adam``, ``network`` and policies that choose rules, 1e-2 for
             ``momentum``.
-        max_lr: upper limit of the learning rate in force, whatever the policy says; as
-            for fine-tuning, where too high a rate destroys what has been learned.
+        max_lr: upper limit of the learning rate, whatever the policy says; as for
+            fine-tuning, where too high a rate destroys what has been learned. Warm-up,
+            final fall and torch schedulers lower the rate from there. It can be changed in
+            ``group["max_lr"]``.
         betas, eps, momentum: hyperparameters of the update rule, where it has such; by
             default those that the policy was trained with.
         weight_decay: decoupled weight decay (Loshchilov & Hutter, 2019): each step takes
@@ -127,7 +136,8 @@ class LearnedOptimizer(Optimizer):
             ``nesterov``, ``rmsprop``, ``adam``, ``nadam``, ``lion`` and
             ``orthogonal-adam`` can.
         maximize: whether to maximise the objective. The policy then observes its negative,
-            so that positive objectives are treated as if no loss were given.
+            so that positive objectives are treated as if no loss were given. So are all
+            losses where groups differ in it, with a warning.
         guard: ``"step"`` checks the gradients of each step; ``"probe"`` only those of the
             two steps around a decision, which costs less: all other steps are those of
             the bare update rule.
@@ -206,12 +216,14 @@ class LearnedOptimizer(Optimizer):
             "maximize": maximize, "effective_lr": 0.0,
         }  # fmt: skip
         optional = {
-            clock.LIMIT: max_lr, "betas": betas, "eps": eps, "momentum": momentum,
+            "max_lr": max_lr, clock.LIMIT: max_lr,
+            "betas": betas, "eps": eps, "momentum": momentum,
             "capturable": capturable or None,  # as states of earlier versions, without it
         }  # fmt: skip
         defaults |= settings_of(given.rule)
         defaults |= {key: value for key, value in optional.items() if value is not None}
         check_group(defaults, given.rule)
+        check_ranges(defaults)
         self._policy = given
         super().__init__(params, defaults)
         if not any(float(group["lr"]) for group in self.param_groups):
@@ -261,18 +273,26 @@ class LearnedOptimizer(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters to optimize, also in the middle of a run.
 
+        The group is copied, so that one of another optimizer stays as it is. Where groups
+        differ in ``maximize``, no loss is used, of which there is a warning.
+
         Raises:
             ValueError, TypeError: a setting of the group is out of its range, or
                 ``params`` are no parameters.
         """
         if isinstance(param_group, dict):
-            if "max_lr" in param_group:
-                param_group = {**param_group, clock.LIMIT: param_group["max_lr"]}
-                del param_group["max_lr"]
-            check_group({**self.defaults, **param_group}, self._policy.rule)
+            param_group = own_group(param_group)
+            settings = {**self.defaults, **param_group}
+            check_group(settings, self._policy.rule)
+            check_ranges(settings)
             check_scope(param_group, self._arguments)
             check_roles(param_group, self._policy.action)
         super().add_param_group(param_group)
+        if not self._has_one_direction and self._policy.sees_loss:
+            warn_user(
+                "parameter groups differ in maximize, so that no step descends the loss: "
+                "the policy goes on as if none were given"
+            )
         if "_graph" in self.__dict__:  # not yet within torch's constructor
             self._graph.note_change()
 
@@ -314,14 +334,16 @@ class LearnedOptimizer(Optimizer):
             closure: re-evaluates the model and returns the loss.
             loss: the loss whose gradients the parameters hold, a scalar; its graph is not
                 used. By default the loss that ``closure`` returned, or else that of an
-                attached module. Without any, the policy observes gradients alone, as
-                ``"gradient-only"`` always does.
+                attached module. (Of several passes attached with reduction ``"sum"`` the
+                sum comes first: the closure's loss is but a share of it.) Without any,
+                the policy observes gradients alone, as ``"gradient-only"`` always does.
 
         Returns:
             The result of ``closure``, or None.
 
         Raises:
             ValueError, TypeError: the loss is no scalar, or the closure no function.
+            ValueError: a learning rate has become negative, as by a torch scheduler.
             RuntimeError: a gradient is sparse, or a CUDA graph is being captured and this
                 step cannot be in it.
         """
@@ -332,6 +354,7 @@ class LearnedOptimizer(Optimizer):
         if is_capturing(batch.params):
             self._capture(batch)
             return result
+        check_rates(self.param_groups)
         rates = self._device_rates(batch.params) if self._is_capturable else None
         if not batch.moves:
             self._allocate_state(batch)
@@ -339,14 +362,23 @@ class LearnedOptimizer(Optimizer):
         self._controller.begin_step(self._controller_state())
         checked = self._guard.check(batch, self._controller)
         if checked is not None:  # else the step is skipped
-            maximize = self.param_groups[0]["maximize"]
-            self._controller.record_loss(loss, checked.params, maximize)
+            self._record_loss(loss, checked.params)
             multipliers = self._controller.before_update(checked)
             state, partitioned = self._controller.state, self._guard.partitioned
             update_groups(self._policy, checked, multipliers, state, partitioned, rates)
             self._controller.after_update(self.state)
         self._store_controller()
         return result
+
+    def _record_loss(self, loss: Any, params: list[Tensor]) -> None:
+        """Record the loss, unless some groups descend and others ascend it."""
+        loss = loss if self._has_one_direction else None
+        maximize = bool(self.param_groups[0]["maximize"])
+        self._controller.record_loss(loss, params, maximize)
+
+    @property
+    def _has_one_direction(self) -> bool:
+        return len({bool(group["maximize"]) for group in self.param_groups}) == 1
 
     # CUDA graphs.
 
@@ -361,11 +393,11 @@ class LearnedOptimizer(Optimizer):
         steps, after a skipped step, and where a learning rate is 0: then call
         :meth:`step`. Without ``capturable=True`` it never may.
         """
-        self._controller.begin_step(self._controller_state())
+        state = self._controller_state()
         return (
             self._is_capturable
-            and self._controller.state["steps"] >= EARLY_STEPS
-            and not self._controller.probes_gradients()
+            and state["steps"] >= EARLY_STEPS
+            and not self._controller.probes_gradients(state)
             and all(float(group["lr"]) > 0.0 for group in self.param_groups)
         )
 
@@ -416,16 +448,15 @@ class LearnedOptimizer(Optimizer):
             )
         self._graph.check(self.param_groups, self.state)
         # 2. The clock and the learning rates, on the host.
+        self._controller.begin_step(self._controller_state())
         multipliers = self._controller.advance(self.param_groups)
         for i, group in enumerate(self.param_groups):
-            group["effective_lr"] = clock.lr_in_force(group, multipliers[i])
+            group["effective_lr"] = float(group["lr"]) * multipliers[i]
             self._graph.rates.write(i, group["effective_lr"])
         # 3. The update, on the device, and the loss that it was of.
         graph.replay()
         self._losses.take()
-        maximize = self.param_groups[0]["maximize"]
-        params = parameters_of(self.param_groups)
-        self._controller.record_loss(loss, params, maximize)
+        self._record_loss(loss, parameters_of(self.param_groups))
         self._store_controller()
 
     def _capture(self, batch: GradientBatch) -> None:
@@ -464,9 +495,13 @@ class LearnedOptimizer(Optimizer):
                     f"closure must be callable, got {closure!r}; "
                     "a loss is given by name: step(loss=loss)"
                 )
-            with torch.enable_grad():
-                result = closure()
-            if loss is None and is_scalar(result):
+            try:
+                with torch.enable_grad():
+                    result = closure()
+            except BaseException:
+                self._losses.take()  # losses of a step that is not taken
+                raise
+            if loss is None and is_scalar(result) and not self._losses.adds_up:
                 loss = result
         attached = self._losses.take()  # also when it is not needed: it is of this step
         loss = attached if loss is None else loss
@@ -503,8 +538,8 @@ class LearnedOptimizer(Optimizer):
     def _store_controller(self) -> None:
         """Put the state of the controller into the group that holds it, or the first."""
         holders = (group for group in self.param_groups if "controller" in group)
-        holder = next(holders, self.param_groups[0])
-        holder["controller"] = self._controller.state
+        for holder in [*holders, *self.param_groups][:1]:  # none where all are removed
+            holder["controller"] = self._controller.state
 
     @property
     def _telemetry_dtype(self) -> torch.dtype:
@@ -757,7 +792,9 @@ class LearnedOptimizer(Optimizer):
         return int(self._controller_state()["rollbacks"])
 
     def explain(self) -> Explanation:
-        """Return the observations and actions of all decisions so far.
+        """Return the observations and actions of the decisions so far.
+
+        After :meth:`extend` those are the latest, as many as a run has.
 
         Example:
             >>> import torch
@@ -771,11 +808,10 @@ class LearnedOptimizer(Optimizer):
             (2.5, 1.0, True)
         """
         state = self._controller_state()
-        rate = max(float(group["effective_lr"]) for group in self.param_groups)
+        rates = [float(group["effective_lr"]) for group in self.param_groups]
         note = clock.describe_progress(self._policy, state)
-        return Explanation(
-            state["trace"], note, state["steps"], rate, names_beside(self._policy.action)
-        )
+        rate, beside = max(rates, default=0.0), names_beside(self._policy.action)
+        return Explanation(state["trace"], note, state["steps"], rate, beside)
 
     def log_dict(self, prefix: str = "") -> dict[str, float]:
         """Return numbers for a logger, as of the last step.
@@ -800,7 +836,7 @@ class LearnedOptimizer(Optimizer):
         """
         state, groups = self._controller_state(), self.param_groups
         rates = [float(group["effective_lr"]) for group in groups]
-        numbers = {"lr": max(rates)}
+        numbers = {"lr": max(rates, default=0.0)}
         if len(groups) > 1:
             numbers |= {f"lr_{i}": rate for i, rate in enumerate(rates)}
         numbers["multiplier"] = math.exp(state["log_multiplier"])
@@ -836,9 +872,11 @@ def _check_arguments(schedule: Any, guard: Any, flags: Mapping[str, Any]) -> Non
         ValueError: ``schedule`` or ``guard`` is unknown.
         TypeError: a flag is neither True nor False.
     """
-    if schedule not in clock.SCHEDULES:
+    if not (schedule is None or isinstance(schedule, str)) or (
+        schedule not in clock.SCHEDULES
+    ):
         raise ValueError(f"schedule must be 'auto', 'always' or None, got {schedule!r}")
-    if guard not in GUARDS:
+    if not isinstance(guard, str) or guard not in GUARDS:
         raise ValueError(f"guard must be one of {GUARDS}, got {guard!r}")
     for name, flag in flags.items():
         if not isinstance(flag, bool):

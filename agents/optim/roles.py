@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from optenv.roles import parameters_by_role
 
@@ -24,10 +25,16 @@ def groups_for(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
     Raises:
         TypeError: ``model`` is no module.
-        ValueError: no parameter of the model needs a gradient.
+        ValueError: no parameter of the model needs a gradient, or one is not initialised.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
+    for name, p in model.named_parameters():
+        if isinstance(p, UninitializedParameter):
+            raise ValueError(
+                f"parameter {name!r} of {type(model).__name__} is not initialised, so that "
+                "its role is not known: run one forward pass first"
+            )
     groups = [
         {
             "params": params,

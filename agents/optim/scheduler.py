@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from optenv.checks import quoted
 
@@ -87,8 +88,9 @@ class LearnedLR(LRScheduler):
             ``scheduler.step``, with or without a loss.
 
     Raises:
-        TypeError: ``optimizer`` is none, has a policy already, or cannot be driven; at the
-            first step: the scheduler is part of a ``SequentialLR``.
+        TypeError: ``optimizer`` is none, has a policy already, or cannot be driven;
+            ``synchronize`` is neither True nor False; at the first step: the scheduler is
+            part of a ``SequentialLR``.
         ValueError: ``total_steps`` is no positive integer, or missing where the policy
             needs it; the policy chooses update rules; or another ``LearnedLR`` drives the
             optimizer.
@@ -115,7 +117,9 @@ class LearnedLR(LRScheduler):
         warmup_steps: int = 0,
         synchronize: bool = True,
     ) -> None:
-        # 1. The optimizer.
+        # 1. The arguments, and the optimizer.
+        if not isinstance(synchronize, bool):
+            raise TypeError(f"synchronize must be True or False, got {synchronize!r}")
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"LearnedLR needs a torch optimizer, got {optimizer!r}")
         if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
@@ -135,6 +139,9 @@ class LearnedLR(LRScheduler):
             raise ValueError(
                 "this optimizer is driven by a LearnedLR already, whose remove() ends that"
             )
+        rates = (g.get("initial_lr", g["lr"]) for g in optimizer.param_groups)
+        if not any(map(float, rates)):
+            warn_user("lr is 0 for all parameters, which the policy only multiplies")
         # 2. The policy.
         if policy is None:
             named = SGD_POLICY if isinstance(optimizer, torch.optim.SGD) else OTHER_POLICY
@@ -166,7 +173,7 @@ class LearnedLR(LRScheduler):
         super()._initial_step()
 
     def _register_hooks(self) -> None:
-        self._hooks = (
+        self._hooks: tuple[RemovableHandle, ...] = (
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
         )
@@ -176,6 +183,7 @@ class LearnedLR(LRScheduler):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._hooks = ()
         if not self._removed:
             self._register_hooks()
 
@@ -219,7 +227,10 @@ class LearnedLR(LRScheduler):
             hook.remove()
 
     def explain(self) -> Explanation:
-        """Return the observations and actions of all decisions so far."""
+        """Return the observations and actions of the decisions so far.
+
+        After :meth:`extend` those are the latest, as many as a run has.
+        """
         state = self._controller.state
         rate = max(float(group["lr"]) for group in self.optimizer.param_groups)
         note = clock.describe_progress(self._policy, state)
@@ -330,7 +341,10 @@ class LearnedLR(LRScheduler):
             for i, p in enumerate(parameters_of(self.optimizer.param_groups))
             if self._states.get(p)
         }
+        groups = self.optimizer.param_groups  # to which some may have been added
         common = {name: self.__dict__[name] for name in COMMON}
+        common["base_lrs"] = [_copy_lr(g.get("initial_lr", g["lr"])) for g in groups]
+        common["_last_lr"] = [_copy_lr(group["lr"]) for group in groups]
         return {**common, "controller": self._controller.state, "kept": buffers}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "check_buffers",
     "check_controller",
     "check_parameter_states",
+    "check_ranges",
     "check_scheduler",
     "check_settings",
 ]
@@ -64,7 +65,7 @@ SQUARES = ("exp_avg_sq", "short_exp_avg_sq", "square_avg")
 #: Largest base learning rate, and the largest one that a policy makes of it.
 MAX_LR, MAX_EFFECTIVE_LR = 1e6, 1e20
 
-#: Ranges of numbers in a saved parameter group.
+#: Ranges of numbers in a parameter group, given or saved.
 SETTINGS = {
     "lr": (0.0, MAX_LR),
     "initial_lr": (0.0, MAX_LR),
@@ -397,12 +398,30 @@ def check_settings(name: str, group: Mapping[str, Any]) -> None:
     Raises:
         ValueError: one is not finite, negative or too large for single precision.
     """
+    try:
+        check_ranges(group)
+    except ValueError as error:
+        raise ValueError(f"the state to load is not valid: {name}: {error}") from None
+
+
+def check_ranges(group: Mapping[str, Any]) -> None:
+    """Check the size of numbers in a parameter group.
+
+    Raises:
+        ValueError: one is no number, not finite, or out of its range.
+    """
     for key, (least, most) in SETTINGS.items():
-        value = group.get(key)
+        value: Any = group.get(key)
         if isinstance(value, Tensor) and value.numel() == 1:
             value = value.item()
-        if key in group and not (key == "eps" and value is None):
-            _number(least, most)(f"{name}: {key}", value)
+        if key not in group or (key == "eps" and value is None):
+            continue
+        finite = is_number(value) and abs(value) <= MAX_FLOAT
+        if not finite or not least <= value <= most:
+            raise ValueError(
+                f"{key} must be a finite number from {least:g} to {most:g}, got "
+                f"{quoted(value)}"
+            )
 
 
 def check_parameter_states(

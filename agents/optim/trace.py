@@ -190,6 +190,10 @@ class Explanation(list[dict[str, Any]]):
     things add these by name, and the multipliers of roles as ``multiplier_matrices`` and so
     on.
 
+    As many decisions are kept as a run of the policy has, or 1000 of a run of unknown
+    length: of a run that :meth:`~agents.LearnedOptimizer.extend` has made longer, the
+    latest, as ``note`` then says.
+
     Loss is None where the policy was given none, as are schedule and rate of decisions
     that were saved by version 0.1.
 
@@ -198,7 +202,8 @@ class Explanation(list[dict[str, Any]]):
 
     Args:
         trace: of the controller, see :func:`append`.
-        note: how far the run is, which ``print`` shows at the end.
+        note: how far the run is, which ``print`` shows at the end. It gets a word on
+            decisions that are not kept.
         steps: steps taken so far.
         rate: learning rate at the last of them.
         beside: names of the trace's last columns, see :func:`names_beside`.
@@ -225,6 +230,9 @@ class Explanation(list[dict[str, Any]]):
             if rule >= 0:
                 decisions[-1]["rule"] = NAMES[int(rule)]
         super().__init__(decisions)
+        if decisions and (first := int(decisions[0]["step"])):
+            dropped = f"decisions before step {first} are not kept"
+            self.note = f"{note}; {dropped}" if note else dropped
 
     def __str__(self) -> str:
         chosen = any("rule" in row for row in self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import zipfile
 from typing import Any
 
 import click
@@ -47,7 +48,7 @@ def configure(options: dict[str, Any]) -> dict[str, Any]:
         The configuration for :func:`agents.rl.factory.build`.
 
     Raises:
-        ValueError: the model to resume is of another agent.
+        ValueError: the model to resume is of another agent, or has no config.json.
     """
     preset = {**PRESETS[options["agent"]], **_resumed(options)}
     names = ("env_id", "timesteps", "num_envs", "copies", "candidates", "members")
@@ -88,7 +89,12 @@ def _resumed(options: dict[str, Any]) -> dict[str, Any]:
     known = {"candidates": 1, "members": 1, "env_arguments": PRESETS[agent]["env"]}
     path = options["resume"].with_name("config.json")
     if not path.exists():
-        return known
+        if not zipfile.is_zipfile(options["resume"]):
+            return known  # no model, which is refused when it is read
+        raise ValueError(
+            f"{path} is missing, which says what environment {options['resume'].name} was "
+            "trained in: copy it from the folder of that training"
+        )
     config = json.loads(path.read_text())
     if config.get("agent", agent) != agent:
         raise ValueError(

@@ -23,7 +23,10 @@ from . import (
     language,
     mlp,
     physics,
+    policy_gradient,
     quadratic,
+    rnn,
+    transformer,
 )
 from .autoencoder import VAE, Autoencoder
 from .base import Data, Task
@@ -35,13 +38,17 @@ from .language import LanguageModel
 from .mlp import MLP
 from .module import ModuleTask, from_module
 from .physics import PhysicsInformed
+from .policy_gradient import PolicyGradient
 from .quadratic import Quadratic
+from .rnn import RNN
+from .transformer import Transformer
 
 __all__ = [
     "CNN",
     "FAMILIES",
     "MLP",
     "MORE_FAMILIES",
+    "RNN",
     "SPLITS",
     "VAE",
     "Autoencoder",
@@ -53,15 +60,18 @@ __all__ = [
     "LanguageModel",
     "ModuleTask",
     "PhysicsInformed",
+    "PolicyGradient",
     "Quadratic",
     "Task",
     "TaskSampler",
+    "Transformer",
     "from_module",
     "make",
     "register",
 ]
 
-#: Draw a structure of a split, ``"train"`` or ``"test"``.
+#: Draw a structure of a split, ``"train"`` or ``"test"``. Those of :data:`MORE_FAMILIES`
+#: also have a split ``"ood"``, which differs in more than sizes.
 Family = Callable[[np.random.Generator, str], Task]
 
 #: Families of the package that ``"train"`` and ``"test"`` stand for, by name.
@@ -83,10 +93,17 @@ MORE_FAMILIES: dict[str, Family] = {
     "autoencoder": autoencoder.sample_autoencoder,
     "vae": autoencoder.sample_vae,
     "contrastive": contrastive.sample_structure,
+    "rnn": rnn.sample_structure,
+    "transformer": transformer.sample_structure,
+    "policy-gradient": policy_gradient.sample_structure,
 }
 
-#: Names of the splits.
+#: Names of the splits that all families have.
 SPLITS = ("train", "test")
+
+#: Name of the split of structures that differ in more than sizes from ``"train"``; those of
+#: :data:`FAMILIES` have none.
+OUT_OF_DISTRIBUTION = "ood"
 
 #: Families registered from outside the package.
 _REGISTERED: dict[str, Family] = {}
@@ -99,8 +116,9 @@ def register(name: str, family: Family) -> Family:
     """Make a task family available to environments by its name.
 
     An environment with ``tasks=name`` draws structures of the family's train split, one
-    with ``tasks=f"{name}/test"`` those of its test split. ``"train"`` and ``"test"`` still
-    stand for :data:`FAMILIES` alone.
+    with ``tasks=f"{name}/test"`` those of its test split, and likewise for ``"ood"``, if
+    the function knows it. ``"train"`` and ``"test"`` still stand for :data:`FAMILIES`
+    alone.
 
     Args:
         name: unused so far, without a slash.
@@ -137,6 +155,11 @@ def register(name: str, family: Family) -> Family:
 
 def _known() -> dict[str, Family]:
     return {**FAMILIES, **MORE_FAMILIES, **_REGISTERED}
+
+
+def _splits_of(family: str) -> tuple[str, ...]:
+    """Return the splits that a family can be asked for, ``"train"`` first."""
+    return SPLITS if family in FAMILIES else (*SPLITS, OUT_OF_DISTRIBUTION)
 
 
 @dataclass(frozen=True)
@@ -176,7 +199,7 @@ def make(spec: TaskSpec) -> TaskSampler:
     Args:
         spec: a split (``"train"`` or ``"test"``: that of all of :data:`FAMILIES`), a
             family (``"digits"``: its train split), a family and a split
-            (``"digits/test"``), a :class:`Task`, or a sequence of those.
+            (``"digits/test"``, ``"cnn/ood"``), a :class:`Task`, or a sequence of those.
 
     Raises:
         ValueError: a name is unknown, or the sequence is empty.
@@ -197,9 +220,12 @@ def make(spec: TaskSpec) -> TaskSampler:
             sources += [(family, part) for family in FAMILIES]
         else:
             family, _, split = part.partition("/")
-            split, known = split or "train", _known()
-            if family not in known or split not in SPLITS:
-                valid = [*SPLITS, *known, *(f"{name}/test" for name in known)]
-                raise ValueError(f"unknown task {part!r}; valid: {', '.join(valid)}")
+            split = split or "train"
+            if family not in _known() or split not in _splits_of(family):
+                named = (
+                    f"{name}/{each}" for name in _known() for each in _splits_of(name)[1:]
+                )
+                valid = ", ".join([*SPLITS, *_known(), *named])
+                raise ValueError(f"unknown task {part!r}; valid: {valid}")
             sources.append((family, split))
     return TaskSampler(tuple(sources))

@@ -359,6 +359,14 @@ class Task(ABC):
         """
         return self.num_params * self.batch_size
 
+    @property
+    def reward_examples(self) -> int:
+        """Largest number of examples on which the loss of the reward is taken.
+
+        Tasks with costly examples that say much, such as sequences, choose fewer.
+        """
+        return 128
+
     def unflatten(self, params: Tensor) -> tuple[Tensor, ...]:
         """Split flat parameters ``[B, P]`` into views ``[B, *shape]``."""
         return unflatten(params, self.shapes)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import sequence_layers as layers
 from .generated import LARGE_DATA_SIZE, Examples, GeneratedTask, data_size
 
 __all__ = ["NETWORKS", "LanguageModel", "sample_language"]
@@ -121,25 +122,11 @@ class LanguageModel(GeneratedTask):
 
     def loss(self, params: tuple[Tensor, ...], inputs: Tensor, targets: Tensor) -> Tensor:
         rest = iter(params)
-        embedded = self._embed(next(rest), inputs)
+        embedded = layers.embed(next(rest), inputs)
         outputs = (self._elman if self.network == "elman" else self._residual)(
             rest, embedded
         )
-        targets = targets.flatten(1)
-        return F.cross_entropy(outputs.mT, targets, reduction="none").mean(-1)
-
-    def _embed(self, table: Tensor, tokens: Tensor) -> Tensor:
-        """Embed tokens by one look-up for all runs.
-
-        Args:
-            table: embeddings of each run, ``[B, V, e]``.
-            tokens: ``[B, n, T]``.
-
-        Returns:
-            Embeddings ``[B, n, T, e]``.
-        """
-        runs = torch.arange(len(table), device=table.device).view(-1, 1, 1)
-        return F.embedding(tokens + runs * self.vocabulary, table.flatten(0, 1))
+        return layers.cross_entropy(outputs, targets.flatten(1))
 
     def _elman(self, rest: Iterator[Tensor], embedded: Tensor) -> Tensor:
         """Compute logits ``[B, n * T, V]``, positions innermost as in the targets."""
@@ -147,34 +134,17 @@ class LanguageModel(GeneratedTask):
         count, length = embedded.shape[1:3]
         driven = torch.baddbmm(bias.unsqueeze(1), embedded.flatten(1, 2), from_input.mT)
         steps = driven.unflatten(1, (count, length)).unbind(2)
-        state = steps[0].tanh()
-        states = [state]
-        for step in steps[1:]:
-            state = torch.baddbmm(step, state, from_state.mT).tanh()
-            states.append(state)
+        states = layers.elman(steps, from_state)
         hidden = torch.stack(states, 2).flatten(1, 2)
-        readout, offset = next(rest), next(rest)
-        return torch.baddbmm(offset.unsqueeze(1), hidden, readout.mT)
+        return layers.linear(rest, hidden)
 
     def _residual(self, rest: Iterator[Tensor], embedded: Tensor) -> Tensor:
         """Compute logits ``[B, n, V]``."""
-        hidden = _linear(rest, embedded.flatten(2))
+        hidden = layers.linear(rest, embedded.flatten(2))
         for _ in range(self.depth):
-            inner = F.gelu(_linear(rest, _norm(rest, hidden)))
-            hidden = hidden + _linear(rest, inner)
-        return _linear(rest, _norm(rest, hidden))
-
-
-def _linear(rest: Iterator[Tensor], x: Tensor) -> Tensor:
-    """Apply a linear layer, whose weight and bias are next in ``rest``."""
-    weight, bias = next(rest), next(rest)
-    return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
-
-
-def _norm(rest: Iterator[Tensor], x: Tensor) -> Tensor:
-    """Apply a layer norm, whose scale and shift are next in ``rest``."""
-    scale, shift = next(rest), next(rest)
-    return F.layer_norm(x, x.shape[-1:]) * scale.unsqueeze(1) + shift.unsqueeze(1)
+            inner = F.gelu(layers.linear(rest, layers.norm(rest, hidden)))
+            hidden = hidden + layers.linear(rest, inner)
+        return layers.linear(rest, layers.norm(rest, hidden))
 
 
 def sample_language(rng: np.random.Generator, split: str) -> LanguageModel:

@@ -144,6 +144,14 @@ def test_resuming_uses_the_environment_of_the_saved_model(tmp_path):
     assert done.exit_code == 0, done.output
     resume = ["--resume", tmp_path / "a" / "model.zip", "--out", tmp_path / "b"]
     plain = ["--timesteps", 600, "--no-evaluate", "--no-progress", *resume]
+    alone = tmp_path / "alone" / "model.zip"
+    alone.parent.mkdir()
+    alone.write_bytes((tmp_path / "a" / "model.zip").read_bytes())
+    unknown = invoke("--agent", "dqn", *plain, "--resume", alone)
+    assert unknown.exit_code == 2 and not (tmp_path / "b").exists()
+    assert "config.json is missing, which says what environment" in " ".join(
+        unknown.output.split()
+    )
     other = invoke("--agent", "ppo", *plain)
     assert other.exit_code == 2 and "is of agent 'dqn'" in " ".join(other.output.split())
     more = invoke("--agent", "dqn", *plain)

@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from optenv.tasks.text import encode
+
 from .networks import CharRecurrent, CharTransformer, convnet, cross_entropy
 from .problem import Batch, HeldoutTask, Split
-from .text import encode, windows
+from .text import windows
 
 __all__ = ["folder_tasks"]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .text import CHARACTERS
+from optenv.tasks.text import CHARACTERS
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

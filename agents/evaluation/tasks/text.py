@@ -6,12 +6,12 @@ share no character.
 
 from __future__ import annotations
 
-import sysconfig
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
+
+from optenv.tasks.text import CHARACTERS, source
 
 from .problem import Batch, Split
 
@@ -19,7 +19,6 @@ from .problem import Batch, Split
 STRETCH = 256
 #: Characters in a snippet.
 SNIPPET = 32
-CHARACTERS = 96
 BIGRAM_BINS = 160
 SNIPPET_FEATURES = CHARACTERS + BIGRAM_BINS
 
@@ -40,22 +39,6 @@ MODULES = (
     "_pydecimal.py", "argparse.py", "doctest.py", "inspect.py", "mailbox.py",
     "subprocess.py", "tarfile.py", "typing.py",
 )  # fmt: skip
-
-
-def encode(text: bytes) -> np.ndarray:
-    """Return codes in [0, 96), int64: printable ASCII, newline; others become a blank."""
-    raw = np.frombuffer(text, np.uint8).astype(np.int64)
-    codes = np.where((raw >= 32) & (raw < 127), raw - 32, 0)
-    return np.where(raw == 10, CHARACTERS - 1, codes)
-
-
-@cache
-def source(name: str) -> np.ndarray:
-    """Return a file of the standard library, encoded by :func:`encode`."""
-    path = Path(sysconfig.get_path("stdlib"), name)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: text tasks need Python's own source")
-    return encode(path.read_bytes())
 
 
 @cache

@@ -13,8 +13,9 @@ from functools import cache
 import numpy as np
 import torch
 
+from optenv.tasks.text import encode
+
 from .problem import Batch, Split
-from .text import encode
 
 #: Characters in each stretch of the text; every fourth stretch is for validation.
 STRETCH = 4096

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import math
 import sys
+import warnings
 
 import pytest
 import torch
@@ -144,6 +146,51 @@ def test_accumulated_batches_count_as_one_step_of_the_length(tmp_path):
         )
     (optimizer,) = trainer.optimizers
     assert optimizer.total_steps == counted_steps(optimizer) == STEPS // 2
+
+
+def test_accumulated_losses_are_those_of_their_step(tmp_path):
+    module = Module()
+    trainer = fit(module, tmp_path, accumulate_grad_batches=4, max_steps=STEPS)
+    _, plain = train_in_torch(learned)
+    losses = [row["loss"] for row in trainer.optimizers[0].explain()]
+    assert losses[0] == pytest.approx(plain.explain()[0]["loss"], rel=0.3)
+    model = make_model()
+    inputs, targets = make_dataset().tensors
+    first = [
+        nn.functional.cross_entropy(model(inputs[rows]), targets[rows])
+        for rows in torch.arange(4 * BATCH).split(BATCH)
+    ]
+    assert losses[0] == pytest.approx(torch.stack(first).mean().item(), rel=1e-5)
+
+
+def test_losses_of_steps_that_a_scaler_skips_are_dropped(tmp_path):
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30, growth_interval=10**6)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    (optimizer,) = fit(Module(), tmp_path, plugins=[plugin]).optimizers
+    assert counted_steps(optimizer) < STEPS  # others overflowed
+    losses = [row["loss"] for row in optimizer.explain()]
+    assert max(losses) < 1.5 * math.log(3)
+
+
+def test_manual_optimization_gets_the_length_of_max_steps(tmp_path):
+    with pytest.warns(UserWarning, match="total_steps=999, but the trainer's"):
+        trainer = fit(Manual(lambda p: learned(p, total_steps=999)), tmp_path)
+    (optimizer,) = trainer.optimizers
+    assert optimizer.total_steps == counted_steps(optimizer) == STEPS
+
+
+def test_manual_optimization_of_another_length_gives_a_warning(tmp_path):
+    def run(total):
+        make = Manual(lambda p: learned(p, total_steps=total))
+        return fit(make, tmp_path, max_steps=-1, max_epochs=3)
+
+    with pytest.warns(UserWarning, match=f"total_steps=999, but one .* makes {STEPS};"):
+        trainer = run(999)
+    assert trainer.optimizers[0].total_steps == 999
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("ignore", module="lightning")
+        run(STEPS)
 
 
 def test_the_numbers_of_every_optimizer_are_logged(tmp_path):

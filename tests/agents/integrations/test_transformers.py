@@ -284,6 +284,18 @@ def test_a_search_trains_each_trial_with_its_own_losses(tmp_path):
     assert counted_steps(first) == counted_steps(second) == STEPS
 
 
+def test_a_callback_that_would_count_losses_twice_is_refused(tmp_path, plain):
+    for callback in (LearnedOptimizerCallback(), LearnedOptimizerCallback):
+        with pytest.raises(ValueError, match=r"count twice.*attach_loss=False"):
+            trainer(Learned, tmp_path, callbacks=[callback])
+        run, _ = trainer(Learned, tmp_path)
+        with pytest.raises(ValueError, match=r"count twice.*attach_loss=False"):
+            run.add_callback(callback)
+    only_logs = LearnedOptimizerCallback(attach_loss=False, prefix="mine/")
+    fitted = fit(Learned, tmp_path, given=INNER, callbacks=[only_logs])
+    assert runs_are_equal(fitted, plain)
+
+
 def test_other_optimizers_are_refused_by_name(tmp_path):
     for more in (
         {"optimizer_cls_and_kwargs": (torch.optim.AdamW, {})},

@@ -103,6 +103,62 @@ def test_the_max_lr_of_a_one_cycle_is_no_limit_of_the_user():
     assert max(take(free, 100, scheduler)) * 0.1 > 1.5e-2
 
 
+@pytest.mark.parametrize("given", ["argument", "group", "written later"])
+def test_schedules_lower_a_limited_rate(given):
+    p = nn.Parameter(torch.ones(3))
+    group = {"params": [p], **({"max_lr": 0.05} if given == "group" else {})}
+    limit = 0.05 if given == "argument" else None
+    optimizer = LearnedOptimizer(
+        [group], still(), total_steps=STEPS, lr=0.1, max_lr=limit, warmup_steps=5
+    )
+    if given == "written later":
+        optimizer.param_groups[0]["max_lr"] = 0.05
+    expected = 0.5 * wsd()
+    expected[:5] *= np.arange(1, 6) / 5
+    np.testing.assert_allclose(take(optimizer, STEPS), expected, rtol=1e-6)
+    assert optimizer.param_groups[0]["max_lr"] == 0.05
+    with pytest.warns(UserWarning, match="no more than 1%"):
+        assert take(optimizer, 1)[0] == pytest.approx(0.005)
+
+
+def test_a_torch_scheduler_lowers_a_limited_rate():
+    optimizer = make(max_lr=0.05)
+    found = take(optimizer, STEPS, lr_scheduler.LinearLR(optimizer, 1.0, 0.0, STEPS))
+    users = 1 - np.arange(STEPS) / STEPS
+    np.testing.assert_allclose(found, 0.5 * np.minimum(users, wsd()), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_policy_sees_no_multiplier_beyond_the_limit(name):
+    total = None if name == "anytime" else 200
+    optimizer = make(name, total_steps=total, lr=1e-3, max_lr=1e-5)
+    take(optimizer, 150)
+    assert max(row["multiplier"] for row in optimizer.explain()) <= 0.01 * (1 + 1e-5)
+    assert optimizer.param_groups[0]["effective_lr"] <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        lambda o: lr_scheduler.StepLR(o, 5, 0.1),
+        lambda o: lr_scheduler.CosineAnnealingLR(o, STEPS),
+        lambda o: lr_scheduler.MultiStepLR(o, [3, 12], 0.1),
+        lambda o: lr_scheduler.ExponentialLR(o, 0.9),
+    ],
+)
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_run_under_a_torch_scheduler_falls_when_it_finishes(scheduler, goes_on):
+    optimizer = make()
+    users = scheduler(optimizer)
+    before = take(optimizer, 8, users)[-1]
+    optimizer.finish(8)
+    found = take(optimizer, 8, users if goes_on else None)
+    assert all(np.diff(found) < 0) and found[0] <= before
+    rates = optimizer.param_groups[0]["lr"] / 0.1
+    if not goes_on:
+        np.testing.assert_allclose(found, rates * (1 - np.arange(8) / 8), rtol=1e-6)
+
+
 def test_the_lower_of_the_users_factor_and_the_policys_applies():
     optimizer = make()
     scheduler = lr_scheduler.MultiStepLR(optimizer, [10, 19], 0.5)

@@ -223,3 +223,40 @@ def test_a_module_that_returns_no_loss_is_refused():
     optimizer.attach_loss(other)
     with pytest.raises(TypeError, match="OwnLoss returned list"):
         other(next(batches())[0])
+
+
+def test_a_closure_that_raises_drops_its_losses():
+    model, criterion = make_model(), nn.CrossEntropyLoss()
+    optimizer = learned(model)
+    optimizer.attach_loss(criterion)
+    inputs, targets = next(batches())
+
+    def fail():
+        criterion(1e12 * model(inputs), targets).backward()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(fail)
+    optimizer.zero_grad()
+    loss = criterion(model(inputs), targets)
+    loss.backward()
+    optimizer.step()
+    assert optimizer.explain()[0]["loss"] == pytest.approx(loss.item())
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_sum_of_a_steps_shares_comes_before_the_closures_share(parts):
+    model, criterion = make_model(), nn.CrossEntropyLoss()
+    optimizer, shares = learned(model), nn.Identity()
+    optimizer.attach_loss(shares, "sum")
+    inputs, targets = next(batches())
+
+    def differentiate():
+        share = criterion(model(inputs), targets) / parts
+        shares(share).backward()
+        return share.detach()
+
+    for _ in range(parts - 1):
+        differentiate()
+    share = optimizer.step(differentiate)
+    assert optimizer.explain()[0]["loss"] == pytest.approx(parts * share.item())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize
 
 from agents import LearnedOptimizer
 from optenv.roles import ROLES, parameters_by_role
@@ -86,3 +87,73 @@ def test_a_model_without_trained_parameters_is_refused():
     frozen = nn.Linear(2, 2).requires_grad_(False)
     with pytest.raises(ValueError, match="no parameter of Linear needs a gradient"):
         LearnedOptimizer.for_model(frozen, total_steps=20)
+
+
+def test_an_uninitialised_parameter_is_refused_by_name():
+    model = nn.Sequential(nn.Linear(4, 3), nn.LazyLinear(2))
+    with pytest.raises(ValueError, match=r"'1\.weight' of Sequential.*forward pass first"):
+        LearnedOptimizer.for_model(model, total_steps=20)
+    model(torch.zeros(1, 4))
+    optimizer = LearnedOptimizer.for_model(model, total_steps=20, weight_decay=0.1)
+    decays = {group["name"]: group["weight_decay"] for group in optimizer.param_groups}
+    assert decays == {"matrices": 0.1, "output": 0.1, "vectors": 0.0}
+
+
+class ScaleNorm(nn.Module):
+    """A normalisation that torch does not have."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3, 1, 1))
+
+
+def test_normalisation_of_any_shape_is_vectors():
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.LayerNorm((4, 6, 6)), nn.RMSNorm((6, 6)), ScaleNorm(),
+        nn.Linear(6, 2),
+    )  # fmt: skip
+    found = names(model)
+    assert found["matrices"] == ["0.weight"] and found["output"] == ["4.weight"]
+    assert {"1.weight", "1.bias", "2.weight", "3.scale"} < set(found["vectors"])
+
+
+def test_parametrized_weights_count_as_those_of_their_layers():
+    def layers(wrap):
+        return nn.Sequential(
+            wrap(nn.Embedding(9, 4)), wrap(nn.Linear(4, 4)), wrap(nn.Linear(4, 2))
+        )
+
+    new = "parametrizations.weight.original"
+    assert names(layers(parametrizations.weight_norm)) == {
+        "embeddings": [f"0.{new}1"],
+        "matrices": [f"1.{new}1"],
+        "output": [f"2.{new}1"],
+        "vectors": [f"0.{new}0", "1.bias", f"1.{new}0", "2.bias", f"2.{new}0"],
+    }
+    spectral = layers(parametrizations.spectral_norm)
+    before = {name: buffer.clone() for name, buffer in spectral.named_buffers()}
+    found = names(spectral)
+    assert found["embeddings"] == [f"0.{new}"] and found["matrices"] == [f"1.{new}"]
+    assert found["output"] == [f"2.{new}"] and found["vectors"] == ["1.bias", "2.bias"]
+    assert all(buffer.equal(before[name]) for name, buffer in spectral.named_buffers())
+    assert parametrize.is_parametrized(spectral[0])
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+def test_weights_of_the_older_functions_count_as_those_of_their_layers():
+    model = nn.Sequential(
+        nn.utils.weight_norm(nn.Linear(4, 4)), nn.utils.spectral_norm(nn.Linear(4, 2))
+    )
+    assert names(model) == {
+        "embeddings": [],
+        "matrices": ["0.weight_v"],
+        "output": ["1.weight_orig"],
+        "vectors": ["0.bias", "0.weight_g", "1.bias"],
+    }
+
+
+def test_a_frozen_output_layer_leaves_its_role_empty():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    model[2].requires_grad_(False)
+    found = names(model)
+    assert found["matrices"] == ["0.weight", "1.weight"] and not found["output"]

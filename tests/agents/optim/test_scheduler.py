@@ -230,7 +230,7 @@ def test_groups_keep_the_proportions_of_their_rates():
 
 def test_non_finite_gradients_do_not_reach_the_policy():
     model = make_model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scheduler = LearnedLR(optimizer, STEPS)
     before = copy.deepcopy(scheduler.state_dict()["controller"])
     for p in model.parameters():
@@ -360,6 +360,24 @@ def test_fused_gradients_are_unscaled_before_they_are_observed():
     assert ends[0] == pytest.approx(ends[1], rel=1e-2)
 
 
+def test_a_state_with_a_group_added_in_the_run_loads():
+    model, data = make_model(), list(batches())
+    first, *others = model.parameters()
+    optimizer = torch.optim.Adam([first], lr=1e-3)
+    scheduler = LearnedLR(optimizer, STEPS)
+    train(model, optimizer, scheduler, data[:4])
+    optimizer.add_param_group({"params": others, "lr": 1e-2})
+    scheduler.load_state_dict(scheduler.state_dict())
+    train(model, optimizer, scheduler, data[4:6])
+    state = copy.deepcopy(scheduler.state_dict())
+    assert state["base_lrs"] == [1e-3, 1e-2]
+    two = torch.optim.Adam([{"params": [first]}, {"params": others}], lr=1e-3)
+    two.load_state_dict(optimizer.state_dict())
+    resumed = LearnedLR(two, STEPS)
+    resumed.load_state_dict(state)
+    assert resumed.get_last_lr() == scheduler.get_last_lr()
+
+
 def test_a_state_dict_does_not_change_with_later_steps():
     model, data = make_model(), list(batches())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -434,3 +452,35 @@ def test_a_wrapped_optimizer_is_refused():
     optimizer = torch.optim.SGD(make_model().parameters(), lr=0.1)
     with pytest.raises(TypeError, match=r"AcceleratedOptimizer: .* within"):
         LearnedLR(accelerate.Accelerator(cpu=True).prepare(optimizer), STEPS)
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_of_a_removed_scheduler_drives_nothing(clone):
+    p = nn.Parameter(torch.ones(3))
+    scheduler = LearnedLR(torch.optim.SGD([p], 0.1), STEPS)
+    p.grad = torch.ones(3)
+    scheduler.optimizer.step()
+    scheduler.step()
+    scheduler.remove()
+    other = clone(scheduler)
+    other.remove()
+    (group,) = other.optimizer.param_groups
+    rate, group["params"][0].grad = group["lr"], torch.ones(3)
+    for _ in range(STEPS):
+        other.optimizer.step()
+        other.step()
+    assert group["lr"] == rate and len(other.explain()) == 1
+
+
+@pytest.mark.parametrize("value", ["no", 1, None])
+def test_synchronize_is_a_flag(value):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(3))], 0.1)
+    with pytest.raises(TypeError, match="synchronize must be True or False, got"):
+        LearnedLR(optimizer, STEPS, synchronize=value)
+    LearnedLR(optimizer, STEPS)  # nothing drives the optimizer yet
+
+
+def test_a_rate_of_zero_everywhere_is_warned_of():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(3))], 0.0)
+    with pytest.warns(UserWarning, match="lr is 0 for all parameters"):
+        LearnedLR(optimizer, STEPS)

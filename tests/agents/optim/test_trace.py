@@ -180,3 +180,16 @@ def test_without_matplotlib_plot_says_which_extra_has_it(trained, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match='the extra "train"'):
         trained[1].explain().plot()
+
+
+def test_an_extended_run_says_which_decisions_are_not_kept():
+    model, data = make_model(), list(batches())
+    optimizer = learned(model, total_steps=30)
+    train(model, optimizer, data[:30])
+    assert "not kept" not in optimizer.explain().note
+    optimizer.extend(60)
+    train(model, optimizer, data[30:])
+    explanation = optimizer.explain()
+    first = explanation[0]["step"]
+    assert len(explanation) == optimizer.policy.description["horizon"] and first > 0
+    assert explanation.note.endswith(f"; decisions before step {first:.0f} are not kept")

@@ -184,8 +184,8 @@ def test_an_optimizer_switches_rules_and_explains_it(dtype):
     table = str(optimizer.explain())
     assert any(name in table for name in told)
     assert table.split("\n\n")[1].splitlines()[-1].startswith("rule: update rule")
-    above = optimizer.explain().plot().axes[0]
-    drawn = {text.get_text() for text in above.get_legend().get_texts()}
+    factors = optimizer.explain().plot().axes[2]
+    drawn = {text.get_text() for text in factors.get_legend().get_texts()}
     assert drawn == told
     assert losses[-1] < losses[0]
     low, high = (group["effective_lr"] for group in optimizer.param_groups)

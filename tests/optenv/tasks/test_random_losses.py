@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from optenv import core, rules
-from optenv.tasks import Data
+from optenv.tasks import Data, PolicyGradient
 from optenv.tasks.base import Batch
 from optenv.tasks.generated import Examples, GeneratedTask
 
@@ -110,6 +110,17 @@ def test_each_update_draws_its_own_numbers_and_evaluations_the_same():
     batch = data.validation()
     losses = [core.evaluate(TASK, params, batch, data, state.buffers) for _ in range(2)]
     assert torch.equal(*losses)
+
+
+def test_training_and_validation_are_evaluated_on_other_numbers():
+    task = PolicyGradient(batch_size=4, num_train=4, num_validation=4, system="reaching")
+    data, params = task.sample(generators(3)), task.init(generators(3, 10))
+    examples = data.train(4)
+    train, validation = (
+        core.evaluate(task, params, examples, data, source=source)
+        for source in ("train", "validation")
+    )
+    assert not torch.isclose(train, validation).any()
 
 
 def test_running_statistics_are_part_of_the_state():
