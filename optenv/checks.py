@@ -49,6 +49,22 @@ def positive(name: str, value: Any, below: float = math.inf) -> float:
     return float(value)
 
 
+def known(what: str, value: Any, valid: Iterable[str]) -> None:
+    """Refuse a name that is not among the valid ones.
+
+    Args:
+        what: kind of the name, for the message.
+        value: the name.
+        valid: valid names.
+
+    Raises:
+        ValueError: it is not; the message quotes it and lists what is.
+    """
+    names = list(valid)
+    if value not in names:
+        raise ValueError(f"unknown {what} {value!r}; valid: {', '.join(names)}")
+
+
 def suggestion(name: str, valid: Sequence[str], near: Iterable[str] = ()) -> str:
     """Compose the end of a message on an unknown name: the closest valid name, and all.
 

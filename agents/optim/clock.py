@@ -138,9 +138,9 @@ def check_warmup_steps(warmup_steps: Any, total_steps: int | None) -> int:
     Raises:
         ValueError: it is no integer of at least 0, or not less than ``total_steps``.
     """
-    whole = isinstance(warmup_steps, float) and warmup_steps.is_integer()
-    is_integer = isinstance(warmup_steps, Integral) and not isinstance(warmup_steps, bool)
-    if not (whole or is_integer) or warmup_steps < 0:
+    value = _without_fraction(warmup_steps)
+    is_integer = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_integer or value < 0:
         raise ValueError(
             f"warmup_steps must be an integer of at least 0, got {warmup_steps!r}"
         )
@@ -202,8 +202,12 @@ def finishing(policy: Policy, state: Mapping[str, Any], steps: Any) -> dict[str,
 
 def _number_of_steps(name: str, value: Any) -> int:
     """Return a positive number of steps, which may be a float without a fraction."""
-    whole = isinstance(value, float) and value.is_integer()
-    return positive_int(name, int(value) if whole else value)
+    return positive_int(name, _without_fraction(value))
+
+
+def _without_fraction(value: Any) -> Any:
+    """Return a float without a fraction as an integer, and anything else unchanged."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 # Progress and decisions.

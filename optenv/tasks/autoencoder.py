@@ -11,7 +11,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import positive, positive_int
+from ..checks import known, positive, positive_int
 from . import layers
 from .base import Batch
 from .images import ImageTask, image_fields
@@ -54,10 +54,7 @@ class Autoencoder(ImageTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.network not in NETWORKS:
-            raise ValueError(
-                f"unknown network {self.network!r}; valid: {', '.join(NETWORKS)}"
-            )
+        known("network", self.network, NETWORKS)
         for name in ("width", "depth", "latent"):
             object.__setattr__(self, name, positive_int(name, getattr(self, name)))
         if self.network == "convolutional" and self.side % 2**self.depth:

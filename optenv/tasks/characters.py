@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import positive_int
+from ..checks import known, positive_int
 from . import sequence_layers as layers
 from . import text
 from .base import Data, Task, order_keys
@@ -56,10 +56,7 @@ class CharacterModel(Task):
         super().__post_init__()
         for name in ("length", "width", "depth"):
             object.__setattr__(self, name, positive_int(name, getattr(self, name)))
-        if self.split not in text.FILES:
-            raise ValueError(
-                f"unknown split {self.split!r}; valid: {', '.join(text.FILES)}"
-            )
+        known("split", self.split, text.FILES)
         if self.path is None:
             return
         if self.split != "train":

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import positive_int
+from ..checks import known, positive_int
 from . import layers
 from .base import Batch
 from .images import ImageTask, image_fields
@@ -90,8 +90,7 @@ class CNN(ImageTask):
         super().__post_init__()
         for name in ("width", "stages", "depth", "norm_groups"):
             object.__setattr__(self, name, positive_int(name, getattr(self, name)))
-        if self.norm not in NORMS:
-            raise ValueError(f"unknown norm {self.norm!r}; valid: {', '.join(NORMS)}")
+        known("norm", self.norm, NORMS)
         if self.norm == "group" and self.width % self.norm_groups:
             raise ValueError(
                 f"width must be a multiple of norm_groups ({self.norm_groups}), "

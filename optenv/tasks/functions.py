@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import is_number, positive_int
+from ..checks import is_number, known, positive_int
 from .base import Batch, Data
 from .generated import Examples, GeneratedTask
 
@@ -188,10 +188,7 @@ class Function(GeneratedTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         # 1. The function and its dimension.
-        if self.function not in FORMULAS:
-            raise ValueError(
-                f"unknown function {self.function!r}; valid: {', '.join(FORMULAS)}"
-            )
+        known("function", self.function, FORMULAS)
         object.__setattr__(self, "dim", positive_int("dim", self.dim))
         low, high = FORMULAS[self.function].dims
         if not low <= self.dim <= high:
@@ -404,8 +401,7 @@ def sample_structure(rng: np.random.Generator, split: str) -> Function:
     Raises:
         ValueError: the split is unknown.
     """
-    if split not in _SPLITS:
-        raise ValueError(f"unknown split {split!r}; valid: {', '.join(_SPLITS)}")
+    known("split", split, _SPLITS)
     functions, dims = _SPLITS[split]
     function, dim = str(rng.choice(functions)), int(rng.choice(dims))
     noise, condition = rng.choice((0.0, 0.03, 0.3)), rng.choice((10.0, 100.0, 1000.0))

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import known
 from . import sequence_layers as layers
 from .generated import LARGE_DATA_SIZE, Examples, GeneratedTask, data_size
 
@@ -53,10 +54,7 @@ class LanguageModel(GeneratedTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.network not in NETWORKS:
-            raise ValueError(
-                f"unknown network {self.network!r}; valid: {', '.join(NETWORKS)}"
-            )
+        known("network", self.network, NETWORKS)
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:

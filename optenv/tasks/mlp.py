@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import known
 from . import data
 from .generated import LARGE_DATA_SIZE, Examples, GeneratedTask, data_size
 from .layers import ACTIVATIONS
@@ -64,10 +65,7 @@ class MLP(GeneratedTask):
             ("source", tuple(data.SOURCES)),
             ("split", ("train", "test")),
         ):
-            if getattr(self, name) not in valid:
-                raise ValueError(
-                    f"unknown {name} {getattr(self, name)!r}; valid: {', '.join(valid)}"
-                )
+            known(name, getattr(self, name), valid)
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import is_number, positive_int
+from ..checks import is_number, known, positive_int
 from .base import Batch
 from .generated import Examples, GeneratedTask
 
@@ -235,10 +235,7 @@ class PhysicsInformed(GeneratedTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.equation not in EQUATIONS:
-            raise ValueError(
-                f"unknown equation {self.equation!r}; valid: {', '.join(EQUATIONS)}"
-            )
+        known("equation", self.equation, EQUATIONS)
         for name in ("width", "depth"):
             object.__setattr__(self, name, positive_int(name, getattr(self, name)))
         for name in ("boundary_weight", "init_spread"):
@@ -452,8 +449,7 @@ def sample_structure(rng: np.random.Generator, split: str) -> PhysicsInformed:
     Raises:
         ValueError: the split is unknown.
     """
-    if split not in _SPLITS:
-        raise ValueError(f"unknown split {split!r}; valid: {', '.join(_SPLITS)}")
+    known("split", split, _SPLITS)
     equations, widths = _SPLITS[split]
     return PhysicsInformed(
         equation=str(rng.choice(equations)),

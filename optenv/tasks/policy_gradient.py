@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import positive_int
+from ..checks import known, positive_int
 from .base import Batch, Data, Task, order_keys
 from .dynamics import SYSTEMS, System
 from .mlp import MLP
@@ -105,15 +105,9 @@ class PolicyGradient(Task):
         super().__post_init__()
         for name in ("steps", "width", "depth"):
             object.__setattr__(self, name, positive_int(name, getattr(self, name)))
-        if self.system not in SYSTEMS:
-            raise ValueError(f"unknown system {self.system!r}; valid: {', '.join(SYSTEMS)}")
-        if self.gradient not in GRADIENTS:
-            raise ValueError(
-                f"unknown gradient {self.gradient!r}; valid: {', '.join(GRADIENTS)}"
-            )
-        if self.split not in self._system.ranges:
-            valid = ", ".join(self._system.ranges)
-            raise ValueError(f"unknown split {self.split!r}; valid: {valid}")
+        known("system", self.system, SYSTEMS)
+        known("gradient", self.gradient, GRADIENTS)
+        known("split", self.split, self._system.ranges)
         if self.gradient == "pathwise" and self._system.discrete:
             smooth = [name for name, system in SYSTEMS.items() if not system.discrete]
             raise ValueError(

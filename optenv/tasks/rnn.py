@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import known
 from . import sequence_layers as layers
 from . import text
 from .characters import PASSAGES, CharacterModel
@@ -87,8 +88,7 @@ class RNN(CharacterModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.cell not in CELLS:
-            raise ValueError(f"unknown cell {self.cell!r}; valid: {', '.join(CELLS)}")
+        known("cell", self.cell, CELLS)
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:

@@ -29,7 +29,7 @@ def decisions(printed):
     rows = [line.split() for line in printed.splitlines()]
     (head,) = [row for row in rows if row[:2] == ["step", "moved"]]
     body = rows[rows.index(head) + 1 :]
-    numeric = [row for row in body if len(row) == len(head) and row[0].isdigit()]
+    numeric = body[: body.index([])]  # the meanings of the columns follow an empty line
     return [dict(zip(head, map(float, row), strict=True)) for row in numeric]
 
 
