@@ -1,4 +1,4 @@
-"""Controls beside one learning rate: hyperparameters by name, and rates of roles."""
+"""Controls besides one learning rate: hyperparameters by name, and rates of roles."""
 
 from __future__ import annotations
 
