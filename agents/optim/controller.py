@@ -167,11 +167,14 @@ class Controller:
             self.probe.invalidate(batch.states)
         multipliers = self.advance(batch.groups)
         if is_decision:
-            rate, of_it = max(
-                (float(group["lr"]) * multiplier, multiplier)
-                for group, multiplier in zip(batch.groups, multipliers, strict=True)
+            roles = clock.role_factors(self.policy, self.state, batch.groups)
+            rate, of_it, role = max(
+                (float(group["lr"]) * multiplier, multiplier, role)
+                for group, multiplier, role in zip(
+                    batch.groups, multipliers, roles, strict=True
+                )
             )
-            schedule = of_it / math.exp(self.state["log_multiplier"])
+            schedule = of_it / (math.exp(self.state["log_multiplier"]) * role)
             self.state["trace"] = trace.note_rate(self.state["trace"], schedule, rate)
         if self.state["probing"]:
             self.probe.start(batch)

@@ -186,9 +186,9 @@ class Explanation(list[dict[str, Any]]):
     sees (:data:`optenv.telemetry.FEATURES`; in plain words in
     :data:`agents.optim.trace.MEANINGS`). The rate is the group's learning rate times
     ``multiplier`` times ``schedule``, at most ``max_lr``. Policies that choose update rules
-    add ``rule``, the name of the one in force from this step on; those that set other
-    things add these by name, and the multipliers of roles as ``multiplier_matrices`` and so
-    on.
+    add ``rule``, the name of the one in force from this step on; those that set
+    hyperparameters add these by name; and those with a learning rate for each role add
+    ``multiplier_matrices`` and so on, whose geometric mean is ``multiplier``.
 
     As many decisions are kept as a run of the policy has, or 1000 of a run of unknown
     length: of a run that :meth:`~agents.LearnedOptimizer.extend` has made longer, the
