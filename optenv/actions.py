@@ -127,7 +127,7 @@ class Action:
 
     @property
     def sets_one_rate(self) -> bool:
-        """Whether the action sets one learning rate, and nothing else."""
+        """True if the action sets one learning rate, and nothing else."""
         return not (self.chooses_rule or self.sets or self.roles)
 
     def for_rule(self, rule: Rule) -> Action:
