@@ -14,8 +14,9 @@ by the functions ``register`` of :mod:`~optenv.tasks`, :mod:`~optenv.rules`,
 :func:`optenv.telemetry.register_feature`.
 """
 
-from . import actions, registration, rewards, rules, tasks, telemetry
+from . import actions, instances, registration, rewards, rules, tasks, telemetry
 from .env import LearningRateEnv
+from .instances import Instance, InstanceSet
 from .registration import ENVIRONMENTS, TRIALS, register_all
 from .tasks import from_module
 from .trials import TrialEnv, TrialVectorEnv
@@ -26,12 +27,15 @@ __version__ = "0.2.0"
 __all__ = [
     "ENVIRONMENTS",
     "TRIALS",
+    "Instance",
+    "InstanceSet",
     "LearningRateEnv",
     "LearningRateVectorEnv",
     "TrialEnv",
     "TrialVectorEnv",
     "actions",
     "from_module",
+    "instances",
     "registration",
     "rewards",
     "rules",

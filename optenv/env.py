@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from .actions import validate
+from .assignment import read
 from .autoreset import check_options
 from .group import Group
 from .rendering import line, picture
@@ -213,19 +214,30 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start a new run; there are no options.
+        """Start a new run.
+
+        Args:
+            seed: seed of the run and of those after it.
+            options: ``{"instance": ...}`` for a run on an instance, which may be given as
+                an :class:`~optenv.instances.Instance`, by its name, or by its number in the
+                set of the environment (in the standard set of its tasks without one).
+
+        Returns:
+            The observation, and ``info``, see the class.
 
         Raises:
-            ValueError, TypeError: options are given.
+            ValueError, TypeError: an option is unknown, or the instance is.
         """
-        check_options(options)
+        given = check_options(options, ("instance",)).get("instance")
+        if given is not None:
+            read(given, np.ones(1, np.bool_), self.batch.settings)  # before seeds change
         super().reset(seed=seed)
         if seed is not None or not self.batch.started:
-            self.batch.adopt(self.np_random)
-        observation, _ = self.batch.reset()
+            self.batch.adopt(self.np_random, self.np_random_seed)
+        observation, batched = self.batch.reset(options={"instance": given})
         self._losses = [float(self.group.state.loss[0, 0])]
         self._rates, self._reward = [], 0.0
-        return observation[0], {}
+        return observation[0], _single(batched)
 
     def step(
         self, action: Any
@@ -240,11 +252,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
         if self.batch.ended[0]:
             raise ValueError("the run has ended; call reset()")
         observation, reward, terminated, _, batched = self.batch.step(batch)
-        info = {
-            key: value[0].item()
-            for key, value in batched.items()
-            if not key.startswith("_") and batched["_" + key][0]
-        }
+        info = _single(batched)
         self._losses.append(info["loss"])
         self._rates.append(info["lr"])
         self._reward = float(reward[0])
@@ -278,3 +286,12 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
             done, loss = len(self._rates), self._losses[-1]
             return line(done, self.num_steps, loss, rate, self._reward)
         return None
+
+
+def _single(batched: dict[str, Any]) -> dict[str, Any]:
+    """Return the info of the only run of a batch, as plain values of Python."""
+    return {
+        key: value.item(0)
+        for key, value in batched.items()
+        if not key.startswith("_") and batched["_" + key][0]
+    }

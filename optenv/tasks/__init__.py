@@ -65,6 +65,7 @@ __all__ = [
     "Task",
     "TaskSampler",
     "Transformer",
+    "families",
     "from_module",
     "make",
     "register",
@@ -157,6 +158,11 @@ def _known() -> dict[str, Family]:
     return {**FAMILIES, **MORE_FAMILIES, **_REGISTERED}
 
 
+def families() -> dict[str, tuple[str, ...]]:
+    """Return the splits of every family by its name, ``"train"`` first."""
+    return {name: _splits_of(name) for name in _known()}
+
+
 def _splits_of(family: str) -> tuple[str, ...]:
     """Return the splits that a family can be asked for, ``"train"`` first."""
     return SPLITS if family in FAMILIES else (*SPLITS, OUT_OF_DISTRIBUTION)
@@ -183,14 +189,25 @@ class TaskSampler:
         Raises:
             TypeError: a registered family returns something else than a task.
         """
+        return self.draw_named(rng)[1]
+
+    def draw_named(self, rng: np.random.Generator) -> tuple[tuple[str, str] | None, Task]:
+        """Draw a structure, and say of which family and split it is.
+
+        Returns:
+            The names of family and split, None if the source is a task; and the task.
+
+        Raises:
+            TypeError: a registered family returns something else than a task.
+        """
         source = self.sources[int(rng.integers(len(self.sources)))]
         if isinstance(source, Task):
-            return source
+            return None, source
         family, split = source
         task = _known()[family](rng, split)
         if not isinstance(task, Task):
             raise TypeError(f"task family {family!r} must return a Task, got {task!r}")
-        return task
+        return source, task
 
 
 def make(spec: TaskSpec) -> TaskSampler:
