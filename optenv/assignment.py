@@ -34,12 +34,9 @@ class Rotation:
     def __init__(self, settings: Settings) -> None:
         self.instances: InstanceSet = settings.instances
         self.cycles = settings.instance_order == "cycle"
-        structures: list[Structure] = []
-        self._label = [
-            _position(structures, settings.structure_of(each)) for each in self.instances
-        ]
+        self._label = _labels([settings.structure_of(each) for each in self.instances])
         self._places = {each.name: i for i, each in enumerate(self.instances)}
-        self.num_structures = len(structures)
+        self.num_structures = len(set(self._label))
         self._next = 0
 
     def start(self, seed: int) -> None:
@@ -165,10 +162,9 @@ def partition(structures: Sequence[Structure]) -> list[Rows]:
     Returns:
         The places of the runs of each group; a slice where they are consecutive.
     """
-    found: list[Structure] = []
-    labels = np.array([_position(found, each) for each in structures])
+    labels = np.array(_labels(structures))
     groups: list[Rows] = []
-    for label in range(len(found)):
+    for label in range(labels.max() + 1):
         rows = np.flatnonzero(labels == label)
         whole = rows[-1] - rows[0] + 1 == len(rows)
         groups.append(slice(int(rows[0]), int(rows[-1]) + 1) if whole else rows)
@@ -200,10 +196,17 @@ def refuse_mixture(
         )
 
 
-def _position(found: list[Structure], structure: Structure) -> int:
-    """Return the place of a structure in a list, to which it is added if it is new."""
-    for i, other in enumerate(found):
-        if other == structure:
-            return i
-    found.append(structure)
-    return len(found) - 1
+def _labels(structures: Sequence[Structure]) -> list[int]:
+    """Number structures in the order of their first appearance; equal ones alike."""
+    labels: list[int] = []
+    count = 0
+    # Tasks need not have a hash, and need not differ in what they print.
+    similar: dict[str, list[tuple[Structure, int]]] = {}
+    for each in structures:
+        candidates = similar.setdefault(repr(each), [])
+        equal = [label for other, label in candidates if other == each]
+        if not equal:
+            candidates.append((each, count))
+            equal, count = [count], count + 1
+        labels.append(equal[0])
+    return labels

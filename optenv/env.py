@@ -127,6 +127,14 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     A new task of those that `tasks` names, with newly initialised parameters. The first
     observation is that of a run without a past.
 
+    With the argument `instances`, the task is one of a set of instances, which fix model,
+    data, base learning rate and length; seeds then draw initial parameters and the order of
+    batches. `reset(options={"instance": ...})` chooses one:
+
+    | Option | Values |
+    |--------|--------|
+    | `instance` | name (`"cnn/train/3"`), number in the set of `instances` (in the standard set of `tasks` without one), or an `optenv.Instance` |
+
     ## Episode End
     The episode ends if:
 
@@ -139,7 +147,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     There is no truncation.
 
     ## Info
-    `reset()` returns an empty dict. A step returns:
+    A step returns:
 
     | Key | Type | Meaning |
     |-----|------|---------|
@@ -148,11 +156,25 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | `diverged` | `bool` | whether the run has diverged |
     | `validation_loss` | `float` | at the end of a run: loss on all its validation examples |
 
+    `reset()`, and the step that ends a run, return:
+
+    | Key | Type | Meaning |
+    |-----|------|---------|
+    | `family` | `str` or `None` | family of the task; None if a task object was given |
+    | `split` | `str` or `None` | split of the family; likewise |
+    | `instance` | `str` or `None` | name of the instance; None if the task was drawn anew |
+    | `structure` | `str` | the task with its fields |
+    | `initial_loss` | `float` | `loss` before the first update, which rewards measure progress against |
+    | `examples` | `int` | training examples seen in the run so far, repetitions included |
+    | `work` | `int` | multiplications in the forward passes of the run so far, about |
+
     ## Arguments
 
     | Argument | Default | Meaning |
     |----------|---------|---------|
     | `tasks` | `"mlp-classification"` | task families, splits, or task objects |
+    | `instances` | `None` | instances in place of `tasks`: a set, the name of a standard set, or a file |
+    | `instance_order` | `"cycle"` | `"cycle"`: in turn, after a reset with a seed from that number on; `"draw"`: at random |
     | `rule` | `"adam"` | update rule (`"switching"` in `optenv/UpdateRule-v0`) |
     | `action` | of the id | kind of action, or a dict of its fields |
     | `horizon` | `40` | control steps of a run |
@@ -170,6 +192,8 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | `dtype` | `"float32"` | type of the runs and of both spaces |
     | `render_mode` | `None` | `"ansi"`: a line of text; `"rgb_array"`: curves of loss and learning rate |
 
+    Each id has variants with a family of tasks in place of the default one, such as
+    `optenv/LearningRate-CNN-v0`; `optenv.registration.FAMILIES` lists the families.
     `optenv.settings.Settings` has the details. An argument that is not valid raises a
     `ValueError` or a `TypeError` that says what is.
 

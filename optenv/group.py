@@ -20,8 +20,8 @@ from torch import Tensor
 from . import actions, core, rewards, rules, tasks, windows
 from .instances import Instance
 from .modifiers import MODIFIERS, Modifiers
-from .rules import switching
 from .ranges import log_uniform
+from .rules import switching
 from .settings import DTYPES, Settings, Structure
 from .telemetry import Control, History, Losses, log_loss, observe
 

@@ -90,7 +90,8 @@ class TrialVectorEnv(LearningRateVectorEnv):
     |-----|---------|
     | `run` | number of the run that the step was part of, from 0 |
 
-    `validation_loss` is valid at the end of each run of a trial.
+    `validation_loss` and what a reset returns are valid at the end of each run of a trial,
+    and are about that run.
 
     ## Arguments
 
@@ -263,6 +264,9 @@ class TrialEnv(LearningRateEnv):
     | Key | Type | Meaning |
     |-----|------|---------|
     | `run` | `int` | number of the run that the step was part of, from 0 |
+
+    The keys of the end of a run are there at the end of each run of a trial, and are about
+    that run.
 
     ## Arguments
 

@@ -100,6 +100,16 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     its runs are reset together. Otherwise the reset runs begin anew with the group's
     structure.
 
+    With the argument `instances`, a group takes an instance of the set whenever all its
+    runs are reset together: its runs share it, or have different instances of one
+    structure if the set has them. `groups=num_envs` gives each run an instance of its own.
+    `reset()` has options:
+
+    | Option | Values |
+    |--------|--------|
+    | `reset_mask` | bool array `[num_envs]`: which runs are reset |
+    | `instance` | instance as in the single environment, or a list with one for each run; runs of one structure then form a group |
+
     ## Episode End
     Each run ends like the single environment (`truncated` is always False), and is reset
     according to `autoreset_mode`:
@@ -111,8 +121,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     | `DISABLED` | by `reset(options={"reset_mask": mask})`, before the next step |
 
     ## Info
-    `reset()` returns an empty dict. A step returns arrays `[num_envs]`, each with a mask
-    under its name with a leading underscore that says which entries are valid:
+    Arrays `[num_envs]`, each with a mask under its name with a leading underscore that says
+    which entries are valid. A step returns, for the runs that take part:
 
     | Key | Meaning |
     |-----|---------|
@@ -121,7 +131,20 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     | `diverged` | whether the run has diverged |
     | `validation_loss` | at the end of a run: loss on all its validation examples |
 
-    A step that only resets runs returns an empty dict.
+    At a reset and at the end of a run:
+
+    | Key | Meaning |
+    |-----|---------|
+    | `family` | family of the task; None if a task object was given |
+    | `split` | split of the family; likewise |
+    | `instance` | name of the instance; None if the task was drawn anew |
+    | `structure` | the task with its fields |
+    | `initial_loss` | `loss` before the first update |
+    | `examples` | training examples seen in the run so far, repetitions included |
+    | `work` | multiplications in the forward passes of the run so far, about |
+
+    A step that resets runs returns the latter keys for them. In `SAME_STEP` mode the values
+    at the end of a run are in `final_info`.
 
     ## Arguments
 
@@ -137,7 +160,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     ## Version History
     - v0: initial version.
-    """
+    """  # noqa: E501
 
     metadata: dict[str, Any] = {
         "render_modes": [],

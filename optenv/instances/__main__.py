@@ -10,7 +10,9 @@ from typing import Any
 from .. import tasks
 from .sets import STANDARD_COUNT, InstanceSet, make
 
-DESCRIPTION = """List the standard sets of instances, print a set, or write one to a file."""
+DESCRIPTION = (
+    """List the standard sets of instances, print a set, or write one to a file."""
+)
 
 EPILOG = """examples:
   python -m optenv.instances list

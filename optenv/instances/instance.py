@@ -210,7 +210,7 @@ def _read_task(values: Any) -> Task:
     return types[values["type"]](**arguments)
 
 
-def _concrete(kind: type[Task]) -> Iterator[type[Task]]:
+def _concrete(kind: Any) -> Iterator[type[Any]]:
     """Yield the subclasses of a class of tasks that have no abstract methods."""
     for each in kind.__subclasses__():
         if not each.__abstractmethods__:

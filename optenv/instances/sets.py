@@ -97,7 +97,9 @@ class InstanceSet(Sequence[Instance]):
         drawn: list[Instance] = []
         first: dict[tuple[str, str], int] = {}  # the next free number
         for source in tasks.make(spec).sources:
-            label = source if isinstance(source, tuple) else (type(source).__name__, "train")
+            label = (
+                source if isinstance(source, tuple) else (type(source).__name__, "train")
+            )
             start = first.get(label, 0)
             first[label] = start + count
             drawn += [
@@ -135,7 +137,9 @@ class InstanceSet(Sequence[Instance]):
             try:
                 instances.append(Instance.from_dict(json.loads(line)))
             except (ValueError, TypeError) as error:
-                raise ValueError(f"line {number} of {os.fspath(path)!r}: {error}") from error
+                raise ValueError(
+                    f"line {number} of {os.fspath(path)!r}: {error}"
+                ) from error
         return cls(instances)
 
     def find(self, name: str) -> Instance:
