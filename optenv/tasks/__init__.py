@@ -9,7 +9,7 @@ the package.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -223,6 +223,12 @@ def make(spec: TaskSpec) -> TaskSampler:
         TypeError: something is neither a name nor a task.
     """
     parts: Sequence[str | Task] = [spec] if isinstance(spec, (str, Task)) else spec
+    if isinstance(parts, Mapping):
+        raise TypeError(
+            f"tasks must be names or Task objects, got {spec!r}; a spec that is written as "
+            "JSON keeps the fields of a Task, but not its type: give the name of a family, "
+            "or a file of instances as instances="
+        )
     if not isinstance(parts, (list, tuple)):
         raise TypeError(f"tasks must be names or Task objects, got {spec!r}")
     if not parts:
