@@ -133,7 +133,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
 
     | Option | Values |
     |--------|--------|
-    | `instance` | name (`"cnn/train/3"`), number in the set of `instances` (in the standard set of `tasks` without one), or an `optenv.Instance` |
+    | `instance` | name (`"cnn/train/3"`), number in the set of `instances` (in the standard set of `tasks` without one), or an `optenv.instances.Instance` |
 
     ## Episode End
     The episode ends if:

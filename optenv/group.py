@@ -142,7 +142,7 @@ class Group:
 
     @property
     def structure(self) -> Structure:
-        """What the runs have in common."""
+        """Structure that the runs have in common."""
         return Structure(self._origin, self.total_updates, self._scaled)
 
     def reset(
@@ -262,7 +262,7 @@ class Group:
         labels = [
             self.family if own is None else (own.family, own.split) for own in instances
         ]
-        updates = self.boundaries[self.steps[index]].tolist()
+        updates, work = self.boundaries[self.steps[index]], self.task.work
         initial = self.state.initial_loss[torch.from_numpy(index).to(self.device), 0]
         return {
             "family": [None if label is None else label[0] for label in labels],
@@ -270,8 +270,8 @@ class Group:
             "instance": [None if own is None else own.name for own in instances],
             "structure": [repr(self.task)] * len(index),
             "initial_loss": initial.tolist(),
-            "examples": [count * self.task.batch_size for count in updates],
-            "work": [count * self.task.work for count in updates],
+            "examples": (updates * self.task.batch_size).tolist(),
+            "work": (updates * work).tolist(),
         }
 
     def restart(

@@ -75,7 +75,7 @@ def test_specs_with_names_of_instances_make_the_same_environment_again() -> None
 
 
 def test_specs_with_objects_say_why_they_cannot_be_written() -> None:
-    chosen = optenv.InstanceSet.sample("quadratic", 1)
+    chosen = optenv.instances.InstanceSet.sample("quadratic", 1)
     with pytest.raises(TypeError, match="InstanceSet is not JSON serializable"):
         gym.make("optenv/LearningRate-v0", instances=chosen).spec.to_json()
     task = tasks.MLP()
