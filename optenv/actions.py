@@ -69,6 +69,14 @@ class Decision(NamedTuple):
     hyperparameters: dict[str, Tensor]
     role_multipliers: Tensor | None = None
 
+    def limited(self, highest: float) -> Decision:
+        """Return the decision with no log-multiplier above ``highest``."""
+        roles = self.role_multipliers
+        if roles is None:
+            return self._replace(log_multiplier=self.log_multiplier.clamp(max=highest))
+        roles = roles.clamp(max=highest)
+        return self._replace(log_multiplier=roles.mean(1), role_multipliers=roles)
+
 
 @dataclass(frozen=True)
 class Action:
@@ -116,6 +124,11 @@ class Action:
             if not is_number(value):
                 raise TypeError(f"{name} must be a number, got {value!r}")
             object.__setattr__(self, name, float(value))
+
+    @property
+    def sets_one_rate(self) -> bool:
+        """Whether the action sets one learning rate, and nothing else."""
+        return not (self.chooses_rule or self.sets or self.roles)
 
     def for_rule(self, rule: Rule) -> Action:
         """Return the action with the fields filled in that it leaves to the update rule.

@@ -38,6 +38,7 @@ __all__ = [
     "multipliers",
     "observed_progress",
     "record_peaks",
+    "role_factors",
     "schedule_factors",
     "steps_left",
     "warn_of_other_length",
@@ -305,7 +306,7 @@ def multipliers(
     """
     multiplier, highest = math.exp(state["log_multiplier"]), math.exp(state["highest"])
     parts = zip(
-        _role_factors(policy, state, groups), map(largest_multiplier, groups), strict=True
+        role_factors(policy, state, groups), map(largest_multiplier, groups), strict=True
     )
     if steps_left(state) > 0:
         limited = [min(multiplier * role, limit) for role, limit in parts]
@@ -316,10 +317,16 @@ def multipliers(
     ]
 
 
-def _role_factors(
+def role_factors(
     policy: Policy, state: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]
 ) -> list[float]:
-    """Return the factor of each group's multiplier to the mean of all roles."""
+    """Return the multiplier of each group's role, relative to the mean log-multiplier.
+
+    Args:
+        policy: the policy; without roles, all factors are 1.
+        state: of the controller.
+        groups: parameter groups, named by their roles.
+    """
     roles = policy.action.roles
     if not roles:
         return [1.0] * len(groups)

@@ -167,11 +167,14 @@ class Controller:
             self.probe.invalidate(batch.states)
         multipliers = self.advance(batch.groups)
         if is_decision:
-            rate, of_it = max(
-                (float(group["lr"]) * multiplier, multiplier)
-                for group, multiplier in zip(batch.groups, multipliers, strict=True)
+            roles = clock.role_factors(self.policy, self.state, batch.groups)
+            rate, of_it, role = max(
+                (float(group["lr"]) * multiplier, multiplier, role)
+                for group, multiplier, role in zip(
+                    batch.groups, multipliers, roles, strict=True
+                )
             )
-            schedule = of_it / math.exp(self.state["log_multiplier"])
+            schedule = of_it / (math.exp(self.state["log_multiplier"]) * role)
             self.state["trace"] = trace.note_rate(self.state["trace"], schedule, rate)
         if self.state["probing"]:
             self.probe.start(batch)
@@ -212,24 +215,22 @@ class Controller:
             observation = self._trial_observation(observation, history)
         # 2. The action, decoded as in the environment.
         action, memory = policy.act(observation, state["memory"])
-        roles = state["role_multipliers"]
+        settings, roles = state["settings"], state["role_multipliers"]
         decision = policy.action.decode(action, before, roles)
-        multiplier, shift = decision.log_multiplier, decision.shift
         if limit < math.inf:
             lowest = -policy.action.bound
             highest = math.log(limit) if limit > 0.0 else lowest
-            multiplier = multiplier.clamp(max=max(highest, lowest))
+            decision = decision.limited(max(highest, lowest))
+        multiplier, shift = decision.log_multiplier, decision.shift
         rule = (
             torch.full((1,), -1, device="cpu") if decision.rule is None else decision.rule
         )
-        usable = bool(multiplier.isfinite())
         values = [decision.hyperparameters[name] for name in policy.action.sets]
-        settings = state["settings"]
         if values:
             settings = torch.stack(values, dim=1).to(before.dtype)
         if decision.role_multipliers is not None:
             roles = decision.role_multipliers
-        usable = usable and bool(settings.isfinite().all() and roles.isfinite().all())
+        usable = all(bool(each.isfinite().all()) for each in (multiplier, settings, roles))
         shown = policy.action.observe(action, decision).to(before.dtype)
         said = policy.action.encode(action).to(before.dtype)
         if not usable:  # weights are checked in policy files, but not in policies by hand
@@ -437,7 +438,7 @@ def initial_state(
             (1, len(policy.action.roles)), policy.action.start, dtype=dtype, device="cpu"
         ),
         "grad_mean_square": 0.0,
-        "trace": trace.empty(decisions, dtype, len(trace.names_beside(policy.action))),
+        "trace": trace.empty(decisions, dtype, len(trace.extra_names(policy.action))),
     }
 
 

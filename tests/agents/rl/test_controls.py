@@ -1,4 +1,4 @@
-"""What agents learn on controls beside one learning rate acts in optimizers, too."""
+"""What agents learn on controls besides one learning rate acts in optimizers, too."""
 
 from __future__ import annotations
 
@@ -63,6 +63,10 @@ def assert_explains_its_control(optimizer: LearnedOptimizer, env_id: str) -> Non
     ]  # fmt: skip
     names = [f"multiplier_{role}" for role in ROLES]
     assert len({row[name] for row in rows for name in names}) > len(rows)
+    for row in rows:
+        mean = np.mean([np.log(row[name]) for name in names])
+        assert np.log(row["multiplier"]) == pytest.approx(mean, abs=1e-5)
+        assert row["schedule"] == pytest.approx(1.0)
     rates = {group["effective_lr"] for group in optimizer.param_groups}
     assert len(rates) == 3
 
