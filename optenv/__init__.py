@@ -14,7 +14,7 @@ by the functions ``register`` of :mod:`~optenv.tasks`, :mod:`~optenv.rules`,
 :func:`optenv.telemetry.register_feature`.
 """
 
-from . import actions, registration, rewards, rules, tasks, telemetry
+from . import actions, instances, registration, rewards, rules, tasks, telemetry
 from .env import LearningRateEnv
 from .registration import ENVIRONMENTS, TRIALS, register_all
 from .tasks import from_module
@@ -32,6 +32,7 @@ __all__ = [
     "TrialVectorEnv",
     "actions",
     "from_module",
+    "instances",
     "registration",
     "rewards",
     "rules",

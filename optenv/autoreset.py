@@ -9,7 +9,7 @@ import numpy as np
 
 from .checks import suggestion
 
-__all__ = ["check_options", "reset_mask", "split_final"]
+__all__ = ["check_options", "join_infos", "reset_mask", "split_final"]
 
 
 def check_options(options: Any, valid: Sequence[str] = ()) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def check_options(options: Any, valid: Sequence[str] = ()) -> dict[str, Any]:
     return options
 
 
-def reset_mask(options: dict[str, Any] | None, num_envs: int) -> np.ndarray:
+def reset_mask(options: dict[str, Any], num_envs: int) -> np.ndarray:
     """Read the mask ``[num_envs]`` of the runs to reset; all of them by default.
 
     Args:
@@ -45,11 +45,10 @@ def reset_mask(options: dict[str, Any] | None, num_envs: int) -> np.ndarray:
         num_envs: number of runs.
 
     Raises:
-        TypeError: the mask is no bool array, or the options are no dict.
-        ValueError: its shape is wrong, or it is False everywhere, or there is another
-            option.
+        TypeError: the mask is no bool array.
+        ValueError: its shape is wrong, or it is False everywhere.
     """
-    mask = check_options(options, ("reset_mask",)).get("reset_mask")
+    mask = options.get("reset_mask")
     if mask is None:
         return np.ones(num_envs, np.bool_)
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
@@ -88,3 +87,19 @@ def split_final(
         "final_obs": final_obs, "_final_obs": ended.copy(),
         "final_info": final_info, "_final_info": ended.copy(),
     }  # fmt: skip
+
+
+def join_infos(info: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Join two infos of a batch; where both are valid, ``other`` counts.
+
+    Args:
+        info: arrays ``[B]``, each with a mask under its name with a leading underscore.
+        other: likewise.
+    """
+    joined = {**info, **other}
+    for name in other:
+        if name in info and not name.startswith("_"):
+            valid = other["_" + name]
+            joined[name] = np.where(valid, other[name], info[name])
+            joined["_" + name] = valid | info["_" + name]
+    return joined

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from .actions import validate
+from .assignment import read
 from .autoreset import check_options
 from .group import Group
 from .rendering import line, picture
@@ -126,6 +127,14 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     A new task of those that `tasks` names, with newly initialised parameters. The first
     observation is that of a run without a past.
 
+    With the argument `instances`, the task is one of a set of instances, which fix model,
+    data, base learning rate and length; seeds then draw initial parameters and the order of
+    batches. `reset(options={"instance": ...})` chooses one:
+
+    | Option | Values |
+    |--------|--------|
+    | `instance` | name (`"cnn/train/3"`), number in the set of `instances` (in the standard set of `tasks` without one), or an `optenv.instances.Instance` |
+
     ## Episode End
     The episode ends if:
 
@@ -138,7 +147,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     There is no truncation.
 
     ## Info
-    `reset()` returns an empty dict. A step returns:
+    A step returns:
 
     | Key | Type | Meaning |
     |-----|------|---------|
@@ -147,11 +156,25 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | `diverged` | `bool` | whether the run has diverged |
     | `validation_loss` | `float` | at the end of a run: loss on all its validation examples |
 
+    `reset()`, and the step that ends a run, return:
+
+    | Key | Type | Meaning |
+    |-----|------|---------|
+    | `family` | `str` or `None` | family of the task; None if a task object was given |
+    | `split` | `str` or `None` | split of the family; likewise |
+    | `instance` | `str` or `None` | name of the instance; None if the task was drawn anew |
+    | `structure` | `str` | the task with its fields |
+    | `initial_loss` | `float` | `loss` before the first update, which rewards measure progress against |
+    | `examples` | `int` | training examples seen in the run so far, repetitions included |
+    | `work` | `int` | multiplications in the forward passes of the run so far, about |
+
     ## Arguments
 
     | Argument | Default | Meaning |
     |----------|---------|---------|
     | `tasks` | `"mlp-classification"` | task families, splits, or task objects |
+    | `instances` | `None` | instances in place of `tasks`: a set, the name of a standard set, or a file |
+    | `instance_order` | `"cycle"` | `"cycle"`: in turn, after a reset with a seed from that number on; `"draw"`: at random |
     | `rule` | `"adam"` | update rule (`"switching"` in `optenv/UpdateRule-v0`) |
     | `action` | of the id | kind of action, or a dict of its fields |
     | `horizon` | `40` | control steps of a run |
@@ -169,6 +192,8 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | `dtype` | `"float32"` | type of the runs and of both spaces |
     | `render_mode` | `None` | `"ansi"`: a line of text; `"rgb_array"`: curves of loss and learning rate |
 
+    Each id has variants with a family of tasks in place of the default one, such as
+    `optenv/LearningRate-CNN-v0`; `optenv.registration.FAMILIES` lists the families.
     `optenv.settings.Settings` has the details. An argument that is not valid raises a
     `ValueError` or a `TypeError` that says what is.
 
@@ -213,19 +238,30 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start a new run; there are no options.
+        """Start a new run.
+
+        Args:
+            seed: seed of the run and of those after it.
+            options: ``{"instance": ...}`` for a run on an instance, which may be given as
+                an :class:`~optenv.instances.Instance`, by its name, or by its number in the
+                set of the environment (in the standard set of its tasks without one).
+
+        Returns:
+            The observation, and ``info``, see the class.
 
         Raises:
-            ValueError, TypeError: options are given.
+            ValueError, TypeError: an option is unknown, or the instance is.
         """
-        check_options(options)
+        given = check_options(options, ("instance",)).get("instance")
+        if given is not None:
+            read(given, np.ones(1, np.bool_), self.batch.settings)  # before seeds change
         super().reset(seed=seed)
         if seed is not None or not self.batch.started:
-            self.batch.adopt(self.np_random)
-        observation, _ = self.batch.reset()
+            self.batch.adopt(self.np_random, self.np_random_seed)
+        observation, batched = self.batch.reset(options={"instance": given})
         self._losses = [float(self.group.state.loss[0, 0])]
         self._rates, self._reward = [], 0.0
-        return observation[0], {}
+        return observation[0], _single(batched)
 
     def step(
         self, action: Any
@@ -240,11 +276,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
         if self.batch.ended[0]:
             raise ValueError("the run has ended; call reset()")
         observation, reward, terminated, _, batched = self.batch.step(batch)
-        info = {
-            key: value[0].item()
-            for key, value in batched.items()
-            if not key.startswith("_") and batched["_" + key][0]
-        }
+        info = _single(batched)
         self._losses.append(info["loss"])
         self._rates.append(info["lr"])
         self._reward = float(reward[0])
@@ -278,3 +310,12 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
             done, loss = len(self._rates), self._losses[-1]
             return line(done, self.num_steps, loss, rate, self._reward)
         return None
+
+
+def _single(batched: dict[str, Any]) -> dict[str, Any]:
+    """Return the info of the only run of a batch, as plain values of Python."""
+    return {
+        key: value.item(0)
+        for key, value in batched.items()
+        if not key.startswith("_") and batched["_" + key][0]
+    }

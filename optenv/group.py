@@ -11,19 +11,32 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from . import actions, core, rewards, rules, tasks, windows
+from .instances import Instance
 from .modifiers import MODIFIERS, Modifiers
+from .ranges import log_uniform
 from .rules import switching
-from .settings import DTYPES, Settings, log_uniform
+from .settings import DTYPES, Settings, Structure
 from .telemetry import Control, History, Losses, log_loss, observe
 
-__all__ = ["ControlState", "Group", "StepResult", "estimated_reward"]
+__all__ = ["IDENTITY", "ControlState", "Group", "StepResult", "estimated_reward"]
+
+#: Type of each value of :meth:`Group.identify`.
+IDENTITY: dict[str, type] = {
+    "family": object,
+    "split": object,
+    "instance": object,
+    "structure": object,
+    "initial_loss": float,
+    "examples": int,
+    "work": int,
+}
 
 
 class ControlState(NamedTuple):
@@ -89,8 +102,10 @@ class Group:
         size: number of runs, ``B``.
 
     Attributes:
-        task: the structure.
+        task: the task that all runs share.
         total_updates: length of each run in updates.
+        family: family and split that the task was drawn from, or None.
+        instances: instance of each run; None for data that were drawn anew.
         boundaries: updates before which the control steps begin, see
             :func:`optenv.windows.boundaries`.
         data: examples of the runs.
@@ -100,6 +115,8 @@ class Group:
 
     task: tasks.Task
     total_updates: int
+    family: tuple[str, str] | None
+    instances: list[Instance | None]
     boundaries: np.ndarray
     data: tasks.Data
     state: ControlState
@@ -114,6 +131,8 @@ class Group:
         self.sampler = tasks.make(settings.tasks)
         self.device = torch.device(settings.device)
         self.dtype = DTYPES[settings.dtype][0]
+        self.family = None
+        self.instances = [None] * size
         self._task_on_device: tasks.Task | None = None
 
     @property
@@ -121,18 +140,26 @@ class Group:
         """Control steps of a run: the horizon, or the number of updates if smaller."""
         return len(self.boundaries) - 1
 
+    @property
+    def structure(self) -> Structure:
+        """Structure that the runs have in common."""
+        return Structure(self._origin, self.total_updates, self._scaled)
+
     def reset(
         self,
         index: np.ndarray,
         generators: Sequence[np.random.Generator],
         structure: np.random.Generator,
+        instances: Sequence[Instance | None] | None = None,
     ) -> Tensor:
         """Start new runs at ``index [n]``; the others stay as they are.
 
         Args:
             index: indices of the runs.
             generators: one per reset run; each gives one draw, the key of its run.
-            structure: draws the structure, if all runs are reset.
+            structure: draws the structure, if all runs are reset and have no instances.
+            instances: instance of each reset run, or None for data of its own. All have one
+                structure: that of the group, unless all runs are reset.
 
         Returns:
             First observations ``[n, F]``.
@@ -141,18 +168,17 @@ class Group:
             ValueError: inputs or targets are not finite.
         """
         # 1. The structure, which all runs share.
+        chosen = [None] * len(index) if instances is None else [*instances]
         everything = len(index) == self.size
         if everything:
-            self.task = self.sampler.draw(structure)
-            self.total_updates = self.settings.draw_total_updates(self.task, structure)
-            self.boundaries = windows.boundaries(
-                self.total_updates, self.settings.horizon, self.settings.spacing
-            )
+            self._draw_structure(structure, chosen[0])
         # 2. What each run draws from its own key. The order of the draws fixes the meaning
-        # of a seed.
+        # of a seed. The task of an instance is drawn from the instance's key instead.
         keys = [np.random.default_rng(int(g.integers(2**62))) for g in generators]
-        base_lr = [log_uniform(self.settings.base_lr, key) for key in keys]
-        data = self.task.sample(keys)
+        pairs = [*zip(keys, chosen, strict=True)]
+        task_keys = [key if own is None else own.generator() for key, own in pairs]
+        base_lr = [log_uniform(self.settings.base_lr, key) for key in task_keys]
+        data = self.task.sample(task_keys)
         if data.shared and self._task_on_device is self.task:
             data = data._replace(inputs=self.data.inputs, targets=self.data.targets)
         else:
@@ -163,8 +189,14 @@ class Group:
         self._task_on_device = self.task
         data = data.to(self.device, self.dtype)
         params = self._draw_params(keys)
-        if self.settings.reparametrize > 0:
-            scale = self._draw_scale(keys)
+        if any(own is not None for own in chosen):
+            data = self._reorder(data, pairs)
+            base_lr = [
+                drawn if own is None or own.base_lr is None else own.base_lr
+                for drawn, own in zip(base_lr, chosen, strict=True)
+            ]
+        if self._scaled:
+            scale = self._draw_scale(task_keys, chosen)
             data, params = data._replace(scale=scale), params / scale
         state = self._start(
             data,
@@ -183,7 +215,64 @@ class Group:
             self.state = core.put(self.state, rows, state)
             self.steps = self.steps.copy()
             self.steps[index] = 0
+        for i, own in zip(index.tolist(), chosen, strict=True):
+            self.instances[i] = own
         return observation
+
+    def _draw_structure(
+        self, structure: np.random.Generator, instance: Instance | None
+    ) -> None:
+        """Draw the structure of all runs, or take that of their instances."""
+        if instance is None:
+            self.family, self.task = self.sampler.draw_named(structure)
+            self._origin = self.task
+            self.total_updates = self.settings.draw_total_updates(self.task, structure)
+            self._scaled = self.settings.reparametrize > 0
+        else:
+            self.family = (instance.family, instance.split)
+            task, self.total_updates, self._scaled = self.settings.structure_of(instance)
+            if self._task_on_device is None or self._origin != task:
+                # A copy: what a task caches of its examples should not outlive the run.
+                self._origin, self.task = task, copy.copy(task)
+        self.boundaries = windows.boundaries(
+            self.total_updates, self.settings.horizon, self.settings.spacing
+        )
+
+    def _reorder(
+        self,
+        data: tasks.Data,
+        pairs: Sequence[tuple[np.random.Generator, Instance | None]],
+    ) -> tasks.Data:
+        """Draw the batch order of runs on an instance from their own keys."""
+        given = [i for i, (_, own) in enumerate(pairs) if own is not None]
+        rows = torch.tensor(given, device=self.device)
+        order = tasks.base.order_keys([pairs[i][0] for i in given]).to(self.device)
+        return data._replace(order=data.order.index_copy(0, rows, order))
+
+    def identify(self, index: np.ndarray) -> dict[str, list[Any]]:
+        """Say what runs are about, and what they have cost so far.
+
+        Args:
+            index: indices of the runs, ``[n]``.
+
+        Returns:
+            A list of ``n`` values for each key of :data:`IDENTITY`.
+        """
+        instances = [self.instances[i] for i in index]
+        labels = [
+            self.family if own is None else (own.family, own.split) for own in instances
+        ]
+        updates, work = self.boundaries[self.steps[index]], self.task.work
+        initial = self.state.initial_loss[torch.from_numpy(index).to(self.device), 0]
+        return {
+            "family": [None if label is None else label[0] for label in labels],
+            "split": [None if label is None else label[1] for label in labels],
+            "instance": [None if own is None else own.name for own in instances],
+            "structure": [repr(self.task)] * len(index),
+            "initial_loss": initial.tolist(),
+            "examples": (updates * self.task.batch_size).tolist(),
+            "work": (updates * work).tolist(),
+        }
 
     def restart(
         self, index: np.ndarray, generators: Sequence[np.random.Generator]
@@ -235,11 +324,20 @@ class Group:
         tasks.base.check_finite(f"initial parameters of the {kind} task", params)
         return params.to(self.device, self.dtype)
 
-    def _draw_scale(self, keys: Sequence[np.random.Generator]) -> Tensor:
+    def _draw_scale(
+        self, keys: Sequence[np.random.Generator], instances: Sequence[Instance | None]
+    ) -> Tensor:
         """Draw a factor for each parameter tensor of each run, ``[n, P]``."""
         sizes = [int(np.prod(shape)) for shape in self.task.shapes]
+        spreads = [
+            self.settings.reparametrize
+            if own is None or own.reparametrize is None
+            else own.reparametrize
+            for own in instances
+        ]
         logs = [
-            key.standard_normal(len(sizes)) * self.settings.reparametrize for key in keys
+            key.standard_normal(len(sizes)) * spread
+            for key, spread in zip(keys, spreads, strict=True)
         ]
         scale = np.exp(np.stack([np.repeat(log, sizes) for log in logs]))
         return torch.from_numpy(scale).to(self.device, self.dtype)

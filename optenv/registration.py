@@ -6,32 +6,74 @@ from typing import Any
 
 import gymnasium as gym
 
+from . import tasks
 from .settings import check_names
 from .trials import TrialVectorEnv
 from .vector import LearningRateVectorEnv
 
-__all__ = ["ALL", "ENVIRONMENTS", "TRIALS", "register", "register_all"]
+__all__ = [
+    "ALL",
+    "CONTROLS",
+    "ENVIRONMENTS",
+    "FAMILIES",
+    "FAMILY_ENVIRONMENTS",
+    "TRIALS",
+    "is_trial",
+    "register",
+    "register_all",
+]
 
-#: Default arguments by id, of environments whose episodes are runs.
-ENVIRONMENTS: dict[str, dict[str, object]] = {
-    "optenv/LearningRate-v0": {"action": "continuous"},
-    "optenv/DiscreteLearningRate-v0": {"action": "discrete"},
-    "optenv/UpdateRule-v0": {"action": "rule", "rule": "switching"},
-    "optenv/Hyperparameters-v0": {"action": "hyperparameters"},
-    "optenv/RoleLearningRate-v0": {"action": "roles"},
+#: Default arguments of each control, by its name in the ids.
+CONTROLS: dict[str, dict[str, object]] = {
+    "LearningRate": {"action": "continuous"},
+    "DiscreteLearningRate": {"action": "discrete"},
+    "UpdateRule": {"action": "rule", "rule": "switching"},
+    "Hyperparameters": {"action": "hyperparameters"},
+    "RoleLearningRate": {"action": "roles"},
 }
 
-#: Default arguments by id, of environments whose episodes are trials of several runs.
+#: Parts of the names of families that are abbreviations.
+ABBREVIATIONS = ("cnn", "mlp", "rnn", "vae")
+
+
+def family_name(family: str) -> str:
+    """Return the name of a family of tasks in ids: ``"MLPRegression"`` and the like."""
+    parts = family.split("-")
+    return "".join(p.upper() if p in ABBREVIATIONS else p.capitalize() for p in parts)
+
+
+#: Families of tasks, by their names in the ids.
+FAMILIES: dict[str, str] = {
+    family_name(family): family for family in (*tasks.FAMILIES, *tasks.MORE_FAMILIES)
+}
+
+#: Default arguments by id, of environments whose episodes are runs: one id a control.
+ENVIRONMENTS: dict[str, dict[str, object]] = {
+    f"optenv/{control}-v0": arguments for control, arguments in CONTROLS.items()
+}
+
+#: Default arguments by id, of environments whose episodes are trials of several runs: one
+#: id a control.
 TRIALS: dict[str, dict[str, object]] = {
-    "optenv/LearningRateTrial-v0": {"action": "continuous"},
-    "optenv/DiscreteLearningRateTrial-v0": {"action": "discrete"},
-    "optenv/UpdateRuleTrial-v0": {"action": "rule", "rule": "switching"},
-    "optenv/HyperparametersTrial-v0": {"action": "hyperparameters"},
-    "optenv/RoleLearningRateTrial-v0": {"action": "roles"},
+    f"optenv/{control}Trial-v0": arguments for control, arguments in CONTROLS.items()
+}
+
+#: Default arguments by id, of the environments of one family of tasks each: two ids for a
+#: control and a family, the second of which is that of trials.
+FAMILY_ENVIRONMENTS: dict[str, dict[str, object]] = {
+    f"optenv/{control}{trial}-{name}-v0": {**arguments, "tasks": family}
+    for control, arguments in CONTROLS.items()
+    for name, family in FAMILIES.items()
+    for trial in ("", "Trial")
 }
 
 #: Default arguments by id, of all environments of the package.
-ALL: dict[str, dict[str, object]] = {**ENVIRONMENTS, **TRIALS}
+ALL: dict[str, dict[str, object]] = {**ENVIRONMENTS, **TRIALS, **FAMILY_ENVIRONMENTS}
+
+
+def is_trial(env_id: str) -> bool:
+    """Return whether the episodes of one of the ids of :data:`ALL` are trials."""
+    return env_id.split("/")[1].split("-")[0].endswith("Trial")
 
 
 def register(env_id: str, *, trials: bool = False, **arguments: Any) -> None:
@@ -52,9 +94,10 @@ def register(env_id: str, *, trials: bool = False, **arguments: Any) -> None:
     if not isinstance(env_id, str):
         raise TypeError(f"env_id must be a string, got {env_id!r}")
     if env_id in gym.registry:
-        taken = ", ".join(name for name in gym.registry if name.startswith("optenv/"))
+        taken = ", ".join([*ENVIRONMENTS, *TRIALS])
         raise ValueError(
-            f"there is an environment {env_id!r} already; the ids of optenv: {taken}"
+            f"there is an environment {env_id!r} already; the ids of optenv: {taken}, and "
+            f"those of a family, such as {next(iter(FAMILY_ENVIRONMENTS))}"
         )
     if not isinstance(trials, bool):
         raise TypeError(f"trials must be True or False, got {trials!r}")
@@ -67,7 +110,7 @@ def register(env_id: str, *, trials: bool = False, **arguments: Any) -> None:
 def register_all() -> None:
     """Register every environment of :data:`ALL`."""
     for env_id, arguments in ALL.items():
-        _register(env_id, arguments, env_id in TRIALS)
+        _register(env_id, arguments, is_trial(env_id))
 
 
 def _register(env_id: str, arguments: dict[str, Any], trials: bool) -> None:

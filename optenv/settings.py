@@ -5,17 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 
-from . import actions, rewards, rules, tasks, windows
-from .checks import is_number, positive_int, suggestion
+from . import actions, instances, rewards, rules, tasks, windows
+from .checks import is_number, known, positive_int, suggestion
+from .instances import Instance
+from .ranges import as_range, log_uniform
 from .tasks.base import Task
 from .telemetry import FEATURE_VERSION, FEATURES, LOSS_FEATURES, check_features
 
-__all__ = ["DTYPES", "ON_DIVERGENCE", "Settings", "check_names", "log_uniform", "make"]
+__all__ = [
+    "DTYPES",
+    "INSTANCE_ORDERS",
+    "ON_DIVERGENCE",
+    "Settings",
+    "Structure",
+    "check_names",
+    "make",
+]
 
 #: Types of torch and NumPy, by the name of the ``dtype`` argument.
 DTYPES: dict[str, tuple[torch.dtype, Any]] = {
@@ -26,6 +36,23 @@ DTYPES: dict[str, tuple[torch.dtype, Any]] = {
 #: Values of the ``on_divergence`` argument.
 ON_DIVERGENCE = ("end", "absorb")
 
+#: Values of the ``instance_order`` argument.
+INSTANCE_ORDERS = ("cycle", "draw")
+
+
+class Structure(NamedTuple):
+    """Structure that runs must share to be stacked.
+
+    Attributes:
+        task: the task.
+        total_updates: length of the runs in updates.
+        scaled: whether parameter tensors have random factors.
+    """
+
+    task: Task
+    total_updates: int
+    scaled: bool
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -33,6 +60,11 @@ class Settings:
 
     Attributes:
         tasks: tasks to train on, see :func:`optenv.tasks.make`.
+        instances: instances to train on in place of ``tasks``, see
+            :func:`optenv.instances.make`: a set of them, the name of a standard one
+            (``"cnn/train"``), or a file. None for new tasks at every reset.
+        instance_order: ``"cycle"`` to take the instances in turn, from number ``seed`` on
+            (modulo the size of the set) after a reset with a seed; ``"draw"`` to draw them.
         rule: update rule, a key of :data:`optenv.rules.RULES`, or a dict of its ``name``
             and hyperparameters, see :func:`optenv.rules.get`; ``"switching"`` where actions
             choose among rules, and only there.
@@ -75,6 +107,8 @@ class Settings:
     """
 
     tasks: tasks.TaskSpec = "mlp-classification"
+    instances: Any = None
+    instance_order: str = "cycle"
     rule: rules.RuleSpec = "adam"
     action: str | dict[str, Any] | actions.Action = "continuous"
     horizon: int = 40
@@ -94,6 +128,9 @@ class Settings:
     def __post_init__(self) -> None:
         # 1. Names of things that are looked up.
         tasks.make(self.tasks)
+        if self.instances is not None:
+            object.__setattr__(self, "instances", instances.make(self.instances))
+        known("instance_order", self.instance_order, INSTANCE_ORDERS)
         rewards.get(self.reward)
         rule = rules.get(self.rule)
         action = actions.make(self.action).for_rule(rule)
@@ -104,7 +141,7 @@ class Settings:
         if self.base_lr is None:
             object.__setattr__(self, "base_lr", rule.default_lr)
         for name in ("base_lr", "updates_per_step"):
-            object.__setattr__(self, name, _range(name, getattr(self, name)))
+            object.__setattr__(self, name, as_range(name, getattr(self, name)))
         object.__setattr__(self, "horizon", positive_int("horizon", self.horizon))
         if self.updates_per_step[0] < 1:  # type: ignore[index]
             raise ValueError(
@@ -150,6 +187,15 @@ class Settings:
         least = self._total(cast(Any, self.updates_per_step)[0])
         return min(drawn, max(least, int(self.max_work / task.work)))
 
+    def structure_of(self, instance: Instance) -> Structure:
+        """Return the structure of the runs on an instance."""
+        length, spread = instance.updates, instance.reparametrize
+        if length is None:
+            length = self.draw_total_updates(instance.task, instance.generator(1))
+        if spread is None:
+            spread = self.reparametrize
+        return Structure(instance.task, length, spread > 0)
+
     def _total(self, updates_per_step: float) -> int:
         """Compute the length of a run in updates."""
         return max(1, round(self.horizon * updates_per_step))
@@ -170,8 +216,17 @@ class Settings:
             "horizon": self.horizon,
             "spacing": self.spacing,
             "anytime": self.anytime,
-            "total_updates": [self._total(n) for n in cast(Any, self.updates_per_step)],
+            "total_updates": self._lengths(),
         }
+
+    def _lengths(self) -> list[int]:
+        """Return the least and the greatest length of a run in updates."""
+        drawn = [self._total(n) for n in cast(Any, self.updates_per_step)]
+        given = [each.updates for each in self.instances or ()]
+        lengths = [n for n in given if n is not None]
+        if None in given or not given:
+            lengths += drawn
+        return [min(lengths), max(lengths)]
 
 
 def make(arguments: dict[str, Any], others: Sequence[str] = ()) -> Settings:
@@ -208,19 +263,3 @@ def check_names(
             hint = suggestion(name, [*valid, *shown])
             # Python's own words, which TorchRL and others look for
             raise TypeError(f"got an unexpected keyword argument {name!r}; {hint}")
-
-
-def log_uniform(bounds: Any, rng: np.random.Generator) -> float:
-    """Draw from ``(low, high)``, uniformly in the logarithm."""
-    low, high = bounds
-    return math.exp(rng.uniform(math.log(low), math.log(high)))
-
-
-def _range(name: str, value: Any) -> tuple[float, float]:
-    """Return a number, or a pair of them, as ``(low, high)``."""
-    pair = value if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2 or not all(map(is_number, pair)):
-        raise TypeError(f"{name} must be a number or a pair of numbers, got {value!r}")
-    if not 0 < pair[0] <= pair[1] < math.inf:
-        raise ValueError(f"{name} must be positive and finite (low <= high), got {value!r}")
-    return float(pair[0]), float(pair[1])

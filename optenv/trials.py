@@ -17,6 +17,7 @@ from gymnasium import spaces
 from .actions import Action
 from .checks import positive_int
 from .env import LearningRateEnv
+from .instances import Instance
 from .telemetry import OBSERVATION_BOUND
 from .vector import LearningRateVectorEnv
 
@@ -89,7 +90,8 @@ class TrialVectorEnv(LearningRateVectorEnv):
     |-----|---------|
     | `run` | number of the run that the step was part of, from 0 |
 
-    `validation_loss` is valid at the end of each run of a trial.
+    `validation_loss` and what a reset returns are valid at the end of each run of a trial,
+    and are about that run.
 
     ## Arguments
 
@@ -138,9 +140,11 @@ class TrialVectorEnv(LearningRateVectorEnv):
     def _observation_space(self) -> spaces.Box:
         return trial_space(super()._observation_space(), self.action)
 
-    def _reset(self, mask: np.ndarray) -> np.ndarray:
+    def _reset(
+        self, mask: np.ndarray, given: list[Instance | None] | None = None
+    ) -> np.ndarray:
         self._run[mask] = 0
-        return self._extend(super()._reset(mask), new_run=mask)
+        return self._extend(super()._reset(mask, given), new_run=mask)
 
     def _step(
         self, actions: np.ndarray, active: np.ndarray
@@ -260,6 +264,9 @@ class TrialEnv(LearningRateEnv):
     | Key | Type | Meaning |
     |-----|------|---------|
     | `run` | `int` | number of the run that the step was part of, from 0 |
+
+    The keys of the end of a run are there at the end of each run of a trial, and are about
+    that run.
 
     ## Arguments
 

@@ -16,8 +16,10 @@ from gymnasium.vector.utils import batch_space
 from . import settings
 from .actions import Action, validate
 from .actions import make as make_action
-from .autoreset import reset_mask, split_final
-from .group import Group
+from .assignment import Rotation, Rows, partition, read, refuse_mixture
+from .autoreset import check_options, join_infos, reset_mask, split_final
+from .group import IDENTITY, Group
+from .instances import Instance
 from .telemetry import FEATURES, OBSERVATION_BOUND
 
 __all__ = ["GROUP_SIZE", "LearningRateVectorEnv", "observation_space"]
@@ -98,6 +100,16 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     its runs are reset together. Otherwise the reset runs begin anew with the group's
     structure.
 
+    With the argument `instances`, a group takes an instance of the set whenever all its
+    runs are reset together: its runs share it, or have different instances of one
+    structure if the set has them. `groups=num_envs` gives each run an instance of its own.
+    `reset()` has options:
+
+    | Option | Values |
+    |--------|--------|
+    | `reset_mask` | bool array `[num_envs]`: which runs are reset |
+    | `instance` | instance as in the single environment, or a list with one for each run; runs of one structure then form a group |
+
     ## Episode End
     Each run ends like the single environment (`truncated` is always False), and is reset
     according to `autoreset_mode`:
@@ -109,8 +121,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     | `DISABLED` | by `reset(options={"reset_mask": mask})`, before the next step |
 
     ## Info
-    `reset()` returns an empty dict. A step returns arrays `[num_envs]`, each with a mask
-    under its name with a leading underscore that says which entries are valid:
+    Arrays `[num_envs]`, each with a mask under its name with a leading underscore that says
+    which entries are valid. A step returns, for the runs that take part:
 
     | Key | Meaning |
     |-----|---------|
@@ -119,7 +131,20 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     | `diverged` | whether the run has diverged |
     | `validation_loss` | at the end of a run: loss on all its validation examples |
 
-    A step that only resets runs returns an empty dict.
+    At a reset and at the end of a run:
+
+    | Key | Meaning |
+    |-----|---------|
+    | `family` | family of the task; None if a task object was given |
+    | `split` | split of the family; likewise |
+    | `instance` | name of the instance; None if the task was drawn anew |
+    | `structure` | the task with its fields |
+    | `initial_loss` | `loss` before the first update |
+    | `examples` | training examples seen in the run so far, repetitions included |
+    | `work` | multiplications in the forward passes of the run so far, about |
+
+    A step that resets runs returns the latter keys for them. In `SAME_STEP` mode the values
+    at the end of a run are in `final_info`.
 
     ## Arguments
 
@@ -135,7 +160,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     ## Version History
     - v0: initial version.
-    """
+    """  # noqa: E501
 
     metadata: dict[str, Any] = {
         "render_modes": [],
@@ -182,7 +207,9 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         # 3. Make the groups; they are empty until the first reset.
-        self.groups = self._make_groups(groups)
+        has_set = self.settings.instances is not None
+        self._rotation = Rotation(self.settings) if has_set else None
+        self.groups = self._default_groups = self._make_groups(groups)
         self._generators: list[np.random.Generator] = []
         self._ended = np.zeros(num_envs, np.bool_)
         self._estimated_reward = np.zeros(num_envs)
@@ -191,10 +218,12 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Make the single observation space, which subclasses extend."""
         return self._run_space
 
-    def _make_groups(self, count: int | None) -> list[tuple[slice, Group]]:
+    def _make_groups(self, count: int | None) -> list[tuple[Rows, Group]]:
         """Divide the runs into groups of nearly equal size."""
         if count is None:
             fixed = Group(self.settings, 1).sampler.fixed
+            if self._rotation is not None:
+                fixed = self._rotation.num_structures == 1
             count = 1 if fixed else max(1, self.num_envs // GROUP_SIZE)
         if not 1 <= count <= self.num_envs:
             raise ValueError(f"groups must lie in [1, {self.num_envs}], got {count!r}")
@@ -232,21 +261,78 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         Args:
             seed: seed of the first run; run ``i`` gets ``seed + i``. Or a list with a seed
                 for each run.
-            options: ``{"reset_mask": bool array [num_envs]}`` resets and seeds only some.
+            options: a dict with an entry for ``"reset_mask"``, a bool array ``[num_envs]``
+                of the runs that are reset and seeded; and one for ``"instance"``, the
+                instance of all reset runs or a list with one for each run, see
+                :func:`optenv.assignment.read`. Both may be left out.
 
         Returns:
-            Observations ``[num_envs, F]`` (zero where not reset) and an empty dict.
+            Observations ``[num_envs, F]`` (zero where not reset) and ``info``, see the
+            class.
 
         Raises:
-            ValueError, TypeError: the seeds or the mask do not fit the batch, or an option
-                is unknown.
+            ValueError, TypeError: the seeds, the mask or the instances do not fit the
+                batch, or an option is unknown.
             gymnasium.error.ResetNeeded: the first reset leaves some runs out.
         """
-        mask = reset_mask(options, self.num_envs)
+        # 1. Check everything before anything changes.
+        known = check_options(options, ("reset_mask", "instance"))
+        mask = reset_mask(known, self.num_envs)
         if not self.started and not mask.all():
             raise gym.error.ResetNeeded("reset all runs before some of them")
+        given = None
+        if known.get("instance") is not None:
+            given = read(known["instance"], mask, self.settings)
+        groups = self._groups_for(given, mask)
         self._seed(seed, mask)
-        return self._reset(mask), {}
+        # 2. Start the runs.
+        self.groups = groups
+        return self._reset(mask, given), self._identify(mask)
+
+    def _groups_for(
+        self, given: list[Instance | None] | None, mask: np.ndarray
+    ) -> list[tuple[Rows, Group]]:
+        """Choose the groups of a reset.
+
+        Those of the constructor, unless all runs get instances whose structures are
+        arranged in another way; those of the last reset while some runs go on.
+
+        Raises:
+            ValueError: the instances do not fit the groups of the runs that go on.
+        """
+        groups = self._default_groups if mask.all() else self.groups
+        if given is None:
+            return groups
+        wanted = [
+            None if each is None else self.settings.structure_of(each) for each in given
+        ]
+        if mask.all() and len(groups) < self.num_envs:
+            parts = partition([each for each in wanted if each is not None])
+            everyone = np.arange(self.num_envs)
+            return [(rows, Group(self.settings, len(everyone[rows]))) for rows in parts]
+        for part, group in groups:
+            rows = np.arange(self.num_envs)[part]
+            index = np.flatnonzero(mask[rows])
+            if len(index):
+                refuse_mixture(group, rows, index, [wanted[i] for i in rows[index]])
+        return groups
+
+    def _identify(self, mask: np.ndarray) -> dict[str, Any]:
+        """Say what the runs in ``mask`` are about, as an ``info`` with masks."""
+        info: dict[str, Any] = {}
+        for name, kind in IDENTITY.items():
+            info[name] = np.zeros(self.num_envs, kind)
+            if kind is object:
+                info[name][:] = None
+            info["_" + name] = mask.copy()
+        for part, group in self.groups:
+            index = np.flatnonzero(mask[part])
+            if len(index):
+                chosen = np.arange(self.num_envs)[part][index]
+                for name, values in group.identify(index).items():
+                    info[name][chosen] = values
+        info["initial_loss"] = _finite_or_inf(torch.from_numpy(info["initial_loss"]))
+        return info
 
     def _seed(self, seed: int | list[int | None] | None, mask: np.ndarray) -> None:
         """Seed the generators of the runs in ``mask``; without seeds they continue."""
@@ -276,23 +362,40 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if is_first or (seeds[0] is not None and mask[0]):
             self._np_random, self._np_random_seed = self._generators[0], pairs[0][1]
             self._structure = self._generators[0].spawn(1)[0]
+            if self._rotation is not None:
+                self._rotation.start(pairs[0][1])
 
-    def adopt(self, generator: np.random.Generator) -> None:
-        """Let the only run of a batch of one draw from ``generator``."""
+    def adopt(self, generator: np.random.Generator, seed: int) -> None:
+        """Let the only run of a batch of one draw from ``generator``, made of ``seed``."""
         self._generators = [generator]
         self._structure = generator.spawn(1)[0]
+        if self._rotation is not None:
+            self._rotation.start(seed)
 
-    def _reset(self, mask: np.ndarray) -> np.ndarray:
-        """Reset the runs in ``mask``; returns observations, zero for the others."""
+    def _reset(
+        self, mask: np.ndarray, given: list[Instance | None] | None = None
+    ) -> np.ndarray:
+        """Reset the runs in ``mask``; returns observations, zero for the others.
+
+        Args:
+            mask: which runs, ``[num_envs]`` bool.
+            given: instance of each run; None to let the environment choose.
+        """
         self._ended = self._ended & ~mask
-        return self._begin(mask)
+        return self._begin(mask, given=given)
 
-    def _begin(self, mask: np.ndarray, same_task: bool = False) -> np.ndarray:
+    def _begin(
+        self,
+        mask: np.ndarray,
+        same_task: bool = False,
+        given: list[Instance | None] | None = None,
+    ) -> np.ndarray:
         """Begin runs.
 
         Args:
             mask: which runs, ``[num_envs]`` bool.
             same_task: whether they keep their tasks.
+            given: instance of each run; None to let the environment choose.
 
         Returns:
             First observations ``[num_envs, F]`` without the extras of trials, zero for the
@@ -304,15 +407,32 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         for rows, group in self.groups:
             index = np.flatnonzero(mask[rows])
             if len(index):
-                chosen = index + rows.start
+                chosen = np.arange(self.num_envs)[rows][index]
                 generators = [self._generators[i] for i in chosen]
-                first = (
-                    group.restart(index, generators)
-                    if same_task
-                    else group.reset(index, generators, self._structure)
-                )
+                if same_task:
+                    first = group.restart(index, generators)
+                else:
+                    instances = (
+                        self._choose(group, index, generators)
+                        if given is None
+                        else [given[i] for i in chosen]
+                    )
+                    first = group.reset(index, generators, self._structure, instances)
                 observation[chosen] = first.cpu().numpy()
         return observation
+
+    def _choose(
+        self, group: Group, index: np.ndarray, generators: list[np.random.Generator]
+    ) -> Sequence[Instance | None] | None:
+        """Choose instances of the set for runs of a group that are reset."""
+        if self._rotation is None:
+            return None
+        if len(index) == group.size:
+            return self._rotation.whole(group.size, self._structure)
+        return [
+            self._rotation.again(group.instances[i], group, generator)
+            for i, generator in zip(index, generators, strict=True)
+        ]
 
     def step(
         self, actions: np.ndarray
@@ -345,11 +465,13 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         observation, reward, terminated, info = self._step(batch, ~resetting)
         if resetting.any():
             observation[resetting] = self._reset(resetting)[resetting]
+            info = join_infos(info, self._identify(resetting))
         self._ended = terminated.copy()
         # 3. In SAME_STEP mode, runs that end now are reset as well.
         if self.autoreset_mode is AutoresetMode.SAME_STEP and terminated.any():
             info = split_final(observation, info, terminated)
             observation[terminated] = self._reset(terminated)[terminated]
+            info = join_infos(info, self._identify(terminated))
         truncated = np.zeros(self.num_envs, np.bool_)
         return observation, reward, terminated, truncated, info
 
@@ -390,7 +512,9 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             index = np.flatnonzero(terminated[rows])
             if len(index):
                 final = group.validation_loss(index)
-                validation_loss[index + rows.start] = _finite_or_inf(final)
+                validation_loss[np.arange(self.num_envs)[rows][index]] = _finite_or_inf(
+                    final
+                )
         if not active.any():
             return observation, reward, terminated, {}
         info: dict[str, Any] = {
@@ -402,6 +526,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             info |= {
                 "validation_loss": validation_loss,
                 "_validation_loss": terminated.copy(),
+                **self._identify(terminated),
             }
         return observation, reward, terminated, info
 

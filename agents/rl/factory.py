@@ -14,6 +14,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 import optenv  # registers the environments
+from optenv import registration
 from optenv.sb3 import SB3VecEnv
 
 from ..utils.arguments import check_arguments
@@ -37,8 +38,9 @@ __all__ = [
     "remaining",
 ]
 
-#: All environments: those whose episodes are runs, and those of trials.
-IDS: dict[str, dict[str, object]] = {**optenv.ENVIRONMENTS, **optenv.TRIALS}
+#: All environments: those whose episodes are runs, and those of trials; those of one
+#: family of tasks as well.
+IDS: dict[str, dict[str, object]] = registration.ALL
 
 #: Arguments that only environments of trials have.
 TRIAL_ARGUMENTS = ("runs", "previous_reward")
@@ -74,7 +76,7 @@ def env_arguments(agent: str, env_id: str) -> dict[str, Any]:
     """Return those of a preset's environment arguments that an environment has.
 
     Arguments for another kind of action than the environment's, such as the multipliers of
-    discrete actions, are left out.
+    discrete actions, are left out; and the tasks, if the id names a family.
 
     Args:
         agent: key of :data:`~agents.rl.presets.PRESETS`.
@@ -89,7 +91,8 @@ def env_arguments(agent: str, env_id: str) -> dict[str, Any]:
     kind = str(IDS[env_id]["action"])
     valid = optenv.actions.ACTIONS[kind].__dataclass_fields__
     action = {name: value for name, value in arguments["action"].items() if name in valid}
-    foreign = set() if env_id in optenv.TRIALS else set(TRIAL_ARGUMENTS)
+    foreign = set() if registration.is_trial(env_id) else set(TRIAL_ARGUMENTS)
+    foreign |= {"tasks"} & IDS[env_id].keys()
     if (kind == "rule") != (arguments["rule"] == "switching"):
         foreign.add("rule")
     shared = {name: value for name, value in arguments.items() if name not in foreign}
@@ -118,7 +121,7 @@ def make_env(
     """Make a batched environment for Stable-Baselines3, with episode statistics.
 
     Args:
-        env_id: a key of :data:`optenv.ENVIRONMENTS` or :data:`optenv.TRIALS`.
+        env_id: a key of :data:`IDS`.
         num_envs: number of runs at once.
         arguments: arguments of the environment; an ``action`` without a kind gets the
             id's.
@@ -129,7 +132,12 @@ def make_env(
         ValueError, TypeError: an unknown id, or arguments that are not valid.
     """
     if env_id not in IDS:
-        raise ValueError(f"unknown environment {env_id!r}; valid: {', '.join(IDS)}")
+        valid = ", ".join([*optenv.ENVIRONMENTS, *optenv.TRIALS])
+        families = ", ".join(registration.FAMILIES)
+        raise ValueError(
+            f"unknown environment {env_id!r}; valid: {valid}, and these with a family of "
+            f"{families}, such as optenv/LearningRate-CNN-v0"
+        )
     if "num_envs" in arguments:
         raise ValueError("num_envs is not an argument of the runs; use --num-envs")
     action = arguments.get("action", {})

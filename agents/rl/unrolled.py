@@ -101,6 +101,11 @@ class UnrolledLR:
         action = actions.make(self.settings.action)
         if not isinstance(action, actions.Continuous):
             raise ValueError(f"the action must be continuous, got {action}")
+        if self.settings.instances is not None:
+            raise ValueError(
+                f"a learner that unrolls draws new tasks: give tasks instead of instances="
+                f"{self.settings.instances!r}"
+            )
         self.groups = [
             Group(self.settings, positive_int("size", size))
             for _ in range(positive_int("groups", groups))

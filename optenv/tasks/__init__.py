@@ -9,7 +9,7 @@ the package.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +65,7 @@ __all__ = [
     "Task",
     "TaskSampler",
     "Transformer",
+    "families",
     "from_module",
     "make",
     "register",
@@ -157,6 +158,11 @@ def _known() -> dict[str, Family]:
     return {**FAMILIES, **MORE_FAMILIES, **_REGISTERED}
 
 
+def families() -> dict[str, tuple[str, ...]]:
+    """Return the splits of every family by its name, ``"train"`` first."""
+    return {name: _splits_of(name) for name in _known()}
+
+
 def _splits_of(family: str) -> tuple[str, ...]:
     """Return the splits that a family can be asked for, ``"train"`` first."""
     return SPLITS if family in FAMILIES else (*SPLITS, OUT_OF_DISTRIBUTION)
@@ -183,14 +189,25 @@ class TaskSampler:
         Raises:
             TypeError: a registered family returns something else than a task.
         """
+        return self.draw_named(rng)[1]
+
+    def draw_named(self, rng: np.random.Generator) -> tuple[tuple[str, str] | None, Task]:
+        """Draw a structure, and say of which family and split it is.
+
+        Returns:
+            The names of family and split, None if the source is a task; and the task.
+
+        Raises:
+            TypeError: a registered family returns something else than a task.
+        """
         source = self.sources[int(rng.integers(len(self.sources)))]
         if isinstance(source, Task):
-            return source
+            return None, source
         family, split = source
         task = _known()[family](rng, split)
         if not isinstance(task, Task):
             raise TypeError(f"task family {family!r} must return a Task, got {task!r}")
-        return task
+        return source, task
 
 
 def make(spec: TaskSpec) -> TaskSampler:
@@ -206,6 +223,12 @@ def make(spec: TaskSpec) -> TaskSampler:
         TypeError: something is neither a name nor a task.
     """
     parts: Sequence[str | Task] = [spec] if isinstance(spec, (str, Task)) else spec
+    if isinstance(parts, Mapping):
+        raise TypeError(
+            f"tasks must be names or Task objects, got {spec!r}; a spec that is written as "
+            "JSON keeps the fields of a Task, but not its type: give the name of a family, "
+            "or a file of instances as instances="
+        )
     if not isinstance(parts, (list, tuple)):
         raise TypeError(f"tasks must be names or Task objects, got {spec!r}")
     if not parts:

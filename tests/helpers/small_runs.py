@@ -139,6 +139,8 @@ def assert_same(a: Any, b: Any, rtol: float = 0.0, atol: float = 0.0) -> None:
             assert_same(x, y, rtol, atol)
     elif a is None or b is None:
         assert a is b
+    elif isinstance(a, str):
+        assert a == b
     else:
         assert np.asarray(a).dtype == np.asarray(b).dtype
         np.testing.assert_allclose(a, b, rtol, atol, equal_nan=True)

@@ -14,6 +14,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import optenv
 from optenv import rules
+from optenv.group import IDENTITY
 from tests.helpers.small_runs import (
     ENV_IDS,
     ENV_RULE_PAIRS,
@@ -129,7 +130,7 @@ def test_a_diverged_run_ends_with_its_loss_reported(env_id: str, base_lr: float)
     assert info["diverged"] is True
     # Infinite rather than NaN, which is not equal to itself.
     assert info["loss"] == np.inf if base_lr == 1e40 else 20 < info["loss"] < np.inf
-    assert set(info) == {"loss", "lr", "diverged", "validation_loss"}
+    assert set(info) == {"loss", "lr", "diverged", "validation_loss", *IDENTITY}
 
 
 @every_id

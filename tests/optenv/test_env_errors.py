@@ -54,6 +54,12 @@ BAD_ARGUMENTS: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("tasks", [], ValueError, ["tasks is empty", "at least one"]),
     ("tasks", 3, TypeError, ["names or Task objects"]),
     ("tasks", ["digits", None], TypeError, ["None", "names or Task objects"]),
+    ("tasks", {"width": 3}, TypeError, ["{'width': 3}", "spec", "instances"]),
+    ("instances", "cnn/validation", ValueError, ["cnn/test"]),
+    ("instances", "cnn/train/last", ValueError, ["family/split/number"]),
+    ("instances", 3, TypeError, ["InstanceSet", ".jsonl"]),
+    ("instances", [], ValueError, ["at least one instance"]),
+    ("instance_order", "random", ValueError, list(settings.INSTANCE_ORDERS)),
     ("rule", "adamw", ValueError, list(rules.RULES)),
     ("rule", torch.optim.Adam, ValueError, list(rules.RULES)),
     ("action", "relative", ValueError, list(actions.ACTIONS)),
@@ -266,7 +272,7 @@ def test_a_single_environment_that_has_ended_refuses_to_step() -> None:
 @pytest.mark.parametrize("batched", [False, True])
 def test_unknown_options_of_reset_are_refused(batched: bool) -> None:
     env = gym.make_vec(CONTINUOUS, 2, **SHORT) if batched else gym.make(CONTINUOUS, **SHORT)
-    valid = "valid: reset_mask" if batched else "valid: none"
+    valid = "valid: reset_mask, instance" if batched else "valid: instance"
     with pytest.raises(ValueError, match=rf"unknown option 'horizon' .*{valid}"):
         env.reset(seed=0, options={"horizon": 3})
     with pytest.raises(TypeError, match=r"must be a dict or None, got \['horizon'\]"):

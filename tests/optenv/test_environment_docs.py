@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import optenv
-from optenv import actions, registration, rules
+from optenv import actions, rules
+from optenv.group import IDENTITY
 from optenv.roles import ROLES
 from optenv.rules import switching
 from optenv.settings import Settings
@@ -30,6 +31,9 @@ SECTIONS = [
     "Episode End", "Info", "Arguments", "Version History",
 ]  # fmt: skip
 SHORT: dict[str, Any] = {"tasks": QUADRATIC, "horizon": 2, "updates_per_step": 2}
+
+#: One id for each control and kind of episode; those of families differ in tasks alone.
+IDS = [*optenv.ENVIRONMENTS, *optenv.TRIALS]
 
 every_class = pytest.mark.parametrize("cls", CLASSES)
 
@@ -63,7 +67,7 @@ def test_docstrings_have_the_sections_of_gymnasium(cls: Any) -> None:
     assert all(text.strip() for text in sections(cls).values())
 
 
-@pytest.mark.parametrize("env_id", registration.ALL)
+@pytest.mark.parametrize("env_id", IDS)
 def test_docstrings_list_the_spaces_of_every_id(env_id: str) -> None:
     env = gym.make(env_id, **SHORT).unwrapped
     batch = gym.make_vec(env_id, 5, **SHORT).unwrapped
@@ -109,7 +113,7 @@ def test_the_tables_of_further_arguments_have_their_defaults(cls: Any) -> None:
     assert len(parameters.keys() & rows.keys()) == own[cls.__name__]
 
 
-@pytest.mark.parametrize("env_id", registration.ALL)
+@pytest.mark.parametrize("env_id", IDS)
 def test_the_tables_of_info_keys_are_complete(env_id: str) -> None:
     single = gym.make(env_id, **SHORT).unwrapped
     batch = gym.make_vec(env_id, 2, **SHORT).unwrapped
@@ -119,9 +123,10 @@ def test_the_tables_of_info_keys_are_complete(env_id: str) -> None:
             base = next(cls for cls in type(env).__mro__[1:] if cls in CLASSES)
             rows |= table(sections(base)["Info"])
         steps = rollout(env, [neutral_action(env)] * 2, seed=0)
-        assert steps[0][1] == {}
-        keys = {key for step in steps[1:] for key in step[4] if not key.startswith("_")}
+        infos = [steps[0][1], *(step[4] for step in steps[1:])]
+        keys = {key for info in infos for key in info if not key.startswith("_")}
         assert {row for row in rows if row.islower()} == keys
+        assert set(infos[0]) - {f"_{key}" for key in keys} == set(IDENTITY)
 
 
 def test_the_table_of_update_rules_is_in_their_order() -> None:

@@ -1,0 +1,212 @@
+"""Assignment of instances to the runs of a batch.
+
+Runs are stacked by structure. A group that is reset as a whole can take any instance; a run
+that is reset while its neighbours go on needs one of the group's structure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from . import instances as sets
+from . import tasks
+from .checks import quoted
+from .group import Group
+from .instances import Instance, InstanceSet
+from .settings import Settings, Structure
+
+__all__ = ["Rotation", "Rows", "partition", "read", "refuse_mixture"]
+
+#: Places of a group's runs in the batch.
+Rows = slice | np.ndarray
+
+
+class Rotation:
+    """Choice of the instances of a set, one group after the other.
+
+    Args:
+        settings: arguments of the environment, with a set of instances.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.instances: InstanceSet = settings.instances
+        self.cycles = settings.instance_order == "cycle"
+        self._label = _labels([settings.structure_of(each) for each in self.instances])
+        self._places = {each.name: i for i, each in enumerate(self.instances)}
+        self.num_structures = len(set(self._label))
+        self._next = 0
+
+    def start(self, seed: int) -> None:
+        """Begin with the instance number ``seed``, modulo the size of the set."""
+        self._next = seed % len(self.instances)
+
+    def whole(self, count: int, rng: np.random.Generator) -> list[Instance]:
+        """Choose instances of one structure for all ``count`` runs of a group.
+
+        Args:
+            count: number of runs.
+            rng: draws the instances, if they are drawn.
+        """
+        total = len(self.instances)
+        first = self._next if self.cycles else int(rng.integers(total))
+        alike = self._alike(first)
+        if not self.cycles:
+            others = rng.integers(len(alike), size=count - 1)
+            return [self.instances[i] for i in (first, *(alike[j] for j in others))]
+        # Move on beyond those that come next in the set and are of the same structure.
+        taken = 1
+        while taken < min(count, len(alike)) and (first + taken) % total in alike:
+            taken += 1
+        self._next = (first + taken) % total
+        start = alike.index(first)
+        return [self.instances[alike[(start + j) % len(alike)]] for j in range(count)]
+
+    def again(self, last: Instance | None, group: Group, rng: np.random.Generator) -> Any:
+        """Choose the next instance of a run whose group goes on.
+
+        Args:
+            last: instance of the run so far.
+            group: its group.
+            rng: generator of the run.
+
+        Returns:
+            The instance, or None if the run had none.
+        """
+        place = None if last is None else self._places.get(last.name)
+        if place is None or self.instances[place] != last:
+            return last  # it was given by an option
+        alike = self._alike(place)
+        if len(alike) == 1:
+            return last
+        if not self.cycles:
+            return self.instances[alike[int(rng.integers(len(alike)))]]
+        after = (alike.index(place) + group.size) % len(alike)
+        return self.instances[alike[after]]
+
+    def _alike(self, place: int) -> list[int]:
+        """Return the places of the instances that have the structure of one of them."""
+        label = self._label[place]
+        return [i for i, other in enumerate(self._label) if other == label]
+
+
+def read(option: Any, mask: np.ndarray, settings: Settings) -> list[Instance | None]:
+    """Read the option ``"instance"`` of ``reset()``.
+
+    Args:
+        option: an instance, its name, or its number in the set of the environment (in the
+            standard set of its tasks if it has none); or a list of those with an entry for
+            each run, of which those of runs that are not reset do not matter.
+        mask: which runs are reset, ``[B]`` bool.
+        settings: arguments of the environment.
+
+    Returns:
+        An instance for each run that is reset, and None for the others.
+
+    Raises:
+        TypeError: it is something else.
+        ValueError: there is no such instance, or the list has another length.
+    """
+    if isinstance(option, (list, tuple, np.ndarray, InstanceSet)):
+        if len(option) != len(mask):
+            raise ValueError(
+                f"options['instance'] must have one entry per run ({len(mask)}), "
+                f"got {len(option)}"
+            )
+        return [
+            _read_one(each, settings) if reset else None
+            for each, reset in zip(option, mask, strict=True)
+        ]
+    instance = _read_one(option, settings)
+    return [instance if reset else None for reset in mask]
+
+
+def _read_one(option: Any, settings: Settings) -> Instance:
+    """Read one instance."""
+    known: InstanceSet | None = settings.instances
+    if isinstance(option, Instance):
+        return option
+    if isinstance(option, str):
+        if known is not None and option in {each.name for each in known}:
+            return known.find(option)
+        return sets.get(option)
+    if isinstance(option, bool) or not isinstance(option, (int, np.integer)):
+        raise TypeError(
+            "options['instance'] must be an Instance, a name such as 'cnn/train/3', a "
+            f"number, or a list of those with one entry per run, got {quoted(option)}"
+        )
+    if known is not None:
+        if not 0 <= option < len(known):
+            raise ValueError(
+                f"options['instance'] must lie in [0, {len(known) - 1}] for {known!r}, "
+                f"got {option!r}"
+            )
+        return known[int(option)]
+    sources = tasks.make(settings.tasks).sources
+    if len(sources) != 1 or not isinstance(sources[0], tuple):
+        raise ValueError(
+            f"instance {option!r} has no meaning for tasks={quoted(settings.tasks)}, which "
+            "is not one family; give the instance's name, or the argument instances="
+        )
+    return sets.get(f"{'/'.join(sources[0])}/{option}")
+
+
+def partition(structures: Sequence[Structure]) -> list[Rows]:
+    """Divide runs into groups of one structure each.
+
+    Args:
+        structures: of each run.
+
+    Returns:
+        The places of the runs of each group; a slice where they are consecutive.
+    """
+    labels = np.array(_labels(structures))
+    groups: list[Rows] = []
+    for label in range(labels.max() + 1):
+        rows = np.flatnonzero(labels == label)
+        whole = rows[-1] - rows[0] + 1 == len(rows)
+        groups.append(slice(int(rows[0]), int(rows[-1]) + 1) if whole else rows)
+    return groups
+
+
+def refuse_mixture(
+    group: Group, rows: np.ndarray, index: np.ndarray, wanted: Sequence[Structure]
+) -> None:
+    """Refuse instances that the runs of a group cannot have side by side.
+
+    Args:
+        group: the group.
+        rows: places of its runs in the batch.
+        index: those of its runs that are reset.
+        wanted: structures of their instances.
+
+    Raises:
+        ValueError: they differ, from each other or from the group's structure while some of
+            its runs go on.
+    """
+    expected = wanted[0] if len(index) == group.size else group.structure
+    others = [i for i, each in zip(index, wanted, strict=True) if each != expected]
+    if others:
+        raise ValueError(
+            f"runs {rows.tolist()} are stacked, and the instances of runs "
+            f"{rows[others].tolist()} have another structure; reset all runs of the batch, "
+            "give instances of one structure, or make the environment with groups=num_envs"
+        )
+
+
+def _labels(structures: Sequence[Structure]) -> list[int]:
+    """Number structures in the order of their first appearance; equal ones alike."""
+    labels: list[int] = []
+    count = 0
+    # Tasks need not have a hash, and need not differ in what they print.
+    similar: dict[str, list[tuple[Structure, int]]] = {}
+    for each in structures:
+        candidates = similar.setdefault(repr(each), [])
+        equal = [label for other, label in candidates if other == each]
+        if not equal:
+            candidates.append((each, count))
+            equal, count = [count], count + 1
+        labels.append(equal[0])
+    return labels

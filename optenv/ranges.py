@@ -1,0 +1,37 @@
+"""Ranges of positive numbers, from which values are drawn uniformly in the logarithm."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .checks import is_number
+
+__all__ = ["as_range", "log_uniform"]
+
+
+def as_range(name: str, value: Any) -> tuple[float, float]:
+    """Return a number, or a pair of them, as ``(low, high)``.
+
+    Args:
+        name: of the argument, for the message.
+        value: a positive number, or a pair of them in ascending order.
+
+    Raises:
+        TypeError: it is neither a number nor a pair of numbers.
+        ValueError: a number is not positive or not finite, or the first is the larger one.
+    """
+    pair = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2 or not all(map(is_number, pair)):
+        raise TypeError(f"{name} must be a number or a pair of numbers, got {value!r}")
+    if not 0 < pair[0] <= pair[1] < math.inf:
+        raise ValueError(f"{name} must be positive and finite (low <= high), got {value!r}")
+    return float(pair[0]), float(pair[1])
+
+
+def log_uniform(bounds: Any, rng: np.random.Generator) -> float:
+    """Draw from ``(low, high)``, uniformly in the logarithm."""
+    low, high = bounds
+    return math.exp(rng.uniform(math.log(low), math.log(high)))

@@ -1,0 +1,84 @@
+"""Every id is registered for single and vector environments, and makes what it names."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from typing import Any
+
+import gymnasium as gym
+import pytest
+from gymnasium.envs.registration import ENV_ID_RE, EnvSpec
+
+import optenv
+from optenv import registration, settings, tasks
+from tests.helpers.small_runs import assert_same, neutral_action, random_actions, rollout
+
+FAMILIES = registration.FAMILIES
+SHORT: dict[str, Any] = {"horizon": 2, "updates_per_step": 1}
+
+#: Ids that cover every family once, and every control with some of them.
+COVERING = [
+    f"optenv/{[*registration.CONTROLS][i % len(registration.CONTROLS)]}"
+    f"{'Trial' if i % 2 else ''}-{family}-v0"
+    for i, family in enumerate(FAMILIES)
+]
+
+
+def test_every_control_has_an_id_for_every_family_and_its_trials() -> None:
+    count = len(registration.CONTROLS) * 2 * (1 + len(FAMILIES))
+    assert len(registration.ALL) == count
+    assert set(FAMILIES.values()) == {*tasks.FAMILIES, *tasks.MORE_FAMILIES}
+    assert {"CNN", "MLPRegression", "VAE", "PolicyGradient"} <= set(FAMILIES)
+    assert registration.ALL["optenv/UpdateRuleTrial-RNN-v0"]["tasks"] == "rnn"
+
+
+def test_every_spec_names_classes_and_valid_arguments() -> None:
+    for env_id, arguments in registration.ALL.items():
+        spec = gym.spec(env_id)
+        assert ENV_ID_RE.fullmatch(env_id) and spec.namespace == "optenv"
+        trial = "Trial" in env_id
+        for point, expected in (
+            (spec.entry_point, optenv.TrialEnv if trial else optenv.LearningRateEnv),
+            (
+                spec.vector_entry_point,
+                optenv.TrialVectorEnv if trial else optenv.LearningRateVectorEnv,
+            ),
+        ):
+            module, name = str(point).split(":")
+            assert getattr(importlib.import_module(module), name) is expected
+        assert registration.is_trial(env_id) is trial
+        settings.make(arguments)
+        assert EnvSpec.from_json(spec.to_json()) == spec
+        assert json.loads(spec.to_json())["kwargs"] == arguments
+
+
+@pytest.mark.parametrize("env_id", COVERING)
+def test_an_id_of_a_family_runs_on_that_family(env_id: str) -> None:
+    env = gym.make(env_id, **SHORT)
+    steps = rollout(env, [neutral_action(env)] * 2, seed=0)
+    family = FAMILIES[env_id.split("-")[1]]
+    assert steps[0][1]["family"] == family and steps[0][1]["split"] == "train"
+    # Numbers are those of the standard set of the id's family.
+    _, info = env.reset(options={"instance": 3})
+    assert info["instance"] == f"{family}/train/3"
+
+
+def test_specs_with_names_of_instances_make_the_same_environment_again() -> None:
+    env_id = "optenv/DiscreteLearningRate-Quadratic-v0"
+    chosen = {"instances": "quadratic/test", "instance_order": "draw", **SHORT}
+    for make in (gym.make, gym.make_vec):
+        env = make(env_id, **chosen)
+        again = make(EnvSpec.from_json(env.spec.to_json()))
+        actions = random_actions(env.action_space, 2)
+        assert_same(rollout(again, actions, seed=1), rollout(env, actions, seed=1))
+
+
+def test_specs_with_objects_say_why_they_cannot_be_written() -> None:
+    chosen = optenv.instances.InstanceSet.sample("quadratic", 1)
+    with pytest.raises(TypeError, match="InstanceSet is not JSON serializable"):
+        gym.make("optenv/LearningRate-v0", instances=chosen).spec.to_json()
+    task = tasks.MLP()
+    written = gym.make("optenv/LearningRate-v0", tasks=task).spec.to_json()
+    with pytest.raises(TypeError, match="not its type: give the name of a family"):
+        gym.make(EnvSpec.from_json(written))
