@@ -266,7 +266,7 @@ def test_torchs_random_functions_keep_their_distributions(name: str) -> None:
     for key, row in zip(keys, drawn, strict=True):
         with RunDraws(key[None], stacked=False):
             torch.testing.assert_close(DRAWS[name](x), row, rtol=0, atol=0)
-    quantiles = torch.tensor([0.02, 0.2, 0.4, 0.6, 0.8, 0.98])
+    quantiles = torch.tensor([0.05, 0.2, 0.4, 0.6, 0.8, 0.95])
     spread = expected.std()
     for statistic in (torch.mean, torch.std):
         assert abs(statistic(drawn) - statistic(expected)) < 0.1 * spread
@@ -340,8 +340,8 @@ class Point(nn.Module):
         self.position = nn.Parameter(torch.randn(2))
 
 
-def rosenbrock(module: nn.Module) -> Tensor:
-    x, y = module.get_parameter("position")
+def rosenbrock(module: Any) -> Tensor:
+    x, y = module.position
     return (1 - x) ** 2 + 100 * (y - x**2) ** 2
 
 
