@@ -26,6 +26,13 @@ PROBLEMS = ("sinusoids", "glyphs", "digits")
 #: Width and height of a glyph in pixels; those of a digit are 8.
 GLYPH_SIDE = 14
 
+#: Fonts of each split: a part of :data:`.stroke_fonts.TRAINING` and of
+#: :data:`.stroke_fonts.TEST`, as reading them takes time.
+FONTS = {
+    "train": ("futural", "greek", "cyrillic", "japanese", "scriptc", "gothgbt"),
+    "test": ("cyrilc_1", "gothgrt", "greeks", "scripts"),
+}
+
 #: Drawings of each character.
 DRAWINGS = 20
 
@@ -239,9 +246,8 @@ class _Glyphs(Sequence[np.ndarray]):
     """Drawings ``[DRAWINGS, pixels]`` of the characters of a split, made when needed."""
 
     def __init__(self, split: str) -> None:
-        training, test = stroke_fonts.TRAINING, stroke_fonts.TEST
-        fonts, without = (training, ()) if split == "train" else (test, training)
-        self._characters = stroke_fonts.characters(fonts, without)
+        without = () if split == "train" else FONTS["train"]
+        self._characters = stroke_fonts.characters(FONTS[split], without)
         self._drawn: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:

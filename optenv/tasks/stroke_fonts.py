@@ -6,7 +6,8 @@ They need the packages ``hershey-fonts`` and ``pillow`` (extra ``train``).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -89,28 +90,44 @@ def drawings(character: Character, side: int, count: int, seed: int = 0) -> np.n
 
 def _read(fonts: Sequence[str]) -> Iterator[Character]:
     """Yield the characters of fonts that are large enough."""
+    valid = _reader().default_font_names
+    for font in fonts:
+        if font not in valid:
+            raise ValueError(f"unknown font {font!r}; valid fonts: {', '.join(valid)}")
+        yield from _read_font(font, valid.index(font))
+
+
+@cache
+def _reader() -> Any:
+    """Return the package's reader.
+
+    Raises:
+        ImportError: the package is not installed.
+    """
     try:
         from HersheyFonts import HersheyFonts
     except ImportError as error:
         raise ImportError(
             "characters of stroke fonts need a package: pip install hershey-fonts"
         ) from error
+    return HersheyFonts()
 
-    reader = HersheyFonts()
-    valid = reader.default_font_names
-    for font in fonts:
-        if font not in valid:
-            raise ValueError(f"unknown font {font!r}; valid fonts: {', '.join(valid)}")
-        reader.load_default_font(font)
-        for character in sorted(reader.all_glyphs):
-            strokes = [
-                np.array(stroke, float)
-                for stroke in reader.strokes_for_text(character)
-                if len(stroke) > 1
-            ]
-            if not strokes or np.ptp(np.concatenate(strokes), axis=0).max() < MIN_EXTENT:
-                continue
-            yield Character(font, (valid.index(font), ord(character)), strokes)
+
+@cache
+def _read_font(font: str, index: int) -> tuple[Character, ...]:
+    """Read the characters of a font that are large enough."""
+    reader = _reader()
+    reader.load_default_font(font)
+    found = []
+    for character in sorted(reader.all_glyphs):
+        strokes = [
+            np.array(stroke, float)
+            for stroke in reader.strokes_for_text(character)
+            if len(stroke) > 1
+        ]
+        if strokes and np.ptp(np.concatenate(strokes), axis=0).max() >= MIN_EXTENT:
+            found.append(Character(font, (index, ord(character)), strokes))
+    return tuple(found)
 
 
 def canonical_form(strokes: list[np.ndarray]) -> tuple[object, ...]:
