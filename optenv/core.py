@@ -225,7 +225,8 @@ def _training_loss_and_grad(
         buffers: running statistics before, ``[B, S]``.
     """
     noise = data.noise(updates, rows.shape[1], task.noise).to(params)
-    batch = Batch(*data.batch(rows), noise)
+    keys = data.keys(updates) if task.draws else None
+    batch = Batch(*data.batch(rows), noise, keys)
     after = [buffers]
 
     def loss_of(params: Tensor) -> Tensor:
@@ -316,16 +317,17 @@ def evaluate(
         differentiable: keep the graph.
     """
     runs, count = examples[0].shape[:2]
-    noise = params.new_empty(runs, count, 0)
-    if data is not None and task.noise:
+    noise, keys = params.new_empty(runs, count, 0), None
+    if data is not None and (task.noise or task.draws):
         updates = torch.full_like(data.order, _EVALUATIONS[source])
         noise = data.noise(updates, count, task.noise).to(params)
+        keys = data.keys(updates)
     if buffers is None:
         buffers = task.init_buffers(runs).to(params)
     scale = None if data is None else data.scale
     with torch.set_grad_enabled(differentiable):
         inner = params if scale is None else params * scale
-        batch = Batch(*examples, noise)
+        batch = Batch(*examples, noise, keys)
         loss = task.evaluation_loss(task.unflatten(inner), batch, buffers)
         return _checked(task, loss, params)
 
