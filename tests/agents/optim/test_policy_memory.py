@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
-from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecMonitor
 from torch import nn
 

@@ -12,6 +12,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
@@ -186,18 +187,30 @@ def test_what_cannot_be_exported_says_so_before_training() -> None:
 #: The base learning rate is far too low: raising it always pays.
 LOW = {"tasks": QUADRATIC, "base_lr": 1e-3, "horizon": 6, "updates_per_step": 3}
 FAST = {"learning_rate": 1e-2, "gamma": 1.0}
-OFF = {**FAST, "learning_starts": 64, "batch_size": 64}
+ROLL = {**FAST, "n_steps": 12, "batch_size": 96}
+OFF = {
+    "learning_rate": 3e-3, "gamma": 0.95, "learning_starts": 100, "batch_size": 64,
+    "gradient_steps": -1, "policy_kwargs": {"net_arch": [32]},
+}  # fmt: skip
+ENTROPY = {**OFF, "ent_coef": 0.01}
+NOISE = NormalActionNoise(np.zeros(1), np.full(1, 0.4))
+VALUES = {
+    **OFF, "exploration_fraction": 0.6, "target_update_interval": 50, "train_freq": 1,
+    "gradient_steps": 4,
+}  # fmt: skip
+QUANTILES = {**VALUES, "policy_kwargs": {"net_arch": [32], "n_quantiles": 10}}
+PERTURBED = {"n_delta": 4, "learning_rate": 0.2, "delta_std": 0.2, "policy": "LinearPolicy"}
 LEARNERS: dict[Any, tuple[dict[str, Any], int]] = {
-    PPO: ({**FAST, "n_steps": 12, "batch_size": 96}, 960),
+    PPO: (ROLL, 960),
     A2C: ({**FAST, "n_steps": 6}, 1500),
-    TRPO: ({**FAST, "n_steps": 12, "batch_size": 96, "target_kl": 0.05}, 960),
-    RecurrentPPO: ({**FAST, "n_steps": 12, "batch_size": 96, "policy_kwargs": LSTM}, 960),
-    DQN: ({**OFF, "exploration_fraction": 0.5, "target_update_interval": 50}, 1200),
-    QRDQN: ({**OFF, "exploration_fraction": 0.5, "target_update_interval": 50}, 1200),
-    SAC: (OFF, 800),
-    TD3: (OFF, 800),
-    TQC: (OFF, 800),
-    ARS: ({"n_delta": 8, "learning_rate": 0.1, "delta_std": 0.1}, 6000),
+    TRPO: ({**ROLL, "target_kl": 0.05}, 960),
+    RecurrentPPO: ({**ROLL, "policy_kwargs": LSTM}, 960),
+    DQN: (VALUES, 960),
+    QRDQN: (QUANTILES, 960),
+    SAC: (ENTROPY, 480),
+    TQC: (ENTROPY, 480),
+    TD3: ({**OFF, "action_noise": NOISE}, 480),
+    ARS: (PERTURBED, 3000),
 }
 
 
