@@ -65,7 +65,9 @@ def advantages(batch: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.stack(found[::-1])
 
 
-def learn(agent: Agent, optimizer: torch.optim.Adam, batch: dict[str, torch.Tensor]) -> None:
+def learn(
+    agent: Agent, optimizer: torch.optim.Adam, batch: dict[str, torch.Tensor]
+) -> None:
     """Update the agent on one rollout, by PPO."""
     advantage = advantages(batch)
     target = (advantage + batch["value"]).flatten()
