@@ -211,7 +211,7 @@ class Controller:
         observation = features
         if policy.action.observed:
             observation = torch.cat([features, state["shown"]], dim=1)
-        if policy.memory:
+        if policy.on_trials:
             observation = self._trial_observation(observation, history)
         # 2. The action, decoded as in the environment.
         action, memory = policy.act(observation, state["memory"])
@@ -320,7 +320,7 @@ class Controller:
                 f"total_steps={state['steps']} are done; further steps run at no more "
                 f"than {clock.FLOOR:.0%} of the highest learning rate so far; "
                 "extend(total_steps) goes on"
-                + (", new_run() begins another run" if policy.memory else "")
+                + (", new_run() begins another run" if policy.on_trials else "")
             )
         state["steps"] += 1
         state["probing"] = self.is_decision()
@@ -467,7 +467,8 @@ def next_run_state(
     elif losses.seen and state["history"]["loss_windows"] > 0:  # reward of the last window
         mean = torch.full_like(reward, losses.mean)
         reward = state["history"]["loss_previous"] - log_loss(mean)
-    return {**fresh, "said": state["said"], "memory": state["memory"], "told": reward}
+    memory = state["memory"] if policy.on_trials else fresh["memory"]
+    return {**fresh, "said": state["said"], "memory": memory, "told": reward}
 
 
 def mean_log_lr(groups: Sequence[Mapping[str, Any]], partitioned: bool = False) -> float:

@@ -649,8 +649,8 @@ class LearnedOptimizer(Optimizer):
     ) -> None:
         """Begin another training run of the same task, from new parameters.
 
-        A policy with a memory keeps it, across :meth:`state_dict` too. Everything else is
-        reset: the state of the update rule, the telemetry (:meth:`explain`), and the
+        A policy of trials keeps its memory, across :meth:`state_dict` too. Everything else
+        is reset: the state of the update rule, the telemetry (:meth:`explain`), and the
         counters (``skipped`` and the like). Call ``zero_grad`` before the first step, and
         ``attach_loss`` for a new criterion; attached losses that no step has used are
         dropped.
