@@ -19,6 +19,7 @@ ENVIRONMENTS: dict[str, dict[str, object]] = {
     "optenv/UpdateRule-v0": {"action": "rule", "rule": "switching"},
     "optenv/Hyperparameters-v0": {"action": "hyperparameters"},
     "optenv/RoleLearningRate-v0": {"action": "roles"},
+    "optenv/LayerwiseLearningRate-v0": {"action": "layerwise"},
 }
 
 #: Default arguments by id, of environments whose episodes are trials of several runs.

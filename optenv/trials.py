@@ -122,6 +122,11 @@ class TrialVectorEnv(LearningRateVectorEnv):
             )
         self.previous_reward = previous_reward
         super().__init__(num_envs, **arguments)
+        if self.action.per_tensor:
+            raise ValueError(
+                f"trials have no actions on single tensors, got action {self.action.kind!r}; "
+                "optenv/LayerwiseLearningRate-v0 has, for single runs"
+            )
         self._run = np.zeros(num_envs, np.int64)
 
     def describe(self) -> dict[str, Any]:

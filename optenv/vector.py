@@ -37,7 +37,7 @@ def observation_space(
         features: names of registered features, observed after
             :data:`optenv.telemetry.FEATURES`.
     """
-    width = len(FEATURES) + len(features) + action.observed
+    width = len(FEATURES) + len(features) + action.observed * action.slots
     bound, numpy_dtype = OBSERVATION_BOUND, settings.DTYPES[dtype][1]
     return spaces.Box(-bound, bound, (width,), numpy_dtype)
 
@@ -77,6 +77,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     | `optenv/UpdateRule-v0` | `MultiDiscrete([24, ..., 24])` |
     | `optenv/Hyperparameters-v0` | `Box(-1, 1, (num_envs, 6))` |
     | `optenv/RoleLearningRate-v0` | `Box(-1, 1, (num_envs, 4))` |
+    | `optenv/LayerwiseLearningRate-v0` | `Box(-1, 1, (num_envs, 64))` |
 
     ## Observation Space
     The single observation space with a first dimension of `num_envs`:
@@ -85,9 +86,12 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     |----|-------|
     | `optenv/LearningRate-v0` | `Box(-4, 4, (num_envs, 24))` |
     | `optenv/DiscreteLearningRate-v0` | `Box(-4, 4, (num_envs, 24))` |
-    | `optenv/UpdateRule-v0` | `Box(-4, 4, (num_envs, 32))` |
+    | `optenv/UpdateRule-v0` | `Box(-4, 4, (num_envs, 64))` |
     | `optenv/Hyperparameters-v0` | `Box(-4, 4, (num_envs, 29))` |
     | `optenv/RoleLearningRate-v0` | `Box(-4, 4, (num_envs, 28))` |
+    | `optenv/LayerwiseLearningRate-v0` | `Box(-4, 4, (num_envs, 920))` |
+
+    `optenv.PerTensor` makes a sub-environment of each parameter tensor of the latter.
 
     ## Rewards
     `[num_envs]` float64, each the reward of the single environment; 0 for runs that a step
@@ -205,6 +209,18 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         ]
 
     @property
+    def num_tensors(self) -> np.ndarray:
+        """Number of parameter tensors of each run's model, ``[num_envs]``.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first reset.
+        """
+        if not self.started:
+            raise gym.error.ResetNeeded("call reset() before num_tensors")
+        counts = [[len(group.task.shapes)] * group.size for _, group in self.groups]
+        return np.concatenate(counts)
+
+    @property
     def started(self) -> bool:
         """True once the batch has been reset."""
         return bool(self._generators)
@@ -311,7 +327,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                     if same_task
                     else group.reset(index, generators, self._structure)
                 )
-                observation[chosen] = first.cpu().numpy()
+                observation[chosen, : first.shape[1]] = first.cpu().numpy()
         return observation
 
     def step(
@@ -379,7 +395,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             result = group.step(
                 torch.from_numpy(actions[rows]), None if mask.all() else mask
             )
-            observation[rows] = result.observation.cpu().numpy()
+            observed = result.observation.cpu().numpy()
+            observation[rows, : observed.shape[1]] = observed
             reward[rows] = result.reward.cpu().numpy() * mask
             terminated[rows] = result.terminated.cpu().numpy() & mask
             diverged[rows] = result.diverged.cpu().numpy() & mask

@@ -76,8 +76,10 @@ def walk_environment(
         base_lr=BASE_LR[policy.rule.name], dtype=dtype, autoreset_mode="Disabled",
         on_divergence="absorb", anytime=policy.anytime, loss_dropout=float(hide_loss),
     )  # fmt: skip
-    observation, _ = env.reset(seed=seed)
     group = env.groups[0][1]
+    if policy.action.per_tensor:  # sub-environments of first tensors come first
+        env = optenv.PerTensor(env)
+    observation, _ = env.reset(seed=seed)
     start = group.state.run.params[index].clone()
     data = group.data
     policy = policy.to(torch.float64 if dtype == "float64" else torch.float32)
@@ -246,6 +248,9 @@ def test_the_optimizer_switches_rules_like_the_environment(name):
 @pytest.mark.parametrize(
     ("rule", "action"),
     [
+        ("adam", {"kind": "layerwise", "bound": 3.0, "tensors": 13}),
+        ("momentum", {"kind": "layerwise", "bound": 3.0, "schedule": "cosine"}),
+        ("orthogonal-adam", {"kind": "layerwise", "bound": 3.0}),
         ("adam", {"kind": "roles", "bound": 3.0}),
         ("orthogonal-adam", {"kind": "roles", "bound": 3.0}),
         ("adam", {"kind": "hyperparameters", "bound": 3.0}),

@@ -1,0 +1,194 @@
+"""Decisions of a policy on each parameter tensor.
+
+A policy whose action is on tensors (:class:`optenv.actions.LayerwiseMultipliers`) is asked
+about every tensor that moves. What it must know at the next decision is an entry of the
+tensor's state in the optimizer, where it is saved, copied and restored with the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import compress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optenv.actions import Action, Decision
+from optenv.telemetry import OBSERVATION_BOUND, Control, History, Losses, Probe
+from optenv.tensors import TENSOR_FEATURES, observe_tensors
+
+from . import clock
+from .tensors import GradientBatch, States
+
+__all__ = ["DECIDED", "DECIDED_NUMEL", "TensorDecisions"]
+
+#: Key of a tensor's entry in its state: log-multiplier, last requested change of it, and
+#: history (:func:`optenv.tensors.empty_history`), on the CPU.
+DECIDED = "decided"
+
+#: Numbers of that entry.
+DECIDED_NUMEL = 2 + len(History._fields)
+
+_DECREASE = TENSOR_FEATURES.index("predicted_decrease")
+
+
+class TensorDecisions:
+    """Log-multipliers of the parameter tensors of an optimizer.
+
+    At a decision call :meth:`observe`, :meth:`decode` and :meth:`keep`, and after the
+    update :meth:`commit`: if a step fails in between, no state has changed.
+
+    Args:
+        action: action of the policy.
+    """
+
+    def __init__(self, action: Action) -> None:
+        self.action = action
+        #: Tensors of a decision, and their entries ``[T, N]``.
+        self._params: list[Tensor] = []
+        self._entries = torch.zeros(0, DECIDED_NUMEL, device="cpu")
+        #: Entries that the update of this step will make valid.
+        self._pending: dict[Tensor, Tensor] = {}
+
+    def observe(
+        self,
+        batch: GradientBatch,
+        probe: Probe,
+        losses: Losses,
+        control: Control,
+        loss_shift: float | None,
+        forget_losses: bool,
+    ) -> Tensor:
+        """Return the observations ``[T, F]`` of the tensors of a batch that move.
+
+        Args:
+            batch: gradients of the step.
+            probe: inner products of each tensor of the batch, ``[1, N]``.
+            losses: losses of the window, ``[1]``.
+            control: of the run, ``[1]``, for a base learning rate of 1.
+            loss_shift: correction of ``predicted_decrease``, see
+                :mod:`agents.optim.loss_unit`.
+            forget_losses: whether the losses of the windows before count no more.
+        """
+        # 1. The tensors that move, and their base learning rates.
+        rates = [
+            float(group["lr"]) for group, params, _ in batch.by_group() for _ in params
+        ]
+        moving = [rate > 0.0 for rate in rates]
+        self._params = list(compress(batch.params, moving))
+        mean = control.log_multiplier
+        entries = [_entry(batch.states[p], mean) for p in self._params]
+        self._entries = torch.stack(entries).to(mean.dtype)
+        # 2. Their observations, as of the environment.
+        logs = torch.tensor(
+            [math.log(rate) for rate in rates if rate > 0.0], dtype=mean.dtype, device="cpu"
+        )
+        multipliers, shifts = self._entries[:, :2].T
+        history = self._entries[:, 2:]
+        if forget_losses:
+            names = enumerate(History._fields)
+            lost = [i for i, name in names if name.startswith("loss_")]
+            history = history.index_fill(1, torch.tensor(lost, device="cpu"), 0.0)
+        seen, history = observe_tensors(
+            Probe(*(part[:, torch.tensor(moving, device="cpu")] for part in probe)),
+            losses,
+            history.unsqueeze(0),
+            control._replace(
+                log_multiplier=multipliers.unsqueeze(0),
+                log_lr=(control.log_lr - mean + logs + multipliers).unsqueeze(0),
+                previous_action=shifts.unsqueeze(0),
+            ),
+        )
+        self._entries = torch.cat([self._entries[:, :2], history[0]], dim=1)
+        if loss_shift:
+            decrease = seen[0, :, _DECREASE]
+            shifted = (decrease + loss_shift).clamp(-OBSERVATION_BOUND, OBSERVATION_BOUND)
+            seen[0, :, _DECREASE] = torch.where(decrease == 0.0, 0.0, shifted)
+        return seen[0]
+
+    def decode(self, action: Tensor, mean: Tensor, batch: GradientBatch) -> Decision:
+        """Decode the actions ``[T, 1]`` on the tensors that move.
+
+        Log-multipliers stay within ``max_lr`` of the tensor's group, where they would have
+        no effect beyond it.
+
+        Args:
+            action: of the policy, on the observations of :meth:`observe`.
+            mean: mean log-multiplier before, ``[1]``.
+            batch: as of :meth:`observe`.
+        """
+        before = self._entries[:, 0].unsqueeze(0)
+        decision = self.action.decode(action.reshape(1, -1), mean, before)
+        limits = [
+            _log(clock.largest_multiplier(group))
+            for group, params, _ in batch.by_group()
+            if float(group["lr"]) > 0.0
+            for _ in params
+        ]
+        highest = torch.tensor(limits, dtype=mean.dtype, device="cpu")
+        assert decision.part_multipliers is not None
+        limited = decision.part_multipliers.minimum(highest.clamp(min=-self.action.bound))
+        return decision._replace(
+            log_multiplier=limited.mean(1), part_multipliers=limited
+        )
+
+    def keep(self, decision: Decision | None) -> None:
+        """Prepare the entries after a decision; None keeps the multipliers before."""
+        entries = self._entries
+        if decision is not None:
+            assert decision.part_multipliers is not None
+            assert decision.part_shifts is not None
+            decided = torch.stack([decision.part_multipliers[0], decision.part_shifts[0]])
+            entries = torch.cat([decided.T, entries[:, 2:]], dim=1)
+        # Copies: a checkpoint saves the whole storage of a view.
+        self._pending = dict(
+            zip(self._params, (each.clone() for each in entries), strict=True)
+        )
+
+    def spread(self) -> Tensor:
+        """Return lowest and highest log-multiplier after a decision, ``[1, 2]``."""
+        logs = torch.stack([entry[0] for entry in self._pending.values()])
+        return torch.stack([logs.min(), logs.max()]).unsqueeze(0)
+
+    def commit(self, states: States) -> None:
+        """Put the entries into the tensors' states, once the tensors have moved."""
+        for p, entry in self._pending.items():
+            states[p][DECIDED] = entry
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget a decision whose step was not completed."""
+        self._params, self._pending = [], {}
+
+    def allocate(self, params: Sequence[Tensor], states: States, mean: Tensor) -> None:
+        """Make the entries of tensors that have none."""
+        for p in params:
+            states[p].setdefault(DECIDED, _entry(states[p], mean))
+
+    def factors(self, batch: GradientBatch, mean: Tensor) -> list[list[float]]:
+        """Return the factors of the tensors' learning rates to the mean, by group.
+
+        A tensor without a decision of its own has factor 1.
+        """
+        centre = float(mean)
+
+        def factor(p: Tensor) -> float:
+            entry = self._pending.get(p, batch.states[p].get(DECIDED))
+            return 1.0 if entry is None else math.exp(float(entry[0]) - centre)
+
+        return [[factor(p) for p in params] for _, params, _ in batch.by_group()]
+
+
+def _entry(state: Mapping[str, Any], mean: Tensor) -> Tensor:
+    """Return the entry of a tensor's state, or one at the mean log-multiplier ``[1]``."""
+    entry = state.get(DECIDED)
+    if entry is None:
+        entry = torch.cat([mean.cpu(), mean.new_zeros(DECIDED_NUMEL - 1).cpu()])
+    assert isinstance(entry, Tensor)
+    return entry.cpu()
+
+
+def _log(value: float) -> float:
+    return math.log(value) if value > 0.0 else -math.inf
