@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -97,7 +97,7 @@ class PerTensor(VectorWrapper[Any, Any, Any]):
         self.action_space = batch_space(acted, self.num_envs)
 
     @property
-    def num_envs(self) -> int:
+    def num_envs(self) -> int:  # type: ignore[override]
         """Number of sub-environments: slots of all runs."""
         return self._slots * self._runs
 
@@ -127,7 +127,8 @@ class PerTensor(VectorWrapper[Any, Any, Any]):
             seed = list(seed[: self._runs])
         if isinstance(options, dict) and "reset_mask" in options:
             options = {**options, "reset_mask": self._of_runs(options["reset_mask"])}
-        observation, info = self.env.reset(seed=seed, options=options)
+        # The annotation of the base class omits lists of seeds.
+        observation, info = self.env.reset(seed=cast(Any, seed), options=options)
         return self._split(observation, self._base.num_tensors), self._split_info(info)
 
     def _of_runs(self, mask: Any) -> Any:

@@ -33,8 +33,7 @@ _PROGRESS = ("progress", "elapsed", "remaining", "run_length")
 TENSOR_FEATURES: tuple[str, ...] = tuple(
     name
     for name in FEATURES
-    if name not in _PROGRESS
-    and (name not in LOSS_FEATURES or name == "predicted_decrease")
+    if name not in _PROGRESS and (name not in LOSS_FEATURES or name == "predicted_decrease")
 )
 
 _COLUMNS = [list(FEATURES).index(name) for name in TENSOR_FEATURES]

@@ -86,7 +86,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     |----|-------|
     | `optenv/LearningRate-v0` | `Box(-4, 4, (num_envs, 24))` |
     | `optenv/DiscreteLearningRate-v0` | `Box(-4, 4, (num_envs, 24))` |
-    | `optenv/UpdateRule-v0` | `Box(-4, 4, (num_envs, 64))` |
+    | `optenv/UpdateRule-v0` | `Box(-4, 4, (num_envs, 32))` |
     | `optenv/Hyperparameters-v0` | `Box(-4, 4, (num_envs, 29))` |
     | `optenv/RoleLearningRate-v0` | `Box(-4, 4, (num_envs, 28))` |
     | `optenv/LayerwiseLearningRate-v0` | `Box(-4, 4, (num_envs, 920))` |

@@ -32,8 +32,8 @@ from ..policy.module import Policy
 from ..utils.warning import warn_user
 from . import clock, trace
 from .distributed import all_reduce_sum, is_distributed, mean_loss
-from .loss_unit import correct, is_outgrown, without_losses
 from .layerwise import TensorDecisions
+from .loss_unit import correct, is_outgrown, without_losses
 from .modify import initial_settings
 from .probe import UpdateProbe
 from .tensors import GradientBatch, States, parameters_of

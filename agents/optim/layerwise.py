@@ -130,9 +130,7 @@ class TensorDecisions:
         highest = torch.tensor(limits, dtype=mean.dtype, device="cpu")
         assert decision.part_multipliers is not None
         limited = decision.part_multipliers.minimum(highest.clamp(min=-self.action.bound))
-        return decision._replace(
-            log_multiplier=limited.mean(1), part_multipliers=limited
-        )
+        return decision._replace(log_multiplier=limited.mean(1), part_multipliers=limited)
 
     def keep(self, decision: Decision | None) -> None:
         """Prepare the entries after a decision; None keeps the multipliers before."""

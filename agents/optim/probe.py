@@ -164,10 +164,7 @@ class UpdateProbe:
             total = torch.tensor(numbers, dtype=dtype, device="cpu")
         return Probe(*total[:, None])
 
-
-    def measure_each(
-        self, batch: GradientBatch, dtype: torch.dtype
-    ) -> tuple[Probe, Probe]:
+    def measure_each(self, batch: GradientBatch, dtype: torch.dtype) -> tuple[Probe, Probe]:
         """Measure the inner products of a decision, also of each parameter by itself.
 
         Returns:

@@ -355,7 +355,9 @@ def _meaning(name: str) -> str:
         return MEANINGS[name]
     role = name.removeprefix("multiplier_")
     if role in ("lowest", "highest"):
-        return f"{role} factor of the learning rate of a parameter tensor, from this step on"
+        return (
+            f"{role} factor of the learning rate of a parameter tensor, from this step on"
+        )
     if role != name:
         return f"factor of the learning rate of {role}, from this step on"
     return f"{name} from this step on, as the policy sets it"
