@@ -573,7 +573,7 @@ class RoleMultipliers(Action):
 
 @dataclass(frozen=True)
 class LayerwiseMultipliers(Action):
-    """One number in [-1, 1] for each tensor of parameters: ``s_t <- clip(s_t + step * a_t)``.
+    """One number in [-1, 1] for each parameter tensor: ``s_t <- clip(s_t + step * a_t)``.
 
     The learning rate of tensor ``t`` is the base rate times the schedule times
     ``exp(s_t)``. The mean over all tensors is the log-multiplier that the features of the

@@ -81,8 +81,8 @@ class PerTensor(VectorWrapper[Any, Any, Any]):
             )
         if not base.action.per_tensor:
             raise ValueError(
-                "PerTensor needs actions on tensors, as of optenv/LayerwiseLearningRate-v0, "
-                f"got action {base.action.kind!r}"
+                "PerTensor needs actions on tensors, got action "
+                f"{base.action.kind!r}; optenv/LayerwiseLearningRate-v0 has these"
             )
         super().__init__(env)
         self._base, action = base, base.action

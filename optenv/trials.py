@@ -124,8 +124,8 @@ class TrialVectorEnv(LearningRateVectorEnv):
         super().__init__(num_envs, **arguments)
         if self.action.per_tensor:
             raise ValueError(
-                f"trials have no actions on single tensors, got action {self.action.kind!r}; "
-                "optenv/LayerwiseLearningRate-v0 has, for single runs"
+                "trials have no actions on single tensors, got action "
+                f"{self.action.kind!r}; single runs do"
             )
         self._run = np.zeros(num_envs, np.int64)
 

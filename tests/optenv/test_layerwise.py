@@ -173,9 +173,9 @@ def test_the_last_observations_are_of_the_tensors_that_ended() -> None:
 
 
 def test_the_wrapper_refuses_what_it_cannot_split() -> None:
-    with pytest.raises(ValueError, match="needs actions on tensors, .* got action 'disc"):
+    with pytest.raises(ValueError, match="needs actions on tensors, got action 'disc"):
         PerTensor(gym.make_vec("optenv/DiscreteLearningRate-v0", 2))
-    with pytest.raises(TypeError, match="needs a batch made by gymnasium.make_vec"):
+    with pytest.raises(TypeError, match="needs a batch made by"):
         PerTensor(gym.make(ID))  # type: ignore[arg-type]
     env = PerTensor(batch(2, 4))
     with pytest.raises(gym.error.ResetNeeded):
