@@ -169,12 +169,19 @@ class Controller:
             # After an update that failed, the buffers are no longer those of the step
             # before: a retried step decides by what was measured at the first attempt.
             if self._measured is None or self._measured[0] != step:
-                self._measured = step, *self._measure(batch, dtype)
+                measured: tuple[Probe, Probe | None] = (
+                    (self.probe.measure(batch, dtype), None)
+                    if self.tensors is None
+                    else self.probe.measure_each(batch, dtype)
+                )
+                self._measured = step, *measured
             _, probe, each = self._measured
             clock.record_peaks(batch.groups)
             limit = max(map(clock.largest_multiplier, batch.groups))
             log_lr = mean_log_lr(batch.groups, self.probe.partitioned)
-            self._decide(probe, log_lr, limit, batch, each)
+            if self.tensors is not None and each is not None:
+                self.tensors.begin(batch, each, self.state["log_multiplier"])
+            self._decide(probe, log_lr, limit)
         # 2. Advance the clock, and buffer gradients if the next step is a decision.
         if self.state["probing"]:
             self.probe.invalidate(batch.states)
@@ -202,14 +209,6 @@ class Controller:
         if self.tensors is not None:
             self.tensors.allocate(params, states, self.state["log_multiplier"])
 
-    def _measure(
-        self, batch: GradientBatch, dtype: torch.dtype
-    ) -> tuple[Probe, Probe | None]:
-        """Measure the inner products of all parameters, and of each if there is need."""
-        if self.tensors is None:
-            return self.probe.measure(batch, dtype), None
-        return self.probe.measure_each(batch, dtype)
-
     def _is_ready(self) -> bool:
         """Return whether this step is a decision that the step before prepared for.
 
@@ -226,14 +225,7 @@ class Controller:
         if self.state["probing"]:
             self.probe.finish(states)
 
-    def _decide(
-        self,
-        probe: Probe,
-        log_lr: float,
-        limit: float,
-        batch: GradientBatch,
-        each: Probe | None,
-    ) -> None:
+    def _decide(self, probe: Probe, log_lr: float, limit: float) -> None:
         """Observe, ask the policy, move the multiplier, and begin a new window.
 
         Args:
@@ -241,8 +233,6 @@ class Controller:
             log_lr: log of the base learning rate, averaged over parameters.
             limit: largest multiplier that has an effect, for one group at least. Beyond
                 it the policy would not see what its actions do.
-            batch: gradients of the step.
-            each: probe of each parameter, if the policy decides on each.
         """
         state, policy = self.state, self.policy
         before: Tensor = state["log_multiplier"]
@@ -250,8 +240,8 @@ class Controller:
         features, history = self._features(probe, log_lr)
         features, state["loss_shift"] = correct(features, state["loss_shift"])
         observation = features
-        if self.tensors is not None and each is not None:
-            observation = self._observe_each(features, batch, probe, each)
+        if self.tensors is not None:
+            observation = self._observe_each(features, probe)
         elif policy.action.observed:
             observation = torch.cat([features, state["shown"]], dim=1)
         if policy.memory:
@@ -262,7 +252,7 @@ class Controller:
         if self.tensors is None:
             decision = policy.action.decode(action, before, roles)
         else:
-            decision = self.tensors.decode(action, before, batch)
+            decision = self.tensors.decode(action, before)
         multiplier, shift = decision.log_multiplier, decision.shift
         if limit < math.inf and self.tensors is None:
             lowest = -policy.action.bound
@@ -329,21 +319,17 @@ class Controller:
             history, state["loss_shift"] = without_losses(history), None
         return observe(probe, losses, history, self._control(log_lr))
 
-    def _observe_each(
-        self, features: Tensor, batch: GradientBatch, probe: Probe, each: Probe
-    ) -> Tensor:
+    def _observe_each(self, features: Tensor, probe: Probe) -> Tensor:
         """Compute the observations ``[T, F]`` of the parameters that move.
 
         Args:
             features: telemetry features of all parameters, ``[1, F]``.
-            batch: gradients of the step.
             probe: of all parameters.
-            each: probe of each parameter.
         """
         assert self.tensors is not None
         losses = self._losses()
         seen = self.tensors.observe(
-            batch, each, losses, self._control(0.0), self.state["loss_shift"],
+            losses, self._control(0.0), self.state["loss_shift"],
             forget_losses=is_outgrown(probe, losses, History(**self.state["history"])),
         )  # fmt: skip
         return torch.cat([features.expand(len(seen), -1), seen], dim=1)

@@ -37,8 +37,8 @@ _DECREASE = TENSOR_FEATURES.index("predicted_decrease")
 class TensorDecisions:
     """Log-multipliers of the parameter tensors of an optimizer.
 
-    At a decision call :meth:`observe`, :meth:`decode` and :meth:`keep`, and after the
-    update :meth:`commit`: if a step fails in between, no state has changed.
+    At a decision call :meth:`begin`, :meth:`observe`, :meth:`decode` and :meth:`keep`, and
+    after the update :meth:`commit`: if a step fails in between, no state has changed.
 
     Args:
         action: action of the policy.
@@ -46,58 +46,67 @@ class TensorDecisions:
 
     def __init__(self, action: Action) -> None:
         self.action = action
-        #: Tensors of a decision, and their entries ``[T, N]``.
+        #: Tensors of a decision; their entries ``[T, N]``, and their probe ``[1, T]``.
         self._params: list[Tensor] = []
         self._entries = torch.zeros(0, DECIDED_NUMEL, device="cpu")
+        self._probe: Probe | None = None
+        #: Logs ``[T]`` of their base learning rates, and of their largest multipliers.
+        self._log_lr = self._highest = torch.zeros(0, device="cpu")
         #: Entries that the update of this step will make valid.
         self._pending: dict[Tensor, Tensor] = {}
 
+    def begin(self, batch: GradientBatch, probe: Probe, mean: Tensor) -> None:
+        """Take the tensors of a batch that move, which a decision is about.
+
+        Args:
+            batch: gradients of the step.
+            probe: inner products of each tensor of the batch, ``[1, N]``.
+            mean: mean log-multiplier before, ``[1]``.
+        """
+        rates, limits = [], []
+        for group, params, _ in batch.by_group():
+            rates += [float(group["lr"])] * len(params)
+            limits += [clock.largest_multiplier(group)] * len(params)
+        moving = [rate > 0.0 for rate in rates]
+        self._params = list(compress(batch.params, moving))
+        entries = [_entry(batch.states[p], mean) for p in self._params]
+        self._entries = torch.stack(entries).to(mean.dtype)
+        chosen = torch.tensor(moving, device="cpu")
+        self._probe = Probe(*(part[:, chosen] for part in probe))
+        logs = torch.tensor([rates, limits], dtype=torch.float64, device="cpu").log()
+        self._log_lr, self._highest = logs[:, chosen].to(mean.dtype)
+
     def observe(
         self,
-        batch: GradientBatch,
-        probe: Probe,
         losses: Losses,
         control: Control,
         loss_shift: float | None,
         forget_losses: bool,
     ) -> Tensor:
-        """Return the observations ``[T, F]`` of the tensors of a batch that move.
+        """Return the observations ``[T, F]`` of the tensors.
 
         Args:
-            batch: gradients of the step.
-            probe: inner products of each tensor of the batch, ``[1, N]``.
             losses: losses of the window, ``[1]``.
             control: of the run, ``[1]``, for a base learning rate of 1.
             loss_shift: correction of ``predicted_decrease``, see
                 :mod:`agents.optim.loss_unit`.
             forget_losses: whether the losses of the windows before count no more.
         """
-        # 1. The tensors that move, and their base learning rates.
-        rates = [
-            float(group["lr"]) for group, params, _ in batch.by_group() for _ in params
-        ]
-        moving = [rate > 0.0 for rate in rates]
-        self._params = list(compress(batch.params, moving))
-        mean = control.log_multiplier
-        entries = [_entry(batch.states[p], mean) for p in self._params]
-        self._entries = torch.stack(entries).to(mean.dtype)
-        # 2. Their observations, as of the environment.
-        logs = torch.tensor(
-            [math.log(rate) for rate in rates if rate > 0.0], dtype=mean.dtype, device="cpu"
-        )
+        assert self._probe is not None
         multipliers, shifts = self._entries[:, :2].T
-        history = self._entries[:, 2:]
+        history, mean = self._entries[:, 2:], control.log_multiplier
         if forget_losses:
             names = enumerate(History._fields)
             lost = [i for i, name in names if name.startswith("loss_")]
             history = history.index_fill(1, torch.tensor(lost, device="cpu"), 0.0)
+        of_one = control.log_lr - mean
         seen, history = observe_tensors(
-            Probe(*(part[:, torch.tensor(moving, device="cpu")] for part in probe)),
+            self._probe,
             losses,
             history.unsqueeze(0),
             control._replace(
                 log_multiplier=multipliers.unsqueeze(0),
-                log_lr=(control.log_lr - mean + logs + multipliers).unsqueeze(0),
+                log_lr=(of_one + self._log_lr + multipliers).unsqueeze(0),
                 previous_action=shifts.unsqueeze(0),
             ),
         )
@@ -108,28 +117,21 @@ class TensorDecisions:
             seen[0, :, _DECREASE] = torch.where(decrease == 0.0, 0.0, shifted)
         return seen[0]
 
-    def decode(self, action: Tensor, mean: Tensor, batch: GradientBatch) -> Decision:
-        """Decode the actions ``[T, 1]`` on the tensors that move.
+    def decode(self, action: Tensor, mean: Tensor) -> Decision:
+        """Decode the actions ``[T, 1]`` on the tensors.
 
-        Log-multipliers stay within ``max_lr`` of the tensor's group, where they would have
-        no effect beyond it.
+        Log-multipliers stay within ``max_lr`` of the tensor's group, beyond which they
+        would have no effect.
 
         Args:
             action: of the policy, on the observations of :meth:`observe`.
             mean: mean log-multiplier before, ``[1]``.
-            batch: as of :meth:`observe`.
         """
         before = self._entries[:, 0].unsqueeze(0)
         decision = self.action.decode(action.reshape(1, -1), mean, before)
-        limits = [
-            _log(clock.largest_multiplier(group))
-            for group, params, _ in batch.by_group()
-            if float(group["lr"]) > 0.0
-            for _ in params
-        ]
-        highest = torch.tensor(limits, dtype=mean.dtype, device="cpu")
         assert decision.part_multipliers is not None
-        limited = decision.part_multipliers.minimum(highest.clamp(min=-self.action.bound))
+        highest = self._highest.clamp(min=-self.action.bound)
+        limited = decision.part_multipliers.minimum(highest)
         return decision._replace(log_multiplier=limited.mean(1), part_multipliers=limited)
 
     def keep(self, decision: Decision | None) -> None:
@@ -158,7 +160,7 @@ class TensorDecisions:
 
     def drop(self) -> None:
         """Forget a decision whose step was not completed."""
-        self._params, self._pending = [], {}
+        self._params, self._pending, self._probe = [], {}, None
 
     def allocate(self, params: Sequence[Tensor], states: States, mean: Tensor) -> None:
         """Make the entries of tensors that have none."""
@@ -186,7 +188,3 @@ def _entry(state: Mapping[str, Any], mean: Tensor) -> Tensor:
         entry = torch.cat([mean.cpu(), mean.new_zeros(DECIDED_NUMEL - 1).cpu()])
     assert isinstance(entry, Tensor)
     return entry.cpu()
-
-
-def _log(value: float) -> float:
-    return math.log(value) if value > 0.0 else -math.inf
