@@ -303,7 +303,7 @@ def _rates(
 def _draw_settings(
     axes: Axes, numbers: np.ndarray, actions: np.ndarray, labelled: bool
 ) -> None:
-    """Draw what the actions set beside the learning rate, within [-1, 1]."""
+    """Draw what the actions set besides the learning rate, within [-1, 1]."""
     names = Hyperparameters().for_rule(rules.get("adam")).names or ()
     for column, label in enumerate(names):
         if label != "learning_rate":

@@ -74,6 +74,20 @@ class Decision(NamedTuple):
     part_multipliers: Tensor | None = None
     part_shifts: Tensor | None = None
 
+    def limited(self, highest: float | Tensor) -> Decision:
+        """Return the decision with no log-multiplier above ``highest``.
+
+        Args:
+            highest: one limit, or those of the parts ``[K]``.
+        """
+        limit = torch.as_tensor(highest, dtype=self.log_multiplier.dtype, device="cpu")
+        limit = limit.to(self.log_multiplier.device)
+        parts = self.part_multipliers
+        if parts is None:
+            return self._replace(log_multiplier=self.log_multiplier.minimum(limit))
+        parts = parts.minimum(limit)
+        return self._replace(log_multiplier=parts.mean(1), part_multipliers=parts)
+
 
 @dataclass(frozen=True)
 class Action:
@@ -124,6 +138,11 @@ class Action:
             if not is_number(value):
                 raise TypeError(f"{name} must be a number, got {value!r}")
             object.__setattr__(self, name, float(value))
+
+    @property
+    def sets_one_rate(self) -> bool:
+        """Whether the action sets one learning rate, and nothing else."""
+        return not (self.chooses_rule or self.sets or self.roles or self.per_tensor)
 
     def for_rule(self, rule: Rule) -> Action:
         """Return the action with the fields filled in that it leaves to the update rule.

@@ -123,7 +123,7 @@ def advance(
         data: examples of the runs.
         state: state of the runs.
         lr: learning rate of each update and run, ``[U, B]``.
-        modifiers: changes of the updates beside their learning rates.
+        modifiers: changes of the updates besides their learning rates.
         counts: number of updates of each run, ``[B]`` int64, at most ``U``; by default all
             make ``U``. Runs of one group that are out of phase need it.
         by_tensor: as in :func:`start`.

@@ -411,7 +411,7 @@ class Group:
         return lr, None if same else torch.from_numpy(counts).to(self.device)
 
     def _modifiers(self, decision: actions.Decision) -> Modifiers:
-        """Return what a decision changes of the updates beside rule and learning rate."""
+        """Return what a decision changes of the updates besides rule and learning rate."""
         values = {
             name: value.to(self.dtype)
             for name, value in decision.hyperparameters.items()

@@ -248,22 +248,20 @@ class Controller:
             observation = self._trial_observation(observation, history)
         # 2. The action, decoded as in the environment.
         action, memory = policy.act(observation, state["memory"])
-        roles = state["role_multipliers"]
+        settings, roles = state["settings"], state["role_multipliers"]
         if self.tensors is None:
             decision = policy.action.decode(action, before, roles)
         else:
             decision = self.tensors.decode(action, before)
-        multiplier, shift = decision.log_multiplier, decision.shift
         if limit < math.inf and self.tensors is None:
             lowest = -policy.action.bound
             highest = math.log(limit) if limit > 0.0 else lowest
-            multiplier = multiplier.clamp(max=max(highest, lowest))
+            decision = decision.limited(max(highest, lowest))
+        multiplier, shift = decision.log_multiplier, decision.shift
         rule = (
             torch.full((1,), -1, device="cpu") if decision.rule is None else decision.rule
         )
-        usable = bool(multiplier.isfinite())
         values = [decision.hyperparameters[name] for name in policy.action.sets]
-        settings = state["settings"]
         if values:
             settings = torch.stack(values, dim=1).to(before.dtype)
         shown, said = state["shown"], state["said"]
@@ -272,7 +270,7 @@ class Controller:
                 roles = decision.part_multipliers
             shown = policy.action.observe(action, decision).to(before.dtype)
             said = policy.action.encode(action).to(before.dtype)
-        usable = usable and bool(settings.isfinite().all() and roles.isfinite().all())
+        usable = all(bool(each.isfinite().all()) for each in (multiplier, settings, roles))
         if not usable:  # weights are checked in policy files, but not in policies by hand
             multiplier, shift = before, torch.zeros_like(before)
             shown, said, memory = state["shown"], state["said"], state["memory"]
@@ -509,7 +507,7 @@ def initial_state(
             (1, len(policy.action.roles)), policy.action.start, dtype=dtype, device="cpu"
         ),
         "grad_mean_square": 0.0,
-        "trace": trace.empty(decisions, dtype, len(trace.names_beside(policy.action))),
+        "trace": trace.empty(decisions, dtype, len(trace.extra_names(policy.action))),
     }
 
 

@@ -129,10 +129,7 @@ class TensorDecisions:
         """
         before = self._entries[:, 0].unsqueeze(0)
         decision = self.action.decode(action.reshape(1, -1), mean, before)
-        assert decision.part_multipliers is not None
-        highest = self._highest.clamp(min=-self.action.bound)
-        limited = decision.part_multipliers.minimum(highest)
-        return decision._replace(log_multiplier=limited.mean(1), part_multipliers=limited)
+        return decision.limited(self._highest.clamp(min=-self.action.bound))
 
     def keep(self, decision: Decision | None) -> None:
         """Prepare the entries after a decision; None keeps the multipliers before."""

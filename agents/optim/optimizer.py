@@ -49,7 +49,7 @@ from .state import (
     check_settings,
 )
 from .tensors import DeviceRates, GradientBatch, parameters_of
-from .trace import Explanation, names_beside
+from .trace import Explanation, extra_names
 
 __all__ = ["LearnedOptimizer"]
 
@@ -635,6 +635,7 @@ class LearnedOptimizer(Optimizer):
         for i, group in enumerate(groups):
             try:
                 check_group({**self.defaults, **group}, self._policy.rule)
+                check_roles(group, self._policy.action)
             except (TypeError, ValueError, RuntimeError, OverflowError) as error:
                 raise ValueError(f"param_groups[{i}]: {error}") from error
             check_settings(f"param_groups[{i}]", group)
@@ -820,8 +821,8 @@ class LearnedOptimizer(Optimizer):
         state = self._controller_state()
         rates = [float(group["effective_lr"]) for group in self.param_groups]
         note = clock.describe_progress(self._policy, state)
-        rate, beside = max(rates, default=0.0), names_beside(self._policy.action)
-        return Explanation(state["trace"], note, state["steps"], rate, beside)
+        rate, extra = max(rates, default=0.0), extra_names(self._policy.action)
+        return Explanation(state["trace"], note, state["steps"], rate, extra)
 
     def log_dict(self, prefix: str = "") -> dict[str, float]:
         """Return numbers for a logger, as of the last step.

@@ -149,11 +149,10 @@ class LearnedLR(LRScheduler):
             if total_steps is None:
                 clock.warn_of_unknown_length(ANYTIME, named)
         given = policy if isinstance(policy, Policy) else load_policy(policy)
-        action = given.action
-        if action.chooses_rule or action.sets or action.roles or action.per_tensor:
+        if not given.action.sets_one_rate:
             raise ValueError(
                 "this policy sets more than a learning rate (its action is "
-                f"{action.kind!r}), which a scheduler cannot; use LearnedOptimizer"
+                f"{given.action.kind!r}), which a scheduler cannot; use LearnedOptimizer"
             )
         self._policy = copy.deepcopy(given).to(torch.float32)
         # 3. The controller. This scheduler is the one that marks the groups as scheduled.

@@ -186,7 +186,7 @@ def _checks(policy: Policy, dtype: torch.dtype) -> dict[str, Check]:
         "settings": _settings(policy, dtype),
         "role_multipliers": _tensor(dtype, (1, len(action.roles)), -bound, bound),
         "grad_mean_square": _number(0.0),
-        "trace": _trace(dtype, trace.COLUMNS + len(trace.names_beside(action))),
+        "trace": _trace(dtype, trace.COLUMNS + len(trace.extra_names(action))),
     }
 
 

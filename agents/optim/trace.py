@@ -24,7 +24,7 @@ __all__ = [
     "Explanation",
     "append",
     "empty",
-    "names_beside",
+    "extra_names",
     "note_rate",
     "widened",
 ]
@@ -101,23 +101,23 @@ _SHOWN = (*_DECISION, "loss_vs_initial", "loss_vs_previous", "cos_grads_mean")
 MAX_DECISIONS = 1000
 
 
-def names_beside(action: Action) -> tuple[str, ...]:
-    """Name what an action sets beside rule and multiplier, the last columns of a trace."""
+def extra_names(action: Action) -> tuple[str, ...]:
+    """Name what an action sets besides rule and multiplier: the last columns of a trace."""
     parts = ("lowest", "highest") if action.per_tensor else action.roles
     return (*action.sets, *(f"multiplier_{part}" for part in parts))
 
 
-def empty(decisions: int | None, dtype: torch.dtype, beside: int = 0) -> Tensor:
-    """Make a trace without decisions, ``[n, COLUMNS + beside]``.
+def empty(decisions: int | None, dtype: torch.dtype, extra: int = 0) -> Tensor:
+    """Make a trace without decisions, ``[n, COLUMNS + extra]``.
 
     Its shape never changes, so that a checkpoint of one moment loads at another.
 
     Args:
         decisions: number of decisions of the run; None if unknown.
         dtype: of the trace.
-        beside: number of :func:`names_beside`.
+        extra: number of :func:`extra_names`.
     """
-    shape = (decisions or MAX_DECISIONS, COLUMNS + beside)
+    shape = (decisions or MAX_DECISIONS, COLUMNS + extra)
     return torch.full(shape, -1.0, dtype=dtype, device="cpu")
 
 
@@ -129,7 +129,7 @@ def append(
     log_multiplier: Tensor,
     rule: Tensor,
     loss: float | None,
-    beside: Tensor,
+    extra: Tensor,
 ) -> Tensor:
     """Return the trace with one more decision as its last row, without its first row.
 
@@ -143,7 +143,7 @@ def append(
         log_multiplier: the log-multiplier after the decision, ``[1]``.
         rule: chosen update rule, an index of ``switching.NAMES``, ``[1]``; -1 for none.
         loss: mean loss since the decision before; None if there was none.
-        beside: values of :func:`names_beside`, ``[1, k]``.
+        extra: values of :func:`extra_names`, ``[1, k]``.
     """
     most = torch.finfo(trace.dtype).max
     known = -1.0 if loss is None else min(loss, most)
@@ -152,7 +152,7 @@ def append(
         for values in ([float(step)], [-1.0, -1.0, known])
     )
     chosen = rule.to(trace.dtype)
-    parts = [first, shift, log_multiplier.exp(), later, features[0], chosen, beside[0]]
+    parts = [first, shift, log_multiplier.exp(), later, features[0], chosen, extra[0]]
     row = torch.cat(parts)
     return torch.cat([trace[1:], row[None]])
 
@@ -209,7 +209,7 @@ class Explanation(list[dict[str, Any]]):
             decisions that are not kept.
         steps: steps taken so far.
         rate: learning rate at the last of them.
-        beside: names of the trace's last columns, see :func:`names_beside`.
+        extra: names of the trace's last columns, see :func:`extra_names`.
     """
 
     def __init__(
@@ -218,16 +218,16 @@ class Explanation(list[dict[str, Any]]):
         note: str = "",
         steps: int = 0,
         rate: float = 0.0,
-        beside: Sequence[str] = (),
+        extra: Sequence[str] = (),
     ) -> None:
         self.note, self.steps, self.rate = note, steps, rate
-        self.beside = tuple(beside)
+        self.extra = tuple(extra)
         names = (*_DECISION, *FEATURES)
         decisions: list[dict[str, Any]] = []
         for row in trace[trace[:, 0] >= 0].tolist():
             rule, settings = row[COLUMNS - 1], row[COLUMNS:]
             decision: dict[str, Any] = dict(zip(names, row[: COLUMNS - 1], strict=True))
-            decision |= dict(zip(self.beside, settings, strict=True))
+            decision |= dict(zip(self.extra, settings, strict=True))
             unknown = {name: None for name in _LATER if decision[name] < 0}
             decisions.append({**decision, **unknown})
             if rule >= 0:
@@ -239,7 +239,7 @@ class Explanation(list[dict[str, Any]]):
 
     def __str__(self) -> str:
         chosen = any("rule" in row for row in self)
-        columns = (*_SHOWN, *self.beside, *(["rule"] if chosen else []))
+        columns = (*_SHOWN, *self.extra, *(["rule"] if chosen else []))
         widths = {name: max(len(name), 10) for name in columns}
         lines = ["  ".join(f"{name:>{width}}" for name, width in widths.items())]
         for row in self:

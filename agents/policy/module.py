@@ -111,7 +111,7 @@ class Policy(nn.Module):
             observation: ``[B, F]``.
 
         Returns:
-            Continuous actions ``[B, 1]`` in [-1, 1], or indices of discrete ones ``[B]``.
+            Continuous actions ``[B, n]`` in [-1, 1], or indices of discrete ones ``[B]``.
         """
         return self.remember(observation, self.blank(len(observation)))[0]
 

@@ -434,7 +434,10 @@ def test_the_layers_are_those_of_the_contracts(generated: Path) -> None:
     for contract in contracts["contracts"]:
         assert (f"**{contract['name']}.**" in text) == (contract["type"] == "layers")
     assert "`optenv`" in text
-    assert "`clock`, `kernels`, `loss_hook`, `loss_unit`, `probe`, `roles`, `trace`" in text
+    layer = (
+        "`clock`, `kernels`, `loss_hook`, `loss_unit`, `modify`, `probe`, `roles`, `trace`"
+    )
+    assert layer in text
 
 
 PROMISED = {

@@ -200,6 +200,15 @@ def test_a_bad_entry_of_what_actions_set_is_named(states, name, key):
     run.train(1)
 
 
+@pytest.mark.parametrize("value", [None, lambda _: "heads"], ids=["missing", "unknown"])
+def test_a_saved_group_without_a_role_is_refused(states, value):
+    run = Run("roles")
+    bad = replaced(states["roles"], ("param_groups", 1, "name"), value)
+    with pytest.raises(ValueError, match=r"param_groups\[1\]: .* must be named matrices, "):
+        run.loaded.load_state_dict(bad)
+    run.train(1)
+
+
 @pytest.mark.parametrize(
     "value",
     [torch.zeros(4, 3), torch.zeros(3, 4).double(), torch.full((3, 4), math.inf), 1.0],

@@ -1,4 +1,4 @@
-"""What agents learn on controls beside one learning rate acts in optimizers, too."""
+"""What agents learn on controls besides one learning rate acts in optimizers, too."""
 
 from __future__ import annotations
 
