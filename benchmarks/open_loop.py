@@ -112,7 +112,7 @@ def check(runs: Runs, policy: Policy) -> None:
         raise ValueError(
             f"the policy's action is {policy.action}, that of the runs {runs.action}"
         )
-    if policy.action.sets or policy.action.roles:
+    if policy.action.sets or policy.action.roles or policy.action.per_tensor:
         raise ValueError(
             "open-loop arms set one learning rate, and perhaps the rule; the action of the "
             f"policy is {policy.action.kind!r}"

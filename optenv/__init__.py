@@ -16,6 +16,7 @@ by the functions ``register`` of :mod:`~optenv.tasks`, :mod:`~optenv.rules`,
 
 from . import actions, instances, registration, rewards, rules, tasks, telemetry
 from .env import LearningRateEnv
+from .per_tensor import PerTensor
 from .registration import ENVIRONMENTS, TRIALS, register_all
 from .tasks import from_module
 from .trials import TrialEnv, TrialVectorEnv
@@ -28,6 +29,7 @@ __all__ = [
     "TRIALS",
     "LearningRateEnv",
     "LearningRateVectorEnv",
+    "PerTensor",
     "TrialEnv",
     "TrialVectorEnv",
     "actions",

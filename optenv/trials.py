@@ -124,6 +124,11 @@ class TrialVectorEnv(LearningRateVectorEnv):
             )
         self.previous_reward = previous_reward
         super().__init__(num_envs, **arguments)
+        if self.action.per_tensor:
+            raise ValueError(
+                "trials have no actions on single tensors, got action "
+                f"{self.action.kind!r}; single runs do"
+            )
         self._run = np.zeros(num_envs, np.int64)
 
     def describe(self) -> dict[str, Any]:

@@ -103,7 +103,8 @@ MAX_DECISIONS = 1000
 
 def extra_names(action: Action) -> tuple[str, ...]:
     """Name what an action sets besides rule and multiplier: the last columns of a trace."""
-    return (*action.sets, *(f"multiplier_{role}" for role in action.roles))
+    parts = ("lowest", "highest") if action.per_tensor else action.roles
+    return (*action.sets, *(f"multiplier_{part}" for part in parts))
 
 
 def empty(decisions: int | None, dtype: torch.dtype, extra: int = 0) -> Tensor:
@@ -188,7 +189,10 @@ class Explanation(list[dict[str, Any]]):
     ``multiplier`` times ``schedule``, at most ``max_lr``. Policies that choose update rules
     add ``rule``, the name of the one in force from this step on; those that set
     hyperparameters add these by name; and those with a learning rate for each role add
-    ``multiplier_matrices`` and so on, whose geometric mean is ``multiplier``.
+    ``multiplier_matrices`` and so on, whose geometric mean is ``multiplier``. For policies
+    that decide on each parameter tensor, ``multiplier`` is the geometric mean over tensors,
+    as is ``rate``; ``multiplier_lowest`` and ``multiplier_highest`` tell how far they
+    spread.
 
     As many decisions are kept as a run of the policy has, or 1000 of a run of unknown
     length: of a run that :meth:`~agents.LearnedOptimizer.extend` has made longer, the
@@ -351,6 +355,10 @@ def _meaning(name: str) -> str:
     if name in MEANINGS:
         return MEANINGS[name]
     role = name.removeprefix("multiplier_")
+    if role in ("lowest", "highest"):
+        return (
+            f"{role} factor of the learning rate of a parameter tensor, from this step on"
+        )
     if role != name:
         return f"factor of the learning rate of {role}, from this step on"
     return f"{name} from this step on, as the policy sets it"

@@ -193,6 +193,11 @@ class PolicySpec:
                 "the action of a policy must leave nothing to its rule, got "
                 f"{quoted(self.action)}; for rule {rule.name!r}, that is {filled.to_dict()}"
             )
+        if action.per_tensor and self.memory:
+            raise ValueError(
+                f"a policy with action {action.kind!r} has no memory, got memory "
+                f"{self.memory!r}"
+            )
         unknown = [name for name in self.features if name not in list(FEATURES)]
         if unknown:
             raise ValueError(

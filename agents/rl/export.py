@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from optenv import actions
+from optenv.per_tensor import policy_observation_space
 from optenv.settings import DTYPES
 from optenv.trials import trial_space
 from optenv.vector import observation_space
@@ -203,11 +204,18 @@ def _check_unwrapped(model: Any, env: Any, action: actions.Action, trials: bool)
         )
     valid = []
     for name in DTYPES:
-        observations = observation_space(name, action)
+        run_space = observation_space(name, action)
+        observations = policy_observation_space(run_space, action)
         if trials:
             observations = trial_space(observations, action)
-        valid.append((observations, action.space(DTYPES[name][1])))
+        valid.append((observations, action.policy_space(DTYPES[name][1])))
     actual = (model.observation_space, model.action_space)
+    if action.per_tensor and actual[1] == action.space(actual[1].dtype.type):
+        raise ValueError(
+            "it acts on all tensors of a run at once, so that it fits models of one size; "
+            "train on batches in an optenv.PerTensor, of which every tensor is a "
+            "sub-environment"
+        )
     if found.changing or actual not in valid:
         names = ", ".join(found.changing) or "something"
         differ = (

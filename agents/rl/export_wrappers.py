@@ -18,6 +18,7 @@ from stable_baselines3.common import vec_env
 from stable_baselines3.common.monitor import Monitor
 
 from optenv.env import LearningRateEnv
+from optenv.per_tensor import PerTensor
 from optenv.sb3 import SB3VecEnv
 from optenv.trials import TrialEnv, TrialVectorEnv
 from optenv.vector import LearningRateVectorEnv
@@ -34,7 +35,7 @@ NEUTRAL: frozenset[type[Any]] = frozenset(
     {
         # 1. Environments, and batches of them
         LearningRateEnv, LearningRateVectorEnv, TrialEnv, TrialVectorEnv,
-        SB3VecEnv, vec_env.VecEnv, vec_env.DummyVecEnv, vec_env.SubprocVecEnv,
+        PerTensor, SB3VecEnv, vec_env.VecEnv, vec_env.DummyVecEnv, vec_env.SubprocVecEnv,
         gym.Env, vector.VectorEnv, vector.SyncVectorEnv, vector.AsyncVectorEnv,
         # 2. Wrappers of single environments
         gym.Wrapper, gym.RewardWrapper, Monitor, wrappers.Autoreset,

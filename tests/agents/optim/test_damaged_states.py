@@ -30,6 +30,7 @@ POLICIES = {
     "anytime": lambda: random_policy(anytime=True),
     "hyperparameters": lambda: random_policy(action={"kind": "hyperparameters"}),
     "roles": lambda: random_policy(action={"kind": "roles"}),
+    "layerwise": lambda: random_policy(action={"kind": "layerwise"}),
 }
 
 
