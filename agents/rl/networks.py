@@ -51,7 +51,7 @@ def actor_network(model: Any) -> Network:
     policy = model.policy
     features = _extractor_layers(policy.pi_features_extractor)
     lstm = getattr(policy, "lstm_actor", None)
-    if lstm is not None and _without_flatten(features):
+    if lstm is not None and features:
         raise ValueError(
             "its LSTM sees the output of the features extractor "
             f"{type(policy.pi_features_extractor).__name__}; train with the default one, "
@@ -60,7 +60,7 @@ def actor_network(model: Any) -> Network:
     layers = [*features, *policy.mlp_extractor.policy_net, policy.action_net]
     if getattr(policy, "squash_output", False):
         layers.append(nn.Tanh())
-    return Network(_without_flatten(layers), lstm)
+    return Network(layers, lstm)
 
 
 def squashed_actor_network(model: Any) -> Network:
@@ -68,44 +68,35 @@ def squashed_actor_network(model: Any) -> Network:
     actor = model.policy.actor
     features = _extractor_layers(actor.features_extractor)
     layers = [*features, *actor.latent_pi, actor.mu, nn.Tanh()]
-    return Network(_without_flatten(layers))
+    return Network(layers)
 
 
 def deterministic_actor_network(model: Any) -> Network:
     """Return the actor of TD3 or DDPG, which ends with ``tanh``."""
     actor = model.policy.actor
     layers = [*_extractor_layers(actor.features_extractor), *actor.mu]
-    return Network(_without_flatten(layers))
+    return Network(layers)
 
 
 def ars_network(model: Any) -> Network:
     """Return the network of an ARS model, which may be linear."""
     policy = model.policy
     layers = [*_extractor_layers(policy.features_extractor), *policy.action_net]
-    return Network(_without_flatten(layers))
+    return Network(layers)
 
 
 def q_network(model: Any) -> Network:
     """Return the network of action values of a DQN model."""
     net = model.policy.q_net
-    return Network(
-        _without_flatten([*_extractor_layers(net.features_extractor), *net.q_net])
-    )
+    return Network([*_extractor_layers(net.features_extractor), *net.q_net])
 
 
 def quantile_network(model: Any) -> Network:
     """Return the network of mean action values of a QR-DQN model."""
     net = model.policy.quantile_net
     *hidden, last = net.quantile_net
-    return Network(
-        _without_flatten(
-            [
-                *_extractor_layers(net.features_extractor),
-                *hidden,
-                _mean_over_quantiles(last, net.n_quantiles),
-            ]
-        )
-    )
+    mean = _mean_over_quantiles(last, net.n_quantiles)
+    return Network([*_extractor_layers(net.features_extractor), *hidden, mean])
 
 
 #: Functions from a model to its network, by the full name of the class of its policy. By
@@ -124,7 +115,7 @@ NETWORKS: dict[str, Callable[[Any], Network]] = {
 
 
 def _extractor_layers(extractor: nn.Module) -> list[nn.Module]:
-    """Return the layers of a features extractor.
+    """Return the layers of a features extractor, but for those that flatten.
 
     Raises:
         ValueError: it does not compute what its layers, one after the other, do.
@@ -147,10 +138,6 @@ def _extractor_layers(extractor: nn.Module) -> list[nn.Module]:
             f"one after the other ({[type(layer).__name__ for layer in layers]}); train "
             "with the default one, FlattenExtractor"
         )
-    return layers
-
-
-def _without_flatten(layers: list[nn.Module]) -> list[nn.Module]:
     return [layer for layer in layers if not isinstance(layer, nn.Flatten)]
 
 

@@ -338,7 +338,7 @@ class Task(ABC):
 
     @property
     def draws(self) -> bool:
-        """Whether the loss draws random numbers by :attr:`Batch.keys`.
+        """True if the loss draws random numbers by :attr:`Batch.keys`.
 
         That is for losses that don't know how many they need for each example.
         """
