@@ -18,10 +18,13 @@ FAMILIES = registration.FAMILIES
 SHORT: dict[str, Any] = {"horizon": 2, "updates_per_step": 1}
 
 #: Ids that cover every family once, and every control with some of them.
+#: An id of every family, of controls and trials in turn.
+NAMES = [
+    i.split("/")[1].removesuffix("-v0")
+    for i in {**registration.ENVIRONMENTS, **registration.TRIALS}
+]
 COVERING = [
-    f"optenv/{[*registration.CONTROLS][i % len(registration.CONTROLS)]}"
-    f"{'Trial' if i % 2 else ''}-{family}-v0"
-    for i, family in enumerate(FAMILIES)
+    f"optenv/{NAMES[i % len(NAMES)]}-{family}-v0" for i, family in enumerate(FAMILIES)
 ]
 
 
