@@ -48,9 +48,9 @@ from agents.rl.cli import (
 )
 from agents.rl.presets import PRESETS
 from agents.rl.seeds import train_candidates
-from agents.utils.atomic import is_full
 from agents.utils.interrupts import terminated_as_interrupted
 from agents.utils.progress import echo
+from optenv.atomic import is_full
 
 
 def assignments(flag: str, name: str, help: str) -> Any:

@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from safetensors.torch import load
 
+from optenv.atomic import write_bytes, write_text
 from optenv.checks import quoted, suggestion
 
 from ..policies import SHIPPED
-from ..utils.atomic import write_bytes, write_text
 from .module import Policy
 from .spec import MAX_NESTING, PolicySpec
 

@@ -19,8 +19,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
+from optenv.atomic import write_bytes, write_text
+
 from ..policy.files import load_policy, save_policy
-from ..utils.atomic import write_bytes, write_text
 from ..utils.averaging import TailAverage
 from ..utils.progress import echo, progress_bar
 from ..utils.workers import stopped

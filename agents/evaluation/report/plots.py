@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ...utils.atomic import replacing
+from optenv.atomic import replacing
+from optenv.report.style import new_figure, tidy
+
 from ..row import DEFAULT, SHARED, TUNED, Row, ordered_arms
 from ..stats.intervals import interval
 from ..stats.normalise import measure, per_task
@@ -19,7 +21,6 @@ from ..stats.profiles import MAX_TIME_RATIO, profile, profile_score, time_ratios
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = ["plot_curves", "plot_final_losses", "plot_main_curves", "plot_profiles"]
 
@@ -72,7 +73,7 @@ def plot_curves(rows: Sequence[Row], path: str | Path) -> None:
     heights = [3.0, 1.3] if traced else [3.0]
     columns = min(CURVE_COLUMNS, len(tasks))
     bands = math.ceil(len(tasks) / columns)
-    figure = _new_figure(4.0 * columns, sum(heights) * bands + 0.7)
+    figure = new_figure(4.0 * columns, sum(heights) * bands + 0.7)
     axes = figure.subplots(
         bands * len(heights), columns, squeeze=False, height_ratios=heights * bands
     )
@@ -147,7 +148,7 @@ def _loss_panel(
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(ScalarFormatter())
     ax.yaxis.set_minor_formatter(NullFormatter())
-    _tidy(ax)
+    tidy(ax)
 
 
 def _lr_panel(
@@ -171,7 +172,7 @@ def _lr_panel(
         ax.set_ylim(highest / LR_RANGE, 2.0 * highest)
         ax.yaxis.set_major_locator(LogLocator(numticks=8))
         ax.yaxis.set_minor_formatter(NullFormatter())
-    _tidy(ax)
+    tidy(ax)
 
 
 def _columns(curves: Sequence[Sequence[tuple[int, float]]]) -> np.ndarray:
@@ -203,7 +204,7 @@ def plot_final_losses(
     bands = math.ceil(len(arms) / LOSS_COLUMNS)
     columns = math.ceil(len(arms) / bands)
     width = 2.0 + 1.5 * columns
-    figure = _new_figure(width, bands * (0.9 + 0.2 * len(tasks)))
+    figure = new_figure(width, bands * (0.9 + 0.2 * len(tasks)))
     axes = figure.subplots(bands, columns, squeeze=False, sharex=True, sharey=True)
     for ax in axes.flat[len(arms) :]:
         ax.set_visible(False)
@@ -247,7 +248,7 @@ def _dots(
                 f"{mean:.2f}", (LOWEST_SHOWN, i), (5, 0), textcoords="offset points",
                 va="center", fontsize=7,
             )  # fmt: skip
-    _tidy(ax)
+    tidy(ax)
 
 
 def plot_profiles(
@@ -271,7 +272,7 @@ def plot_profiles(
     ratios = time_ratios(measure(rows, reference, gap_fraction))
     scores = {arm: profile_score(ratios[arm]) for arm in ordered_arms(rows)}
     styles = _arm_styles(rows)
-    figure = _new_figure(8.5, 4.5)
+    figure = new_figure(8.5, 4.5)
     ax = figure.subplots()
     for arm in sorted(scores, key=lambda arm: -scores[arm]):
         steps = ratios[arm][ratios[arm] <= MAX_TIME_RATIO]
@@ -290,7 +291,7 @@ def plot_profiles(
         "as a multiple of the fastest arm's"
     )
     ax.set_ylabel("part of the tasks")
-    _tidy(ax)
+    tidy(ax)
     figure.legend(
         loc="outside right upper",
         title="score and arm",
@@ -302,20 +303,7 @@ def plot_profiles(
         figure.savefig(part, dpi=150)
 
 
-# Figures and styles
-
-
-def _new_figure(width: float, height: float) -> Figure:
-    """Return a figure of this size in inches.
-
-    It is not pyplot's, so that no backend is chosen and no figure is left open.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure((width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+# Styles
 
 
 def _learned_arms(rows: Sequence[Row]) -> list[str]:
@@ -341,9 +329,3 @@ def _arm_styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
         dash = ("-", *DASHES)[i // len(LEARNED_COLORS) % (1 + len(DASHES))]
         styles[arm] = {"color": color, "linestyle": dash, "linewidth": 2.2, "zorder": 3}
     return styles
-
-
-def _tidy(ax: Axes) -> None:
-    """Remove the frame at the top and right, and add a faint grid."""
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(alpha=0.25, linewidth=0.6)

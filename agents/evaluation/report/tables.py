@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...utils.atomic import replacing, write_text
+from optenv.atomic import replacing, write_text
+
 from ..row import DEFAULT, TUNED, Row, ordered_arms
 from ..runs.jobs import Choices
 from ..stats.intervals import Estimate, Interval, interval

@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from agents import load_policy
 from agents.rl import factory, rollouts, training
 from agents.rl.presets import PRESETS
-from agents.utils import atomic
+from optenv import atomic
 from tests.helpers.cli import SCRIPT, invoke
 
 RUNS = {"tasks": "quadratic", "updates_per_step": 2, "horizon": 6}

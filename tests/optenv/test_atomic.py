@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from agents.utils import atomic
+from optenv import atomic
 
 
 def test_a_file_is_written_and_replaced(tmp_path):
