@@ -142,6 +142,15 @@ class TrialVectorEnv(LearningRateVectorEnv):
             "previous_reward": self.previous_reward,
         }
 
+    @property
+    def num_steps(self) -> np.ndarray:
+        """Control steps of each trial, ``[num_envs]``, unless a run of it diverges.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first reset.
+        """
+        return super().num_steps * self.runs
+
     def _observation_space(self) -> spaces.Box:
         return trial_space(super()._observation_space(), self.action)
 

@@ -250,6 +250,20 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return np.concatenate(counts)
 
     @property
+    def num_steps(self) -> np.ndarray:
+        """Control steps of each episode, ``[num_envs]``, unless it diverges.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first reset.
+        """
+        if not self.started:
+            raise gym.error.ResetNeeded("call reset() before num_steps")
+        counts = np.zeros(self.num_envs, np.int64)
+        for rows, group in self.groups:
+            counts[rows] = group.num_steps
+        return counts
+
+    @property
     def started(self) -> bool:
         """True once the batch has been reset."""
         return bool(self._generators)

@@ -1,0 +1,350 @@
+"""Wrappers that record every control step of an environment, single or vector."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+
+from ..autoreset import reset_mask
+from ..env import LearningRateEnv
+from ..vector import LearningRateVectorEnv
+from .columns import batched, flatten, names_of
+from .parquet import ParquetFile
+from .tape import Tape
+
+__all__ = ["Recorder", "VectorRecorder"]
+
+#: Entries of the info of a step in SAME_STEP mode that are about ended episodes.
+FINAL = ("final_info", "final_obs")
+
+
+class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
+    """Record every control step of a single environment to a Parquet file.
+
+    The file is written beside its place, and put there by :meth:`close`. A row is a control
+    step:
+
+    ==========================  ======================================================
+    Column                      Meaning
+    ==========================  ======================================================
+    ``env``                     index of the environment in a batch; here 0
+    ``episode``                 number of the episode in the file, from 0
+    ``seed``                    seed of the environment's last reset with one
+    ``resets``                  resets since then: 0 in the episode of that seed
+    ``run``                     number of the run in its episode, from 0: trials have
+                                several
+    ``step``                    number of the control step in its run, from 0
+    ``steps``                   control steps of the run, unless it diverges
+    ``observation.<feature>``   observation before the action, a column a feature
+    ``action.<component>``      action, a column a component (``action.index`` of
+                                discrete ones)
+    ``reward``                  reward of the step
+    ``terminated``,             end of the episode with this step
+    ``truncated``
+    ``run_ended``               end of the run with this step
+    ``family``, ``split``,      what ``reset()`` says about the episode, see the
+    ``instance``, ``structure``,  environment
+    ``initial_loss``
+    ``loss``, ``lr``,           what ``step()`` says, null where it does not; entries
+    ``diverged``, ...           of dictionaries have names with dots
+    ``agent_seconds``           time from the end of the last step to the call of this
+    ``env_seconds``             time in the environment; both divided by the number of
+                                the batch's rows of the step
+    ``final_observation``       observation after the last step of an episode, a list
+    ==========================  ======================================================
+
+    Args:
+        env: environment of the package. Wrappers that change observations or actions go
+            around the recorder.
+        path: path of the new file.
+        label: name of the policy, which reports show; the file's name by default.
+        overwrite: whether to replace a file that exists.
+
+    Raises:
+        TypeError: it is no environment of the package.
+        ValueError: its observations are changed by a wrapper.
+        FileExistsError: there is a file, and ``overwrite`` is False.
+        ImportError: pyarrow is not installed (extra ``record``).
+
+    Example::
+
+        with Recorder(gym.make("optenv/LearningRate-v0"), "steps.parquet") as env:
+            observation, info = env.reset(seed=0)
+            ended = False
+            while not ended:
+                action = env.action_space.sample()
+                observation, reward, ended, _, info = env.step(action)
+        table = optenv.recording.read("steps.parquet")
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any],
+        path: str | os.PathLike[str],
+        *,
+        label: str | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        base = getattr(env, "unwrapped", None)
+        if not isinstance(base, LearningRateEnv):
+            raise TypeError(
+                "Recorder needs an environment of optenv made by gymnasium.make, got "
+                f"{env!r}; VectorRecorder records a batch"
+            )
+        gym.utils.RecordConstructorArgs.__init__(
+            self, path=os.fspath(path), label=label, overwrite=overwrite
+        )
+        super().__init__(env)
+        self._base, described = base, base.describe()
+        self._runs = described.get("runs", 1)
+        self._tape = _tape(env, described, 1, path, label, overwrite)
+        self._returned = time.perf_counter()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start a new episode."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        steps = np.array([self._base.num_steps // self._runs])
+        chosen = np.ones(1, np.bool_)
+        row = np.asarray(observation)[None]
+        self._tape.begin(chosen, row, flatten(batched(info)), steps, [seed])
+        self._returned = time.perf_counter()
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take one control step, and record it."""
+        called = time.perf_counter()
+        result = self.env.step(action)
+        done = time.perf_counter()
+        observation, reward, terminated, truncated, info = result
+        numbers = (
+            np.array([each]) for each in (observation, reward, terminated, truncated)
+        )
+        self._tape.add(
+            np.ones(1, np.bool_), np.asarray(action)[None], tuple(numbers),  # type: ignore[arg-type]
+            flatten(batched(info)), (called - self._returned, done - called),
+        )  # fmt: skip
+        self._returned = time.perf_counter()
+        return cast(Any, result)
+
+    def close(self) -> None:
+        """Finish the file, and close the environment."""
+        self._tape.close()
+        super().close()
+
+
+class VectorRecorder(VectorWrapper[Any, Any, Any]):
+    """Record every control step of a batch of environments to a Parquet file.
+
+    The columns are those of :class:`Recorder`. A step that only resets an environment, as
+    in the mode ``NEXT_STEP``, has no row.
+
+    Args:
+        env: batch made by ``gymnasium.make_vec`` of an environment of the package, in any
+            mode of vectorization and of autoreset. :class:`optenv.PerTensor`,
+            :class:`optenv.sb3.SB3VecEnv` and wrappers that change observations or actions
+            go around the recorder.
+        path: path of the new file.
+        label: name of the policy, which reports show; the file's name by default.
+        overwrite: whether to replace a file that exists.
+
+    Raises:
+        TypeError: it is no batch of environments of the package.
+        ValueError: its observations are changed by a wrapper.
+        FileExistsError: there is a file, and ``overwrite`` is False.
+        ImportError: pyarrow is not installed (extra ``record``).
+
+    Example::
+
+        batch = gym.make_vec("optenv/LearningRate-v0", 64, tasks="train")
+        env = VectorRecorder(batch, "steps.parquet", label="random actions")
+        env.reset(seed=0)
+        for _ in range(100):
+            env.step(env.action_space.sample())
+        env.close()
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv[Any, Any, Any],
+        path: str | os.PathLike[str],
+        *,
+        label: str | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        if not isinstance(env, VectorEnv):
+            raise TypeError(f"VectorRecorder needs a batch of make_vec, got {env!r}")
+        described = _described(env)
+        super().__init__(env)
+        self._runs = described.get("runs", 1)
+        self._mode = AutoresetMode(env.metadata["autoreset_mode"])
+        self._tape = _tape(env, described, env.num_envs, path, label, overwrite)
+        self._ended = np.zeros(env.num_envs, np.bool_)
+        self._returned = time.perf_counter()
+
+    def reset(
+        self,
+        *,
+        seed: int | list[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start new episodes."""
+        mask = np.ones(self.num_envs, np.bool_)
+        if isinstance(options, dict) and options.get("reset_mask") is not None:
+            mask = reset_mask(options, self.num_envs).copy()
+        # The annotation of the base class omits lists of seeds.
+        observation, info = self.env.reset(seed=cast(Any, seed), options=options)
+        seeds: Sequence[int | None] | None
+        if seed is None or isinstance(seed, (list, tuple)):
+            seeds = seed
+        else:
+            seeds = [seed + i for i in range(self.num_envs)]
+        self._begin(mask, observation, info, seeds)
+        self._returned = time.perf_counter()
+        return observation, info
+
+    def _begin(
+        self,
+        mask: np.ndarray,
+        observation: np.ndarray,
+        info: Mapping[str, Any],
+        seeds: Sequence[int | None] | None = None,
+    ) -> None:
+        """Begin the episodes in ``mask``."""
+        steps = _num_steps(self.env) // self._runs
+        self._tape.begin(mask, observation, flatten(info), steps, seeds)
+        self._ended = self._ended & ~mask
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Take one control step in every environment, and record it."""
+        # 1. The step. In NEXT_STEP mode, environments that have ended are reset by it.
+        called = time.perf_counter()
+        result = self.env.step(actions)
+        done = time.perf_counter()
+        observation, reward, terminated, truncated, info = result
+        is_next = self._mode is AutoresetMode.NEXT_STEP
+        resetting = self._ended if is_next else np.zeros(self.num_envs, np.bool_)
+        # 2. What it ended with: in SAME_STEP mode, observation and info are of the next
+        # episode, and those of the end are beside them.
+        ended, last = terminated | truncated, observation
+        beginning = {
+            key: value for key, value in info.items() if key.strip("_") not in FINAL
+        }
+        columns = flatten(beginning)
+        if self._mode is AutoresetMode.SAME_STEP and ended.any():
+            last = observation.copy()
+            for i in np.flatnonzero(ended):
+                last[i] = info["final_obs"][i]
+            columns = {
+                name: (values, valid & ~ended) for name, (values, valid) in columns.items()
+            }
+            final = flatten(info["final_info"], info["_final_info"])
+            for name, (values, valid) in final.items():
+                if name in columns:
+                    here = columns[name]
+                    mask = valid.reshape(-1, *[1] * (values.ndim - 1))
+                    values = np.where(mask, values, here[0])
+                    valid = valid | here[1]
+                columns[name] = values, valid
+            resets = ended
+        else:
+            resets = resetting
+        # 3. The rows, and the episodes that begin.
+        self._tape.add(
+            ~resetting, np.asarray(actions), (last, reward, terminated, truncated),
+            columns, (called - self._returned, done - called),
+        )  # fmt: skip
+        self._ended = ended & ~resetting
+        if resets.any():
+            self._begin(resets, observation, beginning)
+        self._returned = time.perf_counter()
+        return cast(Any, result)
+
+    def close(self, **kwargs: Any) -> None:
+        """Finish the file, and close the batch."""
+        self._tape.close()
+        super().close(**kwargs)
+
+
+def _described(env: VectorEnv[Any, Any, Any]) -> dict[str, Any]:
+    """Return ``describe()`` of the environments of a batch.
+
+    Raises:
+        TypeError: they are none of the package.
+    """
+    base: Any = env.unwrapped
+    if isinstance(base, LearningRateVectorEnv):
+        return base.describe()
+    try:
+        described = base.call("describe")[0]
+    except AttributeError:
+        described = None
+    if not isinstance(described, dict) or "features" not in described:
+        raise TypeError(
+            "VectorRecorder needs a batch of environments of optenv, made by "
+            f"gymnasium.make_vec, got {env!r}"
+        )
+    return described
+
+
+def _num_steps(env: VectorEnv[Any, Any, Any]) -> np.ndarray:
+    """Return the number of control steps of each episode, ``[B]``."""
+    base: Any = env.unwrapped
+    if isinstance(base, LearningRateVectorEnv):
+        return base.num_steps
+    return np.array(base.call("num_steps"))
+
+
+def _tape(
+    env: Any,
+    described: dict[str, Any],
+    num_envs: int,
+    path: str | os.PathLike[str],
+    label: str | None,
+    overwrite: bool,
+) -> Tape:
+    """Open the file of a recorder."""
+    is_batch = isinstance(env, VectorEnv)
+    observed = env.single_observation_space if is_batch else env.observation_space
+    acted = env.single_action_space if is_batch else env.action_space
+    observations, actions = names_of(described, observed, acted)
+    if is_batch and isinstance(env.unwrapped, LearningRateVectorEnv):
+        if env.num_envs != env.unwrapped.num_envs:
+            raise ValueError(
+                f"the batch has {env.unwrapped.num_envs} runs, and the recorder sees "
+                f"{env.num_envs} sub-environments; put it around the batch, and other "
+                "wrappers around the recorder"
+            )
+    from .. import __version__
+
+    metadata = {
+        "optenv": __version__,
+        "label": label or Path(path).stem,
+        "id": None if env.spec is None else env.spec.id,
+        "arguments": _arguments(env.spec),
+        "description": described,
+        "dtype": str(observed.dtype),
+    }
+    return Tape(ParquetFile(path, metadata, overwrite), num_envs, observations, actions)
+
+
+def _arguments(spec: Any) -> dict[str, Any] | None:
+    """Return the arguments of a single environment, None if they are no JSON values."""
+    if spec is None:
+        return None
+    of_batch = (*LearningRateVectorEnv.own_arguments, "vectorization_mode", "vector_kwargs")
+    arguments = {key: value for key, value in spec.kwargs.items() if key not in of_batch}
+    try:
+        read: dict[str, Any] = json.loads(json.dumps(arguments))
+    except (TypeError, ValueError):
+        return None
+    return read
