@@ -4,6 +4,7 @@
     python train_agent.py                       # PPO on optenv/LearningRate-v0
     python train_agent.py --agent dqn           # DQN on optenv/DiscreteLearningRate-v0
     python train_agent.py --policy runs/ppo_seed0/policy        # evaluate it once more
+    python train_agent.py --config runs/ppo_seed0/config.json --seed 1      # train it again
     python train_agent.py --env-arg tasks=digits --set learning_rate=1e-3 --no-evaluate
 
 The folder ``--out`` gets config.json, model.zip (of Stable-Baselines3's algorithms),
@@ -46,6 +47,7 @@ from agents.rl.cli import (
     configure,
     parse_assignments,
 )
+from agents.rl.config_file import take_defaults
 from agents.rl.presets import PRESETS
 from agents.rl.seeds import train_candidates
 from agents.utils.interrupts import terminated_as_interrupted
@@ -106,6 +108,14 @@ def number(flag: str, help: str) -> Any:
     help="Folder for model, policy, logs and results, which must not exist yet or be "
     "empty.  [default: runs/AGENT_seedSEED, such as runs/ppo_seed0; if that is taken, "
     "runs/ppo_seed0-2, and so on]",
+)
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    is_eager=True,
+    callback=take_defaults,
+    help="Configuration of a training, such as runs/ppo_seed0/config.json: its entries are "
+    "the defaults of the other options.",
 )
 @assignments("--env-arg", "env_arg", "Argument of the environment; repeatable.")
 @assignments("--set", "overrides", "Argument of the algorithm; repeatable.")
@@ -182,7 +192,9 @@ def main(**options: Any) -> None:
         # 2. Train. The baselines do not wait for it, unless it takes all processes.
         baselines = start() if options["do_evaluate"] and not several else None
         if options["policy"] is None:
-            training.write_config(folder / "config.json", {**options, **config})
+            # The arguments given are among env_arguments.
+            given = {k: v for k, v in options.items() if k not in ("config", "env_arg")}
+            training.write_config(folder / "config.json", {**given, **config})
             echo(
                 f"training: {options['agent']} on {config['env_id']}, "
                 f"{config['timesteps']:,} control steps, results in {folder}"

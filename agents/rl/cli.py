@@ -38,8 +38,8 @@ def parse_assignments(context: Any, option: Any, values: tuple[str, ...]) -> dic
 def configure(options: dict[str, Any]) -> dict[str, Any]:
     """Combine a preset with the options of the command line.
 
-    With ``--resume``, the configuration that the model was trained with takes the place of
-    the preset's.
+    With ``--config``, the entries of the file take the place of the preset's; with
+    ``--resume``, those of the configuration that the model was trained with.
 
     Args:
         options: values of all options, by name.
@@ -48,8 +48,11 @@ def configure(options: dict[str, Any]) -> dict[str, Any]:
         The configuration for :func:`agents.rl.factory.build`.
 
     Raises:
-        ValueError: the model to resume is of another agent, or has no config.json.
+        ValueError: configuration or model to resume are of another agent, or the model
+            has no config.json.
     """
+    saved = options["config"] or {}
+    _check_agent("the file of --config", options["agent"], saved)
     preset = {**PRESETS[options["agent"]], **_resumed(options)}
     names = ("env_id", "timesteps", "num_envs", "copies", "candidates", "members")
     chosen = {name: options[name] or preset[name] for name in names}
@@ -57,13 +60,46 @@ def configure(options: dict[str, Any]) -> dict[str, Any]:
         arguments = preset["env_arguments"]
     else:
         arguments = factory.env_arguments(options["agent"], chosen["env_id"])
-    overrides = _merged(preset["algorithm"], options["overrides"])
+        is_same = saved.get("env_id", preset["env_id"]) == chosen["env_id"]
+        if "env_arguments" in saved and is_same:
+            arguments = saved["env_arguments"]
+        else:
+            arguments = _changed(arguments, saved.get("env_arg", {}))
+    # The arguments of the algorithm in a file are all of them, changes included.
+    changes = saved.get("overrides", {})
+    whole = saved.get("algorithm") or _changed(preset["algorithm"], changes)
+    given = _merged(whole, options["overrides"])
+    algorithm = whole | given
     return {
         **chosen,
-        "env_arguments": {**arguments, **_merged(arguments, options["env_arg"])},
-        "algorithm": preset["algorithm"] | overrides,
-        "overrides": overrides,
+        "env_arguments": _changed(arguments, options["env_arg"]),
+        "algorithm": algorithm,
+        "overrides": {
+            name: algorithm[name] for name in {**changes, **given} if name in algorithm
+        },
     }
+
+
+def _check_agent(source: str, agent: str, config: dict[str, Any]) -> None:
+    """Refuse a configuration of another agent.
+
+    Args:
+        source: where it is from, for the message.
+        agent: the agent that is to be trained.
+        config: entries of the configuration.
+
+    Raises:
+        ValueError: it is of another one.
+    """
+    if config.get("agent", agent) != agent:
+        raise ValueError(
+            f"{source} is of agent {config['agent']!r}; give --agent {config['agent']}"
+        )
+
+
+def _changed(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return ``defaults`` with the entries of ``given`` in place of theirs."""
+    return {**defaults, **_merged(defaults, given)}
 
 
 def _merged(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -96,10 +132,7 @@ def _resumed(options: dict[str, Any]) -> dict[str, Any]:
             "trained in: copy it from the folder of that training"
         )
     config = json.loads(path.read_text())
-    if config.get("agent", agent) != agent:
-        raise ValueError(
-            f"{path} is of agent {config['agent']!r}; give --agent {config['agent']}"
-        )
+    _check_agent(str(path), agent, config)
     names = ("env_id", "num_envs", "copies", "env_arguments")
     return known | {name: config[name] for name in names if name in config}
 
@@ -157,6 +190,8 @@ def check_evaluation(options: dict[str, Any]) -> None:
         )
     if not options["do_evaluate"]:
         raise ValueError("--policy evaluates a policy, which --no-evaluate leaves out")
+    if options["config"] is not None:
+        raise ValueError("--policy evaluates a policy and trains none; leave out --config")
     given = [flag for name, flag in TRAINING.items() if options[name]]
     if given:
         raise ValueError(

@@ -164,6 +164,7 @@ def make_model(
     seed: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     resume: Path | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> BaseAlgorithm:
     """Make a preset's model of Stable-Baselines3.
 
@@ -174,6 +175,7 @@ def make_model(
         overrides: arguments of the algorithm's class that replace the preset's.
         resume: path of a ``model.zip`` to continue from. Its next tasks are drawn from the
             seed and the number of steps that it has made.
+        defaults: arguments in place of the preset's; those of a saved configuration.
 
     Raises:
         ValueError: the agent is unknown; or its algorithm cannot take the environment's
@@ -188,11 +190,13 @@ def make_model(
     algorithm = algorithm_of_preset(agent)
     name, overrides = algorithm.cls.__name__, dict(overrides or {})
     valid = inspect.signature(algorithm.signature or algorithm.cls).parameters
-    defaults = {key: parameter.default for key, parameter in valid.items()}
-    check_arguments(name, overrides, defaults)
+    of_class = {key: parameter.default for key, parameter in valid.items()}
+    preset_arguments = preset(agent)["algorithm"]
+    changed = _differing(defaults or {}, preset_arguments)
+    check_arguments(name, {**changed, **overrides}, of_class)
     arguments = {
-        **{key: defaults[key] for key in ("n_steps", "gamma") if key in defaults},
-        **preset(agent)["algorithm"],
+        **{key: of_class[key] for key in ("n_steps", "gamma") if key in of_class},
+        **(preset_arguments if defaults is None else defaults),
         **(_return_arguments(saved) if saved is not None else {}),
         **overrides,
     }
@@ -241,6 +245,17 @@ def make_model(
     if seed is not None:  # other tasks than those that the model began with
         model.set_random_seed(seed + model.num_timesteps)
     return model
+
+
+def _differing(
+    arguments: Mapping[str, Any], preset_arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments that are not the preset's."""
+    return {
+        name: value
+        for name, value in arguments.items()
+        if name not in preset_arguments or preset_arguments[name] != value
+    }
 
 
 def _check_action(agent: str, env: VecEnv, described: Mapping[str, Any]) -> None:
@@ -344,7 +359,10 @@ def make_unrolled(
                 f"{name!r} follows from num_envs ({num_envs}) and copies ({copies}), "
                 "runs of each task; give these"
             )
-    check_arguments(learner.__name__, overrides, defaults)
+    preset_arguments = preset(agent)["algorithm"]
+    given = config.get("algorithm", preset_arguments)
+    changed = _differing(given, preset_arguments)
+    check_arguments(learner.__name__, {**changed, **overrides}, defaults)
     if num_envs % copies:
         raise ValueError(f"num_envs ({num_envs}) must be a multiple of copies ({copies})")
     made: UnrolledLR = learner(
@@ -352,7 +370,7 @@ def make_unrolled(
         groups=num_envs // copies,
         size=copies,
         seed=0 if seed is None else seed,
-        **{**preset(agent)["algorithm"], **overrides},
+        **{**given, **overrides},
     )
     return made
 
@@ -369,8 +387,9 @@ def build(
     Args:
         agent: key of :data:`~agents.rl.presets.PRESETS`.
         config: ``env_id``, ``env_arguments``, ``num_envs``, ``copies`` (see
-            :func:`make_env`) and ``overrides`` (see :func:`make_model`);
-            :func:`configuration` makes one of a preset.
+            :func:`make_env`) and ``overrides`` (see :func:`make_model`); with
+            ``algorithm``, arguments in place of the preset's. :func:`configuration` makes
+            one of a preset.
         seed: see :func:`make_model`.
         resume: see :func:`make_model`.
 
@@ -387,7 +406,10 @@ def build(
         config["env_id"], config["num_envs"], config["env_arguments"],
         copies=config["copies"],
     )  # fmt: skip
-    return make_model(agent, env, seed=seed, overrides=config["overrides"], resume=resume)
+    return make_model(
+        agent, env, seed=seed, overrides=config["overrides"], resume=resume,
+        defaults=config.get("algorithm"),
+    )  # fmt: skip
 
 
 def remaining(model: BaseAlgorithm | UnrolledLR, timesteps: int) -> int:

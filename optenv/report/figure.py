@@ -60,7 +60,8 @@ def draw(recordings: Sequence[Recording], path: str | os.PathLike[str]) -> None:
     width = 5.2 if columns == 1 else 3.4 * columns
     height = max(dots + TIME_HEIGHT, MIN_PANEL * rows)
     figure = new_figure(4.6 + width, height + 0.5)
-    left, right = figure.subfigures(1, 2, width_ratios=[4.6, width])
+    halves = figure.subfigures(1, 2, squeeze=False, width_ratios=[4.6, width])
+    left, right = halves.flat
     heights = _filled([max(dots, 1.2), TIME_HEIGHT], height)
     returns, times, *empty = _column(left, heights, 1)
     grid = _filled([min(height / rows, MAX_PANEL)] * rows, height)

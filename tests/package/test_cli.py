@@ -137,6 +137,51 @@ def test_a_short_run_writes_a_policy_and_can_be_resumed(agent, tmp_path):
     assert policy.description["timesteps"] < 1400 <= steps < 1800
 
 
+def test_a_configuration_given_back_trains_the_same_policy(tmp_path):
+    first = ["--env-arg", "action={'step': 0.5}", "--set", "learning_rate=1e-3"]
+    first += ["--copies", 1, "--timesteps", 160, "--seed", 7]
+    done = invoke(*TRAINING_ONLY, *first, "--out", tmp_path / "a")
+    assert done.exit_code == 0, done.output
+    given = ["--config", tmp_path / "a" / "config.json"]
+    again = invoke(*given, "--out", tmp_path / "b")
+    assert again.exit_code == 0, again.output
+    changed = [*given, "--seed", 8, "--set", "gamma=0.9", "--env-arg", "horizon=20"]
+    other = invoke(*changed, "--out", tmp_path / "c")
+    assert other.exit_code == 0, other.output
+
+    configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in "abc"]
+    for config in configs:
+        del config["out"], config["command"]
+    assert configs[0] == configs[1]
+    assert configs[0]["overrides"] == {"learning_rate": 1e-3}
+    assert configs[2]["overrides"] == {"learning_rate": 1e-3, "gamma": 0.9}
+    expected = {**configs[0]["env_arguments"], "horizon": 20}
+    assert configs[2]["env_arguments"] == expected and configs[2]["seed"] == 8
+    a, b, c = (load_policy(tmp_path / name / "policy").weights() for name in "abc")
+    assert a == b != c
+
+
+@pytest.mark.parametrize(
+    ("config", "flags", "message"),
+    [
+        ({"agnt": "ppo"}, [], "unknown entry 'agnt'; did you mean 'agent'? valid: agent,"),
+        ({"algorithm": 3}, [], "algorithm of"),
+        ([], [], "must hold a JSON object, got []"),
+        ({"seed": "x"}, [], "'x' is not a valid integer"),
+        ({"algorithm": {"gama": 1}}, [], "did you mean 'gamma'?"),
+        ({"agent": "dqn"}, ["--agent", "ppo"], "is of agent 'dqn'; give --agent dqn"),
+        ({"seed": 1}, ["--policy", "default"], "trains none; leave out --config"),
+    ],
+)
+def test_an_invalid_configuration_is_refused(config, flags, message, tmp_path):
+    (tmp_path / "given.json").write_text(json.dumps(config))
+    flags = [*flags, "--config", tmp_path / "given.json", "--out", tmp_path / "run"]
+    result = invoke(*flags)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+    assert not (tmp_path / "run").exists()
+
+
 def test_resuming_uses_the_environment_of_the_saved_model(tmp_path):
     first = ["--agent", "dqn", "--candidates", 1, "--members", 1, *TRAINING_ONLY]
     first += [*FAST_DQN, "--env-arg", "rule=momentum"]

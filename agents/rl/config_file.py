@@ -1,0 +1,80 @@
+"""Configurations of trainings as files: what ``--config`` reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from optenv.checks import quoted, suggestion
+
+__all__ = ["DICTIONARIES", "UNUSED", "read_config", "take_defaults"]
+
+#: Entries of a configuration that are dictionaries, in place of or in addition to the
+#: preset's.
+DICTIONARIES = ("env_arguments", "algorithm", "env_arg", "overrides")
+
+#: Entries that tell how a file came about, and that no other training takes over.
+UNUSED = ("out", "command", "versions", "commit")
+
+
+def read_config(path: Path, options: list[str]) -> dict[str, Any]:
+    """Read the configuration of a training.
+
+    Args:
+        path: ``config.json`` of a training, or a file of JSON with some of its entries.
+        options: names of the values of the options of ``train_agent.py``.
+
+    Raises:
+        ValueError: it is no JSON object, has an unknown entry, or one of a wrong type.
+        OSError: it cannot be read.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is no JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{str(path)!r} must hold a JSON object, got {quoted(config)}")
+    valid = list(dict.fromkeys([*options, *DICTIONARIES, *UNUSED]))
+    for name, value in config.items():
+        if name not in valid:
+            raise ValueError(
+                f"{str(path)!r} has an unknown entry {name!r}; {suggestion(name, valid)}"
+            )
+        if name in DICTIONARIES and not isinstance(value, dict):
+            raise ValueError(
+                f"{name} of {str(path)!r} must be an object, got {quoted(value)}"
+            )
+    return config
+
+
+def take_defaults(
+    context: click.Context, option: click.Parameter, path: Path | None
+) -> dict[str, Any] | None:
+    """Make the entries of a configuration the defaults of the other options.
+
+    It is the callback of an eager option.
+
+    Returns:
+        The configuration; None without a file.
+
+    Raises:
+        click.BadParameter: the file is not valid, see :func:`read_config`.
+    """
+    if path is None:
+        return None
+    names = [str(each.name) for each in context.command.params if each is not option]
+    try:
+        config = read_config(path, names)
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(str(error)) from error
+    left_out = (*DICTIONARIES, *UNUSED)
+    defaults = {
+        name: value
+        for name, value in config.items()
+        if name not in left_out and value is not None
+    }
+    context.default_map = {**(context.default_map or {}), **defaults}
+    return config
