@@ -14,7 +14,7 @@ by the functions ``register`` of :mod:`~optenv.tasks`, :mod:`~optenv.rules`,
 :func:`optenv.telemetry.register_feature`.
 """
 
-from . import actions, instances, registration, rewards, rules, tasks, telemetry
+from . import actions, instances, recording, registration, rewards, rules, tasks, telemetry
 from .env import LearningRateEnv
 from .per_tensor import PerTensor
 from .registration import ENVIRONMENTS, TRIALS, register_all
@@ -35,6 +35,7 @@ __all__ = [
     "actions",
     "from_module",
     "instances",
+    "recording",
     "registration",
     "rewards",
     "rules",

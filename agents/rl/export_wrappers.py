@@ -19,6 +19,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from optenv.env import LearningRateEnv
 from optenv.per_tensor import PerTensor
+from optenv.recording import Recorder, VectorRecorder
 from optenv.sb3 import SB3VecEnv
 from optenv.trials import TrialEnv, TrialVectorEnv
 from optenv.vector import LearningRateVectorEnv
@@ -38,12 +39,12 @@ NEUTRAL: frozenset[type[Any]] = frozenset(
         PerTensor, SB3VecEnv, vec_env.VecEnv, vec_env.DummyVecEnv, vec_env.SubprocVecEnv,
         gym.Env, vector.VectorEnv, vector.SyncVectorEnv, vector.AsyncVectorEnv,
         # 2. Wrappers of single environments
-        gym.Wrapper, gym.RewardWrapper, Monitor, wrappers.Autoreset,
+        gym.Wrapper, gym.RewardWrapper, Monitor, Recorder, wrappers.Autoreset,
         wrappers.HumanRendering, wrappers.NormalizeReward, wrappers.OrderEnforcing,
         wrappers.PassiveEnvChecker, wrappers.RecordEpisodeStatistics,
         wrappers.RecordVideo, wrappers.RenderCollection, wrappers.TimeLimit,
         # 3. Wrappers of batches
-        vector.VectorWrapper, vector.VectorRewardWrapper,
+        vector.VectorWrapper, vector.VectorRewardWrapper, VectorRecorder,
         vector_wrappers.DictInfoToList, vector_wrappers.HumanRendering,
         vector_wrappers.NormalizeReward, vector_wrappers.RecordEpisodeStatistics,
         vector_wrappers.RecordVideo, vec_env.VecEnvWrapper, vec_env.VecCheckNan,

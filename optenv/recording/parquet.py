@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..atomic import replacing
-from ..checks import quoted
+from ..checks import suggestion
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,6 +22,9 @@ __all__ = ["FORMAT", "ParquetFile", "array", "describe", "read", "vectors_or_nul
 
 #: Version of the format, and the key of the metadata in a file.
 FORMAT, KEY = 1, b"optenv"
+
+#: Characters of a message that lists names of columns.
+MESSAGE = 3000
 
 
 def arrow() -> tuple[ModuleType, ModuleType]:
@@ -224,10 +227,8 @@ def read(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> 
     valid = pq.read_schema(os.fspath(path)).names
     for name in columns or ():
         if name not in valid:
-            raise ValueError(
-                f"{str(path)!r} has no column {name!r}; valid: "
-                f"{quoted(', '.join(valid), 2000)}"
-            )
+            hint = suggestion(name, valid)[:MESSAGE]  # single tensors have many columns
+            raise ValueError(f"{str(path)!r} has no column {name!r}; {hint}")
     # Names with dots are no paths of nested columns here.
     table = pq.read_table(os.fspath(path), columns=columns)
     return table if columns is None else table.select(list(columns))
