@@ -110,8 +110,9 @@ def to_minari(
 ) -> MinariDataset:
     """Make an offline data set of Minari from recordings.
 
-    It lies in Minari's folder (``~/.minari/datasets``, or that of the environment variable
-    ``MINARI_DATASETS_PATH``), and names the environment if its arguments are JSON values.
+    It lies in Minari's folder (``~/.minari/datasets``, or the absolute path in the
+    environment variable ``MINARI_DATASETS_PATH``), and names the environment if its
+    arguments are JSON values.
 
     Args:
         paths: path of a file of a recorder, or several of one environment.

@@ -32,34 +32,33 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
     The file is written beside its place, and put there by :meth:`close`. A row is a control
     step:
 
-    ==========================  ======================================================
-    Column                      Meaning
-    ==========================  ======================================================
-    ``env``                     index of the environment in a batch; here 0
-    ``episode``                 number of the episode in the file, from 0
-    ``seed``                    seed of the environment's last reset with one
-    ``resets``                  resets since then: 0 in the episode of that seed
-    ``run``                     number of the run in its episode, from 0: trials have
-                                several
-    ``step``                    number of the control step in its run, from 0
-    ``steps``                   control steps of the run, unless it diverges
-    ``observation.<feature>``   observation before the action, a column a feature
-    ``action.<component>``      action, a column a component (``action.index`` of
-                                discrete ones)
-    ``reward``                  reward of the step
-    ``terminated``,             end of the episode with this step
-    ``truncated``
-    ``run_ended``               end of the run with this step
-    ``family``, ``split``,      what ``reset()`` says about the episode, see the
-    ``instance``, ``structure``,  environment
-    ``initial_loss``
-    ``loss``, ``lr``,           what ``step()`` says, null where it does not; entries
-    ``diverged``, ...           of dictionaries have names with dots
-    ``agent_seconds``           time from the end of the last step to the call of this
-    ``env_seconds``             time in the environment; both divided by the number of
-                                the batch's rows of the step
-    ``final_observation``       observation after the last step of an episode, a list
-    ==========================  ======================================================
+    ===========================  =====================================================
+    Column                       Meaning
+    ===========================  =====================================================
+    ``env``                      index of the environment in a batch; here 0
+    ``episode``                  number of the episode in the file, from 0
+    ``seed``                     seed of the environment's last reset with one
+    ``resets``                   resets since then: 0 in the episode of that seed
+    ``run``                      number of the run in its episode, from 0: trials have
+                                 several
+    ``step``                     number of the control step in its run, from 0
+    ``steps``                    control steps of the run, unless it diverges
+    ``observation.<feature>``    entry of the observation before the action
+    ``action.<component>``       component of the action; ``action.index`` of a
+                                 discrete one
+    ``reward``                   reward of the step
+    ``terminated``               end of the episode with this step
+    ``truncated``                likewise, by a limit from outside
+    ``run_ended``                end of the run with this step
+    ``family``, ``instance``...  entries of the info of ``reset()``, on each row of the
+                                 episode
+    ``loss``, ``lr``...          entries of the info of ``step()``, null where it has
+                                 none; those of dictionaries have names with dots
+    ``agent_seconds``            time from the end of the last step to the call of this
+                                 one, divided by the number of rows of the step
+    ``env_seconds``              time in the environment, divided likewise
+    ``final_observation``        observation after the last step of an episode, a list
+    ===========================  =====================================================
 
     Args:
         env: environment of the package. Wrappers that change observations or actions go

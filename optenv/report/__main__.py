@@ -16,7 +16,7 @@ from .tables import markdown
 DESCRIPTION = """Draw the behaviour of policies over recorded runs, and print their returns.
 
 The picture shows the return of each instance with its 95 % interval, the learning rate and
-the action over the progress of a run, and the time of a control step."""
+the action over the control steps of a run, and the time of a control step."""
 
 EPILOG = """examples:
   python -m optenv.report steps.parquet

@@ -34,8 +34,8 @@ def draw(recordings: Sequence[Recording], path: str | os.PathLike[str]) -> None:
     """Draw the behaviour of policies over their runs.
 
     The panels are: the return of each group of runs with its 95 % interval; the learning
-    rate, and each component of the action, over the progress of a run, with median and
-    quantiles over runs; the shares of the update rules, if the action chooses one; and the
+    rate, and each component of the action, over the control steps, with median and quantiles
+    over runs; the shares of the update rules, if the action chooses one; and the
     time of a control step.
 
     Args:
@@ -181,7 +181,7 @@ def _draw_curve(ax: Axes, recording: Recording, values: np.ndarray, color: str) 
 
 def _label_progress(ax: Axes) -> None:
     ax.set_xlim(0, 1)
-    ax.set_xlabel("progress of the run", fontsize=8)
+    ax.set_xlabel("fraction of the control steps", fontsize=8)
     ax.tick_params(labelsize=8)
     tidy(ax)
 

@@ -62,14 +62,15 @@ def test_an_example_trains_a_policy_that_becomes_an_optimizer(name, tmp_path):
 
 def test_there_is_an_example_of_each_framework():
     assert {path.stem for path in EXAMPLES} == {
-        "plain_loop", "with_accelerate", "with_cleanrl", "with_ddp", "with_fsdp",
+        "plain_loop", "record_policy", "with_accelerate", "with_cleanrl", "with_ddp", "with_fsdp",
         "with_lightning", "with_rllib", "with_torchrl", "with_trainer",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_the_documentation_links_each_example_and_none_shadows_a_package(example):
-    page = (ROOT / "docs" / "frameworks.md").read_text()
+    name = "recording.md" if example.stem == "record_policy" else "frameworks.md"
+    page = (ROOT / "docs" / name).read_text()
     assert f"[`{command(example)}`](../examples/{example.name})" in page
     spec = importlib.util.find_spec(example.stem)
     assert spec is None or Path(spec.origin) == example
