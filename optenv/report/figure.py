@@ -34,8 +34,8 @@ def draw(recordings: Sequence[Recording], path: str | os.PathLike[str]) -> None:
     """Draw the behaviour of policies over their runs.
 
     The panels are: the return of each group of runs with its 95 % interval; the learning
-    rate, and each component of the action, over the control steps, with median and quantiles
-    over runs; the shares of the update rules, if the action chooses one; and the
+    rate, and each component of the action, over the control steps, with median and
+    quantiles over runs; the shares of the update rules, if the action chooses one; and the
     time of a control step.
 
     Args:

@@ -13,6 +13,8 @@ from optenv.report.__main__ import main
 from optenv.report.figure import draw
 from optenv.report.runs import QUANTILES, load, over_progress, shares
 from optenv.report.tables import markdown
+from tests.helpers.example_process import output
+from tests.helpers.paths import ROOT
 
 SMALL = {"tasks": ["logistic", "quadratic"], "horizon": 4, "updates_per_step": 2}
 
@@ -104,3 +106,14 @@ def test_the_command_writes_a_picture_and_a_table(tmp_path, capsys, monkeypatch)
     assert "missing.parquet" in capsys.readouterr().err
     with pytest.raises(ValueError, match="no recordings to draw"):
         draw([], tmp_path / "none.png")
+
+
+@pytest.mark.slow
+def test_the_example_shows_that_the_policy_beats_its_base_rate(tmp_path):
+    printed = output(ROOT / "examples" / "record_policy.py", tmp_path)
+    found = [load(tmp_path / f"{name}.parquet") for name in ("policy", "base")]
+    assert [len(each.returns) for each in found] == [32, 32]
+    policy, base = (np.mean(each.group_means()) for each in found)
+    assert policy > base + 0.5
+    assert "wrote report.png and report.md" in printed
+    assert (tmp_path / "report.png").stat().st_size > 20_000

@@ -19,8 +19,13 @@ from tests.helpers.example_process import (
 #: Examples in which a policy is trained, before it trains a network.
 POLICY_EXAMPLES = ["with_cleanrl", "with_rllib", "with_torchrl"]
 
+#: Examples of recordings, which are about environments alone.
+RECORDING_EXAMPLES = ["record_policy"]
+
 #: Examples in which a policy of the package trains a network.
-NETWORK_EXAMPLES = [path for path in EXAMPLES if path.stem not in POLICY_EXAMPLES]
+NETWORK_EXAMPLES = [
+    path for path in EXAMPLES if path.stem not in POLICY_EXAMPLES + RECORDING_EXAMPLES
+]
 
 #: Optional packages of each example.
 PACKAGES = {
@@ -62,14 +67,15 @@ def test_an_example_trains_a_policy_that_becomes_an_optimizer(name, tmp_path):
 
 def test_there_is_an_example_of_each_framework():
     assert {path.stem for path in EXAMPLES} == {
-        "plain_loop", "record_policy", "with_accelerate", "with_cleanrl", "with_ddp", "with_fsdp",
-        "with_lightning", "with_rllib", "with_torchrl", "with_trainer",
+        "plain_loop", "record_policy", "with_accelerate", "with_cleanrl", "with_ddp",
+        "with_fsdp", "with_lightning", "with_rllib", "with_torchrl", "with_trainer",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_the_documentation_links_each_example_and_none_shadows_a_package(example):
-    name = "recording.md" if example.stem == "record_policy" else "frameworks.md"
+    is_recording = example.stem in RECORDING_EXAMPLES
+    name = "recording.md" if is_recording else "frameworks.md"
     page = (ROOT / "docs" / name).read_text()
     assert f"[`{command(example)}`](../examples/{example.name})" in page
     spec = importlib.util.find_spec(example.stem)
