@@ -54,10 +54,7 @@ def observation_names(described: Mapping[str, Any], size: int) -> list[str]:
 
     Args:
         described: ``describe()`` of the environment.
-        size: number of entries.
-
-    Raises:
-        ValueError: an observation of the environment has another number of entries.
+        size: number of entries; those without a name of their own are numbered.
     """
     action = make(described["action"])
     registered = [name for name in described["features"] if name not in FEATURES]
@@ -65,12 +62,7 @@ def observation_names(described: Mapping[str, Any], size: int) -> list[str]:
     if "runs" in described:
         names += [f"previous_action.{name}" for name in _numbered(action.outputs)]
         names += ["previous_reward", "new_run"]
-    if len(names) != size:
-        raise ValueError(
-            f"the environment observes {len(names)} entries, and the recorder sees {size}; "
-            "put it around the environment, and other wrappers around the recorder"
-        )
-    return names
+    return [*names, *(f"entry_{i}" for i in range(len(names), size))][:size]
 
 
 def _observed(action: Action) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
@@ -315,25 +316,35 @@ def _tape(
     is_batch = isinstance(env, VectorEnv)
     observed = env.single_observation_space if is_batch else env.observation_space
     acted = env.single_action_space if is_batch else env.action_space
-    observations, actions = names_of(described, observed, acted)
-    if is_batch and isinstance(env.unwrapped, LearningRateVectorEnv):
-        if env.num_envs != env.unwrapped.num_envs:
+    base = env.unwrapped
+    for what in ("observation_space", "action_space"):  # of whole batches
+        bare, seen = getattr(base, what).shape, getattr(env, what).shape
+        if bare != seen:
             raise ValueError(
-                f"the batch has {env.unwrapped.num_envs} runs, and the recorder sees "
-                f"{env.num_envs} sub-environments; put it around the batch, and other "
-                "wrappers around the recorder"
+                f"the {what} of the environment has shape {bare}, and the recorder sees "
+                f"{seen}; put it around the environment, and other wrappers around the "
+                "recorder"
             )
-    from .. import __version__
-
-    metadata = {
-        "optenv": __version__,
+    observations, actions = names_of(described, observed, acted)
+    metadata_of_file = {
+        "optenv": _version(),
         "label": label or Path(path).stem,
         "id": None if env.spec is None else env.spec.id,
         "arguments": _arguments(env.spec),
         "description": described,
         "dtype": str(observed.dtype),
     }
-    return Tape(ParquetFile(path, metadata, overwrite), num_envs, observations, actions)
+    return Tape(
+        ParquetFile(path, metadata_of_file, overwrite), num_envs, observations, actions
+    )
+
+
+def _version() -> str | None:
+    """Return the version of the package, None if it is not installed."""
+    try:
+        return metadata.version("optenv")
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _arguments(spec: Any) -> dict[str, Any] | None:

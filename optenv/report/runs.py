@@ -135,11 +135,12 @@ def load(path: str | os.PathLike[str], by: str = "instance") -> Recording:
     }
     rules = None
     if isinstance(action, actions.Discrete):
-        index = torch.from_numpy(acted["index"].astype(np.int64))
-        shift = action.shift(index).numpy()
+        index = acted["index"].astype(np.int64)
         if action.chooses_rule:
-            rules = index.numpy() // len(action.multipliers)
-        acted = {"change of log learning rate": shift}
+            rules = index // len(action.multipliers)
+        shifts = action.shift(torch.arange(action.outputs)).numpy()
+        if shifts.any():
+            acted = {"change of log learning rate": shifts[index]}
     return Recording(
         label=described["label"],
         group=labels[whole],

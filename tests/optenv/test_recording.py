@@ -155,6 +155,7 @@ def test_every_environment_has_names_for_all_columns():
         width = batch.single_observation_space.shape[0]
         names = observation_names(batch.describe(), width)
         assert len(set(names)) == width, env_id
+        assert not [name for name in names if name.startswith("entry_")], env_id
 
 
 # Files
