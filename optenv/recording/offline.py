@@ -133,7 +133,7 @@ def to_minari(
         from minari.data_collector import EpisodeBuffer
     except ImportError as error:
         raise ImportError(
-            "offline data sets need Minari; pip install 'optenv[record]' installs it"
+            "offline data sets need Minari: pip install 'optenv[record]'"
         ) from error
     # 1. Check that the recordings go together.
     files = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)

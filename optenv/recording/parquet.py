@@ -38,7 +38,7 @@ def arrow() -> tuple[ModuleType, ModuleType]:
         import pyarrow.parquet
     except ImportError as error:
         raise ImportError(
-            "recordings need pyarrow; pip install 'optenv[record]' installs it"
+            "recordings need pyarrow: pip install 'optenv[record]'"
         ) from error
     return pyarrow, pyarrow.parquet
 

@@ -56,7 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         picture, table = (out.with_name(out.name + end) for end in (".png", ".md"))
         draw(recordings, picture)
         write_text(table, text)
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except ImportError as error:
+        print(f"error: {error}; pip install 'optenv[record]'", file=sys.stderr)
+        return 2
+    except (ValueError, TypeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(text)
