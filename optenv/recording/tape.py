@@ -84,7 +84,7 @@ class Tape:
         self._resets[chosen] += 1
         for i in np.flatnonzero(chosen).tolist():
             seed = None if seeds is None else seeds[i]
-            if seed is not None:
+            if seed is not None and seed < 2**63:  # a column has 64 bits and a sign
                 self._seed[i], self._seeded[i], self._resets[i] = seed, True, 0
         for _, valid in self._identity.values():
             valid &= ~chosen

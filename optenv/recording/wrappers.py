@@ -38,7 +38,8 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
     ===========================  =====================================================
     ``env``                      index of the environment in a batch; here 0
     ``episode``                  number of the episode in the file, from 0
-    ``seed``                     seed of the environment's last reset with one
+    ``seed``                     seed of the environment's last reset with one, below
+                                 ``2**63``
     ``resets``                   resets since then: 0 in the episode of that seed
     ``run``                      number of the run in its episode, from 0: trials have
                                  several
