@@ -22,6 +22,7 @@ from .instances import Instance
 from .modifiers import MODIFIERS, Modifiers
 from .ranges import log_uniform
 from .rules import switching
+from .schedules import SCHEDULES
 from .settings import DTYPES, Settings, Structure
 from .telemetry import Control, History, Losses, log_loss, observe
 
@@ -58,6 +59,8 @@ class ControlState(NamedTuple):
         diverged: whether the run has diverged, ``[B]`` bool.
         role_multipliers: log-multipliers of the roles of parameters, ``[B, R]``, or
             ``[B, 0]`` if the action does not tell them apart.
+        baseline: potential that the baseline of the reward ends at, ``[B]``; 0 if the
+            reward needs none.
     """
 
     run: core.RunState
@@ -72,6 +75,7 @@ class ControlState(NamedTuple):
     potential: Tensor
     diverged: Tensor
     role_multipliers: Tensor
+    baseline: Tensor
 
 
 class StepResult(NamedTuple):
@@ -128,6 +132,7 @@ class Group:
         self.rule = rules.get(settings.rule)
         self.action = actions.make(settings.action)
         self.reward = rewards.get(settings.reward)
+        self.sources = self.reward.sources or rewards.OBJECTIVES[settings.objective]
         self.sampler = tasks.make(settings.tasks)
         self.device = torch.device(settings.device)
         self.dtype = DTYPES[settings.dtype][0]
@@ -371,7 +376,40 @@ class Group:
             role_multipliers=torch.full_like(
                 like.unsqueeze(1).expand(-1, len(self.action.roles)), self.action.start
             ),
+            baseline=self._baseline(data, params, loss),
         )
+
+    def _baseline(self, data: tasks.Data, params: Tensor, initial_loss: Tensor) -> Tensor:
+        """Compute the potential ``[n]`` that the baseline of the reward ends at.
+
+        It is a run of :data:`optenv.rewards.BASELINE` on the same data, from the same
+        parameters, with the batches in the same order.
+        """
+        if not self.reward.needs_baseline:
+            return torch.zeros_like(initial_loss[:, 0])
+        rule, rate, schedule = rewards.BASELINE
+        factors = [
+            SCHEDULES[schedule](update / self.total_updates)
+            for update in range(self.total_updates)
+        ]
+        lr = torch.tensor(factors, dtype=self.dtype, device=self.device) * rate
+        run = core.start(self.task, rules.get(rule), data, params)
+        run = core.advance(
+            self.task, rules.get(rule), data, run, lr[:, None].expand(-1, len(params))
+        )
+        return self.reward.evaluate(self._reward_losses(data, run), initial_loss)[0]
+
+    def _cost(self, decision: actions.Decision) -> Tensor:
+        """Compute the cost ``[B]`` of an update, relative to one of SGD, if it is needed."""
+        if not self.reward.needs_cost:
+            return torch.ones_like(decision.log_multiplier)
+        size, work = self.task.num_params, self.task.work
+        if decision.rule is None:
+            cost = rules.relative_cost(self.rule.name, size, work)
+            return torch.full_like(decision.log_multiplier, cost)
+        costs = [rules.relative_cost(name, size, work) for name in switching.NAMES]
+        table = torch.tensor(costs, dtype=self.dtype, device=self.device)
+        return table[decision.rule]
 
     def step(
         self,
@@ -422,13 +460,21 @@ class Group:
         )
         if decision.role_multipliers is not None:
             state = state._replace(role_multipliers=decision.role_multipliers)
-        reward = before.potential - state.potential
         observation, state = self._observe(state)
-        # 3. The end of the run.
+        # 3. The end of the run, and the reward.
         at_end = torch.from_numpy(self.steps >= self.num_steps).to(self.device)
         terminated = at_end
         if self.settings.on_divergence == "end":
             terminated = at_end | diverged
+        reward = self.reward.earn(
+            rewards.Step(
+                before.potential,
+                state.potential,
+                terminated,
+                self._cost(decision),
+                before.baseline,
+            )
+        )
         if active is not None:
             state = core.where(torch.from_numpy(active).to(self.device), state, before)
         self.state = state
@@ -527,7 +573,7 @@ class Group:
                 source=source,
                 differentiable=differentiable,
             )
-            for source in self.reward.sources
+            for source in self.sources
         ]
         return torch.stack(losses, dim=-1)
 

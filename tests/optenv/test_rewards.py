@@ -71,7 +71,7 @@ def test_returns_order_learning_rates_exactly_as_final_losses_do(
     for base_lr in np.logspace(-5, 3, 10):
         constant = [np.zeros((RUNS, 1))] * HORIZON
         total, highest, env = run(
-            constant, tasks=task, rule=rule, base_lr=base_lr, reward=source
+            constant, tasks=task, rule=rule, base_lr=base_lr, objective=source
         )
         state = env.groups[0][1].state
         loss = reward_loss(env, source, state.run.params).numpy()
@@ -95,7 +95,13 @@ def test_a_return_is_the_log_progress_of_the_whole_run(
     task: tasks.Task, source: str
 ) -> None:
     env = gym.make_vec(
-        ID, RUNS, tasks=task, horizon=HORIZON, reward=source, dtype="float64", base_lr=1e-2
+        ID,
+        RUNS,
+        tasks=task,
+        horizon=HORIZON,
+        objective=source,
+        dtype="float64",
+        base_lr=1e-2,
     )
     env.reset(seed=0)
     state = env.groups[0][1].state
@@ -115,7 +121,7 @@ def test_a_return_is_the_log_progress_of_the_whole_run(
 def test_train_and_validation_rewards_differ() -> None:
     constant = [np.zeros((RUNS, 1))] * HORIZON
     train, validation = (
-        run(constant, tasks=MLP, base_lr=1e-2, reward=source)[0]
+        run(constant, tasks=MLP, base_lr=1e-2, objective=source)[0]
         for source in ("train", "validation")
     )
     assert (train != validation).all()
@@ -124,15 +130,15 @@ def test_train_and_validation_rewards_differ() -> None:
 def test_both_sources_together_reward_the_mean_of_their_progress() -> None:
     constant = [np.zeros((RUNS, 1))] * HORIZON
     train, validation, both = (
-        run(constant, tasks=MLP, base_lr=1e-2, reward=source)[0]
-        for source in rewards.REWARDS
+        run(constant, tasks=MLP, base_lr=1e-2, objective=source)[0]
+        for source in rewards.OBJECTIVES
     )
     np.testing.assert_allclose(both, (train + validation) / 2, rtol=1e-8)
 
 
 def test_a_run_is_diverged_if_one_of_its_losses_is() -> None:
     loss = torch.tensor([[1.0, 1.0], [1.0, 30.0], [math.nan, 1.0]])
-    phi, diverged = rewards.REWARDS["both"].evaluate(loss, torch.ones(3, 2))
+    phi, diverged = rewards.REWARDS["log_loss"].evaluate(loss, torch.ones(3, 2))
     assert diverged.tolist() == [False, True, True]
     assert (phi > rewards.MAX_POTENTIAL).tolist() == [False, True, True]
 
@@ -204,7 +210,7 @@ def test_the_potential_grows_with_losses_of_either_sign() -> None:
 def test_a_loss_at_or_below_zero_is_not_diverged_unless_it_rises_far() -> None:
     initial = torch.tensor([0.0, 0.0, 0.0, -0.01, -5.0, -5.0, 1.0, 1.0, math.nan])
     loss = torch.tensor([0.0, 2.0, 50.0, 0.5, -80.0, 60.0, -9.0, -math.inf, 1.0])
-    _, diverged = rewards.REWARDS["train"].evaluate(loss[:, None], initial[:, None])
+    _, diverged = rewards.REWARDS["log_loss"].evaluate(loss[:, None], initial[:, None])
     assert diverged.tolist() == [False, False, True, False, False, True, False, True, True]
 
 
