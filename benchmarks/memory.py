@@ -31,6 +31,7 @@ from agents import LearnedOptimizer, Policy, load_policy
 from agents.evaluation.stats.intervals import interval
 from agents.evaluation.tasks.problem import HeldoutTask
 from agents.evaluation.tasks.suites import SUITES
+from agents.optim.roles import groups_for
 from agents.utils.progress import progress_bar
 from optenv import rewards
 
@@ -58,10 +59,11 @@ def train(
     """
     problem, total = task.build(seed), task.updates
     module = problem.module
+    params = groups_for(module, 0.0) if policy.action.roles else module.parameters()
     if optimizer is None:
-        optimizer = LearnedOptimizer(module.parameters(), policy, lr=lr, total_steps=total)
+        optimizer = LearnedOptimizer(params, policy, lr=lr, total_steps=total)
     else:
-        optimizer.new_run(module.parameters())
+        optimizer.new_run(params)
     first = problem.validation_loss(module)
     for t in range(total):
         optimizer.zero_grad()

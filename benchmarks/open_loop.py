@@ -18,7 +18,7 @@ from gymnasium.vector import AutoresetMode
 from agents.evaluation.arms.controls import untrained
 from agents.policy.module import Policy
 from agents.rl.factory import IDS
-from optenv import actions, settings
+from optenv import actions, rules, settings
 
 __all__ = [
     "Runs",
@@ -60,9 +60,12 @@ class Runs(NamedTuple):
     @property
     def action(self) -> actions.Action:
         """Action encoding of the environment."""
+        default = IDS[self.env_id]
         given = self.arguments.get("action", {})
-        kind = {"kind": IDS[self.env_id]["action"]}
-        return actions.make({**kind, **given} if isinstance(given, dict) else given)
+        if isinstance(given, dict):
+            given = {"kind": default["action"], **given}
+        rule = {"rule": settings.Settings.rule, **default, **self.arguments}["rule"]
+        return actions.make(given).for_rule(rules.get(rule))
 
     def returns(self, act: Actor) -> tuple[np.ndarray, np.ndarray]:
         """Return the mean returns of structures ``[G]`` and all actions ``[T, N, ...]``."""
@@ -98,7 +101,7 @@ def check(runs: Runs, policy: Policy) -> None:
 
     Raises:
         ValueError: it has a memory, another action encoding, control steps at other times,
-            or another update rule.
+            or another update rule; or its actions set more than a learning rate and a rule.
     """
     if policy.memory:
         raise ValueError(
@@ -108,6 +111,11 @@ def check(runs: Runs, policy: Policy) -> None:
     if policy.action != runs.action:
         raise ValueError(
             f"the policy's action is {policy.action}, that of the runs {runs.action}"
+        )
+    if policy.action.sets or policy.action.roles or policy.action.per_tensor:
+        raise ValueError(
+            "open-loop arms set one learning rate, and perhaps the rule; the action of the "
+            f"policy is {policy.action.kind!r}"
         )
     described = settings.make({**runs.arguments, "action": runs.action}).describe()
     for name in ("horizon", "spacing", "rule", "anytime"):

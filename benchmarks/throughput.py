@@ -82,7 +82,8 @@ def bare_updates(env: optenv.LearningRateVectorEnv, updates: int) -> int:
         inputs, targets = data.batch(examples)
         numbers = torch.full_like(data.order, step)
         noise = data.noise(numbers, task.batch_size, task.noise).to(inputs.device)
-        batch = Batch(inputs, targets, noise.float())
+        keys = data.keys(numbers) if task.draws else None
+        batch = Batch(inputs, targets, noise.float(), keys)
         losses, buffers = task.training_loss(tuple(params), batch, buffers)
         buffers = buffers.detach()
         grads = torch.autograd.grad(losses.sum(), params)

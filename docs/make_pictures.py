@@ -21,14 +21,16 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-import optenv  # noqa: F401  registers the environments
+import optenv
 from agents import load_policy
 from optenv import rules
-from optenv.actions import Hyperparameters, RoleMultipliers
+from optenv.actions import Hyperparameters, LayerwiseMultipliers, RoleMultipliers
 from optenv.roles import ROLES
 from optenv.rules import switching
 
@@ -59,6 +61,17 @@ SCRIPT = ("sgd", "adam", "lion", "orthogonal-adam")
 ROLE_COLORS: dict[str | None, str] = {
     "matrices": "tab:orange", "output": "tab:green", "vectors": "tab:purple",
 }  # fmt: skip
+
+#: Tensors of the perceptron in the picture of LayerwiseLearningRate-v0: weight and bias of
+#: each layer, and their colours, from the inputs on.
+TENSORS = 8
+TENSOR_COLORS: dict[str | None, str] = {
+    f"{kind} of layer {layer}": str(to_hex(colormaps["viridis"](0.3 * (layer - 1) + shade)))
+    for layer in range(1, TENSORS // 2 + 1)
+    for kind, shade in (("weight", 0.0), ("bias", 0.08))
+}
+
+COLORS = {**ROLE_COLORS, **TENSOR_COLORS}
 
 
 def overview(path: Path) -> None:
@@ -171,6 +184,19 @@ def by_roles() -> tuple[dict[str, Any], Act]:
     return {"horizon": 40}, act
 
 
+def by_tensors() -> tuple[dict[str, Any], Act]:
+    """Return the script for tensors: those near the inputs cool down first."""
+    kind = {"kind": "layerwise", "tensors": TENSORS}
+    ends = np.linspace(0.2, 0.9, TENSORS)
+
+    def act(observation: np.ndarray, step: int) -> Any:
+        done = step / 39
+        moves = np.where(done < 0.1, 0.4, np.where(done < ends, 0.0, -0.2))
+        return moves.astype(np.float32)
+
+    return {"horizon": 40, "action": kind}, act
+
+
 #: By picture: who acts in the caption, arguments and actions, and further arguments.
 EPISODES: dict[str, tuple[str, Agent, dict[str, Any]]] = {
     "LearningRate": ("policy adam", lambda: by_policy("adam"), {"tasks": "digits"}),
@@ -194,6 +220,10 @@ EPISODES: dict[str, tuple[str, Agent, dict[str, Any]]] = {
     "RoleLearningRate": ("a script", by_roles, {"tasks": "digits"}),
     "RoleLearningRateTrial": (
         "two runs by a script", by_roles, {"tasks": "digits", "runs": 2},
+    ),
+    "LayerwiseLearningRate": (
+        "a script", by_tensors,
+        {"tasks": optenv.tasks.MLP(depth=TENSORS // 2 - 1, width=32)},
     ),
 }  # fmt: skip
 
@@ -227,7 +257,7 @@ def draw(name: str, path: Path) -> None:
         above.plot(numbers[part], [steps[i]["loss"] for i in part], color="tab:blue")
         actions = np.array([steps[i]["action"] for i in part])
         for label, rates in _rates(name, [steps[i]["lr"] for i in part], actions).items():
-            color = ROLE_COLORS.get(label, "tab:orange")
+            color = COLORS.get(label, "tab:orange")
             label = None if run else label  # once in the legend
             below.step(numbers[part], rates, where="mid", color=color, label=label)
         for axes in third:
@@ -244,8 +274,9 @@ def draw(name: str, path: Path) -> None:
         axes.grid(alpha=0.3)
     (*_, lowest) = (below, *third)
     lowest.set_xlabel("control step")
-    if name.startswith("RoleLearningRate"):
-        below.legend(fontsize="small", ncols=len(ROLE_COLORS), loc="lower left")
+    if name.startswith(("RoleLearningRate", "LayerwiseLearningRate")):
+        columns = len(ROLE_COLORS) if name.startswith("Role") else 2
+        below.legend(fontsize="small", ncols=columns, loc="lower left")
     figure.suptitle(f"optenv/{name}-v0: {EPISODES[name][0]}", fontsize="medium")
     figure.savefig(path, dpi=90)
 
@@ -253,22 +284,26 @@ def draw(name: str, path: Path) -> None:
 def _rates(
     name: str, rates: list[float], actions: np.ndarray
 ) -> dict[str | None, np.ndarray]:
-    """Return the learning rates of a run: one, or one for each role that it has.
+    """Return the learning rates of a run: one, or one for each role or tensor that it has.
 
-    The log-multiplier of a role is the sum of its actions so far, times the step; they are
+    The log-multiplier of a part is the sum of its actions so far, times the step; they are
     far from their bound.
     """
-    if not name.startswith("RoleLearningRate"):
+    of_tensors = name.startswith("LayerwiseLearningRate")
+    if not of_tensors and not name.startswith("RoleLearningRate"):
         return {None: np.array(rates)}
-    s = RoleMultipliers().step * actions.cumsum(0)
-    of_roles = np.array(rates)[:, None] * np.exp(s - s.mean(1, keepdims=True))
-    return {role: of_roles[:, ROLES.index(role)] for role in ROLE_COLORS}
+    step = (LayerwiseMultipliers if of_tensors else RoleMultipliers)().step
+    s = step * actions.cumsum(0)
+    of_parts = np.array(rates)[:, None] * np.exp(s - s.mean(1, keepdims=True))
+    if of_tensors:
+        return dict(zip(TENSOR_COLORS, of_parts.T, strict=True))
+    return {role: of_parts[:, ROLES.index(role)] for role in ROLE_COLORS}
 
 
 def _draw_settings(
     axes: Axes, numbers: np.ndarray, actions: np.ndarray, labelled: bool
 ) -> None:
-    """Draw what the actions set beside the learning rate, within [-1, 1]."""
+    """Draw what the actions set besides the learning rate, within [-1, 1]."""
     names = Hyperparameters().for_rule(rules.get("adam")).names or ()
     for column, label in enumerate(names):
         if label != "learning_rate":

@@ -16,7 +16,7 @@ by the functions ``register`` of :mod:`~optenv.tasks`, :mod:`~optenv.rules`,
 
 from . import actions, instances, registration, rewards, rules, tasks, telemetry
 from .env import LearningRateEnv
-from .instances import Instance, InstanceSet
+from .per_tensor import PerTensor
 from .registration import ENVIRONMENTS, TRIALS, register_all
 from .tasks import from_module
 from .trials import TrialEnv, TrialVectorEnv
@@ -27,10 +27,9 @@ __version__ = "0.2.0"
 __all__ = [
     "ENVIRONMENTS",
     "TRIALS",
-    "Instance",
-    "InstanceSet",
     "LearningRateEnv",
     "LearningRateVectorEnv",
+    "PerTensor",
     "TrialEnv",
     "TrialVectorEnv",
     "actions",

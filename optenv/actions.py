@@ -23,11 +23,12 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
-from .checks import check_new_name, is_number
+from .checks import check_new_name, is_number, positive_int
 from .modifiers import MODIFIERS
 from .roles import ROLES
 from .rules import Rule, switching
 from .schedules import SCHEDULES
+from .tensors import TENSOR_FEATURES
 
 __all__ = [
     "ACTIONS",
@@ -40,6 +41,7 @@ __all__ = [
     "Decision",
     "Discrete",
     "Hyperparameters",
+    "LayerwiseMultipliers",
     "RoleMultipliers",
     "RuleChoice",
     "check_rule",
@@ -59,15 +61,32 @@ class Decision(NamedTuple):
             :data:`optenv.rules.switching.NAMES`; None if the action does not choose one.
         hyperparameters: values ``[B]`` by name of what the action sets: hyperparameters
             of the rule, and :data:`optenv.modifiers.MODIFIERS`.
-        role_multipliers: log-multipliers ``[B, R]`` of the parameters' roles, whose mean is
-            ``log_multiplier``; None if the action does not tell roles apart.
+        part_multipliers: log-multipliers ``[B, K]`` of parts of the parameters (roles, or
+            single tensors), whose mean is ``log_multiplier``; None if the action does not
+            tell parts apart.
+        part_shifts: requested changes ``[B, K]`` of these, before they are clipped.
     """
 
     log_multiplier: Tensor
     shift: Tensor
     rule: Tensor | None
     hyperparameters: dict[str, Tensor]
-    role_multipliers: Tensor | None = None
+    part_multipliers: Tensor | None = None
+    part_shifts: Tensor | None = None
+
+    def limited(self, highest: float | Tensor) -> Decision:
+        """Return the decision with no log-multiplier above ``highest``.
+
+        Args:
+            highest: one limit, or those of the parts ``[K]``.
+        """
+        limit = torch.as_tensor(highest, dtype=self.log_multiplier.dtype, device="cpu")
+        limit = limit.to(self.log_multiplier.device)
+        parts = self.part_multipliers
+        if parts is None:
+            return self._replace(log_multiplier=self.log_multiplier.minimum(limit))
+        parts = parts.minimum(limit)
+        return self._replace(log_multiplier=parts.mean(1), part_multipliers=parts)
 
 
 @dataclass(frozen=True)
@@ -87,6 +106,8 @@ class Action:
         sets: names of what the action sets, hyperparameters of the rule or
             :data:`optenv.modifiers.MODIFIERS`, see :meth:`hyperparameters`.
         roles: names of the roles of parameters that the action tells apart.
+        per_tensor: whether it has a number for each parameter tensor of a run, see
+            :class:`LayerwiseMultipliers`.
     """
 
     bound: float = 6.0
@@ -96,6 +117,7 @@ class Action:
     chooses_rule: ClassVar[bool] = False
     sets: ClassVar[tuple[str, ...]] = ()
     roles: ClassVar[tuple[str, ...]] = ()
+    per_tensor: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self._as_floats("bound", "start")
@@ -117,6 +139,11 @@ class Action:
                 raise TypeError(f"{name} must be a number, got {value!r}")
             object.__setattr__(self, name, float(value))
 
+    @property
+    def sets_one_rate(self) -> bool:
+        """True if the action sets one learning rate, and nothing else."""
+        return not (self.chooses_rule or self.sets or self.roles or self.per_tensor)
+
     def for_rule(self, rule: Rule) -> Action:
         """Return the action with the fields filled in that it leaves to the update rule.
 
@@ -133,6 +160,13 @@ class Action:
             dtype: of a continuous space.
         """
         raise NotImplementedError
+
+    def policy_space(self, dtype: type[np.floating] = np.float32) -> spaces.Space[Any]:
+        """Return the space of what a policy decides at once.
+
+        That is :meth:`space`, or an action on a single tensor.
+        """
+        return self.space(dtype)
 
     @property
     def outputs(self) -> int:
@@ -152,6 +186,14 @@ class Action:
         """Width of :meth:`show`."""
         return 0
 
+    @property
+    def slots(self) -> int:
+        """Number of times that this width stands in an environment's observation.
+
+        It is 1, or for actions on single tensors the largest number of these.
+        """
+        return 1
+
     def show(self, action: Tensor) -> Tensor:
         """Return what every environment observes of the last action, ``[B, observed]``.
 
@@ -169,14 +211,14 @@ class Action:
     # Interface to environments and optimizers
 
     def decode(
-        self, action: Tensor, log_multiplier: Tensor, role_multipliers: Tensor | None = None
+        self, action: Tensor, log_multiplier: Tensor, part_multipliers: Tensor | None = None
     ) -> Decision:
         """Decode a batch of actions.
 
         Args:
             action: ``[B, ...]``.
             log_multiplier: ``[B]`` before the action.
-            role_multipliers: ``[B, R]`` before the action, if it tells roles apart.
+            part_multipliers: ``[B, K]`` before the action, if it tells parts apart.
         """
         shift = self.shift(action).to(log_multiplier.dtype)
         hyperparameters = self.hyperparameters(action)
@@ -529,8 +571,8 @@ class RoleMultipliers(Action):
         return action.reshape(len(action), self.outputs)
 
     def observe(self, action: Tensor, decision: Decision) -> Tensor:
-        assert decision.role_multipliers is not None
-        return (decision.role_multipliers - decision.log_multiplier.unsqueeze(1)) / 3.0
+        assert decision.part_multipliers is not None
+        return (decision.part_multipliers - decision.log_multiplier.unsqueeze(1)) / 3.0
 
     def shift(self, action: Tensor) -> Tensor:
         return self._shifts(action).mean(1)
@@ -539,16 +581,95 @@ class RoleMultipliers(Action):
         return self.step * self.encode(action).clamp(-1.0, 1.0)
 
     def decode(
-        self, action: Tensor, log_multiplier: Tensor, role_multipliers: Tensor | None = None
+        self, action: Tensor, log_multiplier: Tensor, part_multipliers: Tensor | None = None
     ) -> Decision:
-        if role_multipliers is None:
-            role_multipliers = log_multiplier.unsqueeze(1).expand(-1, self.outputs)
+        if part_multipliers is None:
+            part_multipliers = log_multiplier.unsqueeze(1).expand(-1, self.outputs)
         shifts = self._shifts(action).to(log_multiplier.dtype)
-        moved = self._move(role_multipliers, shifts)
-        return Decision(moved.mean(1), shifts.mean(1), None, {}, moved)
+        moved = self._move(part_multipliers, shifts)
+        return Decision(moved.mean(1), shifts.mean(1), None, {}, moved, shifts)
 
 
-def _check_step(action: Continuous | Hyperparameters | RoleMultipliers) -> None:
+@dataclass(frozen=True)
+class LayerwiseMultipliers(Action):
+    """One number in [-1, 1] for each parameter tensor: ``s_t <- clip(s_t + step * a_t)``.
+
+    The learning rate of tensor ``t`` is the base rate times the schedule times
+    ``exp(s_t)``. The mean over all tensors is the log-multiplier that the features of the
+    run describe. A policy decides on one tensor at a time, from an observation of the run
+    and of that tensor (:mod:`optenv.tensors`): so it acts on any number of tensors, in any
+    order.
+
+    Attributes:
+        bound, start, schedule: see :class:`Action`.
+        step: largest change of each ``s_t`` per control step, in nats.
+        tensors: entries of an environment's action, the largest number of parameter
+            tensors of a model. If a model has fewer, the last entries have no effect.
+            Optimizers have no such limit.
+    """
+
+    step: float = 0.9
+    tensors: int = 64
+    kind: ClassVar[str] = "layerwise"
+    per_tensor: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_step(self)
+        object.__setattr__(self, "tensors", positive_int("tensors", self.tensors))
+
+    def space(self, dtype: type[np.floating] = np.float32) -> spaces.Box:
+        return spaces.Box(-1.0, 1.0, (self.tensors,), dtype)
+
+    def policy_space(self, dtype: type[np.floating] = np.float32) -> spaces.Box:
+        return spaces.Box(-1.0, 1.0, (1,), dtype)
+
+    @property
+    def outputs(self) -> int:
+        return 1
+
+    @property
+    def observed(self) -> int:
+        """Number of features of each tensor, which stand in the place of :meth:`show`."""
+        return len(TENSOR_FEATURES)
+
+    @property
+    def slots(self) -> int:
+        return self.tensors
+
+    def encode(self, action: Tensor) -> Tensor:
+        """Return the actions on single tensors ``[B]`` as ``[B, 1]``."""
+        return action.reshape(len(action), 1)
+
+    def shift(self, action: Tensor) -> Tensor:
+        """Return the mean change ``[B]`` that actions ``[B, T]`` request, in nats."""
+        return self._shifts(action).mean(1)
+
+    def _shifts(self, action: Tensor) -> Tensor:
+        return self.step * action.clamp(-1.0, 1.0)
+
+    def decode(
+        self, action: Tensor, log_multiplier: Tensor, part_multipliers: Tensor | None = None
+    ) -> Decision:
+        """Decode a batch of actions; see :meth:`Action.decode`.
+
+        Args:
+            action: ``[B, K]``, of which the first ``T`` count.
+            log_multiplier: ``[B]`` before the action.
+            part_multipliers: ``[B, T]`` before the action; by default ``T`` is ``K``, and
+                all are ``log_multiplier``.
+        """
+        if part_multipliers is None:
+            part_multipliers = log_multiplier.unsqueeze(1).expand(-1, action.shape[1])
+        shifts = self._shifts(action[:, : part_multipliers.shape[1]])
+        shifts = shifts.to(log_multiplier.dtype)
+        moved = self._move(part_multipliers, shifts)
+        return Decision(moved.mean(1), shifts.mean(1), None, {}, moved, shifts)
+
+
+def _check_step(
+    action: Continuous | Hyperparameters | RoleMultipliers | LayerwiseMultipliers,
+) -> None:
     """Convert ``step`` to a float, and refuse one that is not positive and finite."""
     action._as_floats("step")
     if not 0 < action.step < math.inf:
@@ -558,8 +679,11 @@ def _check_step(action: Continuous | Hyperparameters | RoleMultipliers) -> None:
 #: Kinds of actions of the package, by name.
 ACTIONS: dict[str, type[Action]] = {
     cls.kind: cls
-    for cls in (Continuous, Discrete, RuleChoice, Hyperparameters, RoleMultipliers)
-}
+    for cls in (
+        Continuous, Discrete, RuleChoice, Hyperparameters, RoleMultipliers,
+        LayerwiseMultipliers,
+    )
+}  # fmt: skip
 
 #: Kinds of actions registered from outside the package.
 _REGISTERED: dict[str, type[Action]] = {}

@@ -34,9 +34,14 @@ class Rotation:
     def __init__(self, settings: Settings) -> None:
         self.instances: InstanceSet = settings.instances
         self.cycles = settings.instance_order == "cycle"
-        self._label = _labels([settings.structure_of(each) for each in self.instances])
+        labels = _labels([settings.structure_of(each) for each in self.instances])
+        members: dict[int, list[int]] = {}
+        for place, label in enumerate(labels):
+            members.setdefault(label, []).append(place)
+        #: Places of the instances that have the structure of each instance.
+        self._alike = [members[label] for label in labels]
         self._places = {each.name: i for i, each in enumerate(self.instances)}
-        self.num_structures = len(set(self._label))
+        self.num_structures = len(members)
         self._next = 0
 
     def start(self, seed: int) -> None:
@@ -52,7 +57,7 @@ class Rotation:
         """
         total = len(self.instances)
         first = self._next if self.cycles else int(rng.integers(total))
-        alike = self._alike(first)
+        alike = self._alike[first]
         if not self.cycles:
             others = rng.integers(len(alike), size=count - 1)
             return [self.instances[i] for i in (first, *(alike[j] for j in others))]
@@ -78,18 +83,13 @@ class Rotation:
         place = None if last is None else self._places.get(last.name)
         if place is None or self.instances[place] != last:
             return last  # it was given by an option
-        alike = self._alike(place)
+        alike = self._alike[place]
         if len(alike) == 1:
             return last
         if not self.cycles:
             return self.instances[alike[int(rng.integers(len(alike)))]]
         after = (alike.index(place) + group.size) % len(alike)
         return self.instances[alike[after]]
-
-    def _alike(self, place: int) -> list[int]:
-        """Return the places of the instances that have the structure of one of them."""
-        label = self._label[place]
-        return [i for i, other in enumerate(self._label) if other == label]
 
 
 def read(option: Any, mask: np.ndarray, settings: Settings) -> list[Instance | None]:

@@ -8,6 +8,7 @@ the run's data and its ``order`` key.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -18,6 +19,7 @@ from .modifiers import UNMODIFIED, Modifiers, average_weight, clip
 from .rules import Rule, RuleState
 from .tasks.base import Batch, Data, Task
 from .telemetry import Losses, Probe, first_probe, probe
+from .tensors import inner_products
 
 T = TypeVar("T")
 
@@ -33,7 +35,8 @@ class RunState(NamedTuple):
         updates: number of updates done, ``[B]`` int64.
         losses: statistics of the training losses since :func:`advance` was last called.
         latest: last training loss, ``[B]``.
-        probe: inner products around the last update.
+        probe: inner products around the last update, ``[B]``; or ``[B, T]``, those of each
+            of ``T`` parameter tensors.
         buffers: running statistics of the task, ``[B, S]``.
         mean_square: running mean of the squared norms of the gradients, ``[B]``; 0 unless
             they are clipped.
@@ -64,6 +67,7 @@ def start(
     params: Tensor,
     *,
     averaged: bool = False,
+    by_tensor: bool = False,
     differentiable: bool = False,
 ) -> RunState:
     """Make the state of runs before their first update.
@@ -74,6 +78,7 @@ def start(
         data: examples of the runs.
         params: initial parameters, ``[B, P]``.
         averaged: whether to average the parameters.
+        by_tensor: whether to probe each parameter tensor by itself.
         differentiable: keep the graph (relevant where ``params`` requires grad).
     """
     rule = rule.bind(task.shapes)
@@ -91,7 +96,7 @@ def start(
             updates=updates,
             losses=Losses.empty(torch.zeros_like(loss)).record(loss),
             latest=loss,
-            probe=first_probe(torch.linalg.vecdot, grad, params),
+            probe=_probe(first_probe, task, by_tensor, grad, params),
             buffers=buffers,
             mean_square=torch.zeros_like(loss),
             average=params if averaged else params[:, :0],
@@ -107,6 +112,7 @@ def advance(
     modifiers: Modifiers = UNMODIFIED,
     *,
     counts: Tensor | None = None,
+    by_tensor: bool = False,
     differentiable: bool = False,
 ) -> RunState:
     """Make ``U`` updates on every run.
@@ -117,9 +123,10 @@ def advance(
         data: examples of the runs.
         state: state of the runs.
         lr: learning rate of each update and run, ``[U, B]``.
-        modifiers: changes of the updates beside their learning rates.
+        modifiers: changes of the updates besides their learning rates.
         counts: number of updates of each run, ``[B]`` int64, at most ``U``; by default all
             make ``U``. Runs of one group that are out of phase need it.
+        by_tensor: as in :func:`start`.
         differentiable: keep the graph (relevant where ``lr`` or ``state`` require grad).
 
     Returns:
@@ -141,7 +148,8 @@ def advance(
         probed = counts is not None or update == total - 1
         new = _update(
             task, rule, data, state, lr[update], modifiers, rows[:, batch],
-            probed=probed, inplace=inplace, differentiable=differentiable,
+            probed=probed, by_tensor=by_tensor, inplace=inplace,
+            differentiable=differentiable,
         )  # fmt: skip
         state = new if counts is None else where(counts > update, new, state)
     return state
@@ -157,13 +165,15 @@ def _update(
     rows: Tensor,
     *,
     probed: bool,
+    by_tensor: bool,
     inplace: bool,
     differentiable: bool,
 ) -> RunState:
     """Make one update of every run, then take loss and gradient on the next batch.
 
     Args:
-        task, rule, data, state, modifiers, differentiable: see :func:`advance`.
+        task, rule, data, state, modifiers, by_tensor, differentiable: see
+            :func:`advance`.
         lr: learning rate, ``[B]``.
         rows: examples of the next batch, ``[B, n]``.
         probed: whether to measure the probe.
@@ -192,7 +202,9 @@ def _update(
     with torch.set_grad_enabled(differentiable):
         measured = state.probe
         if probed:
-            measured = probe(torch.linalg.vecdot, grad, params, state.grad, params - before)
+            measured = _probe(
+                probe, task, by_tensor, grad, params, state.grad, params - before
+            )
         return RunState(
             params=params,
             grad=grad,
@@ -205,6 +217,16 @@ def _update(
             mean_square=mean_square,
             average=average,
         )
+
+
+def _probe(
+    measure: Callable[..., Probe], task: Task, by_tensor: bool, *operands: Tensor
+) -> Probe:
+    """Measure the probe of operands ``[B, P]``, of all parameters or of each tensor."""
+    if not by_tensor:
+        return measure(torch.linalg.vecdot, *operands)
+    sizes = [math.prod(shape) for shape in task.shapes]
+    return measure(inner_products, *(each.split(sizes, dim=1) for each in operands))
 
 
 def _training_loss_and_grad(
@@ -225,7 +247,8 @@ def _training_loss_and_grad(
         buffers: running statistics before, ``[B, S]``.
     """
     noise = data.noise(updates, rows.shape[1], task.noise).to(params)
-    batch = Batch(*data.batch(rows), noise)
+    keys = data.keys(updates) if task.draws else None
+    batch = Batch(*data.batch(rows), noise, keys)
     after = [buffers]
 
     def loss_of(params: Tensor) -> Tensor:
@@ -316,16 +339,17 @@ def evaluate(
         differentiable: keep the graph.
     """
     runs, count = examples[0].shape[:2]
-    noise = params.new_empty(runs, count, 0)
-    if data is not None and task.noise:
+    noise, keys = params.new_empty(runs, count, 0), None
+    if data is not None and (task.noise or task.draws):
         updates = torch.full_like(data.order, _EVALUATIONS[source])
         noise = data.noise(updates, count, task.noise).to(params)
+        keys = data.keys(updates)
     if buffers is None:
         buffers = task.init_buffers(runs).to(params)
     scale = None if data is None else data.scale
     with torch.set_grad_enabled(differentiable):
         inner = params if scale is None else params * scale
-        batch = Batch(*examples, noise)
+        batch = Batch(*examples, noise, keys)
         loss = task.evaluation_loss(task.unflatten(inner), batch, buffers)
         return _checked(task, loss, params)
 

@@ -53,6 +53,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | `optenv/UpdateRule-v0` | `Discrete(24)` | rule `a // 3` moves the parameters, and the learning rate is multiplied by 0.5, 1 or 2 for `a % 3` = 0, 1 or 2 |
     | `optenv/Hyperparameters-v0` | `Box(-1, 1, (6,))` | learning rate and hyperparameters by name, see below |
     | `optenv/RoleLearningRate-v0` | `Box(-1, 1, (4,))` | each role of parameters has a log-multiplier of its own, which moves by 0.9 times its entry |
+    | `optenv/LayerwiseLearningRate-v0` | `Box(-1, 1, (64,))` | each parameter tensor has a log-multiplier of its own, which moves by 0.9 times its entry |
 
     The rules of `optenv/UpdateRule-v0` are those of `optenv.rules.switching.NAMES`:
 
@@ -95,6 +96,13 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     The features describe the mean of the four log-multipliers, each within ±6. A run without
     parameters of a role ignores its entry.
 
+    An action of `optenv/LayerwiseLearningRate-v0` has an entry for each parameter tensor of
+    the model (each weight, each bias), in the model's order. A model with fewer than 64
+    tensors ignores the last entries; one with more needs
+    `action={"kind": "layerwise", "tensors": 80}`, say, and the space has as many entries. The
+    features describe the mean of the log-multipliers, each within ±6. For a policy that is
+    the same for every tensor, and thus for every model, wrap a batch in `optenv.PerTensor`.
+
     ## Observation Space
     A vector within ±4 of the run's features, all but the learning rate and the length of the
     run free of the scales of loss, gradient and model. `optenv.telemetry.FEATURES` lists
@@ -107,6 +115,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | `optenv/UpdateRule-v0` | `Box(-4, 4, (32,))` | the features, and a 1 at the rule that the last action chose (no 1 before the first action) |
     | `optenv/Hyperparameters-v0` | `Box(-4, 4, (29,))` | the features, and the last action but for its learning rate (0 before the first action) |
     | `optenv/RoleLearningRate-v0` | `Box(-4, 4, (28,))` | the features, and for each role its log-multiplier minus the mean of all, divided by 3 |
+    | `optenv/LayerwiseLearningRate-v0` | `Box(-4, 4, (920,))` | the features, and for each of 64 tensors the 14 of `optenv.tensors.TENSOR_FEATURES` (0 beyond the tensors of the model): by the same formulas, from its own gradient, step, values and log-multiplier |
 
     With the argument `features`, the values of further features follow the others.
 
@@ -133,7 +142,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
 
     | Option | Values |
     |--------|--------|
-    | `instance` | name (`"cnn/train/3"`), number in the set of `instances` (in the standard set of `tasks` without one), or an `optenv.Instance` |
+    | `instance` | name (`"cnn/train/3"`), number in the set of `instances` (in the standard set of `tasks` without one), or an `optenv.instances.Instance` |
 
     ## Episode End
     The episode ends if:

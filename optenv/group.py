@@ -25,6 +25,7 @@ from .rules import switching
 from .schedules import SCHEDULES
 from .settings import DTYPES, Settings, Structure
 from .telemetry import Control, History, Losses, log_loss, observe
+from .tensors import empty_history, observe_tensors, of_run
 
 __all__ = ["IDENTITY", "ControlState", "Group", "StepResult", "estimated_reward"]
 
@@ -57,8 +58,11 @@ class ControlState(NamedTuple):
         loss: losses of the reward now, ``[B, S]``.
         potential: potential whose decrease is the reward, ``[B]``.
         diverged: whether the run has diverged, ``[B]`` bool.
-        role_multipliers: log-multipliers of the roles of parameters, ``[B, R]``, or
-            ``[B, 0]`` if the action does not tell them apart.
+        part_multipliers: log-multipliers of parts of the parameters (roles, or tensors),
+            ``[B, K]``, or ``[B, 0]`` if the action does not tell parts apart.
+        part_shifts: requested changes of these at the last action, ``[B, K]``.
+        tensor_history: summary of the earlier windows of each parameter tensor,
+            ``[B, T, H]``, or ``[B, 0, H]`` if the action is not on tensors.
         baseline: potential that the baseline of the reward ends at, ``[B]``; 0 if the
             reward needs none.
     """
@@ -74,7 +78,9 @@ class ControlState(NamedTuple):
     loss: Tensor
     potential: Tensor
     diverged: Tensor
-    role_multipliers: Tensor
+    part_multipliers: Tensor
+    part_shifts: Tensor
+    tensor_history: Tensor
     baseline: Tensor
 
 
@@ -147,7 +153,7 @@ class Group:
 
     @property
     def structure(self) -> Structure:
-        """What the runs have in common."""
+        """Structure that the runs have in common."""
         return Structure(self._origin, self.total_updates, self._scaled)
 
     def reset(
@@ -239,6 +245,7 @@ class Group:
             if self._task_on_device is None or self._origin != task:
                 # A copy: what a task caches of its examples should not outlive the run.
                 self._origin, self.task = task, copy.copy(task)
+        self._check_tensors()
         self.boundaries = windows.boundaries(
             self.total_updates, self.settings.horizon, self.settings.spacing
         )
@@ -267,7 +274,7 @@ class Group:
         labels = [
             self.family if own is None else (own.family, own.split) for own in instances
         ]
-        updates = self.boundaries[self.steps[index]].tolist()
+        updates, work = self.boundaries[self.steps[index]], self.task.work
         initial = self.state.initial_loss[torch.from_numpy(index).to(self.device), 0]
         return {
             "family": [None if label is None else label[0] for label in labels],
@@ -275,8 +282,8 @@ class Group:
             "instance": [None if own is None else own.name for own in instances],
             "structure": [repr(self.task)] * len(index),
             "initial_loss": initial.tolist(),
-            "examples": [count * self.task.batch_size for count in updates],
-            "work": [count * self.task.work for count in updates],
+            "examples": (updates * self.task.batch_size).tolist(),
+            "work": (updates * work).tolist(),
         }
 
     def restart(
@@ -312,6 +319,25 @@ class Group:
         self.steps = self.steps.copy()
         self.steps[index] = 0
         return observation[rows]
+
+    def _check_tensors(self) -> None:
+        """Refuse a task with more parameter tensors than an action has entries.
+
+        Raises:
+            ValueError: it has.
+        """
+        count, slots = len(self.task.shapes), self.action.slots
+        if self.action.per_tensor and count > slots:
+            raise ValueError(
+                f"the {type(self.task).__name__} task has {count} parameter tensors, and "
+                f"an action only {slots} entries; give action="
+                f"{{'kind': {self.action.kind!r}, 'tensors': {count}}}, or more"
+            )
+
+    @property
+    def _num_parts(self) -> int:
+        """Number of the parts of the parameters that the action tells apart."""
+        return len(self.task.shapes if self.action.per_tensor else self.action.roles)
 
     def _draw_params(self, keys: Sequence[np.random.Generator]) -> Tensor:
         """Draw the initial parameters ``[n, P]`` of a run for each key.
@@ -358,24 +384,30 @@ class Group:
     ) -> ControlState:
         """Make the state before the first update."""
         averaged = "average" in self.action.sets
-        run = core.start(self.task, self.rule, data, params, averaged=averaged)
+        by_tensor = self.action.per_tensor
+        run = core.start(
+            self.task, self.rule, data, params, averaged=averaged, by_tensor=by_tensor
+        )
         like = run.losses.mean
+        of_parts = like.unsqueeze(1).expand(-1, self._num_parts)
         loss = self._reward_losses(data, run)
         return ControlState(
             run=run,
             history=History.empty(like),
             log_multiplier=torch.full_like(like, self.action.start),
             previous_action=torch.zeros_like(like),
-            observed_action=like.new_zeros(len(like), self.action.observed),
+            observed_action=like.new_zeros(
+                len(like), 0 if by_tensor else self.action.observed
+            ),
             base_lr=base_lr.to(self.device),
             sees_loss=sees_loss.to(self.device),
             initial_loss=loss,
             loss=loss,
             potential=torch.zeros_like(like),
             diverged=torch.zeros_like(like, dtype=torch.bool),
-            role_multipliers=torch.full_like(
-                like.unsqueeze(1).expand(-1, len(self.action.roles)), self.action.start
-            ),
+            part_multipliers=torch.full_like(of_parts, self.action.start),
+            part_shifts=torch.zeros_like(of_parts),
+            tensor_history=empty_history(of_parts if by_tensor else of_parts[:, :0]),
             baseline=self._baseline(data, params, loss),
         )
 
@@ -431,7 +463,7 @@ class Group:
         action = action.to(self.device)
         # 1. Decode the action, and make the updates of the window.
         decision = self.action.decode(
-            action, before.log_multiplier, before.role_multipliers
+            action, before.log_multiplier, before.part_multipliers
         )
         lr, counts = self._learning_rates(
             before.base_lr * decision.log_multiplier.exp(), active
@@ -442,7 +474,7 @@ class Group:
         rule = _with_values(self.rule, decision.hyperparameters)
         run = core.advance(
             self.task, rule, self.data, run, lr, self._modifiers(decision), counts=counts,
-            differentiable=differentiable,
+            by_tensor=self.action.per_tensor, differentiable=differentiable,
         )  # fmt: skip
         self.steps = self.steps + (1 if active is None else active)
         # 2. The potential of the reward. A diverged run stays diverged.
@@ -453,13 +485,18 @@ class Group:
             run=run,
             log_multiplier=decision.log_multiplier,
             previous_action=decision.shift,
-            observed_action=self.action.observe(action, decision).to(self.dtype),
             loss=loss,
             potential=torch.where(before.diverged, before.potential, potential),
             diverged=diverged,
         )
-        if decision.role_multipliers is not None:
-            state = state._replace(role_multipliers=decision.role_multipliers)
+        if decision.part_multipliers is not None and decision.part_shifts is not None:
+            state = state._replace(
+                part_multipliers=decision.part_multipliers,
+                part_shifts=decision.part_shifts,
+            )
+        if not self.action.per_tensor:
+            shown = self.action.observe(action, decision)
+            state = state._replace(observed_action=shown.to(self.dtype))
         observation, state = self._observe(state)
         # 3. The end of the run, and the reward.
         at_end = torch.from_numpy(self.steps >= self.num_steps).to(self.device)
@@ -518,18 +555,23 @@ class Group:
         return lr, None if same else torch.from_numpy(counts).to(self.device)
 
     def _modifiers(self, decision: actions.Decision) -> Modifiers:
-        """Return what a decision changes of the updates beside rule and learning rate."""
+        """Return what a decision changes of the updates besides rule and learning rate."""
         values = {
             name: value.to(self.dtype)
             for name, value in decision.hyperparameters.items()
             if name in MODIFIERS
         }
         factors = None
-        if decision.role_multipliers is not None:
+        if decision.part_multipliers is not None:
             names = self.action.roles
             sizes = [int(np.prod(shape)) for shape in self.task.shapes]
-            columns = np.repeat([names.index(role) for role in self.task.roles], sizes)
-            relative = decision.role_multipliers - decision.log_multiplier.unsqueeze(1)
+            parts = (
+                range(len(sizes))
+                if self.action.per_tensor
+                else [names.index(role) for role in self.task.roles]
+            )
+            columns = np.repeat(parts, sizes)
+            relative = decision.part_multipliers - decision.log_multiplier.unsqueeze(1)
             factors = relative.exp()[:, torch.from_numpy(columns).to(self.device)]
         return Modifiers(lr_factors=factors, **values)
 
@@ -547,11 +589,27 @@ class Group:
             log_lr=(state.base_lr / self.rule.default_lr).log() + state.log_multiplier,
             previous_action=state.previous_action,
         )
+        of_tensors = self.action.per_tensor
+        probe = of_run(state.run.probe) if of_tensors else state.run.probe
         observation, history = observe(
-            state.run.probe, losses, state.history, control, self.settings.features
+            probe, losses, state.history, control, self.settings.features
         )
+        shown = state.observed_action
+        if of_tensors:
+            relative = state.part_multipliers - state.log_multiplier.unsqueeze(1)
+            seen, tensor_history = observe_tensors(
+                state.run.probe,
+                losses,
+                state.tensor_history,
+                control._replace(
+                    log_multiplier=state.part_multipliers,
+                    log_lr=control.log_lr.unsqueeze(1) + relative,
+                    previous_action=state.part_shifts,
+                ),
+            )
+            state, shown = state._replace(tensor_history=tensor_history), seen.flatten(1)
         if self.action.observed:
-            observation = torch.cat([observation, state.observed_action], dim=1)
+            observation = torch.cat([observation, shown], dim=1)
         return observation, state._replace(history=history)
 
     def _reward_losses(

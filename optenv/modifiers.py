@@ -1,4 +1,4 @@
-"""Changes of an update beside its learning rate: decay, clipping, averages, roles.
+"""Changes of an update besides its learning rate: decay, clipping, averages, roles.
 
 Environment and exported optimizer carry them out alike. An action sets them by name, as it
 sets hyperparameters of the update rule (:class:`optenv.actions.Hyperparameters`).

@@ -30,7 +30,11 @@ CONTROLS: dict[str, dict[str, object]] = {
     "UpdateRule": {"action": "rule", "rule": "switching"},
     "Hyperparameters": {"action": "hyperparameters"},
     "RoleLearningRate": {"action": "roles"},
+    "LayerwiseLearningRate": {"action": "layerwise"},
 }
+
+#: Controls without trials: what trials observe of the last action is that of a whole run.
+WITHOUT_TRIALS = ("LayerwiseLearningRate",)
 
 #: Parts of the names of families that are abbreviations.
 ABBREVIATIONS = ("cnn", "mlp", "rnn", "vae")
@@ -55,7 +59,9 @@ ENVIRONMENTS: dict[str, dict[str, object]] = {
 #: Default arguments by id, of environments whose episodes are trials of several runs: one
 #: id a control.
 TRIALS: dict[str, dict[str, object]] = {
-    f"optenv/{control}Trial-v0": arguments for control, arguments in CONTROLS.items()
+    f"optenv/{control}Trial-v0": arguments
+    for control, arguments in CONTROLS.items()
+    if control not in WITHOUT_TRIALS
 }
 
 #: Default arguments by id, of the environments of one family of tasks each: two ids for a
@@ -65,6 +71,7 @@ FAMILY_ENVIRONMENTS: dict[str, dict[str, object]] = {
     for control, arguments in CONTROLS.items()
     for name, family in FAMILIES.items()
     for trial in ("", "Trial")
+    if not (trial and control in WITHOUT_TRIALS)
 }
 
 #: Default arguments by id, of all environments of the package.

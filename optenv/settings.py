@@ -41,7 +41,7 @@ INSTANCE_ORDERS = ("cycle", "draw")
 
 
 class Structure(NamedTuple):
-    """What runs must share to be stacked.
+    """Structure that runs must share to be stacked.
 
     Attributes:
         task: the task.

@@ -98,7 +98,7 @@ class TrialVectorEnv(LearningRateVectorEnv):
     | Argument | Default | Meaning |
     |----------|---------|---------|
     | `runs` | `3` | runs of a trial |
-    | `previous_reward` | `"given"` | previous reward to observe, see `TrialEnv` |
+    | `previous_reward` | `"told"` | previous reward to observe, see `TrialEnv` |
 
     All others are those of `LearningRateVectorEnv`.
 
@@ -113,7 +113,7 @@ class TrialVectorEnv(LearningRateVectorEnv):
         num_envs: int = 1,
         *,
         runs: int = 3,
-        previous_reward: str = "given",
+        previous_reward: str = "told",
         **arguments: Any,
     ) -> None:
         self.runs = positive_int("runs", runs)
@@ -124,6 +124,11 @@ class TrialVectorEnv(LearningRateVectorEnv):
             )
         self.previous_reward = previous_reward
         super().__init__(num_envs, **arguments)
+        if self.action.per_tensor:
+            raise ValueError(
+                "trials have no actions on single tensors, got action "
+                f"{self.action.kind!r}; single runs do"
+            )
         self._run = np.zeros(num_envs, np.int64)
 
     def describe(self) -> dict[str, Any]:
@@ -245,8 +250,8 @@ class TrialEnv(LearningRateEnv):
 
     | `previous_reward` | Observed |
     |-------------------|----------|
-    | `"given"` | the reward of the environment |
     | `"told"` | the estimate that an optimizer can compute, which has no examples apart from its batches: the decrease of the log of their mean loss against the step before, in nats |
+    | `"given"` | the reward of the environment, which no optimizer knows: such a policy cannot be exported |
 
     ## Rewards
     Those of a single run. The return of a trial is the sum over its runs.
@@ -273,7 +278,7 @@ class TrialEnv(LearningRateEnv):
     | Argument | Default | Meaning |
     |----------|---------|---------|
     | `runs` | `3` | runs of a trial |
-    | `previous_reward` | `"given"` | previous reward to observe, see above |
+    | `previous_reward` | `"told"` | previous reward to observe, see above |
 
     All others are those of `LearningRateEnv`.
 

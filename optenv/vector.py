@@ -39,7 +39,7 @@ def observation_space(
         features: names of registered features, observed after
             :data:`optenv.telemetry.FEATURES`.
     """
-    width = len(FEATURES) + len(features) + action.observed
+    width = len(FEATURES) + len(features) + action.observed * action.slots
     bound, numpy_dtype = OBSERVATION_BOUND, settings.DTYPES[dtype][1]
     return spaces.Box(-bound, bound, (width,), numpy_dtype)
 
@@ -79,6 +79,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     | `optenv/UpdateRule-v0` | `MultiDiscrete([24, ..., 24])` |
     | `optenv/Hyperparameters-v0` | `Box(-1, 1, (num_envs, 6))` |
     | `optenv/RoleLearningRate-v0` | `Box(-1, 1, (num_envs, 4))` |
+    | `optenv/LayerwiseLearningRate-v0` | `Box(-1, 1, (num_envs, 64))` |
 
     ## Observation Space
     The single observation space with a first dimension of `num_envs`:
@@ -90,6 +91,9 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     | `optenv/UpdateRule-v0` | `Box(-4, 4, (num_envs, 32))` |
     | `optenv/Hyperparameters-v0` | `Box(-4, 4, (num_envs, 29))` |
     | `optenv/RoleLearningRate-v0` | `Box(-4, 4, (num_envs, 28))` |
+    | `optenv/LayerwiseLearningRate-v0` | `Box(-4, 4, (num_envs, 920))` |
+
+    `optenv.PerTensor` makes a sub-environment of each parameter tensor of the latter.
 
     ## Rewards
     `[num_envs]` float64, each the reward of the single environment; 0 for runs that a step
@@ -232,6 +236,18 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             (slice(a, b), Group(self.settings, b - a))
             for a, b in zip(edges.tolist(), edges[1:].tolist(), strict=False)
         ]
+
+    @property
+    def num_tensors(self) -> np.ndarray:
+        """Number of parameter tensors of each run's model, ``[num_envs]``.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first reset.
+        """
+        if not self.started:
+            raise gym.error.ResetNeeded("call reset() before num_tensors")
+        counts = [[len(group.task.shapes)] * group.size for _, group in self.groups]
+        return np.concatenate(counts)
 
     @property
     def started(self) -> bool:
@@ -418,7 +434,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                         else [given[i] for i in chosen]
                     )
                     first = group.reset(index, generators, self._structure, instances)
-                observation[chosen] = first.cpu().numpy()
+                observation[chosen, : first.shape[1]] = first.cpu().numpy()
         return observation
 
     def _choose(
@@ -501,7 +517,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             result = group.step(
                 torch.from_numpy(actions[rows]), None if mask.all() else mask
             )
-            observation[rows] = result.observation.cpu().numpy()
+            observed = result.observation.cpu().numpy()
+            observation[rows, : observed.shape[1]] = observed
             reward[rows] = result.reward.cpu().numpy() * mask
             terminated[rows] = result.terminated.cpu().numpy() & mask
             diverged[rows] = result.diverged.cpu().numpy() & mask

@@ -76,8 +76,10 @@ def walk_environment(
         base_lr=BASE_LR[policy.rule.name], dtype=dtype, autoreset_mode="Disabled",
         on_divergence="absorb", anytime=policy.anytime, loss_dropout=float(hide_loss),
     )  # fmt: skip
-    observation, _ = env.reset(seed=seed)
     group = env.groups[0][1]
+    if policy.action.per_tensor:  # sub-environments of first tensors come first
+        env = optenv.PerTensor(env)
+    observation, _ = env.reset(seed=seed)
     start = group.state.run.params[index].clone()
     data = group.data
     policy = policy.to(torch.float64 if dtype == "float64" else torch.float32)
@@ -96,7 +98,7 @@ def walk_environment(
 
 def walk_optimizer(
     task, policy, start, data, boundaries, index=2, hide_loss=False, chosen_rules=None,
-    steps=HORIZON,
+    steps=HORIZON, after=None,
 ):  # fmt: skip
     """Repeat the run with the exported optimizer in an ordinary training loop.
 
@@ -110,6 +112,7 @@ def walk_optimizer(
         hide_loss: do not give the losses to the optimizer.
         chosen_rules: list to which the rule of each control step is appended.
         steps: control steps to take.
+        after: function that is called with the optimizer at the end.
 
     Returns:
         A list like that of :func:`walk_environment`.
@@ -141,6 +144,8 @@ def walk_optimizer(
             walk.append([features, optimizer.param_groups[0]["effective_lr"] / relative])
         if step + 1 in boundaries:
             walk[-1].append(torch.cat([p.detach().flatten() for p in parameters]).numpy())
+    if after is not None:
+        after(optimizer)
     if chosen_rules is not None:
         chosen_rules += [row["rule"] for row in optimizer.explain()]
     return walk
@@ -265,6 +270,34 @@ def test_the_optimizer_carries_out_all_that_actions_set(name, rule, action):
     for step, expected_step in zip(found, expected, strict=True):
         for value, expected_value in zip(step, expected_step, strict=True):
             np.testing.assert_allclose(value, expected_value, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "schedule"),
+    [("mlp", "adam", "constant"), ("cnn", "orthogonal-adam", "cosine")],
+)
+def test_each_tensor_walks_in_the_optimizer_as_in_the_environment(name, rule, schedule):
+    task = make_task(name)
+    action = {"kind": "layerwise", "tensors": 13, "schedule": schedule}
+    policy = random_policy(rule, action)
+    policy.requires_grad_(False)
+    logs = []
+
+    def in_environment(group):
+        logs.append(group.state.part_multipliers[2])
+
+    def in_optimizer(optimizer):
+        logs.append(torch.stack([s["decided"][0] for s in optimizer.state.values()]))
+
+    expected, start, data, boundaries = walk_environment(
+        task, policy, "float64", after=in_environment
+    )
+    found = walk_optimizer(task, policy, start, data, boundaries, after=in_optimizer)
+    for step, expected_step in zip(found, expected, strict=True):
+        for value, expected_value in zip(step, expected_step, strict=True):
+            np.testing.assert_allclose(value, expected_value, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(*logs, rtol=1e-9, atol=1e-9)
+    assert len(logs[0]) == len(task.shapes) and logs[0].std() > 0.3
 
 
 def test_a_run_ends_with_the_average_that_the_environment_evaluates():

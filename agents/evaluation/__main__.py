@@ -120,7 +120,8 @@ def print_catalog(context: click.Context, option: click.Parameter, value: bool) 
 @click.option(
     "--controls/--no-controls",
     default=True,
-    help="Also run each policy untrained, as noise, and as an open-loop replay.",
+    help="Also run each policy untrained, as noise, and as an open-loop replay. Policies "
+    "that set more than one learning rate need --no-controls.",
 )
 @click.option("--progress/--no-progress", default=True, help="Progress bar.")
 @click.option(

@@ -37,7 +37,9 @@ __all__ = [
     "limit_of",
     "multipliers",
     "observed_progress",
+    "part_multipliers",
     "record_peaks",
+    "role_factors",
     "schedule_factors",
     "steps_left",
     "warn_of_other_length",
@@ -303,23 +305,46 @@ def multipliers(
         state: of the controller.
         groups: parameter groups, see :func:`record_peaks`.
     """
+    factors = [[factor] for factor in role_factors(policy, state, groups)]
+    return [each for (each,) in part_multipliers(policy, state, groups, factors)]
+
+
+def part_multipliers(
+    policy: Policy,
+    state: Mapping[str, Any],
+    groups: Sequence[Mapping[str, Any]],
+    factors: Sequence[Sequence[float]],
+) -> list[list[float]]:
+    """Return the multipliers of the learning rates of parts of each group.
+
+    Args:
+        policy, state, groups: as of :func:`multipliers`.
+        factors: by group, the factor of each part to the multiplier in the state.
+    """
     multiplier, highest = math.exp(state["log_multiplier"]), math.exp(state["highest"])
-    parts = zip(
-        _role_factors(policy, state, groups), map(largest_multiplier, groups), strict=True
-    )
+    parts = list(zip(factors, map(largest_multiplier, groups), strict=True))
     if steps_left(state) > 0:
-        limited = [min(multiplier * role, limit) for role, limit in parts]
-        factors = schedule_factors(policy, state, groups)
-        return [each * factor for each, factor in zip(limited, factors, strict=True)]
+        scheduled = schedule_factors(policy, state, groups)
+        return [
+            [min(multiplier * factor, limit) * schedule for factor in of_group]
+            for (of_group, limit), schedule in zip(parts, scheduled, strict=True)
+        ]
     return [
-        min(multiplier * role, FLOOR * min(highest * role, limit)) for role, limit in parts
+        [min(multiplier * f, FLOOR * min(highest * f, limit)) for f in of_group]
+        for of_group, limit in parts
     ]
 
 
-def _role_factors(
+def role_factors(
     policy: Policy, state: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]
 ) -> list[float]:
-    """Return the factor of each group's multiplier to the mean of all roles."""
+    """Return the multiplier of each group's role, relative to the mean log-multiplier.
+
+    Args:
+        policy: the policy; without roles, all factors are 1.
+        state: of the controller.
+        groups: parameter groups, named by their roles.
+    """
     roles = policy.action.roles
     if not roles:
         return [1.0] * len(groups)

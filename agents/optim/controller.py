@@ -32,6 +32,7 @@ from ..policy.module import Policy
 from ..utils.warning import warn_user
 from . import clock, trace
 from .distributed import all_reduce_sum, is_distributed, mean_loss
+from .layerwise import TensorDecisions
 from .loss_unit import correct, is_outgrown, without_losses
 from .modify import initial_settings
 from .probe import UpdateProbe
@@ -62,6 +63,12 @@ class Controller:
         partitioned: whether each of them holds other parameters of that model.
     """
 
+    #: Log-multipliers of each parameter, if the policy decides on each.
+    tensors: TensorDecisions | None = None
+
+    #: By group, multipliers of each parameter's learning rate at this step, if so.
+    by_tensor: list[list[float]] | None = None
+
     def __init__(
         self,
         policy: Policy,
@@ -74,12 +81,17 @@ class Controller:
         self.state = state
         self.synchronize = synchronize
         self.probe = UpdateProbe(partitioned)
-        #: Step and inner products of a decision whose update has not been completed.
-        self._measured: tuple[int, Probe] | None = None
+        #: Step and inner products of a decision whose update has not been completed: of
+        #: all parameters, and of each, if the policy decides on each.
+        self._measured: tuple[int, Probe, Probe | None] | None = None
+        if policy.action.per_tensor:
+            self.tensors = TensorDecisions(policy.action)
 
     def begin_step(self, state: State) -> None:
         """Work on a copy of ``state``, so that a step that fails changes nothing."""
         self.state = dict(state)
+        if self.tensors is not None:
+            self.tensors.drop()
 
     def replace_state(self, state: State) -> None:
         """Go on from another state, of a loaded or of a new run."""
@@ -157,25 +169,48 @@ class Controller:
             # After an update that failed, the buffers are no longer those of the step
             # before: a retried step decides by what was measured at the first attempt.
             if self._measured is None or self._measured[0] != step:
-                self._measured = step, self.probe.measure(batch, dtype)
-            probe = self._measured[1]
+                measured: tuple[Probe, Probe | None] = (
+                    (self.probe.measure(batch, dtype), None)
+                    if self.tensors is None
+                    else self.probe.measure_each(batch, dtype)
+                )
+                self._measured = step, *measured
+            _, probe, each = self._measured
             clock.record_peaks(batch.groups)
             limit = max(map(clock.largest_multiplier, batch.groups))
-            self._decide(probe, mean_log_lr(batch.groups, self.probe.partitioned), limit)
+            log_lr = mean_log_lr(batch.groups, self.probe.partitioned)
+            if self.tensors is not None and each is not None:
+                self.tensors.begin(batch, each, self.state["log_multiplier"])
+            self._decide(probe, log_lr, limit)
         # 2. Advance the clock, and buffer gradients if the next step is a decision.
         if self.state["probing"]:
             self.probe.invalidate(batch.states)
+        if self.tensors is not None:
+            clock.record_peaks(batch.groups)
+            factors = self.tensors.factors(batch, self.state["log_multiplier"])
+            self.by_tensor = clock.part_multipliers(
+                self.policy, self.state, batch.groups, factors
+            )
         multipliers = self.advance(batch.groups)
         if is_decision:
-            rate, of_it = max(
-                (float(group["lr"]) * multiplier, multiplier)
-                for group, multiplier in zip(batch.groups, multipliers, strict=True)
+            roles = clock.role_factors(self.policy, self.state, batch.groups)
+            rate, of_it, role = max(
+                (float(group["lr"]) * multiplier, multiplier, role)
+                for group, multiplier, role in zip(
+                    batch.groups, multipliers, roles, strict=True
+                )
             )
-            schedule = of_it / math.exp(self.state["log_multiplier"])
+            schedule = of_it / (math.exp(self.state["log_multiplier"]) * role)
             self.state["trace"] = trace.note_rate(self.state["trace"], schedule, rate)
         if self.state["probing"]:
             self.probe.start(batch)
         return multipliers
+
+    def allocate(self, params: Sequence[Tensor], states: States) -> None:
+        """Make all entries of the parameters' states that decisions need."""
+        self.probe.allocate(params, states)
+        if self.tensors is not None:
+            self.tensors.allocate(params, states, self.state["log_multiplier"])
 
     def _is_ready(self) -> bool:
         """Return whether this step is a decision that the step before prepared for.
@@ -188,6 +223,8 @@ class Controller:
     def after_update(self, states: States) -> None:
         """Complete the buffers, once the parameters have moved."""
         self._measured = None
+        if self.tensors is not None:
+            self.tensors.commit(states)
         if self.state["probing"]:
             self.probe.finish(states)
 
@@ -206,37 +243,46 @@ class Controller:
         features, history = self._features(probe, log_lr)
         features, state["loss_shift"] = correct(features, state["loss_shift"])
         observation = features
-        if policy.action.observed:
+        if self.tensors is not None:
+            observation = self._observe_each(features, probe)
+        elif policy.action.observed:
             observation = torch.cat([features, state["shown"]], dim=1)
-        if policy.memory:
+        if policy.on_trials:
             observation = self._trial_observation(observation, history)
         # 2. The action, decoded as in the environment.
         action, memory = policy.act(observation, state["memory"])
-        roles = state["role_multipliers"]
-        decision = policy.action.decode(action, before, roles)
-        multiplier, shift = decision.log_multiplier, decision.shift
-        if limit < math.inf:
+        settings, roles = state["settings"], state["role_multipliers"]
+        if self.tensors is None:
+            decision = policy.action.decode(action, before, roles)
+        else:
+            decision = self.tensors.decode(action, before)
+        if limit < math.inf and self.tensors is None:
             lowest = -policy.action.bound
             highest = math.log(limit) if limit > 0.0 else lowest
-            multiplier = multiplier.clamp(max=max(highest, lowest))
+            decision = decision.limited(max(highest, lowest))
+        multiplier, shift = decision.log_multiplier, decision.shift
         rule = (
             torch.full((1,), -1, device="cpu") if decision.rule is None else decision.rule
         )
-        usable = bool(multiplier.isfinite())
         values = [decision.hyperparameters[name] for name in policy.action.sets]
-        settings = state["settings"]
         if values:
             settings = torch.stack(values, dim=1).to(before.dtype)
-        if decision.role_multipliers is not None:
-            roles = decision.role_multipliers
-        usable = usable and bool(settings.isfinite().all() and roles.isfinite().all())
-        shown = policy.action.observe(action, decision).to(before.dtype)
-        said = policy.action.encode(action).to(before.dtype)
+        shown, said = state["shown"], state["said"]
+        if self.tensors is None:
+            if decision.part_multipliers is not None:
+                roles = decision.part_multipliers
+            shown = policy.action.observe(action, decision).to(before.dtype)
+            said = policy.action.encode(action).to(before.dtype)
+        usable = all(bool(each.isfinite().all()) for each in (multiplier, settings, roles))
         if not usable:  # weights are checked in policy files, but not in policies by hand
             multiplier, shift = before, torch.zeros_like(before)
             shown, said, memory = state["shown"], state["said"], state["memory"]
             settings, roles = state["settings"], state["role_multipliers"]
             state["ignored_actions"] += 1
+        factors = roles.exp()
+        if self.tensors is not None:
+            self.tensors.keep(decision if usable else None)
+            factors = self.tensors.spread().exp()
         # 3. What later steps need to know.
         losses = Losses(**state["losses"])
         loss = losses.mean if losses.seen else None
@@ -262,16 +308,43 @@ class Controller:
                 multiplier,
                 rule,
                 loss,
-                torch.cat([settings, roles.exp()], dim=1),
+                torch.cat([settings, factors], dim=1),
             ),
         )
 
     def _features(self, probe: Probe, log_lr: float) -> tuple[Tensor, History]:
         """Compute the telemetry features ``[1, F]``, and the history after them."""
+        state, losses = self.state, self._losses()
+        history = History(**state["history"])
+        if is_outgrown(probe, losses, history):
+            history, state["loss_shift"] = without_losses(history), None
+        return observe(probe, losses, history, self._control(log_lr))
+
+    def _observe_each(self, features: Tensor, probe: Probe) -> Tensor:
+        """Compute the observations ``[T, F]`` of the parameters that move.
+
+        Args:
+            features: telemetry features of all parameters, ``[1, F]``.
+            probe: of all parameters.
+        """
+        assert self.tensors is not None
+        losses = self._losses()
+        seen = self.tensors.observe(
+            losses, self._control(0.0), self.state["loss_shift"],
+            forget_losses=is_outgrown(probe, losses, History(**self.state["history"])),
+        )  # fmt: skip
+        return torch.cat([features.expand(len(seen), -1), seen], dim=1)
+
+    def _control(self, log_lr: float) -> Control:
+        """Return what the observation tells of the controller itself.
+
+        Args:
+            log_lr: log of the base learning rate.
+        """
         state = self.state
         log_multiplier = state["log_multiplier"]
         progress = clock.observed_progress(state)
-        control = Control(
+        return Control(
             progress=None
             if progress is None
             else torch.full_like(log_multiplier, progress),
@@ -280,16 +353,16 @@ class Controller:
             log_lr=log_lr - math.log(self.policy.rule.default_lr) + log_multiplier,
             previous_action=state["previous_action"],
         )
+
+    def _losses(self) -> Losses:
+        """Return the losses of the window, ``[1]``."""
+        state = self.state
         # By way of float64: a loss beyond the range of float32 becomes an infinity here,
         # where torch.full_like would raise.
         numbers = torch.tensor(
             [*state["losses"].values()], dtype=torch.float64, device="cpu"
         )
-        losses = Losses(*numbers.to(log_multiplier.dtype)[:, None])
-        history = History(**state["history"])
-        if is_outgrown(probe, losses, history):
-            history, state["loss_shift"] = without_losses(history), None
-        return observe(probe, losses, history, control)
+        return Losses(*numbers.to(state["log_multiplier"].dtype)[:, None])
 
     def _trial_observation(self, observation: Tensor, history: History) -> Tensor:
         """Append what trials observe: previous action and reward, and a new run's flag."""
@@ -319,7 +392,7 @@ class Controller:
                 f"total_steps={state['steps']} are done; further steps run at no more "
                 f"than {clock.FLOOR:.0%} of the highest learning rate so far; "
                 "extend(total_steps) goes on"
-                + (", new_run() begins another run" if policy.memory else "")
+                + (", new_run() begins another run" if policy.on_trials else "")
             )
         state["steps"] += 1
         state["probing"] = self.is_decision()
@@ -437,7 +510,7 @@ def initial_state(
             (1, len(policy.action.roles)), policy.action.start, dtype=dtype, device="cpu"
         ),
         "grad_mean_square": 0.0,
-        "trace": trace.empty(decisions, dtype, len(trace.names_beside(policy.action))),
+        "trace": trace.empty(decisions, dtype, len(trace.extra_names(policy.action))),
     }
 
 
@@ -466,7 +539,8 @@ def next_run_state(
     elif losses.seen and state["history"]["loss_windows"] > 0:  # reward of the last window
         mean = torch.full_like(reward, losses.mean)
         reward = state["history"]["loss_previous"] - log_loss(mean)
-    return {**fresh, "said": state["said"], "memory": state["memory"], "told": reward}
+    memory = state["memory"] if policy.on_trials else fresh["memory"]
+    return {**fresh, "said": state["said"], "memory": memory, "told": reward}
 
 
 def mean_log_lr(groups: Sequence[Mapping[str, Any]], partitioned: bool = False) -> float:

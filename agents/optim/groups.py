@@ -153,6 +153,7 @@ def update_groups(
     state: dict[str, Any],
     partitioned: bool = False,
     rates: DeviceRates | None = None,
+    by_tensor: Sequence[Sequence[float]] | None = None,
 ) -> None:
     """Update the parameters of all groups, at their learning rates times multipliers.
 
@@ -164,6 +165,8 @@ def update_groups(
         state: state of the controller, which has counted the step.
         partitioned: whether other processes hold further parameters.
         rates: where learning rates are written for CUDA graphs, if groups are capturable.
+        by_tensor: multipliers of the learning rates of the batch's parameters, by group,
+            in place of that of the group.
     """
     rule = policy.rule
     settings = settings_in_force(policy.action, state)
@@ -175,6 +178,12 @@ def update_groups(
         states = [batch.states[p] for p in params]
         if not lr or not params or state["chosen"] >= 0:
             allocate(rule, params, states, _options(group))
+            continue
+        if by_tensor is not None:
+            each = zip(params, grads, states, by_tensor[i], strict=True)
+            for p, grad, of_p, own in each:
+                own_lr = float(group["lr"]) * own
+                update_group(rule, group, [p], [grad], [of_p], own_lr, settings)
             continue
         rate = lr if rates is None else rates.write(i, lr, params[0])
         update_group(rule, group, params, grads, states, rate, settings)

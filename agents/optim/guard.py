@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..utils.warning import warn_user
 from .controller import Controller
+from .layerwise import DECIDED
 from .modify import AVERAGE
 from .probe import BUFFERS, STARTED
 from .tensors import GradientBatch, grad_norm, parameters_of
@@ -85,7 +86,8 @@ class GradientGuard:
         if was_early_outlier(state, norm * coefficient):
             for p in batch.params:
                 of_param = batch.states[p]
-                for name in of_param.keys() - {*BUFFERS, STARTED, GOOD_PARAM, AVERAGE}:
+                kept = {*BUFFERS, STARTED, GOOD_PARAM, AVERAGE, DECIDED}
+                for name in of_param.keys() - kept:
                     del of_param[name]
         if coefficient < 1.0:
             batch = batch.with_grads([grad * coefficient for grad in batch.grads])
@@ -142,17 +144,24 @@ class GradientGuard:
         """Restore the copied parameters, at a quarter of the learning rate.
 
         Frozen parameters and those whose learning rate is 0 stay as they are. The state of
-        the update rule is dropped, and so are averages of parameters. Log-multipliers stay
-        above ``-bound``.
+        the update rule is dropped, and so are averages of parameters. Log-multipliers, of
+        single tensors too, stay above ``-bound``.
         """
         for p in parameters_of([group for group in batch.groups if group["lr"]]):
             if p.requires_grad and GOOD_PARAM in batch.states[p]:
                 p.copy_(batch.states[p][GOOD_PARAM])
         for p in params:
-            good = batch.states[p].get(GOOD_PARAM)
+            kept = {
+                name: batch.states[p][name]
+                for name in (GOOD_PARAM, DECIDED)
+                if name in batch.states[p]
+            }
             batch.states[p].clear()
-            if good is not None:
-                batch.states[p][GOOD_PARAM] = good
+            batch.states[p].update(kept)
+            if DECIDED in kept:
+                entry = kept[DECIDED].clone()
+                entry[0] = _lowered(entry[0], bound)
+                batch.states[p][DECIDED] = entry
         roles = state["role_multipliers"]
         if roles.numel():
             state["role_multipliers"] = _lowered(roles, bound)

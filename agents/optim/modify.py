@@ -1,6 +1,6 @@
 """Modifiers of updates that a policy sets: clipping, weight decay, an average.
 
-What an action may set beside the learning rate is described in :mod:`optenv.modifiers`;
+What an action may set besides the learning rate is described in :mod:`optenv.modifiers`;
 here it is carried out on lists of tensors.
 """
 

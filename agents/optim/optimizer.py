@@ -38,6 +38,7 @@ from .groups import (
 )
 from .guard import EARLY_STEPS, GUARDS, GradientGuard
 from .kernels import kernel_of
+from .layerwise import DECIDED
 from .loss_hook import LossCollector, check_loss, is_scalar
 from .modify import allocate_averages
 from .roles import groups_for
@@ -48,7 +49,7 @@ from .state import (
     check_settings,
 )
 from .tensors import DeviceRates, GradientBatch, parameters_of
-from .trace import Explanation, names_beside
+from .trace import Explanation, extra_names
 
 __all__ = ["LearnedOptimizer"]
 
@@ -204,10 +205,16 @@ class LearnedOptimizer(Optimizer):
                 clock.warn_of_unknown_length(ANYTIME, DEFAULT)
         given = policy if isinstance(policy, Policy) else load_policy(policy)
         _check_arguments(schedule, guard, flags)
-        if capturable and (given.action.sets or given.action.roles):
+        action = given.action
+        if capturable and (action.sets or action.roles or action.per_tensor):
             raise ValueError(
                 "capturable=True is for policies that set learning rates alone, got one "
-                f"whose action is {given.action.kind!r}"
+                f"whose action is {action.kind!r}"
+            )
+        if partitioned and action.per_tensor:
+            raise ValueError(
+                "partitioned=True is for policies of one learning rate, or one for each "
+                f"role, got one whose action is {action.kind!r}"
             )
         # 2. The parameter groups, which are checked against the policy's rule.
         defaults: dict[str, Any] = {
@@ -365,7 +372,10 @@ class LearnedOptimizer(Optimizer):
             self._record_loss(loss, checked.params)
             multipliers = self._controller.before_update(checked)
             state, partitioned = self._controller.state, self._guard.partitioned
-            update_groups(self._policy, checked, multipliers, state, partitioned, rates)
+            update_groups(
+                self._policy, checked, multipliers, state, partitioned, rates,
+                self._controller.by_tensor,
+            )  # fmt: skip
             self._controller.after_update(self.state)
         self._store_controller()
         return result
@@ -521,7 +531,7 @@ class LearnedOptimizer(Optimizer):
         for group in batch.groups:
             if "initial_lr" in group:
                 group.setdefault(clock.PEAK, float(group["initial_lr"]))
-        self._controller.probe.allocate(batch.params, self.state)
+        self._controller.allocate(batch.params, self.state)
         if self._guard.rollback:
             self._guard.keep_params(batch, renew=False)
 
@@ -625,6 +635,7 @@ class LearnedOptimizer(Optimizer):
         for i, group in enumerate(groups):
             try:
                 check_group({**self.defaults, **group}, self._policy.rule)
+                check_roles(group, self._policy.action)
             except (TypeError, ValueError, RuntimeError, OverflowError) as error:
                 raise ValueError(f"param_groups[{i}]: {error}") from error
             check_settings(f"param_groups[{i}]", group)
@@ -638,7 +649,7 @@ class LearnedOptimizer(Optimizer):
         for index, p in zip(saved, parameters_of(self.param_groups), strict=True):
             state = self.state[p]
             for name, value in state_dict["state"].get(index, {}).items():
-                if name == "mu_product":  # a number, which stays where it was, like "step"
+                if name in ("mu_product", DECIDED):  # stay where they were, like "step"
                     state[name] = value
                 elif isinstance(value, Tensor) and state[name].dtype != value.dtype:
                     state[name] = value.to(p.device)
@@ -648,8 +659,8 @@ class LearnedOptimizer(Optimizer):
     ) -> None:
         """Begin another training run of the same task, from new parameters.
 
-        A policy with a memory keeps it, across :meth:`state_dict` too. Everything else is
-        reset: the state of the update rule, the telemetry (:meth:`explain`), and the
+        A policy of trials keeps its memory, across :meth:`state_dict` too. Everything else
+        is reset: the state of the update rule, the telemetry (:meth:`explain`), and the
         counters (``skipped`` and the like). Call ``zero_grad`` before the first step, and
         ``attach_loss`` for a new criterion; attached losses that no step has used are
         dropped.
@@ -810,8 +821,8 @@ class LearnedOptimizer(Optimizer):
         state = self._controller_state()
         rates = [float(group["effective_lr"]) for group in self.param_groups]
         note = clock.describe_progress(self._policy, state)
-        rate, beside = max(rates, default=0.0), names_beside(self._policy.action)
-        return Explanation(state["trace"], note, state["steps"], rate, beside)
+        rate, extra = max(rates, default=0.0), extra_names(self._policy.action)
+        return Explanation(state["trace"], note, state["steps"], rate, extra)
 
     def log_dict(self, prefix: str = "") -> dict[str, float]:
         """Return numbers for a logger, as of the last step.

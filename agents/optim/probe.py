@@ -164,6 +164,47 @@ class UpdateProbe:
             total = torch.tensor(numbers, dtype=dtype, device="cpu")
         return Probe(*total[:, None])
 
+    def measure_each(self, batch: GradientBatch, dtype: torch.dtype) -> tuple[Probe, Probe]:
+        """Measure the inner products of a decision, also of each parameter by itself.
+
+        Returns:
+            The probe ``[1]`` of :meth:`measure`; and that of each parameter of the batch,
+            ``[1, N]``. A parameter without valid buffers has the products that need no
+            previous step. Products of other processes are not among them.
+        """
+        known = _are_valid(batch.params, batch.states)
+        each = zip(batch.params, batch.grads, known, strict=True)
+        rows = torch.stack(
+            [
+                _products(p, grad, batch.states[p] if is_known else None, dtype)
+                for p, grad, is_known in each
+            ]
+        )
+        total = rows[torch.tensor(known, device="cpu")] if any(known) else rows
+        return Probe(*total.sum(0)[:, None]), Probe(*rows.T[:, None])
+
+
+def _products(
+    p: Tensor, grad: Tensor, state: Mapping[str, Any] | None, dtype: torch.dtype
+) -> Tensor:
+    """Measure the inner products ``[7]`` of one parameter, on the CPU.
+
+    Args:
+        p: the parameter.
+        grad: its gradient.
+        state: with buffers of the previous step; None if there are none.
+        dtype: of the result.
+    """
+    buffers = [] if state is None else [state["last_grad"], state["last_step"]]
+    products: Callable[..., Probe] = first_probe if state is None else probe
+    if is_sharded(p):
+        tensors = [real(each) for each in (grad, p, *buffers)]
+        sharded = _sharded_products(products, tensors, dtype)
+        return torch.stack([full_tensor(each).cpu() for each in sharded])
+    current = [real(_measured_part(each)) for each in (grad, p)]
+    flat = (each.reshape(-1).to(dtype) for each in (*current, *map(real, buffers)))
+    return (torch.stack(products(torch.dot, *flat)) * scale(real(p))).cpu()
+
 
 def _of_parameters(states: States) -> Iterator[tuple[Tensor, dict[str, Any]]]:
     """Iterate over the states of parameters, without entries of the user's own."""

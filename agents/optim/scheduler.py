@@ -149,7 +149,7 @@ class LearnedLR(LRScheduler):
             if total_steps is None:
                 clock.warn_of_unknown_length(ANYTIME, named)
         given = policy if isinstance(policy, Policy) else load_policy(policy)
-        if given.action.chooses_rule or given.action.sets or given.action.roles:
+        if not given.action.sets_one_rate:
             raise ValueError(
                 "this policy sets more than a learning rate (its action is "
                 f"{given.action.kind!r}), which a scheduler cannot; use LearnedOptimizer"

@@ -27,6 +27,7 @@ from .clock import CLOCK, PEAK, SCHEDULES
 from .distributed import is_sharded
 from .kernels import KernelOptions, kernel_of
 from .kernels.base import initial_slot
+from .layerwise import DECIDED, DECIDED_NUMEL
 from .modify import AVERAGE
 from .probe import BUFFERS, STARTED, buffer_shape
 from .tensors import real, wide
@@ -185,7 +186,7 @@ def _checks(policy: Policy, dtype: torch.dtype) -> dict[str, Check]:
         "settings": _settings(policy, dtype),
         "role_multipliers": _tensor(dtype, (1, len(action.roles)), -bound, bound),
         "grad_mean_square": _number(0.0),
-        "trace": _trace(dtype, trace.COLUMNS + len(trace.names_beside(action))),
+        "trace": _trace(dtype, trace.COLUMNS + len(trace.extra_names(action))),
     }
 
 
@@ -498,7 +499,8 @@ def _check_parameter_state(policy: Policy, name: str, state: Any, p: Tensor) -> 
         raise _invalid(name, state, "a dictionary")
     kernel = kernel_of(policy.rule)
     averaged = [AVERAGE] if "average" in policy.action.sets else []
-    valid = [*sorted(kernel.slots), *BUFFERS, STARTED, "good_param", *averaged]
+    decided = [DECIDED] if policy.action.per_tensor else []
+    valid = [*sorted(kernel.slots), *BUFFERS, STARTED, "good_param", *averaged, *decided]
     if unknown := [key for key in state if key not in valid]:
         raise _invalid(name, unknown, f"entries out of {', '.join(valid)}")
     # 1. The slots of the rule: all, or none before the first step and after a roll-back
@@ -522,10 +524,25 @@ def _check_parameter_state(policy: Policy, name: str, state: Any, p: Tensor) -> 
     check_buffers(name, state, p)
     if "good_param" in state:
         _check_moment(f"{name}: good_param", state["good_param"], p.shape, None)
+    if DECIDED in state:
+        _check_decided(f"{name}: {DECIDED}", state[DECIDED], policy.action.bound)
     if averaged and slots and AVERAGE not in state:
         raise ValueError(f"{name} has {slots}, but no {averaged}")
     if AVERAGE in state:
         _check_moment(f"{name}: {AVERAGE}", state[AVERAGE], p.shape, wide(p.dtype))
+
+
+def _check_decided(name: str, value: Any, bound: float) -> None:
+    """Check what was decided on a parameter tensor, see :mod:`agents.optim.layerwise`."""
+    valid = isinstance(value, Tensor) and value.dtype in (torch.float32, torch.float64)
+    dtype = value.dtype if valid else torch.float32
+    checked = _tensor(dtype, (DECIDED_NUMEL,))(name, value)
+    _number(-bound * (1 + 1e-6), bound * (1 + 1e-6))(
+        f"{name}: log-multiplier", float(checked[0])
+    )
+    windows = 2 + History._fields.index("windows")
+    for i in (windows, windows + 1):
+        _number(0.0)(f"{name}: number of windows", float(checked[i]))
 
 
 def _check_means(name: str, state: Mapping[str, Any]) -> None:

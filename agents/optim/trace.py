@@ -24,7 +24,7 @@ __all__ = [
     "Explanation",
     "append",
     "empty",
-    "names_beside",
+    "extra_names",
     "note_rate",
     "widened",
 ]
@@ -101,22 +101,23 @@ _SHOWN = (*_DECISION, "loss_vs_initial", "loss_vs_previous", "cos_grads_mean")
 MAX_DECISIONS = 1000
 
 
-def names_beside(action: Action) -> tuple[str, ...]:
-    """Name what an action sets beside rule and multiplier, the last columns of a trace."""
-    return (*action.sets, *(f"multiplier_{role}" for role in action.roles))
+def extra_names(action: Action) -> tuple[str, ...]:
+    """Name what an action sets besides rule and multiplier: the last columns of a trace."""
+    parts = ("lowest", "highest") if action.per_tensor else action.roles
+    return (*action.sets, *(f"multiplier_{part}" for part in parts))
 
 
-def empty(decisions: int | None, dtype: torch.dtype, beside: int = 0) -> Tensor:
-    """Make a trace without decisions, ``[n, COLUMNS + beside]``.
+def empty(decisions: int | None, dtype: torch.dtype, extra: int = 0) -> Tensor:
+    """Make a trace without decisions, ``[n, COLUMNS + extra]``.
 
     Its shape never changes, so that a checkpoint of one moment loads at another.
 
     Args:
         decisions: number of decisions of the run; None if unknown.
         dtype: of the trace.
-        beside: number of :func:`names_beside`.
+        extra: number of :func:`extra_names`.
     """
-    shape = (decisions or MAX_DECISIONS, COLUMNS + beside)
+    shape = (decisions or MAX_DECISIONS, COLUMNS + extra)
     return torch.full(shape, -1.0, dtype=dtype, device="cpu")
 
 
@@ -128,7 +129,7 @@ def append(
     log_multiplier: Tensor,
     rule: Tensor,
     loss: float | None,
-    beside: Tensor,
+    extra: Tensor,
 ) -> Tensor:
     """Return the trace with one more decision as its last row, without its first row.
 
@@ -142,7 +143,7 @@ def append(
         log_multiplier: the log-multiplier after the decision, ``[1]``.
         rule: chosen update rule, an index of ``switching.NAMES``, ``[1]``; -1 for none.
         loss: mean loss since the decision before; None if there was none.
-        beside: values of :func:`names_beside`, ``[1, k]``.
+        extra: values of :func:`extra_names`, ``[1, k]``.
     """
     most = torch.finfo(trace.dtype).max
     known = -1.0 if loss is None else min(loss, most)
@@ -151,7 +152,7 @@ def append(
         for values in ([float(step)], [-1.0, -1.0, known])
     )
     chosen = rule.to(trace.dtype)
-    parts = [first, shift, log_multiplier.exp(), later, features[0], chosen, beside[0]]
+    parts = [first, shift, log_multiplier.exp(), later, features[0], chosen, extra[0]]
     row = torch.cat(parts)
     return torch.cat([trace[1:], row[None]])
 
@@ -186,9 +187,12 @@ class Explanation(list[dict[str, Any]]):
     sees (:data:`optenv.telemetry.FEATURES`; in plain words in
     :data:`agents.optim.trace.MEANINGS`). The rate is the group's learning rate times
     ``multiplier`` times ``schedule``, at most ``max_lr``. Policies that choose update rules
-    add ``rule``, the name of the one in force from this step on; those that set other
-    things add these by name, and the multipliers of roles as ``multiplier_matrices`` and so
-    on.
+    add ``rule``, the name of the one in force from this step on; those that set
+    hyperparameters add these by name; and those with a learning rate for each role add
+    ``multiplier_matrices`` and so on, whose geometric mean is ``multiplier``. For policies
+    that decide on each parameter tensor, ``multiplier`` is the geometric mean over tensors,
+    as is ``rate``; ``multiplier_lowest`` and ``multiplier_highest`` tell how far they
+    spread.
 
     As many decisions are kept as a run of the policy has, or 1000 of a run of unknown
     length: of a run that :meth:`~agents.LearnedOptimizer.extend` has made longer, the
@@ -206,7 +210,7 @@ class Explanation(list[dict[str, Any]]):
             decisions that are not kept.
         steps: steps taken so far.
         rate: learning rate at the last of them.
-        beside: names of the trace's last columns, see :func:`names_beside`.
+        extra: names of the trace's last columns, see :func:`extra_names`.
     """
 
     def __init__(
@@ -215,16 +219,16 @@ class Explanation(list[dict[str, Any]]):
         note: str = "",
         steps: int = 0,
         rate: float = 0.0,
-        beside: Sequence[str] = (),
+        extra: Sequence[str] = (),
     ) -> None:
         self.note, self.steps, self.rate = note, steps, rate
-        self.beside = tuple(beside)
+        self.extra = tuple(extra)
         names = (*_DECISION, *FEATURES)
         decisions: list[dict[str, Any]] = []
         for row in trace[trace[:, 0] >= 0].tolist():
             rule, settings = row[COLUMNS - 1], row[COLUMNS:]
             decision: dict[str, Any] = dict(zip(names, row[: COLUMNS - 1], strict=True))
-            decision |= dict(zip(self.beside, settings, strict=True))
+            decision |= dict(zip(self.extra, settings, strict=True))
             unknown = {name: None for name in _LATER if decision[name] < 0}
             decisions.append({**decision, **unknown})
             if rule >= 0:
@@ -236,7 +240,7 @@ class Explanation(list[dict[str, Any]]):
 
     def __str__(self) -> str:
         chosen = any("rule" in row for row in self)
-        columns = (*_SHOWN, *self.beside, *(["rule"] if chosen else []))
+        columns = (*_SHOWN, *self.extra, *(["rule"] if chosen else []))
         widths = {name: max(len(name), 10) for name in columns}
         lines = ["  ".join(f"{name:>{width}}" for name, width in widths.items())]
         for row in self:
@@ -351,6 +355,10 @@ def _meaning(name: str) -> str:
     if name in MEANINGS:
         return MEANINGS[name]
     role = name.removeprefix("multiplier_")
+    if role in ("lowest", "highest"):
+        return (
+            f"{role} factor of the learning rate of a parameter tensor, from this step on"
+        )
     if role != name:
         return f"factor of the learning rate of {role}, from this step on"
     return f"{name} from this step on, as the policy sets it"

@@ -23,9 +23,10 @@ class Policy(nn.Module):
     """Deterministic policy: a small network from observations to actions.
 
     A policy has one or several networks (members) of one shape, whose outputs are
-    averaged. A policy with a memory has an LSTM cell beside each network; the network sees
-    the observation and the cell's output. All weights are zero, which leaves the learning
-    rate unchanged, until a state dictionary is loaded.
+    averaged. A policy with a memory has an LSTM beside each network; the network sees the
+    observation and the LSTM's output. What they see may be normalised, and a continuous
+    action is the output, clipped or squashed to [-1, 1]. All weights are zero, which leaves
+    the learning rate unchanged, until a state dictionary is loaded.
 
     Args:
         description: entries by name, see :class:`~agents.policy.spec.PolicySpec`, or such
@@ -37,7 +38,8 @@ class Policy(nn.Module):
         action: action that decodes the network's output, as in the environment.
         rule: update rule whose learning rate is controlled.
         anytime: True if the policy does not need the length of a run.
-        memory: units of the LSTM cell; 0 for a policy without a memory.
+        memory: units of the LSTM; 0 for a policy without a memory.
+        on_trials: True if the policy sees observations of trials.
         columns: columns of an observation that the networks see.
         sees_loss: True if one of these columns depends on the loss.
         name: name or path that the policy was loaded by; None for one made in code.
@@ -66,15 +68,22 @@ class Policy(nn.Module):
         self.rule = spec.parsed_rule
         self.anytime: bool = spec.anytime
         self.memory: int = spec.memory
+        self.memory_layers: int = spec.memory_layers
+        self.on_trials: bool = spec.on_trials
+        self.normalisation = spec.parsed_normalisation
+        self.output: str = spec.output
+        self.output_bound: float | None = spec.output_bound
         self.columns = spec.columns
         self.sees_loss = spec.sees_loss
         self.networks = nn.ModuleList(_network(spec) for _ in range(spec.members))
         self.cells = nn.ModuleList()
         if self.memory:
             # As in _network: no draw from the global generator, float32, on the CPU
+            seen = [len(self.columns), *[self.memory] * (self.memory_layers - 1)]
             self.cells.extend(
-                skip_init(nn.LSTMCell, len(self.columns), self.memory, dtype=torch.float32)
+                skip_init(nn.LSTMCell, width, self.memory, dtype=torch.float32)
                 for _ in range(spec.members)
+                for width in seen
             )
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
@@ -96,11 +105,11 @@ class Policy(nn.Module):
             count: number of trials, B.
 
         Returns:
-            Zeros ``[B, members, 2, H]``: hidden and cell state of each LSTM cell, in the
-            data type of the weights (float32 or float64).
+            Zeros ``[B, members, 2 * L, H]``: hidden and cell state of each of the ``L``
+            layers of each LSTM, in the data type of the weights (float32 or float64).
         """
-        like = next(self.parameters())
-        return like.new_zeros(count, len(self.networks), 2, self.memory)
+        like, states = next(self.parameters()), 2 * self.memory_layers
+        return like.new_zeros(count, len(self.networks), states, self.memory)
 
     def forward(self, observation: Tensor) -> Tensor:
         """Return the actions for a batch of observations.
@@ -111,7 +120,7 @@ class Policy(nn.Module):
             observation: ``[B, F]``.
 
         Returns:
-            Continuous actions ``[B, 1]`` in [-1, 1], or indices of discrete ones ``[B]``.
+            Continuous actions ``[B, n]`` in [-1, 1], or indices of discrete ones ``[B]``.
         """
         return self.remember(observation, self.blank(len(observation)))[0]
 
@@ -120,24 +129,48 @@ class Policy(nn.Module):
 
         Args:
             observation: ``[B, F]``; for a policy with a memory, observations of trials.
-            memory: ``[B, members, 2, H]``, from :meth:`blank` or from the previous call.
+            memory: ``[B, members, 2 * L, H]``, from :meth:`blank` or from the previous
+                call.
 
         Returns:
-            Actions as of :meth:`forward`, and the memory ``[B, members, 2, H]``.
+            Actions as of :meth:`forward`, and the memory ``[B, members, 2 * L, H]``.
         """
         features, states, outputs = observation[:, self.columns], [], []
+        if self.normalisation is not None:
+            features = self.normalisation.apply(features)
         for i, network in enumerate(self.networks):
             inputs = features
             if self.memory:
-                hidden, cell = self.cells[i](features, memory[:, i].unbind(1))
-                states.append(torch.stack([hidden, cell], 1))
-                inputs = torch.cat([features, hidden], 1)
+                state = self._recall(i, features, memory[:, i])
+                states.append(state)
+                inputs = torch.cat([features, state[:, -2]], 1)
             outputs.append(network(inputs))
         output = torch.stack(outputs).mean(0)
         memory = torch.stack(states, 1) if states else memory
         if isinstance(self.action, actions.Discrete):
             return output.argmax(dim=-1), memory
+        if self.output == "tanh":
+            bound = self.output_bound
+            output = output if bound is None else output.clamp(-bound, bound)
+            return output.tanh(), memory
         return output.clamp(-1.0, 1.0), memory
+
+    def _recall(self, member: int, features: Tensor, memory: Tensor) -> Tensor:
+        """Return the memory ``[B, 2 * L, H]`` of one LSTM after an observation.
+
+        Args:
+            member: index of the network that the LSTM stands beside.
+            features: ``[B, F]``.
+            memory: ``[B, 2 * L, H]`` before: hidden and cell state of one layer after the
+                other.
+        """
+        inputs, states = features, []
+        for layer in range(self.memory_layers):
+            cell = self.cells[member * self.memory_layers + layer]
+            before = memory[:, 2 * layer], memory[:, 2 * layer + 1]
+            inputs, kept = cell(inputs, before)
+            states += [inputs, kept]
+        return torch.stack(states, 1)
 
     def act(self, observation: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Call :meth:`remember` in the observation's data type, outside of autocast.

@@ -24,9 +24,28 @@ from optenv.checks import is_number, quoted
 from optenv.telemetry import FEATURE_VERSION, FEATURES, LOSS_FEATURES
 from optenv.trials import EXTRA
 
-__all__ = ["ACTIVATIONS", "REQUIRED", "PolicySpec", "input_columns"]
+from .normalisation import Normalisation
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
+__all__ = [
+    "ACTIVATIONS",
+    "OUTPUTS",
+    "REQUIRED",
+    "PolicySpec",
+    "input_columns",
+    "observation_width",
+]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "leaky_relu": nn.LeakyReLU,
+    "silu": nn.SiLU,
+}
+
+#: How a network's output becomes a continuous action in [-1, 1].
+OUTPUTS = ("clip", "tanh")
 
 #: Entries that every description must have, and their types.
 REQUIRED: dict[str, type | tuple[type, ...]] = {
@@ -48,8 +67,9 @@ MAX_HORIZON = 10_000
 #: Largest bound of the log-multiplier, and the largest change of it at once, in nats.
 MAX_BOUND, MAX_SHIFT = 20.0, 40.0
 
-#: Largest number of units of an LSTM, of networks, of layers, and of a layer's units.
-MAX_MEMORY, MAX_MEMBERS, MAX_DEPTH, MAX_WIDTH = 4096, 100, 32, 2**14
+#: Largest number of units of an LSTM, of its layers, of networks, of their layers, and of a
+#: layer's units.
+MAX_MEMORY, MAX_MEMORY_LAYERS, MAX_MEMBERS, MAX_DEPTH, MAX_WIDTH = 4096, 8, 100, 32, 2**14
 
 #: Largest number of weights of all networks, 64 MiB of them.
 MAX_WEIGHTS = 2**24
@@ -88,10 +108,19 @@ class PolicySpec:
         anytime: True if the policy does not need the length of a run.
         total_updates: lengths of the shortest and of the longest run in training, in
             updates.
-        runs: runs of a trial in training; only for policies with a memory.
+        trials: True if the policy sees observations of trials (:class:`optenv.TrialEnv`),
+            False if those of single runs; by default it sees those of trials if it has a
+            memory.
+        runs: runs of a trial in training; only for policies of trials.
         previous_reward: kind of previous reward that was observed in trials.
         memory: units of the LSTM; 0 for a policy without one.
+        memory_layers: layers of the LSTM, each of ``memory`` units.
+        normalisation: normalisation of what the networks see, as of
+            :meth:`~agents.policy.normalisation.Normalisation.to_json`, one mean and one
+            standard deviation for each of :attr:`columns`; None for none.
         activation: a key of :data:`ACTIVATIONS`.
+        output: how the output becomes a continuous action, one of :data:`OUTPUTS`.
+        output_bound: largest absolute output before ``"tanh"``; None for no bound.
         layers: widths from the network's input to its output.
         members: number of networks whose outputs are averaged.
         algorithm: name of the class that trained the policy.
@@ -122,10 +151,15 @@ class PolicySpec:
     spacing: float
     anytime: bool = False
     total_updates: list[int]
+    trials: bool | None = None
     runs: int | None = None
     previous_reward: str | None = None
     memory: int = 0
+    memory_layers: int = 1
+    normalisation: dict[str, Any] | None = None
     activation: str
+    output: str = "clip"
+    output_bound: float | None = None
     algorithm: str | None = None
     timesteps: int | None = None
     seed: int | None = None
@@ -159,6 +193,11 @@ class PolicySpec:
                 "the action of a policy must leave nothing to its rule, got "
                 f"{quoted(self.action)}; for rule {rule.name!r}, that is {filled.to_dict()}"
             )
+        if action.per_tensor and self.memory:
+            raise ValueError(
+                f"a policy with action {action.kind!r} has no memory, got memory "
+                f"{self.memory!r}"
+            )
         unknown = [name for name in self.features if name not in list(FEATURES)]
         if unknown:
             raise ValueError(
@@ -175,7 +214,9 @@ class PolicySpec:
                 "anytime must be True or False, and True needs schedule 'constant', got "
                 f"{quoted(self.anytime)} with {schedule!r}"
             )
-        # 4. The network, from what is observed to what the action needs
+        # 4. What becomes of observations and outputs
+        self._check_ends()
+        # 5. The network, from what is observed to what the action needs
         ends = [len(self.columns) + self.memory, self.parsed_action.outputs]
         if [self.layers[0], self.layers[-1]] != ends:
             raise ValueError(
@@ -188,6 +229,38 @@ class PolicySpec:
                 f"make {self.num_weights} weights; at most {MAX_WEIGHTS} are allowed"
             )
 
+    def _check_ends(self) -> None:
+        """Check the normalisation of the inputs, and what bounds the outputs.
+
+        Raises:
+            ValueError: an entry is not valid.
+        """
+        if self.trials is not None and not isinstance(self.trials, bool):
+            raise ValueError(f"trials must be True or False, got {quoted(self.trials)}")
+        normalisation = self.parsed_normalisation
+        if normalisation is not None and len(normalisation.mean) != len(self.columns):
+            raise ValueError(
+                f"normalisation has {len(normalisation.mean)} means, but the networks see "
+                f"{len(self.columns)} columns of an observation"
+            )
+        if self.output not in OUTPUTS:
+            raise ValueError(
+                f"unknown output {quoted(self.output)}; valid: {', '.join(OUTPUTS)}"
+            )
+        if self.output != "clip" and isinstance(self.parsed_action, actions.Discrete):
+            raise ValueError(
+                f"a discrete action is the index of the largest output, got output "
+                f"{self.output!r}; valid: clip"
+            )
+        bound = self.output_bound
+        if bound is not None and (
+            self.output != "tanh" or not is_number(bound) or not 0 < bound <= MAX_NUMBER
+        ):
+            raise ValueError(
+                f"output_bound must be in (0, {MAX_NUMBER:g}], and needs output 'tanh', "
+                f"got {quoted(bound)} with {self.output!r}"
+            )
+
     def _check_numbers(self) -> None:
         """Refuse numbers out of their range, and lists that are too long.
 
@@ -198,6 +271,7 @@ class PolicySpec:
         for name, least, most in (
             ("members", 1, MAX_MEMBERS),
             ("memory", 0, MAX_MEMORY),
+            ("memory_layers", 1, MAX_MEMORY_LAYERS),
             ("horizon", 1, MAX_HORIZON),
         ):
             _check_integer(name, getattr(self, name), least, most)
@@ -284,7 +358,8 @@ class PolicySpec:
         hidden: Sequence[int],
         activation: str = "tanh",
         memory: int = 0,
-        **provenance: Any,
+        trials: bool | None = None,
+        **entries: Any,
     ) -> Self:
         """Describe a policy that was trained on an environment.
 
@@ -294,19 +369,24 @@ class PolicySpec:
             hidden: widths of the network's hidden layers.
             activation: a key of :data:`ACTIVATIONS`.
             memory: units of the LSTM; 0 for none.
-            **provenance: ``algorithm``, ``timesteps`` and ``seed`` of the training.
+            trials: whether it is an environment of trials; by default whether there is a
+                memory.
+            **entries: further entries, such as ``output``, and ``algorithm``,
+                ``timesteps`` and ``seed`` of the training.
 
         Raises:
             ValueError, TypeError: see :class:`PolicySpec`.
         """
         action = actions.make(described["action"])
-        inputs = len(input_columns(described["features"], action, memory)) + memory
+        on_trials = bool(memory) if trials is None else trials
+        inputs = len(input_columns(described["features"], action, on_trials)) + memory
         return cls.from_json(
             {
                 **described,
+                **({"trials": trials} if on_trials != bool(memory) else {}),
                 **({"memory": memory} if memory else {}),
                 "activation": activation,
-                **provenance,
+                **entries,
                 "layers": [inputs, *hidden, action.outputs],
             }
         )
@@ -325,11 +405,12 @@ class PolicySpec:
         first = specs[0].behaviour()
         for spec in specs[1:]:
             other = spec.behaviour()
-            for key, value in first.items():
+            for key in {**first, **other}:
+                value = first.get(key, 0)
                 if key != "members" and other.get(key, 0) != value:
                     raise ValueError(
-                        f"policies of different {key} cannot be averaged: {value!r} and "
-                        f"{other.get(key, 0)!r}"
+                        f"policies of different {key} cannot be averaged: {quoted(value)} "
+                        f"and {quoted(other.get(key, 0))}"
                     )
         entries = specs[0].to_json()
         return cls.from_json(
@@ -360,6 +441,13 @@ class PolicySpec:
         """Return the entries that, with the weights, decide how the policy acts."""
         entries = {name: getattr(self, name) for name in REQUIRED}
         entries |= {"anytime": self.anytime, "members": self.members}
+        # Later entries stand there where they have an effect, so that the fingerprints of
+        # policies without them stay as they are
+        for name in ("memory_layers", "normalisation", "output", "output_bound"):
+            if (value := getattr(self, name)) != _DEFAULTS[name]:
+                entries[name] = value
+        if self.on_trials != bool(self.memory):
+            entries["trials"] = self.on_trials
         return entries | ({"memory": self.memory} if self.memory else {})
 
     @cached_property
@@ -373,9 +461,21 @@ class PolicySpec:
         return rules.get(self.rule)
 
     @cached_property
+    def parsed_normalisation(self) -> Normalisation | None:
+        """Normalisation of what the networks see; None for none."""
+        if self.normalisation is None:
+            return None
+        return Normalisation.from_json(self.normalisation)
+
+    @property
+    def on_trials(self) -> bool:
+        """True if the policy sees observations of trials."""
+        return bool(self.memory) if self.trials is None else self.trials
+
+    @cached_property
     def columns(self) -> list[int]:
         """Columns of an observation that the networks see."""
-        return input_columns(self.features, self.parsed_action, self.memory)
+        return input_columns(self.features, self.parsed_action, self.on_trials)
 
     @property
     def sees_loss(self) -> bool:
@@ -386,8 +486,9 @@ class PolicySpec:
     def num_weights(self) -> int:
         """Number of weights and biases of all networks and LSTM cells."""
         network = sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(self.layers))
-        cell = 4 * self.memory * (len(self.columns) + self.memory + 2)
-        return self.members * (network + cell)
+        cells = len(self.columns) + self.memory + 2
+        cells += (self.memory_layers - 1) * 2 * (self.memory + 1)
+        return self.members * (network + 4 * self.memory * cells)
 
 
 #: Defaults of a description's entries, in the order in which they are written.
@@ -398,8 +499,19 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
+def observation_width(action: actions.Action, trials: bool) -> int:
+    """Return the width of an environment's observation without registered features.
+
+    Args:
+        action: the environment's action.
+        trials: whether its episodes are trials.
+    """
+    width = len(FEATURES) + action.observed
+    return width + action.outputs + len(EXTRA) if trials else width
+
+
 def input_columns(
-    features: Sequence[str], action: actions.Action, memory: int
+    features: Sequence[str], action: actions.Action, trials: bool
 ) -> list[int]:
     """Return the columns of an observation that a policy's networks see.
 
@@ -407,17 +519,13 @@ def input_columns(
         features: names out of :data:`optenv.telemetry.FEATURES`.
         action: the policy's action. The observed part of the previous action stands after
             the features.
-        memory: units of the LSTM. A policy with a memory sees observations of trials
-            (:class:`optenv.TrialEnv`), which end with the encoding of the previous action,
-            the previous reward, and a flag at the first step of a run.
+        trials: whether the policy sees observations of trials (:class:`optenv.TrialEnv`),
+            which end with the encoding of the previous action, the previous reward, and a
+            flag at the first step of a run.
     """
     names = list(FEATURES)
     columns = [names.index(name) for name in features]
-    width = len(names) + action.observed
-    columns += range(len(names), width)
-    if memory:
-        columns += range(width, width + action.outputs + len(EXTRA))
-    return columns
+    return [*columns, *range(len(names), observation_width(action, trials))]
 
 
 def _check_integer(name: str, value: Any, least: int, most: int) -> None:

@@ -12,16 +12,14 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import torch
 from stable_baselines3 import DQN, PPO
-from torch import nn
 
 from optenv import actions
 
 from .group_advantage import RECURRENT, REPLAY, ROLLOUT, Buffer
+from .networks import NETWORKS, Network, actor_network, q_network, quantile_network
 from .unrolled import UnrolledLR
 from .unrolled_rule import UnrolledRule
 
@@ -31,101 +29,12 @@ __all__ = [
     "Network",
     "actor_network",
     "algorithm_of",
+    "extractor_of",
     "get",
     "q_network",
     "quantile_network",
     "register",
 ]
-
-
-class Network(NamedTuple):
-    """Deterministic part of a model's policy.
-
-    Attributes:
-        layers: ``nn.Linear``, activation, ..., ``nn.Linear``, from the observation to what
-            the action is decoded from: the mean of a continuous action, or one score for
-            each discrete action.
-        lstm: LSTM whose output the first layer sees after the observation; None if there
-            is none.
-    """
-
-    layers: list[nn.Module]
-    lstm: nn.LSTM | None = None
-
-
-def actor_network(model: Any) -> Network:
-    """Return the actor of a model with an actor-critic policy, such as PPO or A2C."""
-    policy = model.policy
-    layers = [
-        *_extractor_layers(policy.pi_features_extractor),
-        *policy.mlp_extractor.policy_net,
-        policy.action_net,
-    ]
-    return Network(_without_flatten(layers), getattr(policy, "lstm_actor", None))
-
-
-def q_network(model: Any) -> Network:
-    """Return the network of action values of a DQN model."""
-    net = model.policy.q_net
-    return Network(
-        _without_flatten([*_extractor_layers(net.features_extractor), *net.q_net])
-    )
-
-
-def quantile_network(model: Any) -> Network:
-    """Return the network of mean action values of a QR-DQN model."""
-    net = model.policy.quantile_net
-    *hidden, last = net.quantile_net
-    return Network(
-        _without_flatten(
-            [
-                *_extractor_layers(net.features_extractor),
-                *hidden,
-                _mean_over_quantiles(last, net.n_quantiles),
-            ]
-        )
-    )
-
-
-def _extractor_layers(extractor: nn.Module) -> list[nn.Module]:
-    """Return the layers of a features extractor.
-
-    Raises:
-        ValueError: it does not compute what its layers, one after the other, do.
-    """
-    layers = list(extractor.children())
-    device = next((p.device for p in extractor.parameters()), None)
-    width: Any = extractor._observation_space.shape  # type: ignore[union-attr]
-    drawn = np.random.default_rng(0).uniform(-4, 4, (64, *width))
-    observations = torch.from_numpy(drawn.astype(np.float32)).to(device)
-    try:
-        with torch.no_grad():
-            expected = extractor(observations)
-            found = nn.Sequential(*layers)(observations)
-        same = torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
-    except (RuntimeError, TypeError):  # shapes do not fit
-        same = False
-    if not same:
-        raise ValueError(
-            f"the features extractor {type(extractor).__name__} does more than its layers, "
-            f"one after the other ({[type(layer).__name__ for layer in layers]}); train "
-            "with the default one, FlattenExtractor"
-        )
-    return layers
-
-
-def _without_flatten(layers: list[nn.Module]) -> list[nn.Module]:
-    return [layer for layer in layers if not isinstance(layer, nn.Flatten)]
-
-
-def _mean_over_quantiles(layer: nn.Linear, quantiles: int) -> nn.Linear:
-    """Return the layer whose outputs are means over quantiles, ``[quantiles, actions]``."""
-    mean = nn.Linear(layer.in_features, layer.out_features // quantiles)
-    state = layer.state_dict()
-    mean.load_state_dict(
-        {name: w.unflatten(0, (quantiles, -1)).mean(0) for name, w in state.items()}
-    )
-    return mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,8 +121,33 @@ def get(name: str) -> Algorithm:
     return ALGORITHMS[name]
 
 
+def extractor_of(model: Any) -> Callable[[Any], Network]:
+    """Return the function that reads the network off a model of Stable-Baselines3.
+
+    It is that of the algorithm (:data:`ALGORITHMS`) of the model's class or of its nearest
+    base class. For a class that is not in the table (TRPO, say), it is that of an algorithm
+    with the same policy class, or of :data:`agents.rl.networks.NETWORKS`.
+
+    Raises:
+        ValueError: none reads this kind of policy.
+    """
+    exported = [each for each in ALGORITHMS.values() if each.extract is not None]
+    algorithm = _same_class(model, exported) or _same_policy(model, exported)
+    if algorithm is not None and algorithm.extract is not None:
+        return algorithm.extract
+    for base in type(model.policy).__mro__:
+        if (name := f"{base.__module__}.{base.__qualname__}") in NETWORKS:
+            return NETWORKS[name]
+    raise ValueError(
+        f"{type(model).__name__} has a policy ({type(model.policy).__name__}) of a kind "
+        "that a policy file does not hold; train with an algorithm of Stable-Baselines3 or "
+        "sb3-contrib, or register one with its extract function "
+        "(agents.rl.algorithms.register)"
+    )
+
+
 def algorithm_of(model: Any) -> Algorithm:
-    """Return the algorithm by which a model of Stable-Baselines3 can be exported.
+    """Return the algorithm in the table that is nearest to a model's class.
 
     It is the one of the model's class or of its nearest base class; for a class that is
     not in the table (TRPO, say), the one with the same policy class.
@@ -222,21 +156,32 @@ def algorithm_of(model: Any) -> Algorithm:
         ValueError: no algorithm has this kind of policy.
     """
     exported = [each for each in ALGORITHMS.values() if each.extract is not None]
+    algorithm = _same_class(model, exported) or _same_policy(model, exported)
+    if algorithm is None:
+        raise ValueError(
+            f"{type(model).__name__} has a policy ({type(model.policy).__name__}) of "
+            f"another kind than those of {', '.join(each.name for each in exported)}"
+        )
+    return algorithm
+
+
+def _same_class(model: Any, table: list[Algorithm]) -> Algorithm | None:
+    """Return the entry of the nearest base class of a model, if their policies agree."""
     for base in type(model).__mro__:
-        for algorithm in exported:
-            expected = algorithm.policy_class
-            if algorithm.cls is base and expected and isinstance(model.policy, expected):
-                return algorithm
+        for entry in table:
+            expected = entry.policy_class
+            if entry.cls is base and expected and isinstance(model.policy, expected):
+                return entry
+    return None
+
+
+def _same_policy(model: Any, table: list[Algorithm]) -> Algorithm | None:
+    """Return the first entry with the class of a model's policy, or its nearest base."""
     for base in type(model.policy).__mro__:
-        for algorithm in exported:
-            if algorithm.policy_class is base:
-                return algorithm
-    raise ValueError(
-        f"{type(model).__name__} has a policy ({type(model.policy).__name__}) of a kind "
-        "that a policy file does not hold; train with one of "
-        f"{', '.join(algorithm.name for algorithm in exported)}, or with an algorithm that "
-        "has the same policies, such as A2C"
-    )
+        for entry in table:
+            if entry.policy_class is base:
+                return entry
+    return None
 
 
 register(Algorithm(name="PPO", cls=PPO, buffer=ROLLOUT, extract=actor_network))

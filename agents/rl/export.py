@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from optenv import actions
-from optenv.registration import TRIALS
+from optenv.per_tensor import policy_observation_space
 from optenv.settings import DTYPES
-from optenv.telemetry import FEATURES
 from optenv.trials import trial_space
 from optenv.vector import observation_space
 
+from ..policy.build import MAX_DIFFERENT, build, check_features, count_differences
 from ..policy.files import save_policy
+from ..policy.layers import join
 from ..policy.module import Policy
-from ..policy.spec import ACTIVATIONS, PolicySpec
+from ..policy.normalisation import Normalisation
 
-__all__ = ["check_reward", "export_policy"]
+__all__ = ["check_export", "check_reward", "describe", "export_policy"]
 
 
 def export_policy(model: Any, path: str | Path) -> Path:
     """Write the policy of a Stable-Baselines3 model.
 
     Args:
-        model: PPO, A2C, DQN or QRDQN model with an MLP policy, an
-            :class:`~agents.recurrent.RL2` model, or a model of an algorithm that was
-            added with :func:`agents.rl.algorithms.register`; trained on an optenv
-            environment (single or batched, wrapped or not).
+        model: model of any algorithm of Stable-Baselines3 or sb3-contrib with an MLP
+            policy, or an MLP policy with an LSTM; or of an algorithm that was added with
+            :func:`agents.rl.algorithms.register`. It was trained on an optenv environment
+            (single or batched, wrapped or not). The statistics of a ``VecNormalize``
+            become part of the policy.
         path: path of the files; ``.safetensors`` and ``.json`` replace its suffix.
 
     Returns:
@@ -42,7 +42,8 @@ def export_policy(model: Any, path: str | Path) -> Path:
             observations or actions; or its observations are not available to an optimizer;
             or its network is not one of linear layers with one activation function; or the
             policy would not act as the model predicts. The message names the algorithm,
-            and what to do. Nothing is written.
+            and what to do. Nothing is written. :func:`check_export` says so before the
+            training.
 
     Example:
         ::
@@ -61,81 +62,83 @@ def export_policy(model: Any, path: str | Path) -> Path:
     return save_policy(policy, path)
 
 
+def check_export(model: Any) -> None:
+    """Check before a training that the model's policy can be exported after it.
+
+    Args:
+        model: new model of Stable-Baselines3 with its environment.
+
+    Raises:
+        ValueError: :func:`export_policy` would refuse the model; the message names the
+            cause, and what to do.
+
+    Example:
+        ::
+
+            model = SAC("MlpPolicy", make_vec_env("optenv/LearningRate-v0"))
+            check_export(model)  # before hours of training
+            model.learn(1_000_000)
+    """
+    try:
+        _policy_of(model)
+    except ValueError as error:
+        raise ValueError(
+            f"this {type(model).__name__} model could not be exported: {error}"
+        ) from error.__cause__
+
+
 def _policy_of(model: Any) -> Policy:
     """Make the policy of a model; see :func:`export_policy`."""
     # Only here: the package does without Stable-Baselines3, and whoever has a model has it
-    from .algorithms import algorithm_of
+    from .algorithms import extractor_of
 
     # 1. Check algorithm and environment
     env = model.get_env()
     if env is None:
         raise ValueError("it has no environment; set_env() one of optenv's first")
-    described = _describe(env)
+    described = describe(env)
     action, trials = actions.make(described["action"]), "runs" in described
-    algorithm = algorithm_of(model)
-    _check_features(described)
-    _check_unwrapped(model, env, action, trials)
+    extract = extractor_of(model)
+    check_features(described)
+    normaliser = _check_unwrapped(model, env, action, trials)
     check_reward(described)
 
     # 2. Read the network off the model
-    assert algorithm.extract is not None
-    layers, lstm = algorithm.extract(model)
-    _check_memory(model, lstm, trials)
-    linear = [cast(nn.Linear, layer) for layer in layers[::2]]
-    activations = {type(layer) for layer in layers[1::2]}
-    if len(layers) % 2 == 0 or not all(isinstance(layer, nn.Linear) for layer in linear):
-        raise ValueError(
-            "its layers must be Linear, one activation, Linear, ..., got "
-            f"{[type(layer).__name__ for layer in layers]}; change policy_kwargs"
-        )
-    names = {cls: name for name, cls in ACTIVATIONS.items()}
-    if len(activations) > 1 or not activations <= set(names):
-        raise ValueError(
-            "it has the activations "
-            f"{', '.join(sorted(cls.__name__ for cls in activations))}; train with one of "
-            f"{', '.join(cls.__name__ for cls in ACTIVATIONS.values())} as activation_fn"
-        )
-    width = model.observation_space.shape[0]
-    memory = 0 if lstm is None else lstm.hidden_size
-    ends = linear[0].in_features, linear[-1].out_features
-    if ends != (width + memory, action.outputs):
-        raise ValueError(
-            f"its network leads from {ends[0]} inputs to {ends[1]} outputs; "
-            f"expected: {width + memory} inputs and {action.outputs} outputs"
-        )
-
-    # 3. Describe it
-    spec = PolicySpec.from_environment(
+    layers, lstm = extract(model)
+    policy = build(
         described,
-        hidden=[layer.out_features for layer in linear[:-1]],
-        activation=names[activations.pop()] if activations else "tanh",
-        memory=memory,
+        join(layers),
+        lstm=lstm,
+        normalisation=_normalisation(normaliser),
         algorithm=type(model).__name__,
         timesteps=int(model.num_timesteps),
         seed=model.seed,
     )
-
-    # 4. Copy the weights, without those of features that were hidden in training (always 0)
-    inputs = [*spec.columns, *range(width, width + memory)]  # the LSTM's output is last
-    policy = Policy(spec)
-    targets = [layer for layer in policy.members[0] if isinstance(layer, nn.Linear)]
-    for i, (target, source) in enumerate(zip(targets, linear, strict=True)):
-        state = source.state_dict()
-        if i == 0:
-            state = {**state, "weight": state["weight"][:, inputs]}
-        target.load_state_dict(state)
-    if lstm is not None:
-        state = {name.removesuffix("_l0"): w for name, w in lstm.state_dict().items()}
-        state["weight_ih"] = state["weight_ih"][:, spec.columns]
-        policy.cells[0].load_state_dict(state)
-    _check_predictions(model, policy)
+    _check_predictions(model, policy, normaliser)
     return policy
 
 
-def _describe(env: Any) -> dict[str, Any]:
-    """Describe the environments of a model, which must agree but for their lengths."""
+def _normalisation(normaliser: Any) -> Normalisation | None:
+    """Return the statistics of a ``VecNormalize``; None for None."""
+    if normaliser is None:
+        return None
+    moments = normaliser.obs_rms
+    return Normalisation(
+        moments.mean, moments.var, float(normaliser.epsilon), float(normaliser.clip_obs)
+    )
+
+
+def describe(env: Any) -> dict[str, Any]:
+    """Describe environments, which must agree but for their lengths.
+
+    Args:
+        env: environment of Gymnasium or of Stable-Baselines3, single or batched.
+
+    Raises:
+        ValueError: it is not one of optenv's, or the environments of a batch differ.
+    """
     try:
-        all_described: list[dict[str, Any]] = env.env_method("describe")
+        all_described = _descriptions(env)
     except (AttributeError, EOFError) as error:  # EOFError: in another process
         raise ValueError(
             f"not an environment of optenv's: {env!r}; set_env() one of these first"
@@ -151,6 +154,16 @@ def _describe(env: Any) -> dict[str, Any]:
                 "describes one; train on environments with the same arguments"
             )
     return {**first, "total_updates": [min(lengths), max(lengths)]}
+
+
+def _descriptions(env: Any) -> list[dict[str, Any]]:
+    """Return what the environments within an environment say of themselves."""
+    if hasattr(env, "env_method"):  # of Stable-Baselines3
+        return list(env.env_method("describe"))
+    base = env.unwrapped
+    if hasattr(base, "call") and not hasattr(base, "describe"):  # single ones in a batch
+        return list(base.call("describe"))
+    return [base.describe()]
 
 
 def check_reward(described: Mapping[str, Any]) -> None:
@@ -169,17 +182,7 @@ def check_reward(described: Mapping[str, Any]) -> None:
         )
 
 
-def _check_features(described: Mapping[str, Any]) -> None:
-    """Refuse observations with features from outside the package."""
-    registered = [name for name in described["features"] if name not in FEATURES]
-    if registered:
-        raise ValueError(
-            f"it observes the registered features {registered}, and an optimizer only "
-            f"{', '.join(FEATURES)}; train without them"
-        )
-
-
-def _check_unwrapped(model: Any, env: Any, action: actions.Action, trials: bool) -> None:
+def _check_unwrapped(model: Any, env: Any, action: actions.Action, trials: bool) -> Any:
     """Refuse models whose observations or actions are not those of an optenv environment.
 
     Args:
@@ -187,14 +190,12 @@ def _check_unwrapped(model: Any, env: Any, action: actions.Action, trials: bool)
         env: its environment.
         action: the environment's action.
         trials: True if the environment's episodes are trials.
+
+    Returns:
+        The wrapper that normalises observations; None if there is none.
     """
     from .export_wrappers import wrapping
 
-    if getattr(env, "norm_obs", False):
-        raise ValueError(
-            "the model was trained on normalised observations, whose statistics a policy "
-            "does not hold; use VecNormalize(..., norm_obs=False)"
-        )
     found = wrapping(env)
     if found.strangers:
         raise ValueError(
@@ -203,11 +204,18 @@ def _check_unwrapped(model: Any, env: Any, action: actions.Action, trials: bool)
         )
     valid = []
     for name in DTYPES:
-        observations = observation_space(name, action)
+        run_space = observation_space(name, action)
+        observations = policy_observation_space(run_space, action)
         if trials:
             observations = trial_space(observations, action)
-        valid.append((observations, action.space(DTYPES[name][1])))
+        valid.append((observations, action.policy_space(DTYPES[name][1])))
     actual = (model.observation_space, model.action_space)
+    if action.per_tensor and actual[1] == action.space(actual[1].dtype.type):
+        raise ValueError(
+            "it acts on all tensors of a run at once, so that it fits models of one size; "
+            "train on batches in an optenv.PerTensor, of which every tensor is a "
+            "sub-environment"
+        )
     if found.changing or actual not in valid:
         names = ", ".join(found.changing) or "something"
         differ = (
@@ -220,58 +228,35 @@ def _check_unwrapped(model: Any, env: Any, action: actions.Action, trials: bool)
             "train without it, or, if it changes neither, set_env() the environment "
             "without it before the export"
         )
-    if getattr(model.policy, "squash_output", False):
+    if len(found.normalising) > 1:
         raise ValueError(
-            "it squashes its actions (squash_output=True), and an optimizer clips them; "
-            "train without squash_output"
+            f"its observations are normalised {len(found.normalising)} times; train with "
+            "one VecNormalize"
         )
+    return found.normalising[0] if found.normalising else None
 
 
-def _check_memory(model: Any, lstm: nn.LSTM | None, trials: bool) -> None:
-    """Refuse an LSTM of another form than RL²'s, on single runs, or none on trials."""
-    if lstm is None and not trials:
-        return
-    from .rl2 import LstmPolicy  # only here: PPO and DQN do without sb3-contrib
-
-    layers = 0 if lstm is None else lstm.num_layers
-    if layers != 1 or not trials or not isinstance(model.policy, LstmPolicy):
-        raise ValueError(
-            "a policy of trials, and no other, must be an agents.recurrent.LstmPolicy with "
-            f"one layer, got {type(model.policy).__name__} with {layers} layers "
-            f"{'for' if trials else 'without'} trials; trials: {', '.join(TRIALS)}"
-        )
-
-
-def _check_predictions(model: Any, policy: Policy) -> None:
+def _check_predictions(model: Any, policy: Policy, normaliser: Any) -> None:
     """Refuse a policy that does not act as its model predicts.
 
     Both see the same random observations, those of a few steps in a row.
     """
-    rng, (steps, count) = np.random.default_rng(0), (4, 64)
-    space = model.observation_space
-    observations = rng.standard_normal((steps, count, *space.shape))
-    observations[::2] = rng.uniform(-4, 4, observations[::2].shape)
-    # Features that were hidden in training are 0
-    seen = np.zeros(space.shape, np.bool_)
-    seen[policy.columns] = True
-    observations = np.where(seen, observations, 0).clip(space.low, space.high)
-    observations = observations.astype(space.dtype)
-    memory, state, different = policy.blank(count), None, 0
+    state: Any = None
+
+    def predict(observation: np.ndarray, first: bool) -> Any:
+        nonlocal state
+        if normaliser is not None:
+            observation = normaliser.normalize_obs(observation)
+        starts = np.full(len(observation), first)
+        action, state = model.predict(observation, state, starts, deterministic=True)
+        return action
+
     training = model.policy.training
-    for step, observation in enumerate(observations):
-        expected, state = model.predict(
-            observation, state, np.full(count, step == 0), deterministic=True
-        )
-        given = torch.from_numpy(observation.astype(np.float32))
-        with torch.no_grad():
-            acted, memory = policy.remember(given, memory)
-        wrong = ~np.isclose(acted.numpy(), expected, rtol=0, atol=1e-3)
-        different += int(wrong.reshape(count, -1).any(1).sum())
+    different, count = count_differences(policy, predict, model.observation_space.dtype)
     model.policy.set_training_mode(training)
-    # Two scores may be equal but for rounding
-    if different > 0.01 * steps * count:
+    if different > MAX_DIFFERENT * count:
         raise ValueError(
-            f"on {different} of {steps * count} random observations, its policy "
+            f"on {different} of {count} random observations, its policy "
             f"({type(model.policy).__name__}) acts otherwise than its layers do; train "
             "with a policy class of Stable-Baselines3 that is not changed"
         )

@@ -18,6 +18,7 @@ from stable_baselines3.common import vec_env
 from stable_baselines3.common.monitor import Monitor
 
 from optenv.env import LearningRateEnv
+from optenv.per_tensor import PerTensor
 from optenv.sb3 import SB3VecEnv
 from optenv.trials import TrialEnv, TrialVectorEnv
 from optenv.vector import LearningRateVectorEnv
@@ -34,7 +35,7 @@ NEUTRAL: frozenset[type[Any]] = frozenset(
     {
         # 1. Environments, and batches of them
         LearningRateEnv, LearningRateVectorEnv, TrialEnv, TrialVectorEnv,
-        SB3VecEnv, vec_env.VecEnv, vec_env.DummyVecEnv, vec_env.SubprocVecEnv,
+        PerTensor, SB3VecEnv, vec_env.VecEnv, vec_env.DummyVecEnv, vec_env.SubprocVecEnv,
         gym.Env, vector.VectorEnv, vector.SyncVectorEnv, vector.AsyncVectorEnv,
         # 2. Wrappers of single environments
         gym.Wrapper, gym.RewardWrapper, Monitor, wrappers.Autoreset,
@@ -60,10 +61,12 @@ class Wrapping(NamedTuple):
     Attributes:
         changing: names of the wrappers that are not known to be neutral.
         strangers: environments at the bottom that are none of the package.
+        normalising: wrappers ``VecNormalize`` that normalise observations.
     """
 
     changing: list[str]
     strangers: list[Any]
+    normalising: list[vec_env.VecNormalize]
 
 
 def wrapping(env: Any) -> Wrapping:
@@ -76,6 +79,7 @@ def wrapping(env: Any) -> Wrapping:
     """
     changing: list[str] = []
     strangers: list[Any] = []
+    normalising: list[vec_env.VecNormalize] = []
     for layer in _layers(env):
         if isinstance(layer, str):
             found, base = _named(layer)
@@ -86,7 +90,9 @@ def wrapping(env: Any) -> Wrapping:
             strangers.append(layer)
         elif not _is_neutral(layer):
             changing.append(type(layer).__name__)
-    return Wrapping(list(dict.fromkeys(changing)), strangers)
+        if isinstance(layer, vec_env.VecNormalize) and layer.norm_obs:
+            normalising.append(layer)
+    return Wrapping(list(dict.fromkeys(changing)), strangers, normalising)
 
 
 def _layers(env: Any) -> Iterator[Any]:
@@ -128,13 +134,16 @@ def _named(text: str) -> tuple[list[str], bool]:
 
 
 def _is_neutral(layer: Any) -> bool:
-    """Return True if all methods of a layer are those of neutral classes."""
+    """Return True if all methods of a layer are those of neutral classes.
+
+    ``VecNormalize`` counts as neutral: a policy holds its statistics.
+    """
     for method in METHODS:
         owners = [cls for cls in type(layer).__mro__ if method in vars(cls)]
         if method in vars(layer):  # replaced on the object
             return False
-        if owners and owners[0] is vec_env.VecNormalize and not layer.norm_obs:
-            continue
+        if owners and owners[0] is vec_env.VecNormalize:
+            continue  # its statistics are exported
         if owners and owners[0] not in NEUTRAL:
             return False
     return True

@@ -122,7 +122,8 @@ def make_env(
 
     Args:
         env_id: a key of :data:`IDS`.
-        num_envs: number of runs at once.
+        num_envs: number of runs at once. Where actions are on single tensors, each run has
+            a sub-environment for each (:class:`optenv.PerTensor`).
         arguments: arguments of the environment; an ``action`` without a kind gets the
             id's.
         copies: runs of each task; from 2 on, rewards are relative to the other copies',
@@ -150,6 +151,8 @@ def make_env(
         autoreset_mode=AutoresetMode.DISABLED,
         **{**arguments, "action": action},
     )
+    if batch.unwrapped.action.per_tensor:  # type: ignore[attr-defined]
+        batch = optenv.PerTensor(batch)
     env = VecMonitor(SB3VecEnv(batch))
     return LeaveOneOutReward(env, copies) if copies > 1 else env
 

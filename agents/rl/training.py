@@ -24,7 +24,7 @@ from ..utils.atomic import write_bytes, write_text
 from ..utils.averaging import TailAverage
 from ..utils.progress import echo, progress_bar
 from ..utils.workers import stopped
-from .export import export_policy
+from .export import check_export, export_policy
 from .rollouts import Rollouts, rounded
 from .unrolled import UnrolledLR
 
@@ -92,12 +92,14 @@ def learn(
         True if the training went to its end, False if the user interrupted it.
 
     Raises:
+        ValueError: the model could not be exported after the training.
         OSError: a file cannot be written; it is left as it was.
     """
     timesteps = rounded(model, timesteps)
     save_every = save_every or max(1, timesteps // CHECKPOINTS)
     if isinstance(model, UnrolledLR):
         return _learn_unrolled(model, timesteps, folder, save_every, progress=progress)
+    check_export(model)
     finished = True
     model.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
     recorder = _Recorder(folder, timesteps, save_every)

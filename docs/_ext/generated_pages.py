@@ -84,6 +84,11 @@ ENVIRONMENT_PAGES: dict[str, tuple[str, Sequence[str], type[Any]]] = {
         ["optenv/RoleLearningRate-v0"],
         optenv.LearningRateEnv,
     ),
+    "layerwise-learning-rate": (
+        "Learning rates of tensors",
+        ["optenv/LayerwiseLearningRate-v0"],
+        optenv.LearningRateEnv,
+    ),
     "trials": ("Trials", list(optenv.TRIALS), optenv.TrialEnv),
     "batches": (
         "Batches of runs",

@@ -19,6 +19,7 @@ from . import (
     autoencoder,
     cnn,
     contrastive,
+    few_shot,
     functions,
     language,
     mlp,
@@ -32,6 +33,7 @@ from .autoencoder import VAE, Autoencoder
 from .base import Data, Task
 from .cnn import CNN
 from .contrastive import Contrastive
+from .few_shot import FewShot
 from .functions import Function
 from .generated import GeneratedTask
 from .language import LanguageModel
@@ -55,6 +57,7 @@ __all__ = [
     "Contrastive",
     "Data",
     "Family",
+    "FewShot",
     "Function",
     "GeneratedTask",
     "LanguageModel",
@@ -97,6 +100,7 @@ MORE_FAMILIES: dict[str, Family] = {
     "rnn": rnn.sample_structure,
     "transformer": transformer.sample_structure,
     "policy-gradient": policy_gradient.sample_structure,
+    "few-shot": few_shot.sample_structure,
 }
 
 #: Names of the splits that all families have.

@@ -26,8 +26,11 @@ __all__ = [
     "Data",
     "Task",
     "check_finite",
+    "normal_numbers",
     "order_keys",
+    "random_bits",
     "unflatten",
+    "uniform_numbers",
 ]
 
 #: Largest number of training examples of a run.
@@ -56,11 +59,14 @@ class Batch(NamedTuple):
         targets: ``[B, n, ...]``.
         noise: independent standard normal numbers, ``[B, n, K]`` with ``K`` as the task's
             :attr:`Task.noise`.
+        keys: key of each run for :func:`random_bits`, ``[B]`` int64, if the task
+            :attr:`Task.draws` by it; None otherwise.
     """
 
     inputs: Tensor
     targets: Tensor
     noise: Tensor
+    keys: Tensor | None = None
 
 
 class Data(NamedTuple):
@@ -111,6 +117,15 @@ class Data(NamedTuple):
         within = position - epoch * self.num_train
         return (within * stride + offset).remainder(self.num_train)
 
+    def keys(self, updates: Tensor) -> Tensor:
+        """Compute keys for random numbers, ``[B]`` int64, from the run and the update.
+
+        Args:
+            updates: number of the update they are for, ``[B]`` int64; negative numbers are
+                for evaluations.
+        """
+        return _mix(_mix(self.order) + updates * _GOLDEN)
+
     def noise(self, updates: Tensor, examples: int, width: int) -> Tensor:
         """Draw independent standard normal numbers ``[B, examples, width]``.
 
@@ -118,21 +133,14 @@ class Data(NamedTuple):
         the same numbers in any batch of runs.
 
         Args:
-            updates: number of the update they are for, ``[B]`` int64; negative numbers are
-                for evaluations.
+            updates: as of :meth:`keys`.
             examples: number of examples.
             width: numbers for each example.
         """
         if not width:
             return torch.empty(len(self.order), examples, 0, device=self.order.device)
-        key = _mix(_mix(self.order) + updates * _GOLDEN)
-        place = torch.arange(examples * width, device=key.device)
-        bits = _mix(key.unsqueeze(1) + (place + 1) * _GOLDEN)
-        # Box and Muller (1958), from the two lower thirds of the bits.
-        low, high = bits & _MASK, (bits >> 24) & _MASK
-        radius = ((low + 0.5) / (_MASK + 1)).log().mul(-2.0).sqrt()
-        normal = radius * (high * (2.0 * math.pi / (_MASK + 1))).cos()
-        return normal.unflatten(1, (examples, width))
+        bits = random_bits(self.keys(updates), 0, examples * width)
+        return normal_numbers(bits).unflatten(1, (examples, width))
 
     def train(self, limit: int) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of the first training examples, ``[B, n, ...]``.
@@ -236,6 +244,31 @@ def _mix(bits: Tensor) -> Tensor:
     return bits ^ ((bits >> 31) & ((1 << 33) - 1))
 
 
+def random_bits(keys: Tensor, begin: int, count: int) -> Tensor:
+    """Compute random bits ``[B, count]`` int64: a function of the key and the place alone.
+
+    Args:
+        keys: key of each run, ``[B]`` int64, see :meth:`Data.keys`.
+        begin: place of the first.
+        count: number of places.
+    """
+    place = torch.arange(begin + 1, begin + count + 1, device=keys.device)
+    return _mix(keys.unsqueeze(1) + place * _GOLDEN)
+
+
+def uniform_numbers(bits: Tensor) -> Tensor:
+    """Return numbers uniform in [0, 1), of random bits; float32, and multiples of 2^-24."""
+    return (bits & _MASK) * (1.0 / (_MASK + 1))
+
+
+def normal_numbers(bits: Tensor) -> Tensor:
+    """Return standard normal numbers, of random bits; float32."""
+    # Box and Muller (1958), from the two lower thirds of the bits.
+    low, high = bits & _MASK, (bits >> 24) & _MASK
+    radius = ((low + 0.5) / (_MASK + 1)).log().mul(-2.0).sqrt()
+    return radius * (high * (2.0 * math.pi / (_MASK + 1))).cos()
+
+
 @dataclass(frozen=True)
 class Task(ABC):
     """Base of tasks; an object is one structure of training runs.
@@ -302,6 +335,14 @@ class Task(ABC):
     def noise(self) -> int:
         """Number of random numbers that the loss draws for each example, ``K``."""
         return 0
+
+    @property
+    def draws(self) -> bool:
+        """True if the loss draws random numbers by :attr:`Batch.keys`.
+
+        That is for losses that don't know how many they need for each example.
+        """
+        return False
 
     @property
     def buffers(self) -> int:

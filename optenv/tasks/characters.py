@@ -113,11 +113,7 @@ class CharacterModel(Task):
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Role of each parameter; see the package's roles of parameters."""
-        kinds = ["vectors" if len(shape) < 2 else "matrices" for shape in self.shapes]
-        kinds[: self.tables] = ["embeddings"] * self.tables
-        kinds[-2] = "output"
-        return tuple(kinds)
+        return (*["embeddings"] * self.tables, *super().roles[self.tables :])
 
     @property
     def work(self) -> int:

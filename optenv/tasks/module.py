@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,10 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..roles import parameters_by_role
-from .base import Data, Task, check_finite, order_keys
-from .stacked import LossFunction, Stacked, flat, named_loss, trained_parameters
+from .base import Batch, Data, Task, check_finite, order_keys
+from .stacked import LossFunction, flat, named_loss, trained_parameters
+from .stateful import Objective, Stateful
 
 __all__ = ["ModuleTask", "from_module"]
+
+#: Loss (a scalar) of a module alone.
+ModuleLoss = Callable[[nn.Module], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,8 +29,9 @@ class ModuleTask(Task):
     factory: Callable[[], nn.Module]
     inputs: Tensor = field(repr=False)
     targets: Tensor = field(repr=False)
-    loss_function: LossFunction = F.cross_entropy
-    _stacked: Stacked = field(init=False, repr=False)
+    loss_function: LossFunction | ModuleLoss = F.cross_entropy
+    of_module: bool = False
+    _stacked: Stateful = field(init=False, repr=False)
 
     # Compared by identity, as the comparison of tensors has no truth value.
     __eq__ = object.__eq__
@@ -33,32 +39,20 @@ class ModuleTask(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # 1. Modules that runs cannot share.
+        # 1. The module.
         module = _seeded(self.factory, 0)
         if not isinstance(module, nn.Module):
             raise TypeError(f"factory must return a torch.nn.Module, got {module!r}")
         if not trained_parameters(module):
             raise ValueError(f"the factory's module has no parameters to train: {module!r}")
-        stateful = [
-            name
-            for name, part in module.named_modules()
-            if part.training and getattr(part, "track_running_stats", False)
-        ]
-        if stateful:
-            raise ValueError(
-                f"modules {stateful} update running statistics in place, which stacked "
-                "runs cannot share; use track_running_stats=False, GroupNorm or eval()"
-            )
-        random = [name for name, part in module.named_modules() if _has_dropout(part)]
-        if random:
-            raise ValueError(
-                f"modules {random} draw from the global random generator; set p=0, or call "
-                "eval() on them"
-            )
         for name, parameter in module.named_parameters():
             check_finite(f"parameter {name!r} of the factory's module", parameter.detach())
-        # 2. A try on a batch, to see whether copies can be stacked.
-        stacked = Stacked(module, self.loss_function)
+        # 2. A try on a batch, to see what it draws and writes, and whether copies can be
+        # stacked.
+        if self.of_module:
+            stacked = Stateful(Objective(module, cast(ModuleLoss, self.loss_function)))
+        else:
+            stacked = Stateful(module, cast(LossFunction, self.loss_function))
         stacked.choose(self.inputs[: self.batch_size], self.targets[: self.batch_size])
         object.__setattr__(self, "_stacked", stacked)
 
@@ -68,10 +62,22 @@ class ModuleTask(Task):
 
     @property
     def roles(self) -> tuple[str, ...]:
-        by_role = parameters_by_role(self._stacked.template)
+        template = self._stacked.template
+        module = template.module if isinstance(template, Objective) else template
+        by_role = parameters_by_role(module)
         names = {id(p): role for role, params in by_role.items() for p in params}
-        trained = trained_parameters(self._stacked.template)
-        return tuple(names[id(p)] for p in trained.values())
+        return tuple(names[id(p)] for p in trained_parameters(module).values())
+
+    @property
+    def draws(self) -> bool:
+        return self._stacked.draws
+
+    @property
+    def buffers(self) -> int:
+        return sum(self._stacked.sizes)
+
+    def init_buffers(self, runs: int) -> Tensor:
+        return self._stacked.initial_buffers().repeat(runs, 1)
 
     def sample(self, generators: Sequence[np.random.Generator]) -> Data:
         total = self.num_train + self.num_validation
@@ -101,17 +107,28 @@ class ModuleTask(Task):
         return torch.stack([flat(module) for module in modules])
 
     def loss(self, params: tuple[Tensor, ...], inputs: Tensor, targets: Tensor) -> Tensor:
-        return self._stacked.loss(params, inputs, targets)
+        if self.draws or self.buffers:
+            return super().loss(params, inputs, targets)  # which refuses
+        stateless = params[0].new_empty(len(params[0]), 0)
+        examples = (inputs, targets)
+        return self._stacked.run(params, examples, stateless, None, training=True)[0]
 
+    def training_loss(
+        self, params: tuple[Tensor, ...], batch: Batch, buffers: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        examples = (batch.inputs, batch.targets)
+        return self._stacked.run(params, examples, buffers, batch.keys, training=True)
 
-def _has_dropout(module: nn.Module) -> bool:
-    """Return whether a module, in its mode, drops units with a positive probability."""
-    if not module.training:
-        return False
-    # Attention and recurrent modules hold a probability instead of a submodule.
-    dropout = isinstance(module, nn.modules.dropout._DropoutNd)
-    p = module.p if dropout else getattr(module, "dropout", 0.0)
-    return isinstance(p, (int, float)) and p > 0
+    def evaluation_loss(
+        self, params: tuple[Tensor, ...], batch: Batch, buffers: Tensor
+    ) -> Tensor:
+        examples = (batch.inputs, batch.targets)
+        # The loss itself may take gradients, as that of a differential equation does.
+        with torch.enable_grad():
+            loss, _ = self._stacked.run(
+                params, examples, buffers, batch.keys, training=False
+            )
+        return loss if torch.is_grad_enabled() else loss.detach()
 
 
 def _seeded(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
@@ -127,47 +144,72 @@ def _seeded(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
 
 def from_module(
     factory: Callable[[], nn.Module],
-    inputs: Tensor,
-    targets: Tensor,
+    inputs: Tensor | None = None,
+    targets: Tensor | None = None,
     *,
-    loss: str | LossFunction = "cross_entropy",
+    loss: str | LossFunction | ModuleLoss = "cross_entropy",
     batch_size: int = 32,
     validation_fraction: float = 0.2,
 ) -> ModuleTask:
-    """Make a task of a module factory and tensors.
+    """Make a task of a module factory, and of tensors or a loss without data.
 
     ``gym.make_vec("optenv/LearningRate-v0", 16, tasks=from_module(...))`` then trains 16
     modules at once, each from its own initial parameters and in its own batch order.
-    Modules that torch cannot stack (such as ``torch.nn.LSTM``) run in a loop.
+    Modules and losses that torch cannot stack (such as ``torch.nn.LSTM``) run in a loop.
+
+    Updates are made in the mode in which the factory returns the module, usually training
+    mode. Rewards and validation use ``eval()`` mode.
+
+    - Random numbers that module and loss draw by torch (dropout, ``torch.randn_like``) are
+      the run's own: they depend on its seed and the number of the update, and not on
+      torch's global generator.
+    - Buffers that training writes to, such as the running statistics of a BatchNorm, are
+      part of the run's state.
 
     Args:
         factory: function that returns a new, randomly initialised module. The global
             generators are seeded for the call and restored afterwards. Parameters that
-            require no gradient stay as they are, the same in all runs; and so do buffers,
-            such as the running statistics of a BatchNorm in ``eval()`` mode.
-        inputs: examples, ``[N, ...]``.
+            require no gradient stay as they are, the same in all runs; and so do buffers
+            that training does not write to.
+        inputs: examples, ``[N, ...]``; None, together with ``targets``, for a loss without
+            data.
         targets: their targets, ``[N, ...]``.
         loss: ``"cross_entropy"``, ``"mse"``, ``"l1"``, ``"bce_with_logits"``, or a function
-            ``(outputs, targets) -> scalar mean loss``. It may be negative, see
-            :mod:`optenv.rewards`, but the features of the loss see negative values as 0.
-        batch_size: examples in a batch.
+            ``(outputs, targets) -> scalar mean loss``; without data, a function ``(module)
+            -> scalar loss``. It may be negative, see :mod:`optenv.rewards`, but the
+            features of the loss see negative values as 0.
+        batch_size: examples in a batch. Without data it means nothing.
         validation_fraction: fraction of the examples, the last ones, for validation.
+            Without data it means nothing.
 
     Returns:
         The task.
 
     Raises:
-        ValueError: sizes do not fit, a value of the inputs, targets or parameters is not
-            finite, the loss is unknown or no scalar, or the module has running statistics
-            (BatchNorm) or dropout in training mode, which runs cannot share.
+        ValueError: sizes do not fit; a value of the inputs, targets or parameters is not
+            finite; the loss is unknown or no scalar; module or loss draw by an operation
+            of torch for which runs have no numbers of their own, or with a generator; or
+            they keep a state that is no buffer. A note says which module it was.
         RuntimeError: the module does not accept the inputs (as it raises it).
         TypeError: the factory does not return a module, or inputs or targets are no
             tensors.
+
+    Example:
+        A loss without data, on points that are drawn anew for every update::
+
+            def loss(module):
+                points = torch.rand(16, 1)
+                return (module(points) - points.sin()).square().mean()
+
+            task = from_module(lambda: torch.nn.Linear(1, 1), loss=loss)
     """
+    if inputs is None and targets is None:
+        return _without_data(factory, loss)
     for name, value in (("inputs", inputs), ("targets", targets)):
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
         check_finite(name, value)
+    assert inputs is not None and targets is not None
     if len(inputs) != len(targets):
         raise ValueError(
             f"inputs and targets differ in length: {len(inputs)} and {len(targets)}"
@@ -176,14 +218,8 @@ def from_module(
         raise ValueError(
             f"validation_fraction must lie in (0, 1), got {validation_fraction!r}"
         )
-    loss_function = named_loss(loss)
-    if isinstance(factory, nn.Module):
-        raise TypeError(
-            "factory must be a function that makes a new module, not a module: give "
-            f"lambda: {type(factory).__name__}(...)"
-        )
-    if not callable(factory):
-        raise TypeError(f"factory must be callable, got {factory!r}")
+    loss_function = named_loss(cast(LossFunction, loss))
+    _check_factory(factory)
     validation = max(1, round(len(inputs) * validation_fraction))
     return ModuleTask(
         batch_size=batch_size,
@@ -194,3 +230,45 @@ def from_module(
         targets=targets,
         loss_function=loss_function,
     )
+
+
+def _without_data(
+    factory: Callable[[], nn.Module], loss: str | LossFunction | ModuleLoss
+) -> ModuleTask:
+    """Make the task of a loss of the module alone.
+
+    Raises:
+        TypeError: the loss is no function.
+    """
+    if not callable(loss):
+        raise TypeError(
+            "without inputs and targets, loss must be a function (module) -> scalar loss, "
+            f"got {loss!r}"
+        )
+    _check_factory(factory)
+    nothing = torch.empty(2, 0)  # an example for training, and one for validation
+    return ModuleTask(
+        batch_size=1,
+        num_train=1,
+        num_validation=1,
+        factory=factory,
+        inputs=nothing,
+        targets=nothing,
+        loss_function=loss,
+        of_module=True,
+    )
+
+
+def _check_factory(factory: Any) -> None:
+    """Refuse a factory that is no function.
+
+    Raises:
+        TypeError: it is a module, or cannot be called.
+    """
+    if isinstance(factory, nn.Module):
+        raise TypeError(
+            "factory must be a function that makes a new module, not a module: give "
+            f"lambda: {type(factory).__name__}(...)"
+        )
+    if not callable(factory):
+        raise TypeError(f"factory must be callable, got {factory!r}")

@@ -144,13 +144,6 @@ class PolicyGradient(Task):
         return (*self._network.shapes, *spread)
 
     @property
-    def roles(self) -> tuple[str, ...]:
-        """Role of each parameter; see the package's roles of parameters."""
-        kinds = ["vectors" if len(shape) < 2 else "matrices" for shape in self.shapes]
-        kinds[2 * self.depth] = "output"
-        return tuple(kinds)
-
-    @property
     def noise(self) -> int:
         return self._system.start_size + self.steps * self._system.action_size
 

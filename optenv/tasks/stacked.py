@@ -39,9 +39,13 @@ LOSSES: dict[str, LossFunction] = {
     "bce_with_logits": F.binary_cross_entropy_with_logits,
 }
 
-#: Parts of vmap's messages about modules that it cannot stack: recurrent ones, and those
-#: that write to buffers.
-REFUSALS = ("atching rule", "the broadcast shape", "captured Tensor", "updated in place")
+#: Parts of vmap's messages about modules and losses that it cannot stack: recurrent ones,
+#: those that write to buffers, take gradients, look at values, or draw in place.
+REFUSALS = (
+    "atching rule", "the broadcast shape", "captured Tensor", "updated in place",
+    "call Tensor.requires_grad_()", "calling .item()", "data-dependent control flow",
+    "inplace randomness on an unbatched", "inplace arithmetic(self",
+)  # fmt: skip
 
 
 class Stacked:

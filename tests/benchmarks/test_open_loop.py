@@ -126,6 +126,18 @@ def test_a_policy_that_cannot_act_on_the_runs_is_refused():
         compare(RUNS, random_policy(), {})
     with pytest.raises(ValueError, match=r"horizon is 7, that of the runs 6"):
         compare(RUNS, random_policy(action=SPECS["discrete"], horizon=7), {})
+    with pytest.raises(ValueError, match=r"the action of the policy is 'hyperparameters'"):
+        spec = {"kind": "hyperparameters", "bound": 3.0}
+        runs = RUNS._replace(env_id="optenv/Hyperparameters-v0")
+        compare(runs, random_policy(action=spec, horizon=6), {})
+
+
+def test_the_action_of_runs_names_the_hyperparameters_of_their_rule():
+    arguments = {**SMALL, "rule": {"name": "momentum", "momentum": 0.5}}
+    runs = Runs("optenv/Hyperparameters-v0", arguments, groups=1, of_each=2)
+    names = ("learning_rate", "momentum", "weight_decay", "clip", "average")
+    assert runs.action.names == names
+    assert runs.returns(lambda observed, _: np.zeros((2, 5)))[1].shape == (6, 2, 5)
 
 
 @pytest.mark.slow

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from agents import load_policy
 from tests.helpers.paths import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -52,3 +55,21 @@ def output(example: Path, folder: Path, **environment: str) -> str:
         pytest.fail(f"{words} did not end:\n{errors}")
     assert process.returncode == 0, errors
     return printed
+
+
+def check_trained(printed: str, folder: Path) -> None:
+    """Assert that an example has trained a policy, exported it, and trained with it.
+
+    The first iteration is of actions that are nearly random.
+
+    Args:
+        printed: what the example has printed.
+        folder: folder in which it has left one policy.
+    """
+    lines = re.findall(r"iteration \d+: .*mean return (-?[\d.]+)\n", printed)
+    returns = np.array(lines, float)
+    assert len(returns) >= 8 and returns[-3:].mean() > returns[0] + 0.5, returns
+    (loss,) = re.findall(r"as an optimizer: loss ([\d.]+) to ([\d.]+)", printed)
+    assert float(loss[1]) < 0.9 * float(loss[0]), loss
+    (path,) = folder.glob("*.safetensors")
+    assert load_policy(path).description["algorithm"] == "PPO"

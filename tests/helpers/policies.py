@@ -32,7 +32,8 @@ def random_policy(
     spec = spec.for_rule(optenv.rules.get(rule))
     outputs, memory = spec.outputs, description.get("memory", 0)
     inputs = len(telemetry.FEATURES) + spec.observed
-    inputs += outputs + 2 + memory if memory else 0
+    inputs += memory
+    inputs += outputs + 2 if description.get("trials", bool(memory)) else 0
     policy = Policy(
         {
             "feature_version": telemetry.FEATURE_VERSION,

@@ -1,4 +1,4 @@
-"""Controls beside one learning rate: hyperparameters by name, and rates of roles."""
+"""Controls besides one learning rate: hyperparameters by name, and rates of roles."""
 
 from __future__ import annotations
 
@@ -116,14 +116,11 @@ def test_roles_are_those_of_the_model() -> None:
 
 def test_weight_decay_is_decoupled() -> None:
     data, state = start_runs(SHORT["tasks"], "sgd", 3)
-    lr, decay = (
-        torch.full((1, 3), 0.1, dtype=torch.float64),
-        torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64),
-    )
-    plain = core.advance(SHORT["tasks"], rules.get("sgd"), data, state, lr)
-    decayed = core.advance(
-        SHORT["tasks"], rules.get("sgd"), data, state, lr, Modifiers(weight_decay=decay)
-    )
+    task, rule = SHORT["tasks"], rules.get("sgd")
+    lr = torch.full((1, 3), 0.1, dtype=torch.float64)
+    decay = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    plain = core.advance(task, rule, data, state, lr)
+    decayed = core.advance(task, rule, data, state, lr, Modifiers(weight_decay=decay))
     expected = plain.params - 0.1 * decay[:, None] * state.params
     torch.testing.assert_close(decayed.params, expected)
 
@@ -136,12 +133,10 @@ def test_gradients_are_clipped_against_the_norms_so_far() -> None:
     plain = core.advance(SHORT["tasks"], rule, data, state, lr)
     clipped = core.advance(SHORT["tasks"], rule, data, state, lr, Modifiers(clip=ratio))
     torch.testing.assert_close(clipped.params[2], plain.params[2])
-    # With the smallest ratio only the first gradient moves the parameters.
+    # With the smallest ratio only the first gradient, which is not clipped, moves them.
     moved = torch.linalg.vector_norm(clipped.params - state.params, dim=1)
     first = 0.01 * torch.linalg.vector_norm(state.grad, dim=1)
-    assert float(moved[0]) == pytest.approx(
-        float(first[0]), rel=0.01
-    )  # only the first, unclipped
+    assert float(moved[0]) == pytest.approx(float(first[0]), rel=0.01)
     assert moved[0] < moved[1]
 
 
@@ -152,10 +147,8 @@ def test_an_average_is_the_last_or_the_mean_of_all(exponent: float) -> None:
     state = core.start(task, rule, data, params, averaged=True)
     assert torch.equal(state.evaluated, params)
     path = []
-    lr, modifiers = (
-        torch.full((1, 3), 0.1, dtype=torch.float64),
-        Modifiers(average=torch.full((3,), exponent, dtype=torch.float64)),
-    )
+    lr = torch.full((1, 3), 0.1, dtype=torch.float64)
+    modifiers = Modifiers(average=torch.full((3,), exponent, dtype=torch.float64))
     for _ in range(7):
         state = core.advance(task, rule, data, state, lr, modifiers)
         path.append(state.params)

@@ -119,6 +119,26 @@ def test_a_family_that_returns_no_task_is_refused() -> None:
         gym.make(ID, **{**SHORT, "tasks": "nothing"}).reset(seed=0)
 
 
+def test_families_are_mixed_with_registered_ones_in_one_vector_environment() -> None:
+    tasks.register("mean", sample_mean)
+    env = gym.make_vec(ID, 12, groups=12, **{**SHORT, "tasks": ["mean", "few-shot/ood"]})
+    env.reset(seed=0)
+    kinds = [type(group.task).__name__ for _, group in env.groups]
+    assert set(kinds) == {"Mean", "FewShot"}
+    _, rewards, *_ = env.step(np.zeros((12, 1), np.float32))
+    assert np.isfinite(rewards).all() and (rewards != 0).all()
+
+
+def test_the_guides_function_and_noisy_task_equal_the_batched_ones() -> None:
+    namespace: dict[str, Any] = {"__name__": "guide"}
+    exec(compile(sections()["A task"], GUIDE.name, "exec", dont_inherit=True), namespace)
+    batch = check_both(tasks=namespace["Rosenbrock"](), base_lr=0.01)
+    x, y = (batch.groups[0][1].state.run.params).unbind(1)
+    expected = (1 - x) ** 2 + 100 * (y - x**2) ** 2
+    torch.testing.assert_close(batch.groups[0][1].state.loss[:, 0], expected)
+    check_both(tasks=namespace["NoisyInputs"](inputs=4, num_train=64))
+
+
 # Rewards
 
 

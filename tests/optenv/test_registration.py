@@ -18,15 +18,19 @@ FAMILIES = registration.FAMILIES
 SHORT: dict[str, Any] = {"horizon": 2, "updates_per_step": 1}
 
 #: Ids that cover every family once, and every control with some of them.
+#: An id of every family, of controls and trials in turn.
+NAMES = [
+    i.split("/")[1].removesuffix("-v0")
+    for i in {**registration.ENVIRONMENTS, **registration.TRIALS}
+]
 COVERING = [
-    f"optenv/{[*registration.CONTROLS][i % len(registration.CONTROLS)]}"
-    f"{'Trial' if i % 2 else ''}-{family}-v0"
-    for i, family in enumerate(FAMILIES)
+    f"optenv/{NAMES[i % len(NAMES)]}-{family}-v0" for i, family in enumerate(FAMILIES)
 ]
 
 
 def test_every_control_has_an_id_for_every_family_and_its_trials() -> None:
-    count = len(registration.CONTROLS) * 2 * (1 + len(FAMILIES))
+    with_trials = set(registration.CONTROLS) - set(registration.WITHOUT_TRIALS)
+    count = (len(registration.CONTROLS) + len(with_trials)) * (1 + len(FAMILIES))
     assert len(registration.ALL) == count
     assert set(FAMILIES.values()) == {*tasks.FAMILIES, *tasks.MORE_FAMILIES}
     assert {"CNN", "MLPRegression", "VAE", "PolicyGradient"} <= set(FAMILIES)
@@ -75,7 +79,7 @@ def test_specs_with_names_of_instances_make_the_same_environment_again() -> None
 
 
 def test_specs_with_objects_say_why_they_cannot_be_written() -> None:
-    chosen = optenv.InstanceSet.sample("quadratic", 1)
+    chosen = optenv.instances.InstanceSet.sample("quadratic", 1)
     with pytest.raises(TypeError, match="InstanceSet is not JSON serializable"):
         gym.make("optenv/LearningRate-v0", instances=chosen).spec.to_json()
     task = tasks.MLP()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import optenv
-from tests.helpers.example_process import ROOT, output
+from tests.helpers.example_process import ROOT, check_trained, output
 from tests.helpers.small_runs import ENV_IDS, MLP, assert_same
 
 pytest.importorskip("ray", reason="ray is not installed (extra: ray)")
@@ -134,6 +134,7 @@ def test_the_example_learns_and_leaves_no_process(tmp_path: Path) -> None:
     episodes, returns = np.array(lines, float).T
     assert (episodes == 64).all() and len(returns) == 10
     assert returns[-3:].mean() > returns[0] + 0.8
+    check_trained(printed, tmp_path)
     deadline = time.monotonic() + 10
     while (left := processes(f"HOME={home}")) and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -233,17 +233,20 @@ def test_control_features_follow_the_actions(env_id: str) -> None:
     )
     env.reset(seed=0)
     group = env.groups[0][1]
-    s, at_bound = np.zeros((3, max(len(group.action.roles), 1))), False
+    # Roles and tensors have a multiplier each, of which the features tell the mean.
+    parts = len(group.task.shapes if group.action.per_tensor else group.action.roles)
+    s, at_bound = np.zeros((3, max(parts, 1))), False
     for step, action in enumerate(random_actions(env.action_space, 6), 1):
         observation, _, _, _, info = env.step(action)
         seen = dict(zip(NAMES, observation.T[: len(NAMES)], strict=True))
+        if parts:  # numbers beyond those of the tensors have no effect
+            action = action[:, :parts]
         asked = group.action.shift(torch.from_numpy(action)).numpy()
         np.testing.assert_allclose(seen["previous_action"], asked)
         np.testing.assert_allclose(
             3 * seen["log_multiplier"], np.log(info["lr"] / 1e-3), atol=1e-12
         )
-        # Roles have a multiplier each, of which the features tell the mean.
-        each = group.action.step * action if group.action.roles else asked[:, None]
+        each = group.action.step * action if parts else asked[:, None]
         np.testing.assert_allclose(each.mean(1), asked)
         s = np.clip(s + each, -0.7, 0.7)
         at_bound |= (np.abs(s) == 0.7).any()

@@ -74,12 +74,16 @@ def test_the_first_observation_of_each_run_has_no_history(env_id):
 
 
 def test_previous_action_and_reward_are_observed_across_runs():
-    env = batched(IDS[0])
+    env = batched(IDS[0], previous_reward="given")
     env.reset(seed=0)
     for action, _ in zip(actions(env), range(11), strict=False):
         observation, reward, *_ = env.step(action)
         np.testing.assert_array_equal(observation[:, -3:-2], action)
         np.testing.assert_allclose(observation[:, -2], reward.clip(-4, 4), rtol=1e-6)
+
+
+def test_by_default_trials_show_what_an_optimizer_can_tell():
+    assert batched(IDS[0]).unwrapped.describe()["previous_reward"] == "told"
 
 
 def test_trials_observe_discrete_actions_one_hot():

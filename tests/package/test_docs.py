@@ -386,7 +386,7 @@ def test_every_environment_has_a_page_with_its_spaces_and_a_picture(
     generated: Path,
 ) -> None:
     pages = [path.read_text() for path in (generated / "environments").glob("*.md")]
-    assert len(pages) == 7
+    assert len(pages) == 8
     for name in [*optenv.ENVIRONMENTS, *optenv.TRIALS]:
         env = gym.make(name)
         row = f"| `{name}` | `{env.action_space}` | `{env.observation_space}` |"
@@ -434,7 +434,8 @@ def test_the_layers_are_those_of_the_contracts(generated: Path) -> None:
     for contract in contracts["contracts"]:
         assert (f"**{contract['name']}.**" in text) == (contract["type"] == "layers")
     assert "`optenv`" in text
-    assert "`clock`, `kernels`, `loss_hook`, `loss_unit`, `probe`, `roles`, `trace`" in text
+    layer = "`clock`, `kernels`, `loss_hook`, `loss_unit`, `modify`, `probe`, `roles`, "
+    assert f"{layer}`trace`" in text
 
 
 PROMISED = {

@@ -8,16 +8,27 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.example_process import EXAMPLES, ROOT, command, output
+from tests.helpers.example_process import (
+    EXAMPLES,
+    ROOT,
+    check_trained,
+    command,
+    output,
+)
 
-#: Examples in which a policy trains a network: all but the one that trains a policy.
-NETWORK_EXAMPLES = [path for path in EXAMPLES if path.stem != "with_rllib"]
+#: Examples in which a policy is trained, before it trains a network.
+POLICY_EXAMPLES = ["with_cleanrl", "with_rllib", "with_torchrl"]
+
+#: Examples in which a policy of the package trains a network.
+NETWORK_EXAMPLES = [path for path in EXAMPLES if path.stem not in POLICY_EXAMPLES]
 
 #: Optional packages of each example.
 PACKAGES = {
     "with_lightning": ["lightning"],
     "with_trainer": ["transformers", "accelerate"],
     "with_accelerate": ["accelerate"],
+    "with_rllib": ["ray"],
+    "with_torchrl": ["torchrl"],
 }
 
 #: Chance is 0.1; each example reaches more than this.
@@ -33,10 +44,26 @@ def decisions(printed):
     return [dict(zip(head, map(float, row), strict=True)) for row in numeric]
 
 
+def skip_without_packages(example):
+    for package in PACKAGES.get(example.stem, []):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+
+
+@pytest.mark.slow
+@pytest.mark.frameworks
+@pytest.mark.training
+@pytest.mark.parametrize("name", ["with_cleanrl", "with_torchrl"])
+def test_an_example_trains_a_policy_that_becomes_an_optimizer(name, tmp_path):
+    example = ROOT / "examples" / f"{name}.py"
+    skip_without_packages(example)
+    check_trained(output(example, tmp_path), tmp_path)
+
+
 def test_there_is_an_example_of_each_framework():
     assert {path.stem for path in EXAMPLES} == {
-        "plain_loop", "with_accelerate", "with_ddp", "with_fsdp", "with_lightning",
-        "with_rllib", "with_trainer",
+        "plain_loop", "with_accelerate", "with_cleanrl", "with_ddp", "with_fsdp",
+        "with_lightning", "with_rllib", "with_torchrl", "with_trainer",
     }  # fmt: skip
 
 
@@ -52,9 +79,7 @@ def test_the_documentation_links_each_example_and_none_shadows_a_package(example
 @pytest.mark.frameworks
 @pytest.mark.parametrize("example", NETWORK_EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_learns_with_a_policy_that_uses_losses(example, tmp_path):
-    for package in PACKAGES.get(example.stem, []):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed (extra: frameworks)")
+    skip_without_packages(example)
     printed = output(example, tmp_path)
     (final,) = re.findall(r"validation loss ([\d.]+), accuracy ([\d.]+)", printed)
     loss, accuracy = map(float, final)

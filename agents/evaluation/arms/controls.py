@@ -41,13 +41,15 @@ class OpenLoopPolicy(Policy):
         shifts: change at each decision, in nats; later decisions change nothing.
 
     Raises:
-        ValueError: a shift is larger than from one bound to the other.
+        ValueError: the policy sets more than one learning rate; or a shift is larger than
+            from one bound to the other.
     """
 
     moves: Tensor
 
     def __init__(self, policy: Policy, shifts: Shifts) -> None:
         action = policy.action
+        _check_action(action)
         # One continuous action reaches any change within the bounds, whatever the actions
         # of the policy.
         free = actions.Continuous(
@@ -118,9 +120,10 @@ def noise(policy: Policy, runs: Sequence[Shifts], seed: int) -> OpenLoopPolicy:
         seed: seed of the draws.
 
     Raises:
-        ValueError: no run has a decision.
+        ValueError: no run has a decision, or the policy sets more than one learning rate.
     """
     action = policy.action
+    _check_action(action)
     ends = (
         torch.tensor([0, len(action.multipliers) - 1])
         if isinstance(action, actions.Discrete)
@@ -153,6 +156,19 @@ def log_multipliers(policy: Policy, shifts: Shifts) -> list[float]:
     for shift in shifts:
         values.append(min(max(values[-1] + shift, -bound), bound))
     return values[1:]
+
+
+def _check_action(action: actions.Action) -> None:
+    """Refuse actions that open-loop policies cannot repeat.
+
+    Raises:
+        ValueError: the action sets more than one learning rate.
+    """
+    if not action.sets_one_rate:
+        raise ValueError(
+            "open-loop controls are for policies that set one learning rate, got one "
+            f"whose action is {action.kind!r}"
+        )
 
 
 def _by_decision(runs: Sequence[Shifts]) -> list[list[float]]:

@@ -25,6 +25,11 @@ def learned(
     return LearnedOptimizer(params, total_steps=total_updates, **arguments)
 
 
+def learned_by_role(module: nn.Module, total_updates: int, **arguments: Any) -> Optimizer:
+    """Make a :class:`~agents.LearnedOptimizer` with a group for each role of parameters."""
+    return LearnedOptimizer.for_model(module, total_steps=total_updates, **arguments)
+
+
 def learned_arm(name: str, policy: str | Path | Policy, **arguments: Any) -> Arm:
     """Return the arm of a policy.
 
@@ -32,8 +37,12 @@ def learned_arm(name: str, policy: str | Path | Policy, **arguments: Any) -> Arm
         name: name of its column in the tables.
         policy: the policy, or what :func:`~agents.load_policy` takes. A file is read now,
             since another one may be in its place by the time that a process reads it.
-        **arguments: for :class:`~agents.LearnedOptimizer`, such as ``lr``.
+        **arguments: for :class:`~agents.LearnedOptimizer`, such as ``lr``. If the policy
+            sets a learning rate for each role of parameters, they go to
+            :meth:`~agents.LearnedOptimizer.for_model`.
     """
     loaded = policy if isinstance(policy, Policy) else load_policy(policy)
-    factory = partial(learned, policy=loaded, **arguments)
-    return Arm(name, factory, takes_loss=True)
+    by_role = bool(loaded.action.roles)
+    make = learned_by_role if by_role else learned
+    factory = partial(make, policy=loaded, **arguments)
+    return Arm(name, factory, takes_loss=True, takes_module=by_role)

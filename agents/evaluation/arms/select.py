@@ -8,8 +8,6 @@ from pathlib import Path
 
 from torch import nn
 
-from optenv.actions import RuleChoice
-
 from ...policy.files import load_policy
 from ...policy.module import Policy
 from ..row import DEFAULT, SHARED, TUNED
@@ -101,11 +99,11 @@ def load_policy_arms(
     Args:
         paths: names or paths, as :func:`~agents.load_policy` takes them.
         rates: base learning rates.
-        controls: refuse policies that no controls can be made of.
+        controls: refuse policies of which there are no controls.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`~agents.load_policy`; or two rates are so
-            close that their arms would have one name, or there can be no controls.
+            close that their arms would have one name, or there are no controls.
     """
     rates = tuple(dict.fromkeys(rates))
     if len({_format_lr(lr) for lr in rates}) < len(rates):
@@ -114,10 +112,11 @@ def load_policy_arms(
     loaded: dict[str, PolicyArms] = {}
     for path in paths:
         policy = load_policy(path)
-        if controls and isinstance(policy.action, RuleChoice):
+        if controls and not policy.action.sets_one_rate:
             raise ValueError(
-                f"policy {str(path)!r} chooses update rules, which controls are not made "
-                "of here; give --no-controls (benchmarks/schedules.py has controls of it)"
+                f"policy {str(path)!r} sets more than one learning rate (its action is "
+                f"{policy.action.kind!r}), of which there are no controls here; give "
+                "--no-controls"
             )
         label, fingerprint = _label(Path(path)), policy.fingerprint()
         if any(fingerprint == other.policy.fingerprint() for other in loaded.values()):

@@ -2,50 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from optenv.checks import positive_int
+from optenv.tasks.sinusoids import VARIANTS, sample_waves
 
 from .episodes import Episodes, Examples, Family
-
-#: Inputs lie in [-MAX_INPUT, MAX_INPUT].
-MAX_INPUT = 5.0
-
-#: Range of the amplitude in all variants.
-AMPLITUDE = (0.1, 5.0)
-
-
-class Variant(NamedTuple):
-    """Ranges of the uniformly sampled constants of a wave, and its grids of inputs.
-
-    Attributes:
-        phase: range of the phase.
-        frequency: range of the frequency.
-        support_grid: number of evenly spaced inputs from which the support is sampled
-            without repetition; None samples inputs uniformly.
-        query_grid: number of evenly spaced inputs that make up the query; None samples as
-            many as the family's ``queries``, uniformly.
-    """
-
-    phase: tuple[float, float]
-    frequency: tuple[float, float] = (1.0, 1.0)
-    support_grid: int | None = None
-    query_grid: int | None = None
-
-
-#: ``maml``: Finn et al. (2017); ``meta-sgd``: Li et al. (2017); ``reptile``: Nichol et al.
-#: (2018), whose inputs are 50 points. Errors of one are not comparable with another's.
-VARIANTS: dict[str, Variant] = {
-    "maml": Variant((0.0, math.pi)),
-    "meta-sgd": Variant((0.0, math.pi), (0.8, 1.2), query_grid=100),
-    "reptile": Variant((0.0, 2 * math.pi), support_grid=50, query_grid=50),
-}
 
 
 @dataclass(frozen=True)
@@ -102,31 +68,8 @@ class Sinusoids(Family):
             )
 
     def sample(self, count: int, rng: np.random.Generator) -> Episodes:
-        # 1. The constants of each wave, [B, 1].
-        variant = VARIANTS[self.variant]
-        amplitude, phase, frequency = (
-            rng.uniform(*ends, (count, 1))
-            for ends in (AMPLITUDE, variant.phase, variant.frequency)
-        )
-
-        def examples(inputs: np.ndarray) -> Examples:
-            targets = amplitude * np.sin(frequency * inputs + phase)
-            return Examples(_column(inputs), _column(targets))
-
-        # 2. Inputs of the support, [B, shots].
-        if variant.support_grid is None:
-            support = rng.uniform(-MAX_INPUT, MAX_INPUT, (count, self.shots))
-        else:
-            order = rng.random((count, variant.support_grid)).argsort(1)
-            grid = np.linspace(-MAX_INPUT, MAX_INPUT, variant.support_grid)
-            support = grid[order[:, : self.shots]]
-        # 3. Inputs of the query, [B, queries].
-        if variant.query_grid is None:
-            query = rng.uniform(-MAX_INPUT, MAX_INPUT, (count, self.queries))
-        else:
-            grid = np.linspace(-MAX_INPUT, MAX_INPUT, variant.query_grid)
-            query = np.broadcast_to(grid, (count, variant.query_grid))
-        return Episodes(examples(support), examples(query))
+        support, query = sample_waves(self.variant, count, self.shots, self.queries, rng)
+        return Episodes(*(Examples(*map(_column, points)) for points in (support, query)))
 
 
 def _column(values: np.ndarray) -> Tensor:

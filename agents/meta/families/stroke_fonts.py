@@ -1,25 +1,17 @@
-"""Characters of the Hershey stroke fonts, each drawing with random distortions."""
+"""Characters of the Hershey stroke fonts as classes of few-shot tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from optenv.tasks import stroke_fonts
+from optenv.tasks.stroke_fonts import TEST, TRAINING, canonical_form
+
 from .few_shot import Classes
 
-#: Fonts of the package ``hershey-fonts`` to learn on.
-TRAINING = (
-    "futural", "cursive", "cyrillic", "gothgbt", "gothicger", "greek", "japanese",
-    "markers", "mathlow", "music", "rowmand", "scriptc", "symbolic", "timesi", "timesr",
-)  # fmt: skip
-
-#: Held-out fonts.
-TEST = ("astrology", "cyrilc_1", "gothgrt", "gothicita", "greeks", "mathupp",
-        "meteorology", "scripts", "timesrb")  # fmt: skip
-
-#: Characters of a smaller extent, in font units, are left out: spaces and dots.
-MIN_EXTENT = 8
+__all__ = ["TEST", "TRAINING", "canonical_form", "glyphs"]
 
 
 def glyphs(
@@ -31,9 +23,8 @@ def glyphs(
 ) -> Classes:
     """Draw the characters of stroke fonts (extra ``train``).
 
-    Each drawing jitters the points of the strokes, and rotates, scales, slants and shifts
-    the character. Fonts share characters, and some are others rotated by a right angle: of
-    characters with the same strokes, the first is kept.
+    For distortions of the drawings, and fonts that share characters, see
+    :mod:`optenv.tasks.stroke_fonts`.
 
     Args:
         fonts: names of fonts of the package ``hershey-fonts``.
@@ -51,88 +42,6 @@ def glyphs(
         TypeError: ``fonts`` or ``without`` is a string.
         ImportError: the package is not installed.
     """
-    for names in (fonts, without):
-        if isinstance(names, str):
-            raise TypeError(f"fonts must be a list of names, got {names!r}")
-    known = {canonical_form(strokes) for _, _, strokes in _characters(without)}
-    pictures, groups = [], []
-    for font, key, strokes in _characters(fonts):
-        form = canonical_form(strokes)
-        if form in known:
-            continue
-        known.add(form)
-        rng = np.random.default_rng((seed, *key))
-        pictures.append([_draw(strokes, side, rng) for _ in range(drawings)])
-        groups.append(font)
-    return Classes(np.array(pictures, np.float32), tuple(groups))
-
-
-def _characters(
-    fonts: Sequence[str],
-) -> Iterator[tuple[str, tuple[int, int], list[np.ndarray]]]:
-    """Yield font, indices of font and character, and strokes ``[n, 2]``."""
-    from HersheyFonts import HersheyFonts
-
-    reader = HersheyFonts()
-    valid = reader.default_font_names
-    for font in fonts:
-        if font not in valid:
-            raise ValueError(f"unknown font {font!r}; valid fonts: {', '.join(valid)}")
-        reader.load_default_font(font)
-        for character in sorted(reader.all_glyphs):
-            strokes = [
-                np.array(stroke, float)
-                for stroke in reader.strokes_for_text(character)
-                if len(stroke) > 1
-            ]
-            if not strokes or np.ptp(np.concatenate(strokes), axis=0).max() < MIN_EXTENT:
-                continue
-            yield font, (valid.index(font), ord(character)), strokes
-
-
-def canonical_form(strokes: list[np.ndarray]) -> tuple[object, ...]:
-    """Return a key that is invariant to position, size, stroke direction and right angles.
-
-    Args:
-        strokes: polylines ``[n, 2]`` of a character.
-    """
-    points = np.concatenate(strokes)
-    middle, size = (points.max(0) + points.min(0)) / 2, np.ptp(points, axis=0).max()
-    forms = []
-    for cosine, sine in ((1, 0), (0, 1), (-1, 0), (0, -1)):
-        matrix = np.array([[cosine, -sine], [sine, cosine]])
-        lines = [
-            ((stroke - middle) @ matrix.T / size * 100).round().astype(int).tolist()
-            for stroke in strokes
-        ]
-        # A stroke and its reverse look the same.
-        directed = (min(line, line[::-1]) for line in lines)
-        forms.append(tuple(sorted(tuple(map(tuple, line)) for line in directed)))
-    return min(forms)
-
-
-def _draw(strokes: list[np.ndarray], side: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw one picture ``[side, side]``, ink 1 and paper 0."""
-    from PIL import Image, ImageDraw
-
-    # 1. A random affine map of the character onto the unit square.
-    points = np.concatenate(strokes)
-    size = np.ptp(points, axis=0).max()
-    middle = (points.max(0) + points.min(0)) / 2
-    angle, slant = rng.normal(0, 0.12), rng.normal(0, 0.12)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    scale = np.diag(0.7 * np.exp(rng.normal(0, 0.1, 2)))
-    matrix = turn @ np.array([[1, slant], [0, 1]]) @ scale
-    shift = 0.5 + rng.normal(0, 0.03, 2)
-    # 2. The strokes with jittered points, on a canvas of four times the size.
-    large = 4 * side
-    canvas = Image.new("L", (large, large))
-    pen = ImageDraw.Draw(canvas)
-    for stroke in strokes:
-        line = (stroke - middle) / size + rng.normal(0, 0.02, stroke.shape)
-        line = (line @ matrix.T + shift) * large
-        flat = [float(x) for x in line.flatten()]
-        pen.line(flat, fill=255, width=max(1, large // 18), joint="curve")
-    # 3. Reduction, which smooths the edges.
-    small = canvas.resize((side, side), Image.Resampling.BOX)
-    return np.asarray(small, np.float32) / 255
+    found = stroke_fonts.characters(fonts, without)
+    pictures = [stroke_fonts.drawings(each, side, drawings, seed) for each in found]
+    return Classes(np.array(pictures, np.float32), tuple(each.font for each in found))

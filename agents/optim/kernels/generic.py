@@ -21,7 +21,9 @@ from .base import Kernel, KernelOptions, Step
 __all__ = ["RESERVED_SLOTS", "generic_kernel"]
 
 #: Entries of a parameter's state that the optimizer keeps beside those of the rule.
-RESERVED_SLOTS = ("good_param", "last_grad", "last_param", "last_step", "watched")
+RESERVED_SLOTS = (
+    "average", "decided", "good_param", "last_grad", "last_param", "last_step", "watched",
+)  # fmt: skip
 
 
 def generic_kernel(rule: Rule) -> Kernel:

@@ -24,8 +24,9 @@ from agents.evaluation.arms.controls import (
     untrained,
 )
 from agents.evaluation.arms.learned import learned_arm
-from agents.evaluation.arms.select import PolicyArms
+from agents.evaluation.arms.select import PolicyArms, load_policy_arms
 from agents.evaluation.runs.jobs import control_jobs
+from agents.policy.files import save_policy
 from tests.helpers.benchmark_rows import short
 from tests.helpers.policies import random_policy
 
@@ -106,6 +107,18 @@ def test_an_open_loop_policy_does_the_same_on_every_run():
     for runs in ([], [[]]):
         with pytest.raises(ValueError, match="needs the decisions of the policy"):
             replay(policy, runs)
+
+
+@pytest.mark.parametrize("kind", ["hyperparameters", "roles"])
+def test_no_control_is_made_of_a_policy_that_sets_more_than_one_rate(kind, tmp_path):
+    policy = random_policy(action={"kind": kind})
+    path = save_policy(policy, tmp_path / "mine")
+    with pytest.raises(ValueError, match=f"'{kind}'.*give --no-controls"):
+        load_policy_arms([path], [1e-3], controls=True)
+    assert load_policy_arms([path], [1e-3])
+    for make in (replay, lambda *args: noise(*args, 0)):
+        with pytest.raises(ValueError, match=f"one learning rate, got .* '{kind}'"):
+            make(policy, [[0.1]])
 
 
 @pytest.mark.parametrize(

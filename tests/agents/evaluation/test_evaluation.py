@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from contextlib import closing
 from functools import partial
 
@@ -19,11 +20,13 @@ from agents.evaluation.arms.arm import (
     mean_losses,
     tuned_arms,
 )
+from agents.evaluation.arms.learned import learned_arm
 from agents.evaluation.arms.short_list import ADAMW, default_arms
 from agents.evaluation.report.plots import plot_curves
 from agents.evaluation.row import SHARED, TUNED
 from agents.evaluation.runs.run import train
 from tests.helpers.benchmark_rows import ADAMW_ARM, row, short
+from tests.helpers.policies import random_policy
 
 pytest.importorskip("sklearn")
 
@@ -44,6 +47,20 @@ def test_learned_arms_get_the_detached_loss():
     assert len(TakesLoss.seen) == 8 and result["learned"]
     assert result["train_loss"] == TakesLoss.seen[-1]
     assert [lr for _, lr in result["lr_trace"]] == [0.1] * 8
+
+
+@pytest.mark.parametrize("kind", ["hyperparameters", "roles"])
+def test_policies_that_set_more_than_one_rate_are_arms(kind):
+    task = short("friedman", 12)
+    arm = learned_arm("ours", random_policy(action={"kind": kind}), lr=1e-2)
+    arm = pickle.loads(pickle.dumps(arm))  # as for another process
+    result = train(arm, task, 0)
+    assert result["learned"] and len(result["shifts"]) == 12
+    assert result["curve"][0][1] > result["curve"][-1][1]
+    module = task.build(0).module
+    optimizer = arm.factory(module if arm.takes_module else module.parameters(), 12)
+    names = [group.get("name") for group in optimizer.param_groups]
+    assert names == (["matrices", "output", "vectors"] if kind == "roles" else [None])
 
 
 class Breaks(torch.optim.SGD):

@@ -30,6 +30,7 @@ POLICIES = {
     "anytime": lambda: random_policy(anytime=True),
     "hyperparameters": lambda: random_policy(action={"kind": "hyperparameters"}),
     "roles": lambda: random_policy(action={"kind": "roles"}),
+    "layerwise": lambda: random_policy(action={"kind": "layerwise"}),
 }
 
 
@@ -196,6 +197,15 @@ def test_a_bad_entry_of_what_actions_set_is_named(states, name, key):
         bad = replaced(states[name], path, lambda _, value=value: value)
         with pytest.raises(ValueError, match=f"controller: {key}.* must be"):
             run.loaded.load_state_dict(bad)
+    run.train(1)
+
+
+@pytest.mark.parametrize("value", [None, lambda _: "heads"], ids=["missing", "unknown"])
+def test_a_saved_group_without_a_role_is_refused(states, value):
+    run = Run("roles")
+    bad = replaced(states["roles"], ("param_groups", 1, "name"), value)
+    with pytest.raises(ValueError, match=r"param_groups\[1\]: .* must be named matrices, "):
+        run.loaded.load_state_dict(bad)
     run.train(1)
 
 

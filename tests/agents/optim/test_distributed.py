@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from agents import LearnedLR, LearnedOptimizer
 from agents.optim import subsample
+from optenv.roles import roles_of_shapes
 from tests.helpers.loops import STEPS, batches, make_model, weights
 from tests.helpers.policies import random_policy
 
@@ -202,6 +203,36 @@ def test_partitioned_training_equals_data_parallel_training(rule, tmp_path):
     one, other = ends(tmp_path / "b", data_parallel, make)
     assert torch.equal(one, other)
     torch.testing.assert_close(one, expected, rtol=1e-3, atol=1e-4)
+
+
+class ByRole:
+    """Group parameters by the roles that their shapes suggest, then make an optimizer."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def __call__(self, params):
+        params = list(params)
+        roles = roles_of_shapes([p.shape for p in params])
+        return self.make(
+            [{"params": [p], "name": role} for p, role in zip(params, roles, strict=True)]
+        )
+
+
+@pytest.mark.parametrize("kind", ["hyperparameters", "roles"])
+def test_all_that_actions_set_is_the_same_however_a_model_is_split(kind, tmp_path):
+    settings = {"policy": random_policy(action={"kind": kind}), "total_steps": STEPS}
+    make = ByRole(partial(LearnedOptimizer, **settings))
+    expected, _ = ends(tmp_path / "a", data_parallel, make)
+    sharded, other = ends(tmp_path / "b", fully_sharded, make)
+    resumed, _ = ends(tmp_path / "c", fully_sharded, make, leave_resumed)
+    partition = partial(
+        ZeroRedundancyOptimizer, optimizer_class=LearnedOptimizer, partitioned=True
+    )
+    parts, _ = ends(tmp_path / "d", data_parallel, ByRole(partial(partition, **settings)))
+    assert torch.equal(sharded, other) and torch.equal(sharded, resumed)
+    for found in (sharded, parts):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_processes_without_losses_choose_the_same_rates(tmp_path):

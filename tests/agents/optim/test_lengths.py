@@ -17,7 +17,9 @@ from agents import LearnedLR, LearnedOptimizer
 from agents.optim import clock
 from agents.policies import SHIPPED
 from agents.policy.module import Policy
+from optenv.roles import ROLES
 from optenv.windows import boundaries
+from tests.helpers.loops import batches, make_model, train
 from tests.helpers.policies import random_policy
 
 STEPS = 20
@@ -135,6 +137,22 @@ def test_a_policy_sees_no_multiplier_beyond_the_limit(name):
     take(optimizer, 150)
     assert max(row["multiplier"] for row in optimizer.explain()) <= 0.01 * (1 + 1e-5)
     assert optimizer.param_groups[0]["effective_lr"] <= 1e-5
+
+
+def test_a_limit_holds_for_the_learning_rate_of_each_role():
+    model = make_model()
+    policy = random_policy(action={"kind": "roles", "start": 2.9})
+    optimizer = LearnedOptimizer.for_model(
+        model, policy, total_steps=60, lr=1e-2, max_lr=2e-2
+    )
+    train(model, optimizer, list(batches())[:30])
+    rows = optimizer.explain()
+    roles = np.array([[row[f"multiplier_{role}"] for role in ROLES] for row in rows])
+    assert roles.max() == pytest.approx(2.0) and roles.min() < 1.9
+    seen = [row["log_multiplier"] for row in rows[1:]]
+    np.testing.assert_allclose(seen, np.log(roles).mean(1)[:-1] / 3, rtol=1e-4)
+    limit = 2e-2 * (1 + 1e-6)
+    assert all(group["effective_lr"] <= limit for group in optimizer.param_groups)
 
 
 @pytest.mark.parametrize(

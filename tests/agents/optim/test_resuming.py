@@ -52,7 +52,7 @@ def test_resuming_from_a_state_dict_is_bit_exact(rule, cut):
     assert torch.equal(weights(first), uninterrupted_weights(rule))
 
 
-@pytest.mark.parametrize("kind", ["hyperparameters", "roles"])
+@pytest.mark.parametrize("kind", ["hyperparameters", "roles", "layerwise"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("cut", [1, 23, 41])
 def test_runs_whose_policy_sets_more_than_a_rate_resume_bit_for_bit(kind, dtype, cut):

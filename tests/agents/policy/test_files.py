@@ -23,6 +23,15 @@ from tests.helpers.policies import random_policy
 
 NETWORK = {"name": "network", "weights": [0.1] * 22}
 
+#: Normalisation of all features.
+NORMAL = {"mean": [0.1] * 24, "std": [0.5] * 24, "clip": 10.0}
+
+#: Policies with the entries that are optional.
+WITH_OPTIONS = (
+    {"normalisation": NORMAL, "output": "tanh", "output_bound": 2.0},
+    {"memory": 3, "memory_layers": 2, "trials": False},
+)
+
 
 @pytest.fixture
 def stem(tmp_path):
@@ -64,6 +73,19 @@ def write(stem, description):
             "rule: weights must be finite, and at most 1e.06 in size, got 1e.30",
         ),
         ({"rule": {**NETWORK, "weights": [0.1] * 20_002}}, "at most 10002 values"),
+        ({"memory_layers": 10**6}, "memory_layers must be .*at most 8, got 1000000"),
+        ({"trials": 1}, "trials must be True or False, got 1"),
+        ({"output": "softmax"}, "unknown output 'softmax'; valid: clip, tanh"),
+        ({"output_bound": 2.0}, "needs output 'tanh', got 2.0 with 'clip'"),
+        ({"output": "tanh", "output_bound": -1.0}, r"output_bound must be in \(0.*-1.0"),
+        ({"normalisation": [1.0]}, r"must have the keys mean, std, clip, got \[1.0\]"),
+        ({"normalisation": NORMAL | {"mean": [0.0] * 23}}, "as many means .* 23 and 24"),
+        ({"normalisation": {"mean": [0], "std": [1], "clip": 1}}, "1 means, but .* see 24"),
+        ({"normalisation": NORMAL | {"mean": [1e9] * 24}}, "mean must be finite, within"),
+        ({"normalisation": NORMAL | {"std": [0.0] * 24}}, "std must lie in .*got"),
+        ({"normalisation": NORMAL | {"std": [10**400] * 24}}, "std must lie in"),
+        ({"normalisation": NORMAL | {"clip": float("inf")}}, "clip must be in .* inf"),
+        ({"normalisation": NORMAL | {"mean": ["a"] * 24}}, "mean must be numbers"),
         ({"seed": 10**100}, "seed must be finite"),
         ({"note": float("inf")}, "note must be finite"),
         ({"note": {"by": 10**30}}, "note: by must be finite"),
@@ -288,12 +310,13 @@ def check_damage(folder, count, seed):
     """Load damaged files, and count those that load."""
     generator, loaded = random.Random(seed), 0
     originals = []
-    for i in range(4):
-        policy = rule_of_a_network(i)
+    policies = [rule_of_a_network(i) for i in range(4)]
+    policies += [random_policy(**entries) for entries in WITH_OPTIONS]
+    for policy in policies:
         originals.append((policy.spec.to_json(), policy.weights()))
     stem = folder / "policy"
     for i in range(count):
-        text, weights = damaged_files(generator, *originals[i % 4])
+        text, weights = damaged_files(generator, *originals[i % len(originals)])
         stem.with_suffix(".json").write_bytes(text)
         stem.with_suffix(".safetensors").write_bytes(weights)
         try:

@@ -10,6 +10,7 @@ import torch
 
 from agents import SHIPPED, Policy, load_policy
 from agents.policy import PolicySpec, save_policy
+from agents.policy.ensemble import average
 from optenv.settings import make
 from optenv.telemetry import FEATURES, LOSS_FEATURES
 from tests.helpers.policies import random_policy
@@ -116,3 +117,45 @@ def test_a_comment_in_the_description_does_not_change_the_fingerprint():
     with torch.no_grad():
         next(policy.parameters())[0] += 1.0
     assert policy.fingerprint() != before
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"normalisation": {"mean": [0.1] * 24, "std": [2.0] * 24, "clip": None}},
+        {"output": "tanh"},
+        {"output": "tanh", "output_bound": 2.0},
+        {"trials": True},
+        {"memory": 3, "trials": False},
+        {"memory": 3, "memory_layers": 2},
+    ],
+    ids=lambda entries: "-".join(entries),
+)
+def test_an_optional_entry_changes_how_a_policy_acts_and_its_fingerprint(entries, tmp_path):
+    policy = random_policy(**entries)
+    path = save_policy(policy, tmp_path / "policy")
+    loaded = load_policy(path)
+    assert loaded.fingerprint() == policy.fingerprint()
+    assert loaded.spec.num_weights == sum(p.numel() for p in policy.parameters())
+    assert loaded.description | entries == loaded.description
+    plain = random_policy(**({"memory": 3} if "memory" in entries else {}))
+    assert policy.fingerprint() != plain.fingerprint()
+    # Policies that differ in it cannot be averaged
+    with pytest.raises(ValueError, match="cannot be averaged"):
+        PolicySpec.merge([plain.spec, policy.spec])
+    both = PolicySpec.merge([policy.spec, policy.spec])
+    assert both.members == 2
+
+
+def test_networks_with_several_memories_average_as_one(tmp_path):
+    policy = random_policy(memory=3, memory_layers=2)
+    merged = average([policy, policy])
+    width = policy.spec.layers[0] - 3
+    seen = torch.randn(5, width, generator=torch.Generator().manual_seed(0))
+    ours, theirs = merged.blank(5), policy.blank(5)
+    assert ours.shape == (5, 2, 4, 3)
+    for _ in range(3):
+        found, ours = merged.remember(seen, ours)
+        expected, theirs = policy.remember(seen, theirs)
+        torch.testing.assert_close(found, expected)
+    assert not torch.equal(theirs[:, :, :2], theirs[:, :, 2:])

@@ -1,4 +1,4 @@
-"""What agents learn on controls beside one learning rate acts in optimizers, too."""
+"""What agents learn on controls besides one learning rate acts in optimizers, too."""
 
 from __future__ import annotations
 
@@ -11,21 +11,31 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
 from agents import LearnedOptimizer, export_policy, load_policy
 from agents.recurrent import RL2, LstmPolicy
+from agents.rl.factory import make_env
+from optenv import PerTensor
 from optenv.roles import ROLES
 from optenv.sb3 import SB3VecEnv
 from tests.helpers.loops import STEPS, batches, make_model, train
 from tests.helpers.small_runs import MLP
 
 SHORT: dict[str, Any] = {"tasks": MLP, "horizon": 4, "updates_per_step": STEPS // 4}
+ENDS = ("lowest", "highest")
 NAMES = ["learning_rate", "beta1", "beta2", "weight_decay", "clip", "average"]
 
 
 def environment(env_id: str, **arguments: Any) -> SB3VecEnv:
     mode = AutoresetMode.DISABLED
+    if "Layerwise" in env_id:  # one run of a model with four tensors
+        action = {"kind": "layerwise", "tensors": 4}
+        made = gym.make_vec(
+            env_id, 1, autoreset_mode=mode, action=action, **SHORT, **arguments
+        )
+        return SB3VecEnv(PerTensor(made))
     made = gym.make_vec(env_id, 4, autoreset_mode=mode, **SHORT, **arguments)
     return SB3VecEnv(made)
 
@@ -43,7 +53,11 @@ def mean_loss(model: nn.Module) -> float:
 def train_exported(path: Any) -> LearnedOptimizer:
     """Train a small model with an exported policy; return its optimizer."""
     model = make_model()
-    optimizer = LearnedOptimizer.for_model(model, total_steps=STEPS, policy=str(path))
+    policy = load_policy(path)
+    if policy.action.per_tensor:  # groups as the user likes
+        optimizer = LearnedOptimizer(model.parameters(), total_steps=STEPS, policy=policy)
+    else:
+        optimizer = LearnedOptimizer.for_model(model, total_steps=STEPS, policy=policy)
     before = mean_loss(model)
     train(model, optimizer, batches())
     assert mean_loss(model) < before
@@ -58,17 +72,34 @@ def assert_explains_its_control(optimizer: LearnedOptimizer, env_id: str) -> Non
         assert all(0.5 <= row["beta1"] <= 0.99 for row in rows)
         assert all("average" in state for state in optimizer.state.values())
         return
+    if "Layerwise" in env_id:
+        # At the first decision, nothing tells tensors apart.
+        lowest, highest = ([row[f"multiplier_{end}"] for row in rows] for end in ENDS)
+        assert lowest[0] == highest[0] == pytest.approx(rows[0]["multiplier"])
+        for row, low, high in zip(rows[1:], lowest[1:], highest[1:], strict=True):
+            assert low < row["multiplier"] < high
+        assert "lowest factor of the learning rate of a parameter" in str(rows)
+        return
     assert [group["name"] for group in optimizer.param_groups] == [
         "matrices", "output", "vectors",
     ]  # fmt: skip
     names = [f"multiplier_{role}" for role in ROLES]
     assert len({row[name] for row in rows for name in names}) > len(rows)
+    for row in rows:
+        mean = np.mean([np.log(row[name]) for name in names])
+        assert np.log(row["multiplier"]) == pytest.approx(mean, abs=1e-5)
+        assert row["schedule"] == pytest.approx(1.0)
     rates = {group["effective_lr"] for group in optimizer.param_groups}
     assert len(rates) == 3
 
 
 @pytest.mark.parametrize(
-    "env_id", ["optenv/Hyperparameters-v0", "optenv/RoleLearningRate-v0"]
+    "env_id",
+    [
+        "optenv/Hyperparameters-v0",
+        "optenv/RoleLearningRate-v0",
+        "optenv/LayerwiseLearningRate-v0",
+    ],
 )
 def test_ppo_trains_and_its_policy_trains_a_model(env_id: str, tmp_path: Any) -> None:
     model = PPO(
@@ -140,3 +171,27 @@ def test_a_policy_of_roles_needs_groups_that_are_named_by_roles(tmp_path: Any) -
         ValueError, match=r"matrices, output, embeddings, vectors, got None"
     ):
         LearnedOptimizer(network.parameters(), total_steps=STEPS, policy=path)
+
+
+def test_a_model_of_all_tensors_at_once_is_not_exported(tmp_path: Any) -> None:
+    action = {"kind": "layerwise", "tensors": 4}
+    env = make_vec_env(
+        "optenv/LayerwiseLearningRate-v0", env_kwargs={**SHORT, "action": action}
+    )
+    model = PPO("MlpPolicy", env, n_steps=2, batch_size=2, device="cpu", seed=0)
+    with pytest.raises(ValueError, match=r"train on batches in an optenv\.PerTensor"):
+        export_policy(model, tmp_path / "policy")
+
+
+def test_presets_train_one_policy_for_the_tensors_of_every_model() -> None:
+    arguments = {**SHORT, "on_divergence": "absorb", "action": {"tensors": 6}}
+    env = make_env("optenv/LayerwiseLearningRate-v0", 4, arguments, copies=2)
+    assert env.num_envs == 24
+    env.seed(3)
+    first = env.reset().reshape(6, 2, 2, -1)
+    np.testing.assert_array_equal(first[:, :, 0], first[:, :, 1])  # copies of one run
+    seen, rewards, _, _ = env.step(np.random.default_rng(0).uniform(-1, 1, (24, 1)))
+    assert not np.array_equal(seen[0], seen[4])  # another tensor
+    assert not np.array_equal(seen[0], seen[2])  # another run
+    np.testing.assert_allclose(rewards.reshape(12, 2).sum(1), 0.0, atol=1e-6)
+    np.testing.assert_array_equal(rewards.reshape(6, 4), np.tile(rewards[:4], (6, 1)))

@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import vector as vector_wrappers
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
@@ -208,9 +208,15 @@ def test_environments_that_differ_are_refused_but_for_their_lengths(tmp_path):
 
 
 def test_a_refusal_names_the_algorithm_and_what_to_do(tmp_path):
-    env = single(lambda env: env)
-    message = refusal(SAC("MlpPolicy", env, buffer_size=10, device="cpu"), tmp_path)
-    assert "this SAC model" in message and "train with one of PPO, DQN" in message
+    class Unknown(BasePolicy):
+        def _predict(self, observation, deterministic=False):
+            raise NotImplementedError
+
+    model = SAC("MlpPolicy", single(lambda env: env), buffer_size=10, device="cpu")
+    model.policy = Unknown(model.observation_space, model.action_space)
+    message = refusal(model, tmp_path)
+    assert "this SAC model" in message and "a policy (Unknown) of a kind" in message
+    assert "register one with its extract function" in message
 
 
 def test_an_export_leaves_random_numbers_and_the_model_as_they_are(tmp_path):

@@ -1,0 +1,217 @@
+"""Wrapper that makes a sub-environment of every parameter tensor of a batch of runs."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
+
+from .actions import Action, validate
+from .vector import LearningRateVectorEnv
+
+__all__ = ["PerTensor", "policy_observation_space"]
+
+
+def policy_observation_space(run_space: spaces.Box, action: Action) -> spaces.Box:
+    """Make the space of what a policy observes at once.
+
+    That is the observation of a run, or of a run and one of its tensors.
+
+    Args:
+        run_space: space of the observations of a run.
+        action: the action of the runs.
+    """
+    width = run_space.shape[0] - action.observed * (action.slots - 1)
+    low, high = run_space.low[:width], run_space.high[:width]
+    return spaces.Box(low, high, (width,), run_space.dtype)  # type: ignore[arg-type]
+
+
+class PerTensor(VectorWrapper[Any, Any, Any]):
+    """Batch of runs of which every parameter tensor is a sub-environment of its own.
+
+    So an algorithm for one agent, such as PPO of Stable-Baselines3, trains one policy for
+    the tensors of all models. The tensors of a run share its reward, its end and its
+    ``info``.
+
+    With ``S`` slots (the ``tensors`` of the action) and ``R`` runs, there are ``S * R``
+    sub-environments: tensor by tensor, sub-environment ``t * R + r`` is slot ``t`` of run
+    ``r``. If a model has ``T < S`` tensors, slot ``t`` stands for tensor ``t % T``, and a
+    tensor's action is the mean of those of its slots. A policy without noise thus acts as
+    if each tensor had one slot. Slots that are not needed take time: choose ``tensors`` no
+    larger than the largest model needs.
+
+    ==================  =============================================================
+    Action              ``Box(-1, 1, (1,))``: the tensor's log-multiplier of the
+                        learning rate moves by ``step`` times the action
+    Observation         ``Box(-4, 4, (38,))``: the features of the run (24, and those
+                        that ``features`` names), then those of the tensor (14, see
+                        :data:`optenv.tensors.TENSOR_FEATURES`)
+    ==================  =============================================================
+
+    Args:
+        env: batch of ``optenv/LayerwiseLearningRate-v0``, wrapped or not.
+
+    Raises:
+        TypeError: it is no batch of the package.
+        ValueError: its actions are not on tensors.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> import optenv
+        >>> action = {"kind": "layerwise", "tensors": 6}
+        >>> task = optenv.tasks.MLP(depth=2)
+        >>> env = gym.make_vec(
+        ...     "optenv/LayerwiseLearningRate-v0", 4, action=action, tasks=task
+        ... )
+        >>> env = optenv.PerTensor(env)
+        >>> env.num_envs, env.single_observation_space.shape, env.single_action_space.shape
+        (24, (38,), (1,))
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        base = getattr(env, "unwrapped", None)
+        if not isinstance(base, LearningRateVectorEnv):
+            raise TypeError(
+                "PerTensor needs a batch made by gymnasium.make_vec of an environment of "
+                f"optenv, got {env!r}"
+            )
+        if not base.action.per_tensor:
+            raise ValueError(
+                "PerTensor needs actions on tensors, got action "
+                f"{base.action.kind!r}; optenv/LayerwiseLearningRate-v0 has these"
+            )
+        super().__init__(env)
+        self._base, action = base, base.action
+        run_space = base.single_observation_space
+        assert isinstance(run_space, spaces.Box)
+        self._runs, self._slots, self._width = env.num_envs, action.slots, action.observed
+        self._shared = run_space.shape[0] - self._width * self._slots
+        single = policy_observation_space(run_space, action)
+        acted = action.policy_space(run_space.dtype.type)  # type: ignore[union-attr]
+        self.single_observation_space, self.single_action_space = single, acted
+        self.observation_space = batch_space(single, self.num_envs)
+        self.action_space = batch_space(acted, self.num_envs)
+
+    @property
+    def num_envs(self) -> int:  # type: ignore[override]
+        """Number of sub-environments: slots of all runs."""
+        return self._slots * self._runs
+
+    def reset(
+        self,
+        *,
+        seed: int | list[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start new runs.
+
+        Args:
+            seed: seed of the first run; run ``r`` gets ``seed + r``. Or a list with a seed
+                for each sub-environment, of which those of the first slots count.
+            options: as of the batch; a ``"reset_mask"`` is of all sub-environments.
+
+        Raises:
+            ValueError: the mask resets some tensors of a run and others not, or the batch
+                refuses seeds or options.
+        """
+        if isinstance(seed, (list, tuple)):
+            if len(seed) != self.num_envs:
+                raise ValueError(
+                    f"seed must have one entry per sub-environment ({self.num_envs}), got "
+                    f"{len(seed)}"
+                )
+            seed = list(seed[: self._runs])
+        if isinstance(options, dict) and "reset_mask" in options:
+            options = {**options, "reset_mask": self._of_runs(options["reset_mask"])}
+        # The annotation of the base class omits lists of seeds.
+        observation, info = self.env.reset(seed=cast(Any, seed), options=options)
+        return self._split(observation, self._base.num_tensors), self._split_info(info)
+
+    def _of_runs(self, mask: Any) -> Any:
+        """Return the mask ``[R]`` of runs of a mask of sub-environments."""
+        if np.shape(mask) != (self.num_envs,):
+            raise ValueError(
+                f"options['reset_mask'] must have shape ({self.num_envs},), got {mask!r}"
+            )
+        by_slot = np.reshape(mask, (self._slots, self._runs))
+        if (by_slot != by_slot[0]).any():
+            raise ValueError(
+                "options['reset_mask'] must be the same for all tensors of a run, which "
+                f"begin and end together, got {mask!r}"
+            )
+        return by_slot[0].copy()
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Take one control step in every run.
+
+        Args:
+            actions: ``[S * R, 1]``.
+
+        Returns:
+            Observations ``[S * R, F]``; rewards, terminated and truncated ``[S * R]``; and
+            ``info``, whose arrays have that length.
+
+        Raises:
+            ValueError: actions are out of range, or runs have ended and were not reset.
+            gymnasium.error.ResetNeeded: before the first reset.
+        """
+        # 1. The actions on slots, as those on tensors.
+        acted = validate(self.action_space, actions)
+        if not self._base.started:
+            raise gym.error.ResetNeeded("call reset() before step()")
+        before = self._base.num_tensors
+        by_run = acted.reshape(self._slots, self._runs).T
+        tensor_of, runs = self._tensors(before), np.arange(self._runs)[:, None]
+        sums, slots = np.zeros((2, *by_run.shape))
+        np.add.at(sums, (runs, tensor_of), by_run)
+        np.add.at(slots, (runs, tensor_of), 1.0)
+        means = (sums / np.maximum(slots, 1.0)).astype(by_run.dtype)
+        # 2. The step of the runs, told to each of their slots. Runs that begin anew may
+        # have other numbers of tensors.
+        observation, reward, terminated, truncated, info = self.env.step(means)
+        final = info.pop("final_obs", None)
+        info = self._split_info(info)
+        if final is not None:
+            split = np.full(self.num_envs, None, dtype=object)
+            for run in np.flatnonzero(info["_final_obs"][: self._runs]):
+                rows = self._split(final[run][None], before[run : run + 1])
+                for slot, row in enumerate(rows):
+                    split[slot * self._runs + run] = row
+            info["final_obs"] = split
+        return (
+            self._split(observation, self._base.num_tensors),
+            self._repeat(reward),
+            self._repeat(terminated),
+            self._repeat(truncated),
+            info,
+        )
+
+    def _tensors(self, counts: np.ndarray) -> np.ndarray:
+        """Return the tensor of each slot, ``[R, S]``, of runs with ``counts`` tensors."""
+        return np.arange(self._slots) % counts[:, None]
+
+    def _split(self, observation: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Return the observations of all slots, slot by slot, of those of ``R`` runs."""
+        runs = len(observation)
+        shared = np.broadcast_to(
+            observation[:, None, : self._shared], (runs, self._slots, self._shared)
+        )
+        of_tensors = observation[:, self._shared :].reshape(runs, -1, self._width)
+        own = np.take_along_axis(of_tensors, self._tensors(counts)[..., None], axis=1)
+        rows = np.concatenate([shared, own], axis=2)
+        return rows.swapaxes(0, 1).reshape(-1, rows.shape[2])
+
+    def _repeat(self, values: np.ndarray) -> np.ndarray:
+        return np.tile(values, self._slots)
+
+    def _split_info(self, info: dict[str, Any]) -> dict[str, Any]:
+        return {
+            key: self._split_info(value) if isinstance(value, dict) else self._repeat(value)
+            for key, value in info.items()
+        }

@@ -1,0 +1,98 @@
+"""Telemetry of single parameter tensors, for policies that act on each of them.
+
+Every tensor of a run is observed as a run is: by the same formulas, on its own squared
+norms and inner products, and with the losses of the run. What all tensors of a run share
+(progress and losses) is left to the observation of the run, which stands beside.
+Environment and exported optimizer both call :func:`observe_tensors`.
+
+Tensors have shape ``[B, T]``, one entry for each of the ``T`` parameter tensors of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .telemetry import FEATURES, LOSS_FEATURES, Control, History, Losses, Probe, observe
+
+__all__ = [
+    "TENSOR_FEATURES",
+    "empty_history",
+    "inner_products",
+    "observe_tensors",
+    "of_run",
+]
+
+#: Features of progress, which are the same for all tensors of a run, as are most losses.
+_PROGRESS = ("progress", "elapsed", "remaining", "run_length")
+
+#: Names of the features of each tensor, see :data:`optenv.telemetry.FEATURES`: those that
+#: differ among the tensors of a run.
+TENSOR_FEATURES: tuple[str, ...] = tuple(
+    name
+    for name in FEATURES
+    if name not in _PROGRESS and (name not in LOSS_FEATURES or name == "predicted_decrease")
+)
+
+_COLUMNS = [list(FEATURES).index(name) for name in TENSOR_FEATURES]
+
+
+def inner_products(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Compute the inner products ``[B, T]`` of ``T`` pairs of tensors ``[B, n]``."""
+    pairs = zip(a, b, strict=True)
+    return torch.stack([torch.linalg.vecdot(x, y) for x, y in pairs], dim=1)
+
+
+def of_run(probe: Probe) -> Probe:
+    """Return the probe ``[B]`` of whole runs, given that of their tensors ``[B, T]``."""
+    return Probe(*(part.sum(1) for part in probe))
+
+
+def empty_history(like: Tensor) -> Tensor:
+    """Return the history ``[B, T, H]`` before the first window; ``like`` is ``[B, T]``.
+
+    It holds the fields of :class:`~optenv.telemetry.History`, in their order.
+    """
+    return like.new_zeros(*like.shape, len(History._fields))
+
+
+def observe_tensors(
+    probe: Probe, losses: Losses, history: Tensor, control: Control
+) -> tuple[Tensor, Tensor]:
+    """Compute the observation of each tensor at a control step.
+
+    Args:
+        probe: inner products of each tensor, ``[B, T]``.
+        losses: losses of the runs since the last control step, ``[B]``.
+        history: from :func:`empty_history` or from the last call, ``[B, T, H]``.
+        control: progress ``[B]`` and length of the runs; all else ``[B, T]``, of each
+            tensor.
+
+    Returns:
+        Observation ``[B, T, len(TENSOR_FEATURES)]``, and the history for the next control
+        step.
+    """
+    shape = control.log_multiplier.shape
+
+    def each(value: Tensor) -> Tensor:
+        """Return a value of the runs, ``[B]``, for each of their tensors, ``[B * T]``."""
+        return value.unsqueeze(1).expand(shape).reshape(-1)
+
+    observation, updated = observe(
+        Probe(*(part.reshape(-1) for part in probe)),
+        Losses(*(each(part) for part in losses)),
+        History(*history.flatten(0, 1).unbind(-1)),
+        Control(
+            progress=None if control.progress is None else each(control.progress),
+            length=control.length,
+            log_multiplier=control.log_multiplier.reshape(-1),
+            log_lr=control.log_lr.reshape(-1),
+            previous_action=control.previous_action.reshape(-1),
+        ),
+    )
+    return (
+        observation[:, _COLUMNS].unflatten(0, shape),
+        torch.stack(updated, dim=-1).unflatten(0, shape),
+    )
