@@ -10,14 +10,18 @@ with :data:`EPSILON` for :math:`\epsilon`: 0 at the start, and never below
 the loss is taken on (:data:`OBJECTIVES`), and its ``reward`` what is made of the potential
 :math:`\phi_t` after control step :math:`t` (:data:`REWARDS`):
 
-- ``"log_loss"``: the decrease :math:`\phi_{t-1} - \phi_t`. The return is minus the potential
-  at the end, whatever the path (compare the potential-based rewards of Ng et al., 1999).
+- ``"log_loss"``: the decrease :math:`\phi_{t-1} - \phi_t`. The return is minus the
+  potential at the end, whatever the path (compare the potential-based rewards of Ng et al.,
+  1999).
 - ``"final"``: minus the potential at the end of the run, and 0 before: the same return.
-- ``"baseline"``: the decrease, and at the end the potential that Adam with a cosine schedule
-  would have reached in the same run (:data:`BASELINE`). The return is positive for a run
-  that ends lower than that one.
-- ``"time"``: the decrease, divided by the cost of an update of the rule in force, relative
-  to one of SGD (:func:`optenv.rules.costs.relative_cost`): progress per unit of time.
+- ``"baseline"``: the decrease, and at the end the potential that Adam with a cosine
+  schedule would have reached in the same run (:data:`optenv.baseline.BASELINE`). The return
+  is positive for a run that ends lower than that one.
+- ``"time"``: the increase of :math:`v_t = -\phi_t / c_t`, where :math:`c_t` is the mean
+  cost of the run's updates so far, relative to updates of SGD on the same task
+  (:func:`optenv.rules.relative_cost`). The return is the progress of the run per unit of
+  time. Where the loss is above the initial one, :math:`v_t = -\phi_t`: a costly rule makes
+  a diverged run no better.
 
 A loss that can be zero or negative, such as a negative log-likelihood, has no meaningful
 ratio to another one below zero. There the potential grows with the difference of losses:
@@ -50,7 +54,6 @@ from torch import Tensor
 from .checks import check_new_name, is_number, known
 
 __all__ = [
-    "BASELINE",
     "DIVERGED_POTENTIAL",
     "EPSILON",
     "MAX_POTENTIAL",
@@ -85,9 +88,6 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
     "both": SOURCES,
 }
 
-#: Update rule, learning rate and schedule of the run that ``"baseline"`` compares with.
-BASELINE: tuple[str, float, str] = ("adam", 1e-3, "cosine")
-
 
 class Step(NamedTuple):
     """One control step of ``B`` runs, of which a reward is made.
@@ -96,16 +96,19 @@ class Step(NamedTuple):
         before: potential before the step, ``[B]``.
         after: potential after the step, ``[B]``.
         ended: whether the run ends with the step, ``[B]`` bool.
-        cost: cost of an update of the rule in force, relative to one of SGD on the same
-            task, ``[B]``; 1 unless the reward needs costs.
-        baseline: potential at the end of the same run by :data:`BASELINE`, ``[B]``; 0
-            unless the reward needs a baseline.
+        cost_before: mean cost of the run's updates before the step, relative to updates of
+            SGD on the same task, ``[B]``; 1 if there are none, or the reward needs no cost.
+        cost_after: mean cost of the run's updates including those of the step, ``[B]``;
+            likewise.
+        baseline: potential at the end of the same run by the baseline
+            (:data:`optenv.baseline.BASELINE`), ``[B]``; 0 unless the reward needs it.
     """
 
     before: Tensor
     after: Tensor
     ended: Tensor
-    cost: Tensor
+    cost_before: Tensor
+    cost_after: Tensor
     baseline: Tensor
 
 
@@ -123,7 +126,8 @@ class Reward:
         of_step: ``(step: Step) -> [B]``, the reward; by default the decrease
             ``step.before - step.after``.
         needs_cost: whether ``of_step`` uses the cost of updates.
-        needs_baseline: whether ``of_step`` uses the baseline, which is run at each reset.
+        needs_baseline: whether ``of_step`` uses the baseline, which takes as many updates
+            as the run, at its reset.
     """
 
     sources: tuple[str, ...] | None = None
@@ -235,8 +239,14 @@ def _above_baseline(step: Step) -> Tensor:
 
 
 def _per_time(step: Step) -> Tensor:
-    """Pay for progress per unit of time."""
-    return (step.before - step.after) / step.cost
+    """Pay for progress per unit of time, of the run so far."""
+    before = _progress_per_cost(step.before, step.cost_before)
+    return _progress_per_cost(step.after, step.cost_after) - before
+
+
+def _progress_per_cost(potential: Tensor, cost: Tensor) -> Tensor:
+    """Divide progress, but no regress, by the mean cost of updates."""
+    return -torch.where(potential < 0, potential / cost, potential)
 
 
 #: Rewards of the package, by name.
@@ -263,8 +273,8 @@ def register(name: str, reward: Reward) -> Reward:
 
     Raises:
         TypeError: ``name`` is no string, or ``reward`` no :class:`Reward`.
-        ValueError: the name is taken, or the potential is not 0 where the losses are the
-            initial ones, or no tensor ``[B]``.
+        ValueError: the name is taken, the potential is not 0 where the losses are the
+            initial ones, or potential or ``of_step`` are no tensors ``[B]``.
 
     Example::
 
@@ -286,7 +296,8 @@ def _check_start(name: str, reward: Reward) -> None:
     """Refuse a potential that is not 0 where the losses are the initial ones.
 
     Raises:
-        ValueError: it is not, or not a tensor ``[B]``.
+        ValueError: it is not, or not a tensor ``[B]``; or ``of_step`` of three runs is
+            none.
     """
     losses = torch.tensor([0.5, 1.0, 2.0], device="cpu")
     losses = losses[:, None].expand(-1, len(reward.sources or OBJECTIVES["both"]))
@@ -296,6 +307,9 @@ def _check_start(name: str, reward: Reward) -> None:
             f"the potential of reward {name!r} must be 0 where the losses are the initial "
             f"ones, got {potential.tolist()} for losses of 0.5, 1 and 2"
         )
+    one = torch.ones_like(potential)
+    ended = torch.tensor([False, True, True], device="cpu")
+    reward.earn(Step(potential, potential - 1.0, ended, one, one, potential))
 
 
 def get(name: str) -> Reward:
@@ -307,8 +321,8 @@ def get(name: str) -> Reward:
     valid = {**REWARDS, **_REGISTERED}
     if name in list(OBJECTIVES) and name not in valid:
         raise ValueError(
-            f"unknown reward {name!r}; objective={name!r} chooses the examples of the loss, "
-            f"and rewards are: {', '.join(valid)}"
+            f"unknown reward {name!r}; valid: {', '.join(valid)} (the examples that the "
+            f"loss is taken on are now chosen by objective={name!r})"
         )
     known("reward", name, valid)
     return valid[name]

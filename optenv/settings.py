@@ -95,7 +95,8 @@ class Settings:
         features: names of further features to observe, see
             :func:`optenv.telemetry.register_feature`.
         objective: examples that the loss of the reward is taken on: ``"train"``,
-            ``"validation"``, or ``"both"`` for the mean of their progress.
+            ``"validation"``, or ``"both"`` for the mean of their progress. A registered
+            reward may have examples of its own; it leaves this at ``"train"``.
         reward: reward, a key of :data:`optenv.rewards.REWARDS`: ``"log_loss"``,
             ``"final"``, ``"baseline"`` or ``"time"``; see :mod:`optenv.rewards`.
         on_divergence: ``"end"`` to end a diverged run, or ``"absorb"`` to keep it, at the
@@ -136,6 +137,13 @@ class Settings:
         known("instance_order", self.instance_order, INSTANCE_ORDERS)
         known("objective", self.objective, rewards.OBJECTIVES)
         reward = rewards.get(self.reward)
+        sources = rewards.OBJECTIVES[self.objective]
+        if self.objective != "train" and reward.sources not in (None, sources):
+            raise ValueError(
+                f"reward {self.reward!r} takes losses on examples of its own, "
+                f"{' and '.join(reward.sources)}; leave objective at 'train', got "
+                f"{self.objective!r}"
+            )
         rule = rules.get(self.rule)
         if reward.needs_cost and rule.name != rules.SWITCHING.name:
             rules.relative_cost(rule.name, 1, 1.0)  # refuses rules without a known cost
