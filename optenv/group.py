@@ -455,8 +455,8 @@ class Group:
         else:
             costs = [rules.relative_cost(name, size, work) for name in switching.NAMES]
             latest = before.cost.new_tensor(costs)[decision.rule]
-        share = (updates - before.run.updates) / updates.clamp(min=1)
-        return before.cost + (latest - before.cost) * share.to(before.cost)
+        made = (updates - before.run.updates).to(before.cost)
+        return before.cost + (latest - before.cost) * (made / updates.clamp(min=1))
 
     def step(
         self,

@@ -168,9 +168,10 @@ def test_diverged_runs_get_the_worst_of_a_registered_reward() -> None:
 
 
 def test_rewards_of_the_package_are_log_progress() -> None:
-    log = rewards.Reward(("train",), lambda a, b: rewards.log_progress(a, b).mean(-1))
+    log = rewards.Reward(None, lambda a, b: rewards.log_progress(a, b).mean(-1))
     rewards.register("log", log)
-    ours, theirs = (play(gym.make(ID, **SHORT, reward=name)) for name in ("log", "train"))
+    names = ("log", "log_loss")
+    ours, theirs = (play(gym.make(ID, **SHORT, reward=name)) for name in names)
     assert_same(ours, theirs)
 
 
@@ -389,7 +390,7 @@ class OneName(WithMomentum):
         (tasks.register, ("", sample_mean), ValueError, "must not be empty"),
         (tasks.register, (3, sample_mean), TypeError, "must be a string, got 3"),
         (tasks.register, ("mean", Mean()), TypeError, r"\(rng, split\) -> Task, got Mean"),
-        (rewards.register, ("both", rewards.REWARDS["both"]), ValueError, "'both' already"),
+        (rewards.register, ("time", rewards.REWARDS["time"]), ValueError, "'time' already"),
         (
             rewards.register,
             ("mine", relative_loss),
