@@ -175,6 +175,26 @@ def test_rewards_of_the_package_are_log_progress() -> None:
     assert_same(ours, theirs)
 
 
+def test_a_registered_reward_pays_for_steps_by_cost_and_baseline() -> None:
+    seen: list[rewards.Step] = []
+
+    def pay(step: rewards.Step) -> Tensor:
+        seen.append(step)
+        return (step.before - step.after) / step.cost_after + step.ended * step.baseline
+
+    mine = rewards.Reward(None, of_step=pay, needs_cost=True, needs_baseline=True)
+    rewards.register("mine", mine)
+    batch = check_both(reward="mine", objective="validation")
+    seen.clear()
+    paid = [step[1] for step in play(batch)[1:]]
+    assert len(seen) == len(paid) == 4
+    for reward, step in zip(paid, seen, strict=True):
+        assert (step.cost_after > 1).all() and (step.baseline != 0).all()
+        progress = (step.before - step.after) / step.cost_after
+        np.testing.assert_allclose(reward, progress + step.ended * step.baseline)
+    assert (seen[0].cost_before == 1).all() and seen[-1].ended.all()
+
+
 # Features
 
 
@@ -408,7 +428,15 @@ class OneName(WithMomentum):
             ValueError,
             "each at most once, of ",
         ),
-        (rewards.Reward, ("train",), ValueError, "must be a tuple, .*, got 'train'"),
+        (rewards.Reward, ("train",), ValueError, "a tuple, each .*, got 'train'"),
+        (rewards.Reward, (None, None, 5.0, 3), TypeError, "of_step must be a .*, got 3"),
+        (rewards.Reward, (None, None, 5.0, None, 1), TypeError, "needs_cost .*, got 1"),
+        (
+            rewards.register,
+            ("mine", rewards.Reward(of_step=lambda step: step.after.sum())),
+            ValueError,
+            r"of_step .* of shape \(3,\), got shape \(\)",
+        ),
         (telemetry.register_feature, ("progress", len), ValueError, "'progress' already"),
         (telemetry.register_feature, ("mine", 3), TypeError, "must be a function, got 3"),
         (actions.register, (actions.Continuous,), ValueError, "'continuous' already"),
