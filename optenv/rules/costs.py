@@ -1,4 +1,4 @@
-"""What updates cost: measured times of the rules, beside that of a gradient."""
+"""Costs of updates: measured times of the rules, beside that of a gradient."""
 
 from __future__ import annotations
 

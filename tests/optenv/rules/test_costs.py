@@ -21,7 +21,7 @@ def test_costs_are_relative_to_sgd_and_fade_beside_long_gradients() -> None:
 
 
 def test_unknown_and_impossible_costs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"'mine' is not known.* COSTS\['mine'\] = "):
+    with pytest.raises(ValueError, match=r"'mine' is not known.*COSTS\['mine'\] = "):
         rules.relative_cost("mine", 100, 100)
     monkeypatch.setitem(rules.COSTS, "mine", -1.0)
     with pytest.raises(ValueError, match=r"cost of rule 'mine' must be positive.*-1\.0"):
