@@ -7,8 +7,8 @@ first update, the potential of the package's rewards is
 
 with :data:`EPSILON` for :math:`\epsilon`: 0 at the start, and never below
 :math:`\log(\epsilon / (1 + \epsilon))`. The environment's ``objective`` says which examples
-the loss is taken on (:data:`OBJECTIVES`), and its ``reward`` how control step :math:`t` is paid
-for the potential :math:`\phi_t` after it (:data:`REWARDS`):
+the loss is taken on (:data:`OBJECTIVES`), and its ``reward`` how control step :math:`t` is
+paid for the potential :math:`\phi_t` after it (:data:`REWARDS`):
 
 - ``"log_loss"``: the decrease :math:`\phi_{t-1} - \phi_t`. The return is minus the
   potential at the end, whatever the path (compare the potential-based rewards of Ng et al.,
