@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from . import actions, core, rewards, rules, tasks, windows
+from .baseline import Baseline
 from .instances import Instance
 from .modifiers import MODIFIERS, Modifiers
 from .ranges import log_uniform
@@ -55,13 +56,17 @@ class ControlState(NamedTuple):
         initial_loss: losses of the reward before the first update, ``[B, S]`` for ``S``
             sources.
         loss: losses of the reward now, ``[B, S]``.
-        potential: potential whose decrease is the reward, ``[B]``.
+        potential: potential of which the reward is made, ``[B]``.
         diverged: whether the run has diverged, ``[B]`` bool.
         part_multipliers: log-multipliers of parts of the parameters (roles, or tensors),
             ``[B, K]``, or ``[B, 0]`` if the action does not tell parts apart.
         part_shifts: requested changes of these at the last action, ``[B, K]``.
         tensor_history: summary of the earlier windows of each parameter tensor,
             ``[B, T, H]``, or ``[B, 0, H]`` if the action is not on tensors.
+        cost: mean cost of the updates so far, relative to updates of SGD, ``[B]``; 1 if
+            there are none, or the reward needs no cost.
+        baseline: potential that the baseline of the reward ends at, ``[B]``; 0 if the
+            reward needs none.
     """
 
     run: core.RunState
@@ -78,6 +83,8 @@ class ControlState(NamedTuple):
     part_multipliers: Tensor
     part_shifts: Tensor
     tensor_history: Tensor
+    cost: Tensor
+    baseline: Tensor
 
 
 class StepResult(NamedTuple):
@@ -134,6 +141,8 @@ class Group:
         self.rule = rules.get(settings.rule)
         self.action = actions.make(settings.action)
         self.reward = rewards.get(settings.reward)
+        self.sources = self.reward.sources or rewards.OBJECTIVES[settings.objective]
+        self._baseline = Baseline(self.sources)
         self.sampler = tasks.make(settings.tasks)
         self.device = torch.device(settings.device)
         self.dtype = DTYPES[settings.dtype][0]
@@ -210,6 +219,7 @@ class Group:
             torch.tensor(base_lr, dtype=self.dtype),
             self._draw_sees_loss(keys),
         )
+        state = self._with_baseline(data, state, range(len(index)))
         observation, state = self._observe(state)
         # 3. The new runs take the places of the old ones.
         if everything:
@@ -308,6 +318,7 @@ class Group:
         before = self.state
         all_params = before.run.params.index_copy(0, rows, params)
         state = self._start(self.data, all_params, before.base_lr, before.sees_loss)
+        state = self._with_baseline(self.data, state, index.tolist())
         observation, state = self._observe(state)
         restarted = torch.zeros(self.size, dtype=torch.bool, device=self.device)
         self.state = core.where(restarted.index_fill(0, rows, True), state, before)
@@ -403,7 +414,49 @@ class Group:
             part_multipliers=torch.full_like(of_parts, self.action.start),
             part_shifts=torch.zeros_like(of_parts),
             tensor_history=empty_history(of_parts if by_tensor else of_parts[:, :0]),
+            cost=torch.ones_like(like),
+            baseline=torch.zeros_like(like),
         )
+
+    def _with_baseline(
+        self, data: tasks.Data, state: ControlState, index: Sequence[int]
+    ) -> ControlState:
+        """Return a state with the potential that the baseline ends at, if it is needed.
+
+        Args:
+            data: examples of the runs of ``state``.
+            state: runs of which those at ``index`` have made no update.
+            index: which runs.
+        """
+        if not self.reward.needs_baseline:
+            return state
+        losses = self._baseline.final_losses(
+            self.task, data, state.run, self.boundaries, index, self._reward_losses
+        )
+        rows = torch.tensor(index, device=self.device)
+        potential, _ = self.reward.evaluate(losses, state.initial_loss[rows])
+        return state._replace(baseline=state.baseline.index_copy(0, rows, potential))
+
+    def _mean_cost(
+        self, before: ControlState, decision: actions.Decision, updates: Tensor
+    ) -> Tensor:
+        """Compute the mean cost ``[B]`` of the updates of runs, if the reward needs it.
+
+        Args:
+            before: state before the control step.
+            decision: decision of the step.
+            updates: updates of the runs after the step, ``[B]``.
+        """
+        if not self.reward.needs_cost:
+            return before.cost
+        size, work = self.task.num_params, self.task.work
+        if decision.rule is None:
+            latest: Tensor | float = rules.relative_cost(self.rule.name, size, work)
+        else:
+            costs = [rules.relative_cost(name, size, work) for name in switching.NAMES]
+            latest = before.cost.new_tensor(costs)[decision.rule]
+        made = (updates - before.run.updates).to(before.cost)
+        return before.cost + (latest - before.cost) * (made / updates.clamp(min=1))
 
     def step(
         self,
@@ -450,6 +503,7 @@ class Group:
             loss=loss,
             potential=torch.where(before.diverged, before.potential, potential),
             diverged=diverged,
+            cost=self._mean_cost(before, decision, run.updates),
         )
         if decision.part_multipliers is not None and decision.part_shifts is not None:
             state = state._replace(
@@ -459,13 +513,22 @@ class Group:
         if not self.action.per_tensor:
             shown = self.action.observe(action, decision)
             state = state._replace(observed_action=shown.to(self.dtype))
-        reward = before.potential - state.potential
         observation, state = self._observe(state)
-        # 3. The end of the run.
+        # 3. The end of the run, and the reward.
         at_end = torch.from_numpy(self.steps >= self.num_steps).to(self.device)
         terminated = at_end
         if self.settings.on_divergence == "end":
             terminated = at_end | diverged
+        reward = self.reward.earn(
+            rewards.Step(
+                before=before.potential,
+                after=state.potential,
+                ended=terminated,
+                cost_before=before.cost,
+                cost_after=state.cost,
+                baseline=state.baseline,
+            )
+        )
         if active is not None:
             state = core.where(torch.from_numpy(active).to(self.device), state, before)
         self.state = state
@@ -585,7 +648,7 @@ class Group:
                 source=source,
                 differentiable=differentiable,
             )
-            for source in self.reward.sources
+            for source in self.sources
         ]
         return torch.stack(losses, dim=-1)
 
