@@ -90,6 +90,7 @@ class StepResult(NamedTuple):
         diverged: whether the run has diverged, ``[B]`` bool.
         lr: learning rate ``[B]`` of the first update of the step.
         estimated_reward: see :func:`estimated_reward`, ``[B]``.
+        decision: the decoded actions.
     """
 
     observation: Tensor
@@ -98,6 +99,7 @@ class StepResult(NamedTuple):
     diverged: Tensor
     lr: Tensor
     estimated_reward: Tensor
+    decision: actions.Decision
 
 
 class Group:
@@ -476,6 +478,7 @@ class Group:
             diverged=diverged,
             lr=lr[0],
             estimated_reward=estimated_reward(before.history, state, at_end),
+            decision=decision,
         )
 
     def detach(self) -> None:
