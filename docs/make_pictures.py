@@ -1,12 +1,17 @@
 """Draw the pictures of the README and of the environments' pages.
 
-``python docs/make_pictures.py`` needs the extra ``train``, and takes a minute. ``python
-docs/make_pictures.py --only overview`` draws a single one.
+``python docs/make_pictures.py`` needs the extra ``train``, and takes ten minutes.
+``python docs/make_pictures.py --only LearningRate`` draws what is about one name.
 
 - ``overview.png``, for the README: losses and learning rates on four tasks of the
   benchmark, from the runs that come with the repository.
-- One picture for each environment: loss and learning rate of an episode. Actions are those
-  of a shipped policy where there is one for the environment, and else those of a script.
+- ``<name>.png``: an episode of an environment, as ``render_mode="rgb_array"`` draws it.
+  Actions are those of a shipped policy where there is one for the environment, and else
+  those of a script.
+- ``<name>.gif``: a policy beside the best constant action. The policy is a shipped one, or
+  PPO's after a short training. The constant action is the one of a search that has the
+  highest mean return on the same runs.
+- ``captions.json``: what the pages say below the pictures.
 """
 
 from __future__ import annotations
@@ -21,18 +26,19 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from matplotlib import colormaps
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from PIL import Image
+from stable_baselines3 import PPO
 
 import optenv
 from agents import load_policy
-from optenv import rules
-from optenv.actions import Hyperparameters, LayerwiseMultipliers, RoleMultipliers
-from optenv.roles import ROLES
+from optenv.rendering.picture import Comparison
 from optenv.rules import switching
+from optenv.sb3 import SB3VecEnv
 
 DOCS = Path(__file__).parent
 PICTURES = DOCS / "pictures"
@@ -53,25 +59,15 @@ ARMS = (
     ("default lr 0.001", "optenv, one setting for all", "#D55E00", "-"),
 )
 
+#: Colours of an animation, milliseconds of a frame, and of the last.
+COLORS, MILLISECONDS, PAUSE = 96, 100, 3000
+
 #: Rules of the script for UpdateRule-v0, each for a quarter of the run.
 SCRIPT = ("sgd", "adam", "lion", "orthogonal-adam")
 
-
-#: Colours of the roles that the perceptrons of the pictures have.
-ROLE_COLORS: dict[str | None, str] = {
-    "matrices": "tab:orange", "output": "tab:green", "vectors": "tab:purple",
-}  # fmt: skip
-
 #: Tensors of the perceptron in the picture of LayerwiseLearningRate-v0: weight and bias of
-#: each layer, and their colours, from the inputs on.
+#: each layer.
 TENSORS = 8
-TENSOR_COLORS: dict[str | None, str] = {
-    f"{kind} of layer {layer}": str(to_hex(colormaps["viridis"](0.3 * (layer - 1) + shade)))
-    for layer in range(1, TENSORS // 2 + 1)
-    for kind, shade in (("weight", 0.0), ("bias", 0.08))
-}
-
-COLORS = {**ROLE_COLORS, **TENSOR_COLORS}
 
 
 def overview(path: Path) -> None:
@@ -225,115 +221,224 @@ EPISODES: dict[str, tuple[str, Agent, dict[str, Any]]] = {
         "a script", by_tensors,
         {"tasks": optenv.tasks.MLP(depth=TENSORS // 2 - 1, width=32)},
     ),
+    "LearningRate-Functions": (
+        "policy adam on Rosenbrock's function of two parameters",
+        lambda: by_policy("adam"),
+        {"tasks": optenv.tasks.Function(function="rosenbrock"), "base_lr": 0.3},
+    ),
 }  # fmt: skip
 
 
-def episode(name: str, seed: int = 0) -> list[dict[str, Any]]:
-    """Return the ``info`` of every control step of one episode."""
-    _, agent, arguments = EPISODES[name]
+def draw(name: str, path: Path) -> str:
+    """Draw an episode, and return the caption."""
+    who, agent, arguments = EPISODES[name]
     described, act = agent()
-    env = gym.make(f"optenv/{name}-v0", **described, **arguments)
-    observation, _ = env.reset(seed=seed)
-    steps: list[dict[str, Any]] = []
-    done = False
+    env = gym.make(f"optenv/{name}-v0", render_mode="rgb_array", **described, **arguments)
+    observation, _ = env.reset(seed=0)
+    steps, done = 0, False
     while not done:
-        action = act(observation, len(steps))
-        observation, _, terminated, truncated, info = env.step(action)
-        steps.append({"action": action, **info})
-        done = terminated or truncated
-    return steps
+        observation, _, done, _, _ = env.step(act(observation, steps))
+        steps += 1
+    frame: Any = env.render()
+    save([Image.fromarray(frame)], path)
+    return f"An episode of `optenv/{name.split('-')[0]}-v0`: {who}."
 
 
-def draw(name: str, path: Path) -> None:
-    """Draw loss and learning rate of an episode over its control steps."""
-    steps = episode(name)
-    named = name.startswith("Hyperparameters")
-    figure = Figure(figsize=(7, 5.5 if named else 4), layout="constrained")
-    above, below, *third = figure.subplots(2 + named, 1, sharex=True)
-    numbers = np.arange(1, len(steps) + 1)
-    runs = [step.get("run", 0) for step in steps]
-    for run in dict.fromkeys(runs):  # lines end where runs do
-        part = [i for i in range(len(steps)) if runs[i] == run]
-        above.plot(numbers[part], [steps[i]["loss"] for i in part], color="tab:blue")
-        actions = np.array([steps[i]["action"] for i in part])
-        for label, rates in _rates(name, [steps[i]["lr"] for i in part], actions).items():
-            color = COLORS.get(label, "tab:orange")
-            label = None if run else label  # once in the legend
-            below.step(numbers[part], rates, where="mid", color=color, label=label)
-        for axes in third:
-            _draw_settings(axes, numbers[part], actions, labelled=run == 0)
-        if part[0]:
-            for axes in (above, below, *third):
-                axes.axvline(part[0] + 0.5, color="gray", linestyle="--", linewidth=1)
-    if name.startswith("UpdateRule"):
-        _label_rules(above, steps)
-    above.set(ylabel="training loss", yscale="log")
-    label_losses(above)
-    below.set(ylabel="learning rate", yscale="log")
-    for axes in (above, below, *third):
-        axes.grid(alpha=0.3)
-    (*_, lowest) = (below, *third)
-    lowest.set_xlabel("control step")
-    if name.startswith(("RoleLearningRate", "LayerwiseLearningRate")):
-        columns = len(ROLE_COLORS) if name.startswith("Role") else 2
-        below.legend(fontsize="small", ncols=columns, loc="lower left")
-    figure.suptitle(f"optenv/{name}-v0: {EPISODES[name][0]}", fontsize="medium")
-    figure.savefig(path, dpi=90)
+def save(frames: list[Image.Image], path: Path) -> None:
+    """Save a picture, or an animation with few colours, which keeps the file small."""
+    # The colours of the last frame, which has all curves.
+    count = COLORS if len(frames) > 1 else 256
+    palette = frames[-1].quantize(count, dither=Image.Dither.NONE)
+    white = [level if level < 250 else 255 for level in palette.getpalette() or ()]
+    palette.putpalette(white)
+    few = [each.quantize(palette=palette, dither=Image.Dither.NONE) for each in frames]
+    if len(few) == 1:
+        few[0].save(path, optimize=True)
+        return
+    durations = [MILLISECONDS] * (len(few) - 1) + [PAUSE]
+    few[0].save(path, save_all=True, append_images=few[1:], duration=durations, loop=0)
 
 
-def _rates(
-    name: str, rates: list[float], actions: np.ndarray
-) -> dict[str | None, np.ndarray]:
-    """Return the learning rates of a run: one, or one for each role or tensor that it has.
+# Policies beside constant actions
 
-    The log-multiplier of a part is the sum of its actions so far, times the step; they are
-    far from their bound.
+#: Observations ``[num_envs, F]`` to actions.
+Actor = Callable[[np.ndarray], np.ndarray]
+
+#: Runs on which returns are compared, and the seed of the first.
+RUNS, SEED = 16, 1000
+
+#: Episodes that PPO trains on, of every sub-environment.
+TRAINING = 30
+
+
+def shipped(name: str) -> Callable[[], Actor]:
+    """Return a function that makes a shipped policy act in new runs."""
+
+    def start() -> Actor:
+        policy = load_policy(name)
+        memory = policy.blank(RUNS)
+
+        def act(observation: np.ndarray) -> np.ndarray:
+            nonlocal memory
+            with torch.no_grad():
+                action, memory = policy.act(torch.from_numpy(observation), memory)
+            return action.numpy()
+
+        return act
+
+    return start
+
+
+def by_ppo(name: str, arguments: dict[str, Any]) -> Callable[[], Actor]:
+    """Train a policy by PPO; return a function that makes it act in new runs."""
+    per_tensor = name.startswith("Layerwise")
+    env: Any = gym.make_vec(
+        f"optenv/{name}-v0", 32 if per_tensor else 128, **arguments,
+        autoreset_mode=AutoresetMode.DISABLED,
+    )  # fmt: skip
+    if per_tensor:
+        env = optenv.PerTensor(env)
+    horizon = arguments["horizon"]
+    model = PPO(
+        "MlpPolicy", SB3VecEnv(env), n_steps=horizon, batch_size=env.num_envs * 4,
+        n_epochs=8, learning_rate=1e-3, gamma=0.99, gae_lambda=0.95, seed=0, device="cpu",
+        policy_kwargs={"log_std_init": -1.0},
+    )  # fmt: skip
+    model.learn(TRAINING * horizon * env.num_envs)
+    return lambda: lambda observation: model.predict(observation, deterministic=True)[0]
+
+
+def play(env: Any, act: Actor) -> np.ndarray:
+    """Play the same runs as ever, and return their returns."""
+    observation, _ = env.reset(seed=SEED)
+    returns, done = np.zeros(env.num_envs), np.zeros(env.num_envs, bool)
+    while not done.all():
+        observation, reward, done, _, _ = env.step(act(observation))
+        returns += reward
+    return returns[:RUNS]
+
+
+def best_constant(batch: Any) -> tuple[Any, np.ndarray, Any, int]:
+    """Search for the constant action with the highest mean return.
+
+    Returns:
+        The action, its returns ``[RUNS]``, the trace of the first run, and the number of
+        actions tried.
     """
-    of_tensors = name.startswith("LayerwiseLearningRate")
-    if not of_tensors and not name.startswith("RoleLearningRate"):
-        return {None: np.array(rates)}
-    step = (LayerwiseMultipliers if of_tensors else RoleMultipliers)().step
-    s = step * actions.cumsum(0)
-    of_parts = np.array(rates)[:, None] * np.exp(s - s.mean(1, keepdims=True))
-    if of_tensors:
-        return dict(zip(TENSOR_COLORS, of_parts.T, strict=True))
-    return {role: of_parts[:, ROLES.index(role)] for role in ROLE_COLORS}
+    space, rng = batch.single_action_space, np.random.default_rng(0)
+    found: list[tuple[float, int, Any, np.ndarray, Any]] = []
+
+    def attempt(action: Any) -> None:
+        repeated = np.stack([action] * RUNS)
+        returns = play(batch, lambda _: repeated)
+        trace = batch.renderer.traces[0]
+        found.append((float(returns.mean()), len(found), action, returns, trace))
+
+    if isinstance(space, spaces.Discrete):
+        for action in range(int(space.n)):
+            attempt(action)
+    else:
+        # All entries alike; others at random; and then near the best so far.
+        (width,) = space.shape
+        tried = [np.full(width, level) for level in np.linspace(-0.3, 0.3, 25)]
+        tried += [*rng.uniform(-0.3, 0.3, (50 * (width > 1), width))]
+        for action in tried:
+            attempt(action.astype(space.dtype))
+        for spread in (0.2, 0.1, 0.05, 0.03):
+            center = max(found)[2]
+            for step in rng.normal(0.0, spread, (25 if width > 1 else 5, width)):
+                attempt(np.clip(center + step, -1, 1).astype(space.dtype))
+    _, _, action, returns, trace = max(found)
+    return action, returns, trace, len(found)
 
 
-def _draw_settings(
-    axes: Axes, numbers: np.ndarray, actions: np.ndarray, labelled: bool
-) -> None:
-    """Draw what the actions set besides the learning rate, within [-1, 1]."""
-    names = Hyperparameters().for_rule(rules.get("adam")).names or ()
-    for column, label in enumerate(names):
-        if label != "learning_rate":
-            axes.step(numbers, actions[:, column], where="mid", color=f"C{column + 1}",
-                      label=label if labelled else None)  # fmt: skip
-    axes.set(ylabel="action", ylim=(-1.1, 1.1))
-    axes.legend(fontsize="small", ncols=5, loc="upper left")
+def compare(name: str, path: Path) -> str:
+    """Draw a policy beside the best constant action, and return the caption."""
+    who, policy, on, arguments = COMPARISONS[name]
+    if policy is not None:
+        arguments = {**by_policy(policy)[0], **arguments}
+    start = by_ppo(name, arguments) if policy is None else shipped(policy)
+    # Runs that diverge go on, so that all end at once.
+    batch: Any = gym.make_vec(
+        f"optenv/{name}-v0", RUNS, **arguments, on_divergence="absorb",
+        autoreset_mode=AutoresetMode.DISABLED, render_mode="rgb_array", rendered=1,
+    )  # fmt: skip
+    # 1. The best constant action.
+    action, constant, of_constant, tried = best_constant(batch)
+    # 2. The policy.
+    wrapped = optenv.PerTensor(batch) if name.startswith("Layerwise") else batch
+    returns, of_policy = play(wrapped, start()), batch.renderer.traces[0]
+    # 3. The animation, and its caption.
+    drawn = Comparison(
+        {f"{who}: return {returns[0]:.2f}": of_policy,
+         f"best constant action: return {constant[0]:.2f}": of_constant}
+    )  # fmt: skip
+    numbers = [*range(0, drawn.steps, 1 + drawn.steps // 50), drawn.steps]
+    save([Image.fromarray(drawn.draw(number)) for number in numbers], path)
+    return (
+        f"`optenv/{name}-v0` on {on}: {who} (left), and the best of {tried} constant "
+        f"actions (right), `{_written(action)}`. Mean return on the same {RUNS} runs: "
+        f"{returns.mean():.2f} against {constant.mean():.2f}. The first run is shown."
+    )
 
 
-def _label_rules(axes: Axes, steps: list[dict[str, Any]]) -> None:
-    """Write the name of each rule where it begins to be in force."""
-    names = [switching.NAMES[int(step["action"]) // 3] for step in steps]
-    for i, rule in enumerate(names):
-        if i == 0 or rule != names[i - 1]:
-            axes.text(i + 1, 1.02, rule, transform=axes.get_xaxis_transform(),
-                      fontsize="small", va="bottom")  # fmt: skip
-            if i:
-                axes.axvline(i + 0.5, color="gray", linestyle=":", linewidth=1)
+def _written(action: Any) -> str:
+    """Write an action as it would stand in a program."""
+    entries = np.round(np.atleast_1d(action), 3).tolist()
+    if len(set(entries)) == 1 and len(entries) > 1:
+        return f"np.full({len(entries)}, {entries[0]:g})"
+    text = ", ".join(f"{entry:g}" for entry in entries)
+    return text if np.ndim(action) == 0 else f"[{text}]"
+
+
+PPO_NAME = "PPO after a short training"
+
+#: Arguments of runs that are short enough to train on while one waits.
+SMALL: dict[str, Any] = {"tasks": optenv.tasks.MLP(width=16), "horizon": 20}
+
+#: By animation: who acts, the shipped policy (None: one trained by PPO), the tasks in
+#: words, and arguments.
+COMPARISONS: dict[str, tuple[str, str | None, str, dict[str, Any]]] = {
+    "LearningRate": ("policy adam", "adam", "digits", {"tasks": "digits"}),
+    "DiscreteLearningRate": ("policy dqn", "dqn", "digits", {"tasks": "digits"}),
+    "UpdateRule": (PPO_NAME, None, "perceptrons", SMALL),
+    "Hyperparameters": (PPO_NAME, None, "perceptrons", SMALL),
+    "RoleLearningRate": (PPO_NAME, None, "perceptrons", SMALL),
+    "LayerwiseLearningRate": (
+        PPO_NAME, None, "perceptrons with three hidden layers",
+        {**SMALL, "tasks": optenv.tasks.MLP(depth=TENSORS // 2 - 1, width=16),
+         "action": {"kind": "layerwise", "tensors": TENSORS}},
+    ),
+    "LearningRateTrial": (
+        "policy rl2", "rl2", "digits",
+        {"tasks": "digits", "runs": 3, "previous_reward": "told"},
+    ),
+}  # fmt: skip
 
 
 def main() -> None:
-    """Draw all pictures, or a single one."""
+    """Draw all pictures, or those of one name."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", choices=["overview", *EPISODES])
-    only = parser.parse_args().only
+    parser.add_argument("--still", action="store_true", help="leave out the animations")
+    arguments = parser.parse_args()
+    only = arguments.only
     if only in (None, "overview"):
         overview(PICTURES / "overview.png")
-    for name in EPISODES:
-        if only in (None, name):
-            draw(name, PICTURES / f"{name}.png")
+    for table, write, ending in ((EPISODES, draw, "png"), (COMPARISONS, compare, "gif")):
+        for name in table:
+            if only in (None, name) and not (arguments.still and ending == "gif"):
+                file = f"{name}.{ending}"
+                store_caption(file, write(name, PICTURES / file))
+
+
+def store_caption(file: str, caption: str) -> None:
+    """Add the caption of a picture to those of the others."""
+    stored = PICTURES / "captions.json"
+    captions = json.loads(stored.read_text()) if stored.exists() else {}
+    captions[file] = caption
+    stored.write_text(json.dumps(captions, indent=1, sort_keys=True) + "\n")
+    print(file, (PICTURES / file).stat().st_size, caption, flush=True)
 
 
 if __name__ == "__main__":

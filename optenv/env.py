@@ -12,7 +12,7 @@ from .actions import validate
 from .assignment import read
 from .autoreset import check_options
 from .group import Group
-from .rendering import line, picture
+from .rendering import RENDER_MODES
 from .vector import LearningRateVectorEnv
 
 __all__ = ["LearningRateEnv"]
@@ -207,12 +207,31 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | `features` | `()` | names of further features |
     | `device` | `"cpu"` | torch device |
     | `dtype` | `"float32"` | type of the runs and of both spaces |
-    | `render_mode` | `None` | `"ansi"`: a line of text; `"rgb_array"`: curves of loss and learning rate |
+    | `render_mode` | `None` | `"ansi"`: a line of text; `"rgb_array"`: a picture of the episode so far, see below |
 
     Each id has variants with a family of tasks in place of the default one, such as
     `optenv/LearningRate-CNN-v0`; `optenv.registration.FAMILIES` lists the families.
     `optenv.settings.Settings` has the details. An argument that is not valid raises a
     `ValueError` or a `TypeError` that says what is.
+
+    ## Rendering
+    `render_mode="rgb_array"` needs matplotlib (`pip install "optenv[render]"`). A picture
+    `[540, 960, 3]` uint8 shows the episode so far, over the control steps:
+
+    | Panel | Shows |
+    |-------|-------|
+    | loss | `loss` of the info |
+    | learning rate | of the step's first update; a curve for each role of `optenv/RoleLearningRate-v0` |
+    | update rule | the rule that `optenv/UpdateRule-v0` chose, a row for each |
+    | multiplier of each tensor | of `optenv/LayerwiseLearningRate-v0`, a row for each tensor |
+    | gradient norm | norm of the gradient |
+    | gradient cosine | cosine of the gradient and the one before it |
+    | relative step | norm of the last update divided by that of the parameters |
+    | names | each hyperparameter that the action sets |
+    | path of the two parameters | for tasks with two parameters: their path, on the contours of the loss |
+
+    `render_mode="ansi"` is one line: step, loss, learning rate, what else the action sets,
+    and reward.
 
     ## Vectorized environment
     `gym.make_vec(id, num_envs=256)` advances 256 runs at once as batched tensors, see
@@ -223,7 +242,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     """  # noqa: E501
 
     metadata: dict[str, Any] = {
-        "render_modes": ["ansi", "rgb_array"],
+        "render_modes": list(RENDER_MODES),
         "render_fps": 10,
     }
 
@@ -231,19 +250,15 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     vector_class: type[LearningRateVectorEnv] = LearningRateVectorEnv
 
     def __init__(self, *, render_mode: str | None = None, **arguments: Any) -> None:
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            valid = ", ".join(map(repr, self.metadata["render_modes"]))
-            raise ValueError(f"render_mode must be None, {valid}, got {render_mode!r}")
-        self.render_mode = render_mode
         self.batch = self.vector_class(
-            1, autoreset_mode=AutoresetMode.DISABLED, **arguments
+            1,
+            autoreset_mode=AutoresetMode.DISABLED,
+            render_mode=render_mode,
+            **arguments,
         )
+        self.render_mode = render_mode
         self.observation_space = self.batch.single_observation_space
         self.action_space = self.batch.single_action_space
-        # For rendering: losses and learning rates so far, and the last reward.
-        self._losses: list[float] = []
-        self._rates: list[float] = []
-        self._reward = 0.0
 
     def describe(self) -> dict[str, Any]:
         """Describe the environment for a policy that was trained on it.
@@ -276,8 +291,6 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
         if seed is not None or not self.batch.started:
             self.batch.adopt(self.np_random, self.np_random_seed)
         observation, batched = self.batch.reset(options={"instance": given})
-        self._losses = [float(self.group.state.loss[0, 0])]
-        self._rates, self._reward = [], 0.0
         return observation[0], _single(batched)
 
     def step(
@@ -294,9 +307,6 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
             raise ValueError("the run has ended; call reset()")
         observation, reward, terminated, _, batched = self.batch.step(batch)
         info = _single(batched)
-        self._losses.append(info["loss"])
-        self._rates.append(info["lr"])
-        self._reward = float(reward[0])
         return observation[0], float(reward[0]), bool(terminated[0]), False, info
 
     @property
@@ -310,7 +320,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
         return self.group.num_steps
 
     def render(self) -> str | np.ndarray | None:  # type: ignore[override]
-        """Render losses and learning rates so far, as the render mode says.
+        """Render the episode so far, as the render mode says.
 
         Returns:
             A line of text, an image ``[H, W, 3]`` uint8, or None without a render mode.
@@ -318,15 +328,8 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
         Raises:
             gymnasium.error.ResetNeeded: before the first reset.
         """
-        if self.render_mode is not None and not self._losses:
-            raise gym.error.ResetNeeded("call reset() before render()")
-        if self.render_mode == "rgb_array":
-            return picture(self._losses, self._rates, self.num_steps)
-        if self.render_mode == "ansi":
-            rate = self._rates[-1] if self._rates else float(self.group.state.base_lr[0])
-            done, loss = len(self._rates), self._losses[-1]
-            return line(done, self.num_steps, loss, rate, self._reward)
-        return None
+        frames = self.batch.render()
+        return None if frames is None else frames[0]
 
 
 def _single(batched: dict[str, Any]) -> dict[str, Any]:

@@ -97,6 +97,7 @@ class StepResult(NamedTuple):
         diverged: whether the run has diverged, ``[B]`` bool.
         lr: learning rate ``[B]`` of the first update of the step.
         estimated_reward: see :func:`estimated_reward`, ``[B]``.
+        decision: the decoded actions.
     """
 
     observation: Tensor
@@ -105,6 +106,7 @@ class StepResult(NamedTuple):
     diverged: Tensor
     lr: Tensor
     estimated_reward: Tensor
+    decision: actions.Decision
 
 
 class Group:
@@ -539,6 +541,7 @@ class Group:
             diverged=diverged,
             lr=lr[0],
             estimated_reward=estimated_reward(before.history, state, at_end),
+            decision=decision,
         )
 
     def detach(self) -> None:

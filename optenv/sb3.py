@@ -84,6 +84,11 @@ class SB3VecEnv(VecEnv):
             entry["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
         return observation, reward.astype(np.float32), dones, infos
 
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """Return a picture of each run, which ``VecVideoRecorder`` joins."""
+        frames: Any = self.env.render()
+        return [None] * self.num_envs if frames is None else list(frames)
+
     def close(self) -> None:
         self.env.close()
 

@@ -20,6 +20,7 @@ from .assignment import Rotation, Rows, partition, read, refuse_mixture
 from .autoreset import check_options, join_infos, reset_mask, split_final
 from .group import IDENTITY, Group
 from .instances import Instance
+from .rendering import RENDER_MODES, Renderer
 from .telemetry import FEATURES, OBSERVATION_BOUND
 
 __all__ = ["GROUP_SIZE", "LearningRateVectorEnv", "observation_space"]
@@ -157,7 +158,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     | `num_envs` | `1` | number of runs |
     | `groups` | `None` | structures at a time (None: 1 per 32 runs; 1 for a fixed task) |
     | `autoreset_mode` | `NEXT_STEP` | any of Gymnasium's |
-    | `render_mode` | `None` | None only: a batch is not rendered |
+    | `render_mode` | `None` | as in the single environment; `render()` then returns a tuple with one for each run |
+    | `rendered` | `None` | number of runs that are rendered, the first ones (None: all); the others' images are empty |
 
     All others are those of the single environment, see `optenv.settings.Settings`. An
     argument that is not valid raises a `ValueError` or a `TypeError`.
@@ -167,14 +169,18 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """  # noqa: E501
 
     metadata: dict[str, Any] = {
-        "render_modes": [],
+        "render_modes": list(RENDER_MODES),
+        "render_fps": 10,
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
 
     #: Names of the arguments that are not settings.
     own_arguments: tuple[str, ...] = (
-        "num_envs", "groups", "autoreset_mode", "render_mode",
+        "num_envs", "groups", "autoreset_mode", "render_mode", "rendered",
     )  # fmt: skip
+
+    #: Runs of an episode.
+    runs: int = 1
 
     def __init__(
         self,
@@ -183,18 +189,28 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         groups: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
+        rendered: int | None = None,
         **arguments: Any,
     ) -> None:
         # 1. Check the arguments.
         self.settings = settings.make(arguments, self.own_arguments)
-        counts = {"num_envs": num_envs, "groups": 1 if groups is None else groups}
+        counts = {
+            "num_envs": num_envs,
+            "groups": 1 if groups is None else groups,
+            "rendered": num_envs if rendered is None else rendered,
+        }
         for name, value in counts.items():
             if not isinstance(value, (int, np.integer)):
                 raise TypeError(f"{name} must be an integer, got {value!r}")
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs!r}")
+        if not 1 <= counts["rendered"] <= num_envs:
+            raise ValueError(f"rendered must lie in [1, {num_envs}], got {rendered!r}")
+        self.renderer: Renderer | None = None
         if render_mode is not None:
-            raise ValueError(f"render_mode must be None, got {render_mode!r}")
+            self.renderer = Renderer(
+                render_mode, num_envs, int(counts["rendered"]), self.runs
+            )
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.autoreset_mode = AutoresetMode(autoreset_mode)
@@ -449,6 +465,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                     )
                     first = group.reset(index, generators, self._structure, instances)
                 observation[chosen, : first.shape[1]] = first.cpu().numpy()
+                if self.renderer is not None:
+                    self.renderer.begin(rows, group, index, same_episode=same_task)
         return observation
 
     def _choose(
@@ -505,6 +523,22 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         truncated = np.zeros(self.num_envs, np.bool_)
         return observation, reward, terminated, truncated, info
 
+    def render(self) -> tuple[Any, ...] | None:
+        """Render the episodes so far, as the render mode says.
+
+        Returns:
+            A line of text or an image ``[H, W, 3]`` uint8 for each run; None without a
+            render mode.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first reset.
+        """
+        if self.renderer is None:
+            return None
+        if not self.started:
+            raise gym.error.ResetNeeded("call reset() before render()")
+        return self.renderer.render(self.groups)
+
     def _step(
         self, actions: np.ndarray, active: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -531,6 +565,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             result = group.step(
                 torch.from_numpy(actions[rows]), None if mask.all() else mask
             )
+            if self.renderer is not None:
+                self.renderer.record(rows, group, mask, result)
             observed = result.observation.cpu().numpy()
             observation[rows, : observed.shape[1]] = observed
             reward[rows] = result.reward.cpu().numpy() * mask

@@ -99,9 +99,19 @@ ENVIRONMENT_PAGES: dict[str, tuple[str, Sequence[str], type[Any]]] = {
 }
 
 
-def picture_of(env_id: str) -> str:
-    """Return the file name of an environment's picture (``docs/make_pictures.py``)."""
-    return env_id.split("/")[1].removesuffix("-v0") + ".png"
+PICTURES = Path(__file__).parents[1] / "pictures"
+
+
+def pictures_of(env_id: str) -> list[str]:
+    """Show the pictures about an environment, with captions (``docs/make_pictures.py``)."""
+    captions = json.loads((PICTURES / "captions.json").read_text())
+    name = env_id.split("/")[1].removesuffix("-v0")
+    files = [f"{name}.gif", f"{name}.png", f"{name}-Functions.png"]
+    return [
+        f":::{{figure}} ../../pictures/{file}\n:alt: {name}\n\n{captions[file]}\n:::\n"
+        for file in files
+        if file in captions
+    ]
 
 
 def environment_page(title: str, ids: Sequence[str], cls: type[Any]) -> str:
@@ -111,11 +121,7 @@ def environment_page(title: str, ids: Sequence[str], cls: type[Any]) -> str:
     for name in ids:
         env = gym.make(name, disable_env_checker=True) if single else gym.make_vec(name, 3)
         rows.append((f"`{name}`", f"`{env.action_space}`", f"`{env.observation_space}`"))
-    pictures = [
-        f"![An episode of {name}](../../pictures/{picture_of(name)})\n"
-        for name in ids
-        if single
-    ]
+    pictures = [shown for name in ids if single for shown in pictures_of(name)]
     # Examples in doctest form are no programs, and are highlighted as sessions.
     text = re.sub(r"```python\n(?=>>> )", "```pycon\n", inspect.getdoc(cls) or "")
     made = "`gym.make(id)`" if single else "`gym.make_vec(id, num_envs=3)`"

@@ -157,11 +157,10 @@ def test_a_bad_value_is_quoted_with_what_is_valid(
             assert part in str(raised.value)
 
 
-def test_render_modes_other_than_ansi_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"'human'"):
-        optenv.LearningRateEnv(render_mode="human")
-    with pytest.raises(ValueError, match=r"must be None, got 'ansi'"):
-        gym.make_vec(CONTINUOUS, render_mode="ansi")
+def test_unknown_render_modes_are_refused() -> None:
+    for made in (optenv.LearningRateEnv, optenv.LearningRateVectorEnv):
+        with pytest.raises(ValueError, match=r"None, 'ansi', 'rgb_array', got 'human'"):
+            made(render_mode="human")
 
 
 @pytest.mark.parametrize(
@@ -260,9 +259,10 @@ def test_the_first_reset_is_of_all_runs() -> None:
 
 
 def test_rendering_before_the_first_reset_is_refused() -> None:
-    env = optenv.LearningRateEnv(render_mode="ansi", **SHORT)
-    with pytest.raises(gym.error.ResetNeeded, match="render"):
-        env.render()
+    for made in (optenv.LearningRateEnv, optenv.LearningRateVectorEnv):
+        env = made(render_mode="ansi", **SHORT)
+        with pytest.raises(gym.error.ResetNeeded, match="render"):
+            env.render()
 
 
 def test_a_single_environment_that_has_ended_refuses_to_step() -> None:

@@ -109,7 +109,7 @@ def test_the_tables_of_further_arguments_have_their_defaults(cls: Any) -> None:
             default = parameters[name].default
             expected = getattr(default, "name", repr(default).replace("'", '"'))
             assert row[0].replace("'", '"') == expected
-    own = {"LearningRateVectorEnv": 4, "TrialVectorEnv": 2, "TrialEnv": 2}
+    own = {"LearningRateVectorEnv": 5, "TrialVectorEnv": 2, "TrialEnv": 2}
     assert len(parameters.keys() & rows.keys()) == own[cls.__name__]
 
 

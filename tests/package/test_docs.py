@@ -392,8 +392,9 @@ def test_every_environment_has_a_page_with_its_spaces_and_a_picture(
         row = f"| `{name}` | `{env.action_space}` | `{env.observation_space}` |"
         (page,) = [text for text in pages if row in text]
         assert re.search(r"^``[^`]", page, re.MULTILINE) is None, "a broken fence"
-        pictures = re.findall(r"\]\(\.\./\.\./(pictures/[^)]+)\)", page)
-        assert pictures and all((DOCS / picture).exists() for picture in pictures)
+        pictures = re.findall(r"\{figure\} \.\./\.\./(pictures/\S+)", page)
+        assert {Path(name).suffix for name in pictures} == {".png", ".gif"}
+        assert all((DOCS / name).stat().st_size < 300_000 for name in pictures)
         for heading in ("Action Space", "Observation Space", "Rewards", "Episode End"):
             assert f"## {heading}" in page
 

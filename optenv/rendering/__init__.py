@@ -1,0 +1,14 @@
+"""Renderings of episodes: a line of text, or a picture, of every sub-environment.
+
+- :mod:`~optenv.rendering.trace` records what there is to draw, for as long as a render mode
+  asks for it.
+- :mod:`~optenv.rendering.contour` computes the losses around the path of two parameters.
+- :mod:`~optenv.rendering.picture` draws. It alone imports matplotlib, and is imported with
+  the first picture.
+"""
+
+from __future__ import annotations
+
+from .renderer import RENDER_MODES, Renderer
+
+__all__ = ["RENDER_MODES", "Renderer"]
