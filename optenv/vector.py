@@ -150,6 +150,9 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     A step that resets runs returns the latter keys for them. In `SAME_STEP` mode the values
     at the end of a run are in `final_info`.
 
+    With the argument `changes`, a step also returns `changes`, `mean_loss` and `forgetting`,
+    as in the single environment.
+
     ## Arguments
 
     | Argument | Default | Meaning |
@@ -511,7 +514,9 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         diverged = np.zeros(self.num_envs, np.bool_)
         loss, lr, validation_loss = (np.zeros(self.num_envs) for _ in range(3))
         continual = self.settings.changes is not None
-        of_tasks = {name: np.zeros(self.num_envs, kind) for name, kind in OF_TASKS.items()}
+        of_tasks: dict[str, np.ndarray] = {
+            name: np.zeros(self.num_envs, kind) for name, kind in OF_TASKS.items()
+        }
         for rows, group in self.groups:
             mask = active[rows]
             if not mask.any():
@@ -529,11 +534,11 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             lr[rows] = np.where(mask, result.lr.cpu().numpy(), 0.0)
             if continual:
                 stage_losses = group.state.stage_losses
-                for name, values in (
+                for name, value in (
                     ("mean_loss", stage_losses.mean),
                     ("forgetting", stage_losses.forgetting),
                 ):
-                    of_tasks[name][rows] = np.where(mask, _finite_or_inf(values), 0.0)
+                    of_tasks[name][rows] = np.where(mask, _finite_or_inf(value), 0.0)
                 of_tasks["changes"][rows] = stage_losses.changes.cpu().numpy() * mask
             self._estimated_reward[rows] = result.estimated_reward.cpu().numpy()
             index = np.flatnonzero(terminated[rows])

@@ -68,9 +68,7 @@ class Change(ABC):
         """
 
     @abstractmethod
-    def draw(
-        self, task: Task, rng: np.random.Generator, previous: Any, count: int
-    ) -> Any:
+    def draw(self, task: Task, rng: np.random.Generator, previous: Any, count: int) -> Any:
         """Draw the value of a run after a change.
 
         Args:
@@ -267,9 +265,7 @@ class Classes(Change):
             begins = counts[:, part].cumsum(1) - counts[:, part]
             place = (begins.gather(1, label) + within).clamp(max=order.shape[1] - 1)
             offset = split if part else torch.zeros_like(split)
-            other = offset + order.gather(
-                1, (offset + place).clamp(max=order.shape[1] - 1)
-            )
+            other = offset + order.gather(1, (offset + place).clamp(max=order.shape[1] - 1))
             found = torch.where((held_out == bool(part)) & (total > 0), other, found)
         # 2. They stand for those of the classes that are missing.
         known = values.gather(1, labels.gather(1, examples))
@@ -353,8 +349,8 @@ class Text(Change):
 class BatchSize(Change):
     """Change the batch size: to a half, a quarter or an eighth of the task's, or back.
 
-    An odd batch size becomes 1. A smaller batch is one whose examples are repeated, which has the same loss and gradient
-    and costs as much as a full one.
+    An odd batch size becomes 1. A smaller batch is one whose examples are repeated, which
+    has the same loss and gradient, and costs as much as a full one.
     """
 
     def fits(self, task: Task, count: int) -> bool:
@@ -385,7 +381,10 @@ class BatchSize(Change):
 
 
 def _another_order(count: int | None, rng: np.random.Generator, previous: Any) -> Any:
-    """Draw a permutation of ``count`` things other than the previous one, if there is one."""
+    """Draw a permutation of ``count`` things, which is not the previous one.
+
+    Without a previous one, it leaves them in their order.
+    """
     assert count is not None
     if previous is None:
         return np.arange(count)

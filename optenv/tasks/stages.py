@@ -44,7 +44,7 @@ class Transformation(Protocol):
 
 
 class Stages(NamedTuple):
-    """Changes of the tasks of ``B`` runs with ``K`` changes each, which have ``K + 1`` stages.
+    """Changes of the tasks of ``B`` runs, each with ``K`` changes and ``K + 1`` stages.
 
     Attributes:
         kinds: kinds of change, in the order in which they are applied.
