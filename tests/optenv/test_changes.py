@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 import optenv
 from optenv import changes, rewards, tasks
 from optenv.changes import KINDS, Changes
+from tests.helpers.paths import ROOT
 from tests.helpers.small_runs import (
     MLP,
     QUADRATIC,
@@ -365,3 +367,10 @@ def test_users_can_add_a_kind_of_change(monkeypatch: pytest.MonkeyPatch) -> None
         changes.register("labels", Brightness())
     with pytest.raises(TypeError, match="must be a Change"):
         changes.register("shade", "darker")  # type: ignore[arg-type]
+
+
+def test_the_documentation_lists_all_kinds() -> None:
+    text = (ROOT / "docs" / "environments.md").read_text()
+    section = text.partition("## Tasks that change")[2].partition("\n## ")[0]
+    listed = re.findall(r'^\| `"(\w+)"` \|', section, re.MULTILINE)
+    assert sorted(listed) == sorted(KINDS)
