@@ -18,15 +18,19 @@ FAMILIES = registration.FAMILIES
 SHORT: dict[str, Any] = {"horizon": 2, "updates_per_step": 1}
 
 #: Ids that cover every family once, and every control with some of them.
+#: An id of every family, of controls and trials in turn.
+NAMES = [
+    i.split("/")[1].removesuffix("-v0")
+    for i in {**registration.ENVIRONMENTS, **registration.TRIALS}
+]
 COVERING = [
-    f"optenv/{[*registration.CONTROLS][i % len(registration.CONTROLS)]}"
-    f"{'Trial' if i % 2 else ''}-{family}-v0"
-    for i, family in enumerate(FAMILIES)
+    f"optenv/{NAMES[i % len(NAMES)]}-{family}-v0" for i, family in enumerate(FAMILIES)
 ]
 
 
 def test_every_control_has_an_id_for_every_family_and_its_trials() -> None:
-    count = len(registration.CONTROLS) * 2 * (1 + len(FAMILIES))
+    with_trials = set(registration.CONTROLS) - set(registration.WITHOUT_TRIALS)
+    count = (len(registration.CONTROLS) + len(with_trials)) * (1 + len(FAMILIES))
     assert len(registration.ALL) == count
     assert set(FAMILIES.values()) == {*tasks.FAMILIES, *tasks.MORE_FAMILIES}
     assert {"CNN", "MLPRegression", "VAE", "PolicyGradient"} <= set(FAMILIES)
