@@ -489,7 +489,9 @@ class Group:
             count: number of changes before the step, ``[B]``.
         """
         losses = state.stage_losses.update(
-            count, lambda stage: self._reward_losses(self.data, state.run, stage=stage)
+            count,
+            state.loss,
+            lambda stage: self._reward_losses(self.data, state.run, stage=stage),
         )
         return state._replace(stage_losses=losses)
 

@@ -72,26 +72,26 @@ class StageLosses(NamedTuple):
         jumped = (loss > 0) & loss.isfinite()
         return torch.where(jumped, torch.maximum(initial, loss / MAX_JUMP), initial)
 
-    def update(self, changes: np.ndarray, evaluate: Evaluate) -> StageLosses:
+    def update(self, changes: np.ndarray, loss: Tensor, evaluate: Evaluate) -> StageLosses:
         """Return the losses after a control step.
 
         Args:
             changes: number of changes before the step, ``[B]``.
+            loss: losses of the runs in their present stages, ``[B, S]``.
             evaluate: computes the losses of the runs in a stage.
         """
         count = torch.from_numpy(changes).to(self.changes.device)
-        first = torch.zeros_like(count)
-        so_far = range(int(changes.max()) + 1)
-        now = torch.stack([evaluate(first + number)[:, 0] for number in so_far], 1)
-        number = torch.arange(len(so_far), device=count.device)
-        is_earlier = number < count.unsqueeze(1)
-        is_seen = number <= count.unsqueeze(1)
-        rise = torch.where(is_earlier, now - self.final[:, : len(so_far)], 0.0)
-        seen = torch.where(is_seen, now, 0.0)
-        place = count.unsqueeze(1)
+        first, place = torch.zeros_like(count), count.unsqueeze(1)
+        present = loss[:, :1].detach()
+        before = [evaluate(first + number)[:, :1] for number in range(int(changes.max()))]
+        earlier = torch.cat([*before, torch.zeros_like(present)], 1)
+        number = torch.arange(earlier.shape[1], device=count.device)
+        is_earlier = number < place
+        rise = torch.where(is_earlier, earlier - self.final[:, : len(number)], 0.0)
+        total = torch.where(is_earlier, earlier, 0.0).sum(1) + present[:, 0]
         return self._replace(
-            final=self.final.scatter(1, place, now.gather(1, place)),
-            mean=seen.sum(1) / (count + 1),
+            final=self.final.scatter(1, place, present),
+            mean=total / (count + 1),
             forgetting=rise.sum(1) / count.clamp(min=1),
             changes=count,
         )
