@@ -64,7 +64,7 @@ DEFAULT_COUNT = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """Which changes a run has.
+    """Kinds and number of the changes of a run.
 
     Attributes:
         kinds: names of kinds, of which one is drawn for each change. All of them must fit
