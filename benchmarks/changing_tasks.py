@@ -1,4 +1,4 @@
-"""What a change of the task costs a schedule that has decayed its learning rate.
+"""Cost of a change of the task to a schedule that has decayed its learning rate.
 
     python benchmarks/changing_tasks.py
 
