@@ -48,7 +48,7 @@ def returns(
         rule=described["rule"], action=action, horizon=described["horizon"],
         updates_per_step=tuple(arguments.updates_per_step), spacing=described["spacing"],
         base_lr=base_lr, anytime=policy.anytime, reparametrize=0.7, on_divergence="absorb",
-        reward=arguments.reward, autoreset_mode="Disabled",
+        objective=arguments.objective, autoreset_mode="Disabled",
     )  # fmt: skip
     observation, _ = env.reset(seed=arguments.seed)
     total = np.zeros(env.num_envs)
@@ -65,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--policy", action="append", required=True, help="repeatable")
     parser.add_argument("--lr", type=float, default=1e-3, help="base learning rate")
-    parser.add_argument("--reward", default="train", help="train, validation or both")
+    parser.add_argument("--objective", default="train", help="train, validation or both")
     parser.add_argument("--family", action="append", choices=FAMILIES, help="repeatable")
     parser.add_argument("--updates-per-step", type=float, nargs=2, default=(2, 16))
     parser.add_argument("--structures", type=int, default=10, help="of each family")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from . import actions, changes, core, rewards, rules, tasks, windows
+from .baseline import Baseline
 from .instances import Instance
 from .modifiers import MODIFIERS, Modifiers
 from .ranges import log_uniform
@@ -55,7 +56,7 @@ class ControlState(NamedTuple):
         initial_loss: losses of the reward before the first update, ``[B, S]`` for ``S``
             sources.
         loss: losses of the reward now, ``[B, S]``.
-        potential: potential whose decrease is the reward, ``[B]``.
+        potential: potential of which the reward is made, ``[B]``.
         diverged: whether the run has diverged, ``[B]`` bool.
         part_multipliers: log-multipliers of parts of the parameters (roles, or tensors),
             ``[B, K]``, or ``[B, 0]`` if the action does not tell parts apart.
@@ -63,6 +64,10 @@ class ControlState(NamedTuple):
         tensor_history: summary of the earlier windows of each parameter tensor,
             ``[B, T, H]``, or ``[B, 0, H]`` if the action is not on tensors.
         stage_losses: losses in each stage of a run whose task changes.
+        cost: mean cost of the updates so far, relative to updates of SGD, ``[B]``; 1 if
+            there are none, or the reward needs no cost.
+        baseline: potential that the baseline of the reward ends at, ``[B]``; 0 if the
+            reward needs none.
     """
 
     run: core.RunState
@@ -80,6 +85,8 @@ class ControlState(NamedTuple):
     part_shifts: Tensor
     tensor_history: Tensor
     stage_losses: changes.StageLosses
+    cost: Tensor
+    baseline: Tensor
 
 
 class StepResult(NamedTuple):
@@ -138,6 +145,8 @@ class Group:
         self.rule = rules.get(settings.rule)
         self.action = actions.make(settings.action)
         self.reward = rewards.get(settings.reward)
+        self.sources = self.reward.sources or rewards.OBJECTIVES[settings.objective]
+        self._baseline = Baseline(self.sources)
         self.sampler = tasks.make(settings.tasks)
         self.device = torch.device(settings.device)
         self.dtype = DTYPES[settings.dtype][0]
@@ -216,6 +225,7 @@ class Group:
             torch.tensor(base_lr, dtype=self.dtype),
             self._draw_sees_loss(keys),
         )
+        state = self._with_baseline(data, state, range(len(index)))
         observation, state = self._observe(state)
         # 3. The new runs take the places of the old ones.
         if everything:
@@ -361,6 +371,7 @@ class Group:
         before = self.state
         all_params = before.run.params.index_copy(0, rows, params)
         state = self._start(self.data, all_params, before.base_lr, before.sees_loss)
+        state = self._with_baseline(self.data, state, index.tolist())
         observation, state = self._observe(state)
         restarted = torch.zeros(self.size, dtype=torch.bool, device=self.device)
         self.state = core.where(restarted.index_fill(0, rows, True), state, before)
@@ -461,6 +472,8 @@ class Group:
                 0 if data.stages is None else data.stages.starts.shape[1] + 1,
                 lambda stage: self._reward_losses(data, run, stage=stage),
             ),
+            cost=torch.ones_like(like),
+            baseline=torch.zeros_like(like),
         )
 
     def _enter_stages(self, state: ControlState) -> ControlState:
@@ -495,6 +508,21 @@ class Group:
         )
         return state._replace(stage_losses=losses)
 
+    def _task_ended(
+        self, before: ControlState, after: ControlState, terminated: Tensor
+    ) -> Tensor:
+        """Return whether a step ends the present task of a run, ``[B]`` bool.
+
+        A run that has diverged ends all of its tasks at once.
+
+        Args:
+            before, after: states before and after the step.
+            terminated: whether the run ends.
+        """
+        changes_next = (self.change_steps == self.steps[:, None]).any(1)
+        ended = terminated | torch.from_numpy(changes_next).to(self.device)
+        return (ended | after.diverged) & ~before.diverged
+
     def _later_stages(
         self, before: ControlState, after: ControlState, count: np.ndarray
     ) -> Tensor:
@@ -512,6 +540,46 @@ class Group:
     def _changes_so_far(self) -> np.ndarray:
         """Count the changes before the control step that is next, ``[B]``."""
         return (self.change_steps <= self.steps[:, None]).sum(1)
+
+    def _with_baseline(
+        self, data: tasks.Data, state: ControlState, index: Sequence[int]
+    ) -> ControlState:
+        """Return a state with the potential that the baseline ends at, if it is needed.
+
+        Args:
+            data: examples of the runs of ``state``.
+            state: runs of which those at ``index`` have made no update.
+            index: which runs.
+        """
+        if not self.reward.needs_baseline:
+            return state
+        losses = self._baseline.final_losses(
+            self.task, data, state.run, self.boundaries, index, self._reward_losses
+        )
+        rows = torch.tensor(index, device=self.device)
+        potential, _ = self.reward.evaluate(losses, state.initial_loss[rows])
+        return state._replace(baseline=state.baseline.index_copy(0, rows, potential))
+
+    def _mean_cost(
+        self, before: ControlState, decision: actions.Decision, updates: Tensor
+    ) -> Tensor:
+        """Compute the mean cost ``[B]`` of the updates of runs, if the reward needs it.
+
+        Args:
+            before: state before the control step.
+            decision: decision of the step.
+            updates: updates of the runs after the step, ``[B]``.
+        """
+        if not self.reward.needs_cost:
+            return before.cost
+        size, work = self.task.num_params, self.task.work
+        if decision.rule is None:
+            latest: Tensor | float = rules.relative_cost(self.rule.name, size, work)
+        else:
+            costs = [rules.relative_cost(name, size, work) for name in switching.NAMES]
+            latest = before.cost.new_tensor(costs)[decision.rule]
+        made = (updates - before.run.updates).to(before.cost)
+        return before.cost + (latest - before.cost) * (made / updates.clamp(min=1))
 
     def step(
         self,
@@ -559,6 +627,7 @@ class Group:
             loss=loss,
             potential=torch.where(before.diverged, before.potential, potential),
             diverged=diverged,
+            cost=self._mean_cost(before, decision, run.updates),
         )
         if decision.part_multipliers is not None and decision.part_shifts is not None:
             state = state._replace(
@@ -568,16 +637,29 @@ class Group:
         if not self.action.per_tensor:
             shown = self.action.observe(action, decision)
             state = state._replace(observed_action=shown.to(self.dtype))
-        reward = before.potential - state.potential
         if self.settings.changes is not None:
             state = self._with_stage_losses(state, changes_so_far)
-            reward = reward - self._later_stages(before, state, changes_so_far)
         observation, state = self._observe(state)
-        # 3. The end of the run.
+        # 3. The end of the run, and the reward.
         at_end = torch.from_numpy(self.steps >= self.num_steps).to(self.device)
         terminated = at_end
         if self.settings.on_divergence == "end":
             terminated = at_end | diverged
+        ended = terminated
+        if self.settings.changes is not None:
+            ended = self._task_ended(before, state, terminated)
+        reward = self.reward.earn(
+            rewards.Step(
+                before=before.potential,
+                after=state.potential,
+                ended=ended,
+                cost_before=before.cost,
+                cost_after=state.cost,
+                baseline=state.baseline,
+            )
+        )
+        if self.settings.changes is not None:
+            reward = reward - self._later_stages(before, state, changes_so_far)
         if active is not None:
             state = core.where(torch.from_numpy(active).to(self.device), state, before)
         self.state = state
@@ -710,7 +792,7 @@ class Group:
                 source=source,
                 differentiable=differentiable,
             )
-            for source in self.reward.sources
+            for source in self.sources
         ]
         return torch.stack(losses, dim=-1)
 

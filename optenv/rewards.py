@@ -1,4 +1,4 @@
-r"""Rewards: decreases of a bounded potential of the loss.
+r"""Rewards of control steps, all of them made of a bounded potential of the loss.
 
 With :math:`L` the loss on fixed examples of a run and :math:`L_0` its value before the
 first update, the potential of the package's rewards is
@@ -6,9 +6,22 @@ first update, the potential of the package's rewards is
 .. math:: \phi(L) = \log \frac{L + \epsilon L_0}{(1 + \epsilon) L_0},
 
 with :data:`EPSILON` for :math:`\epsilon`: 0 at the start, and never below
-:math:`\log(\epsilon / (1 + \epsilon))`. The reward of a control step is the decrease of the
-potential, so that the return is minus the potential at the end, whatever the path (compare
-the potential-based rewards of Ng et al., 1999).
+:math:`\log(\epsilon / (1 + \epsilon))`. The environment's ``objective`` says which examples
+the loss is taken on (:data:`OBJECTIVES`), and its ``reward`` how control step :math:`t` is
+paid for the potential :math:`\phi_t` after it (:data:`REWARDS`):
+
+- ``"log_loss"``: the decrease :math:`\phi_{t-1} - \phi_t`. The return is minus the
+  potential at the end, whatever the path (compare the potential-based rewards of Ng et al.,
+  1999).
+- ``"final"``: minus the potential at the end of the run, and 0 before: the same return.
+- ``"baseline"``: the decrease, and at the end the potential that Adam with a cosine
+  schedule would have reached in the same run (:data:`optenv.baseline.BASELINE`). The return
+  is positive for a run that ends lower than that one.
+- ``"time"``: the increase of :math:`v_t = -\phi_t / c_t`, where :math:`c_t` is the mean
+  cost of the run's updates so far, relative to updates of SGD on the same task
+  (:func:`optenv.rules.relative_cost`). The return is the progress of the run per unit of
+  time. Where the loss is above the initial one, :math:`v_t = -\phi_t`: a costly rule makes
+  a diverged run no better.
 
 A loss that can be zero or negative, such as a negative log-likelihood, has no meaningful
 ratio to another one below zero. There the potential grows with the difference of losses:
@@ -25,8 +38,7 @@ A run with a potential above :data:`MAX_POTENTIAL`, or a loss that is not finite
 :data:`DIVERGED_POTENTIAL`, above the maximum, and stays there. So it returns less than
 every run that has not diverged, and no clipping breaks the sum.
 
-The rewards are listed in :data:`REWARDS`; :func:`register` adds one from outside the
-package.
+:func:`register` adds a reward from outside the package.
 """
 
 from __future__ import annotations
@@ -34,19 +46,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .checks import check_new_name, is_number
+from .checks import check_new_name, is_number, known
 
 __all__ = [
     "DIVERGED_POTENTIAL",
     "EPSILON",
     "MAX_POTENTIAL",
+    "OBJECTIVES",
     "REWARDS",
     "SOURCES",
     "Reward",
+    "Step",
     "get",
     "log_progress",
     "potential",
@@ -66,37 +81,83 @@ DIVERGED_POTENTIAL = MAX_POTENTIAL + 1.0
 #: Examples that a loss can be taken on.
 SOURCES = ("train", "validation")
 
+#: Values of the ``objective`` argument of environments, and the examples they stand for.
+OBJECTIVES: dict[str, tuple[str, ...]] = {
+    "train": ("train",),
+    "validation": ("validation",),
+    "both": SOURCES,
+}
+
+
+class Step(NamedTuple):
+    """One control step of ``B`` runs, of which a reward is made.
+
+    Attributes:
+        before: potential before the step, ``[B]``.
+        after: potential after the step, ``[B]``.
+        ended: whether the run ends with the step, or its present task if tasks change,
+            ``[B]`` bool.
+        cost_before: mean cost of the run's updates before the step, relative to updates of
+            SGD on the same task, ``[B]``; 1 if there are none, or the reward needs no cost.
+        cost_after: mean cost of the run's updates including those of the step, ``[B]``;
+            likewise.
+        baseline: potential at the end of the same run by the baseline
+            (:data:`optenv.baseline.BASELINE`), ``[B]``; 0 unless the reward needs it.
+    """
+
+    before: Tensor
+    after: Tensor
+    ended: Tensor
+    cost_before: Tensor
+    cost_after: Tensor
+    baseline: Tensor
+
 
 @dataclass(frozen=True)
 class Reward:
-    """A potential of the losses of a run, whose decrease is the reward.
+    """A potential of the losses of a run, and what a control step earns for its change.
 
     Attributes:
         sources: examples that the losses are taken on, ``"train"`` or ``"validation"`` or
-            both. Their number is ``S``.
+            both. Their number is ``S``. None for those of the environment's ``objective``.
         potential: ``(loss [B, S], initial_loss [B, S]) -> [B]``; by default the mean of
             :func:`log_progress` over the sources. It is only used for runs that have not
             diverged. It must be 0 where the losses are the initial ones.
         diverged_potential: potential of diverged runs, which should be above all others.
+        of_step: ``(step: Step) -> [B]``, the reward; by default the decrease
+            ``step.before - step.after``.
+        needs_cost: whether ``of_step`` uses the cost of updates.
+        needs_baseline: whether ``of_step`` uses the baseline, which takes as many updates
+            as the run, at its reset.
     """
 
-    sources: tuple[str, ...]
+    sources: tuple[str, ...] | None = None
     potential: Callable[[Tensor, Tensor], Tensor] | None = None
     diverged_potential: float = DIVERGED_POTENTIAL
+    of_step: Callable[[Step], Tensor] | None = None
+    needs_cost: bool = False
+    needs_baseline: bool = False
 
     def __post_init__(self) -> None:
-        is_tuple = isinstance(self.sources, tuple) and self.sources
-        if (
-            not is_tuple
-            or any(source not in SOURCES for source in self.sources)
-            or len(set(self.sources)) < len(self.sources)
+        sources = self.sources
+        if sources is not None and (
+            not isinstance(sources, tuple)
+            or not sources
+            or any(source not in SOURCES for source in sources)
+            or len(set(sources)) < len(sources)
         ):
             raise ValueError(
-                f"sources must be a tuple, each at most once, of {', '.join(SOURCES)}, "
-                f"got {self.sources!r}"
+                f"sources must be None or a tuple, each at most once, of "
+                f"{', '.join(SOURCES)}, got {sources!r}"
             )
-        if self.potential is not None and not callable(self.potential):
-            raise TypeError(f"potential must be a function or None, got {self.potential!r}")
+        for name in ("potential", "of_step"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise TypeError(f"{name} must be a function or None, got {value!r}")
+        for name in ("needs_cost", "needs_baseline"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} must be True or False, got {value!r}")
         if not is_number(self.diverged_potential):
             raise TypeError(
                 f"diverged_potential must be a number, got {self.diverged_potential!r}"
@@ -133,6 +194,23 @@ class Reward:
         worst = torch.full_like(phi[:, 0], self.diverged_potential)
         return torch.where(sound, value, worst), ~sound
 
+    def earn(self, step: Step) -> Tensor:
+        """Compute the reward ``[B]`` of a control step.
+
+        Raises:
+            ValueError: ``of_step`` returns another shape.
+        """
+        if self.of_step is None:
+            return step.before - step.after
+        earned = self.of_step(step)
+        if not isinstance(earned, Tensor) or earned.shape != step.after.shape:
+            given = f"shape {tuple(earned.shape)}" if isinstance(earned, Tensor) else earned
+            raise ValueError(
+                f"of_step {self.of_step!r} of a reward must return a tensor of one number "
+                f"for each run, of shape {tuple(step.after.shape)}, got {given}"
+            )
+        return earned
+
     def _own(self, loss: Tensor, initial_loss: Tensor) -> Tensor:
         """Compute the potential that was given, and check its shape.
 
@@ -151,11 +229,33 @@ class Reward:
         return value
 
 
+def _at_end(step: Step) -> Tensor:
+    """Pay for the whole run at its end."""
+    return torch.where(step.ended, -step.after, 0.0)
+
+
+def _above_baseline(step: Step) -> Tensor:
+    """Pay for progress, and charge that of the baseline at the end."""
+    return step.before - step.after + torch.where(step.ended, step.baseline, 0.0)
+
+
+def _per_time(step: Step) -> Tensor:
+    """Pay for progress per unit of time, of the run so far."""
+    before = _progress_per_cost(step.before, step.cost_before)
+    return _progress_per_cost(step.after, step.cost_after) - before
+
+
+def _progress_per_cost(potential: Tensor, cost: Tensor) -> Tensor:
+    """Divide progress, but no regress, by the mean cost of updates."""
+    return -torch.where(potential < 0, potential / cost, potential)
+
+
 #: Rewards of the package, by name.
 REWARDS: dict[str, Reward] = {
-    "train": Reward(("train",)),
-    "validation": Reward(("validation",)),
-    "both": Reward(("train", "validation")),
+    "log_loss": Reward(),
+    "final": Reward(of_step=_at_end),
+    "baseline": Reward(of_step=_above_baseline, needs_baseline=True),
+    "time": Reward(of_step=_per_time, needs_cost=True),
 }
 
 #: Rewards registered from outside the package.
@@ -174,8 +274,8 @@ def register(name: str, reward: Reward) -> Reward:
 
     Raises:
         TypeError: ``name`` is no string, or ``reward`` no :class:`Reward`.
-        ValueError: the name is taken, or the potential is not 0 where the losses are the
-            initial ones, or no tensor ``[B]``.
+        ValueError: the name is taken, the potential is not 0 where the losses are the
+            initial ones, or potential or ``of_step`` are no tensors ``[B]``.
 
     Example::
 
@@ -197,16 +297,20 @@ def _check_start(name: str, reward: Reward) -> None:
     """Refuse a potential that is not 0 where the losses are the initial ones.
 
     Raises:
-        ValueError: it is not, or not a tensor ``[B]``.
+        ValueError: it is not, or not a tensor ``[B]``; or ``of_step`` of three runs is
+            none.
     """
     losses = torch.tensor([0.5, 1.0, 2.0], device="cpu")
-    losses = losses[:, None].expand(-1, len(reward.sources))
+    losses = losses[:, None].expand(-1, len(reward.sources or OBJECTIVES["both"]))
     potential, _ = reward.evaluate(losses, losses)
     if not torch.allclose(potential, torch.zeros_like(potential), atol=1e-4):
         raise ValueError(
             f"the potential of reward {name!r} must be 0 where the losses are the initial "
             f"ones, got {potential.tolist()} for losses of 0.5, 1 and 2"
         )
+    one = torch.ones_like(potential)
+    ended = torch.tensor([False, True, True], device="cpu")
+    reward.earn(Step(potential, potential - 1.0, ended, one, one, potential))
 
 
 def get(name: str) -> Reward:
@@ -215,10 +319,14 @@ def get(name: str) -> Reward:
     Raises:
         ValueError: there is none.
     """
-    known = {**REWARDS, **_REGISTERED}
-    if name not in list(known):
-        raise ValueError(f"unknown reward {name!r}; valid: {', '.join(known)}")
-    return known[name]
+    valid = {**REWARDS, **_REGISTERED}
+    if name in list(OBJECTIVES) and name not in valid:
+        raise ValueError(
+            f"unknown reward {name!r}; valid: {', '.join(valid)} (the examples that the "
+            f"loss is taken on are now chosen by objective={name!r})"
+        )
+    known("reward", name, valid)
+    return valid[name]
 
 
 def log_progress(loss: Tensor, initial_loss: Tensor) -> Tensor:

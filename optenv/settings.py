@@ -97,8 +97,11 @@ class Settings:
             run draws when they happen; no observation tells. None for none.
         features: names of further features to observe, see
             :func:`optenv.telemetry.register_feature`.
-        reward: reward, a key of :data:`optenv.rewards.REWARDS`: ``"train"`` or
-            ``"validation"`` for the examples that the loss is taken on, or ``"both"``.
+        objective: examples that the loss of the reward is taken on: ``"train"``,
+            ``"validation"``, or ``"both"`` for the mean of their progress. A registered
+            reward may have examples of its own; it leaves this at ``"train"``.
+        reward: reward, a key of :data:`optenv.rewards.REWARDS`: ``"log_loss"``,
+            ``"final"``, ``"baseline"`` or ``"time"``; see :mod:`optenv.rewards`.
         on_divergence: ``"end"`` to end a diverged run, or ``"absorb"`` to keep it, at the
             worst potential, to the end of its horizon.
         device: torch device of the runs.
@@ -119,7 +122,8 @@ class Settings:
     max_work: float | None = None
     spacing: float = 1.0
     base_lr: float | tuple[float, float] | None = None
-    reward: str = "train"
+    objective: str = "train"
+    reward: str = "log_loss"
     on_divergence: str = "end"
     reparametrize: float = 0.0
     loss_dropout: float = 0.0
@@ -135,8 +139,18 @@ class Settings:
         if self.instances is not None:
             object.__setattr__(self, "instances", instances.make(self.instances))
         known("instance_order", self.instance_order, INSTANCE_ORDERS)
-        rewards.get(self.reward)
+        known("objective", self.objective, rewards.OBJECTIVES)
+        reward = rewards.get(self.reward)
+        sources = rewards.OBJECTIVES[self.objective]
+        if self.objective != "train" and reward.sources not in (None, sources):
+            raise ValueError(
+                f"reward {self.reward!r} takes losses on examples of its own, "
+                f"{' and '.join(reward.sources)}; leave objective at 'train', got "
+                f"{self.objective!r}"
+            )
         rule = rules.get(self.rule)
+        if reward.needs_cost and rule.name != rules.SWITCHING.name:
+            rules.relative_cost(rule.name, 1, 1.0)  # refuses rules without a known cost
         action = actions.make(self.action).for_rule(rule)
         object.__setattr__(self, "action", action)
         actions.check_rule(action, rule)
@@ -198,6 +212,12 @@ class Settings:
             raise ValueError(
                 f"the number of changes must be less than horizon ({self.horizon}), got "
                 f"{self.changes.count}"
+            )
+        if rewards.get(self.reward).needs_baseline:
+            valid = [n for n, r in rewards.REWARDS.items() if not r.needs_baseline]
+            raise ValueError(
+                f"tasks that change have no baseline, got reward {self.reward!r} with "
+                f"changes; valid: {', '.join(valid)}"
             )
         given = [each.task for each in self.instances or ()]
         changes.check(self.changes, tasks.make(self.tasks), given)

@@ -130,7 +130,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     | Key | Meaning |
     |-----|---------|
-    | `loss` | loss on the examples of the reward; infinite if it is not finite |
+    | `loss` | loss on the examples of the objective; infinite if it is not finite |
     | `lr` | learning rate of the step's first update |
     | `diverged` | whether the run has diverged |
     | `validation_loss` | at the end of a run: loss on all its validation examples |

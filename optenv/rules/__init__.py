@@ -34,6 +34,7 @@ from .base import (
     nonnegative,
     positive,
 )
+from .costs import COSTS, relative_cost
 from .lion import RULES as _LION
 from .lion import lion
 from .mlp import MLP, network
@@ -46,6 +47,7 @@ from .sgd import RULES as _SGD
 from .sgd import Momentum, momentum, nesterov, sgd
 
 __all__ = [
+    "COSTS",
     "HYPERPARAMETERS",
     "RULES",
     "SWITCHING",
@@ -66,6 +68,7 @@ __all__ = [
     "orthogonal_adam",
     "positive",
     "register",
+    "relative_cost",
     "rmsprop",
     "sgd",
     "switching",

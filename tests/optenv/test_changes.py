@@ -142,9 +142,10 @@ def test_losses_so_far_and_forgetting_equal_those_recomputed() -> None:
     np.testing.assert_allclose(total, -potentials.sum(1), rtol=1e-9)
 
 
+@pytest.mark.parametrize("reward", ["log_loss", "final", "time"])
 @pytest.mark.parametrize("mode", ["end", "absorb"])
-def test_a_diverged_run_pays_for_all_of_its_tasks(mode: str) -> None:
-    env = make(3, base_lr=1e9, on_divergence=mode)
+def test_a_diverged_run_pays_for_all_of_its_tasks(mode: str, reward: str) -> None:
+    env = make(3, base_lr=1e9, on_divergence=mode, reward=reward)
     steps = rollout(env, [np.ones((3, 1), np.float32)] * 9, seed=0)
     total = sum(step[1] for step in steps[1:])
     np.testing.assert_allclose(total, -4 * rewards.DIVERGED_POTENTIAL)
@@ -158,8 +159,20 @@ def test_no_change_makes_a_run_diverge_by_itself() -> None:
     jumped = torch.tensor([[1.0], [100.0], [torch.inf], [-3.0]])
     reference = losses.reference(torch.ones(4, dtype=torch.int64), jumped)
     assert reference.flatten().tolist() == [2.0, 10.0, 2.0, 2.0]
-    _, diverged = rewards.get("train").evaluate(jumped, reference)
+    _, diverged = rewards.get("log_loss").evaluate(jumped, reference)
     assert diverged.tolist() == [False, False, True, False]
+
+
+def test_a_reward_at_the_end_is_paid_at_the_end_of_each_task() -> None:
+    whole, late = make(4), make(4, reward="final")
+    actions = random_actions(whole.action_space, 9)
+    one, other = (
+        np.array([s[1] for s in rollout(env, actions, 0)[1:]]) for env in (whole, late)
+    )
+    np.testing.assert_allclose(one.sum(0), other.sum(0), rtol=1e-4)
+    ends = whole.groups[0][1].change_steps - 1
+    for run in range(4):
+        assert np.flatnonzero(other[:, run]).tolist() == [*ends[run], 8]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -327,6 +340,7 @@ def test_a_spec_with_changes_survives_json() -> None:
         ({"changes": "rotation"}, "'rotation' do not fit.*valid: batch_size, dist"),
         ({"tasks": "train", "changes": "labels"}, "'labels' do not fit the task"),
         ({"changes": {"kinds": "classes", "count": 2}}, "2 changes of kind 'classes'"),
+        ({"reward": "baseline"}, "have no baseline.*valid: log_loss, final, time"),
         ({"tasks": module_task(), "changes": "distribution"}, "valid: batch_size"),
     ],
 )  # fmt: skip

@@ -11,7 +11,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 import optenv
-from optenv import actions, rules, settings, tasks
+from optenv import actions, rewards, rules, settings, tasks
 from tests.helpers.small_runs import (
     ENV_IDS,
     MLP,
@@ -109,7 +109,8 @@ BAD_ARGUMENTS: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("action", {"kind": "continuous", "bound": "6"}, TypeError, ["bound", "'6'"]),
     ("action", {"kind": ["box"]}, ValueError, ["['box']", *actions.ACTIONS]),
     ("rule", ["adam"], ValueError, ["['adam']", *rules.RULES]),
-    ("reward", ["train"], ValueError, ["['train']", "validation"]),
+    ("reward", ["train"], ValueError, ["['train']", *rewards.REWARDS]),
+    ("objective", ["train"], ValueError, ["['train']", *rewards.OBJECTIVES]),
     ("dtype", ["float32"], ValueError, ["['float32']", *settings.DTYPES]),
     ("spacing", "2", ValueError, ["[1, 10]"]),
     ("device", None, ValueError, ["cannot use device"]),
@@ -134,7 +135,9 @@ BAD_ARGUMENTS: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("spacing", 0.5, ValueError, ["[1, 10]"]),
     ("spacing", float("nan"), ValueError, ["[1, 10]"]),
     ("spacing", float("inf"), ValueError, ["[1, 10]"]),
-    ("reward", "loss", ValueError, ["train", "validation"]),
+    ("reward", "loss", ValueError, list(rewards.REWARDS)),
+    ("reward", "both", ValueError, [*rewards.REWARDS, "objective='both'"]),
+    ("objective", "test", ValueError, list(rewards.OBJECTIVES)),
     ("on_divergence", "stop", ValueError, list(settings.ON_DIVERGENCE)),
     ("device", "gpu", ValueError, ["cuda"]),
     ("dtype", "float16", ValueError, list(settings.DTYPES)),

@@ -168,10 +168,31 @@ def test_diverged_runs_get_the_worst_of_a_registered_reward() -> None:
 
 
 def test_rewards_of_the_package_are_log_progress() -> None:
-    log = rewards.Reward(("train",), lambda a, b: rewards.log_progress(a, b).mean(-1))
+    log = rewards.Reward(None, lambda a, b: rewards.log_progress(a, b).mean(-1))
     rewards.register("log", log)
-    ours, theirs = (play(gym.make(ID, **SHORT, reward=name)) for name in ("log", "train"))
+    names = ("log", "log_loss")
+    ours, theirs = (play(gym.make(ID, **SHORT, reward=name)) for name in names)
     assert_same(ours, theirs)
+
+
+def test_a_registered_reward_pays_for_steps_by_cost_and_baseline() -> None:
+    seen: list[rewards.Step] = []
+
+    def pay(step: rewards.Step) -> Tensor:
+        seen.append(step)
+        return (step.before - step.after) / step.cost_after + step.ended * step.baseline
+
+    mine = rewards.Reward(None, of_step=pay, needs_cost=True, needs_baseline=True)
+    rewards.register("mine", mine)
+    batch = check_both(reward="mine", objective="validation")
+    seen.clear()
+    paid = [step[1] for step in play(batch)[1:]]
+    assert len(seen) == len(paid) == 4
+    for reward, step in zip(paid, seen, strict=True):
+        assert (step.cost_after > 1).all() and (step.baseline != 0).all()
+        progress = (step.before - step.after) / step.cost_after
+        np.testing.assert_allclose(reward, progress + step.ended * step.baseline)
+    assert (seen[0].cost_before == 1).all() and seen[-1].ended.all()
 
 
 # Features
@@ -389,7 +410,7 @@ class OneName(WithMomentum):
         (tasks.register, ("", sample_mean), ValueError, "must not be empty"),
         (tasks.register, (3, sample_mean), TypeError, "must be a string, got 3"),
         (tasks.register, ("mean", Mean()), TypeError, r"\(rng, split\) -> Task, got Mean"),
-        (rewards.register, ("both", rewards.REWARDS["both"]), ValueError, "'both' already"),
+        (rewards.register, ("time", rewards.REWARDS["time"]), ValueError, "'time' already"),
         (
             rewards.register,
             ("mine", relative_loss),
@@ -407,7 +428,15 @@ class OneName(WithMomentum):
             ValueError,
             "each at most once, of ",
         ),
-        (rewards.Reward, ("train",), ValueError, "must be a tuple, .*, got 'train'"),
+        (rewards.Reward, ("train",), ValueError, "a tuple, each .*, got 'train'"),
+        (rewards.Reward, (None, None, 5.0, 3), TypeError, "of_step must be a .*, got 3"),
+        (rewards.Reward, (None, None, 5.0, None, 1), TypeError, "needs_cost .*, got 1"),
+        (
+            rewards.register,
+            ("mine", rewards.Reward(of_step=lambda step: step.after.sum())),
+            ValueError,
+            r"of_step .* of shape \(3,\), got shape \(\)",
+        ),
         (telemetry.register_feature, ("progress", len), ValueError, "'progress' already"),
         (telemetry.register_feature, ("mine", 3), TypeError, "must be a function, got 3"),
         (actions.register, (actions.Continuous,), ValueError, "'continuous' already"),

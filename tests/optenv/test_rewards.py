@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import pickle
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.registration import EnvSpec
 from torch import Tensor, nn
 
-from optenv import rewards, tasks
-from tests.helpers.small_runs import MLP, neutral_action, random_actions, rollout
+from optenv import rewards, rules, tasks
+from optenv.rules import switching
+from tests.helpers.small_runs import (
+    ENV_IDS,
+    MLP,
+    QUADRATIC,
+    assert_same,
+    neutral_action,
+    random_actions,
+    rollout,
+)
 
 ID = "optenv/LearningRate-v0"
 RUNS, HORIZON = 6, 6
@@ -71,7 +83,7 @@ def test_returns_order_learning_rates_exactly_as_final_losses_do(
     for base_lr in np.logspace(-5, 3, 10):
         constant = [np.zeros((RUNS, 1))] * HORIZON
         total, highest, env = run(
-            constant, tasks=task, rule=rule, base_lr=base_lr, reward=source
+            constant, tasks=task, rule=rule, base_lr=base_lr, objective=source
         )
         state = env.groups[0][1].state
         loss = reward_loss(env, source, state.run.params).numpy()
@@ -95,7 +107,13 @@ def test_a_return_is_the_log_progress_of_the_whole_run(
     task: tasks.Task, source: str
 ) -> None:
     env = gym.make_vec(
-        ID, RUNS, tasks=task, horizon=HORIZON, reward=source, dtype="float64", base_lr=1e-2
+        ID,
+        RUNS,
+        tasks=task,
+        horizon=HORIZON,
+        objective=source,
+        dtype="float64",
+        base_lr=1e-2,
     )
     env.reset(seed=0)
     state = env.groups[0][1].state
@@ -115,7 +133,7 @@ def test_a_return_is_the_log_progress_of_the_whole_run(
 def test_train_and_validation_rewards_differ() -> None:
     constant = [np.zeros((RUNS, 1))] * HORIZON
     train, validation = (
-        run(constant, tasks=MLP, base_lr=1e-2, reward=source)[0]
+        run(constant, tasks=MLP, base_lr=1e-2, objective=source)[0]
         for source in ("train", "validation")
     )
     assert (train != validation).all()
@@ -124,15 +142,125 @@ def test_train_and_validation_rewards_differ() -> None:
 def test_both_sources_together_reward_the_mean_of_their_progress() -> None:
     constant = [np.zeros((RUNS, 1))] * HORIZON
     train, validation, both = (
-        run(constant, tasks=MLP, base_lr=1e-2, reward=source)[0]
-        for source in rewards.REWARDS
+        run(constant, tasks=MLP, base_lr=1e-2, objective=source)[0]
+        for source in rewards.OBJECTIVES
     )
     np.testing.assert_allclose(both, (train + validation) / 2, rtol=1e-8)
 
 
+def returns(name: str, actions: list[Any], **arguments: Any) -> np.ndarray:
+    """Return the return ``[RUNS]`` of runs that are rewarded by ``name``."""
+    arguments = {"tasks": MLP, "base_lr": 1e-2, "objective": "both", **arguments}
+    return run(actions, reward=name, **arguments)[0]
+
+
+@pytest.mark.parametrize("on_divergence", ["end", "absorb"])
+def test_the_final_reward_is_paid_once_and_sums_to_the_progress(on_divergence: str) -> None:
+    actions = random_actions(gym.make_vec(ID, RUNS).action_space, HORIZON)
+    paid, progress = [], []
+    for name in ("final", "log_loss"):
+        env = gym.make_vec(
+            ID, RUNS, reward=name, tasks=MLP, base_lr=(1e-3, 1e4), rule="sgd",
+            horizon=HORIZON, on_divergence=on_divergence, autoreset_mode="NextStep",
+            dtype="float64",
+        )  # fmt: skip
+        total, live = np.zeros(RUNS), np.ones(RUNS, np.bool_)
+        for _, reward, ended, *_ in rollout(env, actions, seed=0)[1:]:
+            total += reward * live
+            if name == "final":
+                assert (reward[live & ~ended] == 0).all()
+                assert (reward[live & ended] != 0).all()
+            live &= ~ended
+        assert not live.any()
+        assert 0 < (total == -rewards.DIVERGED_POTENTIAL).sum() < RUNS
+        (paid if name == "final" else progress).append(total)
+    np.testing.assert_allclose(paid, progress, rtol=1e-12)
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adam"])
+def test_the_reward_of_time_divides_progress_by_the_cost_of_the_rule(rule: str) -> None:
+    constant = [np.zeros((RUNS, 1))] * HORIZON
+    progress, per_time = (returns(n, constant, rule=rule) for n in ("log_loss", "time"))
+    cost = rules.relative_cost(rule, MLP.num_params, MLP.work)
+    assert (cost > 1.2) == (rule == "adam")
+    assert (progress > 0).all()
+    np.testing.assert_allclose(per_time, progress / cost, rtol=1e-10)
+
+
+def test_the_reward_of_time_takes_the_mean_cost_of_the_rules_that_were_chosen() -> None:
+    chosen = ["sgd", "orthogonal-adam", "adam"]
+    actions = [np.full(RUNS, 3 * switching.NAMES.index(name) + 1) for name in chosen]
+    env = gym.make_vec(
+        "optenv/UpdateRule-v0", RUNS, tasks=MLP, horizon=3, spacing=2.0, reward="time",
+        updates_per_step=10, dtype="float64",
+    )  # fmt: skip
+    total = sum(step[1] for step in rollout(env, actions, seed=0)[1:])
+    group = env.groups[0][1]
+    updates = np.diff(group.boundaries)
+    assert updates[0] < updates[1] < updates[2]
+    costs = [rules.relative_cost(n, MLP.num_params, MLP.work) for n in chosen]
+    mean = (updates * costs).sum() / updates.sum()
+    potential = group.state.potential.numpy()
+    assert (potential < 0).all() and mean > 2
+    np.testing.assert_allclose(total, -potential / mean, rtol=1e-10)
+
+
+def test_a_costly_rule_makes_a_diverged_run_no_better() -> None:
+    constant = [np.zeros((RUNS, 1))] * HORIZON
+    for rule in ("momentum", "orthogonal-adam"):
+        total = returns("time", constant, rule=rule, base_lr=1e6)
+        np.testing.assert_allclose(total, -rewards.DIVERGED_POTENTIAL)
+
+
+@pytest.mark.parametrize("name", rewards.REWARDS)
+@pytest.mark.parametrize("env_id", [*ENV_IDS, "optenv/UpdateRuleTrial-v0"])
+def test_all_rewards_are_alike_in_single_and_vector_environments(
+    env_id: str, name: str
+) -> None:
+    arguments: dict[str, Any] = {
+        "tasks": QUADRATIC, "horizon": 3, "updates_per_step": 3, "reward": name,
+        "objective": "validation", "base_lr": 0.01, "dtype": "float64",
+    }  # fmt: skip
+    single, batch = gym.make(env_id, **arguments), gym.make_vec(env_id, 2, **arguments)
+    actions = random_actions(batch.action_space, 3)
+    twin = gym.make(EnvSpec.from_json(single.spec.to_json()), tasks=QUADRATIC)
+    alone, again = (
+        rollout(env, [action[1] for action in actions], seed=1) for env in (single, twin)
+    )
+    together = rollout(batch, actions, seed=0)
+    assert_same(alone, again)
+    copied = pickle.loads(pickle.dumps(single))
+    assert_same(rollout(copied, [a[1] for a in actions], seed=1), alone)
+    for one, both in zip(alone[1:], together[1:], strict=True):
+        np.testing.assert_allclose(one[1], both[1][1], rtol=1e-6, atol=1e-9)
+    assert any(step[1] for step in alone[1:]) or env_id.count("Trial")
+
+
+def test_objectives_of_examples_that_a_reward_does_not_take_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = {"mine": rewards.Reward(("validation",))}
+    monkeypatch.setattr(rewards, "_REGISTERED", own)
+    for objective in ("train", "validation"):
+        gym.make(ID, reward="mine", objective=objective)
+    with pytest.raises(ValueError, match=r"'mine' takes .* own, validation;.* got 'both'"):
+        gym.make(ID, reward="mine", objective="both")
+
+
+def test_the_reward_of_time_needs_the_cost_of_the_rule(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mine = dataclasses.replace(rules.RULES["sgd"], name="mine")
+    monkeypatch.setattr(rules, "_REGISTERED", {"mine": mine})
+    with pytest.raises(ValueError, match=r"COSTS\['mine'\] = "):
+        gym.make(ID, rule="mine", reward="time")
+    monkeypatch.setitem(rules.COSTS, "mine", 3.8)
+    gym.make(ID, rule="mine", reward="time")
+
+
 def test_a_run_is_diverged_if_one_of_its_losses_is() -> None:
     loss = torch.tensor([[1.0, 1.0], [1.0, 30.0], [math.nan, 1.0]])
-    phi, diverged = rewards.REWARDS["both"].evaluate(loss, torch.ones(3, 2))
+    phi, diverged = rewards.REWARDS["log_loss"].evaluate(loss, torch.ones(3, 2))
     assert diverged.tolist() == [False, True, True]
     assert (phi > rewards.MAX_POTENTIAL).tolist() == [False, True, True]
 
@@ -204,7 +332,7 @@ def test_the_potential_grows_with_losses_of_either_sign() -> None:
 def test_a_loss_at_or_below_zero_is_not_diverged_unless_it_rises_far() -> None:
     initial = torch.tensor([0.0, 0.0, 0.0, -0.01, -5.0, -5.0, 1.0, 1.0, math.nan])
     loss = torch.tensor([0.0, 2.0, 50.0, 0.5, -80.0, 60.0, -9.0, -math.inf, 1.0])
-    _, diverged = rewards.REWARDS["train"].evaluate(loss[:, None], initial[:, None])
+    _, diverged = rewards.REWARDS["log_loss"].evaluate(loss[:, None], initial[:, None])
     assert diverged.tolist() == [False, False, True, False, False, True, False, True, True]
 
 

@@ -372,8 +372,8 @@ def test_a_loss_without_data_is_a_function_of_the_module() -> None:
 def test_a_loss_without_data_may_draw_points_and_take_derivatives(dtype: str) -> None:
     task = optenv.from_module(wave, loss=poisson)
     arguments = {"tasks": task, "horizon": 3, "dtype": dtype, "base_lr": 1e-2}
-    batch = gym.make_vec("optenv/LearningRate-v0", 2, reward="both", **arguments)
-    single = gym.make("optenv/LearningRate-v0", reward="both", **arguments)
+    batch = gym.make_vec("optenv/LearningRate-v0", 2, objective="both", **arguments)
+    single = gym.make("optenv/LearningRate-v0", objective="both", **arguments)
     batch.reset(seed=3)
     single.reset(seed=4)
     for _ in range(3):
