@@ -8,13 +8,24 @@
     env = gym.make("optenv/LearningRate-v0")
     batch = gym.make_vec("optenv/LearningRate-v0", num_envs=256, tasks="train")
 
-A user's own tasks, update rules, actions, rewards, features and environment ids are added
-by the functions ``register`` of :mod:`~optenv.tasks`, :mod:`~optenv.rules`,
-:mod:`~optenv.actions`, :mod:`~optenv.rewards` and :mod:`~optenv.registration`, and by
+A user's own tasks, update rules, actions, rewards, features, kinds of change and
+environment ids are added by the functions ``register`` of :mod:`~optenv.tasks`,
+:mod:`~optenv.rules`, :mod:`~optenv.actions`, :mod:`~optenv.rewards`,
+:mod:`~optenv.changes` and :mod:`~optenv.registration`, and by
 :func:`optenv.telemetry.register_feature`.
 """
 
-from . import actions, instances, recording, registration, rewards, rules, tasks, telemetry
+from . import (
+    actions,
+    changes,
+    instances,
+    recording,
+    registration,
+    rewards,
+    rules,
+    tasks,
+    telemetry,
+)
 from .env import LearningRateEnv
 from .per_tensor import PerTensor
 from .registration import ENVIRONMENTS, TRIALS, register_all
@@ -33,6 +44,7 @@ __all__ = [
     "TrialEnv",
     "TrialVectorEnv",
     "actions",
+    "changes",
     "from_module",
     "instances",
     "recording",

@@ -13,6 +13,7 @@ import numpy as np
 
 from . import instances as sets
 from . import tasks
+from .changes import fitting
 from .checks import quoted
 from .group import Group
 from .instances import Instance, InstanceSet
@@ -107,7 +108,8 @@ def read(option: Any, mask: np.ndarray, settings: Settings) -> list[Instance | N
 
     Raises:
         TypeError: it is something else.
-        ValueError: there is no such instance, or the list has another length.
+        ValueError: there is no such instance, or the list has another length, or the
+            changes of the environment do not fit the task of an instance.
     """
     if isinstance(option, (list, tuple, np.ndarray, InstanceSet)):
         if len(option) != len(mask):
@@ -124,7 +126,14 @@ def read(option: Any, mask: np.ndarray, settings: Settings) -> list[Instance | N
 
 
 def _read_one(option: Any, settings: Settings) -> Instance:
-    """Read one instance."""
+    """Read one instance, whose task must fit the changes of the environment."""
+    instance = _find(option, settings)
+    if settings.changes is not None:
+        fitting(settings.changes, instance.task)
+    return instance
+
+
+def _find(option: Any, settings: Settings) -> Instance:
     known: InstanceSet | None = settings.instances
     if isinstance(option, Instance):
         return option

@@ -248,7 +248,7 @@ def _training_loss_and_grad(
     """
     noise = data.noise(updates, rows.shape[1], task.noise).to(params)
     keys = data.keys(updates) if task.draws else None
-    batch = Batch(*data.batch(rows), noise, keys)
+    batch = Batch(*data.batch(rows, updates), noise, keys)
     after = [buffers]
 
     def loss_of(params: Tensor) -> Tensor:

@@ -132,6 +132,10 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | `"validation"` | validation examples |
     | `"both"` | both: the mean of the two potentials |
 
+    With `changes`, the task changes between two control steps. Progress is then measured on
+    the new task, from the loss that the initial parameters have on it, so that the return is
+    the sum of the returns of the tasks. A run that diverges pays for the later tasks as well.
+
     | `reward` | Reward of a control step | Return |
     |----------|--------------------------|--------|
     | `"log_loss"` | decrease of the potential | progress of the run |
@@ -184,6 +188,13 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | `examples` | `int` | training examples seen in the run so far, repetitions included |
     | `work` | `int` | multiplications in the forward passes of the run so far, about |
 
+    With `changes`, these are about the present task, and a step also returns
+
+    - `changes`, an `int`: number of changes before the step;
+    - `mean_loss`, a `float`: mean of the present losses on all tasks so far;
+    - `forgetting`, a `float`: mean, over the earlier tasks, of the loss now minus the loss
+      when the task ended.
+
     ## Arguments
 
     | Argument | Default | Meaning |
@@ -204,6 +215,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | `reparametrize` | `0.0` | spread of random factors of the parameter tensors |
     | `loss_dropout` | `0.0` | fraction of the runs whose losses are not observed |
     | `anytime` | `False` | whether the length of a run is hidden |
+    | `changes` | `None` | changes of the task during a run: their number, kinds of them, or both, see `optenv.changes` |
     | `features` | `()` | names of further features |
     | `device` | `"cpu"` | torch device |
     | `dtype` | `"float32"` | type of the runs and of both spaces |

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import actions, core, rewards, rules, tasks, windows
+from . import actions, changes, core, rewards, rules, tasks, windows
 from .baseline import Baseline
 from .instances import Instance
 from .modifiers import MODIFIERS, Modifiers
@@ -63,6 +63,7 @@ class ControlState(NamedTuple):
         part_shifts: requested changes of these at the last action, ``[B, K]``.
         tensor_history: summary of the earlier windows of each parameter tensor,
             ``[B, T, H]``, or ``[B, 0, H]`` if the action is not on tensors.
+        stage_losses: losses in each stage of a run whose task changes.
         cost: mean cost of the updates so far, relative to updates of SGD, ``[B]``; 1 if
             there are none, or the reward needs no cost.
         baseline: potential that the baseline of the reward ends at, ``[B]``; 0 if the
@@ -83,6 +84,7 @@ class ControlState(NamedTuple):
     part_multipliers: Tensor
     part_shifts: Tensor
     tensor_history: Tensor
+    stage_losses: changes.StageLosses
     cost: Tensor
     baseline: Tensor
 
@@ -126,6 +128,7 @@ class Group:
         data: examples of the runs.
         state: state of the runs.
         steps: control steps done, ``[B]`` on the host.
+        change_steps: control steps before which the task changes, ``[B, K]`` on the host.
     """
 
     task: tasks.Task
@@ -136,6 +139,7 @@ class Group:
     data: tasks.Data
     state: ControlState
     steps: np.ndarray
+    change_steps: np.ndarray
 
     def __init__(self, settings: Settings, size: int) -> None:
         self.settings = settings
@@ -196,7 +200,8 @@ class Group:
         task_keys = [key if own is None else own.generator() for key, own in pairs]
         base_lr = [log_uniform(self.settings.base_lr, key) for key in task_keys]
         data = self.task.sample(task_keys)
-        if data.shared and self._task_on_device is self.task:
+        is_on_device = data.shared and self._task_on_device is self.task
+        if is_on_device:
             data = data._replace(inputs=self.data.inputs, targets=self.data.targets)
         else:
             kind = type(self.task).__name__
@@ -215,6 +220,7 @@ class Group:
         if self._scaled:
             scale = self._draw_scale(task_keys, chosen)
             data, params = data._replace(scale=scale), params / scale
+        data, change_steps = self._draw_changes(data, task_keys, keys, is_on_device)
         state = self._start(
             data,
             params,
@@ -227,12 +233,15 @@ class Group:
         if everything:
             self.data, self.state = data, state
             self.steps = np.zeros(self.size, np.int64)
+            self.change_steps = change_steps
         else:
             rows = torch.from_numpy(index).to(self.device)
             self.data = self.data.put(rows, data)
             self.state = core.put(self.state, rows, state)
             self.steps = self.steps.copy()
             self.steps[index] = 0
+            self.change_steps = self.change_steps.copy()
+            self.change_steps[index] = change_steps
         for i, own in zip(index.tolist(), chosen, strict=True):
             self.instances[i] = own
         return observation
@@ -268,6 +277,40 @@ class Group:
         order = tasks.base.order_keys([pairs[i][0] for i in given]).to(self.device)
         return data._replace(order=data.order.index_copy(0, rows, order))
 
+    def _draw_changes(
+        self,
+        data: tasks.Data,
+        task_keys: Sequence[np.random.Generator],
+        keys: Sequence[np.random.Generator],
+        is_on_device: bool,
+    ) -> tuple[tasks.Data, np.ndarray]:
+        """Draw the changes of the tasks of runs, and their times.
+
+        Args:
+            data: examples of the runs.
+            task_keys: one generator per run, of its task.
+            keys: one generator per run, of the run itself.
+            is_on_device: whether the examples are those of an earlier reset.
+
+        Returns:
+            The data with their changes, and the control steps ``[n, K]`` before which these
+            happen.
+        """
+        wanted = self.settings.changes
+        if wanted is None:
+            return data, np.empty((len(keys), 0), np.int64)
+        # Children of the generators, so that all other draws stay as they are.
+        children = [key.spawn(1)[0] for key in task_keys]
+        data = changes.draw(wanted, self.task, data, children, is_on_device)
+        steps = self._draw_change_steps(keys)
+        return changes.start_at(data, steps, self.boundaries), steps
+
+    def _draw_change_steps(self, keys: Sequence[np.random.Generator]) -> np.ndarray:
+        """Draw before which control steps the tasks of runs change, ``[n, K]``."""
+        wanted = self.settings.changes
+        children = [key.spawn(1)[0] for key in keys]
+        return changes.draw_steps(wanted.count, self.num_steps, children)
+
     def identify(self, index: np.ndarray) -> dict[str, list[Any]]:
         """Say what runs are about, and what they have cost so far.
 
@@ -282,6 +325,12 @@ class Group:
             self.family if own is None else (own.family, own.split) for own in instances
         ]
         updates, work = self.boundaries[self.steps[index]], self.task.work
+        examples = (updates * self.task.batch_size).tolist()
+        if self.data.stages is not None:
+            rows = torch.from_numpy(index).to(self.device)
+            done = torch.from_numpy(updates).to(self.device)
+            stages = self.data.stages.of_runs(rows)
+            examples = stages.examples_seen(done, self.task.batch_size).tolist()
         initial = self.state.initial_loss[torch.from_numpy(index).to(self.device), 0]
         return {
             "family": [None if label is None else label[0] for label in labels],
@@ -289,7 +338,7 @@ class Group:
             "instance": [None if own is None else own.name for own in instances],
             "structure": [repr(self.task)] * len(index),
             "initial_loss": initial.tolist(),
-            "examples": (updates * self.task.batch_size).tolist(),
+            "examples": examples,
             "work": (updates * work).tolist(),
         }
 
@@ -299,7 +348,7 @@ class Group:
         """Start runs at ``index [n]`` anew on the same task.
 
         They get other initial parameters and another batch order, and keep their data, base
-        learning rate and reparametrization.
+        learning rate and reparametrization. A task that changes does so at other times.
 
         Args:
             index: indices of the runs.
@@ -316,6 +365,10 @@ class Group:
             params = params / self.data.scale[rows]
         order = tasks.base.order_keys(keys).to(self.device)
         self.data = self.data._replace(order=self.data.order.index_copy(0, rows, order))
+        if self.settings.changes is not None:
+            self.change_steps = self.change_steps.copy()
+            self.change_steps[index] = self._draw_change_steps(keys)
+            self.data = changes.start_at(self.data, self.change_steps, self.boundaries)
         # 2. A start of all runs, of which the restarted ones are kept.
         before = self.state
         all_params = before.run.params.index_copy(0, rows, params)
@@ -416,9 +469,79 @@ class Group:
             part_multipliers=torch.full_like(of_parts, self.action.start),
             part_shifts=torch.zeros_like(of_parts),
             tensor_history=empty_history(of_parts if by_tensor else of_parts[:, :0]),
+            stage_losses=changes.StageLosses.start(
+                loss,
+                0 if data.stages is None else data.stages.starts.shape[1] + 1,
+                lambda stage: self._reward_losses(data, run, stage=stage),
+            ),
             cost=torch.ones_like(like),
             baseline=torch.zeros_like(like),
         )
+
+    def _enter_stages(self, state: ControlState) -> ControlState:
+        """Return the state at the beginning of a control step.
+
+        Where the task changes before the step, progress is measured anew: from the losses
+        of the initial parameters on the new task, which have the potential 0.
+        """
+        begins = (self.change_steps == self.steps[:, None]).any(1)
+        if not begins.any():
+            return state
+        count = torch.from_numpy(self._changes_so_far()).to(self.device)
+        loss = self._reward_losses(self.data, state.run, stage=count)
+        reference = state.stage_losses.reference(count, loss)
+        begin = torch.from_numpy(begins).to(self.device)
+        return state._replace(
+            initial_loss=torch.where(begin.unsqueeze(1), reference, state.initial_loss),
+            potential=torch.where(begin & ~state.diverged, 0.0, state.potential),
+        )
+
+    def _with_stage_losses(self, state: ControlState, count: np.ndarray) -> ControlState:
+        """Return the state with the present losses on the tasks so far.
+
+        Args:
+            state: state after a control step.
+            count: number of changes before the step, ``[B]``.
+        """
+        losses = state.stage_losses.update(
+            count,
+            state.loss,
+            lambda stage: self._reward_losses(self.data, state.run, stage=stage),
+        )
+        return state._replace(stage_losses=losses)
+
+    def _task_ended(
+        self, before: ControlState, after: ControlState, terminated: Tensor
+    ) -> Tensor:
+        """Return whether a step ends the present task of a run, ``[B]`` bool.
+
+        A run that has diverged ends all of its tasks at once.
+
+        Args:
+            before, after: states before and after the step.
+            terminated: whether the run ends.
+        """
+        changes_next = (self.change_steps == self.steps[:, None]).any(1)
+        ended = terminated | torch.from_numpy(changes_next).to(self.device)
+        return (ended | after.diverged) & ~before.diverged
+
+    def _later_stages(
+        self, before: ControlState, after: ControlState, count: np.ndarray
+    ) -> Tensor:
+        """Compute what a run that has diverged is charged for its later stages, ``[B]``.
+
+        Args:
+            before, after: states before and after a control step.
+            count: number of changes before the step, ``[B]``.
+        """
+        remaining = (self.change_steps < self.num_steps).sum(1) - count
+        later = torch.from_numpy(remaining).to(self.device, self.dtype)
+        new = after.diverged & ~before.diverged
+        return torch.where(new, later * self.reward.diverged_potential, 0.0)
+
+    def _changes_so_far(self) -> np.ndarray:
+        """Count the changes before the control step that is next, ``[B]``."""
+        return (self.change_steps <= self.steps[:, None]).sum(1)
 
     def _with_baseline(
         self, data: tasks.Data, state: ControlState, index: Sequence[int]
@@ -476,7 +599,7 @@ class Group:
             differentiable: keep the graph from the rewards of this step and of later ones
                 back to the action, until :meth:`detach`.
         """
-        before = self.state
+        before = self._enter_stages(self.state)
         action = action.to(self.device)
         # 1. Decode the action, and make the updates of the window.
         decision = self.action.decode(
@@ -493,6 +616,7 @@ class Group:
             self.task, rule, self.data, run, lr, self._modifiers(decision), counts=counts,
             by_tensor=self.action.per_tensor, differentiable=differentiable,
         )  # fmt: skip
+        changes_so_far = self._changes_so_far()
         self.steps = self.steps + (1 if active is None else active)
         # 2. The potential of the reward. A diverged run stays diverged.
         loss = self._reward_losses(self.data, run, differentiable)
@@ -515,22 +639,29 @@ class Group:
         if not self.action.per_tensor:
             shown = self.action.observe(action, decision)
             state = state._replace(observed_action=shown.to(self.dtype))
+        if self.settings.changes is not None:
+            state = self._with_stage_losses(state, changes_so_far)
         observation, state = self._observe(state)
         # 3. The end of the run, and the reward.
         at_end = torch.from_numpy(self.steps >= self.num_steps).to(self.device)
         terminated = at_end
         if self.settings.on_divergence == "end":
             terminated = at_end | diverged
+        ended = terminated
+        if self.settings.changes is not None:
+            ended = self._task_ended(before, state, terminated)
         reward = self.reward.earn(
             rewards.Step(
                 before=before.potential,
                 after=state.potential,
-                ended=terminated,
+                ended=ended,
                 cost_before=before.cost,
                 cost_after=state.cost,
                 baseline=state.baseline,
             )
         )
+        if self.settings.changes is not None:
+            reward = reward - self._later_stages(before, state, changes_so_far)
         if active is not None:
             state = core.where(torch.from_numpy(active).to(self.device), state, before)
         self.state = state
@@ -633,9 +764,22 @@ class Group:
         return observation, state._replace(history=history)
 
     def _reward_losses(
-        self, data: tasks.Data, run: core.RunState, differentiable: bool = False
+        self,
+        data: tasks.Data,
+        run: core.RunState,
+        differentiable: bool = False,
+        stage: Tensor | None = None,
     ) -> Tensor:
-        """Compute the losses ``[B, S]`` of the reward, one per source."""
+        """Compute the losses ``[B, S]`` of the reward, one per source.
+
+        Args:
+            data: examples of the runs.
+            run: state of the runs.
+            differentiable: keep the graph.
+            stage: stage of the task, if it changes, ``[B]``; by default that of the last
+                update.
+        """
+        data = data.at(run.updates - 1) if stage is None else data.in_stage(stage)
         limit = self.task.reward_examples
         batches = {
             "train": lambda: data.train(limit),
@@ -656,10 +800,13 @@ class Group:
         return torch.stack(losses, dim=-1)
 
     def validation_loss(self, index: np.ndarray) -> Tensor:
-        """Compute the loss ``[n]`` of runs ``index [n]`` on all validation examples."""
+        """Compute the loss ``[n]`` of runs ``index [n]`` on all validation examples.
+
+        If the task changes, they are those of the last update.
+        """
         runs = torch.from_numpy(index).to(self.device)
         run, data = self.state.run, self.data.of_runs(runs)
-        examples = self.data.validation(runs=runs)
+        examples = self.data.at(self.state.run.updates - 1).validation(runs=runs)
         params, buffers = run.evaluated[runs], run.buffers[runs]
         return core.evaluate(
             self.task, params, examples, data, buffers, source="validation"

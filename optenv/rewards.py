@@ -95,7 +95,8 @@ class Step(NamedTuple):
     Attributes:
         before: potential before the step, ``[B]``.
         after: potential after the step, ``[B]``.
-        ended: whether the run ends with the step, ``[B]`` bool.
+        ended: whether the run ends with the step, or its present task if tasks change,
+            ``[B]`` bool.
         cost_before: mean cost of the run's updates before the step, relative to updates of
             SGD on the same task, ``[B]``; 1 if there are none, or the reward needs no cost.
         cost_after: mean cost of the run's updates including those of the step, ``[B]``;

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 
-from . import actions, instances, rewards, rules, tasks, windows
+from . import actions, changes, instances, rewards, rules, tasks, windows
 from .checks import is_number, known, positive_int, suggestion
 from .instances import Instance
 from .ranges import as_range, log_uniform
@@ -92,6 +92,9 @@ class Settings:
             then, and the action's schedule must be constant. Windows are still fractions of
             the run. An optimizer, which does not know the length, uses the windows of a run
             of ``horizon ** spacing`` updates, and continues beyond it.
+        changes: changes of the task during a run, see :func:`optenv.changes.make`: their
+            number, a kind or a list of kinds, or a dict of ``kinds`` and ``count``. Each
+            run draws when they happen; no observation tells. None for none.
         features: names of further features to observe, see
             :func:`optenv.telemetry.register_feature`.
         objective: examples that the loss of the reward is taken on: ``"train"``,
@@ -125,6 +128,7 @@ class Settings:
     reparametrize: float = 0.0
     loss_dropout: float = 0.0
     anytime: bool = False
+    changes: Any = None
     features: tuple[str, ...] = ()
     device: str | torch.device = "cpu"
     dtype: str = "float32"
@@ -173,7 +177,10 @@ class Settings:
             raise ValueError(
                 f"loss_dropout must be a number in [0, 1], got {self.loss_dropout!r}"
             )
-        # 3. Choices.
+        # 3. Changes.
+        object.__setattr__(self, "changes", changes.make(self.changes))
+        self._check_changes()
+        # 4. Choices.
         if not isinstance(self.anytime, bool):
             raise TypeError(f"anytime must be True or False, got {self.anytime!r}")
         if self.anytime and action.schedule != "constant":
@@ -192,6 +199,28 @@ class Settings:
             torch.empty(0, device=torch.device(self.device))
         except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
             raise ValueError(f"cannot use device {self.device!r}: {error}") from None
+
+    def _check_changes(self) -> None:
+        """Refuse changes that do not fit the tasks or the horizon.
+
+        Raises:
+            ValueError: they do not; the message lists the kinds that do.
+        """
+        if self.changes is None:
+            return
+        if self.changes.count >= self.horizon:
+            raise ValueError(
+                f"the number of changes must be less than horizon ({self.horizon}), got "
+                f"{self.changes.count}"
+            )
+        if rewards.get(self.reward).needs_baseline:
+            valid = [n for n, r in rewards.REWARDS.items() if not r.needs_baseline]
+            raise ValueError(
+                f"tasks that change have no baseline, got reward {self.reward!r} with "
+                f"changes; valid: {', '.join(valid)}"
+            )
+        given = [each.task for each in self.instances or ()]
+        changes.check(self.changes, tasks.make(self.tasks), given)
 
     def draw_total_updates(self, task: Task, rng: np.random.Generator) -> int:
         """Draw the length of the runs of a structure, in updates."""

@@ -151,6 +151,9 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     A step that resets runs returns the latter keys for them. In `SAME_STEP` mode the values
     at the end of a run are in `final_info`.
 
+    With the argument `changes`, a step also returns `changes`, `mean_loss` and `forgetting`,
+    as in the single environment.
+
     ## Arguments
 
     | Argument | Default | Meaning |
@@ -558,6 +561,10 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         terminated = np.zeros(self.num_envs, np.bool_)
         diverged = np.zeros(self.num_envs, np.bool_)
         loss, lr, validation_loss = (np.zeros(self.num_envs) for _ in range(3))
+        continual = self.settings.changes is not None
+        of_tasks: dict[str, np.ndarray] = {
+            name: np.zeros(self.num_envs, kind) for name, kind in OF_TASKS.items()
+        }
         for rows, group in self.groups:
             mask = active[rows]
             if not mask.any():
@@ -575,6 +582,14 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             # No products: losses and rates of runs that take no part may be infinite.
             loss[rows] = np.where(mask, _finite_or_inf(group.state.loss[:, 0]), 0.0)
             lr[rows] = np.where(mask, result.lr.cpu().numpy(), 0.0)
+            if continual:
+                stage_losses = group.state.stage_losses
+                for name, value in (
+                    ("mean_loss", stage_losses.mean),
+                    ("forgetting", stage_losses.forgetting),
+                ):
+                    of_tasks[name][rows] = np.where(mask, _finite_or_inf(value), 0.0)
+                of_tasks["changes"][rows] = stage_losses.changes.cpu().numpy() * mask
             self._estimated_reward[rows] = result.estimated_reward.cpu().numpy()
             index = np.flatnonzero(terminated[rows])
             if len(index):
@@ -589,6 +604,9 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "lr": lr, "_lr": active.copy(),
             "diverged": diverged, "_diverged": active.copy(),
         }  # fmt: skip
+        if continual:
+            for name, values in of_tasks.items():
+                info |= {name: values, "_" + name: active.copy()}
         if terminated.any():
             info |= {
                 "validation_loss": validation_loss,
@@ -596,6 +614,10 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 **self._identify(terminated),
             }
         return observation, reward, terminated, info
+
+
+#: Type of each further value of a step where tasks change.
+OF_TASKS: dict[str, type] = {"mean_loss": float, "forgetting": float, "changes": int}
 
 
 def _finite_or_inf(loss: torch.Tensor) -> np.ndarray:

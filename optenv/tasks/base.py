@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..checks import positive_int
 from ..roles import roles_of_shapes
+from .stages import Stages
 
 __all__ = [
     "MAX_EXAMPLES",
@@ -82,6 +83,7 @@ class Data(NamedTuple):
         shared: whether all runs have the same ``inputs`` and ``targets``. If not, those of
             run ``b`` are the rows from ``b * N``.
         scale: factors of the parameters within the loss, ``[B, P]``, or None.
+        stages: changes of the task during a run, or None.
     """
 
     inputs: Tensor
@@ -91,10 +93,35 @@ class Data(NamedTuple):
     num_train: int
     shared: bool = False
     scale: Tensor | None = None
+    stages: Stages | None = None
 
-    def batch(self, examples: Tensor) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets ``[B, n, ...]`` of the examples ``[B, n]``."""
-        return self._take(self.rows.gather(1, examples))
+    def batch(
+        self, examples: Tensor, updates: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets ``[B, n, ...]`` of a training batch.
+
+        Args:
+            examples: which examples, ``[B, n]``.
+            updates: number of the update that the batch is for, ``[B]`` int64, which the
+                task depends on if it changes; by default that of :meth:`at`.
+        """
+        if self.stages is None:
+            return self._take(self.rows.gather(1, examples))
+        stages = self.stages
+        stage = stages.stage if updates is None else stages.of_updates(updates)
+        return self._take_in_stage(stages, examples, stage, training=True)
+
+    def at(self, updates: Tensor) -> Data:
+        """Return the data with the tasks that runs have at their updates ``[B]`` int64."""
+        if self.stages is None:
+            return self
+        return self.in_stage(self.stages.of_updates(updates))
+
+    def in_stage(self, stage: Tensor) -> Data:
+        """Return the data with the tasks that runs have in a stage ``[B]`` int64."""
+        if self.stages is None:
+            return self
+        return self._replace(stages=self.stages._replace(stage=stage))
 
     def batch_rows(self, first: Tensor, updates: int, batch_size: int) -> Tensor:
         """Compute the examples of consecutive batches, ``[B, updates * batch_size]``.
@@ -167,6 +194,12 @@ class Data(NamedTuple):
     def _between(
         self, begin: int, end: int, runs: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
+        if self.stages is not None:
+            stages = self.stages if runs is None else self.stages.of_runs(runs)
+            data = self if runs is None else self._replace(rows=self.rows[runs])
+            span = torch.arange(begin, end, device=self.rows.device)
+            examples = span.expand(len(data.rows), -1)
+            return data._take_in_stage(stages, examples, stages.stage, training=False)
         if runs is not None:
             return self._take(self.rows[runs, begin:end])
         if self.shared:
@@ -178,6 +211,13 @@ class Data(NamedTuple):
             self.targets.unflatten(0, blocks),
         )
         return inputs[:, begin:end], targets[:, begin:end]
+
+    def _take_in_stage(
+        self, stages: Stages, examples: Tensor, stage: Tensor, *, training: bool
+    ) -> tuple[Tensor, Tensor]:
+        examples = stages.select(examples, stage, training)
+        rows = stages.place(self.rows.gather(1, examples), stage)
+        return stages.apply(*self._take(rows), stage)
 
     def _take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         flat, size = rows.flatten(), rows.shape
@@ -199,12 +239,17 @@ class Data(NamedTuple):
             rows=move(self.rows),
             order=move(self.order),
             scale=None if self.scale is None else move(self.scale),
+            stages=None if self.stages is None else self.stages.to(device, dtype),
         )
 
     def of_runs(self, runs: Tensor) -> Data:
         """Return the keys, scales and rows of some runs, over the same examples."""
-        scale = None if self.scale is None else self.scale[runs]
-        return self._replace(rows=self.rows[runs], order=self.order[runs], scale=scale)
+        return self._replace(
+            rows=self.rows[runs],
+            order=self.order[runs],
+            scale=None if self.scale is None else self.scale[runs],
+            stages=None if self.stages is None else self.stages.of_runs(runs),
+        )
 
     def put(self, index: Tensor, new: Data) -> Data:
         """Replace the data of runs ``index [n]`` by ``new``, in a copy."""
@@ -212,11 +257,14 @@ class Data(NamedTuple):
         scale = self.scale
         if scale is not None and new.scale is not None:
             scale = scale.index_copy(0, index, new.scale)
+        stages = self.stages
+        if stages is not None and new.stages is not None:
+            stages = stages.put(index, new.stages)
         if self.shared:
             rows = self.rows
             if rows.stride(0) != 0:  # 0: one row that all runs share
                 rows = rows.index_copy(0, index, new.rows)
-            return self._replace(rows=rows, order=order, scale=scale)
+            return self._replace(rows=rows, order=order, scale=scale, stages=stages)
         runs = len(self.rows)
 
         def replace(old: Tensor, replacement: Tensor) -> Tensor:
@@ -229,6 +277,7 @@ class Data(NamedTuple):
             targets=replace(self.targets, new.targets),
             order=order,
             scale=scale,
+            stages=stages,
         )
 
 
@@ -399,6 +448,19 @@ class Task(ABC):
         That is the number of parameters times that of the places where they are used.
         """
         return self.num_params * self.batch_size
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes, if the target of an example is its class; None otherwise."""
+        return None
+
+    @property
+    def num_features(self) -> int | None:
+        """Number of features of an input, if they may come in any order; None otherwise.
+
+        Inputs ``[B, n, ...]`` then have that many numbers for each example.
+        """
+        return None
 
     @property
     def reward_examples(self) -> int:

@@ -112,6 +112,12 @@ class CharacterModel(Task):
         return text.of_file(self.path)
 
     @property
+    def places(self) -> tuple[int, int]:
+        """Number of passages for training, and of those for validation; they overlap."""
+        codes, border = self._text
+        return border - self.length, len(codes) - border - self.length
+
+    @property
     def roles(self) -> tuple[str, ...]:
         return (*["embeddings"] * self.tables, *super().roles[self.tables :])
 

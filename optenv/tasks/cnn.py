@@ -103,6 +103,10 @@ class CNN(ImageTask):
             )
 
     @property
+    def num_classes(self) -> int:
+        return self.classes
+
+    @property
     def convolutions(self) -> tuple[Convolution, ...]:
         """Convolutions of the network, in order."""
         side, width = self.side, self.width

@@ -88,6 +88,9 @@ SOURCES: dict[
     "digits-autoencoder": digits_autoencoder,
 }
 
+#: Sources whose targets are classes.
+CLASSIFIED = ("mixture", "digits")
+
 
 def _rescale(inputs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Scale inputs as a whole (0.2 to 5) and per column (log-normal), in place."""

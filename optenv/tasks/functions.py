@@ -238,7 +238,7 @@ class Function(GeneratedTask):
     def typical_gradient(self) -> float:
         """Median norm of the gradient of ``f`` where runs begin, without rotation."""
         rng = np.random.default_rng(0)
-        ends = rng.uniform(-0.5, 0.5, (2, 4096, self.dim)) * self._half_width
+        ends = rng.uniform(-0.5, 0.5, (2, 4096, self.dim)) * self.half_width
         begin = ends[0] - ends[1] if self.shift else ends[0]
         with torch.enable_grad():
             offset = torch.from_numpy(begin).requires_grad_()
@@ -252,7 +252,7 @@ class Function(GeneratedTask):
         return FORMULAS[self.function].radius if self.unit_domain else 1.0
 
     @property
-    def _half_width(self) -> float:
+    def half_width(self) -> float:
         """Half-width of the usual domain in units of the parameters."""
         return FORMULAS[self.function].radius / self._length
 
@@ -275,7 +275,7 @@ class Function(GeneratedTask):
             rotation, triangle = np.linalg.qr(rng.standard_normal((self.dim, self.dim)))
             rotation *= np.sign(np.diag(triangle))
         if self.shift:
-            shift = self._half_width * rng.uniform(-0.5, 0.5, self.dim)
+            shift = self.half_width * rng.uniform(-0.5, 0.5, self.dim)
         parts = [shift, self._roots] if self.function == "quadratic" else [shift]
         instance = np.stack(parts).astype(np.float32)
         return (
@@ -285,7 +285,7 @@ class Function(GeneratedTask):
 
     def init(self, generators: Sequence[np.random.Generator]) -> Tensor:
         draws = [g.uniform(-0.5, 0.5, self.dim) for g in generators]
-        return torch.from_numpy((self._half_width * np.stack(draws)).astype(np.float32))
+        return torch.from_numpy((self.half_width * np.stack(draws)).astype(np.float32))
 
     def loss(self, params: tuple[Tensor, ...], inputs: Tensor, targets: Tensor) -> Tensor:
         offset = params[0] - targets[:, 0, 0]

@@ -131,6 +131,10 @@ class ImageTask(GeneratedTask):
         return tuple(part.shape for part in self.parts)
 
     @property
+    def num_features(self) -> int:
+        return self.side**2
+
+    @property
     def work(self) -> int:
         return layers.multiplications(self.parts) * self.batch_size
 

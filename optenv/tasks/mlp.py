@@ -84,6 +84,14 @@ class MLP(GeneratedTask):
                 shapes += [(fan_out,), (fan_out,)]
         return tuple(shapes)
 
+    @property
+    def num_classes(self) -> int | None:
+        return self.outputs if self.source in data.CLASSIFIED else None
+
+    @property
+    def num_features(self) -> int:
+        return self.inputs
+
     def examples(self, rng: np.random.Generator) -> Examples:
         return data.SOURCES[self.source](self, rng)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -67,6 +69,19 @@ class ModuleTask(Task):
         by_role = parameters_by_role(module)
         names = {id(p): role for role, params in by_role.items() for p in params}
         return tuple(names[id(p)] for p in trained_parameters(module).values())
+
+    @cached_property
+    def num_classes(self) -> int | None:  # type: ignore[override]
+        x = self.targets
+        if self.of_module or x.dim() != 1 or x.dtype != torch.int64 or x.min() < 0:
+            return None
+        return int(x.max()) + 1
+
+    @property
+    def num_features(self) -> int | None:
+        if self.of_module or not self.inputs.is_floating_point():
+            return None
+        return math.prod(self.inputs.shape[1:])
 
     @property
     def draws(self) -> bool:

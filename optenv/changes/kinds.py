@@ -1,0 +1,394 @@
+"""Kinds of change of a task during a run: the base class, and those of the package."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..tasks import Data, Function, ModuleTask, Quadratic, Task
+from ..tasks.characters import CharacterModel
+from ..tasks.images import ImageTask
+
+__all__ = [
+    "BatchSize",
+    "Change",
+    "Classes",
+    "Distribution",
+    "Inputs",
+    "Labels",
+    "Optimum",
+    "Rotation",
+    "Text",
+]
+
+
+class Change(ABC):
+    """Base of kinds of change.
+
+    Every run has a value of the kind in each stage, of which :meth:`draw` makes one after
+    the other. What the value does to examples is said by :meth:`apply`, which works on all
+    runs at once, each with the value of its stage. Subclasses implement :meth:`fits` and
+    :meth:`draw`, and :meth:`apply` or one of the methods after it.
+
+    Example::
+
+        class Brightness(Change):
+            \"\"\"Add a number to all inputs.\"\"\"
+
+            def fits(self, task, count):
+                return task.num_features is not None
+
+            def draw(self, task, rng, previous, count):
+                return np.float32(0.0 if previous is None else rng.normal())
+
+            def apply(self, values, inputs, targets):
+                return inputs + values.view(-1, *[1] * (inputs.dim() - 1)), targets
+
+        optenv.changes.register("brightness", Brightness())
+        env = gym.make("optenv/LearningRate-v0", changes="brightness")
+    """
+
+    #: Names of kinds that a run can not have besides this one.
+    excludes: tuple[str, ...] = ()
+
+    @abstractmethod
+    def fits(self, task: Task, count: int) -> bool:
+        """Return whether a task can change in this way.
+
+        Args:
+            task: structure of the runs.
+            count: number of changes of a run, of whatever kinds.
+        """
+
+    @abstractmethod
+    def draw(self, task: Task, rng: np.random.Generator, previous: Any, count: int) -> Any:
+        """Draw the value of a run after a change.
+
+        Args:
+            task: structure of the run.
+            rng: generator of the run.
+            previous: value before the change; None to return that of the first stage, which
+                should leave the examples as they are.
+            count: number of changes of a run, of whatever kinds.
+
+        Returns:
+            A number or an array, of one shape and type for all stages.
+        """
+
+    def apply(
+        self, values: Tensor, inputs: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets as they are in the stages of the runs.
+
+        Args:
+            values: value of each run, ``[B, ...]``.
+            inputs, targets: examples of the first stage, ``[B, n, ...]``.
+        """
+        return inputs, targets
+
+    def prepare(self, task: Task, data: Data) -> tuple[Tensor, ...]:
+        """Return what :meth:`select` and :meth:`place` need to know of the examples.
+
+        Args:
+            task: structure of the runs.
+            data: examples of the runs, in their first stage.
+
+        Returns:
+            Tensors ``[B, ...]``.
+        """
+        return ()
+
+    def select(
+        self,
+        values: Tensor,
+        examples: Tensor,
+        context: Sequence[Tensor],
+        training: bool,
+    ) -> Tensor:
+        """Return the numbers of the examples that stand for others.
+
+        Args:
+            values: value of each run, ``[B, ...]``.
+            examples: numbers of examples, ``[B, n]`` int64.
+            context: tensors of :meth:`prepare`.
+            training: whether they are a training batch, and not for an evaluation.
+        """
+        return examples
+
+    def place(self, values: Tensor, rows: Tensor, context: Sequence[Tensor]) -> Tensor:
+        """Return the rows of the data ``[B, n]`` for those of the first stage.
+
+        Args:
+            values, context: as of :meth:`select`.
+            rows: rows of the data in the first stage, ``[B, n]`` int64.
+        """
+        return rows
+
+    def batch_sizes(self, values: Tensor, whole: int) -> Tensor:
+        """Return the number of different examples in a batch, of the shape of ``values``.
+
+        Args:
+            values: values ``[B, K + 1]``.
+            whole: examples of a batch of the task.
+        """
+        return torch.full(values.shape[:2], whole, device=values.device)
+
+
+class Labels(Change):
+    """Permute the classes of the targets."""
+
+    def fits(self, task: Task, count: int) -> bool:
+        return (task.num_classes or 0) >= 2
+
+    def draw(self, task: Task, rng: np.random.Generator, previous: Any, count: int) -> Any:
+        return _another_order(task.num_classes, rng, previous)
+
+    def apply(
+        self, values: Tensor, inputs: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return inputs, values.gather(1, targets)
+
+
+class Inputs(Change):
+    """Permute the features of the inputs, in images the pixels."""
+
+    def fits(self, task: Task, count: int) -> bool:
+        return (task.num_features or 0) >= 2
+
+    def draw(self, task: Task, rng: np.random.Generator, previous: Any, count: int) -> Any:
+        return _another_order(task.num_features, rng, previous)
+
+    def apply(
+        self, values: Tensor, inputs: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        flat = inputs.flatten(2)
+        order = values.unsqueeze(1).expand(flat.shape)
+        return flat.gather(2, order).view(inputs.shape), targets
+
+
+class Rotation(Change):
+    """Rotate the images, by 30 to 330 degrees more at each change.
+
+    Values of pixels are interpolated; pixels from outside are 0.
+    """
+
+    def fits(self, task: Task, count: int) -> bool:
+        if isinstance(task, ModuleTask):
+            x = task.inputs
+            is_image = x.dim() == 4 and x.shape[2] == x.shape[3] >= 2
+            return task.num_features is not None and is_image
+        return isinstance(task, ImageTask)
+
+    def draw(self, task: Task, rng: np.random.Generator, previous: Any, count: int) -> Any:
+        if previous is None:
+            return np.float32(0.0)
+        return np.float32(previous + rng.uniform(math.pi / 6, 11 * math.pi / 6))
+
+    def apply(
+        self, values: Tensor, inputs: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        # Images are channels here, so that a run needs only one grid.
+        images = inputs.flatten(1, 2)
+        cos, sin, zero = values.cos(), values.sin(), torch.zeros_like(values)
+        matrix = torch.stack([cos, -sin, zero, sin, cos, zero], 1).view(-1, 2, 3)
+        grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+        turned = F.grid_sample(images, grid, align_corners=False).view(inputs.shape)
+        is_turned = (values != 0).view(-1, *[1] * (inputs.dim() - 1))
+        return torch.where(is_turned, turned, inputs), targets
+
+
+class Classes(Change):
+    """Let new classes join; in the first stage some are missing.
+
+    Examples of classes that are missing are replaced by others. Each change adds the same
+    number of classes.
+    """
+
+    excludes = ("distribution",)  # whose examples have other classes
+
+    def fits(self, task: Task, count: int) -> bool:
+        return (task.num_classes or 0) >= count + 2
+
+    def draw(self, task: Task, rng: np.random.Generator, previous: Any, count: int) -> Any:
+        classes = task.num_classes
+        assert classes is not None
+        step = max(1, classes // (count + 1))
+        joined = np.zeros(classes, np.bool_) if previous is None else previous.copy()
+        new = classes - count * step if previous is None else step
+        joined[rng.permutation(np.flatnonzero(~joined))[:new]] = True
+        return joined
+
+    def prepare(self, task: Task, data: Data) -> tuple[Tensor, ...]:
+        """Return the class of each example, the examples by class, and their numbers.
+
+        Training and validation examples are kept apart.
+        """
+        classes = task.num_classes
+        assert classes is not None
+        shared = data.rows.stride(0) == 0
+        rows = data.rows[:1] if shared else data.rows
+        labels = data.targets[rows]
+        parts = labels[:, : data.num_train], labels[:, data.num_train :]
+        order = torch.cat([part.argsort(stable=True) for part in parts], 1)
+        counts = torch.stack([F.one_hot(part, classes).sum(1) for part in parts], 1)
+        size = len(data.rows)
+        return tuple(x.expand(size, *x.shape[1:]) for x in (labels, order, counts))
+
+    def select(
+        self,
+        values: Tensor,
+        examples: Tensor,
+        context: Sequence[Tensor],
+        training: bool,
+    ) -> Tensor:
+        labels, order, counts = context
+        split = counts[:, 0].sum(1, keepdim=True)  # examples for training
+        held_out = examples >= split
+        # 1. The examples of the classes that have joined, numbered from 0.
+        found = examples
+        for part in (0, 1):
+            number = counts[:, part] * values
+            ends = number.cumsum(1)
+            total = ends[:, -1:]
+            rank = (examples * 1_000_003).remainder(total.clamp(min=1))
+            label = torch.searchsorted(ends, rank, right=True).clamp(
+                max=values.shape[1] - 1
+            )
+            within = rank - (ends - number).gather(1, label)
+            begins = counts[:, part].cumsum(1) - counts[:, part]
+            place = (begins.gather(1, label) + within).clamp(max=order.shape[1] - 1)
+            offset = split if part else torch.zeros_like(split)
+            other = offset + order.gather(1, (offset + place).clamp(max=order.shape[1] - 1))
+            found = torch.where((held_out == bool(part)) & (total > 0), other, found)
+        # 2. They stand for those of the classes that are missing.
+        known = values.gather(1, labels.gather(1, examples))
+        return torch.where(known, examples, found)
+
+
+class Distribution(Change):
+    """Draw the data of the run anew."""
+
+    def fits(self, task: Task, count: int) -> bool:
+        return not isinstance(task, (ModuleTask, CharacterModel))
+
+    def draw(self, task: Task, rng: np.random.Generator, previous: Any, count: int) -> Any:
+        return np.int64(0 if previous is None else previous + 1)
+
+    def prepare(self, task: Task, data: Data) -> tuple[Tensor, ...]:
+        """Return the number of examples of the first stage, which are before the others."""
+        return (torch.full((len(data.rows),), data.rows.shape[1]),)
+
+    def place(self, values: Tensor, rows: Tensor, context: Sequence[Tensor]) -> Tensor:
+        return rows + (values * context[0]).unsqueeze(1)
+
+
+class Optimum(Change):
+    """Move the minimum of a function."""
+
+    def fits(self, task: Task, count: int) -> bool:
+        return isinstance(task, (Function, Quadratic))
+
+    def draw(self, task: Task, rng: np.random.Generator, previous: Any, count: int) -> Any:
+        if isinstance(task, Function):
+            # The first shift lies between minus and plus half of this.
+            size, step = task.half_width, rng.uniform(-0.5, 0.5, task.dim)
+        else:
+            assert isinstance(task, Quadratic)
+            size, step = 1.0, rng.standard_normal(task.dim)
+        if previous is None:
+            return np.zeros(task.dim, np.float32)
+        return (previous + size * step).astype(np.float32)
+
+    def apply(
+        self, values: Tensor, inputs: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        offset = values.unsqueeze(1)
+        if inputs.shape[2:] == offset.shape[2:]:  # minima of a quadratic
+            return inputs + offset, targets
+        shift = targets[:, :, :1] + offset.unsqueeze(1)
+        return inputs, torch.cat([shift, targets[:, :, 1:]], 2)
+
+
+class Text(Change):
+    """Read another part of the text; a run of ``K`` changes has ``K + 1`` equal parts."""
+
+    def fits(self, task: Task, count: int) -> bool:
+        return isinstance(task, CharacterModel) and min(task.places) >= count + 1
+
+    def draw(self, task: Task, rng: np.random.Generator, previous: Any, count: int) -> Any:
+        # The number of the part, then the order of those that follow.
+        if previous is None:
+            return rng.permutation(count + 1)
+        return np.roll(previous, -1)
+
+    def prepare(self, task: Task, data: Data) -> tuple[Tensor, ...]:
+        """Return the number of passages for training, and of all places."""
+        assert isinstance(task, CharacterModel)
+        train, validation = task.places
+        border = len(data.inputs) - validation
+        sizes = torch.tensor([train, border, validation])
+        return (sizes.expand(len(data.rows), -1),)
+
+    def place(self, values: Tensor, rows: Tensor, context: Sequence[Tensor]) -> Tensor:
+        train, border, validation = context[0].unsqueeze(2).unbind(1)
+        part, parts = values[:, :1], values.shape[1]
+        held_out = rows >= border
+        first = torch.where(held_out, border, 0)
+        size = torch.where(held_out, validation, train)
+        begin, end = size * part // parts, size * (part + 1) // parts
+        return first + begin + (rows - first) * (end - begin) // size
+
+
+class BatchSize(Change):
+    """Change the batch size: to a half, a quarter or an eighth of the task's, or back.
+
+    An odd batch size becomes 1. A smaller batch is one whose examples are repeated, which
+    has the same loss and gradient, and costs as much as a full one.
+    """
+
+    def fits(self, task: Task, count: int) -> bool:
+        return task.batch_size >= 2 and not (task.noise or task.draws)
+
+    def draw(self, task: Task, rng: np.random.Generator, previous: Any, count: int) -> Any:
+        whole = task.batch_size
+        if previous is None:
+            return np.int64(whole)
+        # Parts that leave no rest, so that all examples are repeated equally often.
+        smaller = {whole // part for part in (2, 4, 8) if whole % part == 0} or {1}
+        return np.int64(rng.choice(sorted((smaller | {whole}) - {int(previous)})))
+
+    def select(
+        self,
+        values: Tensor,
+        examples: Tensor,
+        context: Sequence[Tensor],
+        training: bool,
+    ) -> Tensor:
+        if not training:
+            return examples
+        span = torch.arange(examples.shape[1], device=examples.device)
+        return examples.gather(1, span % values.unsqueeze(1))
+
+    def batch_sizes(self, values: Tensor, whole: int) -> Tensor:
+        return values
+
+
+def _another_order(count: int | None, rng: np.random.Generator, previous: Any) -> Any:
+    """Draw a permutation of ``count`` things, which is not the previous one.
+
+    Without a previous one, it leaves them in their order.
+    """
+    assert count is not None
+    if previous is None:
+        return np.arange(count)
+    while True:
+        order = rng.permutation(count)
+        if not np.array_equal(order, previous):
+            return order
