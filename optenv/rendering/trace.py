@@ -1,4 +1,4 @@
-"""What a rendering shows of an episode, recorded step by step."""
+"""Record of an episode for its rendering, made step by step."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _MOST_CURVES = 4
 
 @dataclass
 class Trace:
-    """What is drawn of one episode of a sub-environment.
+    """Values of one episode of a sub-environment that a rendering draws.
 
     Points are values at the beginning of a run and after each of its control steps. Held
     values are in force during a control step.
@@ -232,7 +232,7 @@ def measures(group: Group) -> np.ndarray:
 
 
 def named_values(decision: Decision) -> dict[str, Tensor]:
-    """Return what is drawn of a decision by its name, ``[B]`` each.
+    """Return the values of a decision that are drawn by their names, ``[B]`` each.
 
     That is each hyperparameter, and every part of the decision that has no place of its own
     in a picture: a number for each run, or a few.
