@@ -16,7 +16,7 @@ from gymnasium.utils.env_checker import check_env
 from torch import Tensor
 
 import optenv
-from optenv import actions, registration, rewards, rules, tasks, telemetry
+from optenv import actions, changes, registration, rewards, rules, tasks, telemetry
 from optenv.telemetry import FEATURES, Control, History, Losses, Probe
 from tests.helpers.small_runs import (
     QUADRATIC,
@@ -34,7 +34,7 @@ GUIDE = Path(__file__).parents[2] / "docs" / "extending.md"
 @pytest.fixture(autouse=True)
 def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Undo what a test registers."""
-    for module in (tasks, rewards, telemetry, actions, rules):
+    for module in (tasks, rewards, telemetry, actions, rules, changes):
         monkeypatch.setattr(module, "_REGISTERED", dict(module._REGISTERED))
     before = dict(gym.registry)
     yield
