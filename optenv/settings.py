@@ -134,6 +134,8 @@ class Settings:
         rewards.get(self.reward)
         rule = rules.get(self.rule)
         action = actions.make(self.action).for_rule(rule)
+        if action.is_update:
+            action = action.for_sizes(self._num_params())
         object.__setattr__(self, "action", action)
         actions.check_rule(action, rule)
         object.__setattr__(self, "features", check_features(self.features))
@@ -186,6 +188,20 @@ class Settings:
             return drawn
         least = self._total(cast(Any, self.updates_per_step)[0])
         return min(drawn, max(least, int(self.max_work / task.work)))
+
+    def _num_params(self) -> int:
+        """Return the number of parameters that an action on parameters is for by default.
+
+        That is the largest one of given tasks and instances, or else the smallest one of
+        some tasks of the families.
+        """
+        given: list[Task] = [each.task for each in self.instances or ()]
+        sources = () if given else tasks.make(self.tasks).sources
+        given += [each for each in sources if isinstance(each, Task)]
+        if given:
+            return max(task.num_params for task in given)
+        rng, sampler = np.random.default_rng(0), tasks.make(self.tasks)
+        return min(sampler.draw(rng).num_params for _ in range(32 * len(sources)))
 
     def structure_of(self, instance: Instance) -> Structure:
         """Return the structure of the runs on an instance."""

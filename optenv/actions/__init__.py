@@ -24,12 +24,14 @@ from ..modifiers import MODIFIERS
 from ..rules import Rule, switching
 from ..schedules import SCHEDULES
 from .base import Action, Decision
+from .batch_size import BatchSize
 from .continuous import Continuous
 from .discrete import Discrete
 from .hyperparameters import DECAY_RATES, NAMES, RANGES, Hyperparameters
 from .layerwise import LayerwiseMultipliers
 from .roles import RoleMultipliers
 from .rule_choice import RuleChoice
+from .update import Update
 
 __all__ = [
     "ACTIONS",
@@ -38,6 +40,7 @@ __all__ = [
     "RANGES",
     "SCHEDULES",
     "Action",
+    "BatchSize",
     "Continuous",
     "Decision",
     "Discrete",
@@ -45,6 +48,7 @@ __all__ = [
     "LayerwiseMultipliers",
     "RoleMultipliers",
     "RuleChoice",
+    "Update",
     "check_rule",
     "make",
     "register",
@@ -56,7 +60,7 @@ ACTIONS: dict[str, type[Action]] = {
     cls.kind: cls
     for cls in (
         Continuous, Discrete, RuleChoice, Hyperparameters, RoleMultipliers,
-        LayerwiseMultipliers,
+        LayerwiseMultipliers, Update, BatchSize,
     )
 }  # fmt: skip
 
@@ -157,7 +161,8 @@ def check_rule(action: Action, rule: Rule) -> None:
 
     Raises:
         ValueError: the action chooses update rules and the rule is not ``"switching"``, or
-            the other way round; or it sets a hyperparameter that the rule does not have.
+            the other way round; or it is the update itself and the rule is not
+            ``"sgd"``; or it sets a hyperparameter that the rule does not have.
     """
     name, action = rule.name, action.for_rule(rule)
     if action.chooses_rule != (name == switching.RULE.name):
@@ -169,6 +174,11 @@ def check_rule(action: Action, rule: Rule) -> None:
         raise ValueError(
             f"{needed}, got rule {name!r} with action {action.kind!r}; "
             "optenv/UpdateRule-v0 has both, and other environments have neither"
+        )
+    if action.is_update and name != "sgd":
+        raise ValueError(
+            f"action {action.kind!r} is the update itself and uses no rule: leave rule at "
+            f"'sgd', which has no state, got {name!r}; optenv/Update-v0 has both"
         )
     if not set(action.sets) <= {*rule.fields, *MODIFIERS}:
         raise ValueError(

@@ -32,6 +32,10 @@ class Decision(NamedTuple):
             single tensors), whose mean is ``log_multiplier``; None if the action does not
             tell parts apart.
         part_shifts: requested changes ``[B, K]`` of these, before they are clipped.
+        update: update of each parameter ``[B, K]`` in units of the learning rate, if the
+            action is the update itself; None otherwise.
+        batch_factor: batch size ``[B]`` relative to the task's own, if the action sets it;
+            None otherwise.
     """
 
     log_multiplier: Tensor
@@ -40,6 +44,8 @@ class Decision(NamedTuple):
     hyperparameters: dict[str, Tensor]
     part_multipliers: Tensor | None = None
     part_shifts: Tensor | None = None
+    update: Tensor | None = None
+    batch_factor: Tensor | None = None
 
     def limited(self, highest: float | Tensor) -> Decision:
         """Return the decision with no log-multiplier above ``highest``.
@@ -75,6 +81,9 @@ class Action:
         roles: names of the roles of parameters that the action tells apart.
         per_tensor: whether it has a number for each parameter tensor of a run, see
             :class:`LayerwiseMultipliers`.
+        is_update: whether it replaces the update rule, see :class:`Update`.
+        sets_batch_size: whether it sets the batch size, see :class:`BatchSize`.
+        not_exported: why no optimizer can carry it out; empty if one can.
     """
 
     bound: float = 6.0
@@ -85,6 +94,9 @@ class Action:
     sets: ClassVar[tuple[str, ...]] = ()
     roles: ClassVar[tuple[str, ...]] = ()
     per_tensor: ClassVar[bool] = False
+    is_update: ClassVar[bool] = False
+    sets_batch_size: ClassVar[bool] = False
+    not_exported: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         self._as_floats("bound", "start")
@@ -117,7 +129,8 @@ class Action:
     @property
     def sets_one_rate(self) -> bool:
         """True if the action sets one learning rate, and nothing else."""
-        return not (self.chooses_rule or self.sets or self.roles or self.per_tensor)
+        parts = self.roles or self.per_tensor or self.is_update
+        return not (self.chooses_rule or self.sets or self.sets_batch_size or parts)
 
     def for_rule(self, rule: Rule) -> Action:
         """Return the action with the fields filled in that it leaves to the update rule.
@@ -125,6 +138,19 @@ class Action:
         Environments do so before they use an action. By default it leaves none to the rule.
         """
         return self
+
+    def for_sizes(self, most: int) -> Action:
+        """Return the action with the fields filled in that it leaves to the tasks.
+
+        Args:
+            most: number of parameters that the action should be for.
+        """
+        return self
+
+    @property
+    def max_params(self) -> int | None:
+        """Largest number of parameters of a task that the action is for; None for any."""
+        return None
 
     # Interface to agents
 
@@ -182,6 +208,29 @@ class Action:
         By default that is :meth:`show`.
         """
         return self.show(action)
+
+    @property
+    def memory(self) -> int:
+        """Width of what :meth:`observe_run` remembers; 0 if it is not needed."""
+        return 0
+
+    def observe_run(
+        self, memory: Tensor, params: Tensor, grad: Tensor, loss: Tensor, is_first: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Observe the runs themselves, in place of :meth:`observe`, if there is a memory.
+
+        Args:
+            memory: what the last call returned, ``[B, memory]``.
+            params: parameters, ``[B, P]``.
+            grad: gradients, ``[B, P]``.
+            loss: losses of the last batches, ``[B]``; 0 where they are not observed.
+            is_first: whether the run begins, ``[B]`` bool.
+
+        Returns:
+            What is observed after the telemetry, ``[B, observed]``, of any size; and what
+            to remember.
+        """
+        raise NotImplementedError
 
     # Interface to environments and optimizers
 
