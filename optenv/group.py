@@ -315,7 +315,7 @@ class Group:
         ]
         rows, own = torch.from_numpy(index).to(self.device), self.task.batch_size
         initial = self.state.initial_loss[rows, 0]
-        examples = (self.state.run.drawn[rows] - own).tolist()
+        examples = self.examples[rows].tolist()
         return {
             "family": [None if label is None else label[0] for label in labels],
             "split": [None if label is None else label[1] for label in labels],
@@ -325,6 +325,23 @@ class Group:
             "examples": examples,
             "work": [each * self.task.work // own for each in examples],
         }
+
+    @property
+    def examples(self) -> Tensor:
+        """Training examples of the batches after the first one, ``[B]`` int64."""
+        return self.state.run.drawn - self.task.batch_size
+
+    def controlled(self, run: int) -> str:
+        """Say in a few words what is controlled in a run besides the learning rate."""
+        if self.action.sets_batch_size:
+            count, updates = (
+                int(each[run]) for each in (self.examples, self.state.run.updates)
+            )
+            return f"examples {count}  updates {updates}"
+        if self.action.is_update:
+            point = self.state.run.params[run].tolist()
+            return f"at {', '.join(f'{each:.4g}' for each in point)}"
+        return ""
 
     def restart(
         self, index: np.ndarray, generators: Sequence[np.random.Generator]

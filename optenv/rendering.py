@@ -13,7 +13,9 @@ PANEL_WIDTH, PANEL_HEIGHT, MARGIN = 360, 120, 8
 _LOSS_COLOR, _RATE_COLOR = (31, 119, 180), (214, 95, 14)
 
 
-def line(step: int, steps: int, loss: float, lr: float, reward: float) -> str:
+def line(
+    step: int, steps: int, loss: float, lr: float, reward: float, further: str = ""
+) -> str:
     """Format a control step as one line.
 
     Args:
@@ -22,8 +24,10 @@ def line(step: int, steps: int, loss: float, lr: float, reward: float) -> str:
         loss: loss after the step.
         lr: learning rate of the step.
         reward: reward of the step.
+        further: what else is controlled, if anything.
     """
-    return f"step {step}/{steps}  loss {loss:.4g}  lr {lr:.3g}  reward {reward:+.4f}"
+    text = f"step {step}/{steps}  loss {loss:.4g}  lr {lr:.3g}  reward {reward:+.4f}"
+    return f"{text}  {further}" if further else text
 
 
 def picture(losses: Sequence[float], rates: Sequence[float], steps: int) -> np.ndarray:

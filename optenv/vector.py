@@ -80,6 +80,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     | `optenv/Hyperparameters-v0` | `Box(-1, 1, (num_envs, 6))` |
     | `optenv/RoleLearningRate-v0` | `Box(-1, 1, (num_envs, 4))` |
     | `optenv/LayerwiseLearningRate-v0` | `Box(-1, 1, (num_envs, 64))` |
+    | `optenv/Update-v0` | `Box(-1, 1, (num_envs, 2))` |
+    | `optenv/BatchSize-v0` | `MultiDiscrete([7, ..., 7])` |
 
     ## Observation Space
     The single observation space with a first dimension of `num_envs`:
@@ -92,8 +94,11 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     | `optenv/Hyperparameters-v0` | `Box(-4, 4, (num_envs, 29))` |
     | `optenv/RoleLearningRate-v0` | `Box(-4, 4, (num_envs, 28))` |
     | `optenv/LayerwiseLearningRate-v0` | `Box(-4, 4, (num_envs, 920))` |
+    | `optenv/Update-v0` | `Box(-4, 4, (num_envs, 37))` |
+    | `optenv/BatchSize-v0` | `Box(-4, 4, (num_envs, 25))` |
 
-    `optenv.PerTensor` makes a sub-environment of each parameter tensor of the latter.
+    `optenv.PerTensor` makes a sub-environment of each parameter tensor of
+    `optenv/LayerwiseLearningRate-v0`.
 
     ## Rewards
     `[num_envs]` float64, each the reward of the single environment; 0 for runs that a step
@@ -134,6 +139,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     | `lr` | learning rate of the step's first update |
     | `diverged` | whether the run has diverged |
     | `validation_loss` | at the end of a run: loss on all its validation examples |
+    | `batch_size` | `optenv/BatchSize-v0` only: examples in a batch of the step, and `examples` (see below) at every step |
 
     At a reset and at the end of a run:
 
@@ -510,6 +516,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         terminated = np.zeros(self.num_envs, np.bool_)
         diverged = np.zeros(self.num_envs, np.bool_)
         loss, lr, validation_loss = (np.zeros(self.num_envs) for _ in range(3))
+        batch_size, examples = np.zeros((2, self.num_envs), np.int64)
         for rows, group in self.groups:
             mask = active[rows]
             if not mask.any():
@@ -525,6 +532,9 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             # No products: losses and rates of runs that take no part may be infinite.
             loss[rows] = np.where(mask, _finite_or_inf(group.state.loss[:, 0]), 0.0)
             lr[rows] = np.where(mask, result.lr.cpu().numpy(), 0.0)
+            batch_size[rows] = np.where(mask, result.batch_size, 0)
+            if self.action.sets_batch_size:
+                examples[rows] = np.where(mask, group.examples.cpu().numpy(), 0)
             self._estimated_reward[rows] = result.estimated_reward.cpu().numpy()
             index = np.flatnonzero(terminated[rows])
             if len(index):
@@ -539,11 +549,19 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "lr": lr, "_lr": active.copy(),
             "diverged": diverged, "_diverged": active.copy(),
         }  # fmt: skip
+        if self.action.sets_batch_size:
+            info |= {
+                "batch_size": batch_size, "_batch_size": active.copy(),
+                "examples": examples, "_examples": active.copy(),
+            }  # fmt: skip
         if terminated.any():
+            ends = self._identify(terminated)
+            if self.action.sets_batch_size:  # said of all runs already
+                ends = {k: v for k, v in ends.items() if k.lstrip("_") != "examples"}
             info |= {
                 "validation_loss": validation_loss,
                 "_validation_loss": terminated.copy(),
-                **self._identify(terminated),
+                **ends,
             }
         return observation, reward, terminated, info
 
