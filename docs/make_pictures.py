@@ -29,7 +29,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 import optenv
 from agents import load_policy
-from optenv import rules
+from optenv import rules, telemetry
 from optenv.actions import Hyperparameters, LayerwiseMultipliers, RoleMultipliers
 from optenv.roles import ROLES
 from optenv.rules import switching
@@ -71,7 +71,9 @@ TENSOR_COLORS: dict[str | None, str] = {
     for kind, shade in (("weight", 0.0), ("bias", 0.08))
 }
 
-COLORS = {**ROLE_COLORS, **TENSOR_COLORS}
+COLORS = {
+    **ROLE_COLORS, **TENSOR_COLORS, "parameter 1": "tab:orange", "parameter 2": "tab:green",
+}  # fmt: skip
 
 
 def overview(path: Path) -> None:
@@ -197,6 +199,25 @@ def by_tensors() -> tuple[dict[str, Any], Act]:
     return {"horizon": 40, "action": kind}, act
 
 
+def by_gradient() -> tuple[dict[str, Any], Act]:
+    """Return the script for updates: gradient descent with ever shorter steps."""
+    first = len(telemetry.FEATURES) + 2  # after the two parameters
+
+    def act(observation: np.ndarray, step: int) -> Any:
+        return -observation[first : first + 2] * (0.25 - 0.003 * (step % 40))
+
+    return {"horizon": 40}, act
+
+
+def by_growth() -> tuple[dict[str, Any], Act]:
+    """Return the script for batch sizes: small batches first, large ones at the end."""
+
+    def act(observation: np.ndarray, step: int) -> Any:
+        return step % 40 * 7 // 40
+
+    return {"horizon": 40, "base_lr": 3e-3}, act
+
+
 #: By picture: who acts in the caption, arguments and actions, and further arguments.
 EPISODES: dict[str, tuple[str, Agent, dict[str, Any]]] = {
     "LearningRate": ("policy adam", lambda: by_policy("adam"), {"tasks": "digits"}),
@@ -225,6 +246,19 @@ EPISODES: dict[str, tuple[str, Agent, dict[str, Any]]] = {
         "a script", by_tensors,
         {"tasks": optenv.tasks.MLP(depth=TENSORS // 2 - 1, width=32)},
     ),
+    "Update": (
+        "gradient descent by a script", by_gradient,
+        {"tasks": optenv.tasks.Function(function="himmelblau", normalize=True)},
+    ),
+    "UpdateTrial": (
+        "two runs by a script", by_gradient,
+        {
+            "tasks": optenv.tasks.Function(function="himmelblau", normalize=True),
+            "runs": 2,
+        },
+    ),
+    "BatchSize": ("a script", by_growth, {"tasks": "digits"}),
+    "BatchSizeTrial": ("two runs by a script", by_growth, {"tasks": "digits", "runs": 2}),
 }  # fmt: skip
 
 
@@ -256,7 +290,9 @@ def draw(name: str, path: Path) -> None:
         part = [i for i in range(len(steps)) if runs[i] == run]
         above.plot(numbers[part], [steps[i]["loss"] for i in part], color="tab:blue")
         actions = np.array([steps[i]["action"] for i in part])
-        for label, rates in _rates(name, [steps[i]["lr"] for i in part], actions).items():
+        controlled = "batch_size" if name.startswith("BatchSize") else "lr"
+        shown = [steps[i][controlled] for i in part]
+        for label, rates in _rates(name, shown, actions).items():
             color = COLORS.get(label, "tab:orange")
             label = None if run else label  # once in the legend
             below.step(numbers[part], rates, where="mid", color=color, label=label)
@@ -270,11 +306,16 @@ def draw(name: str, path: Path) -> None:
     above.set(ylabel="training loss", yscale="log")
     label_losses(above)
     below.set(ylabel="learning rate", yscale="log")
+    if name.startswith("BatchSize"):
+        below.set(ylabel="batch size")
+    if name.startswith("Update") and not name.startswith("UpdateRule"):
+        below.set(ylabel="update", yscale="linear")
     for axes in (above, below, *third):
         axes.grid(alpha=0.3)
     (*_, lowest) = (below, *third)
     lowest.set_xlabel("control step")
-    if name.startswith(("RoleLearningRate", "LayerwiseLearningRate")):
+    parted = ("RoleLearningRate", "LayerwiseLearningRate")
+    if name.startswith(parted) or name in ("Update", "UpdateTrial"):
         columns = len(ROLE_COLORS) if name.startswith("Role") else 2
         below.legend(fontsize="small", ncols=columns, loc="lower left")
     figure.suptitle(f"optenv/{name}-v0: {EPISODES[name][0]}", fontsize="medium")
@@ -289,6 +330,9 @@ def _rates(
     The log-multiplier of a part is the sum of its actions so far, times the step; they are
     far from their bound.
     """
+    if name in ("Update", "UpdateTrial"):
+        updates = np.sinh(6 * actions) / np.sinh(6) * np.array(rates)[:, None]
+        return {f"parameter {i + 1}": each for i, each in enumerate(updates.T)}
     of_tensors = name.startswith("LayerwiseLearningRate")
     if not of_tensors and not name.startswith("RoleLearningRate"):
         return {None: np.array(rates)}
