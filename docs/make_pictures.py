@@ -36,6 +36,7 @@ from stable_baselines3 import PPO
 
 import optenv
 from agents import load_policy
+from optenv import telemetry
 from optenv.rendering.picture import Comparison
 from optenv.rules import switching
 from optenv.sb3 import SB3VecEnv
@@ -193,6 +194,25 @@ def by_tensors() -> tuple[dict[str, Any], Act]:
     return {"horizon": 40, "action": kind}, act
 
 
+def by_gradient() -> tuple[dict[str, Any], Act]:
+    """Return the script for updates: gradient descent with ever shorter steps."""
+    first = len(telemetry.FEATURES) + 2  # after the two parameters
+
+    def act(observation: np.ndarray, step: int) -> Any:
+        return -observation[first : first + 2] * (0.25 - 0.003 * (step % 40))
+
+    return {"horizon": 40}, act
+
+
+def by_growth() -> tuple[dict[str, Any], Act]:
+    """Return the script for batch sizes: small batches first, large ones at the end."""
+
+    def act(observation: np.ndarray, step: int) -> Any:
+        return step % 40 * 7 // 40
+
+    return {"horizon": 40, "base_lr": 3e-3}, act
+
+
 #: By picture: who acts in the caption, arguments and actions, and further arguments.
 EPISODES: dict[str, tuple[str, Agent, dict[str, Any]]] = {
     "LearningRate": ("policy adam", lambda: by_policy("adam"), {"tasks": "digits"}),
@@ -226,6 +246,19 @@ EPISODES: dict[str, tuple[str, Agent, dict[str, Any]]] = {
         lambda: by_policy("adam"),
         {"tasks": optenv.tasks.Function(function="rosenbrock"), "base_lr": 0.3},
     ),
+    "Update": (
+        "gradient descent by a script", by_gradient,
+        {"tasks": optenv.tasks.Function(function="himmelblau", normalize=True)},
+    ),
+    "UpdateTrial": (
+        "two runs by a script", by_gradient,
+        {
+            "tasks": optenv.tasks.Function(function="himmelblau", normalize=True),
+            "runs": 2,
+        },
+    ),
+    "BatchSize": ("a script", by_growth, {"tasks": "digits"}),
+    "BatchSizeTrial": ("two runs by a script", by_growth, {"tasks": "digits", "runs": 2}),
 }  # fmt: skip
 
 

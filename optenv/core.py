@@ -41,6 +41,7 @@ class RunState(NamedTuple):
         mean_square: running mean of the squared norms of the gradients, ``[B]``; 0 unless
             they are clipped.
         average: average of the parameters, ``[B, P]``, or ``[B, 0]`` if there is none.
+        drawn: number of examples of all batches so far, ``[B]`` int64.
     """
 
     params: Tensor
@@ -53,6 +54,7 @@ class RunState(NamedTuple):
     buffers: Tensor
     mean_square: Tensor
     average: Tensor
+    drawn: Tensor
 
     @property
     def evaluated(self) -> Tensor:
@@ -100,6 +102,7 @@ def start(
             buffers=buffers,
             mean_square=torch.zeros_like(loss),
             average=params if averaged else params[:, :0],
+            drawn=torch.full_like(updates, task.batch_size),
         )
 
 
@@ -112,6 +115,7 @@ def advance(
     modifiers: Modifiers = UNMODIFIED,
     *,
     counts: Tensor | None = None,
+    batch_size: int | None = None,
     by_tensor: bool = False,
     differentiable: bool = False,
 ) -> RunState:
@@ -126,6 +130,8 @@ def advance(
         modifiers: changes of the updates besides their learning rates.
         counts: number of updates of each run, ``[B]`` int64, at most ``U``; by default all
             make ``U``. Runs of one group that are out of phase need it.
+        batch_size: examples in the batches that are drawn from now on; by default those of
+            the task. The first update uses the gradient of the last batch before.
         by_tensor: as in :func:`start`.
         differentiable: keep the graph (relevant where ``lr`` or ``state`` require grad).
 
@@ -133,9 +139,9 @@ def advance(
         The state after the updates, with the window's losses and a probe of its last
         update.
     """
-    total = len(lr)
+    total, size = len(lr), task.batch_size if batch_size is None else batch_size
     rule = rule.bind(task.shapes)
-    rows = data.batch_rows(state.updates + 1, total, task.batch_size)
+    rows = data.rows_from(state.drawn, total * size)
     state = state._replace(losses=Losses.empty(torch.zeros_like(state.losses.mean)))
     # One copy of the state a window, which the updates overwrite, spares allocations. The
     # caller's state stays as it is.
@@ -144,7 +150,7 @@ def advance(
         rule_state = tuple(part.clone() for part in state.rule)
         state = state._replace(params=state.params.clone(), rule=rule_state)
     for update in range(total):
-        batch = slice(update * task.batch_size, (update + 1) * task.batch_size)
+        batch = slice(update * size, (update + 1) * size)
         probed = counts is not None or update == total - 1
         new = _update(
             task, rule, data, state, lr[update], modifiers, rows[:, batch],
@@ -191,7 +197,10 @@ def _update(
         decayed = state.params
         if modifiers.weight_decay is not None:
             decayed = decayed * (1.0 - rates * modifiers.weight_decay.unsqueeze(1))
-        params, rule_state = rule.update(decayed, grad, state.rule, rates, inplace)
+        if modifiers.update is None:
+            params, rule_state = rule.update(decayed, grad, state.rule, rates, inplace)
+        else:
+            params, rule_state = decayed + rates * modifiers.update, state.rule
         average = state.average
         if modifiers.average is not None:
             weight = average_weight(updates, modifiers.average)
@@ -216,6 +225,7 @@ def _update(
             buffers=buffers,
             mean_square=mean_square,
             average=average,
+            drawn=state.drawn + rows.shape[1],
         )
 
 
@@ -391,6 +401,15 @@ def detach(tree: T) -> T:
         return tree.detach()  # type: ignore[return-value]
     assert isinstance(tree, tuple)
     parts = [detach(part) for part in tree]
+    return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)  # type: ignore[return-value]
+
+
+def take(tree: T, index: Tensor) -> T:
+    """Select runs: the rows ``index [n]`` of every tensor of a tree."""
+    if isinstance(tree, Tensor):
+        return tree.index_select(0, index)  # type: ignore[return-value]
+    assert isinstance(tree, tuple)
+    parts = [take(part, index) for part in tree]
     return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)  # type: ignore[return-value]
 
 

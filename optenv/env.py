@@ -54,6 +54,8 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | `optenv/Hyperparameters-v0` | `Box(-1, 1, (6,))` | learning rate and hyperparameters by name, see below |
     | `optenv/RoleLearningRate-v0` | `Box(-1, 1, (4,))` | each role of parameters has a log-multiplier of its own, which moves by 0.9 times its entry |
     | `optenv/LayerwiseLearningRate-v0` | `Box(-1, 1, (64,))` | each parameter tensor has a log-multiplier of its own, which moves by 0.9 times its entry |
+    | `optenv/Update-v0` | `Box(-1, 1, (2,))` | each parameter changes by `0.25 * sinh(6 a) / sinh(6)` of its entry |
+    | `optenv/BatchSize-v0` | `Discrete(7)` | batches have `2 ** (a - 3)` times the task's own size |
 
     The rules of `optenv/UpdateRule-v0` are those of `optenv.rules.switching.NAMES`:
 
@@ -103,6 +105,27 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     features describe the mean of the log-multipliers, each within ±6. For a policy that is
     the same for every tensor, and thus for every model, wrap a batch in `optenv.PerTensor`.
 
+    An action of `optenv/Update-v0` is the update itself, in place of an update rule: what each
+    update of the control step adds to the parameters. There is one update in a control step
+    by default, and tasks are test functions of two parameters. `base_lr`, 0.25 by default, is
+    the largest change of a parameter; an entry of 0.5 is a 20th of it, and one of 0.1 a 300th:
+
+    | Number | Entry | at -1 | at 0 | at 1 |
+    |--------|-------|-------|------|------|
+    | `i` | update of parameter `i` | `-base_lr` | 0 | `base_lr` |
+
+    The space has as many entries as the given tasks or instances have parameters at most, or
+    as few as the families of `tasks` allow; `action={"kind": "update", "dim": 4}` sets another
+    number. Tasks with more parameters are not drawn, and refused if they are given. Those with
+    fewer ignore the last entries.
+
+    With `optenv/BatchSize-v0` each control step is given the same number of examples, that of
+    its updates with the task's own batch size: smaller batches make more updates, larger ones
+    fewer. Sizes are rounded, at least 2 unless the task's own is 1, and at most the examples
+    of the control step. What is too little for one more batch is left to the next control
+    step. The learning rate is `base_lr`. The first update of a control step uses the gradient
+    that was observed before it, of the batch size before.
+
     ## Observation Space
     A vector within ±4 of the run's features, all but the learning rate and the length of the
     run free of the scales of loss, gradient and model. `optenv.telemetry.FEATURES` lists
@@ -116,15 +139,29 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | `optenv/Hyperparameters-v0` | `Box(-4, 4, (29,))` | the features, and the last action but for its learning rate (0 before the first action) |
     | `optenv/RoleLearningRate-v0` | `Box(-4, 4, (28,))` | the features, and for each role its log-multiplier minus the mean of all, divided by 3 |
     | `optenv/LayerwiseLearningRate-v0` | `Box(-4, 4, (920,))` | the features, and for each of 64 tensors the 14 of `optenv.tensors.TENSOR_FEATURES` (0 beyond the tensors of the model): by the same formulas, from its own gradient, step, values and log-multiplier |
+    | `optenv/Update-v0` | `Box(-4, 4, (37,))` | the features, and 13 entries about parameters, gradients and losses, see below |
+    | `optenv/BatchSize-v0` | `Box(-4, 4, (25,))` | the features, and the base-2 logarithm of the last batch size over the task's own, divided by 3 |
+
+    The further entries of `optenv/Update-v0`, with 2 parameters and 3 past control steps:
+
+    | Number | Meaning |
+    |--------|---------|
+    | 24 to 25 | parameters |
+    | 26 to 27 | gradient `g`, relative to the norm `n` of the run's first one, as `asinh(sinh(6) g / n) / 2` |
+    | 28 to 33 | gradients of the 3 control steps before, latest first, likewise |
+    | 34 to 36 | training loss of the last batch minus those of the 3 control steps before, relative to the range `r` of the losses so far, as `asinh(100 d / r) / 2` |
+
+    They are within ±4, and 0 where there is no past. Minus a third of an observed gradient, as
+    an action, is a step of gradient descent.
 
     With the argument `features`, the values of further features follow the others.
 
     ## Rewards
     By default the decrease of the potential `log((L + 0.003 L0) / (1.003 L0))` in a control
     step, where `L` is the loss on at most 128 fixed examples of the run, and `L0` its initial
-    value. The return is thus the log progress of the whole run. Where a loss is negative, or
-    its initial value not positive, the potential grows with the difference of losses instead,
-    see `optenv.rewards`.
+    value. The return is thus the log progress of the whole run; in `optenv/BatchSize-v0`, that
+    of a budget of examples. Where a loss is negative, or its initial value not positive, the
+    potential grows with the difference of losses instead, see `optenv.rewards`.
 
     | `objective` | Examples |
     |-------------|----------|
@@ -175,6 +212,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | `lr` | `float` | learning rate of the step's first update |
     | `diverged` | `bool` | whether the run has diverged |
     | `validation_loss` | `float` | at the end of a run: loss on all its validation examples |
+    | `batch_size` | `int` | `optenv/BatchSize-v0` only: examples in a batch of the step, and `examples` (see below) at every step |
 
     `reset()`, and the step that ends a run, return:
 

@@ -24,10 +24,13 @@ from .modifiers import MODIFIERS, Modifiers
 from .ranges import log_uniform
 from .rules import switching
 from .settings import DTYPES, Settings, Structure
-from .telemetry import Control, History, Losses, log_loss, observe
+from .telemetry import OBSERVATION_BOUND, Control, History, Losses, log_loss, observe
 from .tensors import empty_history, observe_tensors, of_run
 
 __all__ = ["IDENTITY", "ControlState", "Group", "StepResult", "estimated_reward"]
+
+#: Tasks that are drawn in search of one with few enough parameters.
+MAX_DRAWS = 1000
 
 #: Type of each value of :meth:`Group.identify`.
 IDENTITY: dict[str, type] = {
@@ -68,6 +71,10 @@ class ControlState(NamedTuple):
             there are none, or the reward needs no cost.
         baseline: potential that the baseline of the reward ends at, ``[B]``; 0 if the
             reward needs none.
+        memory: what the action remembers of the runs, see
+            :meth:`optenv.actions.Action.observe_run`, ``[B, memory]``.
+        planned: updates ``[B]`` int64 of the control steps so far, with batches of the
+            task's own size.
     """
 
     run: core.RunState
@@ -87,6 +94,8 @@ class ControlState(NamedTuple):
     stage_losses: changes.StageLosses
     cost: Tensor
     baseline: Tensor
+    memory: Tensor
+    planned: Tensor
 
 
 class StepResult(NamedTuple):
@@ -100,6 +109,7 @@ class StepResult(NamedTuple):
         lr: learning rate ``[B]`` of the first update of the step.
         estimated_reward: see :func:`estimated_reward`, ``[B]``.
         decision: the decoded actions.
+        batch_size: size of the batches that were drawn in the step, ``[B]``.
     """
 
     observation: Tensor
@@ -109,6 +119,21 @@ class StepResult(NamedTuple):
     lr: Tensor
     estimated_reward: Tensor
     decision: actions.Decision
+    batch_size: np.ndarray
+
+
+class Window(NamedTuple):
+    """Updates of a control step.
+
+    Attributes:
+        lr: learning rates ``[U, B]``.
+        counts: number of updates of each run, ``[B]`` on the host.
+        sizes: batch size of each run, ``[B]`` on the host.
+    """
+
+    lr: Tensor
+    counts: np.ndarray
+    sizes: np.ndarray
 
 
 class Group:
@@ -251,7 +276,7 @@ class Group:
     ) -> None:
         """Draw the structure of all runs, or take that of their instances."""
         if instance is None:
-            self.family, self.task = self.sampler.draw_named(structure)
+            self.family, self.task = self._draw_task(structure)
             self._origin = self.task
             self.total_updates = self.settings.draw_total_updates(self.task, structure)
             self._scaled = self.settings.reparametrize > 0
@@ -261,9 +286,28 @@ class Group:
             if self._task_on_device is None or self._origin != task:
                 # A copy: what a task caches of its examples should not outlive the run.
                 self._origin, self.task = task, copy.copy(task)
-        self._check_tensors()
+        self._check_size()
         self.boundaries = windows.boundaries(
             self.total_updates, self.settings.horizon, self.settings.spacing
+        )
+
+    def _draw_task(
+        self, structure: np.random.Generator
+    ) -> tuple[tuple[str, str] | None, tasks.Task]:
+        """Draw a task with at most as many parameters as the action is for.
+
+        Raises:
+            ValueError: none of :data:`MAX_DRAWS` has so few.
+        """
+        most = self.action.max_params
+        for _ in range(MAX_DRAWS):
+            family, task = self.sampler.draw_named(structure)
+            if most is None or task.num_params <= most or self.sampler.fixed:
+                return family, task
+        raise ValueError(
+            f"none of {MAX_DRAWS} tasks drawn from tasks={self.settings.tasks!r} has at "
+            f"most {most} parameters; give other tasks, or action={{'kind': "
+            f"{self.action.kind!r}, 'dim': ...}} with more entries"
         )
 
     def _reorder(
@@ -324,23 +368,26 @@ class Group:
         labels = [
             self.family if own is None else (own.family, own.split) for own in instances
         ]
-        updates, work = self.boundaries[self.steps[index]], self.task.work
-        examples = (updates * self.task.batch_size).tolist()
+        rows, own = torch.from_numpy(index).to(self.device), self.task.batch_size
+        initial = self.state.initial_loss[rows, 0]
+        examples = work = self.examples[rows]
         if self.data.stages is not None:
-            rows = torch.from_numpy(index).to(self.device)
-            done = torch.from_numpy(updates).to(self.device)
-            stages = self.data.stages.of_runs(rows)
-            examples = stages.examples_seen(done, self.task.batch_size).tolist()
-        initial = self.state.initial_loss[torch.from_numpy(index).to(self.device), 0]
+            done = self.state.run.updates[rows]
+            examples = self.data.stages.of_runs(rows).examples_seen(done, own)
         return {
             "family": [None if label is None else label[0] for label in labels],
             "split": [None if label is None else label[1] for label in labels],
             "instance": [None if own is None else own.name for own in instances],
             "structure": [repr(self.task)] * len(index),
             "initial_loss": initial.tolist(),
-            "examples": examples,
-            "work": (updates * work).tolist(),
+            "examples": examples.tolist(),
+            "work": [each * self.task.work // own for each in work.tolist()],
         }
+
+    @property
+    def examples(self) -> Tensor:
+        """Training examples of the batches after the first one, ``[B]`` int64."""
+        return self.state.run.drawn - self.task.batch_size
 
     def restart(
         self, index: np.ndarray, generators: Sequence[np.random.Generator]
@@ -381,12 +428,19 @@ class Group:
         self.steps[index] = 0
         return observation[rows]
 
-    def _check_tensors(self) -> None:
-        """Refuse a task with more parameter tensors than an action has entries.
+    def _check_size(self) -> None:
+        """Refuse a task with more parameters or tensors than an action has entries.
 
         Raises:
             ValueError: it has.
         """
+        most, size = self.action.max_params, self.task.num_params
+        if most is not None and size > most:
+            raise ValueError(
+                f"the {type(self.task).__name__} task has {size} parameters, and an action "
+                f"only {most} entries; give action={{'kind': {self.action.kind!r}, "
+                f"'dim': {size}}}, or more"
+            )
         count, slots = len(self.task.shapes), self.action.slots
         if self.action.per_tensor and count > slots:
             raise ValueError(
@@ -458,7 +512,7 @@ class Group:
             log_multiplier=torch.full_like(like, self.action.start),
             previous_action=torch.zeros_like(like),
             observed_action=like.new_zeros(
-                len(like), 0 if by_tensor else self.action.observed
+                len(like), 0 if by_tensor or self.action.memory else self.action.observed
             ),
             base_lr=base_lr.to(self.device),
             sees_loss=sees_loss.to(self.device),
@@ -476,6 +530,8 @@ class Group:
             ),
             cost=torch.ones_like(like),
             baseline=torch.zeros_like(like),
+            memory=like.new_zeros(len(like), self.action.memory),
+            planned=torch.zeros_like(run.updates),
         )
 
     def _enter_stages(self, state: ControlState) -> ControlState:
@@ -605,19 +661,16 @@ class Group:
         decision = self.action.decode(
             action, before.log_multiplier, before.part_multipliers
         )
-        lr, counts = self._learning_rates(
-            before.base_lr * decision.log_multiplier.exp(), active
-        )
+        window = self._window(decision, active)
+        decision = self._as_sized(decision, window)
         run = before.run
         if decision.rule is not None:
             run = run._replace(rule=switching.choose(run.rule, decision.rule))
         rule = _with_values(self.rule, decision.hyperparameters)
-        run = core.advance(
-            self.task, rule, self.data, run, lr, self._modifiers(decision), counts=counts,
-            by_tensor=self.action.per_tensor, differentiable=differentiable,
-        )  # fmt: skip
+        run = self._advance(rule, run, window, self._modifiers(decision), differentiable)
         changes_so_far = self._changes_so_far()
         self.steps = self.steps + (1 if active is None else active)
+        planned = self.boundaries[np.minimum(self.steps, self.num_steps)]
         # 2. The potential of the reward. A diverged run stays diverged.
         loss = self._reward_losses(self.data, run, differentiable)
         potential, diverges = self.reward.evaluate(loss, before.initial_loss)
@@ -630,13 +683,14 @@ class Group:
             potential=torch.where(before.diverged, before.potential, potential),
             diverged=diverged,
             cost=self._mean_cost(before, decision, run.updates),
+            planned=torch.from_numpy(planned).to(self.device),
         )
         if decision.part_multipliers is not None and decision.part_shifts is not None:
             state = state._replace(
                 part_multipliers=decision.part_multipliers,
                 part_shifts=decision.part_shifts,
             )
-        if not self.action.per_tensor:
+        if not self.action.per_tensor and not self.action.memory:
             shown = self.action.observe(action, decision)
             state = state._replace(observed_action=shown.to(self.dtype))
         if self.settings.changes is not None:
@@ -670,40 +724,85 @@ class Group:
             reward=reward,
             terminated=terminated,
             diverged=diverged,
-            lr=lr[0],
+            lr=window.lr[0],
             estimated_reward=estimated_reward(before.history, state, at_end),
             decision=decision,
+            batch_size=window.sizes,
         )
 
     def detach(self) -> None:
         """Detach the state from the graph of the steps so far."""
         self.state = core.detach(self.state)
 
-    def _learning_rates(
-        self, peak: Tensor, active: np.ndarray | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Compute the learning rates of the next window.
+    def _window(self, decision: actions.Decision, active: np.ndarray | None) -> Window:
+        """Compute the updates of the next window.
 
         Args:
-            peak: learning rate ``[B]`` without the schedule.
+            decision: decoded actions.
             active: runs that take part, ``[B]`` bool.
-
-        Returns:
-            Learning rates ``[U, B]``, and the number of updates ``[B]`` of each run if they
-            differ.
         """
-        position = np.minimum(self.steps, self.num_steps - 1)
-        first = self.boundaries[position]
-        counts = self.boundaries[position + 1] - first
+        # 1. The numbers of updates, with batches of the task's own size.
+        own, position = self.task.batch_size, np.minimum(self.steps, self.num_steps - 1)
+        first, last = self.boundaries[position], self.boundaries[position + 1]
+        counts, sizes = last - first, np.full(self.size, own)
+        passed: Any = 1.0
+        if decision.batch_factor is not None:
+            # 2. As many with batches of another size as there are examples for.
+            drawn = self.state.run.drawn.cpu().numpy() - own
+            left = np.maximum(last * own - drawn, 1)
+            wanted = np.floor(own * decision.batch_factor.cpu().numpy() + 0.5)
+            sizes = np.minimum(np.maximum(wanted.astype(np.int64), min(own, 2)), left)
+            passed = counts / (left // sizes)  # in updates of batches of the own size
+            counts = left // sizes
         if active is not None:
             counts = np.where(active, counts, 0)
-        updates = first + np.arange(counts.max())[:, None]
+        # 3. Their learning rates.
+        updates = first + passed * np.arange(counts.max())[:, None]
         factor = np.vectorize(self.action.factor, otypes=[float])(
-            updates / self.total_updates
+            np.minimum(updates / self.total_updates, 1.0)
         )
+        peak = self.state.base_lr * decision.log_multiplier.exp()
         lr = torch.from_numpy(factor).to(self.device, self.dtype) * peak
-        same = bool((counts == counts[0]).all())
-        return lr, None if same else torch.from_numpy(counts).to(self.device)
+        return Window(lr, counts, sizes)
+
+    def _as_sized(self, decision: actions.Decision, window: Window) -> actions.Decision:
+        """Return the decision with the batch sizes that are carried out."""
+        if decision.batch_factor is None:
+            return decision
+        factors = torch.from_numpy(window.sizes / self.task.batch_size)
+        return decision._replace(batch_factor=factors.to(self.device))
+
+    def _advance(
+        self,
+        rule: rules.Rule,
+        run: core.RunState,
+        window: Window,
+        modifiers: Modifiers,
+        differentiable: bool,
+    ) -> core.RunState:
+        """Make the updates of a window, together for runs with the same batch size."""
+        sizes = np.unique(window.sizes[window.counts > 0])
+        for size in sizes:
+            rows = np.flatnonzero((window.sizes == size) & (window.counts > 0))
+            # All runs of the group if one size suits them: a run without updates waits.
+            if len(sizes) == 1:
+                rows = np.arange(self.size)
+            counts = window.counts[rows]
+            lr, data, some, own = window.lr[: counts.max()], self.data, run, modifiers
+            index = torch.from_numpy(rows).to(self.device)
+            if len(sizes) > 1:
+                lr, data = lr[:, index], data.of_runs(index)
+                some = core.take(run, index)
+                own = Modifiers(*(None if m is None else m[index] for m in modifiers))
+            same = bool((counts == counts[0]).all())
+            some = core.advance(
+                self.task, rule, data, some, lr, own,
+                counts=None if same else torch.from_numpy(counts).to(self.device),
+                batch_size=int(size), by_tensor=self.action.per_tensor,
+                differentiable=differentiable,
+            )  # fmt: skip
+            run = some if len(sizes) == 1 else core.put(run, index, some)
+        return run
 
     def _modifiers(self, decision: actions.Decision) -> Modifiers:
         """Return what a decision changes of the updates besides rule and learning rate."""
@@ -724,11 +823,14 @@ class Group:
             columns = np.repeat(parts, sizes)
             relative = decision.part_multipliers - decision.log_multiplier.unsqueeze(1)
             factors = relative.exp()[:, torch.from_numpy(columns).to(self.device)]
-        return Modifiers(lr_factors=factors, **values)
+        update = decision.update
+        if update is not None:
+            update = update[:, : self.task.num_params]
+        return Modifiers(lr_factors=factors, update=update, **values)
 
     def _observe(self, state: ControlState) -> tuple[Tensor, ControlState]:
         """Compute observations ``[B, F]``, and the state with the history after them."""
-        progress = state.run.updates.to(self.dtype) / self.total_updates
+        progress = state.planned.to(self.dtype) / self.total_updates
         losses = state.run.losses
         if self.settings.loss_dropout > 0:
             losses = Losses(*(part * state.sees_loss for part in losses))
@@ -746,6 +848,15 @@ class Group:
             probe, losses, state.history, control, self.settings.features
         )
         shown = state.observed_action
+        if self.action.memory:
+            run, latest = state.run, state.run.latest * state.sees_loss
+            is_first = state.history.windows == 0
+            seen, memory = self.action.observe_run(
+                state.memory, run.params, run.grad, latest, is_first
+            )
+            bound = OBSERVATION_BOUND
+            shown = seen.nan_to_num(0.0, bound, -bound).clamp(-bound, bound)
+            state = state._replace(memory=memory)
         if of_tensors:
             relative = state.part_multipliers - state.log_multiplier.unsqueeze(1)
             seen, tensor_history = observe_tensors(

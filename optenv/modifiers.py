@@ -42,12 +42,14 @@ class Modifiers(NamedTuple):
         average: exponent ``[B]`` in [0, 1] of the horizon of the average of the parameters:
             after :math:`t` updates, :math:`t` to that power. At 0 the average is the last
             parameters, at 1 the mean of all since the first update.
+        update: updates ``[B, P]`` in units of the learning rate, in place of the rule's.
     """
 
     lr_factors: Tensor | None = None
     weight_decay: Tensor | None = None
     clip: Tensor | None = None
     average: Tensor | None = None
+    update: Tensor | None = None
 
 
 #: Updates as the rule makes them.

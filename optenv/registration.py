@@ -31,7 +31,15 @@ CONTROLS: dict[str, dict[str, object]] = {
     "Hyperparameters": {"action": "hyperparameters"},
     "RoleLearningRate": {"action": "roles"},
     "LayerwiseLearningRate": {"action": "layerwise"},
-}
+    "Update": {
+        "action": "update", "rule": "sgd", "tasks": "functions", "base_lr": 0.25,
+        "updates_per_step": 1,
+    },
+    "BatchSize": {"action": "batch-size"},
+}  # fmt: skip
+
+#: Families of controls that are not for all: the update itself is for few parameters.
+FAMILIES_OF: dict[str, tuple[str, ...]] = {"Update": ("functions",)}
 
 #: Controls without trials: what trials observe of the last action is that of a whole run.
 WITHOUT_TRIALS = ("LayerwiseLearningRate",)
@@ -72,6 +80,7 @@ FAMILY_ENVIRONMENTS: dict[str, dict[str, object]] = {
     for name, family in FAMILIES.items()
     for trial in ("", "Trial")
     if not (trial and control in WITHOUT_TRIALS)
+    and family in FAMILIES_OF.get(control, (family,))
 }
 
 #: Default arguments by id, of all environments of the package.

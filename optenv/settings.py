@@ -152,9 +152,17 @@ class Settings:
         if reward.needs_cost and rule.name != rules.SWITCHING.name:
             rules.relative_cost(rule.name, 1, 1.0)  # refuses rules without a known cost
         action = actions.make(self.action).for_rule(rule)
+        if action.is_update:
+            action = action.for_sizes(self._num_params())
         object.__setattr__(self, "action", action)
         actions.check_rule(action, rule)
         object.__setattr__(self, "features", check_features(self.features))
+        if reward.needs_cost and action.sets_batch_size:
+            raise ValueError(
+                f"reward {self.reward!r} knows no cost of other batch sizes, got action "
+                f"{action.kind!r}; rewards without costs: "
+                + ", ".join(n for n, each in rewards.REWARDS.items() if not each.needs_cost)
+            )
         # 2. Numbers.
         if self.base_lr is None:
             object.__setattr__(self, "base_lr", rule.default_lr)
@@ -208,6 +216,11 @@ class Settings:
         """
         if self.changes is None:
             return
+        if actions.make(self.action).sets_batch_size:
+            raise ValueError(
+                "a task cannot change where the action sets the batch size, got changes "
+                f"{self.changes!r}; other actions can have changes"
+            )
         if self.changes.count >= self.horizon:
             raise ValueError(
                 f"the number of changes must be less than horizon ({self.horizon}), got "
@@ -229,6 +242,20 @@ class Settings:
             return drawn
         least = self._total(cast(Any, self.updates_per_step)[0])
         return min(drawn, max(least, int(self.max_work / task.work)))
+
+    def _num_params(self) -> int:
+        """Return the number of parameters that an action on parameters is for by default.
+
+        That is the largest one of given tasks and instances, or else the smallest one of
+        some tasks of the families.
+        """
+        given: list[Task] = [each.task for each in self.instances or ()]
+        sources = () if given else tasks.make(self.tasks).sources
+        given += [each for each in sources if isinstance(each, Task)]
+        if given:
+            return max(task.num_params for task in given)
+        rng, sampler = np.random.default_rng(0), tasks.make(self.tasks)
+        return min(sampler.draw(rng).num_params for _ in range(32 * len(sources)))
 
     def structure_of(self, instance: Instance) -> Structure:
         """Return the structure of the runs on an instance."""

@@ -58,6 +58,8 @@ class TrialVectorEnv(LearningRateVectorEnv):
     | `optenv/UpdateRuleTrial-v0` | `MultiDiscrete([24, ..., 24])` |
     | `optenv/HyperparametersTrial-v0` | `Box(-1, 1, (num_envs, 6))` |
     | `optenv/RoleLearningRateTrial-v0` | `Box(-1, 1, (num_envs, 4))` |
+    | `optenv/UpdateTrial-v0` | `Box(-1, 1, (num_envs, 2))` |
+    | `optenv/BatchSizeTrial-v0` | `MultiDiscrete([7, ..., 7])` |
 
     ## Observation Space
     The single observation space with a first dimension of `num_envs`:
@@ -69,6 +71,8 @@ class TrialVectorEnv(LearningRateVectorEnv):
     | `optenv/UpdateRuleTrial-v0` | `Box(-4, 4, (num_envs, 58))` |
     | `optenv/HyperparametersTrial-v0` | `Box(-4, 4, (num_envs, 37))` |
     | `optenv/RoleLearningRateTrial-v0` | `Box(-4, 4, (num_envs, 34))` |
+    | `optenv/UpdateTrial-v0` | `Box(-4, 4, (num_envs, 41))` |
+    | `optenv/BatchSizeTrial-v0` | `Box(-4, 4, (num_envs, 34))` |
 
     ## Rewards
     `[num_envs]` float64, each the reward of the single environment; 0 for trials that a
@@ -235,14 +239,16 @@ class TrialEnv(LearningRateEnv):
     | `optenv/UpdateRuleTrial-v0` | `Discrete(24)` | `optenv/UpdateRule-v0` |
     | `optenv/HyperparametersTrial-v0` | `Box(-1, 1, (6,))` | `optenv/Hyperparameters-v0` |
     | `optenv/RoleLearningRateTrial-v0` | `Box(-1, 1, (4,))` | `optenv/RoleLearningRate-v0` |
+    | `optenv/UpdateTrial-v0` | `Box(-1, 1, (2,))` | `optenv/Update-v0` |
+    | `optenv/BatchSizeTrial-v0` | `Discrete(7)` | `optenv/BatchSize-v0` |
 
     ## Observation Space
     A vector within ±4, in this order:
 
     | Entries | Number |
     |---------|--------|
-    | observation of a single run | 24, 24, 32, 29 or 28 |
-    | previous action; a discrete one as a 1 at its index | 1, 7, 24, 6 or 4 |
+    | observation of a single run | 24, 24, 32, 29, 28, 37 or 25 |
+    | previous action; a discrete one as a 1 at its index | 1, 7, 24, 6, 4, 2 or 7 |
     | previous reward | 1 |
     | 1 at the beginning of a run, else 0 | 1 |
 
@@ -253,6 +259,8 @@ class TrialEnv(LearningRateEnv):
     | `optenv/UpdateRuleTrial-v0` | `Box(-4, 4, (58,))` |
     | `optenv/HyperparametersTrial-v0` | `Box(-4, 4, (37,))` |
     | `optenv/RoleLearningRateTrial-v0` | `Box(-4, 4, (34,))` |
+    | `optenv/UpdateTrial-v0` | `Box(-4, 4, (41,))` |
+    | `optenv/BatchSizeTrial-v0` | `Box(-4, 4, (34,))` |
 
     Previous action and reward are those of the step before, also across the runs of a trial,
     and 0 at its beginning. The previous reward depends on an argument:

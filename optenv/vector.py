@@ -81,6 +81,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     | `optenv/Hyperparameters-v0` | `Box(-1, 1, (num_envs, 6))` |
     | `optenv/RoleLearningRate-v0` | `Box(-1, 1, (num_envs, 4))` |
     | `optenv/LayerwiseLearningRate-v0` | `Box(-1, 1, (num_envs, 64))` |
+    | `optenv/Update-v0` | `Box(-1, 1, (num_envs, 2))` |
+    | `optenv/BatchSize-v0` | `MultiDiscrete([7, ..., 7])` |
 
     ## Observation Space
     The single observation space with a first dimension of `num_envs`:
@@ -93,8 +95,11 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     | `optenv/Hyperparameters-v0` | `Box(-4, 4, (num_envs, 29))` |
     | `optenv/RoleLearningRate-v0` | `Box(-4, 4, (num_envs, 28))` |
     | `optenv/LayerwiseLearningRate-v0` | `Box(-4, 4, (num_envs, 920))` |
+    | `optenv/Update-v0` | `Box(-4, 4, (num_envs, 37))` |
+    | `optenv/BatchSize-v0` | `Box(-4, 4, (num_envs, 25))` |
 
-    `optenv.PerTensor` makes a sub-environment of each parameter tensor of the latter.
+    `optenv.PerTensor` makes a sub-environment of each parameter tensor of
+    `optenv/LayerwiseLearningRate-v0`.
 
     ## Rewards
     `[num_envs]` float64, each the reward of the single environment; 0 for runs that a step
@@ -135,6 +140,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     | `lr` | learning rate of the step's first update |
     | `diverged` | whether the run has diverged |
     | `validation_loss` | at the end of a run: loss on all its validation examples |
+    | `batch_size` | `optenv/BatchSize-v0` only: examples in a batch of the step, and `examples` (see below) at every step |
 
     At a reset and at the end of a run:
 
@@ -565,6 +571,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         of_tasks: dict[str, np.ndarray] = {
             name: np.zeros(self.num_envs, kind) for name, kind in OF_TASKS.items()
         }
+        batch_size, examples = np.zeros((2, self.num_envs), np.int64)
         for rows, group in self.groups:
             mask = active[rows]
             if not mask.any():
@@ -590,6 +597,9 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 ):
                     of_tasks[name][rows] = np.where(mask, _finite_or_inf(value), 0.0)
                 of_tasks["changes"][rows] = stage_losses.changes.cpu().numpy() * mask
+            batch_size[rows] = np.where(mask, result.batch_size, 0)
+            if self.action.sets_batch_size:
+                examples[rows] = np.where(mask, group.examples.cpu().numpy(), 0)
             self._estimated_reward[rows] = result.estimated_reward.cpu().numpy()
             index = np.flatnonzero(terminated[rows])
             if len(index):
@@ -607,11 +617,19 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if continual:
             for name, values in of_tasks.items():
                 info |= {name: values, "_" + name: active.copy()}
+        if self.action.sets_batch_size:
+            info |= {
+                "batch_size": batch_size, "_batch_size": active.copy(),
+                "examples": examples, "_examples": active.copy(),
+            }  # fmt: skip
         if terminated.any():
+            ends = self._identify(terminated)
+            if self.action.sets_batch_size:  # said of all runs already
+                ends = {k: v for k, v in ends.items() if k.lstrip("_") != "examples"}
             info |= {
                 "validation_loss": validation_loss,
                 "_validation_loss": terminated.copy(),
-                **self._identify(terminated),
+                **ends,
             }
         return observation, reward, terminated, info
 

@@ -193,6 +193,10 @@ class PolicySpec:
                 "the action of a policy must leave nothing to its rule, got "
                 f"{quoted(self.action)}; for rule {rule.name!r}, that is {filled.to_dict()}"
             )
+        if action.not_exported:
+            raise ValueError(
+                f"action {action.kind!r} is not for policy files: {action.not_exported}"
+            )
         if action.per_tensor and self.memory:
             raise ValueError(
                 f"a policy with action {action.kind!r} has no memory, got memory "

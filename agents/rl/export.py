@@ -98,6 +98,8 @@ def _policy_of(model: Any) -> Policy:
         raise ValueError("it has no environment; set_env() one of optenv's first")
     described = describe(env)
     action, trials = actions.make(described["action"]), "runs" in described
+    if action.not_exported:
+        raise ValueError(f"{action.not_exported} (action {action.kind!r})")
     extract = extractor_of(model)
     check_features(described)
     normaliser = _check_unwrapped(model, env, action, trials)

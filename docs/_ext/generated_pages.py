@@ -89,6 +89,8 @@ ENVIRONMENT_PAGES: dict[str, tuple[str, Sequence[str], type[Any]]] = {
         ["optenv/LayerwiseLearningRate-v0"],
         optenv.LearningRateEnv,
     ),
+    "update": ("Updates", ["optenv/Update-v0"], optenv.LearningRateEnv),
+    "batch-size": ("Batch sizes", ["optenv/BatchSize-v0"], optenv.LearningRateEnv),
     "trials": ("Trials", list(optenv.TRIALS), optenv.TrialEnv),
     "batches": (
         "Batches of runs",

@@ -135,11 +135,21 @@ class Data(NamedTuple):
             updates: number of batches.
             batch_size: examples in each.
         """
-        span = torch.arange(updates * batch_size, device=first.device)
-        position = first.unsqueeze(1) * batch_size + span
+        return self.rows_from(first * batch_size, updates * batch_size)
+
+    def rows_from(self, drawn: Tensor, count: int) -> Tensor:
+        """Compute the examples ``[B, count]`` that follow the first ones.
+
+        The order is that of :meth:`batch_rows`, whatever the batch size.
+
+        Args:
+            drawn: number of examples that were drawn before, ``[B]`` int64.
+            count: number of examples.
+        """
+        position = drawn.unsqueeze(1) + torch.arange(count, device=drawn.device)
         epoch = position.div(self.num_train, rounding_mode="floor")
         bits = _mix(self.order.unsqueeze(1) + epoch * _GOLDEN)
-        stride = _STRIDES.to(first.device)[bits & (len(_STRIDES) - 1)]
+        stride = _STRIDES.to(drawn.device)[bits & (len(_STRIDES) - 1)]
         offset = (bits >> 10) & (MAX_EXAMPLES - 1)
         within = position - epoch * self.num_train
         return (within * stride + offset).remainder(self.num_train)

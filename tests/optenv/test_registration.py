@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -17,20 +18,30 @@ from tests.helpers.small_runs import assert_same, neutral_action, random_actions
 FAMILIES = registration.FAMILIES
 SHORT: dict[str, Any] = {"horizon": 2, "updates_per_step": 1}
 
-#: Ids that cover every family once, and every control with some of them.
+
+def is_restricted(env_id: str) -> bool:
+    """Return whether the control of an id is for some families alone."""
+    control = env_id.split("/")[1].split("-")[0].removesuffix("Trial")
+    return control in registration.FAMILIES_OF
+
+
 #: An id of every family, of controls and trials in turn.
 NAMES = [
     i.split("/")[1].removesuffix("-v0")
     for i in {**registration.ENVIRONMENTS, **registration.TRIALS}
+    if not is_restricted(i)
 ]
 COVERING = [
     f"optenv/{NAMES[i % len(NAMES)]}-{family}-v0" for i, family in enumerate(FAMILIES)
-]
+] + [i for i in registration.FAMILY_ENVIRONMENTS if is_restricted(i)]
 
 
 def test_every_control_has_an_id_for_every_family_and_its_trials() -> None:
     with_trials = set(registration.CONTROLS) - set(registration.WITHOUT_TRIALS)
-    count = (len(registration.CONTROLS) + len(with_trials)) * (1 + len(FAMILIES))
+    count = 0
+    for control in registration.CONTROLS:
+        families = len(registration.FAMILIES_OF.get(control, FAMILIES))
+        count += (1 + (control in with_trials)) * (1 + families)
     assert len(registration.ALL) == count
     assert set(FAMILIES.values()) == {*tasks.FAMILIES, *tasks.MORE_FAMILIES}
     assert {"CNN", "MLPRegression", "VAE", "PolicyGradient"} <= set(FAMILIES)
@@ -64,8 +75,12 @@ def test_an_id_of_a_family_runs_on_that_family(env_id: str) -> None:
     family = FAMILIES[env_id.split("-")[1]]
     assert steps[0][1]["family"] == family and steps[0][1]["split"] == "train"
     # Numbers are those of the standard set of the id's family.
-    _, info = env.reset(options={"instance": 3})
-    assert info["instance"] == f"{family}/train/3"
+    instances = optenv.instances.make(f"{family}/train")
+    most = env.unwrapped.batch.action.max_params or math.inf
+    fitting = [i for i, each in enumerate(instances) if each.task.num_params <= most]
+    number = fitting[3]
+    _, info = env.reset(options={"instance": number})
+    assert info["instance"] == f"{family}/train/{number}"
 
 
 def test_specs_with_names_of_instances_make_the_same_environment_again() -> None:

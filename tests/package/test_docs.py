@@ -386,7 +386,7 @@ def test_every_environment_has_a_page_with_its_spaces_and_a_picture(
     generated: Path,
 ) -> None:
     pages = [path.read_text() for path in (generated / "environments").glob("*.md")]
-    assert len(pages) == 8
+    assert len(pages) == 10
     for name in [*optenv.ENVIRONMENTS, *optenv.TRIALS]:
         env = gym.make(name)
         row = f"| `{name}` | `{env.action_space}` | `{env.observation_space}` |"

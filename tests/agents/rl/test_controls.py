@@ -14,7 +14,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
-from agents import LearnedOptimizer, export_policy, load_policy
+from agents import LearnedOptimizer, check_export, export_policy, load_policy
 from agents.recurrent import RL2, LstmPolicy
 from agents.rl.factory import make_env
 from optenv import PerTensor
@@ -195,3 +195,24 @@ def test_presets_train_one_policy_for_the_tensors_of_every_model() -> None:
     assert not np.array_equal(seen[0], seen[2])  # another run
     np.testing.assert_allclose(rewards.reshape(12, 2).sum(1), 0.0, atol=1e-6)
     np.testing.assert_array_equal(rewards.reshape(6, 4), np.tile(rewards[:4], (6, 1)))
+
+
+@pytest.mark.parametrize(
+    ("env_id", "reason"),
+    [
+        ("optenv/Update-v0", "of any size; no policy file can hold it .action 'update'."),
+        ("optenv/UpdateTrial-v0", "of any size"),
+        ("optenv/BatchSize-v0", r"does not choose; ask the model itself .predict."),
+        ("optenv/BatchSizeTrial-v0", "does not choose"),
+    ],
+)
+def test_what_no_optimizer_carries_out_is_refused_before_the_training(
+    env_id: str, reason: str, tmp_path: Any
+) -> None:
+    env = environment(env_id)
+    model = PPO("MlpPolicy", env, n_steps=2, batch_size=2, device="cpu", seed=0)
+    with pytest.raises(ValueError, match=rf"PPO model could not be exported: .*{reason}"):
+        check_export(model)
+    with pytest.raises(ValueError, match=rf"cannot export this PPO model: .*{reason}"):
+        export_policy(model, tmp_path / "policy")
+    assert not list(tmp_path.iterdir())
