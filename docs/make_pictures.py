@@ -317,7 +317,8 @@ def draw(name: str, path: Path) -> None:
     parted = ("RoleLearningRate", "LayerwiseLearningRate")
     if name.startswith(parted) or name in ("Update", "UpdateTrial"):
         columns = len(ROLE_COLORS) if name.startswith("Role") else 2
-        below.legend(fontsize="small", ncols=columns, loc="lower left")
+        place = "upper right" if name.startswith("Update") else "lower left"
+        below.legend(fontsize="small", ncols=columns, loc=place)
     figure.suptitle(f"optenv/{name}-v0: {EPISODES[name][0]}", fontsize="medium")
     figure.savefig(path, dpi=90)
 
