@@ -93,7 +93,8 @@ def env_arguments(agent: str, env_id: str) -> dict[str, Any]:
     action = {name: value for name, value in arguments["action"].items() if name in valid}
     foreign = set() if registration.is_trial(env_id) else set(TRIAL_ARGUMENTS)
     foreign |= {"tasks"} & IDS[env_id].keys()
-    if (kind == "rule") != (arguments["rule"] == "switching"):
+    switches = (kind == "rule") != (arguments["rule"] == "switching")
+    if switches or optenv.actions.ACTIONS[kind].is_update:
         foreign.add("rule")
     shared = {name: value for name, value in arguments.items() if name not in foreign}
     return {**shared, "action": action}
