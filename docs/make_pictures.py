@@ -442,6 +442,12 @@ COMPARISONS: dict[str, tuple[str, str | None, str, dict[str, Any]]] = {
         {**SMALL, "tasks": optenv.tasks.MLP(depth=TENSORS // 2 - 1, width=16),
          "action": {"kind": "layerwise", "tensors": TENSORS}},
     ),
+    "Update": (
+        PPO_NAME, None, "quadratic functions of two parameters",
+        {"tasks": optenv.tasks.Function(function="quadratic", normalize=True),
+         "horizon": 10},
+    ),
+    "BatchSize": (PPO_NAME, None, "perceptrons", {**SMALL, "horizon": 10}),
     "LearningRateTrial": (
         "policy rl2", "rl2", "digits",
         {"tasks": "digits", "runs": 3, "previous_reward": "told"},
