@@ -141,14 +141,25 @@ class Change(ABC):
         return torch.full(values.shape[:2], whole, device=values.device)
 
 
-class Labels(Change):
-    """Permute the classes of the targets."""
+class _Permutation(Change):
+    """Base of permutations, of the :meth:`count` things that a task has."""
+
+    @abstractmethod
+    def count(self, task: Task) -> int | None:
+        """Return the number of things that are permuted; None if there are none."""
 
     def fits(self, task: Task, count: int) -> bool:
-        return (task.num_classes or 0) >= 2
+        return (self.count(task) or 0) >= 2
 
     def draw(self, task: Task, rng: np.random.Generator, previous: Any, count: int) -> Any:
-        return _another_order(task.num_classes, rng, previous)
+        return _another_order(self.count(task), rng, previous)
+
+
+class Labels(_Permutation):
+    """Permute the classes of the targets."""
+
+    def count(self, task: Task) -> int | None:
+        return task.num_classes
 
     def apply(
         self, values: Tensor, inputs: Tensor, targets: Tensor
@@ -156,14 +167,11 @@ class Labels(Change):
         return inputs, values.gather(1, targets)
 
 
-class Inputs(Change):
+class Inputs(_Permutation):
     """Permute the features of the inputs, in images the pixels."""
 
-    def fits(self, task: Task, count: int) -> bool:
-        return (task.num_features or 0) >= 2
-
-    def draw(self, task: Task, rng: np.random.Generator, previous: Any, count: int) -> Any:
-        return _another_order(task.num_features, rng, previous)
+    def count(self, task: Task) -> int | None:
+        return task.num_features
 
     def apply(
         self, values: Tensor, inputs: Tensor, targets: Tensor
