@@ -781,27 +781,30 @@ class Group:
         differentiable: bool,
     ) -> core.RunState:
         """Make the updates of a window, together for runs with the same batch size."""
-        sizes = np.unique(window.sizes[window.counts > 0])
-        for size in sizes:
-            rows = np.flatnonzero((window.sizes == size) & (window.counts > 0))
-            # All runs of the group if one size suits them: a run without updates waits.
-            if len(sizes) == 1:
-                rows = np.arange(self.size)
-            counts = window.counts[rows]
-            lr, data, some, own = window.lr[: counts.max()], self.data, run, modifiers
-            index = torch.from_numpy(rows).to(self.device)
-            if len(sizes) > 1:
-                lr, data = lr[:, index], data.of_runs(index)
-                some = core.take(run, index)
-                own = Modifiers(*(None if m is None else m[index] for m in modifiers))
+
+        def advance(
+            data: tasks.Data, run: core.RunState, lr: Tensor, own: Modifiers,
+            counts: np.ndarray, size: int,
+        ) -> core.RunState:  # fmt: skip
             same = bool((counts == counts[0]).all())
-            some = core.advance(
-                self.task, rule, data, some, lr, own,
+            return core.advance(
+                self.task, rule, data, run, lr, own,
                 counts=None if same else torch.from_numpy(counts).to(self.device),
-                batch_size=int(size), by_tensor=self.action.per_tensor,
+                batch_size=size, by_tensor=self.action.per_tensor,
                 differentiable=differentiable,
             )  # fmt: skip
-            run = some if len(sizes) == 1 else core.put(run, index, some)
+
+        sizes = np.unique(window.sizes[window.counts > 0]).tolist()
+        if len(sizes) == 1:  # one size suits all runs: one without updates waits
+            return advance(self.data, run, window.lr, modifiers, window.counts, sizes[0])
+        for size in sizes:
+            rows = np.flatnonzero((window.sizes == size) & (window.counts > 0))
+            index = torch.from_numpy(rows).to(self.device)
+            counts = window.counts[rows]
+            own = Modifiers(*(None if m is None else m[index] for m in modifiers))
+            lr, data = window.lr[: counts.max(), index], self.data.of_runs(index)
+            part = advance(data, core.take(run, index), lr, own, counts, size)
+            run = core.put(run, index, part)
         return run
 
     def _modifiers(self, decision: actions.Decision) -> Modifiers:
