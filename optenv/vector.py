@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -269,10 +269,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         Raises:
             gymnasium.error.ResetNeeded: before the first reset.
         """
-        if not self.started:
-            raise gym.error.ResetNeeded("call reset() before num_tensors")
-        counts = [[len(group.task.shapes)] * group.size for _, group in self.groups]
-        return np.concatenate(counts)
+        return self._of_groups("num_tensors", lambda group: len(group.task.shapes))
 
     @property
     def num_steps(self) -> np.ndarray:
@@ -281,12 +278,16 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         Raises:
             gymnasium.error.ResetNeeded: before the first reset.
         """
+        return self._of_groups("num_steps", lambda group: group.num_steps)
+
+    def _of_groups(self, name: str, value: Callable[[Group], int]) -> np.ndarray:
+        """Return a number of each run's group, ``[num_envs]``; ``name`` is for errors."""
         if not self.started:
-            raise gym.error.ResetNeeded("call reset() before num_steps")
-        counts = np.zeros(self.num_envs, np.int64)
+            raise gym.error.ResetNeeded(f"call reset() before {name}")
+        numbers = np.zeros(self.num_envs, np.int64)
         for rows, group in self.groups:
-            counts[rows] = group.num_steps
-        return counts
+            numbers[rows] = value(group)
+        return numbers
 
     @property
     def started(self) -> bool:
