@@ -1,10 +1,11 @@
 """Updates per CPU-second of the environment, against loops that do less.
 
     python benchmarks/throughput.py [--dacbench]
+    python benchmarks/throughput.py --single
     python benchmarks/throughput.py --families [NAME ...]
 
-Measures what telemetry, rewards, batches and infos cost, in two cases. All loops of a case
-are timed alternately, in one process and one thread. A few minutes.
+Measures what telemetry, rewards, batches and infos cost, in three cases. All loops of a
+case are timed alternately, in one process and one thread. A few minutes.
 
 1. 256 runs of a 64-32-10 MLP, batch size 32, Adam: the environment against a bare batched
    loop of forward, backward and in-place Adam over the same tensors; and the environment
@@ -14,6 +15,10 @@ are timed alternately, in one process and one thread. A few minutes.
    validation on 64 examples; tensors in memory). With ``--dacbench``, DACBench's own
    environment is timed in the same process (``dacbench_case.py``), against 64 runs with 25
    updates a step, and with DACBench's 1 update a step for 64 runs and for one.
+3. One run of the perceptron of case 1: ``gymnasium.make`` and a batch of one run, stepping
+   with 1, 3 and 10 updates a step, against the loop that one writes by hand: a module of
+   ``torch.nn``, batches of a shuffled order, ``torch.optim.Adam``. With ``--single``, these
+   alone are timed.
 
 How to read it: speeds are medians over rounds, and depend on the machine. Ratios are
 medians of ratios within a round: *ratio to the bare loop* 0.7 means that the environment
@@ -27,6 +32,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
+import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -41,18 +47,25 @@ BATCHES = (1, 16, 256)
 
 
 def make_env(
-    runs: int, task: optenv.tasks.Task, updates: int, horizon: int = 40
+    runs: int, task: optenv.tasks.Task, updates_per_step: int, horizon: int = 40
 ) -> optenv.LearningRateVectorEnv:
     env = optenv.LearningRateVectorEnv(
         runs,
         tasks=task,
-        updates_per_step=updates,
+        updates_per_step=updates_per_step,
         horizon=horizon,
         on_divergence="absorb",
         autoreset_mode=AutoresetMode.NEXT_STEP,
     )
     env.reset(seed=0)
     return env
+
+
+def perceptron() -> optenv.tasks.MLP:
+    """Return the task of the first and of the third case."""
+    return optenv.tasks.MLP(
+        batch_size=32, num_train=1024, inputs=64, outputs=10, width=32, depth=1
+    )
 
 
 def env_steps(env: optenv.LearningRateVectorEnv, steps: int) -> int:
@@ -117,6 +130,36 @@ def single_updates(updates: int) -> int:
     return updates
 
 
+class HandWritten:
+    """The loop that one writes by hand for a run of :func:`perceptron`."""
+
+    def __init__(self) -> None:
+        self.model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+        self.optimizer = torch.optim.Adam(self.model.parameters())
+        self.inputs, self.targets = torch.randn(1024, 64), torch.randint(10, (1024,))
+
+    def updates(self, updates: int) -> int:
+        """Make updates, and return their number."""
+        for update in range(updates):
+            place = update * 32 % 1024
+            if place == 0:
+                order = torch.randperm(1024)
+            rows = order[place : place + 32]
+            loss = F.cross_entropy(self.model(self.inputs[rows]), self.targets[rows])
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        return updates
+
+
+def single_steps(env: gym.Env, updates: int, steps: int) -> int:
+    """Step an environment of one run, and return the number of updates made."""
+    action = np.zeros(1, np.float32)
+    for _ in range(steps):
+        env.step(action)
+    return updates * steps
+
+
 def speeds(work: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
     """Return the updates per CPU-second of each loop, timed alternately."""
     for run in work.values():
@@ -145,9 +188,7 @@ def ratio(measured: dict[str, list[float]], ours: str, other: str) -> float:
 def compare_with_bare_loop(rounds: int) -> None:
     """Time the first case, and print it."""
     print("64-32-10 MLP, batch size 32, 256 runs, Adam, full telemetry")
-    mlp = optenv.tasks.MLP(
-        batch_size=32, num_train=1024, inputs=64, outputs=10, width=32, depth=1
-    )
+    mlp = perceptron()
     bare = "bare batched loop"
     tensors = make_env(256, mlp, 10)
     work = {bare: lambda: bare_updates(tensors, 100)}
@@ -197,6 +238,34 @@ def compare_with_single_runs(rounds: int, dacbench: Callable[[], int] | None) ->
             print(f"    {name:39s} {ratio(measured, name, theirs):.1f}")
 
 
+def compare_with_hand_written_loop(rounds: int) -> None:
+    """Time the third case, and print it."""
+    print("64-32-10 MLP, batch size 32, one run, Adam, full telemetry")
+    loop = HandWritten()
+    by_hand = "loop by hand, torch.optim.Adam"
+    work = {by_hand: lambda: loop.updates(300)}
+    for updates in (1, 3, 10):
+        steps = 300 // updates
+        arguments = {"updates_per_step": updates, "horizon": 1_000_000}  # never reached
+        env = gym.make(
+            "optenv/LearningRate-v0", tasks=perceptron(), on_divergence="absorb",
+            **arguments,
+        )  # fmt: skip
+        env.reset(seed=0)
+        batch = make_env(1, perceptron(), **arguments)
+        work[f"gymnasium.make, {updates} updates a step"] = (
+            lambda e=env, n=updates, k=steps: single_steps(e, n, k)
+        )
+        work[f"batch of one run, {updates} updates a step"] = lambda e=batch, k=steps: (
+            env_steps(e, k)
+        )
+    measured = speeds(work, rounds)
+    report(measured)
+    for name in list(work)[1:]:
+        share = ratio(measured, name, by_hand)
+        print(f"  ratio to the loop by hand: {name:37s} {share:.2f}")
+
+
 def compare_families(rounds: int, names: Sequence[str]) -> None:
     """Time one structure of each family in batches of 1, 16 and 256, and print a table."""
     print(
@@ -224,6 +293,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds of each")
     parser.add_argument("--dacbench", action="store_true", help="time DACBench as well")
     parser.add_argument(
+        "--single", action="store_true", help="time environments of one run alone"
+    )
+    parser.add_argument(
         "--families", nargs="*", metavar="NAME",
         help="time families of tasks instead, by default all, in batches of 1, 16, 256",
     )  # fmt: skip
@@ -233,6 +305,9 @@ def main() -> None:
         everything = [*optenv.tasks.FAMILIES, *optenv.tasks.MORE_FAMILIES]
         compare_families(arguments.rounds, arguments.families or everything)
         return
+    if arguments.single:
+        compare_with_hand_written_loop(arguments.rounds)
+        return
     dacbench = None
     if arguments.dacbench:
         from dacbench_case import Case
@@ -241,6 +316,7 @@ def main() -> None:
         print(f"DACBench {dacbench.version} over {dacbench.library}")
     compare_with_bare_loop(arguments.rounds)
     compare_with_single_runs(arguments.rounds, dacbench)
+    compare_with_hand_written_loop(arguments.rounds)
 
 
 if __name__ == "__main__":
