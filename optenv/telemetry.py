@@ -25,7 +25,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from . import elementwise
 from .checks import check_new_name, suggestion
+from .elementwise import (
+    Number,
+    as_floats,
+    as_tensors,
+    clamp,
+    each,
+    is_single,
+    isfinite,
+    lerp,
+    minimum,
+    number_of,
+    where,
+    zeros_like,
+)
 
 __all__ = [
     "FEATURES",
@@ -53,9 +68,6 @@ OBSERVATION_BOUND = 4.0
 
 #: Replaces zero as the argument of a logarithm or as a divisor.
 TINY = 1e-30
-
-#: Tensor ``[B]``, or a float for a single run.
-Number = Any
 
 
 # Statistics of updates
@@ -131,9 +143,14 @@ def probe(
     )
 
 
-def log_loss(mean: Tensor) -> Tensor:
+def log_loss(mean: Number) -> Number:
     """Compute the log of a mean loss, as the history stores it."""
-    return mean.clamp(min=TINY).log()
+    return _log(mean)
+
+
+def _log(x: Number) -> Number:
+    """Compute the logarithm of a number that may be 0."""
+    return elementwise.log(clamp(x, low=TINY))
 
 
 # Features
@@ -378,6 +395,11 @@ def observe(
         then of ``extra``, finite and within :data:`OBSERVATION_BOUND`; and the history for
         the next control step.
     """
+    # A single run has too few numbers for an operation of torch on each to be quick.
+    like, single = control.log_multiplier, not extra and is_single(control.log_multiplier)
+    if single:
+        given = (probe, losses, history, control)
+        probe, losses, history, control = as_floats(given)
     # 1. Logarithms and cosines of the window.
     window = _summarize(probe, losses, history)
     # 2. The references for ratios, and the history for the next window.
@@ -388,10 +410,13 @@ def observe(
         **_loss_features(window, reference, updated),
         **_gradient_features(probe, window, reference, updated),
     }
-    observation = _rescale(torch.stack([values[name] for name in FEATURES], dim=-1))
+    columns: Sequence[Tensor] = [values[name] for name in FEATURES]
+    if single:
+        columns, updated = as_tensors(columns, like), History(*as_tensors(updated, like))
+    observation = _rescale(torch.stack(columns, dim=-1))
     if extra:
-        columns = _registered_features(extra, probe, losses, history, control)
-        observation = torch.cat([observation, columns.to(observation.dtype)], dim=-1)
+        others = _registered_features(extra, probe, losses, history, control)
+        observation = torch.cat([observation, others.to(observation.dtype)], dim=-1)
     # 4. Finite and bounded, whatever was measured.
     observation = observation.nan_to_num(
         nan=OBSERVATION_BOUND, posinf=OBSERVATION_BOUND, neginf=-OBSERVATION_BOUND
@@ -430,20 +455,18 @@ _FAST, _SLOW, _COSINE = 0.4, 0.1, 0.3
 
 def _summarize(probe: Probe, losses: Losses, history: History) -> _Window:
     """Take the logarithms and cosines of a window's statistics."""
-    # Stacked: a single run has too few numbers for an operation on each to be quick.
-    slope = probe.last_grad_dot_step.abs()
-    variance = losses.deviation / (losses.seen - 1).clamp(min=1)
+    slope = abs(probe.last_grad_dot_step)
+    variance = losses.deviation / clamp(losses.seen - 1, low=1)
     squares = (variance, probe.grad_sq, probe.param_sq, probe.step_sq)
-    logs = torch.stack([*squares, losses.mean, losses.mean.abs(), slope])
-    logs = logs.clamp(min=TINY).log()
-    deviation, grad, param, step = (0.5 * logs[:4]).unbind()
-    log_mean, log_abs, log_slope = logs[4:].unbind()
-    cos_grads, cos_step, cos_descent = _cosines(probe).unbind()
+    logs = each(_log, [*squares, losses.mean, abs(losses.mean), slope])
+    deviation, grad, param, step = (0.5 * value for value in logs[:4])
+    log_mean, log_abs, log_slope = logs[4:]
+    cos_grads, cos_step, cos_descent = _cosines(probe)
     # A window without losses keeps the loss before, one with a single loss keeps the noise.
     has_loss = losses.seen > 0
-    loss = torch.where(has_loss, log_mean, history.loss_previous)
-    noise = (deviation - log_abs).clamp(-12, 4)
-    noise = torch.where(losses.seen > 1, noise, history.loss_noise)
+    loss = where(has_loss, log_mean, history.loss_previous)
+    noise = clamp(deviation - log_abs, -12, 4)
+    noise = where(losses.seen > 1, noise, history.loss_noise)
     return _Window(
         has_loss=has_loss,
         has_step=probe.step_sq > 0,
@@ -460,14 +483,18 @@ def _summarize(probe: Probe, losses: Losses, history: History) -> _Window:
     )
 
 
-def _cosines(probe: Probe) -> Tensor:
-    """Compute cosines ``[3, B]``: (grad, last_grad), (grad, step), (last_grad, step)."""
+def _cosines(probe: Probe) -> tuple[Number, ...]:
+    """Compute three cosines: (grad, last_grad), (grad, step), (last_grad, step)."""
     # Roots before products: the product of two small squares underflows in float32.
-    roots = torch.stack([probe.grad_sq, probe.last_grad_sq, probe.step_sq]).sqrt()
-    grad, last, step = roots.unbind()
+    squares = [probe.grad_sq, probe.last_grad_sq, probe.step_sq]
+    grad, last, step = each(elementwise.sqrt, squares)
     dots = [probe.grad_dot_last, probe.grad_dot_step, probe.last_grad_dot_step]
-    scales = torch.stack([grad * last, grad * step, last * step])
-    return torch.where(scales > 0, torch.stack(dots) / scales.clamp(min=TINY), 0.0)
+    return each(_cosine, dots, [grad * last, grad * step, last * step])
+
+
+def _cosine(dot: Number, scale: Number) -> Number:
+    """Divide an inner product by the product of the norms; 0 if that is 0."""
+    return where(scale > 0, dot / clamp(scale, low=TINY), 0.0)
 
 
 def _update_history(window: _Window, history: History) -> tuple[_Reference, History]:
@@ -477,21 +504,24 @@ def _update_history(window: _Window, history: History) -> tuple[_Reference, Hist
         history.loss_initial,
         history.loss_previous,
         history.loss_best,
-        torch.minimum(history.loss_best, window.loss),
-        torch.lerp(history.loss_fast, window.loss, _FAST),
-        torch.lerp(history.loss_slow, window.loss, _SLOW),
+        minimum(history.loss_best, window.loss),
+        lerp(history.loss_fast, window.loss, _FAST),
+        lerp(history.loss_slow, window.loss, _SLOW),
     ]
     is_first = history.loss_windows == 0
-    references = torch.where(is_first, window.loss, torch.stack(earlier))
-    loss_initial, loss_previous, loss_best, *averages = references.unbind()
+    references = each(lambda value: where(is_first, window.loss, value), earlier)
+    loss_initial, loss_previous, loss_best, *averages = references
     loss_lowest, loss_fast, loss_slow = averages
-    earlier = [history.grad_initial, history.grad_previous, history.param_initial]
-    current = torch.stack([window.grad, window.grad, window.param])
-    norms = torch.where(history.windows == 0, current, torch.stack(earlier))
-    grad_initial, grad_previous, param_initial = norms.unbind()
+    is_first_window = history.windows == 0
+    norms = each(
+        lambda now, value: where(is_first_window, now, value),
+        [window.grad, window.grad, window.param],
+        [history.grad_initial, history.grad_previous, history.param_initial],
+    )
+    grad_initial, grad_previous, param_initial = norms
     updated = History(
         windows=history.windows + 1,
-        loss_windows=history.loss_windows + window.has_loss.to(window.loss.dtype),
+        loss_windows=history.loss_windows + number_of(window.has_loss, window.loss),
         loss_initial=loss_initial,
         loss_previous=window.loss,
         loss_best=loss_lowest,
@@ -501,23 +531,23 @@ def _update_history(window: _Window, history: History) -> tuple[_Reference, Hist
         grad_initial=grad_initial,
         grad_previous=window.grad,
         param_initial=param_initial,
-        cos_grads=torch.lerp(history.cos_grads, window.cos_grads, _COSINE),
-        cos_step=torch.lerp(history.cos_step, window.cos_step, _COSINE),
+        cos_grads=lerp(history.cos_grads, window.cos_grads, _COSINE),
+        cos_step=lerp(history.cos_step, window.cos_step, _COSINE),
     )
     # An overflow, as of half-precision gradients, is not remembered for ever.
-    new = torch.stack(updated)
-    updated = History(*torch.where(new.isfinite(), new, torch.stack(history)).unbind())
+    kept = each(lambda new, old: where(isfinite(new), new, old), updated, history)
+    updated = History(*kept)
     return _Reference(loss_previous, loss_best, grad_previous), updated
 
 
-def _control_features(control: Control) -> dict[str, Tensor]:
+def _control_features(control: Control) -> dict[str, Number]:
     """Compute the features of progress, learning rate and previous action."""
     progress, length = control.progress, control.length
-    zero = torch.zeros_like(control.log_multiplier)
+    zero = zeros_like(control.log_multiplier)
     elapsed = remaining = zero
     if progress is not None:
-        fractions = torch.stack([progress, 1 - progress])
-        elapsed, remaining = (fractions + 0.003).clamp(max=1.0).log().unbind()
+        fractions = [progress, 1 - progress]
+        elapsed, remaining = each(_log_of_fraction, fractions)
     return {
         "progress": zero + 0.5 if progress is None else progress,
         "elapsed": elapsed,
@@ -529,26 +559,31 @@ def _control_features(control: Control) -> dict[str, Tensor]:
     }
 
 
+def _log_of_fraction(fraction: Number) -> Number:
+    """Compute the log of a fraction of the run, that of 0 above -6."""
+    return elementwise.log(clamp(fraction + 0.003, high=1.0))
+
+
 def _loss_features(
     window: _Window, reference: _Reference, updated: History
-) -> dict[str, Tensor]:
+) -> dict[str, Number]:
     """Compute the features of the loss, but for the predicted decrease."""
     return {
-        "has_loss": window.has_loss.to(window.loss.dtype),
+        "has_loss": number_of(window.has_loss, window.loss),
         "loss_vs_initial": window.loss - updated.loss_initial,
         "loss_vs_previous": window.loss - reference.loss_previous,
         "loss_vs_best": window.loss - reference.loss_best,
         "loss_trend": updated.loss_fast - updated.loss_slow,
-        "loss_noise": torch.where(updated.loss_noise == 0, -2.0, updated.loss_noise),
+        "loss_noise": where(updated.loss_noise == 0, -2.0, updated.loss_noise),
     }
 
 
 def _gradient_features(
     probe: Probe, window: _Window, reference: _Reference, updated: History
-) -> dict[str, Tensor]:
+) -> dict[str, Number]:
     """Compute the features of gradients, steps and parameters."""
     has_step, has_loss = window.has_step, window.has_loss
-    slope_ratio = probe.grad_dot_step / window.slope.clamp(min=TINY)
+    slope_ratio = probe.grad_dot_step / clamp(window.slope, low=TINY)
     return {
         "grad_vs_initial": window.grad - updated.grad_initial,
         "grad_vs_previous": window.grad - reference.grad_previous,
@@ -557,9 +592,9 @@ def _gradient_features(
         "cos_step": window.cos_step,
         "cos_step_mean": updated.cos_step,
         "cos_descent": window.cos_descent,
-        "slope_ratio": torch.where(has_step, slope_ratio, 0.0),
-        "step_size": torch.where(has_step, window.step - window.param, -7.0),
-        "predicted_decrease": torch.where(
+        "slope_ratio": where(has_step, slope_ratio, 0.0),
+        "step_size": where(has_step, window.step - window.param, -7.0),
+        "predicted_decrease": where(
             has_step & has_loss, window.log_slope - window.loss, -5.0
         ),
         "param_growth": window.param - updated.param_initial,
