@@ -43,8 +43,8 @@ __all__ = [
     "strips_of",
 ]
 
-#: Coefficients of the odd quintics :math:`x \mapsto a x + b x^3 + c x^5` that are applied to
-#: the singular values, one after the other. The first is the one nearest to 1 on
+#: Coefficients of the odd quintics :math:`x \mapsto a x + b x^3 + c x^5` that are applied
+#: to the singular values, one after the other. The first is the one nearest to 1 on
 #: [0.05, 1], at most 0.665 off; the second the one nearest to 1 on what the first makes of
 #: that interval, at most 0.218 off. Smaller singular values grow up to 17 times.
 COEFFICIENTS = (
