@@ -83,7 +83,7 @@ def start(
         by_tensor: whether to probe each parameter tensor by itself.
         differentiable: keep the graph (relevant where ``params`` requires grad).
     """
-    rule = rule.bind(task.shapes)
+    rule = rule.bind(task.shapes, task.roles)
     updates = torch.zeros(len(params), dtype=torch.int64, device=params.device)
     rows = data.batch_rows(updates, 1, task.batch_size)
     buffers = task.init_buffers(len(params)).to(params)
@@ -140,7 +140,7 @@ def advance(
         update.
     """
     total, size = len(lr), task.batch_size if batch_size is None else batch_size
-    rule = rule.bind(task.shapes)
+    rule = rule.bind(task.shapes, task.roles)
     rows = data.rows_from(state.drawn, total * size)
     state = state._replace(losses=Losses.empty(torch.zeros_like(state.losses.mean)))
     # One copy of the state a window, which the updates overwrite, spares allocations. The

@@ -129,13 +129,23 @@ def _magnitudes(module: nn.Module) -> set[int]:
 def roles_of_shapes(shapes: Sequence[Sequence[int]]) -> tuple[str, ...]:
     """Guess the role of each parameter from the shapes of all, in order.
 
+    Parameters with fewer than two dimensions are ``vectors``. Of several others, the last
+    is ``output``. The first is ``embeddings`` if it is a table ``[n, c]`` whose rows, and
+    not whose columns, the next one takes as inputs, ``[r, c]``. The rest is ``matrices``.
+
     Example:
         >>> from optenv.roles import roles_of_shapes
         >>> roles_of_shapes([(8, 4), (8,), (2, 8), (2,)])
         ('matrices', 'vectors', 'output', 'vectors')
+        >>> roles_of_shapes([(50, 8), (16, 8), (16,), (50, 16)])
+        ('embeddings', 'matrices', 'vectors', 'output')
     """
     roles = ["vectors" if len(shape) < 2 else "matrices" for shape in shapes]
-    if roles.count("matrices") > 1:
-        last = len(roles) - 1 - roles[::-1].index("matrices")
-        roles[last] = "output"
+    places = [i for i, role in enumerate(roles) if role == "matrices"]
+    if len(places) > 1:
+        roles[places[-1]] = "output"
+        first, second = (tuple(shapes[i]) for i in places[:2])
+        is_table = len(first) == len(second) == 2 and first[0] != first[1] == second[1]
+        if is_table:
+            roles[places[0]] = "embeddings"
     return tuple(roles)

@@ -110,7 +110,8 @@ class GraphUpdates:
                 "ordinary steps with all of their gradients first"
             )
         remembered = []
-        for i, (group, params, grads) in enumerate(batch.by_group()):
+        parts = zip(batch.by_group(), batch.matrices_by_group(), strict=True)
+        for i, ((group, params, grads), matrices) in enumerate(parts):
             if not params:
                 continue
             if not group["effective_lr"]:
@@ -119,7 +120,9 @@ class GraphUpdates:
                     "without gradients in this CUDA graph"
                 )
             states = [batch.states[p] for p in params]
-            update_group(rule, group, params, grads, states, self.rates.read(i))
+            update_group(
+                rule, group, params, grads, states, self.rates.read(i), matrices=matrices
+            )
             remembered += [
                 (p, {name: own[name] for name in slots})
                 for p, own in zip(params, states, strict=True)

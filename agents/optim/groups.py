@@ -34,7 +34,7 @@ __all__ = [
 #: Settings that a parameter group can have.
 KNOWN = (
     "lr", "max_lr", "betas", "eps", "momentum", "weight_decay", "foreach", "fused",
-    "maximize",
+    "maximize", "matrices",
 )  # fmt: skip
 
 #: Arguments of the optimizer that hold for all groups together.
@@ -78,9 +78,10 @@ def check_group(group: Mapping[str, Any], rule: Rule) -> None:
     if numbers.get("max_lr") == 0:
         raise ValueError("max_lr must be above 0, got 0; lr=0 keeps a group as it is")
     # 2. Flags.
-    for name in ("foreach", "fused"):
-        if group[name] is not None and not isinstance(group[name], bool):
-            raise TypeError(f"{name} must be True, False or None, got {group[name]!r}")
+    for name in ("foreach", "fused", "matrices"):
+        flag = group.get(name)
+        if flag is not None and not isinstance(flag, bool):
+            raise TypeError(f"{name} must be True, False or None, got {flag!r}")
     if not isinstance(group["maximize"], bool):
         raise TypeError(f"maximize must be True or False, got {group['maximize']!r}")
     if group["fused"] and group["foreach"]:
@@ -172,8 +173,8 @@ def update_groups(
     settings = settings_in_force(policy.action, state)
     if "clip" in settings:
         batch = clip_gradients(batch, state, settings["clip"], partitioned)
-    parts = zip(batch.by_group(), multipliers, strict=True)
-    for i, ((group, params, grads), multiplier) in enumerate(parts):
+    parts = zip(batch.by_group(), multipliers, batch.matrices_by_group(), strict=True)
+    for i, ((group, params, grads), multiplier, matrices) in enumerate(parts):
         lr = group["effective_lr"] = float(group["lr"]) * multiplier
         states = [batch.states[p] for p in params]
         if not lr or not params or state["chosen"] >= 0:
@@ -181,12 +182,13 @@ def update_groups(
             continue
         if by_tensor is not None:
             each = zip(params, grads, states, by_tensor[i], strict=True)
-            for p, grad, of_p, own in each:
+            for j, (p, grad, of_p, own) in enumerate(each):
                 own_lr = float(group["lr"]) * own
-                update_group(rule, group, [p], [grad], [of_p], own_lr, settings)
+                may_be = None if matrices is None else matrices[j : j + 1]
+                update_group(rule, group, [p], [grad], [of_p], own_lr, settings, may_be)
             continue
         rate = lr if rates is None else rates.write(i, lr, params[0])
-        update_group(rule, group, params, grads, states, rate, settings)
+        update_group(rule, group, params, grads, states, rate, settings, matrices)
     if state["chosen"] >= 0:
         switching.update(batch, state, partitioned)
     if "average" in settings:
@@ -202,6 +204,7 @@ def update_group(
     states: list[dict[str, Any]],
     lr: float | Tensor,
     settings: Mapping[str, float] = MappingProxyType({}),
+    matrices: Sequence[bool] | None = None,
 ) -> None:
     """Update parameters of one group at a learning rate, with the group's settings.
 
@@ -209,6 +212,7 @@ def update_group(
         rule, group, params, grads, states, lr: as of :func:`update_groups`.
         settings: what the policy has set, which takes the place of the group's settings;
             a weight decay only in groups that have none of their own.
+        matrices: see :class:`~agents.optim.tensors.GradientBatch`.
     """
     values = {name: settings[name] for name in rule.fields if name in settings}
     own_rule = _rule_of(rule, group)
@@ -217,7 +221,7 @@ def update_group(
     update(
         own_rule, params, grads, states, lr,
         weight_decay=group["weight_decay"] or settings.get("weight_decay", 0.0),
-        options=_options(group),
+        options=_options(group), matrices=matrices,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,7 +42,7 @@ from .kernels import kernel_of
 from .layerwise import DECIDED
 from .loss_hook import LossCollector, check_loss, is_scalar
 from .modify import allocate_averages
-from .roles import groups_for
+from .roles import MatrixFlags, groups_for
 from .state import (
     check_controller,
     check_parameter_states,
@@ -139,6 +140,12 @@ class LearnedOptimizer(Optimizer):
         maximize: whether to maximise the objective. The policy then observes its negative,
             so that positive objectives are treated as if no loss were given. So are all
             losses where groups differ in it, with a warning.
+        matrices: whether to take the parameters that have two sides for matrices, whose
+            directions ``orthogonal-adam`` orthogonalises; all others follow Adam. By
+            default all are taken for matrices but embeddings and the output layer: groups
+            that are named by a role say which those are, as those of :meth:`for_model`
+            are; else it is guessed from the shapes in their order, see
+            :func:`optenv.roles.roles_of_shapes`. It can be given by group.
         guard: ``"step"`` checks the gradients of each step; ``"probe"`` only those of the
             two steps around a decision, which costs less: all other steps are those of
             the bare update rule.
@@ -185,6 +192,7 @@ class LearnedOptimizer(Optimizer):
         fused: bool | None = None,
         capturable: bool = False,
         maximize: bool = False,
+        matrices: bool | None = None,
         guard: str = "step",
         rollback: bool = False,
         synchronize: bool = True,
@@ -224,7 +232,7 @@ class LearnedOptimizer(Optimizer):
         }  # fmt: skip
         optional = {
             "max_lr": max_lr, clock.LIMIT: max_lr,
-            "betas": betas, "eps": eps, "momentum": momentum,
+            "betas": betas, "eps": eps, "momentum": momentum, "matrices": matrices,
             "capturable": capturable or None,  # as states of earlier versions, without it
         }  # fmt: skip
         defaults |= settings_of(given.rule)
@@ -245,6 +253,7 @@ class LearnedOptimizer(Optimizer):
         self._guard = GradientGuard(guard, rollback, partitioned)
         self._losses = LossCollector()
         self._graph = GraphUpdates()
+        self._matrices = MatrixFlags()
         self._store_controller()
 
     @classmethod
@@ -301,7 +310,7 @@ class LearnedOptimizer(Optimizer):
                 "the policy goes on as if none were given"
             )
         if "_graph" in self.__dict__:  # not yet within torch's constructor
-            self._graph.note_change()
+            self._note_change()
 
     def attach_loss(self, module: nn.Module, reduction: str = "mean") -> RemovableHandle:
         """Take the loss from ``module`` at every step that is not given one.
@@ -355,7 +364,7 @@ class LearnedOptimizer(Optimizer):
                 step cannot be in it.
         """
         result, loss = self._evaluate(closure, loss)
-        batch = GradientBatch.collect(self.param_groups, self.state)
+        batch = self._collect()
         if not batch.params:
             return result
         if is_capturing(batch.params):
@@ -379,6 +388,19 @@ class LearnedOptimizer(Optimizer):
             self._controller.after_update(self.state)
         self._store_controller()
         return result
+
+    def _collect(self) -> GradientBatch:
+        """Collect the gradients, and where the rule asks for it, what are matrices."""
+        batch = GradientBatch.collect(self.param_groups, self.state)
+        if not self._policy.rule.shaped:
+            return batch
+        matrices = self._matrices.of(self.param_groups, batch.params)
+        return replace(batch, matrices=matrices)
+
+    def _note_change(self) -> None:
+        """Note that groups or states have been replaced."""
+        self._graph.note_change()
+        self._matrices.note_change()
 
     def _record_loss(self, loss: Any, params: list[Tensor]) -> None:
         """Record the loss, unless some groups descend and others ascend it."""
@@ -578,7 +600,8 @@ class LearnedOptimizer(Optimizer):
                 param_state["step"] = torch.tensor(param_state["step"], dtype=torch.float32)
         if "_losses" not in self.__dict__:  # a copy: attached to no module, in no graph
             self._losses, self._graph = LossCollector(), GraphUpdates()
-        self._graph.note_change()
+            self._matrices = MatrixFlags()
+        self._note_change()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a saved state, all of which is checked first.
@@ -690,7 +713,7 @@ class LearnedOptimizer(Optimizer):
             self.param_groups = groups
             raise
         self.state.clear()
-        self._graph.note_change()
+        self._note_change()
         for group in self.param_groups:
             group["effective_lr"] = 0.0
             group.pop(clock.PEAK, None)

@@ -1,15 +1,16 @@
-"""Parameter groups of a model, one for each role of its parameters."""
+"""Roles of parameters: groups of a model by role, and parameters taken for matrices."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from optenv.roles import parameters_by_role
+from optenv.roles import ROLES, parameters_by_role, roles_of_shapes
 
-__all__ = ["groups_for"]
+__all__ = ["MatrixFlags", "groups_for"]
 
 
 def groups_for(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -47,3 +48,40 @@ def groups_for(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     if not groups:
         raise ValueError(f"no parameter of {type(model).__name__} needs a gradient")
     return groups
+
+
+class MatrixFlags:
+    """Flags of the parameters that a rule may take for matrices, of all groups.
+
+    A group says so itself by its setting ``"matrices"``, or by its name, if that is a role.
+    Otherwise the roles are guessed from the shapes of all parameters, in order
+    (:func:`optenv.roles.roles_of_shapes`).
+    """
+
+    def __init__(self) -> None:
+        self._flags: dict[Tensor, bool] = {}
+
+    def note_change(self) -> None:
+        """Forget the flags, as after a change of the groups."""
+        self._flags.clear()
+
+    def of(self, groups: Sequence[Mapping[str, Any]], params: list[Tensor]) -> list[bool]:
+        """Return the flags of some parameters of groups."""
+        try:
+            return [self._flags[p] for p in params]
+        except KeyError:  # the groups are new, or have been changed by hand
+            self._flags = _matrix_flags(groups)
+            return [self._flags[p] for p in params]
+
+
+def _matrix_flags(groups: Sequence[Mapping[str, Any]]) -> dict[Tensor, bool]:
+    params = [p for group in groups for p in group["params"]]
+    guessed = dict(zip(params, roles_of_shapes([p.shape for p in params]), strict=True))
+    flags = {}
+    for group in groups:
+        name, given = group.get("name"), group.get("matrices")
+        if given is None and isinstance(name, str) and name in ROLES:
+            given = name == "matrices"
+        for p in group["params"]:
+            flags[p] = guessed[p] == "matrices" if given is None else given
+    return flags

@@ -6,6 +6,7 @@ The private functions of torch that the optimizer relies on are used here, in
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -59,6 +60,8 @@ class GradientBatch:
         params: these parameters, group by group.
         grads: their gradients, negated in groups with ``maximize``.
         states: state of each parameter of the optimizer.
+        matrices: whether each of ``params`` may be taken for a matrix, which some rules
+            treat apart; None if all may that have two sides.
     """
 
     groups: Sequence[dict[str, Any]]
@@ -66,6 +69,7 @@ class GradientBatch:
     params: list[Tensor]
     grads: list[Tensor]
     states: States
+    matrices: Sequence[bool] | None = None
 
     @classmethod
     def collect(cls, groups: Sequence[dict[str, Any]], states: States) -> GradientBatch:
@@ -97,6 +101,14 @@ class GradientBatch:
             part = slice(begin, begin + count)
             yield group, self.params[part], self.grads[part]
             begin += count
+
+    def matrices_by_group(self) -> list[Sequence[bool] | None]:
+        """List :attr:`matrices` by group."""
+        if self.matrices is None:
+            return [None] * len(self.groups)
+        ends = list(itertools.accumulate(self.counts))
+        spans = zip(ends, self.counts, strict=True)
+        return [self.matrices[end - count : end] for end, count in spans]
 
     def with_groups(self, groups: Sequence[dict[str, Any]]) -> GradientBatch:
         """Return a batch with other settings of the same groups."""

@@ -144,7 +144,9 @@ class Rule:
         """Names of the rule's hyperparameters."""
         return tuple(item.name for item in fields(self.hyperparameters))
 
-    def bind(self, shapes: Sequence[Sequence[int]]) -> Rule:
+    def bind(
+        self, shapes: Sequence[Sequence[int]], roles: Sequence[str] | None = None
+    ) -> Rule:
         """Return the rule for parameters of these shapes.
 
         A shaped rule can only update once it is bound; other rules are returned unchanged.
@@ -152,9 +154,17 @@ class Rule:
         Args:
             shapes: shapes of the parameters of one run, in the order in which they are
                 flattened into ``P`` numbers.
+            roles: role of each parameter, out of :data:`optenv.roles.ROLES`. To the rule,
+                those that are not ``"matrices"`` are vectors, whatever their shapes. By
+                default only those with fewer than two dimensions are.
         """
         if not self.shaped:
             return self
+        if roles is not None:
+            shapes = [
+                shape if role == "matrices" else (math.prod(shape),)
+                for shape, role in zip(shapes, roles, strict=True)
+            ]
         return replace(self, update=partial(self.update, shapes=shapes))
 
     def with_hyperparameters(self, **changed: Any) -> Rule:

@@ -20,6 +20,7 @@ from optenv import rules
 from optenv.checks import is_number
 
 from ...optim.kernels import update
+from ...optim.roles import MatrixFlags
 
 __all__ = ["AdamHD", "MuonAdamW", "OrthogonalAdam", "hidden_weights"]
 
@@ -150,6 +151,8 @@ class OrthogonalAdam(ClosureOptimizer):
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
+                # Made anew: copies of the optimizer have other parameters.
+                matrices = MatrixFlags().of(self.param_groups, params)
                 update(
                     group["rule"],
                     params,
@@ -157,6 +160,7 @@ class OrthogonalAdam(ClosureOptimizer):
                     [self.state[p] for p in params],
                     group["lr"],
                     weight_decay=0.0,
+                    matrices=matrices,
                 )
 
 

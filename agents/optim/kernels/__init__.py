@@ -79,6 +79,7 @@ def update(
     *,
     weight_decay: float,
     options: KernelOptions = DEFAULT,
+    matrices: Sequence[bool] | None = None,
 ) -> None:
     """Update parameters by ``rule``, after decoupled weight decay.
 
@@ -92,6 +93,7 @@ def update(
         lr: learning rate; a tensor on the device, if it is captured in a CUDA graph.
         weight_decay: the parameters are multiplied by ``1 - lr * weight_decay``.
         options: implementation to use.
+        matrices: see :class:`~agents.optim.kernels.base.Step`.
     """
     allocate(rule, params, states, options)
     # 1. Split by kind, if there are several: sharded or not, half precision or not.
@@ -100,7 +102,7 @@ def update(
         kinds = [(is_sharded(p), p.dtype in HALF) for p in params]
         parts = [[i for i, kind in enumerate(kinds) if kind == k] for k in set(kinds)]
     kernel = kernel_of(rule)
-    whole = Step(params, grads, states, lr, rule.hyperparameters, options)
+    whole = Step(params, grads, states, lr, rule.hyperparameters, options, matrices)
     for part in parts:
         step = whole.select(part) if part else whole
         # 2. Update half precision in float32 copies.

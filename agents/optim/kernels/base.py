@@ -28,6 +28,7 @@ __all__ = [
     "descend_",
     "for_each_count",
     "initial_slot",
+    "takes_fused",
     "update_means_",
     "update_squares_",
 ]
@@ -66,6 +67,8 @@ class Step:
         lr: learning rate; a tensor on the device if the step is capturable.
         h: hyperparameters of the rule, of a class of its own.
         options: implementation to use.
+        matrices: for rules that treat matrices apart, whether each parameter may be taken
+            for one; None where all may that have two sides.
     """
 
     params: list[Tensor]
@@ -74,6 +77,7 @@ class Step:
     lr: float | Tensor
     h: Any
     options: KernelOptions = DEFAULT
+    matrices: Sequence[bool] | None = None
 
     def slots(self, name: str) -> list[Any]:
         """List a slot of all parameters."""
@@ -88,15 +92,17 @@ class Step:
             steps = self.slots("step")
             torch._foreach_add_(steps, 1)
             return torch.stack(steps)
-        for state in self.states:
-            state["step"] += 1
-        return [state["step"].item() for state in self.states]
+        steps = self.slots("step")
+        torch._foreach_add_(steps, 1)
+        return [step.item() for step in steps]
 
     def select(self, indices: Sequence[int]) -> Step:
         """Return the step of some of the parameters."""
+        matrices = self.matrices
         return Step(
             [self.params[i] for i in indices], [self.grads[i] for i in indices],
             [self.states[i] for i in indices], self.lr, self.h, self.options,
+            None if matrices is None else [matrices[i] for i in indices],
         )  # fmt: skip
 
     def one_by_one(self) -> list[Step]:
@@ -123,6 +129,27 @@ def initial_slot(name: str, param: Tensor, options: KernelOptions) -> Tensor:
         device = param.device if options.capturable else torch.device("cpu")
         return torch.ones((), dtype=dtype.to_real(), device=device)
     return torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+
+
+def takes_fused(step: Step) -> bool:
+    """Return whether torch's fused Adam can take a step where the user has no wish.
+
+    It is much quicker than others on the CPU, which torch does not choose by itself.
+    """
+    options, first = step.options, step.params[0]
+    if options.capturable or options.foreach is not None or options.fused is not None:
+        return False
+    return all(
+        p.device.type == "cpu"
+        and type(p) in (Tensor, torch.nn.Parameter)
+        and p.dtype == first.dtype
+        and p.is_floating_point()
+        and p.is_contiguous()
+        and grad.is_contiguous()
+        and state["exp_avg"].is_contiguous()
+        and state["exp_avg_sq"].is_contiguous()
+        for p, grad, state in zip(step.params, step.grads, step.states, strict=True)
+    )
 
 
 @dataclass(frozen=True)

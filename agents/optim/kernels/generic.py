@@ -47,18 +47,21 @@ def generic_kernel(rule: Rule) -> Kernel:
 
 
 def _update(rule: Rule, step: Step) -> None:
-    for param, grad, state in zip(step.params, step.grads, step.states, strict=True):
+    parts = zip(step.params, step.grads, step.states, strict=True)
+    for i, (param, grad, state) in enumerate(parts):
         # 1. Make everything a batch of one run.
         target = real(param)
         flat, flat_grad = _row(target, target), _row(real(grad), target)
-        parts = tuple(_row(state[name], target) for name in rule.slots)
+        of_rule = tuple(_row(state[name], target) for name in rule.slots)
         lr = torch.full((1, 1), float(step.lr), dtype=flat.dtype, device=flat.device)
         # 2. Update it.
         shape = (target.numel(),) if param.is_complex() else target.shape
-        new, parts = rule.bind([shape]).update(flat, flat_grad, parts, lr)
+        may_be_matrix = step.matrices is None or step.matrices[i]
+        bound = rule.bind([shape], ["matrices" if may_be_matrix else "vectors"])
+        new, of_rule = bound.update(flat, flat_grad, of_rule, lr)
         # 3. Put it back into the shape of the parameter.
         target.copy_(_shaped(new, target))
-        for name, part in zip(rule.slots, parts, strict=True):
+        for name, part in zip(rule.slots, of_rule, strict=True):
             state[name] = _shaped(part, target)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -36,9 +37,12 @@ def update(batch: GradientBatch, state: dict[str, Any], partitioned: bool) -> No
     # 1. Update the moments of all rules.
     moving: list[tuple[Tensor, float, float]] = []
     grads: list[Tensor] = []
-    for group, params, group_grads in batch.by_group():
+    flags: list[bool] = []
+    parts = zip(batch.by_group(), batch.matrices_by_group(), strict=True)
+    for (group, params, group_grads), matrices in parts:
         lr = group["effective_lr"]
         if lr:
+            flags += [True] * len(params) if matrices is None else matrices
             moving += [(p, lr, group["weight_decay"]) for p in params]
             grads += [grad.to(wide(grad.dtype)) for grad in group_grads]
     params = [p for p, *_ in moving]
@@ -51,9 +55,9 @@ def update(batch: GradientBatch, state: dict[str, Any], partitioned: bool) -> No
     counted = list(zip(moments, counts, strict=True))
     # 2. The direction of the rule, and right after a choice its scale.
     chosen = switching.NAMES[state["chosen"]]
-    directions = _directions(chosen, params, grads, counted)
+    directions = _directions(chosen, params, grads, counted, flags)
     if state["scale"] is None:
-        reference = _directions(switching.REFERENCE, params, grads, counted)
+        reference = _directions(switching.REFERENCE, params, grads, counted, flags)
         length = grad_norm(directions, partitioned)
         if chosen in switching.LINEAR:
             recent = [switching.recent_rms(*each) for each in counted]
@@ -76,6 +80,7 @@ def _directions(
     params: list[Tensor],
     grads: list[Tensor],
     counted: list[tuple[Moments, float]],
+    matrices: Sequence[bool],
 ) -> list[Tensor]:
     """Compute the direction of a rule for each parameter, complex where that is.
 
@@ -84,15 +89,16 @@ def _directions(
         params: parameters.
         grads: their gradients, in single or double precision.
         counted: moments of each parameter, and the number of gradients in them.
+        matrices: whether each may be taken for a matrix.
     """
     directions = []
     for grad, (moments, count) in zip(grads, counted, strict=True):
         direction = switching.DIRECTIONS[name](real(grad), moments, count)
         complex_ = grad.is_complex()
         directions.append(torch.view_as_complex(direction) if complex_ else direction)
-    return (
-        orthogonalized(directions, params) if name in switching.ORTHOGONAL else directions
-    )
+    if name in switching.ORTHOGONAL:
+        return orthogonalized(directions, params, matrices)
+    return directions
 
 
 def _refuse(step: Step) -> NoReturn:

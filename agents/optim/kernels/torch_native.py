@@ -12,7 +12,7 @@ from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
 from ..tensors import real
-from .base import Kernel, Step, debiased_roots, descend_, update_squares_
+from .base import Kernel, Step, debiased_roots, descend_, takes_fused, update_squares_
 
 __all__ = ["KERNELS"]
 
@@ -113,7 +113,7 @@ def _adam(step: Step) -> None:
         [],
         step.slots("step"),
         foreach=step.options.foreach,
-        fused=step.options.fused,
+        fused=step.options.fused or takes_fused(step) or None,
         capturable=step.options.capturable,
         amsgrad=False,
         beta1=step.h.beta1,

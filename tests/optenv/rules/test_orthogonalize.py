@@ -11,7 +11,7 @@ from torch import Tensor
 from optenv import rules
 from optenv.rules.orthogonal_adam import as_matrix, orthogonalize, orthogonalize_flat
 
-SIZES = [(2, 2), (16, 16), (48, 12), (12, 48), (96, 96), (300, 20)]
+SIZES = [(2, 2), (16, 16), (48, 12), (12, 48), (64, 64), (300, 20)]
 
 
 def matrices(rows: int, columns: int, count: int = 4) -> Tensor:
@@ -42,7 +42,18 @@ def test_the_result_is_near_the_polar_factor_and_of_the_same_norm(
         return (y * exact).sum((1, 2)) / (norm(y) * norm(exact))
 
     assert (closeness(found) > 0.94).all()
-    assert (1 - closeness(found)).mean() < 0.75 * (1 - closeness(x)).mean()
+    if (1 - closeness(x)).mean() > 0.02:  # else it is as near already as it gets
+        assert (1 - closeness(found)).mean() < 0.75 * (1 - closeness(x)).mean()
+
+
+def test_singular_values_from_a_twentieth_of_the_largest_become_alike() -> None:
+    values = torch.logspace(math.log10(0.0502), 0, 24, dtype=torch.float64)
+    # Fourth powers of the others are small, so that the largest is nearly the bound.
+    values[:-1] = values[:-1].clamp(max=0.4)
+    u, _, vh = torch.linalg.svd(torch.randn(24, 40, dtype=torch.float64), False)
+    found = torch.linalg.svdvals(orthogonalize((u * values @ vh)[None]))[0]
+    low, high = 1 - 0.2178, 1 + 0.2178  # the error of the minimax polynomials
+    assert found.max() / found.min() < 1.02 * high / low
 
 
 def test_singular_vectors_stay_and_values_come_closer() -> None:
@@ -57,12 +68,12 @@ def test_singular_vectors_stay_and_values_come_closer() -> None:
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_large_matrices_are_cut_into_strips_of_about_equal_height(turned: bool) -> None:
-    x = torch.randn(2, 130, 200, dtype=torch.float64)  # two strips of 65 rows
+    x = torch.randn(2, 66, 100, dtype=torch.float64)  # two strips of 33 rows
     found = orthogonalize(x.mT).mT if turned else orthogonalize(x)
-    for rows in (slice(0, 65), slice(65, 130)):
+    for rows in (slice(0, 33), slice(33, 66)):
         torch.testing.assert_close(found[:, rows], orthogonalize(x[:, rows]))
-    odd = orthogonalize(torch.randn(1, 259, 300))  # three of 87, 87 and 85
-    assert odd.shape == (1, 259, 300) and odd.isfinite().all()
+    odd = orthogonalize(torch.randn(1, 131, 150))  # three of 44, 44 and 43
+    assert odd.shape == (1, 131, 150) and odd.isfinite().all()
 
 
 def test_zero_stays_zero_and_has_finite_derivatives() -> None:
