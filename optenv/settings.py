@@ -15,7 +15,13 @@ from .checks import is_number, known, positive_int, suggestion
 from .instances import Instance
 from .ranges import as_range, log_uniform
 from .tasks.base import Task
-from .telemetry import FEATURE_VERSION, FEATURES, LOSS_FEATURES, check_features
+from .telemetry import (
+    FEATURE_VERSION,
+    FEATURES,
+    LOSS_FEATURE_SETS,
+    LOSS_FEATURES,
+    check_features,
+)
 
 __all__ = [
     "DTYPES",
@@ -88,6 +94,11 @@ class Settings:
             (as Metz et al., 2022, and others do to train learned optimizers). 0 for none.
         loss_dropout: fraction of the runs whose losses are not observed, like those of
             users who give the optimizer none; 1 hides them all. Rewards are not affected.
+        loss_features: features of the loss that are shown, a key of
+            :data:`optenv.telemetry.LOSS_FEATURE_SETS`: ``"invariant"`` for those that stay
+            the same if losses are multiplied by a positive number or a constant is added,
+            so that losses may have any unit and be negative; ``"positive"`` for logarithms
+            of positive losses; or ``"both"``. Those that are not shown are 0.
         anytime: whether the length of a run is hidden. No feature tells length or progress
             then, and the action's schedule must be constant. Windows are still fractions of
             the run. An optimizer, which does not know the length, uses the windows of a run
@@ -127,6 +138,7 @@ class Settings:
     on_divergence: str = "end"
     reparametrize: float = 0.0
     loss_dropout: float = 0.0
+    loss_features: str = "both"
     anytime: bool = False
     changes: Any = None
     features: tuple[str, ...] = ()
@@ -180,6 +192,11 @@ class Settings:
         if not is_number(self.reparametrize) or not 0 <= self.reparametrize < math.inf:
             raise ValueError(
                 f"reparametrize must be a number, at least 0, got {self.reparametrize!r}"
+            )
+        if self.loss_features not in tuple(LOSS_FEATURE_SETS):
+            raise ValueError(
+                f"unknown loss_features {self.loss_features!r}; valid: "
+                f"{', '.join(LOSS_FEATURE_SETS)}"
             )
         if not is_number(self.loss_dropout) or not 0 <= self.loss_dropout <= 1:
             raise ValueError(
@@ -270,13 +287,21 @@ class Settings:
         """Compute the length of a run in updates."""
         return max(1, round(self.horizon * updates_per_step))
 
+    @property
+    def hidden_features(self) -> tuple[str, ...]:
+        """Names of the features that are 0 in every observation."""
+        if self.loss_dropout == 1:
+            return LOSS_FEATURES
+        shown = LOSS_FEATURE_SETS[self.loss_features]
+        return tuple(name for name in LOSS_FEATURES if name not in shown)
+
     def describe(self) -> dict[str, Any]:
         """Describe the environment for a policy that was trained on it.
 
         The description holds everything that the policy needs in order to act in an
         optimizer, as JSON values. The loss features are left out if no loss was observed.
         """
-        hidden = LOSS_FEATURES if self.loss_dropout == 1 else ()
+        hidden = self.hidden_features
         names = [*FEATURES, *self.features]
         return {
             "feature_version": FEATURE_VERSION,

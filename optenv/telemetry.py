@@ -45,8 +45,11 @@ from .elementwise import (
 __all__ = [
     "FEATURES",
     "FEATURE_VERSION",
+    "INVARIANT_LOSS_FEATURES",
     "LOSS_FEATURES",
+    "LOSS_FEATURE_SETS",
     "OBSERVATION_BOUND",
+    "POSITIVE_LOSS_FEATURES",
     "Control",
     "FeatureFunction",
     "History",
@@ -58,6 +61,7 @@ __all__ = [
     "observe",
     "probe",
     "register_feature",
+    "relative_fall",
 ]
 
 #: Bumped whenever the meaning of an observation changes; policies carry it.
@@ -241,6 +245,33 @@ _FEATURES: dict[str, _Feature] = {
     "param_growth": _Feature(
         "log parameter norm against the first, squashed (k=3)", squash=3
     ),
+    "loss_fall": _Feature(
+        "fall of the mean loss since the window before, in units of the range of all "
+        "windows' means, squashed (k=30)", squash=30,
+    ),
+    "loss_rise": _Feature(
+        "mean loss above the lowest window before, in units of the range, squashed (k=30)",
+        squash=30,
+    ),
+    "loss_fall_noise": _Feature(
+        "that fall in units of the standard error of a window's mean, squashed (k=1)",
+        squash=1,
+    ),
+    "loss_fall_usual": _Feature(
+        "that fall in units of the usual change from window to window, squashed (k=1)",
+        squash=1,
+    ),
+    "loss_fall_trend": _Feature(
+        "mean loss below its slow moving average, in units of the usual change, squashed "
+        "(k=1)", squash=1,
+    ),
+    "loss_usual_change": _Feature(
+        "log of (usual change / range), centred", offset=3.0, divisor=2.0
+    ),
+    "loss_noise_range": _Feature(
+        "log of (deviation of the losses of a window / range), centred",
+        offset=3.0, divisor=2.0,
+    ),
 }  # fmt: skip
 
 #: Names and descriptions of the features, in the order of the observation.
@@ -248,11 +279,29 @@ FEATURES: dict[str, str] = {
     name: feature.description for name, feature in _FEATURES.items()
 }
 
-#: Features that are 0 where no loss is given.
-LOSS_FEATURES = (
-    "has_loss", "loss_vs_initial", "loss_vs_previous", "loss_vs_best", "loss_trend",
-    "loss_noise", "predicted_decrease",
+#: Features of the loss that only make sense where losses are positive, and that depend on
+#: a constant added to the loss; the last one also on its unit.
+POSITIVE_LOSS_FEATURES = (
+    "loss_vs_initial", "loss_vs_previous", "loss_vs_best", "loss_trend", "loss_noise",
+    "predicted_decrease",
 )  # fmt: skip
+
+#: Features of the loss that stay the same if all losses are multiplied by a positive number
+#: or a constant is added to them.
+INVARIANT_LOSS_FEATURES = (
+    "loss_fall", "loss_rise", "loss_fall_noise", "loss_fall_usual", "loss_fall_trend",
+    "loss_usual_change", "loss_noise_range",
+)  # fmt: skip
+
+#: Features that are 0 where no loss is given.
+LOSS_FEATURES = ("has_loss", *POSITIVE_LOSS_FEATURES, *INVARIANT_LOSS_FEATURES)
+
+#: Which features of the loss an environment shows, by the values of ``loss_features``.
+LOSS_FEATURE_SETS = {
+    "both": LOSS_FEATURES,
+    "positive": ("has_loss", *POSITIVE_LOSS_FEATURES),
+    "invariant": ("has_loss", *INVARIANT_LOSS_FEATURES),
+}
 
 
 class History(NamedTuple):
@@ -260,6 +309,10 @@ class History(NamedTuple):
 
     Losses and norms are logarithms; ``loss_fast``, ``loss_slow``, ``cos_grads`` and
     ``cos_step`` are exponential moving averages over windows.
+
+    The last six are of mean losses themselves, of any sign: that of the window before, the
+    lowest, the highest, and exponential moving averages of means, of their absolute changes
+    and of variances within windows.
     """
 
     windows: Tensor
@@ -275,6 +328,12 @@ class History(NamedTuple):
     param_initial: Tensor
     cos_grads: Tensor
     cos_step: Tensor
+    loss_mean: Tensor
+    loss_lowest: Tensor
+    loss_highest: Tensor
+    loss_average: Tensor
+    loss_change: Tensor
+    loss_variance: Tensor
 
     @classmethod
     def empty(cls, like: Tensor) -> History:
@@ -408,12 +467,13 @@ def observe(
     values = {
         **_control_features(control),
         **_loss_features(window, reference, updated),
+        **_invariant_loss_features(window, history, updated),
         **_gradient_features(probe, window, reference, updated),
     }
-    columns: Sequence[Tensor] = [values[name] for name in FEATURES]
+    columns: Sequence[Any] = [values[name] for name in FEATURES]
     if single:
         columns, updated = as_tensors(columns, like), History(*as_tensors(updated, like))
-    observation = _rescale(torch.stack(columns, dim=-1))
+    observation = _rescale(torch.stack([*columns], dim=-1))
     if extra:
         others = _registered_features(extra, probe, losses, history, control)
         observation = torch.cat([observation, others.to(observation.dtype)], dim=-1)
@@ -425,12 +485,18 @@ def observe(
 
 
 class _Window(NamedTuple):
-    """Logarithms and cosines of one window; ``has_loss`` and ``has_step`` are bool."""
+    """Logarithms and cosines of one window; ``has_loss`` and ``has_step`` are bool.
+
+    ``mean_loss`` is the mean of its ``seen`` losses itself, and ``variance`` theirs.
+    """
 
     has_loss: Tensor
     has_step: Tensor
     loss: Tensor
     loss_noise: Tensor
+    mean_loss: Tensor
+    variance: Tensor
+    seen: Tensor
     grad: Tensor
     param: Tensor
     step: Tensor
@@ -450,7 +516,7 @@ class _Reference(NamedTuple):
 
 
 # Weights of the newest window in the moving averages.
-_FAST, _SLOW, _COSINE = 0.4, 0.1, 0.3
+_FAST, _SLOW, _COSINE, _USUAL = 0.4, 0.1, 0.3, 0.3
 
 
 def _summarize(probe: Probe, losses: Losses, history: History) -> _Window:
@@ -467,11 +533,15 @@ def _summarize(probe: Probe, losses: Losses, history: History) -> _Window:
     loss = where(has_loss, log_mean, history.loss_previous)
     noise = clamp(deviation - log_abs, -12, 4)
     noise = where(losses.seen > 1, noise, history.loss_noise)
+    mean_loss = where(has_loss, losses.mean, history.loss_mean)
     return _Window(
         has_loss=has_loss,
         has_step=probe.step_sq > 0,
         loss=loss,
         loss_noise=noise,
+        mean_loss=mean_loss,
+        variance=variance,
+        seen=losses.seen,
         grad=grad,
         param=param,
         step=step,
@@ -533,11 +603,42 @@ def _update_history(window: _Window, history: History) -> tuple[_Reference, Hist
         param_initial=param_initial,
         cos_grads=lerp(history.cos_grads, window.cos_grads, _COSINE),
         cos_step=lerp(history.cos_step, window.cos_step, _COSINE),
+        **_update_means(window, history),
     )
     # An overflow, as of half-precision gradients, is not remembered for ever.
     kept = each(lambda new, old: where(isfinite(new), new, old), updated, history)
     updated = History(*kept)
     return _Reference(loss_previous, loss_best, grad_previous), updated
+
+
+def _update_means(window: _Window, history: History) -> dict[str, Number]:
+    """Compute the fields of the next history that are of mean losses themselves."""
+    mean, is_first = window.mean_loss, history.loss_windows == 0
+    earlier = each(
+        lambda value: where(is_first, mean, value),
+        [
+            history.loss_mean,
+            history.loss_lowest,
+            history.loss_highest,
+            history.loss_average,
+        ],
+    )
+    previous, lowest, highest, average = earlier
+    # The first change, and the first variance, are the first values of their averages.
+    change = abs(mean - previous)
+    has_change = window.has_loss & (history.loss_windows > 0)
+    usual = where(history.loss_change > 0, history.loss_change, change)
+    usual = where(has_change, lerp(usual, change, _USUAL), history.loss_change)
+    variance = where(history.loss_variance > 0, history.loss_variance, window.variance)
+    variance = lerp(variance, window.variance, _USUAL)
+    return {
+        "loss_mean": mean,
+        "loss_lowest": minimum(lowest, mean),
+        "loss_highest": -minimum(-highest, -mean),
+        "loss_average": where(window.has_loss, lerp(average, mean, _SLOW), average),
+        "loss_change": usual,
+        "loss_variance": where(window.seen > 1, variance, history.loss_variance),
+    }
 
 
 def _control_features(control: Control) -> dict[str, Number]:
@@ -576,6 +677,70 @@ def _loss_features(
         "loss_trend": updated.loss_fast - updated.loss_slow,
         "loss_noise": where(updated.loss_noise == 0, -2.0, updated.loss_noise),
     }
+
+
+def _invariant_loss_features(
+    window: _Window, history: History, updated: History
+) -> dict[str, Number]:
+    """Compute the features of the loss that its unit and its zero do not change.
+
+    A ratio whose unit is 0, as at the first window, is 0, and its log the centre.
+    """
+    mean, is_first = window.mean_loss, history.loss_windows == 0
+    has_change = window.has_loss & (history.loss_windows > 0)
+    previous, lowest = each(
+        lambda value: where(is_first, mean, value), [history.loss_mean, history.loss_lowest]
+    )
+    error_sq = updated.loss_variance / clamp(window.seen, low=1)
+    error, deviation = each(elementwise.sqrt, [error_sq, updated.loss_variance])
+    span = updated.loss_highest - updated.loss_lowest
+    usual = where(history.loss_change > 0, history.loss_change, updated.loss_change)
+    ratios = each(
+        lambda change, unit: where(has_change, _ratio(change, unit), 0.0),
+        [previous - mean, mean - lowest, previous - mean, previous - mean,
+         updated.loss_average - mean],
+        [span, span, error, usual, updated.loss_change],
+    )  # fmt: skip
+    logs = each(
+        lambda size, unit: where(has_change, _log_ratio(size, unit), _CENTRE),
+        [updated.loss_change, deviation],
+        [span, span],
+    )
+    return dict(zip(INVARIANT_LOSS_FEATURES, (*ratios, *logs), strict=True))
+
+
+def relative_fall(history: History, mean: Tensor) -> Tensor:
+    """Compute the fall of a mean loss since the window before, in units of the range.
+
+    Args:
+        history: of the windows before, ``[B]``.
+        mean: mean loss of a window, ``[B]``.
+
+    Returns:
+        The fall ``[B]`` in units of the range of all windows' means, this one included; 0
+        if it is the first.
+    """
+    span = torch.maximum(history.loss_highest, mean)
+    span = span - torch.minimum(history.loss_lowest, mean)
+    fall = _ratio(history.loss_mean - mean, span)
+    return torch.where(history.loss_windows > 0, fall, 0.0)
+
+
+def _ratio(change: Number, unit: Number) -> Number:
+    """Divide a change by a unit; 0 if the unit is 0."""
+    is_unit = unit > 0
+    return where(is_unit, change / where(is_unit, unit, 1.0), 0.0)
+
+
+def _log_ratio(size: Number, unit: Number) -> Number:
+    """Compute the log of a ratio, at least -12; :data:`_CENTRE` if one of both is 0."""
+    known = (size > 0) & (unit > 0)
+    ratio = where(known, size, 1.0) / where(known, unit, 1.0)
+    return where(known, elementwise.log(clamp(ratio, low=_LEAST_RATIO)), _CENTRE)
+
+
+#: Logarithm that stands for an unknown one, and the least ratio that is told from 0.
+_CENTRE, _LEAST_RATIO = -3.0, math.exp(-12.0)
 
 
 def _gradient_features(

@@ -26,6 +26,7 @@ from optenv.telemetry import (
     Probe,
     log_loss,
     observe,
+    relative_fall,
 )
 
 from ..policy.module import Policy
@@ -125,7 +126,7 @@ class Controller:
         """Record the loss of a step; None or a non-finite one is not recorded.
 
         Ratios of losses mean nothing where losses are negative: after the first negative
-        loss the policy goes on as if none were given.
+        loss a policy that observes them goes on as if none were given.
 
         Args:
             loss: scalar.
@@ -143,7 +144,7 @@ class Controller:
         value = loss.item() if isinstance(loss, Tensor) else float(loss)
         if self.state["negative"] or not math.isfinite(value):
             self.state["ignored_losses"] += 1
-        elif value < 0:
+        elif value < 0 and self.policy.needs_positive_losses:
             self.state["ignored_losses"] += 1
             warn_user(
                 f"a loss is {value}, below zero (or, maximised, above): the policy goes on "
@@ -241,7 +242,8 @@ class Controller:
         before: Tensor = state["log_multiplier"]
         # 1. The observation of the environment, from the same telemetry.
         features, history = self._features(probe, log_lr)
-        features, state["loss_shift"] = correct(features, state["loss_shift"])
+        if policy.needs_positive_losses:
+            features, state["loss_shift"] = correct(features, state["loss_shift"])
         observation = features
         if self.tensors is not None:
             observation = self._observe_each(features, probe)
@@ -316,7 +318,7 @@ class Controller:
         """Compute the telemetry features ``[1, F]``, and the history after them."""
         state, losses = self.state, self._losses()
         history = History(**state["history"])
-        if is_outgrown(probe, losses, history):
+        if self.policy.needs_positive_losses and is_outgrown(probe, losses, history):
             history, state["loss_shift"] = without_losses(history), None
         return observe(probe, losses, history, self._control(log_lr))
 
@@ -329,9 +331,12 @@ class Controller:
         """
         assert self.tensors is not None
         losses = self._losses()
+        needs_positive = self.policy.needs_positive_losses
         seen = self.tensors.observe(
             losses, self._control(0.0), self.state["loss_shift"],
-            forget_losses=is_outgrown(probe, losses, History(**self.state["history"])),
+            forget_losses=needs_positive
+            and is_outgrown(probe, losses, History(**self.state["history"])),
+            positive=needs_positive,
         )  # fmt: skip
         return torch.cat([features.expand(len(seen), -1), seen], dim=1)
 
@@ -370,9 +375,8 @@ class Controller:
         reward = state["told"]
         if not state["new_run"]:
             # The decrease of the loss, unless this window has the first losses.
-            has_losses = state["history"]["loss_windows"] > 0
-            reward = state["history"]["loss_previous"] - history.loss_previous
-            reward = reward * has_losses
+            before = History(**state["history"])
+            reward = _told(self.policy, before, history.loss_previous, history.loss_mean)
         reward = reward.nan_to_num().clamp(-OBSERVATION_BOUND, OBSERVATION_BOUND)
         extra = torch.stack([reward, torch.full_like(reward, state["new_run"])], dim=1)
         return torch.cat([observation, state["said"], extra], dim=1)
@@ -536,11 +540,24 @@ def next_run_state(
     losses, reward = Losses(**state["losses"]), fresh["told"]
     if state["new_run"]:  # the last run has not begun
         reward = state["told"]
-    elif losses.seen and state["history"]["loss_windows"] > 0:  # reward of the last window
+    elif losses.seen:  # reward of the last window
         mean = torch.full_like(reward, losses.mean)
-        reward = state["history"]["loss_previous"] - log_loss(mean)
+        reward = _told(policy, History(**state["history"]), log_loss(mean), mean)
     memory = state["memory"] if policy.on_trials else fresh["memory"]
     return {**fresh, "said": state["said"], "memory": memory, "told": reward}
+
+
+def _told(policy: Policy, before: History, log_mean: Tensor, mean: Tensor) -> Tensor:
+    """Return the reward of a window that a policy on trials is told, ``[1]``.
+
+    Args:
+        policy: the policy.
+        before: history of the windows before.
+        log_mean, mean: log of the window's mean loss, and that loss itself.
+    """
+    if not policy.needs_positive_losses:
+        return relative_fall(before, mean)
+    return (before.loss_previous - log_mean) * (before.loss_windows > 0)
 
 
 def mean_log_lr(groups: Sequence[Mapping[str, Any]], partitioned: bool = False) -> float:

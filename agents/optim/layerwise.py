@@ -82,6 +82,7 @@ class TensorDecisions:
         control: Control,
         loss_shift: float | None,
         forget_losses: bool,
+        positive: bool = True,
     ) -> Tensor:
         """Return the observations ``[T, F]`` of the tensors.
 
@@ -91,6 +92,7 @@ class TensorDecisions:
             loss_shift: correction of ``predicted_decrease``, see
                 :mod:`agents.optim.loss_unit`.
             forget_losses: whether the losses of the windows before count no more.
+            positive: whether to show ``predicted_decrease``, which needs positive losses.
         """
         assert self._probe is not None
         multipliers, shifts = self._entries[:, :2].T
@@ -111,7 +113,9 @@ class TensorDecisions:
             ),
         )
         self._entries = torch.cat([self._entries[:, :2], history[0]], dim=1)
-        if loss_shift:
+        if not positive:
+            seen[0, :, _DECREASE] = 0.0
+        elif loss_shift:
             decrease = seen[0, :, _DECREASE]
             shifted = (decrease + loss_shift).clamp(-OBSERVATION_BOUND, OBSERVATION_BOUND)
             seen[0, :, _DECREASE] = torch.where(decrease == 0.0, 0.0, shifted)

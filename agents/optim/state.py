@@ -123,6 +123,10 @@ def check_controller(policy: Policy, saved: Any) -> dict[str, Any]:
     # 2. All of its entries, and no others
     action = policy.action
     state = {**CLOCK, **ADDED, **saved}
+    history = state.get("history")
+    if isinstance(history, Mapping):  # that of 0.1 has no means of losses themselves
+        zero = torch.zeros(1, dtype=_telemetry_dtype(state), device="cpu")
+        state["history"] = {**History.empty(zero)._asdict(), **history}
     if not action.sets and not action.roles:  # states of 0.1 have none of these either
         dtype = _telemetry_dtype(state)
         nothing = torch.zeros(1, 0, dtype=dtype, device="cpu")

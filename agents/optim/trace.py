@@ -12,7 +12,7 @@ from torch import Tensor
 
 from optenv.actions import Action
 from optenv.rules.switching import NAMES
-from optenv.telemetry import FEATURES, OBSERVATION_BOUND
+from optenv.telemetry import FEATURES, INVARIANT_LOSS_FEATURES, OBSERVATION_BOUND
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,6 +41,9 @@ _DECISION = {
 
 #: Columns that traces of version 0.1 do not have. -1 stands for a value that is unknown.
 _LATER = ("schedule", "rate", "loss")
+
+#: Features that traces of version 0.1 do not have, the last of all.
+_LATER_FEATURES = INVARIANT_LOSS_FEATURES
 
 #: Number of columns of a trace: those of a decision, the features, and the update rule.
 COLUMNS = len(_DECISION) + len(FEATURES) + 1
@@ -85,6 +88,20 @@ _FEATURES = {
     "+1 is 20 times as much",
     "param_growth": "size of the parameters against the first: 0 the same, +1 is 3.4 times "
     "as large",
+    "loss_fall": "fall of the mean loss against how far it has ranged: 0 none, +0.5 is 4 %, "
+    "below 0 a rise",
+    "loss_rise": "mean loss above the lowest: 0 the same, +0.5 is 4 % of how far losses have "
+    "ranged",
+    "loss_fall_noise": "fall of the mean loss in standard errors: +0.9 is 3 of them, below 0 "
+    "a rise",
+    "loss_fall_usual": "fall of the mean loss against the usual change: +0.44 is as much, "
+    "below 0 a rise",
+    "loss_fall_trend": "mean loss below its average over time: +0.44 is one usual change, "
+    "below 0 above it",
+    "loss_usual_change": "usual change of the mean loss against its range: 0 is 5 %, +1 is "
+    "7.4 times as much",
+    "loss_noise_range": "spread of single losses against the range of means: 0 is 5 %, +1 is "
+    "7.4 times as much",
 }
 
 #: Meanings of all columns of an :class:`Explanation`, in plain words.
@@ -169,11 +186,14 @@ def note_rate(trace: Tensor, schedule: float, rate: float) -> Tensor:
 
 def widened(trace: Any) -> Any:
     """Return a trace of version 0.1 with the columns added since; others unchanged."""
-    if not isinstance(trace, Tensor) or trace.shape[1:] != (COLUMNS - len(_LATER),):
+    added = len(_LATER) + len(_LATER_FEATURES)
+    if not isinstance(trace, Tensor) or trace.shape[1:] != (COLUMNS - added,):
         return trace
     begin = len(_DECISION) - len(_LATER)
     unknown = trace.new_full((len(trace), len(_LATER)), -1.0)
-    return torch.cat([trace[:, :begin], unknown, trace[:, begin:]], dim=1)
+    unseen = trace.new_zeros(len(trace), len(_LATER_FEATURES))
+    parts = [trace[:, :begin], unknown, trace[:, begin:-1], unseen, trace[:, -1:]]
+    return torch.cat(parts, dim=1)
 
 
 class Explanation(list[dict[str, Any]]):

@@ -42,6 +42,7 @@ class Policy(nn.Module):
         on_trials: True if the policy sees observations of trials.
         columns: columns of an observation that the networks see.
         sees_loss: True if one of these columns depends on the loss.
+        needs_positive_losses: True if one of them takes the logarithm of a loss.
         name: name or path that the policy was loaded by; None for one made in code.
 
     Raises:
@@ -75,6 +76,7 @@ class Policy(nn.Module):
         self.output_bound: float | None = spec.output_bound
         self.columns = spec.columns
         self.sees_loss = spec.sees_loss
+        self.needs_positive_losses = spec.needs_positive_losses
         self.networks = nn.ModuleList(_network(spec) for _ in range(spec.members))
         self.cells = nn.ModuleList()
         if self.memory:

@@ -21,7 +21,12 @@ from torch import nn
 
 from optenv import actions, rules, windows
 from optenv.checks import is_number, quoted
-from optenv.telemetry import FEATURE_VERSION, FEATURES, LOSS_FEATURES
+from optenv.telemetry import (
+    FEATURE_VERSION,
+    FEATURES,
+    LOSS_FEATURES,
+    POSITIVE_LOSS_FEATURES,
+)
 from optenv.trials import EXTRA
 
 from .normalisation import Normalisation
@@ -485,6 +490,11 @@ class PolicySpec:
     def sees_loss(self) -> bool:
         """True if a feature that depends on the loss is among the features."""
         return not set(LOSS_FEATURES).isdisjoint(self.features)
+
+    @property
+    def needs_positive_losses(self) -> bool:
+        """True if a feature that takes the logarithm of a loss is among the features."""
+        return not set(POSITIVE_LOSS_FEATURES).isdisjoint(self.features)
 
     @property
     def num_weights(self) -> int:
