@@ -47,7 +47,7 @@ MOST = MAX_POTENTIAL / 2
 
 #: Rise of the loss over its first value, in nats, that gradients and parameters have to
 #: account for. In training, a run had diverged after a rise of 3 nats.
-RISE = 5.0
+RISE = 4.0
 
 
 def is_outgrown(probe: Probe, losses: Losses, history: History) -> bool:

@@ -76,7 +76,9 @@ class MatrixFlags:
 
 def _matrix_flags(groups: Sequence[Mapping[str, Any]]) -> dict[Tensor, bool]:
     params = [p for group in groups for p in group["params"]]
-    guessed = dict(zip(params, roles_of_shapes([p.shape for p in params]), strict=True))
+    # Complex parameters are pairs of numbers to a rule, and no matrices.
+    shapes = [(p.numel(),) if p.is_complex() else tuple(p.shape) for p in params]
+    guessed = dict(zip(params, roles_of_shapes(shapes), strict=True))
     flags = {}
     for group in groups:
         name, given = group.get("name"), group.get("matrices")

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .adam import Adam, adam_state, update_moments
-from .arithmetic import Number, addcmul, ratio
+from .arithmetic import Number, addcmul, mul, ratio
 from .base import Rule, RuleState, fraction
 
 __all__ = [
@@ -164,7 +164,7 @@ def orthogonalize(direction: Tensor) -> Tensor:
 
 
 def orthogonalize_moderate(direction: Tensor) -> Tensor:
-    """Orthogonalise matrices ``[n, r, c]`` of norms within 1e-7 and 1e9, such as Adam's.
+    """Orthogonalise matrices ``[n, r, c]`` of norms within 1e-18 and 1e18, such as Adam's.
 
     It is :func:`orthogonalize` without its guard against under- and overflow.
     """
@@ -199,23 +199,25 @@ def orthogonalize_strips(x: Tensor) -> Tensor:
     on small matrices each takes longer than its arithmetic.
     """
     (a, b, c), (d, e, f) = COEFFICIENTS
+    inplace = not x.requires_grad
     # 1. The Gram matrix, divided by a bound of its largest eigenvalue that is tight where
-    # one dominates: the fourth root of the sum of fourth powers of the eigenvalues' roots.
+    # one dominates: the root of the sum of their squares.
+    norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
+    x = x / norm.clamp(min=TINY)
     gram = torch.bmm(x, x.mT)
     square = torch.bmm(gram, gram)
     bound_sq = torch.linalg.vector_norm(square, dim=(1, 2), keepdim=True)
     inverse_sq = bound_sq.clamp(min=TINY).reciprocal()
-    gram = gram * inverse_sq.sqrt()
+    gram = mul(gram, inverse_sq.sqrt(), inplace)
     # 2. The factors q of both quintics, which all commute: x <- q_2 q_1 x.
-    first = _add_identity((square * (c * inverse_sq)).add_(gram, alpha=b), a)
+    first = mul(square, c * inverse_sq, inplace).add_(gram, alpha=b)
+    first = _add_identity(first, a)
     gram = torch.bmm(torch.bmm(gram, first), first)
     second = _add_identity(torch.baddbmm(gram, gram, gram, beta=e, alpha=f), d)
     result = torch.bmm(torch.bmm(first, second), x)
     # 3. The norm of the given matrices.
-    norm, length = (
-        torch.linalg.vector_norm(y, dim=(1, 2), keepdim=True) for y in (x, result)
-    )
-    return result * (norm / length.clamp(min=TINY))
+    length = torch.linalg.vector_norm(result, dim=(1, 2), keepdim=True)
+    return mul(result, norm / length.clamp(min=TINY), inplace)
 
 
 def _add_identity(matrices: Tensor, value: float) -> Tensor:

@@ -142,8 +142,10 @@ def takes_fused(step: Step) -> bool:
     return all(
         p.device.type == "cpu"
         and type(p) in (Tensor, torch.nn.Parameter)
-        and p.dtype == first.dtype
+        and p.dtype == state["exp_avg"].dtype == state["exp_avg_sq"].dtype == first.dtype
         and p.is_floating_point()
+        and state["step"].dtype == torch.float32
+        and state["step"].device.type == "cpu"
         and p.is_contiguous()
         and grad.is_contiguous()
         and state["exp_avg"].is_contiguous()

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from optenv.rules.adam import square_decay
@@ -235,16 +236,7 @@ def _orthogonalize_stack(directions: list[Tensor], stack: _Stack) -> list[Tensor
     ]
     stacked = strips[0]
     if len(strips) > 1:
-        if all(each.shape[1:] == stacked.shape[1:] for each in strips):
-            stacked = torch.cat(strips)
-        else:
-            count = sum(map(len, strips))
-            stacked = strips[0].new_zeros(count, stack.height, stack.width)
-            begin = 0
-            for each in strips:
-                _, height, width = each.shape
-                stacked[begin : begin + len(each), :height, :width] = each
-                begin += len(each)
+        stacked = torch.cat([_filled_up(each, stack) for each in strips])
     # 2. Orthogonalised: the half precision of a caller's autocast is too coarse for it.
     with torch.autocast(stacked.device.type, enabled=False):
         result = orthogonalize_strips(stacked)
@@ -256,18 +248,26 @@ def _orthogonalize_stack(directions: list[Tensor], stack: _Stack) -> list[Tensor
     ):
         _, height, width, is_turned = cut
         if part.shape[1:] != (height, width):
-            part = part[:, :height, :width]
-        matrix = part[0] if len(part) == 1 else part.reshape(-1, width)[: len(wide)]
+            part = part.narrow(1, 0, height).narrow(2, 0, width)
+        matrix = part.reshape(-1, width).narrow(0, 0, len(wide))
         matrix = matrix.mT if is_turned else matrix
         shaped.append(matrix.reshape(direction.shape))
     return shaped
+
+
+def _filled_up(strips: Tensor, stack: _Stack) -> Tensor:
+    """Return strips with zeros up to the height and width of a stack."""
+    _, height, width = strips.shape
+    if (height, width) == (stack.height, stack.width):
+        return strips
+    return F.pad(strips, (0, stack.width - width, 0, stack.height - height))
 
 
 def _strips_of(wide: Tensor, strips: int, height: int) -> Tensor:
     """Cut a matrix into strips ``[strips, height, width]``, the last filled up by zeros."""
     rows, columns = wide.shape
     if strips * height > rows:
-        wide = torch.nn.functional.pad(wide, (0, 0, 0, strips * height - rows))
+        wide = F.pad(wide, (0, 0, 0, strips * height - rows))
     return wide.reshape(strips, height, columns)
 
 

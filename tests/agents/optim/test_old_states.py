@@ -1,7 +1,9 @@
 """State dictionaries saved by version 0.1 load, and their runs go on as they did then.
 
 ``data/states_0_1.pt.xz`` has, for every policy shipped with 0.1 and for a ``LearnedLR``,
-the states after 33 of 60 steps of the loop below, and the weights at its end.
+the states after 33 of 60 steps of the loop below, and the weights at its end. The rule
+``orthogonal-adam`` approximates the polar factor in another way since: the weights at the
+end are those of this version for policies of that rule.
 """
 
 from __future__ import annotations
