@@ -24,17 +24,8 @@ from .modifiers import MODIFIERS, Modifiers
 from .ranges import log_uniform
 from .rules import switching
 from .settings import DTYPES, Settings, Structure
-from .telemetry import (
-    FEATURES,
-    OBSERVATION_BOUND,
-    Control,
-    History,
-    Losses,
-    log_loss,
-    observe,
-    relative_fall,
-)
-from .tensors import TENSOR_FEATURES, empty_history, observe_tensors, of_run
+from .telemetry import OBSERVATION_BOUND, Control, History, Losses, log_loss, observe
+from .tensors import empty_history, observe_tensors, of_run
 
 __all__ = ["IDENTITY", "ControlState", "Group", "StepResult", "estimated_reward"]
 
@@ -183,8 +174,6 @@ class Group:
         self.reward = rewards.get(settings.reward)
         self.sources = self.reward.sources or rewards.OBJECTIVES[settings.objective]
         self._baseline = Baseline(self.sources)
-        names, hidden = list(FEATURES), settings.hidden_features
-        self.hidden_columns = [names.index(name) for name in hidden]
         self.sampler = tasks.make(settings.tasks)
         self.device = torch.device(settings.device)
         self.dtype = DTYPES[settings.dtype][0]
@@ -736,9 +725,7 @@ class Group:
             terminated=terminated,
             diverged=diverged,
             lr=window.lr[0],
-            estimated_reward=estimated_reward(
-                before.history, state, at_end, self.settings.loss_features == "invariant"
-            ),
+            estimated_reward=estimated_reward(before.history, state, at_end),
             decision=decision,
             batch_size=window.sizes,
         )
@@ -863,8 +850,6 @@ class Group:
         observation, history = observe(
             probe, losses, state.history, control, self.settings.features
         )
-        if self.hidden_columns:
-            observation[:, self.hidden_columns] = 0.0
         shown = state.observed_action
         if self.action.memory:
             run, latest = state.run, state.run.latest * state.sees_loss
@@ -887,8 +872,6 @@ class Group:
                     previous_action=state.part_shifts,
                 ),
             )
-            if "predicted_decrease" in self.settings.hidden_features:
-                seen[:, :, TENSOR_FEATURES.index("predicted_decrease")] = 0.0
             state, shown = state._replace(tensor_history=tensor_history), seen.flatten(1)
         if self.action.observed:
             observation = torch.cat([observation, shown], dim=1)
@@ -961,14 +944,11 @@ def _with_values(rule: rules.Rule, values: Mapping[str, Tensor]) -> rules.Rule:
     return replace(rule, update=partial(rule.update, h=h))
 
 
-def estimated_reward(
-    before: History, after: ControlState, at_end: Tensor, invariant: bool = False
-) -> Tensor:
+def estimated_reward(before: History, after: ControlState, at_end: Tensor) -> Tensor:
     """Estimate the reward of a control step from the losses of the batches alone.
 
     This is what an optimizer can compute, which has no examples apart from its batches: the
-    decrease of the log of their mean loss against the window before, or of that loss in
-    units of its range (:func:`optenv.telemetry.relative_fall`); 0 where losses are not
+    decrease of the log of their mean loss against the window before; 0 where losses are not
     observed. The loss after the last update of a run is left out, as an optimizer never
     computes it.
 
@@ -976,17 +956,12 @@ def estimated_reward(
         before: history at the beginning of the window.
         after: state at its end.
         at_end: whether the run ends there, ``[B]`` bool.
-        invariant: whether to set the decrease against the range.
 
     Returns:
-        Estimates ``[B]``, in nats or in units of the range.
+        Estimates ``[B]``, in nats.
     """
     losses, first = after.run.losses, before.loss_previous
     without_last = (losses.mean * losses.seen - after.run.latest) / (losses.seen - 1)
-    if invariant:
-        known = torch.where(losses.seen > 1, without_last, before.loss_mean)
-        mean = torch.where(at_end, known, after.history.loss_mean)
-        return relative_fall(before, mean) * after.sees_loss
     # Next to a far larger last loss, nothing is left of the others by rounding.
     is_sound = without_last > 1e-5 * after.run.latest
     is_known = (losses.seen > 1) & after.sees_loss & is_sound
