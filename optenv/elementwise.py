@@ -31,6 +31,7 @@ __all__ = [
     "log",
     "minimum",
     "number_of",
+    "row",
     "sqrt",
     "where",
     "zeros_like",
@@ -152,6 +153,13 @@ def _fill(tree: Any, numbers: Any) -> Any:
         for part in tree
     ]
     return tree._make(parts) if hasattr(tree, "_make") else tuple(parts)
+
+
+def row(numbers: Sequence[Number], like: Tensor) -> Tensor:
+    """Return ``n`` numbers of each run as a tensor ``[B, n]`` of the type of ``like``."""
+    if isinstance(numbers[0], Tensor):
+        return torch.stack([*numbers], dim=-1)
+    return torch.tensor([numbers], dtype=like.dtype)
 
 
 def as_tensors(numbers: Sequence[Number], like: Tensor) -> tuple[Tensor, ...]:

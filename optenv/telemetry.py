@@ -38,6 +38,7 @@ from .elementwise import (
     lerp,
     minimum,
     number_of,
+    row,
     where,
     zeros_like,
 )
@@ -410,10 +411,9 @@ def observe(
         **_loss_features(window, reference, updated),
         **_gradient_features(probe, window, reference, updated),
     }
-    columns: Sequence[Tensor] = [values[name] for name in FEATURES]
+    observation = _rescale(row([values[name] for name in FEATURES], like))
     if single:
-        columns, updated = as_tensors(columns, like), History(*as_tensors(updated, like))
-    observation = _rescale(torch.stack(columns, dim=-1))
+        updated = History(*as_tensors(updated, like))
     if extra:
         others = _registered_features(extra, probe, losses, history, control)
         observation = torch.cat([observation, others.to(observation.dtype)], dim=-1)
