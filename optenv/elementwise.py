@@ -159,9 +159,9 @@ def row(numbers: Sequence[Number], like: Tensor) -> Tensor:
     """Return ``n`` numbers of each run as a tensor ``[B, n]`` of the type of ``like``."""
     if isinstance(numbers[0], Tensor):
         return torch.stack([*numbers], dim=-1)
-    return torch.tensor([numbers], dtype=like.dtype)
+    return torch.tensor([numbers], dtype=like.dtype, device=like.device)
 
 
 def as_tensors(numbers: Sequence[Number], like: Tensor) -> tuple[Tensor, ...]:
     """Return numbers as tensors ``[1]`` of the type of ``like``."""
-    return torch.tensor(numbers, dtype=like.dtype).unsqueeze(1).unbind()
+    return torch.tensor(numbers, dtype=like.dtype, device=like.device).unsqueeze(1).unbind()

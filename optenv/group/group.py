@@ -36,7 +36,7 @@ class Group:
         size: number of runs, ``B``.
 
     Attributes:
-        setup: what the arguments stand for.
+        setup: objects that the arguments name.
         task: the task that all runs share.
         total_updates: length of each run in updates.
         family: family and split that the task was drawn from, or None.

@@ -1,4 +1,4 @@
-"""Setup of a group: what the arguments of an environment stand for."""
+"""Setup of a group: the objects that the arguments of an environment name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Setup"]
 
 @dataclass(frozen=True)
 class Setup:
-    """What the names among the arguments of an environment stand for.
+    """Objects that the arguments of an environment name.
 
     Attributes:
         settings: arguments of the environment.
