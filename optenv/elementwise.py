@@ -25,6 +25,7 @@ __all__ = [
     "asinh",
     "clamp",
     "each",
+    "invert",
     "is_single",
     "isfinite",
     "lerp",
@@ -89,6 +90,11 @@ def where(mask: Number, a: Number, b: Number) -> Number:
     return torch.where(mask, a, b) if isinstance(mask, Tensor) else (a if mask else b)
 
 
+def invert(mask: Number) -> Number:
+    """Return where a mask is False."""
+    return ~mask if isinstance(mask, Tensor) else not mask
+
+
 def number_of(mask: Number, like: Number) -> Number:
     """Return 1 where the mask is True, and 0 elsewhere, of the type of ``like``."""
     return mask.to(like.dtype) if isinstance(mask, Tensor) else float(mask)
@@ -116,12 +122,11 @@ def each(
 
 
 def is_single(like: Tensor) -> bool:
-    """Return whether the numbers ``[B]`` of runs are quicker as floats.
+    """Return whether the numbers ``[B, ...]`` of runs are quicker as floats.
 
     They are those of one run, on the CPU, and no gradient flows through them.
     """
-    shape, device = like.shape, like.device
-    return shape == (1,) and device.type == "cpu" and not like.requires_grad
+    return like.shape[0] == 1 and like.is_cpu and not like.requires_grad
 
 
 def as_floats(tree: T) -> T:

@@ -340,10 +340,10 @@ class Group:
             state = stages.with_losses(state, changed, self._losses_in(state))
         observation, state = observe(setup, self.total_updates, state)
         # 3. The end of the run, and the reward.
-        at_end = torch.from_numpy(self.steps >= self.num_steps).to(self.device)
-        terminated = at_end
+        at_end = self.steps >= self.num_steps
+        terminated = torch.from_numpy(at_end).to(self.device)
         if self.settings.on_divergence == "end":
-            terminated = at_end | diverged
+            terminated = terminated | diverged
         ended = terminated
         if continual:
             ended = stages.task_ended(

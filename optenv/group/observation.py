@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,7 +72,7 @@ def observe(
     return observation, state._replace(history=history)
 
 
-def estimated_reward(before: History, after: ControlState, at_end: Tensor) -> Tensor:
+def estimated_reward(before: History, after: ControlState, at_end: np.ndarray) -> Tensor:
     """Estimate the reward of a control step from the losses of the batches alone.
 
     This is what an optimizer can compute, which has no examples apart from its batches: the
@@ -82,15 +83,18 @@ def estimated_reward(before: History, after: ControlState, at_end: Tensor) -> Te
     Args:
         before: history at the beginning of the window.
         after: state at its end.
-        at_end: whether the run ends there, ``[B]`` bool.
+        at_end: whether the run ends there, ``[B]`` bool on the host.
 
     Returns:
         Estimates ``[B]``, in nats.
     """
+    if not at_end.any():
+        return before.loss_previous - after.history.loss_previous
     losses, first = after.run.losses, before.loss_previous
     without_last = (losses.mean * losses.seen - after.run.latest) / (losses.seen - 1)
     # Next to a far larger last loss, nothing is left of the others by rounding.
     is_sound = without_last > 1e-5 * after.run.latest
     is_known = (losses.seen > 1) & after.sees_loss & is_sound
     last = torch.where(is_known, first - log_loss(without_last), 0.0)
-    return torch.where(at_end, last, first - after.history.loss_previous)
+    ended = torch.from_numpy(at_end).to(last.device)
+    return torch.where(ended, last, first - after.history.loss_previous)
