@@ -140,7 +140,7 @@ def advance(
         update.
     """
     total, size = len(lr), task.batch_size if batch_size is None else batch_size
-    rule = rule.bind(task.shapes)
+    rule = rule.bind(task.shapes) if rule.shaped else rule
     rows = data.rows_from(state.drawn, total * size)
     state = state._replace(losses=Losses.empty(torch.zeros_like(state.losses.mean)))
     # One copy of the state a window, which the updates overwrite, spares allocations. The
@@ -256,7 +256,9 @@ def _training_loss_and_grad(
         updates: number of the update that the gradient is for, ``[B]``.
         buffers: running statistics before, ``[B, S]``.
     """
-    noise = data.noise(updates, rows.shape[1], task.noise).to(params)
+    noise = params.new_empty(*rows.shape, 0)
+    if task.noise:
+        noise = data.noise(updates, rows.shape[1], task.noise).to(params)
     keys = data.keys(updates) if task.draws else None
     batch = Batch(*data.batch(rows, updates), noise, keys)
     after = [buffers]
