@@ -142,22 +142,31 @@ def advance(
     total, size = len(lr), task.batch_size if batch_size is None else batch_size
     rule = rule.bind(task.shapes) if rule.shaped else rule
     rows = data.rows_from(state.drawn, total * size)
-    state = state._replace(losses=Losses.empty(torch.zeros_like(state.losses.mean)))
     # One copy of the state a window, which the updates overwrite, spares allocations. The
     # caller's state stays as it is.
     inplace = counts is None and not differentiable
     if inplace:
         rule_state = tuple(part.clone() for part in state.rule)
         state = state._replace(params=state.params.clone(), rule=rule_state)
-    for update in range(total):
-        batch = slice(update * size, (update + 1) * size)
-        probed = counts is not None or update == total - 1
-        new = _update(
-            task, rule, data, state, lr[update], modifiers, rows[:, batch],
-            probed=probed, by_tensor=by_tensor, inplace=inplace,
-            differentiable=differentiable,
-        )  # fmt: skip
-        state = new if counts is None else where(counts > update, new, state)
+    found, empty = [], Losses.empty(torch.zeros_like(state.losses.mean))
+    if counts is not None:
+        state = state._replace(losses=empty)
+    with torch.set_grad_enabled(differentiable):
+        for update in range(total):
+            batch = slice(update * size, (update + 1) * size)
+            probed = counts is not None or update == total - 1
+            new = _update(
+                task, rule, data, state, lr[update], modifiers, rows[:, batch],
+                probed=probed, by_tensor=by_tensor, inplace=inplace,
+                differentiable=differentiable,
+            )  # fmt: skip
+            found.append(new.latest)
+            if counts is not None:
+                new = new._replace(losses=state.losses.record(new.latest))
+                new = where(counts > update, new, state)
+            state = new
+        if counts is None:
+            state = state._replace(losses=empty.record_all(found))
     return state
 
 
@@ -177,6 +186,8 @@ def _update(
 ) -> RunState:
     """Make one update of every run, then take loss and gradient on the next batch.
 
+    The loss is not recorded among the losses of the window.
+
     Args:
         task, rule, data, state, modifiers, by_tensor, differentiable: see
             :func:`advance`.
@@ -187,46 +198,42 @@ def _update(
     """
     before = state.params.clone() if probed and inplace else state.params
     updates = state.updates + 1
-    with torch.set_grad_enabled(differentiable):
-        grad, mean_square = state.grad, state.mean_square
-        if modifiers.clip is not None:
-            grad, mean_square = clip(grad, modifiers.clip, mean_square, state.updates)
-        rates = lr.unsqueeze(1)
-        if modifiers.lr_factors is not None:
-            rates = rates * modifiers.lr_factors
-        decayed = state.params
-        if modifiers.weight_decay is not None:
-            decayed = decayed * (1.0 - rates * modifiers.weight_decay.unsqueeze(1))
-        if modifiers.update is None:
-            params, rule_state = rule.update(decayed, grad, state.rule, rates, inplace)
-        else:
-            params, rule_state = decayed + rates * modifiers.update, state.rule
-        average = state.average
-        if modifiers.average is not None:
-            weight = average_weight(updates, modifiers.average)
-            average = torch.lerp(average, params, weight.unsqueeze(1))
+    grad, mean_square = state.grad, state.mean_square
+    if modifiers.clip is not None:
+        grad, mean_square = clip(grad, modifiers.clip, mean_square, state.updates)
+    rates = lr.unsqueeze(1)
+    if modifiers.lr_factors is not None:
+        rates = rates * modifiers.lr_factors
+    decayed = state.params
+    if modifiers.weight_decay is not None:
+        decayed = decayed * (1.0 - rates * modifiers.weight_decay.unsqueeze(1))
+    if modifiers.update is None:
+        params, rule_state = rule.update(decayed, grad, state.rule, rates, inplace)
+    else:
+        params, rule_state = decayed + rates * modifiers.update, state.rule
+    average = state.average
+    if modifiers.average is not None:
+        weight = average_weight(updates, modifiers.average)
+        average = torch.lerp(average, params, weight.unsqueeze(1))
     loss, grad, buffers = _training_loss_and_grad(
         task, data, params, rows, updates, state.buffers, differentiable
     )
-    with torch.set_grad_enabled(differentiable):
-        measured = state.probe
-        if probed:
-            measured = _probe(
-                probe, task, by_tensor, grad, params, state.grad, params - before
-            )
-        return RunState(
-            params=params,
-            grad=grad,
-            rule=rule_state,
-            updates=updates,
-            losses=state.losses.record(loss),
-            latest=loss,
-            probe=measured,
-            buffers=buffers,
-            mean_square=mean_square,
-            average=average,
-            drawn=state.drawn + rows.shape[1],
-        )
+    measured = state.probe
+    if probed:
+        measured = _probe(probe, task, by_tensor, grad, params, state.grad, params - before)
+    return RunState(
+        params=params,
+        grad=grad,
+        rule=rule_state,
+        updates=updates,
+        losses=state.losses,
+        latest=loss,
+        probe=measured,
+        buffers=buffers,
+        mean_square=mean_square,
+        average=average,
+        drawn=state.drawn + rows.shape[1],
+    )
 
 
 def _probe(

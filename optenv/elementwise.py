@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -164,9 +165,14 @@ def row(numbers: Sequence[Number], like: Tensor) -> Tensor:
     """Return ``n`` numbers of each run as a tensor ``[B, n]`` of the type of ``like``."""
     if isinstance(numbers[0], Tensor):
         return torch.stack([*numbers], dim=-1)
-    return torch.tensor([numbers], dtype=like.dtype, device=like.device)
+    return _tensor([numbers], like)
 
 
 def as_tensors(numbers: Sequence[Number], like: Tensor) -> tuple[Tensor, ...]:
     """Return numbers as tensors ``[1]`` of the type of ``like``."""
-    return torch.tensor(numbers, dtype=like.dtype, device=like.device).unsqueeze(1).unbind()
+    return _tensor(numbers, like).unsqueeze(1).unbind()
+
+
+def _tensor(numbers: Any, like: Tensor) -> Tensor:
+    """Make a tensor on the CPU by way of NumPy, which is quicker than torch at it."""
+    return torch.from_numpy(np.array(numbers, np.float64)).to(like.dtype)

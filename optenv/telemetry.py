@@ -99,6 +99,19 @@ class Losses(NamedTuple):
         mean = self.mean + delta / seen
         return Losses(seen, mean, self.deviation + delta * (loss - mean))
 
+    def record_all(self, losses: Sequence[Tensor]) -> Losses:
+        """Return the statistics with more losses ``[B]``, in their order."""
+        like = losses[0]
+        if is_single(like) and isinstance(self.mean, Tensor):
+            recorded = as_floats(self)
+            for loss in torch.cat([*losses]).tolist():
+                recorded = recorded.record(loss)
+            return Losses(*as_tensors(recorded, like))
+        recorded = self
+        for loss in losses:
+            recorded = recorded.record(loss)
+        return recorded
+
 
 class Probe(NamedTuple):
     r"""Inner products around one update :math:`\theta \leftarrow \theta + s`.
