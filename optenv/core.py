@@ -145,19 +145,24 @@ def advance(
     # One copy of the state a window, which the updates overwrite, spares allocations. The
     # caller's state stays as it is.
     inplace = counts is None and not differentiable
+    given, rates = state.params, lr.unsqueeze(-1)
     if inplace:
         rule_state = tuple(part.clone() for part in state.rule)
         state = state._replace(params=state.params.clone(), rule=rule_state)
-    found, empty = [], Losses.empty(torch.zeros_like(state.losses.mean))
+    found: list[Tensor] = []
     if counts is not None:
-        state = state._replace(losses=empty)
+        state = state._replace(losses=Losses.empty(torch.zeros_like(state.losses.mean)))
     with torch.set_grad_enabled(differentiable):
         for update in range(total):
-            batch = slice(update * size, (update + 1) * size)
-            probed = counts is not None or update == total - 1
+            batch = rows[:, update * size : (update + 1) * size]
+            before = None  # unless the update is probed
+            if counts is not None or update == total - 1:
+                before = state.params
+                if inplace:
+                    before = before.clone() if update else given
             new = _update(
-                task, rule, data, state, lr[update], modifiers, rows[:, batch],
-                probed=probed, by_tensor=by_tensor, inplace=inplace,
+                task, rule, data, state, rates[update], modifiers, batch,
+                before=before, by_tensor=by_tensor, inplace=inplace,
                 differentiable=differentiable,
             )  # fmt: skip
             found.append(new.latest)
@@ -166,7 +171,7 @@ def advance(
                 new = where(counts > update, new, state)
             state = new
         if counts is None:
-            state = state._replace(losses=empty.record_all(found))
+            state = state._replace(losses=Losses.of(found))
     return state
 
 
@@ -175,11 +180,11 @@ def _update(
     rule: Rule,
     data: Data,
     state: RunState,
-    lr: Tensor,
+    rates: Tensor,
     modifiers: Modifiers,
     rows: Tensor,
     *,
-    probed: bool,
+    before: Tensor | None,
     by_tensor: bool,
     inplace: bool,
     differentiable: bool,
@@ -191,17 +196,16 @@ def _update(
     Args:
         task, rule, data, state, modifiers, by_tensor, differentiable: see
             :func:`advance`.
-        lr: learning rate, ``[B]``.
+        rates: learning rate, ``[B, 1]``.
         rows: examples of the next batch, ``[B, n]``.
-        probed: whether to measure the probe.
+        before: parameters before the update, ``[B, P]``, to measure the probe; None to
+            keep the last one.
         inplace: whether ``state`` may be overwritten.
     """
-    before = state.params.clone() if probed and inplace else state.params
     updates = state.updates + 1
     grad, mean_square = state.grad, state.mean_square
     if modifiers.clip is not None:
         grad, mean_square = clip(grad, modifiers.clip, mean_square, state.updates)
-    rates = lr.unsqueeze(1)
     if modifiers.lr_factors is not None:
         rates = rates * modifiers.lr_factors
     decayed = state.params
@@ -219,7 +223,7 @@ def _update(
         task, data, params, rows, updates, state.buffers, differentiable
     )
     measured = state.probe
-    if probed:
+    if before is not None:
         measured = _probe(probe, task, by_tensor, grad, params, state.grad, params - before)
     return RunState(
         params=params,
@@ -270,12 +274,19 @@ def _training_loss_and_grad(
     batch = Batch(*data.batch(rows, updates), noise, keys)
     after = [buffers]
 
-    def loss_of(params: Tensor) -> Tensor:
-        inner = params if data.scale is None else params * data.scale
-        loss, after[0] = task.training_loss(task.unflatten(inner), batch, buffers)
+    def loss_at(parts: tuple[Tensor, ...]) -> Tensor:
+        loss, after[0] = task.training_loss(parts, batch, buffers)
         return _checked(task, loss, params)
 
-    loss, grad = _differentiate(loss_of, params, differentiable)
+    def loss_of(params: Tensor) -> Tensor:
+        inner = params if data.scale is None else params * data.scale
+        return loss_at(task.unflatten(inner))
+
+    is_split = type(task).unflatten is Task.unflatten  # and nothing more
+    if is_split and data.scale is None and not differentiable:
+        loss, grad = _differentiate_parts(loss_at, task.unflatten(params.detach()))
+    else:
+        loss, grad = _differentiate(loss_of, params, differentiable)
     return loss, grad, after[0].detach()
 
 
@@ -314,6 +325,21 @@ def loss_and_grad(
         return _checked(task, task.loss(task.unflatten(inner), *batch), params)
 
     return _differentiate(loss_of, params, differentiable)
+
+
+def _differentiate_parts(
+    loss_at: Callable[[tuple[Tensor, ...]], Tensor], parts: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """Compute a loss ``[B]`` of parameter tensors, and its gradient ``[B, P]``.
+
+    This spares the graph the way from flat parameters to the tensors ``[B, ...]``.
+    """
+    with torch.enable_grad():
+        parts = tuple(part.detach().requires_grad_() for part in parts)
+        loss = loss_at(parts)
+        grads = torch.autograd.grad(loss.sum(), parts, materialize_grads=True)
+    flat = [grad.reshape(loss.shape[0], -1) for grad in grads]
+    return loss.detach(), torch.cat(flat, dim=1)
 
 
 def _differentiate(

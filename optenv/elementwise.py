@@ -170,7 +170,7 @@ def row(numbers: Sequence[Number], like: Tensor) -> Tensor:
 
 def as_tensors(numbers: Sequence[Number], like: Tensor) -> tuple[Tensor, ...]:
     """Return numbers as tensors ``[1]`` of the type of ``like``."""
-    return _tensor(numbers, like).unsqueeze(1).unbind()
+    return _tensor(numbers, like).chunk(len(numbers))
 
 
 def _tensor(numbers: Any, like: Tensor) -> Tensor:

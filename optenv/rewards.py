@@ -48,11 +48,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .checks import check_new_name, is_number, known
-from .elementwise import Number, asinh, clamp, invert, is_single, log, where
+from .elementwise import Number, as_tensors, asinh, clamp, invert, is_single, log, where
 
 __all__ = [
     "DIVERGED_POTENTIAL",
@@ -198,11 +199,11 @@ class Reward:
 
     def _evaluate_single(self, loss: Tensor, initial_loss: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluate the mean of :func:`log_progress` for a single run, on floats."""
-        pairs = zip(loss[0].tolist(), initial_loss[0].tolist(), strict=True)
+        pairs = zip(loss.tolist()[0], initial_loss.tolist()[0], strict=True)
         phi = [log_progress(*pair) for pair in pairs]
         sound = all(_is_sound(each) for each in phi)
         value = sum(phi) / len(phi) if sound else self.diverged_potential
-        return loss.new_tensor([value]), torch.tensor([not sound], device=loss.device)
+        return as_tensors([value], loss)[0], torch.from_numpy(np.array([not sound]))
 
     def earn(self, step: Step) -> Tensor:
         """Compute the reward ``[B]`` of a control step.

@@ -99,18 +99,19 @@ class Losses(NamedTuple):
         mean = self.mean + delta / seen
         return Losses(seen, mean, self.deviation + delta * (loss - mean))
 
-    def record_all(self, losses: Sequence[Tensor]) -> Losses:
-        """Return the statistics with more losses ``[B]``, in their order."""
+    @classmethod
+    def of(cls, losses: Sequence[Tensor]) -> Losses:
+        """Make the statistics of losses ``[B]``, at least one, in their order."""
         like = losses[0]
-        if is_single(like) and isinstance(self.mean, Tensor):
-            recorded = as_floats(self)
-            for loss in torch.cat([*losses]).tolist():
-                recorded = recorded.record(loss)
-            return Losses(*as_tensors(recorded, like))
-        recorded = self
-        for loss in losses:
+        if len(losses) == 1:
+            return cls(torch.ones_like(like), like, like - like)
+        single, found = is_single(like), losses
+        if single:
+            found = torch.cat([*losses]).tolist()
+        recorded = cls.empty(zeros_like(found[0]))
+        for loss in found:
             recorded = recorded.record(loss)
-        return recorded
+        return cls(*as_tensors(recorded, like)) if single else recorded
 
 
 class Probe(NamedTuple):

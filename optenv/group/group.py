@@ -333,7 +333,7 @@ class Group:
                 part_multipliers=decision.part_multipliers,
                 part_shifts=decision.part_shifts,
             )
-        if not self.action.per_tensor and not self.action.memory:
+        if self.action.observed and not self.action.per_tensor and not self.action.memory:
             shown = self.action.observe(action, decision)
             state = state._replace(observed_action=shown.to(self.dtype))
         if continual:

@@ -31,17 +31,14 @@ def reward_losses(
         stage: stage of the task, if it changes, ``[B]``; by default that of the last
             update.
     """
-    data = data.at(run.updates - 1) if stage is None else data.in_stage(stage)
+    if data.stages is not None:
+        data = data.at(run.updates - 1) if stage is None else data.in_stage(stage)
     limit = task.reward_examples
-    batches = {
-        "train": lambda: data.train(limit),
-        "validation": lambda: data.validation(limit),
-    }
     losses = [
         core.evaluate(
             task,
             run.evaluated,
-            batches[source](),
+            data.train(limit) if source == "train" else data.validation(limit),
             data,
             run.buffers,
             source=source,

@@ -58,10 +58,26 @@ def plan(
         steps: control steps done, ``[B]``.
         active: runs that take part, ``[B]`` bool; None for all.
     """
+    own, total, runs = task.batch_size, int(boundaries[-1]), len(steps)
+    peak = state.base_lr * decision.log_multiplier.exp()
+    # 0. Runs in phase have number of updates and schedule in common.
+    if decision.batch_factor is None and (runs == 1 or steps.min() == steps.max()):
+        position = min(int(steps[0]), len(boundaries) - 2)
+        begin, end = int(boundaries[position]), int(boundaries[position + 1])
+        shared = [setup.action.factor(min(at / total, 1.0)) for at in range(begin, end)]
+        if all(factor == 1.0 for factor in shared):
+            lr = peak.expand(len(shared), runs)
+        else:
+            factors = torch.tensor(shared, device=setup.device, dtype=setup.dtype)
+            lr = factors.unsqueeze(1) * peak
+        counts = np.full(runs, end - begin)
+        if active is not None:
+            counts = np.where(active, counts, 0)
+        return Window(lr, counts, np.full(runs, own))
     # 1. The numbers of updates, with batches of the task's own size.
-    own, position = task.batch_size, np.minimum(steps, len(boundaries) - 2)
+    position = np.minimum(steps, len(boundaries) - 2)
     first, last = boundaries[position], boundaries[position + 1]
-    counts, sizes = last - first, np.full(len(steps), own)
+    counts, sizes = last - first, np.full(runs, own)
     passed: Any = 1.0
     if decision.batch_factor is not None:
         # 2. As many with batches of another size as there are examples for.
@@ -71,15 +87,12 @@ def plan(
         sizes = np.minimum(np.maximum(wanted.astype(np.int64), min(own, 2)), left)
         passed = counts / (left // sizes)  # in updates of batches of the own size
         counts = left // sizes
-    elif (position == position[0]).all():  # runs in phase have the schedule in common
-        first = first[:1]
     if active is not None:
         counts = np.where(active, counts, 0)
     # 3. Their learning rates.
     updates = first + passed * np.arange(counts.max())[:, None]
-    progress = np.minimum(updates / boundaries[-1], 1.0)
+    progress = np.minimum(updates / total, 1.0)
     factor = [[setup.action.factor(each) for each in row] for row in progress.tolist()]
-    peak = state.base_lr * decision.log_multiplier.exp()
     lr = torch.tensor(factor, device=setup.device, dtype=setup.dtype) * peak
     return Window(lr, counts, sizes)
 

@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -158,15 +158,13 @@ class Data(NamedTuple):
 
     def _rows_of_single(self, drawn: int, count: int) -> Tensor:
         """Compute what :meth:`rows_from` does for a single run, epoch by epoch."""
-        order, parts, end = int(self.order[0]), [], drawn + count
+        order, end, parts = int(self.order), drawn + count, []
         while drawn < end:
             epoch, within = divmod(drawn, self.num_train)
-            bits = _mix(_wrapped(order + epoch * _GOLDEN))
-            stride = int(_STRIDES[bits & (len(_STRIDES) - 1)])
-            places = np.arange(within, min(self.num_train, within + end - drawn))
-            parts.append((places * stride + _offset(bits)) % self.num_train)
-            drawn += len(places)
-        return torch.from_numpy(np.concatenate(parts)[None])
+            taken = min(self.num_train - within, end - drawn)
+            parts.append(_epoch(order, epoch, self.num_train, within, taken))
+            drawn += taken
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).unsqueeze(0)
 
     def keys(self, updates: Tensor) -> Tensor:
         """Compute keys for random numbers, ``[B]`` int64, from the run and the update.
@@ -244,10 +242,12 @@ class Data(NamedTuple):
         return stages.apply(*self._take(rows), stage)
 
     def _take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        flat, size = rows.flatten(), rows.shape
+        flat, inputs, targets = rows.flatten(), self.inputs, self.targets
         # index_select is several times faster than advanced indexing here.
-        inputs = self.inputs.index_select(0, flat).unflatten(0, size)
-        return inputs, self.targets.index_select(0, flat).unflatten(0, size)
+        return (
+            inputs.index_select(0, flat).view(*rows.shape, *inputs.shape[1:]),
+            targets.index_select(0, flat).view(*rows.shape, *targets.shape[1:]),
+        )
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Data:
         """Move to ``device``; floating-point examples become ``dtype``."""
@@ -323,6 +323,32 @@ def _mix(bits: Bits) -> Bits:
 def _wrapped(bits: Bits) -> Bits:
     """Return an integer modulo 2^64 in the range of int64, as torch's are already."""
     return bits if isinstance(bits, Tensor) else (bits + 2**63) % 2**64 - 2**63
+
+
+def _epoch(order: int, epoch: int, num_train: int, begin: int, count: int) -> Tensor:
+    """Compute the examples at some places of an epoch of a run, ``[count]``."""
+    if num_train <= _KEPT_EPOCH:
+        return _whole_epoch(order, epoch, num_train)[begin : begin + count]
+    return _places(
+        order, epoch, num_train, torch.arange(begin, begin + count, device="cpu")
+    )
+
+
+#: Number of examples up to which the order of an epoch is kept: a run needs it many times.
+_KEPT_EPOCH = 2**13
+
+
+@lru_cache(64)
+def _whole_epoch(order: int, epoch: int, num_train: int) -> Tensor:
+    """Compute all examples of an epoch of a run, in their order."""
+    return _places(order, epoch, num_train, torch.arange(num_train, device="cpu"))
+
+
+def _places(order: int, epoch: int, num_train: int, places: Tensor) -> Tensor:
+    """Compute the examples at places of an epoch of a run."""
+    bits = _mix(_wrapped(order + epoch * _GOLDEN))
+    stride = int(_STRIDES[bits & (len(_STRIDES) - 1)])
+    return (places * stride + _offset(bits)).remainder(num_train)
 
 
 def _offset(bits: Bits) -> Bits:
@@ -550,7 +576,10 @@ def unflatten(params: Tensor, shapes: Sequence[Sequence[int]]) -> tuple[Tensor, 
     """Split flat parameters ``[B, P]`` into views ``[B, *shape]`` in the shapes' order."""
     runs, sizes = params.shape[0], [math.prod(shape) for shape in shapes]
     parts = torch.split_with_sizes(params, sizes, 1)
-    return tuple(part.view(runs, *shape) for part, shape in zip(parts, shapes, strict=True))
+    return tuple(
+        part if len(shape) == 1 else part.view(runs, *shape)  # vectors are as they are
+        for part, shape in zip(parts, shapes, strict=True)
+    )
 
 
 def order_keys(generators: Sequence[np.random.Generator]) -> Tensor:
