@@ -140,24 +140,38 @@ def advance(
         update.
     """
     total, size = len(lr), task.batch_size if batch_size is None else batch_size
-    rule = rule.bind(task.shapes, task.roles)
+    rule = rule.bind(task.shapes, task.roles) if rule.shaped else rule
     rows = data.rows_from(state.drawn, total * size)
-    state = state._replace(losses=Losses.empty(torch.zeros_like(state.losses.mean)))
     # One copy of the state a window, which the updates overwrite, spares allocations. The
     # caller's state stays as it is.
     inplace = counts is None and not differentiable
+    given, rates = state.params, lr.unsqueeze(-1)
     if inplace:
         rule_state = tuple(part.clone() for part in state.rule)
         state = state._replace(params=state.params.clone(), rule=rule_state)
-    for update in range(total):
-        batch = slice(update * size, (update + 1) * size)
-        probed = counts is not None or update == total - 1
-        new = _update(
-            task, rule, data, state, lr[update], modifiers, rows[:, batch],
-            probed=probed, by_tensor=by_tensor, inplace=inplace,
-            differentiable=differentiable,
-        )  # fmt: skip
-        state = new if counts is None else where(counts > update, new, state)
+    found: list[Tensor] = []
+    if counts is not None:
+        state = state._replace(losses=Losses.empty(torch.zeros_like(state.losses.mean)))
+    with torch.set_grad_enabled(differentiable):
+        for update in range(total):
+            batch = rows[:, update * size : (update + 1) * size]
+            before = None  # unless the update is probed
+            if counts is not None or update == total - 1:
+                before = state.params
+                if inplace:
+                    before = before.clone() if update else given
+            new = _update(
+                task, rule, data, state, rates[update], modifiers, batch,
+                before=before, by_tensor=by_tensor, inplace=inplace,
+                differentiable=differentiable,
+            )  # fmt: skip
+            found.append(new.latest)
+            if counts is not None:
+                new = new._replace(losses=state.losses.record(new.latest))
+                new = where(counts > update, new, state)
+            state = new
+        if counts is None:
+            state = state._replace(losses=Losses.of(found))
     return state
 
 
@@ -166,67 +180,64 @@ def _update(
     rule: Rule,
     data: Data,
     state: RunState,
-    lr: Tensor,
+    rates: Tensor,
     modifiers: Modifiers,
     rows: Tensor,
     *,
-    probed: bool,
+    before: Tensor | None,
     by_tensor: bool,
     inplace: bool,
     differentiable: bool,
 ) -> RunState:
     """Make one update of every run, then take loss and gradient on the next batch.
 
+    The loss is not recorded among the losses of the window.
+
     Args:
         task, rule, data, state, modifiers, by_tensor, differentiable: see
             :func:`advance`.
-        lr: learning rate, ``[B]``.
+        rates: learning rate, ``[B, 1]``.
         rows: examples of the next batch, ``[B, n]``.
-        probed: whether to measure the probe.
+        before: parameters before the update, ``[B, P]``, to measure the probe; None to
+            keep the last one.
         inplace: whether ``state`` may be overwritten.
     """
-    before = state.params.clone() if probed and inplace else state.params
     updates = state.updates + 1
-    with torch.set_grad_enabled(differentiable):
-        grad, mean_square = state.grad, state.mean_square
-        if modifiers.clip is not None:
-            grad, mean_square = clip(grad, modifiers.clip, mean_square, state.updates)
-        rates = lr.unsqueeze(1)
-        if modifiers.lr_factors is not None:
-            rates = rates * modifiers.lr_factors
-        decayed = state.params
-        if modifiers.weight_decay is not None:
-            decayed = decayed * (1.0 - rates * modifiers.weight_decay.unsqueeze(1))
-        if modifiers.update is None:
-            params, rule_state = rule.update(decayed, grad, state.rule, rates, inplace)
-        else:
-            params, rule_state = decayed + rates * modifiers.update, state.rule
-        average = state.average
-        if modifiers.average is not None:
-            weight = average_weight(updates, modifiers.average)
-            average = torch.lerp(average, params, weight.unsqueeze(1))
+    grad, mean_square = state.grad, state.mean_square
+    if modifiers.clip is not None:
+        grad, mean_square = clip(grad, modifiers.clip, mean_square, state.updates)
+    if modifiers.lr_factors is not None:
+        rates = rates * modifiers.lr_factors
+    decayed = state.params
+    if modifiers.weight_decay is not None:
+        decayed = decayed * (1.0 - rates * modifiers.weight_decay.unsqueeze(1))
+    if modifiers.update is None:
+        params, rule_state = rule.update(decayed, grad, state.rule, rates, inplace)
+    else:
+        params, rule_state = decayed + rates * modifiers.update, state.rule
+    average = state.average
+    if modifiers.average is not None:
+        weight = average_weight(updates, modifiers.average)
+        average = torch.lerp(average, params, weight.unsqueeze(1))
     loss, grad, buffers = _training_loss_and_grad(
         task, data, params, rows, updates, state.buffers, differentiable
     )
-    with torch.set_grad_enabled(differentiable):
-        measured = state.probe
-        if probed:
-            measured = _probe(
-                probe, task, by_tensor, grad, params, state.grad, params - before
-            )
-        return RunState(
-            params=params,
-            grad=grad,
-            rule=rule_state,
-            updates=updates,
-            losses=state.losses.record(loss),
-            latest=loss,
-            probe=measured,
-            buffers=buffers,
-            mean_square=mean_square,
-            average=average,
-            drawn=state.drawn + rows.shape[1],
-        )
+    measured = state.probe
+    if before is not None:
+        measured = _probe(probe, task, by_tensor, grad, params, state.grad, params - before)
+    return RunState(
+        params=params,
+        grad=grad,
+        rule=rule_state,
+        updates=updates,
+        losses=state.losses,
+        latest=loss,
+        probe=measured,
+        buffers=buffers,
+        mean_square=mean_square,
+        average=average,
+        drawn=state.drawn + rows.shape[1],
+    )
 
 
 def _probe(
@@ -256,17 +267,26 @@ def _training_loss_and_grad(
         updates: number of the update that the gradient is for, ``[B]``.
         buffers: running statistics before, ``[B, S]``.
     """
-    noise = data.noise(updates, rows.shape[1], task.noise).to(params)
+    noise = params.new_empty(*rows.shape, 0)
+    if task.noise:
+        noise = data.noise(updates, rows.shape[1], task.noise).to(params)
     keys = data.keys(updates) if task.draws else None
     batch = Batch(*data.batch(rows, updates), noise, keys)
     after = [buffers]
 
-    def loss_of(params: Tensor) -> Tensor:
-        inner = params if data.scale is None else params * data.scale
-        loss, after[0] = task.training_loss(task.unflatten(inner), batch, buffers)
+    def loss_at(parts: tuple[Tensor, ...]) -> Tensor:
+        loss, after[0] = task.training_loss(parts, batch, buffers)
         return _checked(task, loss, params)
 
-    loss, grad = _differentiate(loss_of, params, differentiable)
+    def loss_of(params: Tensor) -> Tensor:
+        inner = params if data.scale is None else params * data.scale
+        return loss_at(task.unflatten(inner))
+
+    is_split = type(task).unflatten is Task.unflatten  # and nothing more
+    if is_split and data.scale is None and not differentiable:
+        loss, grad = _differentiate_parts(loss_at, task.unflatten(params.detach()))
+    else:
+        loss, grad = _differentiate(loss_of, params, differentiable)
     return loss, grad, after[0].detach()
 
 
@@ -305,6 +325,21 @@ def loss_and_grad(
         return _checked(task, task.loss(task.unflatten(inner), *batch), params)
 
     return _differentiate(loss_of, params, differentiable)
+
+
+def _differentiate_parts(
+    loss_at: Callable[[tuple[Tensor, ...]], Tensor], parts: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """Compute a loss ``[B]`` of parameter tensors, and its gradient ``[B, P]``.
+
+    This spares the graph the way from flat parameters to the tensors ``[B, ...]``.
+    """
+    with torch.enable_grad():
+        parts = tuple(part.detach().requires_grad_() for part in parts)
+        loss = loss_at(parts)
+        grads = torch.autograd.grad(loss.sum(), parts, materialize_grads=True)
+    flat = [grad.reshape(loss.shape[0], -1) for grad in grads]
+    return loss.detach(), torch.cat(flat, dim=1)
 
 
 def _differentiate(

@@ -48,10 +48,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .checks import check_new_name, is_number, known
+from .elementwise import Number, as_tensors, asinh, clamp, invert, is_single, log, where
 
 __all__ = [
     "DIVERGED_POTENTIAL",
@@ -181,9 +183,10 @@ class Reward:
             ValueError: the potential is of another shape, or not finite where a run has not
                 diverged.
         """
+        if self.potential is None and is_single(loss) and is_single(initial_loss):
+            return self._evaluate_single(loss, initial_loss)
         phi = log_progress(loss, initial_loss)
-        # Comparisons with NaN are False: a loss that is not finite is diverged, too.
-        sound = ((phi <= MAX_POTENTIAL) & (phi > -math.inf)).all(-1)
+        sound = _is_sound(phi).all(-1)
         value = phi.mean(-1) if self.potential is None else self._own(loss, initial_loss)
         if self.potential is not None and not (value.isfinite() | ~sound).all():
             raise ValueError(
@@ -193,6 +196,14 @@ class Reward:
             )
         worst = torch.full_like(phi[:, 0], self.diverged_potential)
         return torch.where(sound, value, worst), ~sound
+
+    def _evaluate_single(self, loss: Tensor, initial_loss: Tensor) -> tuple[Tensor, Tensor]:
+        """Evaluate the mean of :func:`log_progress` for a single run, on floats."""
+        pairs = zip(loss.tolist()[0], initial_loss.tolist()[0], strict=True)
+        phi = [log_progress(*pair) for pair in pairs]
+        sound = all(_is_sound(each) for each in phi)
+        value = sum(phi) / len(phi) if sound else self.diverged_potential
+        return as_tensors([value], loss)[0], torch.from_numpy(np.array([not sound]))
 
     def earn(self, step: Step) -> Tensor:
         """Compute the reward ``[B]`` of a control step.
@@ -329,19 +340,27 @@ def get(name: str) -> Reward:
     return valid[name]
 
 
-def log_progress(loss: Tensor, initial_loss: Tensor) -> Tensor:
+def _is_sound(phi: Number) -> Number:
+    """Return where a run with a potential has not diverged.
+
+    Comparisons with NaN are False: a loss that is not finite is diverged, too.
+    """
+    return (phi <= MAX_POTENTIAL) & (phi > -math.inf)
+
+
+def log_progress(loss: Number, initial_loss: Number) -> Number:
     r"""Compute :math:`\phi` of losses, elementwise."""
     # 1. Losses that are not negative, of a run that began with a positive one. Where a form
     # does not apply, it gets 1 or 0 instead, so that it spoils no gradient. NaN stays here.
-    usual = ~((loss < 0) | (initial_loss <= 0))
-    ratio = torch.where(usual, loss, 1.0) / torch.where(usual, initial_loss, 1.0)
-    logarithm = ((ratio + EPSILON) / (1 + EPSILON)).log()
+    usual = invert((loss < 0) | (initial_loss <= 0))
+    ratio = where(usual, loss, 1.0) / where(usual, initial_loss, 1.0)
+    logarithm = log((ratio + EPSILON) / (1 + EPSILON))
     # 2. All others: from the initial loss, or from 0 if it was positive.
-    scale = torch.where(initial_loss > 0, initial_loss, initial_loss.abs().clamp(min=1.0))
-    rise = torch.where(usual, 0.0, loss - initial_loss.clamp(max=0.0))
+    scale = where(initial_loss > 0, initial_loss, clamp(abs(initial_loss), low=1.0))
+    rise = where(usual, 0.0, loss - clamp(initial_loss, high=0.0))
     lowest = math.log(EPSILON / (1 + EPSILON))
-    difference = (rise / scale).asinh() + torch.where(initial_loss > 0, lowest, 0.0)
-    return torch.where(usual, logarithm, difference)
+    difference = asinh(rise / scale) + where(initial_loss > 0, lowest, 0.0)
+    return where(usual, logarithm, difference)
 
 
 def potential(loss: Tensor, initial_loss: Tensor) -> Tensor:

@@ -17,10 +17,10 @@ from .ranges import as_range, log_uniform
 from .tasks.base import Task
 from .telemetry import (
     FEATURE_VERSION,
-    FEATURES,
     LOSS_FEATURE_SETS,
     LOSS_FEATURES,
     check_features,
+    observed_features,
 )
 
 __all__ = [
@@ -98,7 +98,7 @@ class Settings:
             :data:`optenv.telemetry.LOSS_FEATURE_SETS`: ``"invariant"`` for those that stay
             the same if losses are multiplied by a positive number or a constant is added,
             so that losses may have any unit and be negative; ``"positive"`` for logarithms
-            of positive losses; or ``"both"``. Those that are not shown are 0.
+            of positive losses; or ``"both"``.
         anytime: whether the length of a run is hidden. No feature tells length or progress
             then, and the action's schedule must be constant. Windows are still fractions of
             the run. An optimizer, which does not know the length, uses the windows of a run
@@ -138,7 +138,7 @@ class Settings:
     on_divergence: str = "end"
     reparametrize: float = 0.0
     loss_dropout: float = 0.0
-    loss_features: str = "both"
+    loss_features: str = "positive"
     anytime: bool = False
     changes: Any = None
     features: tuple[str, ...] = ()
@@ -287,22 +287,14 @@ class Settings:
         """Compute the length of a run in updates."""
         return max(1, round(self.horizon * updates_per_step))
 
-    @property
-    def hidden_features(self) -> tuple[str, ...]:
-        """Names of the features that are 0 in every observation."""
-        if self.loss_dropout == 1:
-            return LOSS_FEATURES
-        shown = LOSS_FEATURE_SETS[self.loss_features]
-        return tuple(name for name in LOSS_FEATURES if name not in shown)
-
     def describe(self) -> dict[str, Any]:
         """Describe the environment for a policy that was trained on it.
 
         The description holds everything that the policy needs in order to act in an
         optimizer, as JSON values. The loss features are left out if no loss was observed.
         """
-        hidden = self.hidden_features
-        names = [*FEATURES, *self.features]
+        hidden = LOSS_FEATURES if self.loss_dropout == 1 else ()
+        names = [*observed_features(self.loss_features), *self.features]
         return {
             "feature_version": FEATURE_VERSION,
             "features": [name for name in names if name not in hidden],

@@ -38,6 +38,7 @@ from .elementwise import (
     lerp,
     minimum,
     number_of,
+    row,
     where,
     zeros_like,
 )
@@ -58,7 +59,9 @@ __all__ = [
     "check_features",
     "first_probe",
     "log_loss",
+    "loss_features_of",
     "observe",
+    "observed_features",
     "probe",
     "register_feature",
     "relative_fall",
@@ -101,6 +104,20 @@ class Losses(NamedTuple):
         delta = loss - self.mean
         mean = self.mean + delta / seen
         return Losses(seen, mean, self.deviation + delta * (loss - mean))
+
+    @classmethod
+    def of(cls, losses: Sequence[Tensor]) -> Losses:
+        """Make the statistics of losses ``[B]``, at least one, in their order."""
+        like = losses[0]
+        if len(losses) == 1:
+            return cls(torch.ones_like(like), like, like - like)
+        single, found = is_single(like), losses
+        if single:
+            found = torch.cat([*losses]).tolist()
+        recorded = cls.empty(zeros_like(found[0]))
+        for loss in found:
+            recorded = recorded.record(loss)
+        return cls(*as_tensors(recorded, like)) if single else recorded
 
 
 class Probe(NamedTuple):
@@ -304,6 +321,32 @@ LOSS_FEATURE_SETS = {
 }
 
 
+def observed_features(loss_features: str) -> tuple[str, ...]:
+    """Return the names of the features that an environment observes, in order.
+
+    Args:
+        loss_features: key of :data:`LOSS_FEATURE_SETS`.
+
+    Example:
+        >>> from optenv.telemetry import observed_features
+        >>> [len(observed_features(key)) for key in ("positive", "invariant", "both")]
+        [24, 25, 31]
+    """
+    shown = LOSS_FEATURE_SETS[loss_features]
+    return tuple(n for n in FEATURES if n in shown or n not in LOSS_FEATURES)
+
+
+def loss_features_of(names: Sequence[str]) -> str:
+    """Return the key of :data:`LOSS_FEATURE_SETS` of an environment with these features.
+
+    Args:
+        names: features out of :data:`FEATURES`, of which some may be missing.
+    """
+    invariant = not set(INVARIANT_LOSS_FEATURES).isdisjoint(names)
+    positive = not set(POSITIVE_LOSS_FEATURES).isdisjoint(names)
+    return ("both" if positive else "invariant") if invariant else "positive"
+
+
 class History(NamedTuple):
     """Summary of the earlier windows, from which the observation takes its ratios.
 
@@ -438,6 +481,7 @@ def observe(
     history: History,
     control: Control,
     extra: Sequence[str] = (),
+    names: tuple[str, ...] = tuple(FEATURES),
 ) -> tuple[Tensor, History]:
     """Compute the observation at a control step.
 
@@ -448,11 +492,12 @@ def observe(
         history: summary of the windows before; :meth:`History.empty` at the first.
         control: progress and the controller's own state.
         extra: names of registered features, see :func:`register_feature`.
+        names: features to compute, out of :data:`FEATURES`.
 
     Returns:
-        Observation ``[B, len(FEATURES) + len(extra)]`` in the order of :data:`FEATURES` and
-        then of ``extra``, finite and within :data:`OBSERVATION_BOUND`; and the history for
-        the next control step.
+        Observation ``[B, len(names) + len(extra)]`` in the order of ``names`` and then of
+        ``extra``, finite and within :data:`OBSERVATION_BOUND`; and the history for the next
+        control step.
     """
     # A single run has too few numbers for an operation of torch on each to be quick.
     like, single = control.log_multiplier, not extra and is_single(control.log_multiplier)
@@ -467,13 +512,12 @@ def observe(
     values = {
         **_control_features(control),
         **_loss_features(window, reference, updated),
-        **_invariant_loss_features(window, history, updated),
+        **_invariant_loss_features(window, history, updated, names),
         **_gradient_features(probe, window, reference, updated),
     }
-    columns: Sequence[Any] = [values[name] for name in FEATURES]
+    observation = _rescale(row([values[name] for name in names], like), names)
     if single:
-        columns, updated = as_tensors(columns, like), History(*as_tensors(updated, like))
-    observation = _rescale(torch.stack([*columns], dim=-1))
+        updated = History(*as_tensors(updated, like))
     if extra:
         others = _registered_features(extra, probe, losses, history, control)
         observation = torch.cat([observation, others.to(observation.dtype)], dim=-1)
@@ -680,12 +724,15 @@ def _loss_features(
 
 
 def _invariant_loss_features(
-    window: _Window, history: History, updated: History
+    window: _Window, history: History, updated: History, names: tuple[str, ...]
 ) -> dict[str, Number]:
     """Compute the features of the loss that its unit and its zero do not change.
 
-    A ratio whose unit is 0, as at the first window, is 0, and its log the centre.
+    A ratio whose unit is 0, as at the first window, is 0, and its log the centre. Without
+    any of them among ``names``, nothing is computed.
     """
+    if not _has_invariant(names):
+        return {}
     mean, is_first = window.mean_loss, history.loss_windows == 0
     has_change = window.has_loss & (history.loss_windows > 0)
     previous, lowest = each(
@@ -724,6 +771,12 @@ def relative_fall(history: History, mean: Tensor) -> Tensor:
     span = span - torch.minimum(history.loss_lowest, mean)
     fall = _ratio(history.loss_mean - mean, span)
     return torch.where(history.loss_windows > 0, fall, 0.0)
+
+
+@lru_cache
+def _has_invariant(names: tuple[str, ...]) -> bool:
+    """Return whether an invariant feature of the loss is among some features."""
+    return not set(INVARIANT_LOSS_FEATURES).isdisjoint(names)
 
 
 def _ratio(change: Number, unit: Number) -> Number:
@@ -796,21 +849,25 @@ def _registered_features(
     return torch.stack(columns, dim=-1)
 
 
-def _rescale(values: Tensor) -> Tensor:
-    """Bring the features of the package ``[B, F]`` to the form that is observed."""
-    offset, k, divisor, is_squashed = _forms(values.dtype, values.device)
+def _rescale(values: Tensor, names: tuple[str, ...]) -> Tensor:
+    """Bring features of the package ``[B, F]`` to the form that is observed."""
+    offset, k, divisor, is_squashed = _forms(names, values.dtype, values.device)
     values = (values + offset) * k
     return torch.where(is_squashed, values.asinh(), values) / divisor
 
 
 @lru_cache
-def _forms(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+def _forms(
+    names: tuple[str, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, ...]:
     """Make offset, k, divisor and is_squashed ``[F]`` of the features, see `_Feature`."""
+    forms = [_FEATURES[name] for name in names]
     rows = [
         (feature.offset, 1.0, feature.divisor)
         if feature.squash is None
         else (0.0, feature.squash, 2.0)
-        for feature in _FEATURES.values()
+        for feature in forms
     ]
     offset, k, divisor = torch.tensor(rows, dtype=dtype, device=device).T.contiguous()
-    return offset, k, divisor, k > 1
+    squashed = [feature.squash is not None for feature in forms]
+    return offset, k, divisor, torch.tensor(squashed, device=device)

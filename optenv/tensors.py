@@ -18,6 +18,7 @@ from torch import Tensor
 from .telemetry import FEATURES, LOSS_FEATURES, Control, History, Losses, Probe, observe
 
 __all__ = [
+    "PREDICTED_DECREASE",
     "TENSOR_FEATURES",
     "empty_history",
     "inner_products",
@@ -37,6 +38,9 @@ TENSOR_FEATURES: tuple[str, ...] = tuple(
 )
 
 _COLUMNS = [list(FEATURES).index(name) for name in TENSOR_FEATURES]
+
+#: Column of the only one of them that needs positive losses.
+PREDICTED_DECREASE = TENSOR_FEATURES.index("predicted_decrease")
 
 
 def inner_products(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:

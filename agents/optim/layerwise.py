@@ -17,7 +17,7 @@ from torch import Tensor
 
 from optenv.actions import Action, Decision
 from optenv.telemetry import OBSERVATION_BOUND, Control, History, Losses, Probe
-from optenv.tensors import TENSOR_FEATURES, observe_tensors
+from optenv.tensors import PREDICTED_DECREASE, TENSOR_FEATURES, observe_tensors
 
 from . import clock
 from .tensors import GradientBatch, States
@@ -31,7 +31,6 @@ DECIDED = "decided"
 #: Numbers of that entry.
 DECIDED_NUMEL = 2 + len(History._fields)
 
-_DECREASE = TENSOR_FEATURES.index("predicted_decrease")
 
 
 class TensorDecisions:
@@ -114,11 +113,11 @@ class TensorDecisions:
         )
         self._entries = torch.cat([self._entries[:, :2], history[0]], dim=1)
         if not positive:
-            seen[0, :, _DECREASE] = 0.0
+            seen[0, :, PREDICTED_DECREASE] = 0.0
         elif loss_shift:
-            decrease = seen[0, :, _DECREASE]
+            decrease = seen[0, :, PREDICTED_DECREASE]
             shifted = (decrease + loss_shift).clamp(-OBSERVATION_BOUND, OBSERVATION_BOUND)
-            seen[0, :, _DECREASE] = torch.where(decrease == 0.0, 0.0, shifted)
+            seen[0, :, PREDICTED_DECREASE] = torch.where(decrease == 0.0, 0.0, shifted)
         return seen[0]
 
     def decode(self, action: Tensor, mean: Tensor) -> Decision:

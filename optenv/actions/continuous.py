@@ -40,4 +40,4 @@ class Continuous(Action):
         return action.reshape(len(action), 1)
 
     def shift(self, action: Tensor) -> Tensor:
-        return self.step * action.reshape(len(action)).clamp(-1.0, 1.0)
+        return self.step * action.reshape(action.shape[0]).clamp(-1.0, 1.0)

@@ -11,7 +11,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property, lru_cache
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -146,13 +147,24 @@ class Data(NamedTuple):
             drawn: number of examples that were drawn before, ``[B]`` int64.
             count: number of examples.
         """
+        if drawn.shape[0] == 1 and drawn.is_cpu:
+            return self._rows_of_single(int(drawn[0]), count)
         position = drawn.unsqueeze(1) + torch.arange(count, device=drawn.device)
         epoch = position.div(self.num_train, rounding_mode="floor")
         bits = _mix(self.order.unsqueeze(1) + epoch * _GOLDEN)
         stride = _STRIDES.to(drawn.device)[bits & (len(_STRIDES) - 1)]
-        offset = (bits >> 10) & (MAX_EXAMPLES - 1)
         within = position - epoch * self.num_train
-        return (within * stride + offset).remainder(self.num_train)
+        return (within * stride + _offset(bits)).remainder(self.num_train)
+
+    def _rows_of_single(self, drawn: int, count: int) -> Tensor:
+        """Compute what :meth:`rows_from` does for a single run, epoch by epoch."""
+        order, end, parts = int(self.order), drawn + count, []
+        while drawn < end:
+            epoch, within = divmod(drawn, self.num_train)
+            taken = min(self.num_train - within, end - drawn)
+            parts.append(_epoch(order, epoch, self.num_train, within, taken))
+            drawn += taken
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).unsqueeze(0)
 
     def keys(self, updates: Tensor) -> Tensor:
         """Compute keys for random numbers, ``[B]`` int64, from the run and the update.
@@ -230,10 +242,12 @@ class Data(NamedTuple):
         return stages.apply(*self._take(rows), stage)
 
     def _take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        flat, size = rows.flatten(), rows.shape
+        flat, inputs, targets = rows.flatten(), self.inputs, self.targets
         # index_select is several times faster than advanced indexing here.
-        inputs = self.inputs.index_select(0, flat).unflatten(0, size)
-        return inputs, self.targets.index_select(0, flat).unflatten(0, size)
+        return (
+            inputs.index_select(0, flat).view(*rows.shape, *inputs.shape[1:]),
+            targets.index_select(0, flat).view(*rows.shape, *targets.shape[1:]),
+        )
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Data:
         """Move to ``device``; floating-point examples become ``dtype``."""
@@ -291,16 +305,55 @@ class Data(NamedTuple):
         )
 
 
+#: Tensor of int64, or an int of Python within the same range.
+Bits = TypeVar("Bits", Tensor, int)
+
 _GOLDEN = -7046029254386353131  # 2**64 / golden ratio, as a signed integer
 _MASK = 2**24 - 1  # as many bits as float32 has digits
 
 
-def _mix(bits: Tensor) -> Tensor:
+def _mix(bits: Bits) -> Bits:
     """Scramble int64 keys (the finalizer of SplitMix64, Steele et al. 2014)."""
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
         logical = (bits >> shift) & ((1 << (64 - shift)) - 1)
-        bits = (bits ^ logical) * factor
+        bits = _wrapped((bits ^ logical) * factor)
     return bits ^ ((bits >> 31) & ((1 << 33) - 1))
+
+
+def _wrapped(bits: Bits) -> Bits:
+    """Return an integer modulo 2^64 in the range of int64, as torch's are already."""
+    return bits if isinstance(bits, Tensor) else (bits + 2**63) % 2**64 - 2**63
+
+
+def _epoch(order: int, epoch: int, num_train: int, begin: int, count: int) -> Tensor:
+    """Compute the examples at some places of an epoch of a run, ``[count]``."""
+    if num_train <= _KEPT_EPOCH:
+        return _whole_epoch(order, epoch, num_train)[begin : begin + count]
+    return _places(
+        order, epoch, num_train, torch.arange(begin, begin + count, device="cpu")
+    )
+
+
+#: Number of examples up to which the order of an epoch is kept: a run needs it many times.
+_KEPT_EPOCH = 2**13
+
+
+@lru_cache(64)
+def _whole_epoch(order: int, epoch: int, num_train: int) -> Tensor:
+    """Compute all examples of an epoch of a run, in their order."""
+    return _places(order, epoch, num_train, torch.arange(num_train, device="cpu"))
+
+
+def _places(order: int, epoch: int, num_train: int, places: Tensor) -> Tensor:
+    """Compute the examples at places of an epoch of a run."""
+    bits = _mix(_wrapped(order + epoch * _GOLDEN))
+    stride = int(_STRIDES[bits & (len(_STRIDES) - 1)])
+    return (places * stride + _offset(bits)).remainder(num_train)
+
+
+def _offset(bits: Bits) -> Bits:
+    """Return the offset of the order of an epoch, of its bits."""
+    return (bits >> 10) & (MAX_EXAMPLES - 1)
 
 
 def random_bits(keys: Tensor, begin: int, count: int) -> Tensor:
@@ -482,7 +535,12 @@ class Task(ABC):
 
     def unflatten(self, params: Tensor) -> tuple[Tensor, ...]:
         """Split flat parameters ``[B, P]`` into views ``[B, *shape]``."""
-        return unflatten(params, self.shapes)
+        return unflatten(params, self._shapes)
+
+    @cached_property
+    def _shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the parameters, computed once: every update needs them."""
+        return self.shapes
 
 
 def check_finite(name: str, values: Tensor, dtype: torch.dtype | None = None) -> None:
@@ -516,9 +574,11 @@ def check_finite(name: str, values: Tensor, dtype: torch.dtype | None = None) ->
 
 def unflatten(params: Tensor, shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
     """Split flat parameters ``[B, P]`` into views ``[B, *shape]`` in the shapes' order."""
-    parts = params.split([math.prod(shape) for shape in shapes], dim=1)
+    runs, sizes = params.shape[0], [math.prod(shape) for shape in shapes]
+    parts = torch.split_with_sizes(params, sizes, 1)
     return tuple(
-        part.view(len(params), *shape) for part, shape in zip(parts, shapes, strict=True)
+        part if len(shape) == 1 else part.view(runs, *shape)  # vectors are as they are
+        for part, shape in zip(parts, shapes, strict=True)
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from optenv import actions, core, rules, tasks
+from optenv.group.window import modifiers
 from optenv.modifiers import Modifiers
 from optenv.roles import ROLES
 from tests.helpers.small_runs import sample_runs, start_runs
@@ -76,11 +77,10 @@ def test_each_role_has_a_learning_rate_of_its_own() -> None:
     task_lr = group.state.base_lr
     rule = rules.get("sgd")
     env.step(np.tile(low, (2, 1)))
-    factors = group._modifiers(
-        group.action.decode(
-            torch.from_numpy(np.tile(low, (2, 1))), torch.zeros(2, dtype=torch.float64)
-        )
-    ).lr_factors
+    decision = group.action.decode(
+        torch.from_numpy(np.tile(low, (2, 1))), torch.zeros(2, dtype=torch.float64)
+    )
+    factors = modifiers(group.setup, task, decision).lr_factors
     sizes = [int(np.prod(shape)) for shape in task.shapes]
     roles = np.repeat(task.roles, sizes)
     ratio = factors[0, roles == "vectors"][0] / factors[0, roles == "matrices"][0]

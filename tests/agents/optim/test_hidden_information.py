@@ -11,6 +11,7 @@ from torch import nn
 import optenv
 from agents import LearnedOptimizer, export_policy, load_policy
 from optenv import windows
+from optenv.group.draws import draw_sees_loss
 from optenv.sb3 import SB3VecEnv
 from optenv.telemetry import FEATURES, LOSS_FEATURES
 from tests.helpers.policies import random_policy
@@ -83,7 +84,7 @@ def test_loss_dropout_hides_the_losses_of_whole_runs():
 def test_without_loss_dropout_no_random_numbers_are_drawn_for_it():
     group = optenv.LearningRateVectorEnv(2, tasks=MLP).groups[0][1]
     keys = [np.random.default_rng(i) for i in range(3)]
-    assert group._draw_sees_loss(keys).all()
+    assert draw_sees_loss(group.setup, keys).all()
     assert [key.random() for key in keys] == [
         np.random.default_rng(i).random() for i in range(3)
     ]

@@ -1,0 +1,123 @@
+"""Draws of single runs, each from the generators of its run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import changes, tasks
+from ..instances import Instance
+from .setup import Setup
+
+__all__ = [
+    "draw_change_steps",
+    "draw_changes",
+    "draw_params",
+    "draw_scale",
+    "draw_sees_loss",
+    "reorder",
+]
+
+
+def draw_params(
+    setup: Setup, task: tasks.Task, keys: Sequence[np.random.Generator]
+) -> Tensor:
+    """Draw the initial parameters ``[n, P]`` of a run for each key.
+
+    Raises:
+        ValueError: the task draws parameters of another shape, or not finite ones.
+    """
+    params, kind = task.init(keys), type(task).__name__
+    expected = (len(keys), task.num_params)
+    if tuple(params.shape) != expected:
+        raise ValueError(
+            f"init of the {kind} task must return parameters of shape {expected}, one row "
+            f"for each generator, got {tuple(params.shape)}"
+        )
+    tasks.base.check_finite(f"initial parameters of the {kind} task", params)
+    return params.to(setup.device, setup.dtype)
+
+
+def draw_scale(
+    setup: Setup,
+    task: tasks.Task,
+    keys: Sequence[np.random.Generator],
+    instances: Sequence[Instance | None],
+) -> Tensor:
+    """Draw a factor for each parameter tensor of each run, ``[n, P]``."""
+    sizes = [int(np.prod(shape)) for shape in task.shapes]
+    spreads = [
+        setup.settings.reparametrize
+        if own is None or own.reparametrize is None
+        else own.reparametrize
+        for own in instances
+    ]
+    logs = [
+        key.standard_normal(len(sizes)) * spread
+        for key, spread in zip(keys, spreads, strict=True)
+    ]
+    scale = np.exp(np.stack([np.repeat(log, sizes) for log in logs]))
+    return torch.from_numpy(scale).to(setup.device, setup.dtype)
+
+
+def draw_sees_loss(setup: Setup, keys: Sequence[np.random.Generator]) -> Tensor:
+    """Draw which runs observe their losses, ``[n]`` bool."""
+    share = setup.settings.loss_dropout
+    # Nothing is drawn without dropout: seeds keep the meaning they had before it.
+    return torch.tensor([share == 0 or bool(key.random() >= share) for key in keys])
+
+
+def reorder(
+    data: tasks.Data, pairs: Sequence[tuple[np.random.Generator, Instance | None]]
+) -> tasks.Data:
+    """Draw the batch order of runs on an instance from their own keys.
+
+    Args:
+        data: examples of the runs.
+        pairs: key and instance of each run; the order of a run without one stays.
+    """
+    given = [i for i, (_, own) in enumerate(pairs) if own is not None]
+    device = data.order.device
+    rows = torch.tensor(given, device=device)
+    order = tasks.base.order_keys([pairs[i][0] for i in given]).to(device)
+    return data._replace(order=data.order.index_copy(0, rows, order))
+
+
+def draw_changes(
+    wanted: changes.Changes,
+    task: tasks.Task,
+    data: tasks.Data,
+    task_keys: Sequence[np.random.Generator],
+    is_on_device: bool,
+) -> tasks.Data:
+    """Draw what the changes of the tasks of runs are, but not their times.
+
+    Args:
+        wanted: kinds and number of the changes.
+        task: structure of the runs.
+        data: examples of the runs.
+        task_keys: one generator per run, of its task.
+        is_on_device: whether the examples are those of an earlier reset.
+    """
+    # Children of the generators, so that all other draws stay as they are.
+    children = [key.spawn(1)[0] for key in task_keys]
+    return changes.draw(wanted, task, data, children, is_on_device)
+
+
+def draw_change_steps(
+    wanted: changes.Changes | None, num_steps: int, keys: Sequence[np.random.Generator]
+) -> np.ndarray:
+    """Draw before which control steps the tasks of runs change, ``[n, K]``.
+
+    Args:
+        wanted: kinds and number of the changes; None for no changes.
+        num_steps: control steps of a run.
+        keys: one generator per run, of the run itself.
+    """
+    if wanted is None:
+        return np.empty((len(keys), 0), np.int64)
+    children = [key.spawn(1)[0] for key in keys]
+    return changes.draw_steps(wanted.count, num_steps, children)

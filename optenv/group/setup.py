@@ -1,0 +1,52 @@
+"""Setup of a group: the objects that the arguments of an environment name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .. import actions, rewards, rules, tasks
+from ..settings import DTYPES, Settings
+
+__all__ = ["Setup"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Objects that the arguments of an environment name.
+
+    Attributes:
+        settings: arguments of the environment.
+        rule: update rule.
+        action: kind of the actions.
+        reward: how control steps are paid.
+        sources: examples that the losses of the reward are taken on.
+        sampler: sampler of tasks.
+        device: device of the runs.
+        dtype: type of their parameters.
+    """
+
+    settings: Settings
+    rule: rules.Rule
+    action: actions.Action
+    reward: rewards.Reward
+    sources: tuple[str, ...]
+    sampler: tasks.TaskSampler
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, settings: Settings) -> Setup:
+        """Make what the settings name."""
+        reward = rewards.get(settings.reward)
+        return cls(
+            settings=settings,
+            rule=rules.get(settings.rule),
+            action=actions.make(settings.action),
+            reward=reward,
+            sources=reward.sources or rewards.OBJECTIVES[settings.objective],
+            sampler=tasks.make(settings.tasks),
+            device=torch.device(settings.device),
+            dtype=DTYPES[settings.dtype][0],
+        )

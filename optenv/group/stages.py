@@ -1,0 +1,111 @@
+"""Stages of runs whose task changes, in the state of a group.
+
+Progress is measured anew in each stage, and a run that diverges pays for the later ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .setup import Setup
+from .state import ControlState
+
+__all__ = ["changes_so_far", "enter", "later_charge", "task_ended", "with_losses"]
+
+#: Function of the stages ``[B]`` of the runs that returns their losses there, ``[B, S]``.
+LossesIn = Callable[[Tensor], Tensor]
+
+
+def changes_so_far(change_steps: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Count the changes before the control step that is next, ``[B]``.
+
+    Args:
+        change_steps: control steps before which tasks change, ``[B, K]``.
+        steps: control steps done, ``[B]``.
+    """
+    return (change_steps <= steps[:, None]).sum(1)
+
+
+def _change_now(change_steps: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Return which tasks change before the control step that is next, ``[B]`` bool."""
+    return (change_steps == steps[:, None]).any(1)
+
+
+def enter(
+    state: ControlState, change_steps: np.ndarray, steps: np.ndarray, losses_in: LossesIn
+) -> ControlState:
+    """Return the state at the beginning of a control step.
+
+    Where the task changes before the step, progress is measured anew: from the losses of
+    the initial parameters on the new task, which have the potential 0.
+
+    Args:
+        state: state after the control step before.
+        change_steps, steps: see :func:`changes_so_far`.
+        losses_in: of the runs as they are.
+    """
+    begins = _change_now(change_steps, steps)
+    if not begins.any():
+        return state
+    device = state.potential.device
+    count = torch.from_numpy(changes_so_far(change_steps, steps)).to(device)
+    reference = state.stage_losses.reference(count, losses_in(count))
+    begin = torch.from_numpy(begins).to(device)
+    return state._replace(
+        initial_loss=torch.where(begin.unsqueeze(1), reference, state.initial_loss),
+        potential=torch.where(begin & ~state.diverged, 0.0, state.potential),
+    )
+
+
+def with_losses(
+    state: ControlState, count: np.ndarray, losses_in: LossesIn
+) -> ControlState:
+    """Return the state with the present losses on the tasks so far.
+
+    Args:
+        state: state after a control step.
+        count: number of changes before the step, ``[B]``.
+        losses_in: of the runs as they are.
+    """
+    losses = state.stage_losses.update(count, state.loss, losses_in)
+    return state._replace(stage_losses=losses)
+
+
+def task_ended(
+    before: ControlState,
+    after: ControlState,
+    terminated: Tensor,
+    change_steps: np.ndarray,
+    steps: np.ndarray,
+) -> Tensor:
+    """Return whether a step ends the present task of a run, ``[B]`` bool.
+
+    A run that has diverged ends all of its tasks at once.
+
+    Args:
+        before, after: states before and after the step.
+        terminated: whether the run ends.
+        change_steps, steps: see :func:`changes_so_far`; with this step.
+    """
+    changes_next = torch.from_numpy(_change_now(change_steps, steps))
+    ended = terminated | changes_next.to(terminated.device)
+    return (ended | after.diverged) & ~before.diverged
+
+
+def later_charge(
+    setup: Setup, before: ControlState, after: ControlState, remaining: np.ndarray
+) -> Tensor:
+    """Compute what a run that has diverged is charged for its later stages, ``[B]``.
+
+    Args:
+        setup: setup of the group.
+        before, after: states before and after a control step.
+        remaining: number of changes that are left after the step, ``[B]``.
+    """
+    later = torch.from_numpy(remaining).to(setup.device, setup.dtype)
+    new = after.diverged & ~before.diverged
+    return torch.where(new, later * setup.reward.diverged_potential, 0.0)
