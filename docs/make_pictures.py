@@ -196,7 +196,7 @@ def by_tensors() -> tuple[dict[str, Any], Act]:
 
 def by_gradient() -> tuple[dict[str, Any], Act]:
     """Return the script for updates: gradient descent with ever shorter steps."""
-    first = len(telemetry.FEATURES) + 2  # after the two parameters
+    first = len(telemetry.observed_features("positive")) + 2  # after the two parameters
 
     def act(observation: np.ndarray, step: int) -> Any:
         return -observation[first : first + 2] * (0.25 - 0.003 * (step % 40))

@@ -98,7 +98,8 @@ class Settings:
             :data:`optenv.telemetry.LOSS_FEATURE_SETS`: ``"invariant"`` for those that stay
             the same if losses are multiplied by a positive number or a constant is added,
             so that losses may have any unit and be negative; ``"positive"`` for logarithms
-            of positive losses; or ``"both"``.
+            of positive losses; or ``"both"``. Where all losses are hidden, it makes no
+            difference.
         anytime: whether the length of a run is hidden. No feature tells length or progress
             then, and the action's schedule must be constant. Windows are still fractions of
             the run. An optimizer, which does not know the length, uses the windows of a run
@@ -287,6 +288,13 @@ class Settings:
         """Compute the length of a run in updates."""
         return max(1, round(self.horizon * updates_per_step))
 
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """Names of the features of the package that are observed, in order."""
+        return observed_features(
+            "positive" if self.loss_dropout == 1 else self.loss_features
+        )
+
     def describe(self) -> dict[str, Any]:
         """Describe the environment for a policy that was trained on it.
 
@@ -294,7 +302,7 @@ class Settings:
         optimizer, as JSON values. The loss features are left out if no loss was observed.
         """
         hidden = LOSS_FEATURES if self.loss_dropout == 1 else ()
-        names = [*observed_features(self.loss_features), *self.features]
+        names = [*self.observed, *self.features]
         return {
             "feature_version": FEATURE_VERSION,
             "features": [name for name in names if name not in hidden],

@@ -10,7 +10,8 @@ sizes and progress; never a raw loss, gradient norm or parameter count. Two exce
 chosen by the user: the learning rate, and the length of the run, which tells how far that
 rate leads. Windows are fractions of the run with one probe each, whatever their length.
 
-The features are listed in :data:`FEATURES`; :func:`register_feature` adds one from outside
+All features are in :data:`ALL_FEATURES`, and those that are observed by default in
+:data:`FEATURES`; :func:`register_feature` adds one from outside
 the package. Tensors have shape ``[B]``, one entry a run, unless stated otherwise.
 """
 
@@ -44,6 +45,7 @@ from .elementwise import (
 )
 
 __all__ = [
+    "ALL_FEATURES",
     "FEATURES",
     "FEATURE_VERSION",
     "INVARIANT_LOSS_FEATURES",
@@ -291,8 +293,8 @@ _FEATURES: dict[str, _Feature] = {
     ),
 }  # fmt: skip
 
-#: Names and descriptions of the features, in the order of the observation.
-FEATURES: dict[str, str] = {
+#: Names and descriptions of all features of the package, in the order of observations.
+ALL_FEATURES: dict[str, str] = {
     name: feature.description for name, feature in _FEATURES.items()
 }
 
@@ -310,12 +312,10 @@ INVARIANT_LOSS_FEATURES = (
     "loss_usual_change", "loss_noise_range",
 )  # fmt: skip
 
-#: Features that are 0 where no loss is given.
-LOSS_FEATURES = ("has_loss", *POSITIVE_LOSS_FEATURES, *INVARIANT_LOSS_FEATURES)
-
-#: Which features of the loss an environment shows, by the values of ``loss_features``.
+#: Features that are 0 where no loss is given, by the values of ``loss_features``, the
+#: argument of environments that says which are observed.
 LOSS_FEATURE_SETS = {
-    "both": LOSS_FEATURES,
+    "both": ("has_loss", *POSITIVE_LOSS_FEATURES, *INVARIANT_LOSS_FEATURES),
     "positive": ("has_loss", *POSITIVE_LOSS_FEATURES),
     "invariant": ("has_loss", *INVARIANT_LOSS_FEATURES),
 }
@@ -332,19 +332,26 @@ def observed_features(loss_features: str) -> tuple[str, ...]:
         >>> [len(observed_features(key)) for key in ("positive", "invariant", "both")]
         [24, 25, 31]
     """
-    shown = LOSS_FEATURE_SETS[loss_features]
-    return tuple(n for n in FEATURES if n in shown or n not in LOSS_FEATURES)
+    shown, known = LOSS_FEATURE_SETS[loss_features], LOSS_FEATURE_SETS["both"]
+    return tuple(n for n in ALL_FEATURES if n in shown or n not in known)
 
 
 def loss_features_of(names: Sequence[str]) -> str:
     """Return the key of :data:`LOSS_FEATURE_SETS` of an environment with these features.
 
     Args:
-        names: features out of :data:`FEATURES`, of which some may be missing.
+        names: features out of :data:`ALL_FEATURES`, of which some may be missing.
     """
     invariant = not set(INVARIANT_LOSS_FEATURES).isdisjoint(names)
     positive = not set(POSITIVE_LOSS_FEATURES).isdisjoint(names)
     return ("both" if positive else "invariant") if invariant else "positive"
+
+
+#: Names and descriptions of the features that are observed by default.
+FEATURES = {name: ALL_FEATURES[name] for name in observed_features("positive")}
+
+#: Those of them that are 0 where no loss is given.
+LOSS_FEATURES = LOSS_FEATURE_SETS["positive"]
 
 
 class History(NamedTuple):
@@ -442,7 +449,7 @@ def register_feature(name: str, function: FeatureFunction) -> FeatureFunction:
         register_feature("norm_ratio", norm_ratio)
         env = gym.make("optenv/LearningRate-v0", features=("norm_ratio",))
     """
-    check_new_name("feature", name, [*FEATURES, *_REGISTERED])
+    check_new_name("feature", name, [*ALL_FEATURES, *_REGISTERED])
     if not callable(function):
         raise TypeError(f"feature {name!r} must be a function, got {function!r}")
     _REGISTERED[name] = function
@@ -492,7 +499,7 @@ def observe(
         history: summary of the windows before; :meth:`History.empty` at the first.
         control: progress and the controller's own state.
         extra: names of registered features, see :func:`register_feature`.
-        names: features to compute, out of :data:`FEATURES`.
+        names: features to compute, out of :data:`ALL_FEATURES`.
 
     Returns:
         Observation ``[B, len(names) + len(extra)]`` in the order of ``names`` and then of

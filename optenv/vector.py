@@ -21,7 +21,7 @@ from .autoreset import check_options, join_infos, reset_mask, split_final
 from .group import IDENTITY, Group
 from .instances import Instance
 from .rendering import RENDER_MODES, Renderer
-from .telemetry import FEATURES, OBSERVATION_BOUND
+from .telemetry import OBSERVATION_BOUND
 
 __all__ = ["GROUP_SIZE", "LearningRateVectorEnv", "observation_space"]
 
@@ -29,18 +29,15 @@ __all__ = ["GROUP_SIZE", "LearningRateVectorEnv", "observation_space"]
 GROUP_SIZE = 32
 
 
-def observation_space(
-    dtype: str, action: Action, features: Sequence[str] = ()
-) -> spaces.Box:
+def observation_space(dtype: str, action: Action, features: Sequence[str]) -> spaces.Box:
     """Make the space of one observation.
 
     Args:
         dtype: name of the type, a key of :data:`optenv.settings.DTYPES`.
         action: the action, part of which may be observed.
-        features: names of registered features, observed after
-            :data:`optenv.telemetry.FEATURES`.
+        features: names of the observed features.
     """
-    width = len(FEATURES) + len(features) + action.observed * action.slots
+    width = len(features) + action.observed * action.slots
     bound, numpy_dtype = OBSERVATION_BOUND, settings.DTYPES[dtype][1]
     return spaces.Box(-bound, bound, (width,), numpy_dtype)
 
@@ -230,7 +227,9 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             settings.DTYPES[self.settings.dtype][1]
         )
         self._run_space = observation_space(
-            self.settings.dtype, self.action, self.settings.features
+            self.settings.dtype,
+            self.action,
+            (*self.settings.observed, *self.settings.features),
         )
         self.single_observation_space = self._observation_space()
         self.observation_space = batch_space(self.single_observation_space, num_envs)

@@ -75,6 +75,7 @@ def walk_environment(
         horizon=HORIZON, updates_per_step=TOTAL / HORIZON, spacing=description["spacing"],
         base_lr=BASE_LR[policy.rule.name], dtype=dtype, autoreset_mode="Disabled",
         on_divergence="absorb", anytime=policy.anytime, loss_dropout=float(hide_loss),
+        loss_features=telemetry.loss_features_of(policy.observed),
     )  # fmt: skip
     group = env.groups[0][1]
     if policy.action.per_tensor:  # sub-environments of first tensors come first
@@ -86,7 +87,7 @@ def walk_environment(
     walk = []
     for _ in range(steps):
         action = policy(torch.from_numpy(observation))
-        features = observation[index, : len(telemetry.FEATURES)]
+        features = observation[index, : len(policy.observed)]
         observation, _, terminated, _, info = env.step(action.numpy())
         walk.append((features, info["lr"][index], group.state.run.params[index].numpy()))
     assert terminated.all() == (steps == HORIZON)
@@ -137,7 +138,7 @@ def walk_optimizer(
         optimizer.step(loss=None if hide_loss else loss)
         if step in boundaries[:-1]:
             decision = optimizer.explain()[-1]
-            features = np.array([decision[name] for name in telemetry.FEATURES])
+            features = np.array([decision[name] for name in policy.observed])
             # Multipliers of roles are relative to that of the features.
             of_role = decision.get(f"multiplier_{optimizer.param_groups[0].get('name')}")
             relative = 1.0 if of_role is None else of_role / decision["multiplier"]
@@ -210,6 +211,28 @@ def test_a_hidden_loss_equals_a_loss_that_is_not_given(description, hide_loss):
         np.testing.assert_allclose(features, expected_features, rtol=1e-8, atol=1e-8)
         np.testing.assert_allclose(lr, expected_lr, rtol=1e-8)
         np.testing.assert_allclose(params, expected_params, rtol=1e-8, atol=1e-10)
+
+
+class BelowZero(optenv.tasks.MLP):
+    """Perceptrons whose loss falls below zero."""
+
+    def loss(self, params, inputs, targets):
+        return super().loss(params, inputs, targets) - 3.0
+
+
+@pytest.mark.parametrize("action", [{}, {"kind": "layerwise", "tensors": 13}], ids=str)
+def test_policies_of_invariant_features_take_losses_below_zero(action):
+    task = BelowZero(batch_size=16, num_train=200, inputs=8, width=12)
+    shown = list(telemetry.observed_features("invariant"))
+    policy = random_policy("adam", action, features=shown)
+    policy.requires_grad_(False)
+    expected, start, data, boundaries = walk_environment(task, policy, "float64")
+    found = walk_optimizer(task, policy, start, data, boundaries)
+    for step, expected_step in zip(found, expected, strict=True):
+        for value, expected_value in zip(step, expected_step, strict=True):
+            np.testing.assert_allclose(value, expected_value, rtol=1e-7, atol=1e-9)
+    falls = [features[shown.index("loss_fall")] for features, *_ in found]
+    assert max(falls) > 0.1 and len(set(falls)) == HORIZON
 
 
 @pytest.mark.parametrize("rule", list(rules.RULES))

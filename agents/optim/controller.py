@@ -320,7 +320,8 @@ class Controller:
         history = History(**state["history"])
         if self.policy.needs_positive_losses and is_outgrown(probe, losses, history):
             history, state["loss_shift"] = without_losses(history), None
-        return observe(probe, losses, history, self._control(log_lr))
+        control, names = self._control(log_lr), self.policy.observed
+        return observe(probe, losses, history, control, names=names)
 
     def _observe_each(self, features: Tensor, probe: Probe) -> Tensor:
         """Compute the observations ``[T, F]`` of the parameters that move.
@@ -514,7 +515,9 @@ def initial_state(
             (1, len(policy.action.roles)), policy.action.start, dtype=dtype, device="cpu"
         ),
         "grad_mean_square": 0.0,
-        "trace": trace.empty(decisions, dtype, len(trace.extra_names(policy.action))),
+        "trace": trace.empty(
+            decisions, dtype, trace.columns(policy.observed, policy.action)
+        ),
     }
 
 

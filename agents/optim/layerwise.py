@@ -17,7 +17,7 @@ from torch import Tensor
 
 from optenv.actions import Action, Decision
 from optenv.telemetry import OBSERVATION_BOUND, Control, History, Losses, Probe
-from optenv.tensors import PREDICTED_DECREASE, TENSOR_FEATURES, observe_tensors
+from optenv.tensors import PREDICTED_DECREASE, observe_tensors
 
 from . import clock
 from .tensors import GradientBatch, States
@@ -30,7 +30,6 @@ DECIDED = "decided"
 
 #: Numbers of that entry.
 DECIDED_NUMEL = 2 + len(History._fields)
-
 
 
 class TensorDecisions:

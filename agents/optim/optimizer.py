@@ -845,7 +845,8 @@ class LearnedOptimizer(Optimizer):
         rates = [float(group["effective_lr"]) for group in self.param_groups]
         note = clock.describe_progress(self._policy, state)
         rate, extra = max(rates, default=0.0), extra_names(self._policy.action)
-        return Explanation(state["trace"], note, state["steps"], rate, extra)
+        features = self._policy.observed
+        return Explanation(state["trace"], note, state["steps"], rate, extra, features)
 
     def log_dict(self, prefix: str = "") -> dict[str, float]:
         """Return numbers for a logger, as of the last step.

@@ -234,7 +234,8 @@ class LearnedLR(LRScheduler):
         state = self._controller.state
         rate = max(float(group["lr"]) for group in self.optimizer.param_groups)
         note = clock.describe_progress(self._policy, state)
-        return Explanation(state["trace"], note, state["steps"], rate)
+        features = self._policy.observed
+        return Explanation(state["trace"], note, state["steps"], rate, features=features)
 
     def get_lr(self) -> list[float | Tensor]:
         """Return the learning rates of the groups, which the optimizer's step sets."""

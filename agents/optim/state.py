@@ -79,6 +79,12 @@ SETTINGS = {
 #: Entries that states of 0.1 do not have, for a run that goes on as it did then.
 ADDED = {"loss_shift": 0.0, "early_peak": 0.0, "grad_mean_square": 0.0}
 
+#: Fields of the history that states of 0.1 do not have, which its policies do not need.
+ADDED_HISTORY = (
+    "loss_mean", "loss_lowest", "loss_highest", "loss_average", "loss_change",
+    "loss_variance",
+)  # fmt: skip
+
 COUNTERS = (
     "steps", "skipped", "skipped_in_a_row", "rollbacks", "clipped", "ignored_losses",
     "ignored_actions", "norms",
@@ -124,9 +130,9 @@ def check_controller(policy: Policy, saved: Any) -> dict[str, Any]:
     action = policy.action
     state = {**CLOCK, **ADDED, **saved}
     history = state.get("history")
-    if isinstance(history, Mapping):  # that of 0.1 has no means of losses themselves
+    if isinstance(history, Mapping):
         zero = torch.zeros(1, dtype=_telemetry_dtype(state), device="cpu")
-        state["history"] = {**History.empty(zero)._asdict(), **history}
+        state["history"] = {**dict.fromkeys(ADDED_HISTORY, zero), **history}
     if not action.sets and not action.roles:  # states of 0.1 have none of these either
         dtype = _telemetry_dtype(state)
         nothing = torch.zeros(1, 0, dtype=dtype, device="cpu")
@@ -190,7 +196,7 @@ def _checks(policy: Policy, dtype: torch.dtype) -> dict[str, Check]:
         "settings": _settings(policy, dtype),
         "role_multipliers": _tensor(dtype, (1, len(action.roles)), -bound, bound),
         "grad_mean_square": _number(0.0),
-        "trace": _trace(dtype, trace.COLUMNS + len(trace.extra_names(action))),
+        "trace": _trace(dtype, policy),
     }
 
 
@@ -333,16 +339,17 @@ def _settings(policy: Policy, dtype: torch.dtype) -> Check:
     return check
 
 
-def _trace(dtype: torch.dtype, columns: int) -> Check:
+def _trace(dtype: torch.dtype, policy: Policy) -> Check:
     """Make a check of a trace, see :mod:`agents.optim.trace`; one of 0.1 is widened."""
+    columns = trace.columns(policy.observed, policy.action)
 
     def check(name: str, value: Any) -> Tensor:
         rows = len(value) if isinstance(value, Tensor) and value.dim() == 2 else 0
         if not 1 <= rows <= MAX_DECISIONS:
             raise _invalid(name, value, f"a tensor of 1 to {MAX_DECISIONS} decisions")
-        value = trace.widened(value)
+        value = trace.widened(value, columns)
         checked: Tensor = _tensor(dtype, (rows, columns), -MAX_FLOAT)(name, value)
-        rules = checked[:, trace.COLUMNS - 1]
+        rules = trace.rules_of(checked, policy.observed)
         names = len(switching.NAMES)
         if not ((rules >= -1) & (rules < names) & (rules == rules.round())).all():
             raise _invalid(name, rules, f"of rules from -1 to {names - 1}")

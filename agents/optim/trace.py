@@ -12,20 +12,21 @@ from torch import Tensor
 
 from optenv.actions import Action
 from optenv.rules.switching import NAMES
-from optenv.telemetry import FEATURES, INVARIANT_LOSS_FEATURES, OBSERVATION_BOUND
+from optenv.telemetry import FEATURES, OBSERVATION_BOUND
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
-    "COLUMNS",
     "MEANINGS",
     "Explanation",
     "append",
+    "columns",
     "empty",
     "extra_names",
     "note_rate",
+    "rules_of",
     "widened",
 ]
 
@@ -42,11 +43,6 @@ _DECISION = {
 #: Columns that traces of version 0.1 do not have. -1 stands for a value that is unknown.
 _LATER = ("schedule", "rate", "loss")
 
-#: Features that traces of version 0.1 do not have, the last of all.
-_LATER_FEATURES = INVARIANT_LOSS_FEATURES
-
-#: Number of columns of a trace: those of a decision, the features, and the update rule.
-COLUMNS = len(_DECISION) + len(FEATURES) + 1
 
 #: What the features tell, in plain words.
 _FEATURES = {
@@ -88,20 +84,20 @@ _FEATURES = {
     "+1 is 20 times as much",
     "param_growth": "size of the parameters against the first: 0 the same, +1 is 3.4 times "
     "as large",
-    "loss_fall": "fall of the mean loss against how far it has ranged: 0 none, +0.5 is 4 %, "
-    "below 0 a rise",
-    "loss_rise": "mean loss above the lowest: 0 the same, +0.5 is 4 % of how far losses have "
-    "ranged",
-    "loss_fall_noise": "fall of the mean loss in standard errors: +0.9 is 3 of them, below 0 "
-    "a rise",
+    "loss_fall": "fall of the mean loss against how far it has ranged: 0 none, +0.5 is "
+    "4 %, below 0 a rise",
+    "loss_rise": "mean loss above the lowest: 0 the same, +0.5 is 4 % of how far losses "
+    "have ranged",
+    "loss_fall_noise": "fall of the mean loss in standard errors: +0.9 is 3 of them, below "
+    "0 a rise",
     "loss_fall_usual": "fall of the mean loss against the usual change: +0.44 is as much, "
     "below 0 a rise",
     "loss_fall_trend": "mean loss below its average over time: +0.44 is one usual change, "
     "below 0 above it",
-    "loss_usual_change": "usual change of the mean loss against its range: 0 is 5 %, +1 is "
-    "7.4 times as much",
-    "loss_noise_range": "spread of single losses against the range of means: 0 is 5 %, +1 is "
-    "7.4 times as much",
+    "loss_usual_change": "usual change of the mean loss against its range: 0 is 5 %, +1 "
+    "is 7.4 times as much",
+    "loss_noise_range": "spread of single losses against the range of means: 0 is 5 %, +1 "
+    "is 7.4 times as much",
 }
 
 #: Meanings of all columns of an :class:`Explanation`, in plain words.
@@ -111,8 +107,8 @@ MEANINGS = {
     "rule": "update rule in force from this step on",
 }
 
-#: Columns that ``print`` shows.
-_SHOWN = (*_DECISION, "loss_vs_initial", "loss_vs_previous", "cos_grads_mean")
+#: Columns that ``print`` shows, those of features where the policy sees them.
+_SHOWN = (*_DECISION, "loss_vs_initial", "loss_vs_previous", "loss_fall", "cos_grads_mean")
 
 #: Decisions kept of a run of unknown length: the latest.
 MAX_DECISIONS = 1000
@@ -124,17 +120,32 @@ def extra_names(action: Action) -> tuple[str, ...]:
     return (*action.sets, *(f"multiplier_{part}" for part in parts))
 
 
-def empty(decisions: int | None, dtype: torch.dtype, extra: int = 0) -> Tensor:
-    """Make a trace without decisions, ``[n, COLUMNS + extra]``.
+def columns(features: Sequence[str], action: Action) -> int:
+    """Count the columns of a trace: a decision, features, update rule, and the rest.
+
+    Args:
+        features: names of the features that are observed.
+        action: action of the policy.
+    """
+    return len(_DECISION) + len(features) + 1 + len(extra_names(action))
+
+
+def rules_of(trace: Tensor, features: Sequence[str]) -> Tensor:
+    """Return the column of the update rules, indices of ``switching.NAMES`` or -1."""
+    return trace[:, len(_DECISION) + len(features)]
+
+
+def empty(decisions: int | None, dtype: torch.dtype, width: int) -> Tensor:
+    """Make a trace without decisions, ``[n, width]``.
 
     Its shape never changes, so that a checkpoint of one moment loads at another.
 
     Args:
         decisions: number of decisions of the run; None if unknown.
         dtype: of the trace.
-        extra: number of :func:`extra_names`.
+        width: number of :func:`columns`.
     """
-    shape = (decisions or MAX_DECISIONS, COLUMNS + extra)
+    shape = (decisions or MAX_DECISIONS, width)
     return torch.full(shape, -1.0, dtype=dtype, device="cpu")
 
 
@@ -153,7 +164,7 @@ def append(
     Its schedule and rate are unknown until :func:`note_rate`.
 
     Args:
-        trace: ``[n, COLUMNS + k]``, from :func:`empty` or from here.
+        trace: ``[n, columns]``, from :func:`empty` or from here.
         step: steps taken before the decision.
         features: telemetry features, ``[1, F]``.
         shift: change of the log-multiplier that the policy asked for, ``[1]``.
@@ -184,16 +195,13 @@ def note_rate(trace: Tensor, schedule: float, rate: float) -> Tensor:
     return trace
 
 
-def widened(trace: Any) -> Any:
+def widened(trace: Any, width: int) -> Any:
     """Return a trace of version 0.1 with the columns added since; others unchanged."""
-    added = len(_LATER) + len(_LATER_FEATURES)
-    if not isinstance(trace, Tensor) or trace.shape[1:] != (COLUMNS - added,):
+    if not isinstance(trace, Tensor) or trace.shape[1:] != (width - len(_LATER),):
         return trace
     begin = len(_DECISION) - len(_LATER)
     unknown = trace.new_full((len(trace), len(_LATER)), -1.0)
-    unseen = trace.new_zeros(len(trace), len(_LATER_FEATURES))
-    parts = [trace[:, :begin], unknown, trace[:, begin:-1], unseen, trace[:, -1:]]
-    return torch.cat(parts, dim=1)
+    return torch.cat([trace[:, :begin], unknown, trace[:, begin:]], dim=1)
 
 
 class Explanation(list[dict[str, Any]]):
@@ -203,8 +211,9 @@ class Explanation(list[dict[str, Any]]):
     log-multiplier that the policy asked for, in nats), ``multiplier`` (of the policy, from
     this step on), ``schedule`` (factor by warm-up and final fall, at this step), ``rate``
     (learning rate in force at this step; the highest one of several groups), ``loss`` (mean
-    since the decision before), and the name of every feature, in the units that the policy
-    sees (:data:`optenv.telemetry.FEATURES`; in plain words in
+    since the decision before), and the name of every feature that its policy's
+    environment observes, in the units that the policy sees
+    (:data:`optenv.telemetry.ALL_FEATURES`; in plain words in
     :data:`agents.optim.trace.MEANINGS`). The rate is the group's learning rate times
     ``multiplier`` times ``schedule``, at most ``max_lr``. Policies that choose update rules
     add ``rule``, the name of the one in force from this step on; those that set
@@ -231,6 +240,7 @@ class Explanation(list[dict[str, Any]]):
         steps: steps taken so far.
         rate: learning rate at the last of them.
         extra: names of the trace's last columns, see :func:`extra_names`.
+        features: names of the features.
     """
 
     def __init__(
@@ -240,14 +250,15 @@ class Explanation(list[dict[str, Any]]):
         steps: int = 0,
         rate: float = 0.0,
         extra: Sequence[str] = (),
+        features: Sequence[str] = tuple(FEATURES),
     ) -> None:
         self.note, self.steps, self.rate = note, steps, rate
-        self.extra = tuple(extra)
-        names = (*_DECISION, *FEATURES)
+        self.extra, self.features = tuple(extra), tuple(features)
+        names = (*_DECISION, *self.features)
         decisions: list[dict[str, Any]] = []
         for row in trace[trace[:, 0] >= 0].tolist():
-            rule, settings = row[COLUMNS - 1], row[COLUMNS:]
-            decision: dict[str, Any] = dict(zip(names, row[: COLUMNS - 1], strict=True))
+            rule, settings = row[len(names)], row[len(names) + 1 :]
+            decision: dict[str, Any] = dict(zip(names, row[: len(names)], strict=True))
             decision |= dict(zip(self.extra, settings, strict=True))
             unknown = {name: None for name in _LATER if decision[name] < 0}
             decisions.append({**decision, **unknown})
@@ -260,7 +271,8 @@ class Explanation(list[dict[str, Any]]):
 
     def __str__(self) -> str:
         chosen = any("rule" in row for row in self)
-        columns = (*_SHOWN, *self.extra, *(["rule"] if chosen else []))
+        shown = (name for name in _SHOWN if name in (*_DECISION, *self.features))
+        columns = (*shown, *self.extra, *(["rule"] if chosen else []))
         widths = {name: max(len(name), 10) for name in columns}
         lines = ["  ".join(f"{name:>{width}}" for name, width in widths.items())]
         for row in self:
@@ -334,11 +346,11 @@ class Explanation(list[dict[str, Any]]):
         factors.legend(fontsize="small", ncols=4)
         # 4. The features, as an image whose columns last from one decision to the next
         image = panels[3].pcolormesh(
-            [*steps, end], range(len(FEATURES) + 1),
-            torch.tensor([[row[name] for row in self] for name in FEATURES]).numpy(),
+            [*steps, end], range(len(self.features) + 1),
+            torch.tensor([[row[name] for row in self] for name in self.features]).numpy(),
             cmap="coolwarm", vmin=-OBSERVATION_BOUND, vmax=OBSERVATION_BOUND,
         )  # fmt: skip
-        panels[3].set_yticks([i + 0.5 for i in range(len(FEATURES))], list(FEATURES))
+        panels[3].set_yticks([i + 0.5 for i in range(len(self.features))], self.features)
         panels[3].invert_yaxis()
         panels[3].set(xlabel="step", ylabel="features that the policy sees")
         figure.colorbar(image, ax=panels[3], label="observation, clipped to ±4")

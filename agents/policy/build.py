@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from optenv import actions
-from optenv.telemetry import FEATURES, OBSERVATION_BOUND
+from optenv.telemetry import ALL_FEATURES, OBSERVATION_BOUND
 
 from .layers import JoinedLayers
 from .module import Policy
@@ -55,7 +55,7 @@ def build(
     # 1. Check the widths
     check_features(described)
     action, trials = actions.make(described["action"]), "runs" in described
-    width = observation_width(action, trials)
+    width = observation_width(described["features"], action, trials)
     memory = 0 if lstm is None else lstm.hidden_size
     if lstm is not None:
         _check_lstm(lstm)
@@ -109,11 +109,11 @@ def check_features(described: Mapping[str, Any]) -> None:
     Raises:
         ValueError: there are some.
     """
-    registered = [name for name in described["features"] if name not in FEATURES]
+    registered = [name for name in described["features"] if name not in ALL_FEATURES]
     if registered:
         raise ValueError(
             f"it observes the registered features {registered}, and an optimizer only "
-            f"{', '.join(FEATURES)}; train without them"
+            f"{', '.join(ALL_FEATURES)}; train without them"
         )
 
 
@@ -180,7 +180,7 @@ def count_differences(
         ValueError: the model's actions are of another shape.
     """
     rng, on_trials = np.random.default_rng(0), policy.on_trials
-    width = observation_width(policy.action, on_trials)
+    width = observation_width(policy.description["features"], policy.action, on_trials)
     observations = rng.standard_normal((STEPS, RUNS, width))
     observations[::2] = rng.uniform(-4, 4, observations[::2].shape)
     seen = np.zeros(width, np.bool_)  # features that were hidden in training are 0

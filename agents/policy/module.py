@@ -14,7 +14,7 @@ from torch.nn.utils import skip_init
 
 from optenv import actions
 
-from .spec import ACTIVATIONS, PolicySpec
+from .spec import ACTIVATIONS, PolicySpec, observed_by
 
 __all__ = ["Policy"]
 
@@ -43,6 +43,7 @@ class Policy(nn.Module):
         columns: columns of an observation that the networks see.
         sees_loss: True if one of these columns depends on the loss.
         needs_positive_losses: True if one of them takes the logarithm of a loss.
+        observed: names of the features in an observation, of which ``columns`` are seen.
         name: name or path that the policy was loaded by; None for one made in code.
 
     Raises:
@@ -77,6 +78,7 @@ class Policy(nn.Module):
         self.columns = spec.columns
         self.sees_loss = spec.sees_loss
         self.needs_positive_losses = spec.needs_positive_losses
+        self.observed = observed_by(spec.features)
         self.networks = nn.ModuleList(_network(spec) for _ in range(spec.members))
         self.cells = nn.ModuleList()
         if self.memory:

@@ -22,10 +22,12 @@ from torch import nn
 from optenv import actions, rules, windows
 from optenv.checks import is_number, quoted
 from optenv.telemetry import (
+    ALL_FEATURES,
     FEATURE_VERSION,
-    FEATURES,
-    LOSS_FEATURES,
+    LOSS_FEATURE_SETS,
     POSITIVE_LOSS_FEATURES,
+    loss_features_of,
+    observed_features,
 )
 from optenv.trials import EXTRA
 
@@ -38,6 +40,7 @@ __all__ = [
     "PolicySpec",
     "input_columns",
     "observation_width",
+    "observed_by",
 ]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -105,7 +108,7 @@ class PolicySpec:
     Args:
         feature_version: version of the features, see
             :data:`optenv.telemetry.FEATURE_VERSION`.
-        features: names out of :data:`optenv.telemetry.FEATURES` that the network sees.
+        features: names out of :data:`optenv.telemetry.ALL_FEATURES` that the network sees.
         action: dictionary of an action, see :func:`optenv.actions.make`.
         rule: update rule whose learning rate is controlled, see :func:`optenv.rules.get`.
         horizon: control steps of a run.
@@ -207,10 +210,10 @@ class PolicySpec:
                 f"a policy with action {action.kind!r} has no memory, got memory "
                 f"{self.memory!r}"
             )
-        unknown = [name for name in self.features if name not in list(FEATURES)]
+        unknown = [name for name in self.features if name not in list(ALL_FEATURES)]
         if unknown:
             raise ValueError(
-                f"unknown features {quoted(unknown)}; valid: {', '.join(FEATURES)}"
+                f"unknown features {quoted(unknown)}; valid: {', '.join(ALL_FEATURES)}"
             )
         if self.activation not in ACTIVATIONS:
             raise ValueError(
@@ -489,7 +492,7 @@ class PolicySpec:
     @property
     def sees_loss(self) -> bool:
         """True if a feature that depends on the loss is among the features."""
-        return not set(LOSS_FEATURES).isdisjoint(self.features)
+        return not set(LOSS_FEATURE_SETS["both"]).isdisjoint(self.features)
 
     @property
     def needs_positive_losses(self) -> bool:
@@ -513,14 +516,24 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def observation_width(action: actions.Action, trials: bool) -> int:
+def observed_by(features: Sequence[str]) -> tuple[str, ...]:
+    """Return the features that the environment of a policy observes, in order.
+
+    Args:
+        features: names that the policy's networks see.
+    """
+    return observed_features(loss_features_of(features))
+
+
+def observation_width(features: Sequence[str], action: actions.Action, trials: bool) -> int:
     """Return the width of an environment's observation without registered features.
 
     Args:
+        features: names of the features that a policy sees in it.
         action: the environment's action.
         trials: whether its episodes are trials.
     """
-    width = len(FEATURES) + action.observed
+    width = len(observed_by(features)) + action.observed
     return width + action.outputs + len(EXTRA) if trials else width
 
 
@@ -530,16 +543,16 @@ def input_columns(
     """Return the columns of an observation that a policy's networks see.
 
     Args:
-        features: names out of :data:`optenv.telemetry.FEATURES`.
+        features: names out of :data:`optenv.telemetry.ALL_FEATURES`.
         action: the policy's action. The observed part of the previous action stands after
             the features.
         trials: whether the policy sees observations of trials (:class:`optenv.TrialEnv`),
             which end with the encoding of the previous action, the previous reward, and a
             flag at the first step of a run.
     """
-    names = list(FEATURES)
+    names = observed_by(features)
     columns = [names.index(name) for name in features]
-    return [*columns, *range(len(names), observation_width(action, trials))]
+    return [*columns, *range(len(names), observation_width(features, action, trials))]
 
 
 def _check_integer(name: str, value: Any, least: int, most: int) -> None:

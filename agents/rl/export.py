@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..policy.files import save_policy
 from ..policy.layers import join
 from ..policy.module import Policy
 from ..policy.normalisation import Normalisation
+from ..policy.spec import observed_by
 
 __all__ = ["check_export", "check_reward", "describe", "export_policy"]
 
@@ -102,7 +103,8 @@ def _policy_of(model: Any) -> Policy:
         raise ValueError(f"{action.not_exported} (action {action.kind!r})")
     extract = extractor_of(model)
     check_features(described)
-    normaliser = _check_unwrapped(model, env, action, trials)
+    features = observed_by(described["features"])
+    normaliser = _check_unwrapped(model, env, action, features, trials)
     check_reward(described)
 
     # 2. Read the network off the model
@@ -184,13 +186,16 @@ def check_reward(described: Mapping[str, Any]) -> None:
         )
 
 
-def _check_unwrapped(model: Any, env: Any, action: actions.Action, trials: bool) -> Any:
+def _check_unwrapped(
+    model: Any, env: Any, action: actions.Action, features: Sequence[str], trials: bool
+) -> Any:
     """Refuse models whose observations or actions are not those of an optenv environment.
 
     Args:
         model: model with a policy of Stable-Baselines3.
         env: its environment.
         action: the environment's action.
+        features: names of the features that it observes.
         trials: True if the environment's episodes are trials.
 
     Returns:
@@ -206,7 +211,7 @@ def _check_unwrapped(model: Any, env: Any, action: actions.Action, trials: bool)
         )
     valid = []
     for name in DTYPES:
-        run_space = observation_space(name, action)
+        run_space = observation_space(name, action, features)
         observations = policy_observation_space(run_space, action)
         if trials:
             observations = trial_space(observations, action)

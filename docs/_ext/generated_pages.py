@@ -179,11 +179,12 @@ def control_ranges() -> str:
 
 def features() -> str:
     """Write the table of observation features."""
-    rows = [
-        (i, f"`{name}`", meaning, "yes" if name in telemetry.LOSS_FEATURES else "")
-        for i, (name, meaning) in enumerate(telemetry.FEATURES.items())
-    ]
-    return table(("number", "name", "meaning", "needs a loss"), rows)
+    rows = []
+    for i, (name, meaning) in enumerate(telemetry.ALL_FEATURES.items()):
+        sets = [key for key, of in telemetry.LOSS_FEATURE_SETS.items() if name in of]
+        shown = ", ".join(f"`{key}`" for key in sets if key != "both")
+        rows.append((i, f"`{name}`", meaning, shown))
+    return table(("number", "name", "meaning", "of the loss, in the set"), rows)
 
 
 def rule_table() -> str:
@@ -424,8 +425,13 @@ def _value(key: str, value: Any) -> str:
 
 
 def _observed(names: Sequence[str]) -> str:
-    if set(names) == set(telemetry.FEATURES):
-        return "It observes all [features](../../features.md)."
+    observed = telemetry.observed_features(telemetry.loss_features_of(names))
+    if set(names) == set(observed):
+        of_losses = telemetry.loss_features_of(names)
+        return (
+            "It observes all [features](../../features.md) of "
+            f'`loss_features="{of_losses}"`.'
+        )
     listed = ", ".join(f"`{name}`" for name in names)
     return f"It observes these [features](../../features.md): {listed}."
 

@@ -12,7 +12,6 @@ from ..telemetry import (
     History,
     Losses,
     log_loss,
-    observed_features,
     relative_fall,
 )
 from ..telemetry import observe as observe_features
@@ -50,7 +49,7 @@ def observe(
     probe = of_run(state.run.probe) if action.per_tensor else state.run.probe
     observation, history = observe_features(
         probe, losses, state.history, control, settings.features,
-        observed_features(settings.loss_features),
+        settings.observed,
     )  # fmt: skip
     # 2. What the action observes besides.
     shown = state.observed_action

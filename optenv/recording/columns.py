@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ..actions import Action, Discrete, make
-from ..telemetry import FEATURES
+from ..telemetry import ALL_FEATURES, loss_features_of, observed_features
 from ..tensors import TENSOR_FEATURES
 
 __all__ = [
@@ -57,8 +57,9 @@ def observation_names(described: Mapping[str, Any], size: int) -> list[str]:
         size: number of entries; those without a name of their own are numbered.
     """
     action = make(described["action"])
-    registered = [name for name in described["features"] if name not in FEATURES]
-    names = [*FEATURES, *registered, *_observed(action)]
+    registered = [name for name in described["features"] if name not in ALL_FEATURES]
+    observed = observed_features(loss_features_of(described["features"]))
+    names = [*observed, *registered, *_observed(action)]
     if "runs" in described:
         names += [f"previous_action.{name}" for name in _numbered(action.outputs)]
         names += ["previous_reward", "new_run"]

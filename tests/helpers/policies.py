@@ -31,13 +31,14 @@ def random_policy(
     spec = optenv.actions.make({"kind": "continuous", "bound": 3.0, **(action or {})})
     spec = spec.for_rule(optenv.rules.get(rule))
     outputs, memory = spec.outputs, description.get("memory", 0)
-    inputs = len(telemetry.FEATURES) + spec.observed
+    names = description.get("features", list(telemetry.FEATURES))
+    inputs = len(names) + spec.observed
     inputs += memory
     inputs += outputs + 2 if description.get("trials", bool(memory)) else 0
     policy = Policy(
         {
             "feature_version": telemetry.FEATURE_VERSION,
-            "features": list(telemetry.FEATURES),
+            "features": names,
             "total_updates": [10, 10_000],
             "action": spec.to_dict(),
             "rule": rule,
@@ -53,7 +54,7 @@ def random_policy(
         for parameter in policy.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
         policy.networks[0][0].weight[0] = 0.0
-        policy.networks[0][0].weight[0, list(telemetry.FEATURES).index("progress")] = 3.0
+        policy.networks[0][0].weight[0, names.index("progress")] = 3.0
         policy.networks[0][2].weight[:, 0] = 1.5 * torch.linspace(-1, 1, outputs).neg()
         if outputs == 1:
             policy.networks[0][2].weight[0, 0] = -1.5

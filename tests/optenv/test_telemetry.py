@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ from tests.helpers.small_runs import (
 
 RUNS, WINDOWS = 6, 8
 NAMES = list(FEATURES)
+ALL = tuple(telemetry.ALL_FEATURES)
 
 
 def random_windows(
@@ -60,8 +62,8 @@ def random_windows(
         last = grad
 
 
-def control(window: int, dtype: torch.dtype) -> Control:
-    one = torch.ones(RUNS, dtype=dtype)
+def control(window: int, dtype: torch.dtype = torch.float64, runs: int = RUNS) -> Control:
+    one = torch.ones(runs, dtype=dtype)
     return Control(one * window / WINDOWS, 400, 0.1 * window * one, 0.2 * one, 0.1 * one)
 
 
@@ -257,3 +259,89 @@ def test_control_features_follow_the_actions(env_id: str) -> None:
     assert at_bound == moves
     np.testing.assert_allclose(seen["elapsed"], 0, atol=1e-12)
     np.testing.assert_allclose(seen["remaining"], np.log(0.003) / 3)
+
+
+# Losses of any unit and any sign.
+
+
+def observed_losses(factor: float, shift: float, runs: int = RUNS) -> np.ndarray:
+    """Return the invariant features of random windows whose losses are transformed."""
+    history = History.empty(torch.zeros(runs, dtype=torch.float64))
+    generator = torch.Generator().manual_seed(2)
+    seen = []
+    for window in range(WINDOWS):
+        losses = Losses.empty(torch.zeros(runs, dtype=torch.float64))
+        for _ in range(1 + window % 3):
+            loss = torch.rand(runs, generator=generator, dtype=torch.float64)
+            losses = losses.record(factor * (loss + 5 / (1 + window)) + shift)
+        ones = torch.ones(runs, dtype=torch.float64)
+        probe = Probe(*[ones] * len(Probe._fields))
+        state = control(window, runs=runs)
+        observation, history = observe(probe, losses, history, state, names=ALL)
+        columns = [ALL.index(name) for name in telemetry.INVARIANT_LOSS_FEATURES]
+        seen.append(observation[:, columns])
+    return torch.stack(seen).numpy()
+
+
+@pytest.mark.parametrize(
+    ("factor", "shift"), [(1e-3, 0.0), (1e3, 0.0), (2.0**20, 0.0), (1.0, 1e3), (1.0, -1e3)]
+)
+@pytest.mark.parametrize("runs", [1, RUNS])
+def test_invariant_features_do_not_depend_on_the_unit_and_the_zero_of_the_loss(
+    runs: int, factor: float, shift: float
+) -> None:
+    expected = observed_losses(1.0, 0.0, runs)
+    found = observed_losses(factor, shift, runs)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
+    assert (np.ptp(expected, axis=0) > 0.05).all()
+
+
+def test_invariant_features_measure_losses_in_units_of_their_own() -> None:
+    def window(*values: float) -> Losses:
+        losses = Losses.empty(torch.zeros(1, dtype=torch.float64))
+        for value in values:
+            losses = losses.record(torch.tensor([value], dtype=torch.float64))
+        return losses
+
+    history = History.empty(torch.zeros(1, dtype=torch.float64))
+    probe = Probe(*[torch.ones(1, dtype=torch.float64)] * len(Probe._fields))
+    for i, losses in enumerate((window(-1.0, -3.0), window(-4.0, -8.0), window(-5.0))):
+        state = control(i, runs=1)
+        observation, history = observe(probe, losses, history, state, names=ALL)
+    # Means -2, -6, -5: a range of 4, a rise of 1 after a change of 4.
+    found = dict(zip(ALL, observation[0].tolist(), strict=True))
+    variance = 2.0 + 0.3 * (8.0 - 2.0)
+    usual = 4.0 + 0.3 * (1.0 - 4.0)
+    average = -2.0 + 0.1 * (-6.0 + 2.0)
+    average += 0.1 * (-5.0 - average)
+    expected = {
+        "loss_fall": math.asinh(30 * -1 / 4) / 2,
+        "loss_rise": math.asinh(30 * 1 / 4) / 2,
+        "loss_fall_noise": math.asinh(-1 / math.sqrt(variance)) / 2,
+        "loss_fall_usual": math.asinh(-1 / 4) / 2,
+        "loss_fall_trend": math.asinh((average + 5.0) / usual) / 2,
+        "loss_usual_change": (math.log(usual / 4) + 3) / 2,
+        "loss_noise_range": (math.log(math.sqrt(variance) / 4) + 3) / 2,
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("key", list(telemetry.LOSS_FEATURE_SETS))
+def test_an_environment_observes_the_features_of_the_loss_that_it_is_asked_for(
+    key: str,
+) -> None:
+    names = telemetry.observed_features(key)
+    env = gym.make_vec("optenv/LearningRate-v0", 4, tasks=MLP, loss_features=key)
+    env.reset(seed=0)
+    seen = np.stack([env.step(a)[0] for a in random_actions(env.action_space, 4)])
+    assert seen.shape[2] == len(names)
+    of_losses = [n for n in names if n in telemetry.LOSS_FEATURE_SETS["both"]]
+    assert sorted(of_losses) == sorted(telemetry.LOSS_FEATURE_SETS[key])
+    varied = np.ptp(seen, axis=(0, 1)) > 0
+    assert all(varied[names.index(name)] for name in of_losses if name != "has_loss")
+    assert telemetry.loss_features_of(names) == key
+
+
+def test_an_unknown_set_of_loss_features_is_refused_with_those_that_are_known() -> None:
+    with pytest.raises(ValueError, match="unknown loss_features 'all'; valid: both, posi"):
+        gym.make("optenv/LearningRate-v0", loss_features="all")
