@@ -142,9 +142,9 @@ def advance(
     total, size = len(lr), task.batch_size if batch_size is None else batch_size
     rule = rule.bind(task.shapes, task.roles) if rule.shaped else rule
     rows = data.rows_from(state.drawn, total * size)
-    # One copy of the state a window, which the updates overwrite, spares allocations. The
-    # caller's state stays as it is.
-    inplace = counts is None and not differentiable
+    # One copy of the state a window, which the updates overwrite, spares allocations where
+    # there are several. The caller's state stays as it is.
+    inplace = counts is None and not differentiable and total > 1
     given, rates = state.params, lr.unsqueeze(-1)
     if inplace:
         rule_state = tuple(part.clone() for part in state.rule)
@@ -337,8 +337,13 @@ def _differentiate_parts(
     with torch.enable_grad():
         parts = tuple(part.detach().requires_grad_() for part in parts)
         loss = loss_at(parts)
-        grads = torch.autograd.grad(loss.sum(), parts, materialize_grads=True)
-    flat = [grad.reshape(loss.shape[0], -1) for grad in grads]
+        runs = loss.shape[0]
+        total = loss if runs == 1 else loss.sum()
+        grads = torch.autograd.grad(total, parts, allow_unused=True)
+    flat = [
+        (torch.zeros_like(part) if grad is None else grad).reshape(runs, -1)
+        for part, grad in zip(parts, grads, strict=True)
+    ]
     return loss.detach(), torch.cat(flat, dim=1)
 
 

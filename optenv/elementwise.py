@@ -24,6 +24,7 @@ __all__ = [
     "as_floats",
     "as_tensors",
     "asinh",
+    "bounded",
     "clamp",
     "each",
     "invert",
@@ -67,6 +68,13 @@ def clamp(x: Number, low: float = -math.inf, high: float = math.inf) -> Number:
             return x.clamp(min=low)
         return x.clamp(max=high) if low == -math.inf else x.clamp(low, high)
     return min(max(x, low), high)  # of NaN, the first argument is returned
+
+
+def bounded(x: Number, bound: float) -> Number:
+    """Limit a number to ``[-bound, bound]``; NaN becomes the bound."""
+    if isinstance(x, Tensor):
+        return x.nan_to_num(nan=bound, posinf=bound, neginf=-bound).clamp(-bound, bound)
+    return min(max(x, -bound), bound) if x == x else bound
 
 
 def minimum(a: Number, b: Number) -> Number:

@@ -77,6 +77,9 @@ EPSILON = 0.003
 #: not positive, about 10 times its absolute value (at least 1) above it.
 MAX_POTENTIAL = math.log(20.0)
 
+#: Potential of a loss of 0, in single precision, as torch selects it among plain numbers.
+_AT_ZERO = float(np.float32(math.log(EPSILON / (1 + EPSILON))))
+
 #: Potential of diverged runs.
 DIVERGED_POTENTIAL = MAX_POTENTIAL + 1.0
 
@@ -358,8 +361,7 @@ def log_progress(loss: Number, initial_loss: Number) -> Number:
     # 2. All others: from the initial loss, or from 0 if it was positive.
     scale = where(initial_loss > 0, initial_loss, clamp(abs(initial_loss), low=1.0))
     rise = where(usual, 0.0, loss - clamp(initial_loss, high=0.0))
-    lowest = math.log(EPSILON / (1 + EPSILON))
-    difference = asinh(rise / scale) + where(initial_loss > 0, lowest, 0.0)
+    difference = asinh(rise / scale) + where(initial_loss > 0, _AT_ZERO, 0.0)
     return where(usual, logarithm, difference)
 
 

@@ -32,6 +32,7 @@ from .elementwise import (
     Number,
     as_floats,
     as_tensors,
+    bounded,
     clamp,
     each,
     is_single,
@@ -522,17 +523,19 @@ def observe(
         **_invariant_loss_features(window, history, updated, names),
         **_gradient_features(probe, window, reference, updated),
     }
-    observation = _rescale(row([values[name] for name in names], like), names)
+    features = [values[name] for name in names]
     if single:
-        updated = History(*as_tensors(updated, like))
+        pairs = zip(features, _float_forms(names), strict=True)
+        shown = [bounded(_in_form(x, *form), OBSERVATION_BOUND) for x, form in pairs]
+        return row(shown, like), History(*as_tensors(updated, like))
+    observation = torch.stack(features, dim=-1)
+    forms = _forms(names, observation.dtype, observation.device)
+    observation = _in_form(observation, *forms)
     if extra:
         others = _registered_features(extra, probe, losses, history, control)
         observation = torch.cat([observation, others.to(observation.dtype)], dim=-1)
     # 4. Finite and bounded, whatever was measured.
-    observation = observation.nan_to_num(
-        nan=OBSERVATION_BOUND, posinf=OBSERVATION_BOUND, neginf=-OBSERVATION_BOUND
-    )
-    return observation.clamp(-OBSERVATION_BOUND, OBSERVATION_BOUND), updated
+    return bounded(observation, OBSERVATION_BOUND), updated
 
 
 class _Window(NamedTuple):
@@ -856,11 +859,12 @@ def _registered_features(
     return torch.stack(columns, dim=-1)
 
 
-def _rescale(values: Tensor, names: tuple[str, ...]) -> Tensor:
-    """Bring features of the package ``[B, F]`` to the form that is observed."""
-    offset, k, divisor, is_squashed = _forms(names, values.dtype, values.device)
-    values = (values + offset) * k
-    return torch.where(is_squashed, values.asinh(), values) / divisor
+def _in_form(
+    value: Number, offset: Number, k: Number, divisor: Number, is_squashed: Number
+) -> Number:
+    """Bring a feature, or all of them ``[B, F]``, to the form that is observed."""
+    value = (value + offset) * k
+    return where(is_squashed, elementwise.asinh(value), value) / divisor
 
 
 @lru_cache
@@ -878,3 +882,10 @@ def _forms(
     offset, k, divisor = torch.tensor(rows, dtype=dtype, device=device).T.contiguous()
     squashed = [feature.squash is not None for feature in forms]
     return offset, k, divisor, torch.tensor(squashed, device=device)
+
+
+@lru_cache
+def _float_forms(names: tuple[str, ...]) -> list[tuple[float, float, float, bool]]:
+    """Make the forms of :func:`_forms` as plain numbers, one for each feature."""
+    forms = _forms(names, torch.float64, torch.device("cpu"))
+    return [*zip(*(form.tolist() for form in forms), strict=True)]

@@ -569,7 +569,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         loss, lr, validation_loss = (np.zeros(self.num_envs) for _ in range(3))
         continual = self.settings.changes is not None
         of_tasks: dict[str, np.ndarray] = {
-            name: np.zeros(self.num_envs, kind) for name, kind in OF_TASKS.items()
+            name: np.zeros(self.num_envs, kind)
+            for name, kind in (OF_TASKS.items() if continual else ())
         }
         batch_size, examples = np.zeros((2, self.num_envs), np.int64)
         for rows, group in self.groups:
@@ -602,8 +603,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 ):
                     of_tasks[name][rows] = np.where(mask, _finite_or_inf(value), 0.0)
                 of_tasks["changes"][rows] = stage_losses.changes.cpu().numpy() * mask
-            batch_size[rows] = np.where(mask, result.batch_size, 0)
             if self.action.sets_batch_size:
+                batch_size[rows] = np.where(mask, result.batch_size, 0)
                 examples[rows] = np.where(mask, group.examples.cpu().numpy(), 0)
             self._estimated_reward[rows] = result.estimated_reward.cpu().numpy()
             index = np.flatnonzero(terminated[rows])

@@ -268,7 +268,7 @@ class Action:
                 f"shift of action {self.kind!r} must return a tensor of shape "
                 f"{tuple(like.shape)}, got shape {tuple(shift.shape)}"
             )
-        if set(hyperparameters) != set(self.sets):
+        if hyperparameters.keys() != set(self.sets):
             raise ValueError(
                 f"hyperparameters of action {self.kind!r} must be those in sets, "
                 f"{list(self.sets)}, got {list(hyperparameters)}"

@@ -295,7 +295,6 @@ class Group:
         """
         setup, task, continual = self.setup, self.task, self.settings.changes is not None
         before, action = self.state, action.to(self.device)
-        changed = np.zeros(self.size, np.int64)
         if continual:
             before = stages.enter(
                 before, self.change_steps, self.steps, self._losses_in(before)

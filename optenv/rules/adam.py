@@ -21,6 +21,7 @@ from .arithmetic import (
     Number,
     addcmul,
     debiased_root,
+    plain_count,
     ratio,
     safe_sqrt,
     update_mean,
@@ -98,7 +99,7 @@ def adam(
     """
     mean, root, state = update_moments(grad, state, h.beta1, h.beta2, inplace)
     direction = ratio(mean, root, h.eps, inplace)
-    lr = lr / (1 - h.beta1 ** state[2])
+    lr = lr / (1 - h.beta1 ** plain_count(state[2]))
     return addcmul(params, direction, lr, -1.0, inplace), state
 
 

@@ -6,7 +6,7 @@ gradients can flow through an update.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ __all__ = [
     "debiasing",
     "interpolate",
     "mul",
+    "plain_count",
     "ratio",
     "safe_sqrt",
     "sign",
@@ -123,7 +124,21 @@ def debiased_root(
         step: number of gradients :math:`t` in the average, a number or ``[B, 1]``.
         inplace: whether to compute in place on the root, which is a new tensor.
     """
-    return mul(safe_sqrt(square), debiasing(step, decay), inplace)
+    return mul(safe_sqrt(square), debiasing(plain_count(step), decay), inplace)
+
+
+def plain_count(step: Any) -> Any:
+    """Return the number of updates of a single run on the CPU as a scalar of NumPy.
+
+    Its arithmetic has the precision of the tensor's, and is many times faster. Other
+    numbers are returned as they are.
+
+    Args:
+        step: number of updates, a number or ``[B, 1]``.
+    """
+    if isinstance(step, Tensor) and step.is_cpu and step.shape == (1, 1):
+        return step.detach().numpy()[0, 0]
+    return step
 
 
 def debiasing(step: Number, decay: float) -> Number:

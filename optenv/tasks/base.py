@@ -107,6 +107,8 @@ class Data(NamedTuple):
                 task depends on if it changes; by default that of :meth:`at`.
         """
         if self.stages is None:
+            if self.rows.shape == (1, self.inputs.shape[0]) and not self.shared:
+                return self._take(examples)  # of the only run: row n is example n
             return self._take(self.rows.gather(1, examples))
         stages = self.stages
         stage = stages.stage if updates is None else stages.of_updates(updates)
@@ -227,12 +229,11 @@ class Data(NamedTuple):
         if self.shared:
             return self._take(self.rows[:, begin:end])
         # Each run's examples are one block, which needs no copy.
-        blocks = (len(self.rows), -1)
-        inputs, targets = (
-            self.inputs.unflatten(0, blocks),
-            self.targets.unflatten(0, blocks),
+        inputs, targets, count = self.inputs, self.targets, end - begin
+        return (
+            inputs.view(*self.rows.shape, *inputs.shape[1:]).narrow(1, begin, count),
+            targets.view(*self.rows.shape, *targets.shape[1:]).narrow(1, begin, count),
         )
-        return inputs[:, begin:end], targets[:, begin:end]
 
     def _take_in_stage(
         self, stages: Stages, examples: Tensor, stage: Tensor, *, training: bool
