@@ -20,6 +20,7 @@ from ..policy.files import load_policy
 from ..policy.module import Policy
 from ..utils.warning import warn_user
 from . import clock
+from .budget import advice, warn_of_other_batch_size
 from .capture import GraphUpdates, check_devices, is_capturing, refuse_capture
 from .controller import (
     Controller,
@@ -151,6 +152,10 @@ class LearnedOptimizer(Optimizer):
             all steps. Gradients are those that data-parallel training has averaged.
         partitioned: whether each process holds other parameters of that model, as under
             ``ZeroRedundancyOptimizer``. Each must have some with a gradient.
+        batch_size: for a policy that chooses the batch size, and only there: the one that
+            it chooses multiples of. The loop loads batches of :attr:`batch_size`, as the
+            policy changes it. ``total_steps`` is then a number of batches of this size: the
+            run has a budget of as many examples.
 
     Raises:
         ValueError: an argument is out of its range, or the policy cannot be used.
@@ -189,6 +194,7 @@ class LearnedOptimizer(Optimizer):
         rollback: bool = False,
         synchronize: bool = True,
         partitioned: bool = False,
+        batch_size: int | None = None,
     ) -> None:
         # 1. The policy and the arguments.
         flags = {
@@ -197,7 +203,7 @@ class LearnedOptimizer(Optimizer):
         }  # fmt: skip
         self._arguments = {
             "policy": policy, "total_steps": total_steps, "schedule": schedule,
-            "warmup_steps": warmup_steps, "guard": guard, **flags,
+            "warmup_steps": warmup_steps, "guard": guard, "batch_size": batch_size, **flags,
         }  # fmt: skip
         if policy is None:
             policy = ANYTIME if total_steps is None else DEFAULT
@@ -206,7 +212,7 @@ class LearnedOptimizer(Optimizer):
         given = policy if isinstance(policy, Policy) else load_policy(policy)
         _check_arguments(schedule, guard, flags)
         action = given.action
-        if capturable and (action.sets or action.roles or action.per_tensor):
+        if capturable and not (action.sets_one_rate or action.chooses_rule):
             raise ValueError(
                 "capturable=True is for policies that set learning rates alone, got one "
                 f"whose action is {action.kind!r}"
@@ -238,7 +244,9 @@ class LearnedOptimizer(Optimizer):
         # 3. The controller, with a copy of the policy: the caller's stays as it is.
         dtype = self._telemetry_dtype
         self._policy = copy.deepcopy(given).to(dtype)
-        state = initial_state(self._policy, total_steps, dtype, schedule, warmup_steps)
+        state = initial_state(
+            self._policy, total_steps, dtype, schedule, warmup_steps, batch_size
+        )
         self._controller = Controller(
             self._policy, state, synchronize=synchronize, partitioned=partitioned
         )
@@ -608,6 +616,7 @@ class LearnedOptimizer(Optimizer):
             group.pop("capturable", None)
             group |= {"capturable": True} if self._is_capturable else {}
         clock.warn_of_other_length(loaded["controller"], made_for)
+        warn_of_other_batch_size(loaded["controller"], self._controller.state)
         self._controller.replace_state(loaded["controller"])
         self._store_controller()
         self._losses.take()  # losses of another run
@@ -714,6 +723,24 @@ class LearnedOptimizer(Optimizer):
             "run, new_run(total_steps=...) begins another one"
         )
 
+    @property
+    def batch_size(self) -> int | None:
+        """Number of examples that the next batch should have, as the policy advises.
+
+        None with a policy that does not choose it.
+        """
+        return advice(self._controller_state())
+
+    @property
+    def progress(self) -> float | None:
+        """Share of the run that is done, from 0 to 1; None in a run of unknown length.
+
+        With a policy that chooses the batch size, that is the share of the budget of
+        ``total_steps * batch_size`` examples which is used.
+        """
+        progress = clock.observed_progress(self._controller_state())
+        return None if progress is None else min(progress, 1.0)
+
     def extend(self, total_steps: int) -> None:
         """Go on with the run until ``total_steps`` steps have been made in all.
 
@@ -727,7 +754,8 @@ class LearnedOptimizer(Optimizer):
 
         Raises:
             ValueError: ``total_steps`` is not valid, or not more than the steps so far; or
-                the policy is an anytime policy, and no fall is to be given up.
+                the policy is an anytime policy, and no fall is to be given up; or it
+                chooses the batch size.
 
         Example:
             >>> import torch
@@ -754,7 +782,8 @@ class LearnedOptimizer(Optimizer):
                 tenths of a run: 300 steps after 700.
 
         Raises:
-            ValueError: ``steps`` is no positive integer, or the run has ended.
+            ValueError: ``steps`` is no positive integer, or the run has ended; or the
+                policy chooses the batch size.
 
         Example:
             >>> import torch
@@ -833,7 +862,8 @@ class LearnedOptimizer(Optimizer):
         Returns:
             ``lr`` (the learning rate in force; with several groups the highest, and those
             of the groups as ``lr_0``, ``lr_1`` and so on), ``multiplier`` (of the policy,
-            without the schedule), ``step``, and the counters :attr:`skipped`,
+            without the schedule), ``step``, ``batch_size`` of a policy that chooses it, and
+            the counters :attr:`skipped`,
             :attr:`clipped`, :attr:`ignored_losses`, :attr:`ignored_actions` and
             :attr:`rollbacks`.
 
@@ -852,6 +882,8 @@ class LearnedOptimizer(Optimizer):
             numbers |= {f"lr_{i}": rate for i, rate in enumerate(rates)}
         numbers["multiplier"] = math.exp(state["log_multiplier"])
         numbers["step"] = state["steps"]
+        if state["budget"] is not None:
+            numbers["batch_size"] = state["budget"]["size"]
         for name in COUNTERS:
             numbers[name] = int(state[name])
         return {f"{prefix}{name}": value for name, value in numbers.items()}
@@ -865,7 +897,9 @@ class LearnedOptimizer(Optimizer):
             f"{type(self).__name__} (",
             f"policy: {policy.name or policy.fingerprint()[:12]}",
             f"rule: {policy.rule.name}",
-            f"step: {state['steps']} of {total}",
+            f"step: {state['steps']} of {total}"
+            if state["budget"] is None
+            else f"step: {clock.describe_progress(policy, state)}",
             f"schedule: {clock.describe_schedule(policy, state, self.param_groups)}",
             f"counters: {', '.join(counts) or 'all 0'}",
         ]
