@@ -371,7 +371,7 @@ class Group:
         rows, own = torch.from_numpy(index).to(self.device), self.task.batch_size
         initial = self.state.initial_loss[rows, 0]
         examples = work = self.examples[rows]
-        if self.data.stages is not None:
+        if self.data.stages is not None and not self.action.sets_batch_size:
             done = self.state.run.updates[rows]
             examples = self.data.stages.of_runs(rows).examples_seen(done, own)
         return {
@@ -415,15 +415,21 @@ class Group:
         if self.settings.changes is not None:
             self.change_steps = self.change_steps.copy()
             self.change_steps[index] = self._draw_change_steps(keys)
+            before = self.data.stages
             self.data = changes.start_at(self.data, self.change_steps, self.boundaries)
+            if self.action.sets_batch_size:  # the other runs have starts of their own
+                stages = self.data.stages
+                assert before is not None and stages is not None
+                starts = before.starts.index_copy(0, rows, stages.starts[rows])
+                self.data = self.data._replace(stages=stages._replace(starts=starts))
         # 2. A start of all runs, of which the restarted ones are kept.
-        before = self.state
-        all_params = before.run.params.index_copy(0, rows, params)
-        state = self._start(self.data, all_params, before.base_lr, before.sees_loss)
+        old = self.state
+        all_params = old.run.params.index_copy(0, rows, params)
+        state = self._start(self.data, all_params, old.base_lr, old.sees_loss)
         state = self._with_baseline(self.data, state, index.tolist())
         observation, state = self._observe(state)
         restarted = torch.zeros(self.size, dtype=torch.bool, device=self.device)
-        self.state = core.where(restarted.index_fill(0, rows, True), state, before)
+        self.state = core.where(restarted.index_fill(0, rows, True), state, old)
         self.steps = self.steps.copy()
         self.steps[index] = 0
         return observation[rows]
@@ -619,24 +625,31 @@ class Group:
         return state._replace(baseline=state.baseline.index_copy(0, rows, potential))
 
     def _mean_cost(
-        self, before: ControlState, decision: actions.Decision, updates: Tensor
+        self, before: ControlState, after: ControlState, decision: actions.Decision
     ) -> Tensor:
-        """Compute the mean cost ``[B]`` of the updates of runs, if the reward needs it.
+        """Compute the mean cost ``[B]`` of the updates of runs.
+
+        Where batch sizes are chosen, that is the cost of all updates over the number of
+        those that the same examples make with the task's own batch size.
 
         Args:
-            before: state before the control step.
+            before, after: states before and after the control step.
             decision: decision of the step.
-            updates: updates of the runs after the step, ``[B]``.
         """
-        if not self.reward.needs_cost:
-            return before.cost
-        size, work = self.task.num_params, self.task.work
+        size, work, updates = self.task.num_params, self.task.work, after.run.updates
+        made = (updates - before.run.updates).to(before.cost)
+        if decision.batch_factor is not None:
+            costs = [
+                rules.relative_cost(self.rule.name, size, work, factor)
+                for factor in decision.batch_factor.tolist()
+            ]
+            spent = before.cost * before.planned + before.cost.new_tensor(costs) * made
+            return spent / after.planned.clamp(min=1)
         if decision.rule is None:
             latest: Tensor | float = rules.relative_cost(self.rule.name, size, work)
         else:
             costs = [rules.relative_cost(name, size, work) for name in switching.NAMES]
             latest = before.cost.new_tensor(costs)[decision.rule]
-        made = (updates - before.run.updates).to(before.cost)
         return before.cost + (latest - before.cost) * (made / updates.clamp(min=1))
 
     def step(
@@ -663,6 +676,8 @@ class Group:
         )
         window = self._window(decision, active)
         decision = self._as_sized(decision, window)
+        if self.action.sets_batch_size and self.settings.changes is not None:
+            self._schedule_changes(window, active)
         run = before.run
         if decision.rule is not None:
             run = run._replace(rule=switching.choose(run.rule, decision.rule))
@@ -682,9 +697,10 @@ class Group:
             loss=loss,
             potential=torch.where(before.diverged, before.potential, potential),
             diverged=diverged,
-            cost=self._mean_cost(before, decision, run.updates),
             planned=torch.from_numpy(planned).to(self.device),
         )
+        if self.reward.needs_cost:
+            state = state._replace(cost=self._mean_cost(before, state, decision))
         if decision.part_multipliers is not None and decision.part_shifts is not None:
             state = state._replace(
                 part_multipliers=decision.part_multipliers,
@@ -764,6 +780,28 @@ class Group:
         peak = self.state.base_lr * decision.log_multiplier.exp()
         lr = torch.from_numpy(factor).to(self.device, self.dtype) * peak
         return Window(lr, counts, sizes)
+
+    def _schedule_changes(self, window: Window, active: np.ndarray | None) -> None:
+        """Let tasks change with the next control step, wherever that begins.
+
+        How many updates a control step has is only known here. The update after it, and
+        the batch before that, are those of the changed task. Later changes are yet unknown.
+
+        Args:
+            window: updates of this control step.
+            active: runs that take part, ``[B]`` bool.
+        """
+        stages = self.data.stages
+        assert stages is not None
+        ends = (self.state.run.updates.cpu().numpy() + window.counts)[:, None]
+        following = self.steps[:, None] + 1
+        starts = stages.starts.cpu().numpy()
+        found = np.where(self.change_steps > following, tasks.stages.NEVER, starts)
+        found = np.where(self.change_steps == following, ends, found)
+        if active is not None:
+            found = np.where(active[:, None], found, starts)
+        moved = torch.from_numpy(found).to(stages.starts.device)
+        self.data = self.data._replace(stages=stages._replace(starts=moved))
 
     def _as_sized(self, decision: actions.Decision, window: Window) -> actions.Decision:
         """Return the decision with the batch sizes that are carried out."""

@@ -70,6 +70,7 @@ class Changes:
         kinds: names of kinds, of which one is drawn for each change. All of them must fit
             every task of the environment. None are given to take those that fit a task.
         count: number of changes of a run, less than its control steps.
+        left_out: kinds that are not taken of those that fit a task.
 
     Raises:
         ValueError: a kind is unknown or given twice, two of them exclude each other, or the
@@ -78,6 +79,7 @@ class Changes:
 
     kinds: tuple[str, ...] = ()
     count: int = DEFAULT_COUNT
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         given = (self.kinds,) if isinstance(self.kinds, str) else tuple(self.kinds)
@@ -95,6 +97,18 @@ class Changes:
         ordered = tuple(name for name in _known() if name in given)
         object.__setattr__(self, "kinds", ordered)
         object.__setattr__(self, "count", positive_int("count of changes", self.count))
+        left_out = (self.left_out,) if isinstance(self.left_out, str) else self.left_out
+        for name in left_out:
+            known("kind of change", name, _known())
+            if name in given:
+                raise ValueError(
+                    f"kind of change {name!r} is left out, got kinds {list(given)}"
+                )
+        object.__setattr__(self, "left_out", tuple(left_out))
+
+    def without(self, name: str) -> Changes:
+        """Return the changes with one more kind left out."""
+        return replace(self, left_out=tuple(sorted({*self.left_out, name})))
 
 
 def register(name: str, kind: Change) -> Change:
@@ -169,7 +183,9 @@ def fitting(changes: Changes, task: Task) -> tuple[str, ...]:
         chosen = [
             name
             for name in KINDS
-            if name in fit and not set(KINDS[name].excludes) & set(fit)
+            if name in fit
+            and name not in changes.left_out
+            and not set(KINDS[name].excludes) & set(fit)
         ]
         if not chosen:
             raise ValueError(f"no kind of change fits the task {quoted(task)}")
