@@ -154,6 +154,7 @@ class Group:
         state: state of the runs.
         steps: control steps done, ``[B]`` on the host.
         change_steps: control steps before which the task changes, ``[B, K]`` on the host.
+        change_counts: number of changes of each run, ``[B]`` on the host.
     """
 
     task: tasks.Task
@@ -165,6 +166,7 @@ class Group:
     state: ControlState
     steps: np.ndarray
     change_steps: np.ndarray
+    change_counts: np.ndarray
 
     def __init__(self, settings: Settings, size: int) -> None:
         self.settings = settings
@@ -245,7 +247,9 @@ class Group:
         if self._scaled:
             scale = self._draw_scale(task_keys, chosen)
             data, params = data._replace(scale=scale), params / scale
-        data, change_steps = self._draw_changes(data, task_keys, keys, is_on_device)
+        data, change_steps, change_counts = self._draw_changes(
+            data, task_keys, keys, is_on_device
+        )
         state = self._start(
             data,
             params,
@@ -258,7 +262,7 @@ class Group:
         if everything:
             self.data, self.state = data, state
             self.steps = np.zeros(self.size, np.int64)
-            self.change_steps = change_steps
+            self.change_steps, self.change_counts = change_steps, change_counts
         else:
             rows = torch.from_numpy(index).to(self.device)
             self.data = self.data.put(rows, data)
@@ -267,6 +271,8 @@ class Group:
             self.steps[index] = 0
             self.change_steps = self.change_steps.copy()
             self.change_steps[index] = change_steps
+            self.change_counts = self.change_counts.copy()
+            self.change_counts[index] = change_counts
         for i, own in zip(index.tolist(), chosen, strict=True):
             self.instances[i] = own
         return observation
@@ -327,7 +333,7 @@ class Group:
         task_keys: Sequence[np.random.Generator],
         keys: Sequence[np.random.Generator],
         is_on_device: bool,
-    ) -> tuple[tasks.Data, np.ndarray]:
+    ) -> tuple[tasks.Data, np.ndarray, np.ndarray]:
         """Draw the changes of the tasks of runs, and their times.
 
         Args:
@@ -337,23 +343,31 @@ class Group:
             is_on_device: whether the examples are those of an earlier reset.
 
         Returns:
-            The data with their changes, and the control steps ``[n, K]`` before which these
-            happen.
+            The data with their changes; the control steps ``[n, K]`` before which these
+            happen; and their numbers ``[n]``.
         """
         wanted = self.settings.changes
         if wanted is None:
-            return data, np.empty((len(keys), 0), np.int64)
+            return data, np.empty((len(keys), 0), np.int64), np.zeros(len(keys), np.int64)
         # Children of the generators, so that all other draws stay as they are.
         children = [key.spawn(1)[0] for key in task_keys]
         data = changes.draw(wanted, self.task, data, children, is_on_device)
-        steps = self._draw_change_steps(keys)
-        return changes.start_at(data, steps, self.boundaries), steps
+        counts = changes.draw_counts(wanted, children)
+        steps = self._draw_change_steps(keys, counts)
+        return changes.start_at(data, steps, self.boundaries), steps, counts
 
-    def _draw_change_steps(self, keys: Sequence[np.random.Generator]) -> np.ndarray:
-        """Draw before which control steps the tasks of runs change, ``[n, K]``."""
-        wanted = self.settings.changes
+    def _draw_change_steps(
+        self, keys: Sequence[np.random.Generator], counts: np.ndarray
+    ) -> np.ndarray:
+        """Draw before which control steps the tasks of runs change, ``[n, K]``.
+
+        Args:
+            keys: one generator per run, of the run itself.
+            counts: number of changes of each run.
+        """
+        most = self.settings.changes.most
         children = [key.spawn(1)[0] for key in keys]
-        return changes.draw_steps(wanted.count, self.num_steps, children)
+        return changes.draw_steps(counts, self.num_steps, children, most)
 
     def identify(self, index: np.ndarray) -> dict[str, list[Any]]:
         """Say what runs are about, and what they have cost so far.
@@ -414,7 +428,8 @@ class Group:
         self.data = self.data._replace(order=self.data.order.index_copy(0, rows, order))
         if self.settings.changes is not None:
             self.change_steps = self.change_steps.copy()
-            self.change_steps[index] = self._draw_change_steps(keys)
+            counts = self.change_counts[index]
+            self.change_steps[index] = self._draw_change_steps(keys, counts)
             before = self.data.stages
             self.data = changes.start_at(self.data, self.change_steps, self.boundaries)
             if self.action.sets_batch_size:  # the other runs have starts of their own

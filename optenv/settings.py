@@ -217,10 +217,10 @@ class Settings:
                     f"got changes {list(self.changes.kinds)}"
                 )
             object.__setattr__(self, "changes", self.changes.without("batch_size"))
-        if self.changes.count >= self.horizon:
+        if self.changes.most >= self.horizon:
             raise ValueError(
                 f"the number of changes must be less than horizon ({self.horizon}), got "
-                f"{self.changes.count}"
+                f"{self.changes.most}"
             )
         if rewards.get(self.reward).needs_baseline:
             valid = [n for n, r in rewards.REWARDS.items() if not r.needs_baseline]
