@@ -563,6 +563,8 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
             for name, value in self.defaults.items():
                 if name != "differentiable":  # torch adds it, which nothing here heeds
                     group.setdefault(name, value)
+            if isinstance(group.get("controller"), dict):  # of an earlier version
+                group["controller"] = {**clock.CLOCK, **group["controller"]}
         for p, param_state in self.state.items():
             if not isinstance(p, Tensor):  # an entry of the user's own
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import re
 from typing import Any
 
@@ -234,3 +235,15 @@ def test_a_damaged_budget_is_refused(entry: Any, value: Any, message: str) -> No
     saved["param_groups"][0]["controller"] = {**controller, "budget": damaged}
     with pytest.raises(ValueError, match=re.escape(message)):
         optimizer.load_state_dict(saved)
+
+
+def test_a_pickle_from_before_there_were_budgets_goes_on() -> None:
+    module = model()
+    optimizer = LearnedOptimizer(module.parameters(), random_policy(), total_steps=30)
+    del optimizer.param_groups[0]["controller"]["budget"]
+    copied = pickle.loads(pickle.dumps(optimizer))
+    params = [p for group in copied.param_groups for p in group["params"]]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    copied.step(loss=1.0)
+    assert copied.batch_size is None and copied.progress == pytest.approx(1 / 30)
