@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
@@ -18,7 +18,8 @@ from agents import LearnedOptimizer, check_export, export_policy, load_policy
 from agents.evaluation.arms.learned import learned_arm
 from agents.recurrent import RL2, LstmPolicy
 from agents.rl.cli import check_comparison
-from agents.rl.factory import make_env
+from agents.rl.export import describe
+from agents.rl.factory import _check_action, make_env
 from optenv import PerTensor
 from optenv.roles import ROLES
 from optenv.sb3 import SB3VecEnv
@@ -215,6 +216,19 @@ def test_an_agent_s_batch_sizes_become_advice_to_a_loop(tmp_path: Any) -> None:
     with pytest.raises(ValueError, match="chooses it; give --no-evaluate"):
         check_comparison(agent, {"do_evaluate": True})
     check_comparison(agent, {"do_evaluate": False})
+
+
+def test_values_of_batch_sizes_are_exported_as_their_largest(tmp_path: Any) -> None:
+    env = environment("optenv/BatchSize-v0")
+    agent = DQN("MlpPolicy", env, buffer_size=100, device="cpu", seed=0)
+    policy = load_policy(export_policy(agent, tmp_path / "policy"))
+    space = agent.observation_space
+    drawn = np.random.default_rng(1).uniform(-4, 4, (64, *space.shape)).astype(np.float32)
+    expected = agent.predict(drawn, deterministic=True)[0]
+    assert len({*expected.tolist()}) > 1
+    np.testing.assert_array_equal(policy(torch.from_numpy(drawn)), expected)
+    described = describe(env)
+    _check_action("dqn", env, described)
 
 
 def test_rl2_s_batch_sizes_become_advice_too(tmp_path: Any) -> None:
