@@ -43,6 +43,7 @@ from agents.evaluation.tasks.heldout import HELDOUT
 from agents.rl import factory, rollouts, training
 from agents.rl.cli import (
     check_candidates,
+    check_comparison,
     check_evaluation,
     configure,
     parse_assignments,
@@ -164,6 +165,7 @@ def main(**options: Any) -> None:
             model = factory.build(
                 options["agent"], config, seed=options["seed"], resume=options["resume"]
             )
+            check_comparison(model, options)
             timesteps = factory.remaining(model, config["timesteps"])
         else:
             check_evaluation(options)

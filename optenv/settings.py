@@ -170,12 +170,6 @@ class Settings:
         object.__setattr__(self, "action", action)
         actions.check_rule(action, rule)
         object.__setattr__(self, "features", check_features(self.features))
-        if reward.needs_cost and action.sets_batch_size:
-            raise ValueError(
-                f"reward {self.reward!r} knows no cost of other batch sizes, got action "
-                f"{action.kind!r}; rewards without costs: "
-                + ", ".join(n for n, each in rewards.REWARDS.items() if not each.needs_cost)
-            )
         # 2. Numbers.
         if self.base_lr is None:
             object.__setattr__(self, "base_lr", rule.default_lr)
@@ -235,14 +229,16 @@ class Settings:
         if self.changes is None:
             return
         if actions.make(self.action).sets_batch_size:
-            raise ValueError(
-                "a task cannot change where the action sets the batch size, got changes "
-                f"{self.changes!r}; other actions can have changes"
-            )
-        if self.changes.count >= self.horizon:
+            if "batch_size" in self.changes.kinds:
+                raise ValueError(
+                    "the action sets the batch size, which can not be a change as well, "
+                    f"got changes {list(self.changes.kinds)}"
+                )
+            object.__setattr__(self, "changes", self.changes.without("batch_size"))
+        if self.changes.most >= self.horizon:
             raise ValueError(
                 f"the number of changes must be less than horizon ({self.horizon}), got "
-                f"{self.changes.count}"
+                f"{self.changes.most}"
             )
         if rewards.get(self.reward).needs_baseline:
             valid = [n for n, r in rewards.REWARDS.items() if not r.needs_baseline]

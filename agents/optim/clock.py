@@ -19,6 +19,7 @@ from optenv.checks import is_number, positive_int
 
 from ..policy.module import Policy
 from ..utils.warning import warn_user
+from . import budget
 
 __all__ = [
     "CLOCK",
@@ -47,7 +48,9 @@ __all__ = [
 ]
 
 #: Entries of a state that the clock needs, as they are before the first step.
-CLOCK: dict[str, Any] = {"warmup_steps": 0, "origin": (0, 0.0), "fall": None}
+CLOCK: dict[str, Any] = {
+    "warmup_steps": 0, "origin": (0, 0.0), "fall": None, "budget": None,
+}  # fmt: skip
 
 #: Descriptions of base schedules whose names do not say what they are.
 DESCRIPTIONS = {"wsd": "constant, then falls to zero over the last 30 %"}
@@ -158,8 +161,10 @@ def extended(policy: Policy, state: Mapping[str, Any], total_steps: Any) -> dict
 
     Raises:
         ValueError: the length is not valid, or not more than the steps so far; or the
-            policy is an anytime policy, and no fall is to be given up.
+            policy is an anytime policy, and no fall is to be given up; or the run has a
+            budget of examples.
     """
+    _refuse_budget("extend", state)
     if total_steps is None:
         raise ValueError("extend needs a number of steps, got None")
     if policy.anytime and state["fall"] is None:
@@ -182,8 +187,10 @@ def finishing(policy: Policy, state: Mapping[str, Any], steps: Any) -> dict[str,
     """Return the entries of ``state`` that change when a run is to end after ``steps``.
 
     Raises:
-        ValueError: the number of steps is not valid, or the run has ended.
+        ValueError: the number of steps is not valid, or the run has ended, or has a
+            budget of examples.
     """
+    _refuse_budget("finish", state)
     steps = _number_of_steps("steps", steps)
     begin = state["steps"]
     if steps_left(state) <= 0:
@@ -200,6 +207,19 @@ def finishing(policy: Policy, state: Mapping[str, Any], steps: Any) -> dict[str,
         entries["total_steps"] = begin + steps
         entries["origin"] = (begin, min(max(progress, FINISH_PROGRESS), 1.0))
     return entries
+
+
+def _refuse_budget(name: str, state: Mapping[str, Any]) -> None:
+    """Refuse to change the length of a run with a budget of examples.
+
+    Raises:
+        ValueError: it has one.
+    """
+    if state["budget"] is not None:
+        raise ValueError(
+            f"{name} is not for a policy that chooses the batch size, whose budget of "
+            "examples is that of the beginning; new_run(total_steps=...) begins another run"
+        )
 
 
 def _number_of_steps(name: str, value: Any) -> int:
@@ -220,12 +240,16 @@ def observed_progress(state: Mapping[str, Any]) -> float | None:
     total = state["total_steps"]
     if total is None:
         return None
+    if state["budget"] is not None:
+        return min(budget.position(state) / total, 1.0)
     begin, done = state["origin"]
     return float(done + (1.0 - done) * ((state["steps"] - begin) / (total - begin)))
 
 
 def is_decision(policy: Policy, state: Mapping[str, Any], ahead: int = 0) -> bool:
     """Return whether the policy is asked at this step, or ``ahead`` steps later."""
+    if state["budget"] is not None:
+        return budget.begins_window(policy, state, ahead)
     described = policy.description
     step, total = state["steps"] + ahead, state["total_steps"]
     if total is None:
@@ -248,9 +272,13 @@ def _decisions(
 
 
 def steps_left(state: Mapping[str, Any]) -> float:
-    """Return the number of steps until the end of the run, infinite if it has none."""
+    """Return the number of steps until the end of the run, infinite if it has none.
+
+    With a budget of examples, those are steps with batches of the size that the user gave.
+    """
     end = end_of_run(state)
-    return math.inf if end is None else end - state["steps"]
+    done = state["steps"] if state["budget"] is None else budget.position(state)
+    return math.inf if end is None else end - done
 
 
 def end_of_run(state: Mapping[str, Any]) -> int | None:
@@ -445,6 +473,11 @@ def describe_schedule(
 def describe_progress(policy: Policy, state: Mapping[str, Any]) -> str:
     """Describe in words how far the run is, and whether its end was reached."""
     done, left = state["steps"], steps_left(state)
+    if state["budget"] is not None:
+        text = f"{done} steps, the next with a batch of {budget.advice(state)} examples"
+        if (progress := observed_progress(state)) is not None:
+            text += f"; {progress:.0%} of the budget is used"
+        return text
     if math.isinf(left):
         return f"{done} steps, of a run of unknown length"
     end = done + int(left)

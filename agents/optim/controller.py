@@ -31,7 +31,7 @@ from optenv.telemetry import (
 
 from ..policy.module import Policy
 from ..utils.warning import warn_user
-from . import clock, trace
+from . import budget, clock, trace
 from .distributed import all_reduce_sum, is_distributed, mean_loss
 from .layerwise import TensorDecisions
 from .loss_unit import correct, is_outgrown, without_losses
@@ -269,6 +269,11 @@ class Controller:
         values = [decision.hyperparameters[name] for name in policy.action.sets]
         if values:
             settings = torch.stack(values, dim=1).to(before.dtype)
+        opened = state["budget"]
+        if decision.batch_factor is not None:  # observed is the one that is carried out
+            opened = budget.opened(policy, state, decision.batch_factor.item())
+            size = torch.full_like(decision.batch_factor, opened["size"])
+            decision = decision._replace(batch_factor=size / opened["own"])
         shown, said = state["shown"], state["said"]
         if self.tensors is None:
             if decision.part_multipliers is not None:
@@ -282,6 +287,8 @@ class Controller:
             settings, roles = state["settings"], state["role_multipliers"]
             state["ignored_actions"] += 1
         factors = roles.exp()
+        if policy.action.sets_batch_size:
+            factors = torch.full_like(before, opened["size"]).unsqueeze(0)
         if self.tensors is not None:
             self.tensors.keep(decision if usable else None)
             factors = self.tensors.spread().exp()
@@ -296,6 +303,7 @@ class Controller:
             scale=None,
             settings=settings,
             role_multipliers=roles,
+            budget=opened,
             shown=shown,
             said=said,
             new_run=0.0,
@@ -394,12 +402,14 @@ class Controller:
         multipliers = clock.multipliers(policy, state, groups)
         if clock.steps_left(state) == 0:
             warn_user(
-                f"total_steps={state['steps']} are done; further steps run at no more "
-                f"than {clock.FLOOR:.0%} of the highest learning rate so far; "
-                "extend(total_steps) goes on"
+                f"total_steps={clock.end_of_run(state)} are done; further steps run at no "
+                f"more than {clock.FLOOR:.0%} of the highest learning rate so far"
+                + ("; extend(total_steps) goes on" if state["budget"] is None else "")
                 + (", new_run() begins another run" if policy.on_trials else "")
             )
         state["steps"] += 1
+        if state["budget"] is not None:
+            state["budget"] = budget.advanced(policy, state)
         state["probing"] = self.is_decision()
         return multipliers
 
@@ -422,6 +432,7 @@ def initial_state(
     dtype: torch.dtype,
     schedule: str | None,
     warmup_steps: int = 0,
+    batch_size: int | None = None,
 ) -> State:
     """Make the state of a controller before the first step.
 
@@ -432,6 +443,7 @@ def initial_state(
         schedule: ``"auto"``, ``"always"`` or None, see
             :class:`~agents.optim.optimizer.LearnedOptimizer`.
         warmup_steps: number of steps over which the learning rate rises from zero.
+        batch_size: of which the policy chooses multiples, if it chooses the batch size.
 
     Returns:
         A dict with these entries:
@@ -441,6 +453,7 @@ def initial_state(
         - ``warmup_steps``; ``origin``: step and progress from which the progress runs to 1
           at ``total_steps``; ``fall``: first and last step of a fall that was asked for,
           and the factor that it begins at, or None;
+        - ``budget``: of examples, see :class:`agents.optim.budget.Budget`, or None;
         - ``steps``, ``skipped``, ``skipped_in_a_row``, ``rollbacks``, ``rolled_back``,
           ``clipped``, ``ignored_losses``, ``ignored_actions``: counters;
         - ``norms``, ``mean_square``: number and running mean square of gradient norms;
@@ -466,12 +479,13 @@ def initial_state(
         - ``trace``: decisions so far, see :mod:`agents.optim.trace`.
 
     Raises:
-        ValueError: ``total_steps`` is no positive integer, or missing where the policy
-            needs it.
+        ValueError: ``total_steps`` or ``batch_size`` is no positive integer, or missing
+            where the policy needs it, or there is a batch size that it does not need.
     """
     # 1. Check the length of the run.
     total_steps = clock.check_total_steps(policy, total_steps)
     warmup_steps = clock.check_warmup_steps(warmup_steps, total_steps)
+    batch_size = budget.check_batch_size(policy, batch_size)
     # 2. Fill in the entries, on the CPU whatever torch's default device is.
     decisions = None if policy.anytime else policy.description["horizon"]
     zero = torch.zeros(1, dtype=dtype, device="cpu")
@@ -482,6 +496,7 @@ def initial_state(
         "schedule": schedule,
         **clock.CLOCK,
         "warmup_steps": warmup_steps,
+        "budget": budget.start(batch_size),
         "steps": 0,
         "skipped": 0,
         "skipped_in_a_row": 0,
@@ -539,7 +554,8 @@ def next_run_state(
     warmup = state["warmup_steps"]
     if total is not None and warmup >= total:  # of a run that was cut short
         warmup = 0
-    fresh = initial_state(policy, total, dtype, state["schedule"], warmup)
+    own = None if state["budget"] is None else state["budget"]["own"]
+    fresh = initial_state(policy, total, dtype, state["schedule"], warmup, own)
     losses, reward = Losses(**state["losses"]), fresh["told"]
     if state["new_run"]:  # the last run has not begun
         reward = state["told"]

@@ -1,16 +1,18 @@
-"""Parameter groups as a user gives them, which may be those of another optimizer."""
+"""Arguments and parameter groups as a user gives them, maybe those of another optimizer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from optenv.actions import Action
 from optenv.checks import quoted
 
-from .clock import LIMIT, PEAK
+from .clock import LIMIT, PEAK, SCHEDULES
+from .guard import GUARDS
 from .state import check_ranges
 
-__all__ = ["check_rates", "own_group"]
+__all__ = ["check_arguments", "check_policy", "check_rates", "own_group"]
 
 #: What an optimizer writes into its groups. A group of another optimizer has them too.
 WRITTEN = ("controller", "effective_lr", PEAK)
@@ -63,3 +65,47 @@ def check_rates(groups: list[dict[str, Any]]) -> None:
                 f"the lr of parameter group {i} must be at least 0, but has been set to "
                 f"{lr:g} since, as by a torch scheduler: a step would go uphill"
             )
+
+
+def check_arguments(schedule: Any, guard: Any, flags: Mapping[str, Any]) -> None:
+    """Refuse settings that :class:`LearnedOptimizer` does not have.
+
+    Raises:
+        ValueError: ``schedule`` or ``guard`` is unknown.
+        TypeError: a flag is neither True nor False.
+    """
+    if not (schedule is None or isinstance(schedule, str)) or (schedule not in SCHEDULES):
+        raise ValueError(f"schedule must be 'auto', 'always' or None, got {schedule!r}")
+    if not isinstance(guard, str) or guard not in GUARDS:
+        raise ValueError(f"guard must be one of {GUARDS}, got {guard!r}")
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} must be True or False, got {flag!r}")
+    if flags["capturable"] and guard != "probe":
+        raise ValueError(
+            f"capturable=True needs guard='probe', got guard={guard!r}: a guard of each "
+            "step reads the gradients on the host, which a CUDA graph cannot"
+        )
+    if flags["capturable"] and flags["rollback"]:
+        raise ValueError(
+            "capturable=True and rollback=True exclude each other: a roll-back replaces "
+            "the state that a CUDA graph changes"
+        )
+
+
+def check_policy(action: Action, capturable: bool, partitioned: bool) -> None:
+    """Refuse flags that do not go with what a policy sets.
+
+    Raises:
+        ValueError: one does not.
+    """
+    if capturable and not (action.sets_one_rate or action.chooses_rule):
+        raise ValueError(
+            "capturable=True is for policies that set learning rates alone, got one "
+            f"whose action is {action.kind!r}"
+        )
+    if partitioned and action.per_tensor:
+        raise ValueError(
+            "partitioned=True is for policies of one learning rate, or one for each "
+            f"role, got one whose action is {action.kind!r}"
+        )

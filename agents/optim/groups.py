@@ -40,7 +40,7 @@ KNOWN = (
 #: Arguments of the optimizer that hold for all groups together.
 GLOBAL = (
     "policy", "total_steps", "schedule", "warmup_steps", "guard", "rollback",
-    "synchronize", "partitioned", "capturable",
+    "synchronize", "partitioned", "capturable", "batch_size",
 )  # fmt: skip
 
 #: Settings of other optimizers that no rule here has; they may be there if they are off.

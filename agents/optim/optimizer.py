@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +20,7 @@ from ..policy.files import load_policy
 from ..policy.module import Policy
 from ..utils.warning import warn_user
 from . import clock
+from .budget import warn_of_other_batch_size
 from .capture import GraphUpdates, check_devices, is_capturing, refuse_capture
 from .controller import (
     Controller,
@@ -28,7 +28,7 @@ from .controller import (
     initial_state,
     next_run_state,
 )
-from .given import check_rates, own_group
+from .given import check_arguments, check_policy, check_rates, own_group
 from .groups import (
     check_group,
     check_roles,
@@ -37,28 +37,23 @@ from .groups import (
     settings_of,
     update_groups,
 )
-from .guard import EARLY_STEPS, GUARDS, GradientGuard
+from .guard import EARLY_STEPS, GradientGuard
 from .kernels import kernel_of
-from .layerwise import DECIDED
+from .lengths import Lengths
+from .loading import check_loaded, restore_dtypes
 from .loss_hook import LossCollector, check_loss, is_scalar
 from .modify import allocate_averages
+from .reports import Reports
 from .roles import MatrixFlags, groups_for
 from .state import (
-    check_controller,
-    check_parameter_states,
     check_ranges,
-    check_settings,
 )
 from .tensors import DeviceRates, GradientBatch, parameters_of
-from .trace import Explanation, extra_names
 
 __all__ = ["LearnedOptimizer"]
 
-#: Counters of the controller's state that are reported.
-COUNTERS = ("skipped", "clipped", "ignored_losses", "ignored_actions", "rollbacks")
 
-
-class LearnedOptimizer(Optimizer):
+class LearnedOptimizer(Lengths, Reports, Optimizer):
     r"""Optimizer whose learning rate is set by a policy learned in an environment.
 
     At a fixed number of decisions, more of them early in the run, the policy observes how
@@ -158,6 +153,10 @@ class LearnedOptimizer(Optimizer):
             all steps. Gradients are those that data-parallel training has averaged.
         partitioned: whether each process holds other parameters of that model, as under
             ``ZeroRedundancyOptimizer``. Each must have some with a gradient.
+        batch_size: for a policy that chooses the batch size, and only there: the one that
+            it chooses multiples of. The loop loads batches of :attr:`batch_size`, as the
+            policy changes it. ``total_steps`` is then a number of batches of this size: the
+            run has a budget of as many examples.
 
     Raises:
         ValueError: an argument is out of its range, or the policy cannot be used.
@@ -197,6 +196,7 @@ class LearnedOptimizer(Optimizer):
         rollback: bool = False,
         synchronize: bool = True,
         partitioned: bool = False,
+        batch_size: int | None = None,
     ) -> None:
         # 1. The policy and the arguments.
         flags = {
@@ -205,25 +205,15 @@ class LearnedOptimizer(Optimizer):
         }  # fmt: skip
         self._arguments = {
             "policy": policy, "total_steps": total_steps, "schedule": schedule,
-            "warmup_steps": warmup_steps, "guard": guard, **flags,
+            "warmup_steps": warmup_steps, "guard": guard, "batch_size": batch_size, **flags,
         }  # fmt: skip
         if policy is None:
             policy = ANYTIME if total_steps is None else DEFAULT
             if total_steps is None:
                 clock.warn_of_unknown_length(ANYTIME, DEFAULT)
         given = policy if isinstance(policy, Policy) else load_policy(policy)
-        _check_arguments(schedule, guard, flags)
-        action = given.action
-        if capturable and (action.sets or action.roles or action.per_tensor):
-            raise ValueError(
-                "capturable=True is for policies that set learning rates alone, got one "
-                f"whose action is {action.kind!r}"
-            )
-        if partitioned and action.per_tensor:
-            raise ValueError(
-                "partitioned=True is for policies of one learning rate, or one for each "
-                f"role, got one whose action is {action.kind!r}"
-            )
+        check_arguments(schedule, guard, flags)
+        check_policy(given.action, capturable, partitioned)
         # 2. The parameter groups, which are checked against the policy's rule.
         defaults: dict[str, Any] = {
             "lr": given.rule.default_lr if lr is None else lr,
@@ -246,7 +236,9 @@ class LearnedOptimizer(Optimizer):
         # 3. The controller, with a copy of the policy: the caller's stays as it is.
         dtype = self._telemetry_dtype
         self._policy = copy.deepcopy(given).to(dtype)
-        state = initial_state(self._policy, total_steps, dtype, schedule, warmup_steps)
+        state = initial_state(
+            self._policy, total_steps, dtype, schedule, warmup_steps, batch_size
+        )
         self._controller = Controller(
             self._policy, state, synchronize=synchronize, partitioned=partitioned
         )
@@ -593,6 +585,8 @@ class LearnedOptimizer(Optimizer):
             for name, value in self.defaults.items():
                 if name != "differentiable":  # torch adds it, which nothing here heeds
                     group.setdefault(name, value)
+            if isinstance(group.get("controller"), dict):  # of an earlier version
+                group["controller"] = {**clock.CLOCK, **group["controller"]}
         for p, param_state in self.state.items():
             if not isinstance(p, Tensor):  # an entry of the user's own
                 continue
@@ -613,7 +607,9 @@ class LearnedOptimizer(Optimizer):
         loaded: dict[str, Any] = {}
 
         def check(_: Optimizer, final: dict[str, Any]) -> None:
-            loaded["controller"] = self._checked(final)
+            loaded["controller"] = check_loaded(
+                final, self._policy, self.defaults, parameters_of(self.param_groups)
+            )
             loaded["final"] = final
 
         if not isinstance(state_dict, dict):
@@ -626,56 +622,15 @@ class LearnedOptimizer(Optimizer):
             super().load_state_dict(state_dict)
         finally:
             handle.remove()
-        self._restore_dtypes(loaded["final"])
+        restore_dtypes(loaded["final"], parameters_of(self.param_groups), self.state)
         for group in self.param_groups:  # how steps are made here, not what they compute
             group.pop("capturable", None)
             group |= {"capturable": True} if self._is_capturable else {}
         clock.warn_of_other_length(loaded["controller"], made_for)
+        warn_of_other_batch_size(loaded["controller"], self._controller.state)
         self._controller.replace_state(loaded["controller"])
         self._store_controller()
         self._losses.take()  # losses of another run
-
-    def _checked(self, final: Mapping[str, Any]) -> State:
-        """Check a state dictionary, and return the state of its controller.
-
-        Raises:
-            ValueError: an entry is missing or not valid.
-        """
-        # 1. The parameter groups, one of which has the controller
-        groups = final.get("param_groups")
-        if not isinstance(groups, (list, tuple)) or not isinstance(
-            final.get("state"), dict
-        ):
-            raise ValueError(
-                "the state to load must have a dictionary 'state' and a list "
-                f"'param_groups', got {quoted(list(final))}"
-            )
-        for i, group in enumerate(groups):
-            if not isinstance(group, dict):
-                raise ValueError(f"param_groups[{i}] must be a dictionary: {quoted(group)}")
-        saved = next((g["controller"] for g in groups if "controller" in g), None)
-        state = check_controller(self._policy, saved)
-        for i, group in enumerate(groups):
-            try:
-                check_group({**self.defaults, **group}, self._policy.rule)
-                check_roles(group, self._policy.action)
-            except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-                raise ValueError(f"param_groups[{i}]: {error}") from error
-            check_settings(f"param_groups[{i}]", group)
-        # 2. The states of the parameters
-        check_parameter_states(self._policy, final, parameters_of(self.param_groups))
-        return state
-
-    def _restore_dtypes(self, state_dict: dict[str, Any]) -> None:
-        """Undo torch's cast of state to its parameter's dtype, and moves of numbers."""
-        saved = [i for group in state_dict["param_groups"] for i in group["params"]]
-        for index, p in zip(saved, parameters_of(self.param_groups), strict=True):
-            state = self.state[p]
-            for name, value in state_dict["state"].get(index, {}).items():
-                if name in ("mu_product", DECIDED):  # stay where they were, like "step"
-                    state[name] = value
-                elif isinstance(value, Tensor) and state[name].dtype != value.dtype:
-                    state[name] = value.to(p.device)
 
     def new_run(
         self, params: ParamsT | None = None, *, total_steps: int | None = None
@@ -722,207 +677,3 @@ class LearnedOptimizer(Optimizer):
         self._controller.replace_state(fresh)
         self._store_controller()
         self._losses.take()  # losses of the run before
-
-    # The length of the run.
-
-    @property
-    def total_steps(self) -> int | None:
-        """Number of steps of the run; None in a run of unknown length."""
-        return clock.end_of_run(self._controller_state())
-
-    @total_steps.setter
-    def total_steps(self, value: Any) -> None:
-        raise AttributeError(
-            "total_steps cannot be assigned: extend(total_steps) changes the length of the "
-            "run, new_run(total_steps=...) begins another one"
-        )
-
-    def extend(self, total_steps: int) -> None:
-        """Go on with the run until ``total_steps`` steps have been made in all.
-
-        The progress that the policy observes, and its schedule, are then those of a run of
-        that length at this step. After the fall of the learning rate has begun, the rate
-        rises again; a fall that :meth:`finish` began is given up.
-
-        Args:
-            total_steps: number of steps of the whole run, more than those so far; fewer
-                than before are possible.
-
-        Raises:
-            ValueError: ``total_steps`` is not valid, or not more than the steps so far; or
-                the policy is an anytime policy, and no fall is to be given up.
-
-        Example:
-            >>> import torch
-            >>> from agents import LearnedOptimizer
-            >>> weight = torch.nn.Parameter(torch.zeros(1))
-            >>> optimizer = LearnedOptimizer([weight], total_steps=1000)
-            >>> optimizer.extend(1500)
-            >>> optimizer.total_steps
-            1500
-        """
-        self._controller.begin_step(self._controller_state())
-        self._controller.extend(total_steps)
-        self._store_controller()
-
-    def finish(self, steps: int) -> None:
-        """End the run after ``steps`` more steps, over which the learning rate falls.
-
-        For runs that stop before their ``total_steps``, or that had none: the parameters
-        are best after the rate has fallen. It falls linearly to zero, from where the
-        schedule stands.
-
-        Args:
-            steps: number of steps to come. In training, the fall took the last three
-                tenths of a run: 300 steps after 700.
-
-        Raises:
-            ValueError: ``steps`` is no positive integer, or the run has ended.
-
-        Example:
-            >>> import torch
-            >>> from agents import LearnedOptimizer
-            >>> weight = torch.nn.Parameter(torch.zeros(1))
-            >>> optimizer = LearnedOptimizer([weight], policy="anytime")
-            >>> optimizer.finish(100)
-        """
-        self._controller.begin_step(self._controller_state())
-        self._controller.finish(steps)
-        self._store_controller()
-
-    # Reports.
-
-    @property
-    def policy(self) -> Policy:
-        """The policy in use."""
-        return self._policy
-
-    @property
-    def skipped(self) -> int:
-        """Number of steps skipped so far because a gradient was not finite."""
-        return int(self._controller_state()["skipped"])
-
-    @property
-    def clipped(self) -> int:
-        """Number of steps so far whose gradients were scaled down as outliers."""
-        return int(self._controller_state()["clipped"])
-
-    @property
-    def ignored_losses(self) -> int:
-        """Number of losses that were not used, of steps that were taken.
-
-        Those are losses that are not finite, and from the first negative one on all.
-        """
-        return int(self._controller_state()["ignored_losses"])
-
-    @property
-    def ignored_actions(self) -> int:
-        """Number of decisions so far at which the policy's output was not finite."""
-        return int(self._controller_state()["ignored_actions"])
-
-    @property
-    def rollbacks(self) -> int:
-        """Number of times so far that the parameters were rolled back."""
-        return int(self._controller_state()["rollbacks"])
-
-    def explain(self) -> Explanation:
-        """Return the observations and actions of the decisions so far.
-
-        After :meth:`extend` those are the latest, as many as a run has.
-
-        Example:
-            >>> import torch
-            >>> from agents import LearnedOptimizer
-            >>> weight = torch.nn.Parameter(torch.zeros(1))
-            >>> optimizer = LearnedOptimizer([weight], total_steps=1000, lr=0.01)
-            >>> weight.sum().backward()
-            >>> optimizer.step(loss=2.5)
-            >>> first = optimizer.explain()[0]
-            >>> first["loss"], first["schedule"], first["rate"] < 0.01
-            (2.5, 1.0, True)
-        """
-        state = self._controller_state()
-        rates = [float(group["effective_lr"]) for group in self.param_groups]
-        note = clock.describe_progress(self._policy, state)
-        rate, extra = max(rates, default=0.0), extra_names(self._policy.action)
-        features = self._policy.observed
-        return Explanation(state["trace"], note, state["steps"], rate, extra, features)
-
-    def log_dict(self, prefix: str = "") -> dict[str, float]:
-        """Return numbers for a logger, as of the last step.
-
-        Args:
-            prefix: put before each key, such as ``"optimizer/"``.
-
-        Returns:
-            ``lr`` (the learning rate in force; with several groups the highest, and those
-            of the groups as ``lr_0``, ``lr_1`` and so on), ``multiplier`` (of the policy,
-            without the schedule), ``step``, and the counters :attr:`skipped`,
-            :attr:`clipped`, :attr:`ignored_losses`, :attr:`ignored_actions` and
-            :attr:`rollbacks`.
-
-        Example:
-            >>> import torch
-            >>> from agents import LearnedOptimizer
-            >>> weight = torch.nn.Parameter(torch.zeros(1))
-            >>> optimizer = LearnedOptimizer([weight], total_steps=1000)
-            >>> sorted(optimizer.log_dict("optimizer/"))[:2]
-            ['optimizer/clipped', 'optimizer/ignored_actions']
-        """
-        state, groups = self._controller_state(), self.param_groups
-        rates = [float(group["effective_lr"]) for group in groups]
-        numbers = {"lr": max(rates, default=0.0)}
-        if len(groups) > 1:
-            numbers |= {f"lr_{i}": rate for i, rate in enumerate(rates)}
-        numbers["multiplier"] = math.exp(state["log_multiplier"])
-        numbers["step"] = state["steps"]
-        for name in COUNTERS:
-            numbers[name] = int(state[name])
-        return {f"{prefix}{name}": value for name, value in numbers.items()}
-
-    def __repr__(self) -> str:
-        state, policy = self._controller_state(), self._policy
-        end = clock.end_of_run(state)
-        total = "unknown" if end is None else end
-        counts = [f"{name} {state[name]}" for name in COUNTERS if state[name]]
-        lines = [
-            f"{type(self).__name__} (",
-            f"policy: {policy.name or policy.fingerprint()[:12]}",
-            f"rule: {policy.rule.name}",
-            f"step: {state['steps']} of {total}",
-            f"schedule: {clock.describe_schedule(policy, state, self.param_groups)}",
-            f"counters: {', '.join(counts) or 'all 0'}",
-        ]
-        hidden = ("params", "controller")  # as torch prints it, without the controller
-        for i, group in enumerate(self.param_groups):
-            lines.append(f"Parameter Group {i}")
-            lines += [f"    {key}: {group[key]}" for key in group if key not in hidden]
-        return "\n".join([*lines, ")"])
-
-
-def _check_arguments(schedule: Any, guard: Any, flags: Mapping[str, Any]) -> None:
-    """Refuse settings that :class:`LearnedOptimizer` does not have.
-
-    Raises:
-        ValueError: ``schedule`` or ``guard`` is unknown.
-        TypeError: a flag is neither True nor False.
-    """
-    if not (schedule is None or isinstance(schedule, str)) or (
-        schedule not in clock.SCHEDULES
-    ):
-        raise ValueError(f"schedule must be 'auto', 'always' or None, got {schedule!r}")
-    if not isinstance(guard, str) or guard not in GUARDS:
-        raise ValueError(f"guard must be one of {GUARDS}, got {guard!r}")
-    for name, flag in flags.items():
-        if not isinstance(flag, bool):
-            raise TypeError(f"{name} must be True or False, got {flag!r}")
-    if flags["capturable"] and guard != "probe":
-        raise ValueError(
-            f"capturable=True needs guard='probe', got guard={guard!r}: a guard of each "
-            "step reads the gradients on the host, which a CUDA graph cannot"
-        )
-    if flags["capturable"] and flags["rollback"]:
-        raise ValueError(
-            "capturable=True and rollback=True exclude each other: a roll-back replaces "
-            "the state that a CUDA graph changes"
-        )

@@ -22,7 +22,7 @@ from optenv.telemetry import History, Losses
 
 from ..policy.module import Policy
 from ..policy.spec import MAX_NUMBER, MIN_EPS
-from . import trace
+from . import budget, trace
 from .clock import CLOCK, PEAK, SCHEDULES
 from .distributed import is_sharded
 from .kernels import KernelOptions, kernel_of
@@ -169,6 +169,7 @@ def _checks(policy: Policy, dtype: torch.dtype) -> dict[str, Check]:
         "warmup_steps": _integer(),
         "origin": _row(_integer(), _number(0.0, 1.0)),
         "fall": _optional(_row(_integer(), _integer(1), _number(0.0, 1.0))),
+        "budget": _budget(policy),
         **dict.fromkeys(COUNTERS, _integer()),
         **dict.fromkeys(FLAGS, _flag),
         "mean_square": _number(0.0),
@@ -265,6 +266,28 @@ def _schedule(name: str, value: Any) -> str | None:
     if value is not None and not (isinstance(value, str) and value in SCHEDULES):
         raise _invalid(name, value, "'auto', 'always' or None")
     return value
+
+
+def _budget(policy: Policy) -> Check:
+    """Make a check of a budget of examples, which policies on the batch size have."""
+    if not policy.action.sets_batch_size:
+        return _none
+    least = {"own": 1, "window": -1, "size": 1}
+    names = budget.Budget._fields
+    numbers = _dictionary({name: _integer(least.get(name, 0)) for name in names})
+
+    def check(name: str, value: Any) -> Any:
+        checked = numbers(name, value)
+        if checked["first"] > checked["last"]:
+            raise _invalid(name, value, "of a control step that ends after it begins")
+        return checked
+
+    return check
+
+
+def _none(name: str, value: Any) -> None:
+    if value is not None:
+        raise _invalid(name, value, "None, as of a policy that sets no batch size")
 
 
 def _optional(check: Check) -> Check:

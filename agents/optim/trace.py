@@ -105,6 +105,7 @@ MEANINGS = {
     **_DECISION,
     **_FEATURES,
     "rule": "update rule in force from this step on",
+    "batch_size": "examples of the next batches",
 }
 
 #: Columns that ``print`` shows, those of features where the policy sees them.
@@ -116,6 +117,8 @@ MAX_DECISIONS = 1000
 
 def extra_names(action: Action) -> tuple[str, ...]:
     """Name what an action sets besides rule and multiplier: the last columns of a trace."""
+    if action.sets_batch_size:
+        return ("batch_size",)
     parts = ("lowest", "highest") if action.per_tensor else action.roles
     return (*action.sets, *(f"multiplier_{part}" for part in parts))
 

@@ -76,7 +76,7 @@ def build(
     entries: dict[str, Any] = {}
     if lstm is not None and lstm.num_layers > 1:
         entries["memory_layers"] = lstm.num_layers
-    if network.squashed and not isinstance(action, actions.Discrete):
+    if network.squashed and not action.is_index:
         entries["output"] = "tanh"
         if network.bound is not None:
             entries["output_bound"] = network.bound
@@ -188,7 +188,7 @@ def count_differences(
     observations = np.where(seen, observations, 0)
     observations = observations.clip(-OBSERVATION_BOUND, OBSERVATION_BOUND).astype(dtype)
     memory, different = policy.blank(RUNS), 0
-    discrete = isinstance(policy.action, actions.Discrete)
+    discrete = policy.action.is_index
     for step, observation in enumerate(observations):
         given = predict(observation.copy(), step == 0)
         expected = np.asarray(given, dtype=np.float64).reshape(RUNS, -1)

@@ -12,8 +12,6 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from optenv import actions
-
 from .spec import ACTIVATIONS, PolicySpec, observed_by
 
 __all__ = ["Policy"]
@@ -151,7 +149,7 @@ class Policy(nn.Module):
             outputs.append(network(inputs))
         output = torch.stack(outputs).mean(0)
         memory = torch.stack(states, 1) if states else memory
-        if isinstance(self.action, actions.Discrete):
+        if self.action.is_index:
             return output.argmax(dim=-1), memory
         if self.output == "tanh":
             bound = self.output_bound

@@ -259,7 +259,7 @@ class PolicySpec:
             raise ValueError(
                 f"unknown output {quoted(self.output)}; valid: {', '.join(OUTPUTS)}"
             )
-        if self.output != "clip" and isinstance(self.parsed_action, actions.Discrete):
+        if self.output != "clip" and self.parsed_action.is_index:
             raise ValueError(
                 f"a discrete action is the index of the largest output, got output "
                 f"{self.output!r}; valid: clip"

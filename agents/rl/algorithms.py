@@ -191,7 +191,7 @@ register(
         cls=DQN,
         buffer=REPLAY,
         extract=q_network,
-        actions=(actions.Discrete,),
+        actions=(actions.Discrete, actions.BatchSize),
     )
 )
 register(
@@ -225,7 +225,7 @@ def _register_contrib() -> None:
             cls=QRDQN,
             buffer=REPLAY,
             extract=quantile_network,
-            actions=(actions.Discrete,),
+            actions=(actions.Discrete, actions.BatchSize),
         )
     )
     register(

@@ -9,10 +9,19 @@ from typing import Any
 
 import click
 
+from optenv import actions
+
 from . import factory
+from .export import describe
 from .presets import PRESETS
 
-__all__ = ["check_candidates", "check_evaluation", "configure", "parse_assignments"]
+__all__ = [
+    "check_candidates",
+    "check_comparison",
+    "check_evaluation",
+    "configure",
+    "parse_assignments",
+]
 
 
 def parse_assignments(context: Any, option: Any, values: tuple[str, ...]) -> dict[str, Any]:
@@ -176,6 +185,26 @@ TRAINING = {
     "overrides": "--set",
     "save_every": "--save-every",
 }
+
+
+def check_comparison(model: Any, options: dict[str, Any]) -> None:
+    """Refuse to compare what no task of the evaluation has: policies on the batch size.
+
+    Args:
+        model: model that will be trained.
+        options: of the command line.
+
+    Raises:
+        ValueError: the policy would choose the batch size, and is to be evaluated.
+    """
+    if not options["do_evaluate"] or not hasattr(model, "get_env"):
+        return
+    action = actions.make(describe(model.get_env())["action"])
+    if action.sets_batch_size:
+        raise ValueError(
+            "the tasks of the evaluation have batches of one size, and a policy with "
+            f"action {action.kind!r} chooses it; give --no-evaluate"
+        )
 
 
 def check_evaluation(options: dict[str, Any]) -> None:

@@ -111,7 +111,7 @@ def export_network(
 def _means(layers: JoinedLayers, action: actions.Action) -> JoinedLayers:
     """Return the layers without the outputs that are standard deviations."""
     count = action.outputs
-    if isinstance(action, actions.Discrete) or layers.outputs != 2 * count:
+    if action.is_index or layers.outputs != 2 * count:
         return layers
     weight, bias = layers.linear[-1]
     return layers._replace(linear=[*layers.linear[:-1], (weight[:count], bias[:count])])

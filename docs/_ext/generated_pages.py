@@ -493,6 +493,7 @@ def api_page(name: str, about: str) -> str:
                 f"   See :doc:`/generated/environments/{pages[0]}`."
                 if pages
                 else f".. autoclass:: {name}.{each}\n   :show-inheritance:"
+                + with_parts(value)
             )
         elif callable(value):
             directives.append(f".. autofunction:: {name}.{each}")
@@ -502,6 +503,18 @@ def api_page(name: str, about: str) -> str:
             directives.append(f".. py:data:: {name}.{each}\n\n   {comment}")
     parts.append(restructured("\n\n".join(directives)))
     return "\n".join(parts)
+
+
+def with_parts(cls: type) -> str:
+    """Return an option that lists the members of the parts that a class is made of.
+
+    Parts are bases of the same package beside a base of another one, as of an optimizer
+    whose methods are in several files.
+    """
+    *parts, last = cls.__bases__
+    package = cls.__module__.partition(".")[0]
+    own = [part for part in parts if part.__module__.partition(".")[0] == package]
+    return f"\n   :inherited-members: {last.__name__}" if own else ""
 
 
 def promised_names(package: ModuleType) -> list[str]:

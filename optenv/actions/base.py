@@ -83,6 +83,7 @@ class Action:
             :class:`LayerwiseMultipliers`.
         is_update: whether it replaces the update rule, see :class:`Update`.
         sets_batch_size: whether it sets the batch size, see :class:`BatchSize`.
+        is_index: whether it is an index, that of the largest output of a policy.
         not_exported: why no optimizer can carry it out; empty if one can.
     """
 
@@ -96,6 +97,7 @@ class Action:
     per_tensor: ClassVar[bool] = False
     is_update: ClassVar[bool] = False
     sets_batch_size: ClassVar[bool] = False
+    is_index: ClassVar[bool] = False
     not_exported: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
@@ -174,7 +176,7 @@ class Action:
         """Number of a policy's outputs, and width of :meth:`encode`.
 
         A policy acts by its outputs, clipped to [-1, 1], or by the index of the largest one
-        if the action is a :class:`Discrete`.
+        if the action :attr:`is_index`.
         """
         raise NotImplementedError
 

@@ -48,10 +48,7 @@ class BatchSize(Action):
     factors: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
     kind: ClassVar[str] = "batch-size"
     sets_batch_size: ClassVar[bool] = True
-    not_exported: ClassVar[str] = (
-        "its action is the batch size, which an optimizer does not choose; ask the model "
-        "itself (predict) in a training loop of your own"
-    )
+    is_index: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

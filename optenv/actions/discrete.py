@@ -27,6 +27,7 @@ class Discrete(Action):
 
     multipliers: tuple[float, ...] = tuple(2.0 ** (k / 2) for k in range(-3, 4))
     kind: ClassVar[str] = "discrete"
+    is_index: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,6 +33,7 @@ __all__ = [
     "StageLosses",
     "check",
     "draw",
+    "draw_counts",
     "draw_steps",
     "fitting",
     "make",
@@ -50,6 +51,8 @@ KINDS: dict[str, Change] = {
     "rotation": kinds.Rotation(),
     "inputs": kinds.Inputs(),
     "labels": kinds.Labels(),
+    "shift": kinds.Shift(),
+    "noise": kinds.Noise(),
 }
 
 #: Kinds registered from outside the package.
@@ -69,7 +72,9 @@ class Changes:
     Attributes:
         kinds: names of kinds, of which one is drawn for each change. All of them must fit
             every task of the environment. None are given to take those that fit a task.
-        count: number of changes of a run, less than its control steps.
+        count: number of changes of a run, less than its control steps; or a pair of the
+            least, which can be 0, and the greatest, between which each run draws it.
+        left_out: kinds that are not taken of those that fit a task.
 
     Raises:
         ValueError: a kind is unknown or given twice, two of them exclude each other, or the
@@ -77,7 +82,8 @@ class Changes:
     """
 
     kinds: tuple[str, ...] = ()
-    count: int = DEFAULT_COUNT
+    count: int | tuple[int, int] = DEFAULT_COUNT
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         given = (self.kinds,) if isinstance(self.kinds, str) else tuple(self.kinds)
@@ -94,7 +100,49 @@ class Changes:
         # In one order, so that it does not matter in which they are given.
         ordered = tuple(name for name in _known() if name in given)
         object.__setattr__(self, "kinds", ordered)
-        object.__setattr__(self, "count", positive_int("count of changes", self.count))
+        object.__setattr__(self, "count", _count(self.count))
+        left_out = (self.left_out,) if isinstance(self.left_out, str) else self.left_out
+        for name in left_out:
+            known("kind of change", name, _known())
+            if name in given:
+                raise ValueError(
+                    f"kind of change {name!r} is left out, got kinds {list(given)}"
+                )
+        object.__setattr__(self, "left_out", tuple(left_out))
+
+    @property
+    def least(self) -> int:
+        """Least number of changes of a run."""
+        return self.count[0] if isinstance(self.count, tuple) else self.count
+
+    @property
+    def most(self) -> int:
+        """Greatest number of changes of a run."""
+        return self.count[1] if isinstance(self.count, tuple) else self.count
+
+    def without(self, name: str) -> Changes:
+        """Return the changes with one more kind left out."""
+        return replace(self, left_out=tuple(sorted({*self.left_out, name})))
+
+
+def _count(given: Any) -> int | tuple[int, int]:
+    """Return a number of changes, or a pair of the least and the greatest.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not isinstance(given, (tuple, list)):
+        return positive_int("count of changes", given)
+    integers = all(isinstance(x, (int, np.integer)) for x in given)
+    if any(isinstance(x, bool) for x in given) or not integers or len(given) != 2:
+        raise ValueError(f"count of changes must be one or two integers, got {given!r}")
+    least, most = map(int, given)
+    if not 0 <= least <= most or most == 0:
+        raise ValueError(
+            "count of changes must be (least, greatest), the least at least 0 and the "
+            f"greatest positive and no less, got {given!r}"
+        )
+    return least, most
 
 
 def register(name: str, kind: Change) -> Change:
@@ -163,13 +211,15 @@ def fitting(changes: Changes, task: Task) -> tuple[str, ...]:
         ValueError: a kind that is asked for does not fit the task, or none fits; the
             message lists those that do.
     """
-    fit = [name for name, kind in _known().items() if kind.fits(task, changes.count)]
+    fit = [name for name, kind in _known().items() if kind.fits(task, changes.most)]
     if not changes.kinds:
         # Of two that exclude each other, the one that asks for it is left out.
         chosen = [
             name
             for name in KINDS
-            if name in fit and not set(KINDS[name].excludes) & set(fit)
+            if name in fit
+            and name not in changes.left_out
+            and not set(KINDS[name].excludes) & set(fit)
         ]
         if not chosen:
             raise ValueError(f"no kind of change fits the task {quoted(task)}")
@@ -177,7 +227,7 @@ def fitting(changes: Changes, task: Task) -> tuple[str, ...]:
     for name in changes.kinds:
         if name not in fit:
             raise ValueError(
-                f"{changes.count} changes of kind {name!r} do not fit the task "
+                f"{changes.most} changes of kind {name!r} do not fit the task "
                 f"{quoted(task, 300)}; valid: {', '.join(fit) or 'none'}"
             )
     return changes.kinds
@@ -226,20 +276,20 @@ def draw(
     names = fitting(changes, task)
     chosen = [_known()[name] for name in names]
     # 1. The values of each run, from its own generator.
-    runs = [_draw_values(changes.count, chosen, task, rng) for rng in generators]
+    runs = [_draw_values(changes.most, chosen, task, rng) for rng in generators]
     values = tuple(
         torch.from_numpy(np.stack(of_kind)) for of_kind in zip(*runs, strict=True)
     )
     # 2. Examples of the later stages.
     if "distribution" in names and not extended:
-        data = _extend(data, task, generators, changes.count)
+        data = _extend(data, task, generators, changes.most)
     contexts = tuple(kind.prepare(task, data) for kind in chosen)
     count = len(generators)
     stages = Stages(
         kinds=tuple(chosen),
         values=values,
         contexts=contexts,
-        starts=torch.full((count, changes.count), NEVER),
+        starts=torch.full((count, changes.most), NEVER),
         stage=torch.zeros(count, dtype=torch.int64),
     )
     dtype = data.inputs.dtype if data.inputs.is_floating_point() else torch.float32
@@ -306,8 +356,24 @@ def _extend(
     )
 
 
+def draw_counts(changes: Changes, generators: Sequence[np.random.Generator]) -> np.ndarray:
+    """Draw the number of changes of each run, ``[B]`` int64.
+
+    Args:
+        changes: changes of the runs.
+        generators: one for each run, of its task; each gives a draw if there is a choice.
+    """
+    if changes.least == changes.most:
+        return np.full(len(generators), changes.most)
+    low, high = changes.least, changes.most
+    return np.array([rng.integers(low, high + 1) for rng in generators])
+
+
 def draw_steps(
-    count: int, num_steps: int, generators: Sequence[np.random.Generator]
+    count: int | np.ndarray,
+    num_steps: int,
+    generators: Sequence[np.random.Generator],
+    most: int | None = None,
 ) -> np.ndarray:
     """Draw before which control steps the stages of runs begin.
 
@@ -315,19 +381,22 @@ def draw_steps(
     long.
 
     Args:
-        count: number of changes, ``K``.
-        num_steps: control steps of a run. A run that has no more than ``K`` has fewer
-            changes.
+        count: number of changes of all runs, or of each, ``[B]``.
+        num_steps: control steps of a run. A run that has no more than its changes has
+            fewer of them.
         generators: one for each run.
+        most: largest number of changes, ``K``, by default that of these runs.
 
     Returns:
         Control steps ``[B, K]`` int64; :data:`NEVER` for changes that a run does not have.
     """
-    had = min(count, num_steps - 1)
-    least = max(1, num_steps // (2 * (had + 1)))
-    slack = num_steps - least * (had + 1)
-    steps = np.full((len(generators), count), NEVER)
-    for row, rng in zip(steps, generators, strict=True):
+    counts = np.broadcast_to(count, len(generators))
+    width = int(counts.max(initial=0)) if most is None else most
+    steps = np.full((len(generators), width), NEVER)
+    for row, wanted, rng in zip(steps, counts.tolist(), generators, strict=True):
+        had = min(wanted, num_steps - 1)
+        least = max(1, num_steps // (2 * (had + 1)))
+        slack = num_steps - least * (had + 1)
         delays = np.sort(rng.integers(slack + 1, size=had))
         row[:had] = least * np.arange(1, had + 1) + delays
     return steps

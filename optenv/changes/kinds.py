@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..tasks import Data, Function, ModuleTask, Quadratic, Task
+from ..tasks import MLP, Data, Function, ModuleTask, Quadratic, Task
+from ..tasks.base import normal_numbers, random_bits, uniform_numbers
 from ..tasks.characters import CharacterModel
 from ..tasks.images import ImageTask
 
@@ -23,8 +24,10 @@ __all__ = [
     "Distribution",
     "Inputs",
     "Labels",
+    "Noise",
     "Optimum",
     "Rotation",
+    "Shift",
     "Text",
 ]
 
@@ -93,8 +96,25 @@ class Change(ABC):
         """
         return inputs, targets
 
+    def transform(
+        self,
+        values: Tensor,
+        inputs: Tensor,
+        targets: Tensor,
+        rows: Tensor,
+        context: Sequence[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Return what :meth:`apply` does, for kinds that need to know more.
+
+        Args:
+            values, inputs, targets: as of :meth:`apply`.
+            rows: rows of the data that the examples are, ``[B, n]`` int64.
+            context: tensors of :meth:`prepare`.
+        """
+        return self.apply(values, inputs, targets)
+
     def prepare(self, task: Task, data: Data) -> tuple[Tensor, ...]:
-        """Return what :meth:`select` and :meth:`place` need to know of the examples.
+        """Return what the other methods need to know of the examples.
 
         Args:
             task: structure of the runs.
@@ -386,6 +406,130 @@ class BatchSize(Change):
 
     def batch_sizes(self, values: Tensor, whole: int) -> Tensor:
         return values
+
+
+class Shift(Change):
+    """Move the mean of the inputs, by a vector more at each change.
+
+    It moves each feature about as far as the features spread.
+    """
+
+    def fits(self, task: Task, count: int) -> bool:
+        return task.num_features is not None
+
+    def draw(self, task: Task, rng: np.random.Generator, previous: Any, count: int) -> Any:
+        assert task.num_features is not None
+        if previous is None:
+            return np.zeros(task.num_features, np.float32)
+        step = rng.standard_normal(task.num_features, dtype=np.float32)
+        return previous + step
+
+    def prepare(self, task: Task, data: Data) -> tuple[Tensor, ...]:
+        """Return the spread of the inputs of each run."""
+        return (_spread(data.inputs, data),)
+
+    def transform(
+        self,
+        values: Tensor,
+        inputs: Tensor,
+        targets: Tensor,
+        rows: Tensor,
+        context: Sequence[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        offset = (values * context[0].unsqueeze(1)).unsqueeze(1)
+        return (inputs.flatten(2) + offset).view(inputs.shape), targets
+
+
+class Noise(Change):
+    """Let noise set in, or change.
+
+    A tenth to a half of the classes are replaced by random ones. Targets that are numbers
+    get normal noise of a quarter to all of their spread; and so do the minima of the
+    examples of a quadratic, which is noise of the gradients. An example keeps its noise
+    until the next change.
+    """
+
+    def fits(self, task: Task, count: int) -> bool:
+        return (task.num_classes or 0) >= 2 or _is_regression(task) or _is_quadratic(task)
+
+    def draw(self, task: Task, rng: np.random.Generator, previous: Any, count: int) -> Any:
+        # The amount of noise, and a key of its numbers, which float32 holds.
+        if previous is None:
+            return np.zeros(2, np.float32)
+        low, high = (0.25, 1.0) if task.num_classes is None else (0.1, 0.5)
+        return np.array([rng.uniform(low, high), rng.integers(2**24)], np.float32)
+
+    def prepare(self, task: Task, data: Data) -> tuple[Tensor, ...]:
+        """Return number of classes, and the spreads of targets and inputs that get noise.
+
+        They are 0 for what the task has not, and where there is no noise.
+        """
+        none = torch.zeros(len(data.rows), device=data.rows.device)
+        classes = torch.full_like(none, task.num_classes or 0, dtype=torch.int64)
+        of_targets = _spread(data.targets, data) if _is_regression(task) else none
+        of_inputs = _spread(data.inputs, data) if _is_quadratic(task) else none
+        return classes, of_targets, of_inputs
+
+    def transform(
+        self,
+        values: Tensor,
+        inputs: Tensor,
+        targets: Tensor,
+        rows: Tensor,
+        context: Sequence[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        amount, (classes, of_targets, of_inputs) = values[:, 0], context
+        keys = (values[:, 1:].long() << 38) + rows
+        if not targets.is_floating_point():
+            draw, other = uniform_numbers(_bits(keys, 2)).unbind(2)
+            label = (other * classes.unsqueeze(1)).long()
+            return inputs, torch.where(draw < amount.unsqueeze(1), label, targets)
+        noisy = [
+            part + _normal_like(part, keys + place) * (amount * spread).view(-1, 1, 1)
+            if part.dim() == 3
+            else part
+            for place, (part, spread) in enumerate(
+                ((inputs, of_inputs), (targets, of_targets))
+            )
+        ]
+        return noisy[0], noisy[1]
+
+
+def _is_quadratic(task: Task) -> bool:
+    return isinstance(task, Quadratic)
+
+
+def _is_regression(task: Task) -> bool:
+    """Return whether the targets of a task are numbers to predict."""
+    if isinstance(task, ModuleTask):
+        return not task.of_module and task.targets.is_floating_point()
+    return isinstance(task, MLP) and task.num_classes is None
+
+
+#: Training examples of each run that a spread is measured on, at most.
+_MEASURED = 256
+
+
+def _spread(part: Tensor, data: Data) -> Tensor:
+    """Return the mean standard deviation ``[B]`` of numbers of each run's first examples.
+
+    Args:
+        part: inputs or targets of all examples.
+        data: the examples of the runs.
+    """
+    some = part[data.rows[:, : min(data.num_train, _MEASURED)]].flatten(2)
+    some = some if some.is_floating_point() else some.float()
+    return some.std(1, correction=0).mean(1)
+
+
+def _bits(keys: Tensor, count: int) -> Tensor:
+    """Compute random bits ``[B, n, count]`` of examples by their keys ``[B, n]``."""
+    return random_bits(keys.flatten(), 0, count).unflatten(0, keys.shape)
+
+
+def _normal_like(part: Tensor, keys: Tensor) -> Tensor:
+    """Compute normal numbers ``[B, n, k]`` of examples by their keys ``[B, n]``."""
+    return normal_numbers(_bits(keys, part.shape[2])).to(part.dtype)
 
 
 def _another_order(count: int | None, rng: np.random.Generator, previous: Any) -> Any:

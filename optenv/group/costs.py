@@ -15,24 +15,31 @@ __all__ = ["mean_cost"]
 
 
 def mean_cost(
-    setup: Setup, task: Task, before: ControlState, decision: Decision, updates: Tensor
+    setup: Setup, task: Task, before: ControlState, after: ControlState, decision: Decision
 ) -> Tensor:
-    """Compute the mean cost ``[B]`` of the updates of runs, if the reward needs it.
+    """Compute the mean cost ``[B]`` of the updates of runs.
+
+    Where batch sizes are chosen, that is the cost of all updates over the number of those
+    that the same examples make with the task's own batch size.
 
     Args:
         setup: setup of the group.
         task: structure of the runs.
-        before: state before the control step.
+        before, after: states before and after the control step.
         decision: decision of the step.
-        updates: updates of the runs after the step, ``[B]``.
     """
-    if not setup.reward.needs_cost:
-        return before.cost
-    size, work = task.num_params, task.work
+    size, work, updates = task.num_params, task.work, after.run.updates
+    made = (updates - before.run.updates).to(before.cost)
+    if decision.batch_factor is not None:
+        costs = [
+            rules.relative_cost(setup.rule.name, size, work, factor)
+            for factor in decision.batch_factor.tolist()
+        ]
+        spent = before.cost * before.planned + before.cost.new_tensor(costs) * made
+        return spent / after.planned.clamp(min=1)
     if decision.rule is None:
         latest: Tensor | float = rules.relative_cost(setup.rule.name, size, work)
     else:
         costs = [rules.relative_cost(name, size, work) for name in switching.NAMES]
         latest = before.cost.new_tensor(costs)[decision.rule]
-    made = (updates - before.run.updates).to(before.cost)
     return before.cost + (latest - before.cost) * (made / updates.clamp(min=1))

@@ -92,7 +92,7 @@ def draw_changes(
     data: tasks.Data,
     task_keys: Sequence[np.random.Generator],
     is_on_device: bool,
-) -> tasks.Data:
+) -> tuple[tasks.Data, np.ndarray]:
     """Draw what the changes of the tasks of runs are, but not their times.
 
     Args:
@@ -101,23 +101,31 @@ def draw_changes(
         data: examples of the runs.
         task_keys: one generator per run, of its task.
         is_on_device: whether the examples are those of an earlier reset.
+
+    Returns:
+        The data with their changes, and the number of changes of each run, ``[n]``.
     """
     # Children of the generators, so that all other draws stay as they are.
     children = [key.spawn(1)[0] for key in task_keys]
-    return changes.draw(wanted, task, data, children, is_on_device)
+    data = changes.draw(wanted, task, data, children, is_on_device)
+    return data, changes.draw_counts(wanted, children)
 
 
 def draw_change_steps(
-    wanted: changes.Changes | None, num_steps: int, keys: Sequence[np.random.Generator]
+    wanted: changes.Changes | None,
+    counts: np.ndarray,
+    num_steps: int,
+    keys: Sequence[np.random.Generator],
 ) -> np.ndarray:
     """Draw before which control steps the tasks of runs change, ``[n, K]``.
 
     Args:
         wanted: kinds and number of the changes; None for no changes.
+        counts: number of changes of each run, ``[n]``.
         num_steps: control steps of a run.
         keys: one generator per run, of the run itself.
     """
     if wanted is None:
         return np.empty((len(keys), 0), np.int64)
     children = [key.spawn(1)[0] for key in keys]
-    return changes.draw_steps(wanted.count, num_steps, children)
+    return changes.draw_steps(counts, num_steps, children, wanted.most)

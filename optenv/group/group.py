@@ -47,6 +47,7 @@ class Group:
         state: state of the runs.
         steps: control steps done, ``[B]`` on the host.
         change_steps: control steps before which the task changes, ``[B, K]`` on the host.
+        change_counts: number of changes of each run, ``[B]`` on the host.
     """
 
     task: tasks.Task
@@ -58,6 +59,7 @@ class Group:
     state: ControlState
     steps: np.ndarray
     change_steps: np.ndarray
+    change_counts: np.ndarray
 
     def __init__(self, settings: Settings, size: int) -> None:
         self.setup = setup = Setup.of(settings)
@@ -138,10 +140,12 @@ class Group:
         if self._scaled:
             scale = draws.draw_scale(self.setup, self.task, task_keys, chosen)
             data, params = data._replace(scale=scale), params / scale
-        wanted = self.settings.changes
+        wanted, change_counts = self.settings.changes, np.zeros(len(keys), np.int64)
         if wanted is not None:
-            data = draws.draw_changes(wanted, self.task, data, task_keys, is_on_device)
-        change_steps = draws.draw_change_steps(wanted, self.num_steps, keys)
+            data, change_counts = draws.draw_changes(
+                wanted, self.task, data, task_keys, is_on_device
+            )
+        change_steps = draws.draw_change_steps(wanted, change_counts, self.num_steps, keys)
         if wanted is not None:
             data = changes.start_at(data, change_steps, self.boundaries)
         state = start(
@@ -158,7 +162,7 @@ class Group:
         if everything:
             self.data, self.state = data, state
             self.steps = np.zeros(self.size, np.int64)
-            self.change_steps = change_steps
+            self.change_steps, self.change_counts = change_steps, change_counts
         else:
             rows = torch.from_numpy(index).to(self.device)
             self.data = self.data.put(rows, data)
@@ -167,6 +171,8 @@ class Group:
             self.steps[index] = 0
             self.change_steps = self.change_steps.copy()
             self.change_steps[index] = change_steps
+            self.change_counts = self.change_counts.copy()
+            self.change_counts[index] = change_counts
         for i, own in zip(index.tolist(), chosen, strict=True):
             self.instances[i] = own
         return observation
@@ -207,7 +213,10 @@ class Group:
         """
         instances = [self.instances[i] for i in index]
         rows = torch.from_numpy(index).to(self.device)
-        return identify(self.task, self.data, self.state, self.family, instances, rows)
+        return identify(
+            self.task, self.data, self.state, self.family, instances, rows,
+            self.action.sets_batch_size,
+        )  # fmt: skip
 
     def restart(
         self, index: np.ndarray, generators: Sequence[np.random.Generator]
@@ -235,9 +244,15 @@ class Group:
         if self.settings.changes is not None:
             self.change_steps = self.change_steps.copy()
             self.change_steps[index] = draws.draw_change_steps(
-                self.settings.changes, self.num_steps, keys
+                self.settings.changes, self.change_counts[index], self.num_steps, keys
             )
+            former = self.data.stages
             self.data = changes.start_at(self.data, self.change_steps, self.boundaries)
+            if self.action.sets_batch_size:  # the other runs have starts of their own
+                renewed = self.data.stages
+                assert former is not None and renewed is not None
+                starts = former.starts.index_copy(0, rows, renewed.starts[rows])
+                self.data = self.data._replace(stages=renewed._replace(starts=starts))
         # 2. A start of all runs, of which the restarted ones are kept.
         before = self.state
         all_params = before.run.params.index_copy(0, rows, params)
@@ -308,6 +323,10 @@ class Group:
             setup, task, before, decision, self.boundaries, self.steps, active
         )
         decision = window.as_sized(task, decision, updates)
+        if continual and self.action.sets_batch_size:
+            self.data = stages.scheduled(
+                self.data, before, updates.counts, self.change_steps, self.steps, active
+            )
         run = window.carry_out(
             setup, task, self.data, before.run, decision, updates, differentiable
         )
@@ -324,9 +343,10 @@ class Group:
             loss=loss,
             potential=torch.where(before.diverged, before.potential, potential),
             diverged=diverged,
-            cost=mean_cost(setup, task, before, decision, run.updates),
             planned=torch.from_numpy(planned).to(self.device),
         )
+        if setup.reward.needs_cost:
+            state = state._replace(cost=mean_cost(setup, task, before, state, decision))
         if decision.part_multipliers is not None and decision.part_shifts is not None:
             state = state._replace(
                 part_multipliers=decision.part_multipliers,

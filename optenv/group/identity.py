@@ -37,6 +37,7 @@ def identify(
     family: tuple[str, str] | None,
     instances: Sequence[Instance | None],
     rows: torch.Tensor,
+    sets_batch_size: bool,
 ) -> dict[str, list[Any]]:
     """Say what runs are about, and what they have cost so far.
 
@@ -47,6 +48,7 @@ def identify(
         family: family and split that the task was drawn from, or None.
         instances: instance of each run that is asked for.
         rows: indices of these runs, ``[n]``.
+        sets_batch_size: whether actions set the batch size.
 
     Returns:
         A list of ``n`` values for each key of :data:`IDENTITY`.
@@ -54,7 +56,7 @@ def identify(
     labels = [family if own is None else (own.family, own.split) for own in instances]
     own_size = task.batch_size
     examples = work = examples_seen(task, state)[rows]
-    if data.stages is not None:
+    if data.stages is not None and not sets_batch_size:
         done = state.run.updates[rows]
         examples = data.stages.of_runs(rows).examples_seen(done, own_size)
     return {

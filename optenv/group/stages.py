@@ -11,10 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..tasks import Data
+from ..tasks.stages import NEVER
 from .setup import Setup
 from .state import ControlState
 
-__all__ = ["changes_so_far", "enter", "later_charge", "task_ended", "with_losses"]
+__all__ = [
+    "changes_so_far",
+    "enter",
+    "later_charge",
+    "scheduled",
+    "task_ended",
+    "with_losses",
+]
 
 #: Function of the stages ``[B]`` of the runs that returns their losses there, ``[B, S]``.
 LossesIn = Callable[[Tensor], Tensor]
@@ -109,3 +118,36 @@ def later_charge(
     later = torch.from_numpy(remaining).to(setup.device, setup.dtype)
     new = after.diverged & ~before.diverged
     return torch.where(new, later * setup.reward.diverged_potential, 0.0)
+
+
+def scheduled(
+    data: Data,
+    state: ControlState,
+    counts: np.ndarray,
+    change_steps: np.ndarray,
+    steps: np.ndarray,
+    active: np.ndarray | None,
+) -> Data:
+    """Let tasks change with the next control step, where batch sizes say when it begins.
+
+    How many updates a control step has is only known as it begins. The update after it, and
+    the batch before that, are those of the changed task. Later changes are yet unknown.
+
+    Args:
+        data: examples of the runs.
+        state: state before the control step.
+        counts: number of its updates, ``[B]``.
+        change_steps, steps: see :func:`changes_so_far`.
+        active: runs that take part, ``[B]`` bool; None for all.
+    """
+    stages = data.stages
+    assert stages is not None
+    ends = (state.run.updates.cpu().numpy() + counts)[:, None]
+    following = steps[:, None] + 1
+    starts = stages.starts.cpu().numpy()
+    found = np.where(change_steps > following, NEVER, starts)
+    found = np.where(change_steps == following, ends, found)
+    if active is not None:
+        found = np.where(active[:, None], found, starts)
+    moved = torch.from_numpy(found).to(stages.starts.device)
+    return data._replace(stages=stages._replace(starts=moved))

@@ -11,6 +11,15 @@ standard sets have an instance ``"family/split/number"`` for every number from 0
 """
 
 from .instance import Instance
+from .pins import STANDARD_VERSION
 from .sets import STANDARD_COUNT, InstanceSet, InstanceSpec, get, make
 
-__all__ = ["STANDARD_COUNT", "Instance", "InstanceSet", "InstanceSpec", "get", "make"]
+__all__ = [
+    "STANDARD_COUNT",
+    "STANDARD_VERSION",
+    "Instance",
+    "InstanceSet",
+    "InstanceSpec",
+    "get",
+    "make",
+]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import tasks
+from . import pins
 from .sets import STANDARD_COUNT, InstanceSet, make
 
 DESCRIPTION = (
@@ -19,6 +20,7 @@ EPILOG = """examples:
   python -m optenv.instances show cnn/test --count 5
   python -m optenv.instances write cnn/train cnn.jsonl --count 20 --base-lr 1e-4 1e-2
   python -m optenv.instances show cnn.jsonl
+  python -m optenv.instances check
 """
 
 
@@ -32,6 +34,10 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="list families and splits")
+    check = commands.add_parser(
+        "check", help="compare the standard sets with their digests in the package"
+    )
+    check.add_argument("--write", action="store_true", help="write new digests instead")
     show = commands.add_parser("show", help="print a set as a table")
     write = commands.add_parser("write", help="write a set to a file of JSON lines")
     for command in (show, write):
@@ -62,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.command == "list":
         print(_families())
         return 0
+    if given.command == "check":
+        return _check(given.write)
     try:
         instances = _chosen(given)
         if given.command == "write":
@@ -83,6 +91,17 @@ def _families() -> str:
         f"{name.ljust(width)}  " + "  ".join(f"{name}/{split}" for split in splits)
         for name, splits in names.items()
     )
+
+
+def _check(write: bool) -> int:
+    """Compare the standard sets with their digests, or write these; return the status."""
+    if write:
+        pins.write()
+        print(f"wrote the digests of version {pins.STANDARD_VERSION} to {pins.TABLE}")
+        return 0
+    messages = [*filter(None, map(pins.changed, pins.pinned()))]
+    print("\n".join(messages) or f"all sets are those of version {pins.STANDARD_VERSION}")
+    return 1 if messages else 0
 
 
 def _chosen(given: argparse.Namespace) -> InstanceSet:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from gymnasium import spaces
 
-from ..actions import Action, Discrete, make
+from ..actions import Action, make
 from ..telemetry import ALL_FEATURES, loss_features_of, observed_features
 from ..tensors import TENSOR_FEATURES
 
@@ -37,7 +37,7 @@ def action_names(action: Action, size: int) -> list[str]:
         action: the action.
         size: number of components.
     """
-    if isinstance(action, Discrete):
+    if action.is_index:
         return ["index"]
     if action.per_tensor:
         return [f"tensor_{i}" for i in range(size)]

@@ -3,8 +3,8 @@
 - :mod:`~optenv.rendering.trace` records what there is to draw, for as long as a render mode
   asks for it.
 - :mod:`~optenv.rendering.contour` computes the losses around the path of two parameters.
-- :mod:`~optenv.rendering.picture` draws. It alone imports matplotlib, and is imported with
-  the first picture.
+- :mod:`~optenv.rendering.picture` draws panels of curves, of coloured rows, and of a path.
+  These modules alone import matplotlib, with the first picture.
 """
 
 from __future__ import annotations

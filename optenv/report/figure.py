@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..atomic import replacing
+from ..colors import BLACK, COLORS, DARK, RULE_COLORS
 from ..intervals import interval
 from .runs import Recording, groups_of, over_progress, shares
-from .style import COLORS, new_figure, tidy
+from .style import new_figure, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,8 +27,6 @@ MAX_GROUPS, MAX_COMPONENTS = 30, 6
 TIME_HEIGHT, MIN_PANEL, MAX_PANEL = 1.4, 2.4, 4.0
 #: Characters of the name of a group.
 NAME_LENGTH = 28
-#: Colours of update rules.
-RULE_COLORS = (*COLORS, "#000000", "#F0E442")
 
 
 def draw(recordings: Sequence[Recording], path: str | os.PathLike[str]) -> None:
@@ -86,7 +85,7 @@ def draw(recordings: Sequence[Recording], path: str | os.PathLike[str]) -> None:
         panel.set_yscale("log")
     for name in drawn:
         panel = next(remaining)
-        panel.axhline(0.0, color="#000000", linewidth=0.7, zorder=1)
+        panel.axhline(0.0, color=BLACK, linewidth=0.7, zorder=1)
         for i, each in enumerate(recordings):
             if name in each.components:
                 _draw_curve(panel, each, each.components[name], COLORS[i % len(COLORS)])
@@ -97,7 +96,7 @@ def draw(recordings: Sequence[Recording], path: str | os.PathLike[str]) -> None:
     text = "lines: median over runs; bands: 25 to 75 % and 5 to 95 % of the runs"
     if len(components) > len(drawn):
         text += f"; {len(components) - len(drawn)} more components are not drawn"
-    right.supxlabel(text, fontsize=8, color="#404040")
+    right.supxlabel(text, fontsize=8, color=DARK)
     with replacing(os.fspath(path)) as part:
         figure.savefig(part, dpi=150)
 

@@ -8,10 +8,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLORS", "new_figure", "tidy"]
-
-#: Okabe & Ito's colours, which can be told apart with every kind of colour vision.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
+__all__ = ["new_figure", "tidy"]
 
 
 def new_figure(width: float, height: float) -> Figure:

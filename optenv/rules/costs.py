@@ -28,7 +28,9 @@ COSTS: dict[str, float] = {
 GRADIENT = 3.0
 
 
-def relative_cost(name: str, num_params: int, work: float) -> float:
+def relative_cost(
+    name: str, num_params: int, work: float, batch_factor: float = 1.0
+) -> float:
     """Compute the time of an update, gradient included, in units of an update of SGD.
 
     Args:
@@ -36,6 +38,8 @@ def relative_cost(name: str, num_params: int, work: float) -> float:
         num_params: number of parameters of the model.
         work: multiplications in the forward pass on one batch,
             :attr:`optenv.tasks.Task.work`.
+        batch_factor: size of the update's batch, relative to the one that ``work`` and
+            the update of SGD are of.
 
     Raises:
         ValueError: the cost of the rule is not known, or not positive.
@@ -52,7 +56,7 @@ def relative_cost(name: str, num_params: int, work: float) -> float:
             f"optenv.rules.COSTS[{name!r}] = ... adds it"
         )
     update, reference = (
-        GRADIENT * work + num_params * positive(f"cost of rule {each!r}", COSTS[each])
-        for each in (name, "sgd")
+        GRADIENT * examples + num_params * positive(f"cost of rule {each!r}", COSTS[each])
+        for each, examples in ((name, work * batch_factor), ("sgd", work))
     )
     return update / reference

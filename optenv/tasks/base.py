@@ -240,7 +240,7 @@ class Data(NamedTuple):
     ) -> tuple[Tensor, Tensor]:
         examples = stages.select(examples, stage, training)
         rows = stages.place(self.rows.gather(1, examples), stage)
-        return stages.apply(*self._take(rows), stage)
+        return stages.apply(*self._take(rows), rows, stage)
 
     def _take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         flat, inputs, targets = rows.flatten(), self.inputs, self.targets

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
+from .bundled import read_digits
+
 
 class DataShape(Protocol):
     """Protocol of the sizes of a data set and of its examples."""
@@ -137,13 +139,7 @@ def load_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.datasets import load_digits as load
-    except ImportError as error:
-        raise ImportError(
-            "tasks on digits need scikit-learn: pip install scikit-learn"
-        ) from error
-    images, labels = load(return_X_y=True)
+    images, labels = read_digits()
     order = np.random.default_rng(0).permutation(len(images))
     part = order[:DIGITS_TRAIN] if split == "train" else order[DIGITS_TRAIN:]
     scaled = (images - images.mean()) / images.std()

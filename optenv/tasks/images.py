@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..checks import is_number, positive, positive_int, suggestion
 from . import image_files, layers
+from .bundled import read_photographs
 from .data import load_digits, noisy_labels
 from .generated import Examples, GeneratedTask, data_size
 from .image_files import shrink
@@ -255,16 +256,7 @@ def photographs() -> np.ndarray:
     Raises:
         ImportError: scikit-learn or Pillow is not installed.
     """
-    try:
-        from sklearn.datasets import load_sample_images
-
-        loaded = load_sample_images().images
-    except ImportError as error:
-        raise ImportError(
-            "tasks on photographs need scikit-learn and Pillow: "
-            "pip install scikit-learn pillow"
-        ) from error
-    grey = np.stack([image.mean(2) for image in loaded])
+    grey = np.stack([image.mean(2) for image in read_photographs()])
     height, width = (size // 2 for size in grey.shape[1:])
     grey = grey[:, : 2 * height, : 2 * width]
     grey = grey.reshape(2, height, 2, width, 2).mean((2, 4))

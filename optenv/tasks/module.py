@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 from ..roles import parameters_by_role
 from .base import Batch, Data, Task, check_finite, order_keys
@@ -19,6 +22,8 @@ from .stacked import LossFunction, flat, named_loss, trained_parameters
 from .stateful import Objective, Stateful
 
 __all__ = ["ModuleTask", "from_module"]
+
+Made = TypeVar("Made")
 
 #: Loss (a scalar) of a module alone.
 ModuleLoss = Callable[[nn.Module], Tensor]
@@ -69,6 +74,32 @@ class ModuleTask(Task):
         by_role = parameters_by_role(module)
         names = {id(p): role for role, params in by_role.items() for p in params}
         return tuple(names[id(p)] for p in trained_parameters(module).values())
+
+    @cached_property
+    def work(self) -> int:  # type: ignore[override]
+        """Multiplications of a forward pass on one batch of one run, about.
+
+        Those of matrix products, convolutions, attention and LSTMs are counted, in a pass
+        of a module of its own; where there are none, it is the base class's estimate.
+        """
+        with _FlopCounter(display=False, custom_mapping=CPU_FLOPS) as counter:
+            _seeded(self._loss_of_a_new_module, 0)
+        return counter.get_total_flops() // 2 or super().work
+
+    def _loss_of_a_new_module(self) -> Tensor:
+        """Compute the loss of a new module on the first batch."""
+        module = copy.deepcopy(self.factory())  # which may return one and the same
+        like = next(iter(trained_parameters(module).values()))
+        inputs, targets = (
+            x[: self.batch_size].to(
+                like.device, like.dtype if x.is_floating_point() else None
+            )
+            for x in (self.inputs, self.targets)
+        )
+        with torch.enable_grad():  # for losses that take gradients themselves
+            if self.of_module:
+                return cast(ModuleLoss, self.loss_function)(module)
+            return cast(LossFunction, self.loss_function)(module(inputs), targets)
 
     @cached_property
     def num_classes(self) -> int | None:  # type: ignore[override]
@@ -146,7 +177,51 @@ class ModuleTask(Task):
         return loss if torch.is_grad_enabled() else loss.detach()
 
 
-def _seeded(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
+class _NoModules(ModuleTracker):
+    """Tracker of modules that tracks none, so that all is counted together."""
+
+    def __enter__(self) -> _NoModules:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        """Leave the context."""
+
+
+class _FlopCounter(FlopCounterMode):
+    """Counter that does not tell modules apart.
+
+    Torch's hooks for that fail where a loss takes derivatives by its inputs.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.mod_tracker = _NoModules()
+
+
+def _lstm_flops(
+    inputs: torch.Size, input_weight: torch.Size, hidden_weight: torch.Size, *rest: Any,
+    **named: Any,
+) -> int:  # fmt: skip
+    """Count the operations of one direction of a layer of an LSTM, from shapes."""
+    steps = math.prod(inputs[:-1])
+    return 2 * steps * (math.prod(input_weight) + math.prod(hidden_weight))
+
+
+def _attention_flops(
+    query: torch.Size, key: torch.Size, value: torch.Size, *rest: Any, **named: Any
+) -> int:
+    """Count the operations of attention, from shapes ``[B, heads, length, width]``."""
+    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+#: Formulas beside those of torch's counter, which does not know these kernels of CPUs.
+CPU_FLOPS = {
+    torch.ops.aten.mkldnn_rnn_layer: _lstm_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+}
+
+
+def _seeded(factory: Callable[[], Made], seed: int) -> Made:
     """Call ``factory`` with seeded global generators, which are restored afterwards."""
     # torch.manual_seed() would seed all devices, in use or not, and not restore them.
     cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else range(0)

@@ -36,8 +36,13 @@ class Transformation(Protocol):
 
     def place(self, values: Tensor, rows: Tensor, context: Sequence[Tensor]) -> Tensor: ...
 
-    def apply(
-        self, values: Tensor, inputs: Tensor, targets: Tensor
+    def transform(
+        self,
+        values: Tensor,
+        inputs: Tensor,
+        targets: Tensor,
+        rows: Tensor,
+        context: Sequence[Tensor],
     ) -> tuple[Tensor, Tensor]: ...
 
     def batch_sizes(self, values: Tensor, whole: int) -> Tensor: ...
@@ -78,11 +83,11 @@ class Stages(NamedTuple):
         return rows
 
     def apply(
-        self, inputs: Tensor, targets: Tensor, stage: Tensor
+        self, inputs: Tensor, targets: Tensor, rows: Tensor, stage: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets ``[B, n, ...]`` as they are in a stage."""
-        for kind, values, _ in self._now(stage):
-            inputs, targets = kind.apply(values, inputs, targets)
+        """Return inputs and targets ``[B, n, ...]`` of rows as they are in a stage."""
+        for kind, values, context in self._now(stage):
+            inputs, targets = kind.transform(values, inputs, targets, rows, context)
         return inputs, targets
 
     def _now(

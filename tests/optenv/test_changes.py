@@ -33,7 +33,8 @@ TEXT = tasks.RNN(batch_size=4, num_train=40, num_validation=20, length=8, width=
 #: A task for each kind of change.
 TASKS: dict[str, tasks.Task] = {
     "classes": IMAGES, "batch_size": QUADRATIC, "distribution": MLP, "text": TEXT,
-    "optimum": FUNCTION, "rotation": IMAGES, "inputs": MLP, "labels": MLP,
+    "optimum": FUNCTION, "rotation": IMAGES, "inputs": MLP, "labels": MLP, "shift": MLP,
+    "noise": MLP,
 }  # fmt: skip
 
 
@@ -264,6 +265,98 @@ def test_a_rotation_turns_images_by_its_angle() -> None:
     assert torch.equal(turned[1], images[1])
 
 
+def test_the_mean_of_the_inputs_moves_by_as_much_as_they_spread() -> None:
+    data, shifts = drawn("shift", runs=20)
+    first, targets = in_stage(data, 0).train(400)
+    spread = first[:, :256].std(1, correction=0).mean(1)
+    for stage in (1, 2):
+        moved, same = in_stage(data, stage).train(400)
+        offset = shifts[:, stage] * spread.unsqueeze(1)
+        expected = first + offset.unsqueeze(1)
+        torch.testing.assert_close(moved, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(same, targets)
+    steps = shifts.diff(dim=1).flatten(0, 1)
+    assert 0.8 < steps.std() < 1.2 and steps.any(1).all()
+
+
+def test_a_share_of_the_classes_becomes_random_and_stays_so() -> None:
+    data, values = drawn("noise", runs=20)
+    first = in_stage(data, 0)
+    inputs, clean = first.train(400)
+    for stage in (1, 2):
+        now = in_stage(data, stage)
+        same, noisy = now.train(400)
+        torch.testing.assert_close(same, inputs)
+        share = (noisy != clean).double().mean(1)
+        expected = values[:, stage, 0] * (1 - 1 / MLP.outputs)
+        assert (share - expected).abs().max() < 0.12
+        assert noisy.min() >= 0 and noisy.max() < MLP.outputs
+        # A batch sees the noise that the whole has.
+        examples = torch.arange(5).expand(20, -1)
+        batch = now.batch(examples)[1]
+        torch.testing.assert_close(batch, noisy[:, :5])
+    levels = values[:, 1:, 0]
+    assert levels.min() >= 0.1 and levels.max() <= 0.5
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        tasks.MLP(source="sine", outputs=2, num_train=300),
+        tasks.Quadratic(dim=5, num_train=300),
+        optenv.from_module(
+            lambda: torch.nn.Linear(2, 1), torch.randn(400, 2), 3 * torch.randn(400, 1)
+        ),
+    ],
+    ids=["sine", "quadratic", "module"],
+)
+def test_numbers_get_normal_noise_of_a_part_of_their_spread(task: tasks.Task) -> None:
+    data = task.sample(generators(8))
+    data = changes.draw(Changes(kinds=("noise",), count=1), task, data, generators(8, 9))
+    assert data.stages is not None
+    values = data.stages.values[0][:, 1, 0]
+    assert values.min() >= 0.25 and values.max() <= 1.0
+    parts = zip(in_stage(data, 0).train(300), in_stage(data, 1).train(300), strict=True)
+    (inputs, inputs_now), (targets, targets_now) = parts
+    of_inputs = isinstance(task, tasks.Quadratic)
+    clean, noisy = (inputs, inputs_now) if of_inputs else (targets, targets_now)
+    kept, left = (targets, targets_now) if of_inputs else (inputs, inputs_now)
+    torch.testing.assert_close(left, kept)
+    added = noisy - clean
+    expected = values * clean[:, :256].std(1, correction=0).mean(1)
+    torch.testing.assert_close(added.flatten(1).std(1), expected, rtol=0.15, atol=0.0)
+    assert (added.mean((1, 2)).abs() < 0.3 * expected).all()
+    assert not torch.equal(added[0] / expected[0], added[1] / expected[1])
+
+
+def test_each_run_has_a_number_of_changes_of_its_own() -> None:
+    env = make(24, changes={"kinds": "labels", "count": [0, 2]}, groups=1)
+    steps = rollout(env, [env.action_space.sample()] * 9, 0)
+    group = env.groups[0][1]
+    counts = group.change_counts
+    assert set(counts.tolist()) == {0, 1, 2}
+    assert (group.change_steps < 9).sum(1).tolist() == counts.tolist()
+    assert steps[-1][4]["changes"].tolist() == counts.tolist()
+    # Without choice, nothing is drawn: the runs are those of a number.
+    pair = make(3, changes={"kinds": "labels", "count": (2, 2)})
+    number = make(3, changes={"kinds": "labels", "count": 2})
+    actions = [pair.action_space.sample()] * 9
+    assert_same(rollout(pair, actions, 0), rollout(number, actions, 0))
+
+
+def test_the_runs_of_a_trial_have_one_number_of_changes() -> None:
+    env = optenv.TrialVectorEnv(
+        8, runs=2, tasks=MLP, horizon=5, updates_per_step=2,
+        changes={"kinds": "labels", "count": (0, 3)},
+    )  # fmt: skip
+    env.reset(seed=0)
+    ends = []
+    for _ in range(10):
+        info = env.step(env.action_space.sample())[4]
+        ends.append(info["changes"])
+    assert ends[4].tolist() == ends[9].tolist() and len(set(ends[4])) > 1
+
+
 def test_instances_fix_what_changes_and_seeds_when() -> None:
     instances = [optenv.instances.Instance("a", "train", 0, MLP, 1)]
     env = make(2, instances=instances, changes=["inputs", "distribution"], horizon=30)
@@ -334,6 +427,11 @@ def test_a_spec_with_changes_survives_json() -> None:
         ({"changes": "colour"}, "unknown kind of change 'colour'; valid: classes, "),
         ({"changes": {"kind": "labels"}}, "unknown entry 'kind'.*'kinds'"),
         ({"changes": 0}, "count of changes must be a positive integer, got 0"),
+        ({"changes": {"count": (2, 1)}}, "must be .least, greatest.*got \\(2, 1\\)"),
+        ({"changes": {"count": (0, 0)}}, "greatest positive and no less"),
+        ({"changes": {"count": (1, 2, 3)}}, "must be one or two integers, got"),
+        ({"changes": {"count": (True, 3)}}, "must be one or two integers, got"),
+        ({"changes": {"count": (1, 9)}}, "less than horizon \\(9\\), got 9"),
         ({"changes": ["labels", "labels"]}, "once each, got"),
         ({"changes": ["distribution", "classes"]}, "exclude each other"),
         ({"changes": 9}, "less than horizon \\(9\\), got 9"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import time
 from typing import Any
 
 import gymnasium as gym
@@ -13,6 +14,7 @@ from gymnasium.envs.registration import ENV_ID_RE, EnvSpec
 
 import optenv
 from optenv import registration, settings, tasks
+from tests.helpers.cpu_budget import slowdown
 from tests.helpers.small_runs import assert_same, neutral_action, random_actions, rollout
 
 FAMILIES = registration.FAMILIES
@@ -101,3 +103,31 @@ def test_specs_with_objects_say_why_they_cannot_be_written() -> None:
     written = gym.make("optenv/LearningRate-v0", tasks=task).spec.to_json()
     with pytest.raises(TypeError, match="not its type: give the name of a family"):
         gym.make(EnvSpec.from_json(written))
+
+
+#: Seconds of CPU time that an environment may take to be made and reset.
+LONGEST = 1.0
+
+
+@pytest.mark.parametrize("control", registration.CONTROLS)
+def test_every_id_is_made_and_reset_within_a_second(control: str) -> None:
+    ids = [
+        env_id
+        for env_id in registration.ALL
+        if env_id.split("/")[1].split("-")[0].removesuffix("Trial") == control
+    ]
+    for cached in (tasks.data.load_digits, tasks.images.photographs):
+        cached.cache_clear()  # whichever test was first
+    slow = {}
+    for env_id in ids:
+        begin = time.process_time()
+        env = gym.make(env_id)
+        env.reset(seed=0)
+        env.close()
+        taken = time.process_time() - begin
+        if taken > LONGEST:
+            slow[env_id] = taken
+    assert ids
+    if slow:  # on a machine that takes longer for everything, this may, too
+        limit = LONGEST * slowdown()
+        assert {env_id: taken for env_id, taken in slow.items() if taken > limit} == {}

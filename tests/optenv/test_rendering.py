@@ -18,7 +18,8 @@ from gymnasium.vector import AutoresetMode
 
 import optenv
 from optenv import actions
-from optenv.rendering import contour, picture
+from optenv.rendering import axes, contour, picture
+from optenv.rendering.path import PathPanel
 from optenv.rendering.trace import named_values
 from tests.helpers.small_runs import MLP, QUADRATIC, neutral_action
 
@@ -68,7 +69,7 @@ def test_the_path_is_drawn_where_there_are_two_parameters() -> None:
         env.reset(seed=0)
         env.render()
         panels = env.unwrapped.batch.renderer._pictures[0]._panels
-        drawn[dim] = any(isinstance(panel, picture._Path) for panel in panels)
+        drawn[dim] = any(isinstance(panel, PathPanel) for panel in panels)
     assert drawn == {2: True, 3: False}
 
 
@@ -178,14 +179,14 @@ def test_losses_that_are_not_positive_or_not_finite_are_drawn() -> None:
     )  # fmt: skip
     *_, last = frames_of(env)
     assert last.shape == SHAPE and env.unwrapped.batch.renderer.traces[0].diverged
-    assert picture.grown(np.array([-2.0, 3.0]), False, 0.1, None) == (-2.5, 3.5)
+    assert axes.grown(np.array([-2.0, 3.0]), False, 0.1, None) == (-2.5, 3.5)
 
 
 def test_ticks_are_round_and_few() -> None:
-    assert picture.ticks_between(0.02, 30.0, True) == [0.1, 1.0, 10.0]
-    assert picture.ticks_between(0.0, 40.0, False) == [0, 10, 20, 30, 40]
+    assert axes.ticks_between(0.02, 30.0, True) == [0.1, 1.0, 10.0]
+    assert axes.ticks_between(0.0, 40.0, False) == [0, 10, 20, 30, 40]
     for low, high in ((2.1, 2.2), (1e-9, 1e9), (0.5, 3.0)):
-        assert 2 <= len(picture.ticks_between(low, high, True)) <= 6
+        assert 2 <= len(axes.ticks_between(low, high, True)) <= 6
 
 
 def test_pictures_without_matplotlib_are_refused_at_once(

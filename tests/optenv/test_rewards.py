@@ -212,23 +212,11 @@ def test_a_costly_rule_makes_a_diverged_run_no_better() -> None:
         np.testing.assert_allclose(total, -rewards.DIVERGED_POTENTIAL)
 
 
-#: Reward that knows no costs of other batch sizes.
-REFUSED = ("optenv/BatchSize-v0", "time")
 PAIRS = [
     (env_id, name)
     for env_id in [*ENV_IDS, "optenv/UpdateRuleTrial-v0"]
     for name in rewards.REWARDS
-    if (env_id, name) != REFUSED
 ]
-
-
-def test_batch_sizes_have_no_reward_by_time_and_no_changes() -> None:
-    for arguments, message in (
-        ({"reward": REFUSED[1]}, "'time' knows no cost .*'batch-size'.*: log_loss, final"),
-        ({"changes": 1}, "cannot change where the action sets the batch size"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            gym.make(REFUSED[0], **arguments)
 
 
 @pytest.mark.parametrize(("env_id", "name"), PAIRS)

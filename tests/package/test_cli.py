@@ -41,7 +41,10 @@ FAST_DQN = ["--set", "learning_starts=100", "--set", "gradient_steps=1"]
         (["--env-arg", "tasks=digit"], "unknown task 'digit'; valid: train, test"),
         (["--env-arg", "horizon"], "'horizon' is not of the form NAME=VALUE"),
         (["--set", "learnin_rate=1"], "did you mean 'learning_rate'?"),
-        (["--agent", "dqn", "--env", "optenv/LearningRate-v0"], "needs a discrete action"),
+        (
+            ["--agent", "dqn", "--env", "optenv/LearningRate-v0"],
+            "needs a discrete or batch-size action",
+        ),
         (
             ["--agent", "rl2", "--env", "optenv/LearningRate-v0"],
             "agent 'rl2' is for trials; use env optenv/LearningRateTrial-v0",

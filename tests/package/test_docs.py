@@ -482,3 +482,12 @@ def test_the_site_builds_without_a_warning_and_needs_no_network(tmp_path: Path) 
             r"<(?:script|link|img)[^>]*(?:src|href)=\"(\w+:)?//", page.read_text()
         )
         assert not loaded, f"{page.name} loads from the network"
+
+
+def test_the_reference_of_the_optimizer_lists_the_methods_of_its_parts(
+    generated: Path,
+) -> None:
+    page = (generated / "api" / "agents.md").read_text()
+    block = page.partition(".. autoclass:: agents.LearnedOptimizer\n")[2]
+    options = block.partition("\n\n")[0].splitlines()
+    assert "   :inherited-members: Optimizer" in options

@@ -40,8 +40,16 @@ def learned_arm(name: str, policy: str | Path | Policy, **arguments: Any) -> Arm
         **arguments: for :class:`~agents.LearnedOptimizer`, such as ``lr``. If the policy
             sets a learning rate for each role of parameters, they go to
             :meth:`~agents.LearnedOptimizer.for_model`.
+
+    Raises:
+        ValueError: the policy chooses the batch size, and tasks have batches of one size.
     """
     loaded = policy if isinstance(policy, Policy) else load_policy(policy)
+    if loaded.action.sets_batch_size:
+        raise ValueError(
+            "the tasks of an evaluation have batches of one size, so that no policy with "
+            f"action {loaded.action.kind!r} can be evaluated on them, got {policy!r}"
+        )
     by_role = bool(loaded.action.roles)
     make = learned_by_role if by_role else learned
     factory = partial(make, policy=loaded, **arguments)

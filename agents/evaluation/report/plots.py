@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from optenv import colors
 from optenv.atomic import replacing
 from optenv.report.style import new_figure, tidy
 
@@ -24,10 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_curves", "plot_final_losses", "plot_main_curves", "plot_profiles"]
 
-#: Okabe & Ito's colours, which can be told apart with every kind of colour vision; those of
-#: learned arms come first.
-LEARNED_COLORS = ("#D55E00", "#CC79A7", "#F0E442")
-BASELINE_COLORS = ("#7F7F7F", "#009E73", "#56B4E9", "#0072B2", "#E69F00")
+#: Colours of learned arms, and of the others.
+LEARNED_COLORS = (colors.ORANGE, colors.PINK, colors.YELLOW)
+BASELINE_COLORS = (colors.SILVER, colors.GREEN, colors.SKY, colors.BLUE, colors.GOLD)
 DASHES = ("--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 
 #: Panels side by side, at most: of curves, and of final losses.

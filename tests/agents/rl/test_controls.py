@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
 from agents import LearnedOptimizer, check_export, export_policy, load_policy
+from agents.evaluation.arms.learned import learned_arm
 from agents.recurrent import RL2, LstmPolicy
-from agents.rl.factory import make_env
+from agents.rl.cli import check_comparison
+from agents.rl.export import describe
+from agents.rl.factory import _check_action, make_env
 from optenv import PerTensor
 from optenv.roles import ROLES
 from optenv.sb3 import SB3VecEnv
@@ -183,6 +186,63 @@ def test_a_model_of_all_tensors_at_once_is_not_exported(tmp_path: Any) -> None:
         export_policy(model, tmp_path / "policy")
 
 
+def test_an_agent_s_batch_sizes_become_advice_to_a_loop(tmp_path: Any) -> None:
+    env = environment("optenv/BatchSize-v0")
+    agent = PPO("MlpPolicy", env, n_steps=8, batch_size=16, device="cpu", seed=0)
+    check_export(agent)
+    agent.learn(2 * 8 * 4)
+    policy = load_policy(export_policy(agent, tmp_path / "policy"))
+    space = agent.observation_space
+    drawn = np.random.default_rng(1).uniform(-4, 4, (64, *space.shape)).astype(np.float32)
+    expected = agent.predict(drawn, deterministic=True)[0]
+    assert len({*expected.tolist()}) > 2
+    np.testing.assert_array_equal(policy(torch.from_numpy(drawn)), expected)
+    model = make_model()
+    optimizer = LearnedOptimizer(model.parameters(), policy, total_steps=9, batch_size=8)
+    for inputs, targets in batches():
+        rows = torch.arange(optimizer.batch_size) % len(inputs)
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs[rows]), targets[rows])
+        loss.backward()
+        optimizer.step(loss=loss)
+        if optimizer.progress == 1:
+            break
+    assert optimizer.progress == 1
+    sizes = {row["batch_size"] for row in optimizer.explain()}
+    assert sizes <= {2, 4, 8, 16, 32, 64}
+    # Tasks of the evaluation have batches of one size, which is said before a training.
+    with pytest.raises(ValueError, match="'batch-size' can be evaluated on them"):
+        learned_arm("ours", policy)
+    with pytest.raises(ValueError, match="chooses it; give --no-evaluate"):
+        check_comparison(agent, {"do_evaluate": True})
+    check_comparison(agent, {"do_evaluate": False})
+
+
+def test_values_of_batch_sizes_are_exported_as_their_largest(tmp_path: Any) -> None:
+    env = environment("optenv/BatchSize-v0")
+    agent = DQN("MlpPolicy", env, buffer_size=100, device="cpu", seed=0)
+    policy = load_policy(export_policy(agent, tmp_path / "policy"))
+    space = agent.observation_space
+    drawn = np.random.default_rng(1).uniform(-4, 4, (64, *space.shape)).astype(np.float32)
+    expected = agent.predict(drawn, deterministic=True)[0]
+    assert len({*expected.tolist()}) > 1
+    np.testing.assert_array_equal(policy(torch.from_numpy(drawn)), expected)
+    described = describe(env)
+    _check_action("dqn", env, described)
+
+
+def test_rl2_s_batch_sizes_become_advice_too(tmp_path: Any) -> None:
+    env = environment("optenv/BatchSizeTrial-v0", runs=2, previous_reward="told")
+    agent = RL2(
+        LstmPolicy, env, n_steps=8, batch_size=16, n_epochs=1, device="cpu", seed=0,
+        policy_kwargs={"lstm_hidden_size": 4, "net_arch": [8]},
+    )  # fmt: skip
+    path = export_policy(agent, tmp_path / "policy")
+    params = make_model().parameters()
+    optimizer = LearnedOptimizer(params, path, total_steps=9, batch_size=8)
+    assert optimizer.policy.on_trials and optimizer.batch_size == 8
+
+
 def test_presets_train_one_policy_for_the_tensors_of_every_model() -> None:
     arguments = {**SHORT, "on_divergence": "absorb", "action": {"tensors": 6}}
     env = make_env("optenv/LayerwiseLearningRate-v0", 4, arguments, copies=2)
@@ -202,8 +262,6 @@ def test_presets_train_one_policy_for_the_tensors_of_every_model() -> None:
     [
         ("optenv/Update-v0", "of any size; no policy file can hold it .action 'update'."),
         ("optenv/UpdateTrial-v0", "of any size"),
-        ("optenv/BatchSize-v0", r"does not choose; ask the model itself .predict."),
-        ("optenv/BatchSizeTrial-v0", "does not choose"),
     ],
 )
 def test_what_no_optimizer_carries_out_is_refused_before_the_training(

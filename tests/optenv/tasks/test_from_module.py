@@ -314,3 +314,73 @@ def test_modules_in_eval_mode_are_trained_as_they_are(name: str) -> None:
         examples = data.rows[run, :8]
         alone = F.cross_entropy(module(inputs[examples]), TARGETS[examples])
         torch.testing.assert_close(losses[run], alone.detach())
+
+
+class Sequence(nn.Module):
+    """Recurrent layer, or one with attention, whose last place is classified."""
+
+    def __init__(self, layer: nn.Module, width: int) -> None:
+        super().__init__()
+        self.layer, self.head = layer, nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.layer(x)
+        return self.head((found[0] if isinstance(found, tuple) else found)[:, -1])
+
+
+class Attention(nn.Module):
+    """Two heads of attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(4, 12), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.into(x).unflatten(2, (3, 2, 2)).permute(2, 0, 3, 1, 4)
+        return self.out(F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2))
+
+
+def convolving() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2),
+        nn.Linear(144, 3),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("factory", "shape", "work"),
+    [
+        (lambda: nn.Linear(4, 3), (4,), 4 * 3),
+        (convolving, (1, 8, 8), 36 * 9 * 4 + 144 * 3),
+        (lambda: Sequence(nn.LSTM(4, 6, batch_first=True), 6), (5, 4), 5 * 24 * 10 + 18),
+        (lambda: Sequence(nn.GRU(4, 6, batch_first=True), 6), (5, 4), 5 * 18 * 10 + 18),
+        # Queries, keys, values and outputs; two products of places; the head.
+        (lambda: Sequence(Attention(), 4), (5, 4), 5 * 4 * 16 + 2 * 5 * 5 * 4 + 12),
+    ],
+    ids=["linear", "cnn", "lstm", "gru", "attention"],
+)
+def test_the_work_of_a_module_is_counted_not_estimated(
+    factory: Callable[[], nn.Module], shape: tuple[int, ...], work: int
+) -> None:
+    targets = torch.arange(40) % 3
+    task = optenv.from_module(factory, torch.randn(40, *shape), targets, batch_size=8)
+    before = torch.get_rng_state()
+    assert task.work == 8 * work
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_loss_of_the_module_alone_has_work_too() -> None:
+    def loss(module: nn.Module) -> Tensor:
+        points = torch.rand(16, 1)
+        return (module(points) - module(points + 1.0)).square().mean()
+
+    # Every use of the weights counts.
+    assert optenv.from_module(lambda: nn.Linear(1, 1), loss=loss).work == 2 * 16
+
+    class Scales(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scales = nn.Parameter(torch.ones(5))
+
+    task = optenv.from_module(Scales, loss=lambda m: m.scales.square().sum())
+    assert task.work == 5  # without matrix products, the estimate

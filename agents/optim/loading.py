@@ -1,0 +1,80 @@
+"""Loading of an optimizer's saved state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from optenv.checks import quoted
+
+from ..policy.module import Policy
+from .controller import State
+from .groups import check_group, check_roles
+from .layerwise import DECIDED
+from .state import check_controller, check_parameter_states, check_settings
+from .tensors import States
+
+__all__ = ["check_loaded", "restore_dtypes"]
+
+
+def check_loaded(
+    final: Mapping[str, Any],
+    policy: Policy,
+    defaults: Mapping[str, Any],
+    params: Sequence[Tensor],
+) -> State:
+    """Check a state dictionary, and return the state of its controller.
+
+    Args:
+        final: the state to load, after all hooks.
+        policy: policy of the optimizer.
+        defaults: settings of groups that have none of their own.
+        params: parameters of the optimizer.
+
+    Raises:
+        ValueError: an entry is missing or not valid.
+    """
+    # 1. The parameter groups, one of which has the controller
+    groups = final.get("param_groups")
+    if not isinstance(groups, (list, tuple)) or not isinstance(final.get("state"), dict):
+        raise ValueError(
+            "the state to load must have a dictionary 'state' and a list "
+            f"'param_groups', got {quoted(list(final))}"
+        )
+    for i, group in enumerate(groups):
+        if not isinstance(group, dict):
+            raise ValueError(f"param_groups[{i}] must be a dictionary: {quoted(group)}")
+    saved = next((g["controller"] for g in groups if "controller" in g), None)
+    state = check_controller(policy, saved)
+    for i, group in enumerate(groups):
+        try:
+            check_group({**defaults, **group}, policy.rule)
+            check_roles(group, policy.action)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise ValueError(f"param_groups[{i}]: {error}") from error
+        check_settings(f"param_groups[{i}]", group)
+    # 2. The states of the parameters
+    check_parameter_states(policy, final, params)
+    return state
+
+
+def restore_dtypes(
+    state_dict: Mapping[str, Any], params: Sequence[Tensor], states: States
+) -> None:
+    """Undo torch's cast of state to its parameter's dtype, and moves of numbers.
+
+    Args:
+        state_dict: the state as it was saved.
+        params: parameters of the optimizer.
+        states: their states, as torch has loaded them.
+    """
+    saved = [i for group in state_dict["param_groups"] for i in group["params"]]
+    for index, p in zip(saved, params, strict=True):
+        state = states[p]
+        for name, value in state_dict["state"].get(index, {}).items():
+            if name in ("mu_product", DECIDED):  # stay where they were, like "step"
+                state[name] = value
+            elif isinstance(value, Tensor) and state[name].dtype != value.dtype:
+                state[name] = value.to(p.device)

@@ -1,0 +1,138 @@
+"""Reports of an optimizer: numbers for loggers, explanations, and what ``print`` shows."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..policy.module import Policy
+from . import clock
+from .controller import State
+from .trace import Explanation, extra_names
+
+__all__ = ["Reports"]
+
+#: Counters of the controller's state that are reported.
+COUNTERS = ("skipped", "clipped", "ignored_losses", "ignored_actions", "rollbacks")
+
+
+class Reports:
+    """The part of :class:`~agents.LearnedOptimizer` that tells what it does."""
+
+    param_groups: list[dict[str, Any]]
+    _policy: Policy
+
+    def _controller_state(self) -> State:
+        raise NotImplementedError
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in use."""
+        return self._policy
+
+    @property
+    def skipped(self) -> int:
+        """Number of steps skipped so far because a gradient was not finite."""
+        return int(self._controller_state()["skipped"])
+
+    @property
+    def clipped(self) -> int:
+        """Number of steps so far whose gradients were scaled down as outliers."""
+        return int(self._controller_state()["clipped"])
+
+    @property
+    def ignored_losses(self) -> int:
+        """Number of losses that were not used, of steps that were taken.
+
+        Those are losses that are not finite, and from the first negative one on all.
+        """
+        return int(self._controller_state()["ignored_losses"])
+
+    @property
+    def ignored_actions(self) -> int:
+        """Number of decisions so far at which the policy's output was not finite."""
+        return int(self._controller_state()["ignored_actions"])
+
+    @property
+    def rollbacks(self) -> int:
+        """Number of times so far that the parameters were rolled back."""
+        return int(self._controller_state()["rollbacks"])
+
+    def explain(self) -> Explanation:
+        """Return the observations and actions of the decisions so far.
+
+        After :meth:`extend` those are the latest, as many as a run has.
+
+        Example:
+            >>> import torch
+            >>> from agents import LearnedOptimizer
+            >>> weight = torch.nn.Parameter(torch.zeros(1))
+            >>> optimizer = LearnedOptimizer([weight], total_steps=1000, lr=0.01)
+            >>> weight.sum().backward()
+            >>> optimizer.step(loss=2.5)
+            >>> first = optimizer.explain()[0]
+            >>> first["loss"], first["schedule"], first["rate"] < 0.01
+            (2.5, 1.0, True)
+        """
+        state = self._controller_state()
+        rates = [float(group["effective_lr"]) for group in self.param_groups]
+        note = clock.describe_progress(self._policy, state)
+        rate, extra = max(rates, default=0.0), extra_names(self._policy.action)
+        features = self._policy.observed
+        return Explanation(state["trace"], note, state["steps"], rate, extra, features)
+
+    def log_dict(self, prefix: str = "") -> dict[str, float]:
+        """Return numbers for a logger, as of the last step.
+
+        Args:
+            prefix: put before each key, such as ``"optimizer/"``.
+
+        Returns:
+            ``lr`` (the learning rate in force; with several groups the highest, and those
+            of the groups as ``lr_0``, ``lr_1`` and so on), ``multiplier`` (of the policy,
+            without the schedule), ``step``, ``batch_size`` of a policy that chooses it, and
+            the counters :attr:`skipped`,
+            :attr:`clipped`, :attr:`ignored_losses`, :attr:`ignored_actions` and
+            :attr:`rollbacks`.
+
+        Example:
+            >>> import torch
+            >>> from agents import LearnedOptimizer
+            >>> weight = torch.nn.Parameter(torch.zeros(1))
+            >>> optimizer = LearnedOptimizer([weight], total_steps=1000)
+            >>> sorted(optimizer.log_dict("optimizer/"))[:2]
+            ['optimizer/clipped', 'optimizer/ignored_actions']
+        """
+        state, groups = self._controller_state(), self.param_groups
+        rates = [float(group["effective_lr"]) for group in groups]
+        numbers = {"lr": max(rates, default=0.0)}
+        if len(groups) > 1:
+            numbers |= {f"lr_{i}": rate for i, rate in enumerate(rates)}
+        numbers["multiplier"] = math.exp(state["log_multiplier"])
+        numbers["step"] = state["steps"]
+        if state["budget"] is not None:
+            numbers["batch_size"] = state["budget"]["size"]
+        for name in COUNTERS:
+            numbers[name] = int(state[name])
+        return {f"{prefix}{name}": value for name, value in numbers.items()}
+
+    def __repr__(self) -> str:
+        state, policy = self._controller_state(), self._policy
+        end = clock.end_of_run(state)
+        total = "unknown" if end is None else end
+        counts = [f"{name} {state[name]}" for name in COUNTERS if state[name]]
+        lines = [
+            f"{type(self).__name__} (",
+            f"policy: {policy.name or policy.fingerprint()[:12]}",
+            f"rule: {policy.rule.name}",
+            f"step: {state['steps']} of {total}"
+            if state["budget"] is None
+            else f"step: {clock.describe_progress(policy, state)}",
+            f"schedule: {clock.describe_schedule(policy, state, self.param_groups)}",
+            f"counters: {', '.join(counts) or 'all 0'}",
+        ]
+        hidden = ("params", "controller")  # as torch prints it, without the controller
+        for i, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {i}")
+            lines += [f"    {key}: {group[key]}" for key in group if key not in hidden]
+        return "\n".join([*lines, ")"])

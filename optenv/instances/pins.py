@@ -1,0 +1,161 @@
+"""Digests of the standard sets, by which a change of a generator is noticed.
+
+The digest of a set is of the structures and seeds of its instances. Its summary is of the
+examples of the first few: numbers that hardly depend on the platform, compared with a
+tolerance. Both are in a table, ``pinned.json``, of the version :data:`STANDARD_VERSION`.
+Whatever changes a set on purpose must come with a new version, under which results are not
+compared with those of the old one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .. import tasks
+from ..ranges import log_uniform
+from ..tasks.characters import CharacterModel
+from .instance import Instance
+from .sets import make
+
+__all__ = [
+    "STANDARD_VERSION",
+    "TABLE",
+    "changed",
+    "digest",
+    "pin",
+    "pinned",
+    "summary",
+    "write",
+]
+
+#: Version of the standard sets.
+STANDARD_VERSION = 1
+
+#: Table of their digests and summaries.
+TABLE = Path(__file__).with_name("pinned.json")
+
+#: Instances of a set whose examples are summarized.
+SUMMARIZED = 2
+
+#: Significant digits of numbers in a digest, and in a summary.
+DIGEST_DIGITS, SUMMARY_DIGITS = 6, 5
+
+#: Largest difference of numbers of a summary, relative to their size or to 1: platforms
+#: differ in the rounding of sums and exponentials, and generators in far more.
+TOLERANCE = 1e-3
+
+
+def digest(instances: Iterable[Instance]) -> str:
+    """Return a digest of structures and seeds of instances, 16 hexadecimal digits."""
+    lines = [json.dumps(_rounded(each.to_dict()), sort_keys=True) for each in instances]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def summary(instances: Iterable[Instance]) -> list[float]:
+    """Return numbers that sum up the examples of instances.
+
+    For each instance those are number, mean, root mean square, and a sum weighted by
+    position, of its inputs and of its targets. Examples of texts are left out: they are of
+    the library of the running Python.
+    """
+    numbers: list[float] = []
+    for each in instances:
+        if isinstance(each.task, CharacterModel):
+            continue
+        key = each.generator()
+        log_uniform((1.0, 1.0), key)  # the base learning rate is drawn first
+        data = each.task.sample([key])
+        for part in (data.inputs, data.targets):
+            numbers += _summed_up(part[data.rows[0]])
+    return [_significant(x, SUMMARY_DIGITS) for x in numbers]
+
+
+def pinned() -> dict[str, dict[str, Any]]:
+    """Return ``digest`` and ``summary`` of each standard set, by its name.
+
+    Raises:
+        ValueError: the table is of another version.
+    """
+    table = json.loads(TABLE.read_text(encoding="utf-8"))
+    if table["version"] != STANDARD_VERSION:
+        raise ValueError(
+            f"{TABLE.name} is of version {table['version']} of the standard sets, and this "
+            f"is version {STANDARD_VERSION}; `python -m optenv.instances check --write` "
+            "writes it"
+        )
+    sets: dict[str, dict[str, Any]] = table["sets"]
+    return sets
+
+
+def pin(name: str) -> dict[str, Any]:
+    """Compute ``digest`` and ``summary`` of a standard set.
+
+    Args:
+        name: family and split, such as ``"cnn/train"``.
+    """
+    instances = make(name)
+    return {"digest": digest(instances), "summary": summary(instances[:SUMMARIZED])}
+
+
+def changed(name: str) -> str:
+    """Say how a standard set differs from the table; an empty string if it does not.
+
+    Args:
+        name: family and split, such as ``"cnn/train"``.
+    """
+    expected, found = pinned().get(name), pin(name)
+    if expected is None:
+        return f"{name} is not in the table"
+    if found["digest"] != expected["digest"]:
+        return f"structures or seeds of {name} have changed"
+    same = len(found["summary"]) == len(expected["summary"]) and np.allclose(
+        found["summary"], expected["summary"], rtol=TOLERANCE, atol=TOLERANCE
+    )
+    return "" if same else f"examples of {name} have changed"
+
+
+def write() -> None:
+    """Write the table of all standard sets, of the present version."""
+    lines = [
+        f"  {json.dumps(name)}: {json.dumps(pin(name))}"
+        for name in (f"{f}/{split}" for f, of in tasks.families().items() for split in of)
+    ]
+    text = ",\n".join(lines)
+    TABLE.write_text(
+        f'{{"version": {STANDARD_VERSION}, "sets": {{\n{text}\n}}}}\n', encoding="utf-8"
+    )
+
+
+def _summed_up(part: Tensor) -> list[float]:
+    """Return number, mean, root mean square and weighted sum of a tensor's numbers."""
+    values = part.numpy().astype(np.float64).ravel()
+    if not values.size:
+        return [0.0] * 4
+    weights = np.cos(np.arange(values.size, dtype=np.float64)) / np.sqrt(values.size)
+    size = float(values.size)
+    return [
+        size,
+        float(values.mean()),
+        float(np.sqrt((values**2).mean())),
+        float(weights @ values),
+    ]
+
+
+def _rounded(value: Any) -> Any:
+    """Return a JSON value with its numbers rounded."""
+    if isinstance(value, float):
+        return _significant(value, DIGEST_DIGITS)
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    return [_rounded(part) for part in value] if isinstance(value, list) else value
+
+
+def _significant(value: float, digits: int) -> float:
+    return float(f"{value:.{digits}g}")
