@@ -129,7 +129,8 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     ## Observation Space
     A vector within ±4 of the run's features, all but the learning rate and the length of the
     run free of the scales of loss, gradient and model. `optenv.telemetry.FEATURES` lists
-    their names and meanings.
+    their names and meanings. With `loss_features="invariant"` they are 25, and with `"both"`
+    31, so that all widths below are larger by 1 or 7.
 
     | Id | Space | Entries |
     |----|-------|---------|
@@ -252,6 +253,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | `on_divergence` | `"end"` | `"end"` or `"absorb"` |
     | `reparametrize` | `0.0` | spread of random factors of the parameter tensors |
     | `loss_dropout` | `0.0` | fraction of the runs whose losses are not observed |
+    | `loss_features` | `"positive"` | features of the loss: `"positive"`, `"invariant"` or `"both"`, see `optenv.telemetry.LOSS_FEATURE_SETS` |
     | `anytime` | `False` | whether the length of a run is hidden |
     | `changes` | `None` | changes of the task during a run: their number, kinds of them, or both, see `optenv.changes` |
     | `features` | `()` | names of further features |

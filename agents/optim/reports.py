@@ -44,7 +44,8 @@ class Reports:
     def ignored_losses(self) -> int:
         """Number of losses that were not used, of steps that were taken.
 
-        Those are losses that are not finite, and from the first negative one on all.
+        Those are losses that are not finite, and from the first negative one on all, if
+        the policy observes logarithms of losses.
         """
         return int(self._controller_state()["ignored_losses"])
 

@@ -434,7 +434,8 @@ class Task(ABC):
     def loss(self, params: tuple[Tensor, ...], inputs: Tensor, targets: Tensor) -> Tensor:
         """Compute the mean loss ``[B]`` over a batch.
 
-        Features of the loss see negative values as 0; for rewards see
+        The features of ``loss_features="positive"`` see negative values as 0, those of
+        ``"invariant"`` see them as they are; for rewards see
         :mod:`optenv.rewards`.
 
         Args:
