@@ -4,10 +4,11 @@
     python benchmarks/step_cost.py --policy adam --guard probe --implementation fused
 
 Both optimizers use the same implementation (foreach or fused), or with ``--implementation
-auto`` AdamW uses foreach and the learned optimizer what it chooses by itself; on a perceptron of a million
-parameters (8 tensors) and on a transformer of 133 tensors. They are timed alternately, in
-one process and one thread, in blocks of 25 steps, over a whole run. A few minutes with the
-policy ``adam``; for ``default``, whose rule is slower, ``--steps 300`` is enough.
+auto`` AdamW uses foreach and the learned optimizer what it chooses by itself; on a
+perceptron of a million parameters (8 tensors) and on a transformer of 133 tensors. They are
+timed alternately, in one process and one thread, in blocks of 25 steps, over a whole run. A
+few minutes with the policy ``adam``; for ``default``, whose rule is slower, ``--steps 300``
+is enough.
 
 How to read it: *ratio* is the time of a learned step over AdamW's. That of the totals holds
 everything that a run costs, decisions included; the median over blocks leaves out blocks
