@@ -53,7 +53,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_new_name, is_number, known
-from .elementwise import Number, as_tensors, asinh, clamp, invert, is_single, log, where
+from .elementwise import Number, asinh, clamp, invert, is_single, log, row, where
 
 __all__ = [
     "DIVERGED_POTENTIAL",
@@ -202,11 +202,10 @@ class Reward:
 
     def _evaluate_single(self, loss: Tensor, initial_loss: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluate the mean of :func:`log_progress` for a single run, on floats."""
-        pairs = zip(loss.tolist()[0], initial_loss.tolist()[0], strict=True)
-        phi = [log_progress(*pair) for pair in pairs]
-        sound = all(_is_sound(each) for each in phi)
-        value = sum(phi) / len(phi) if sound else self.diverged_potential
-        return as_tensors([value], loss)[0], torch.from_numpy(np.array([not sound]))
+        phi = log_progress(loss, initial_loss)
+        sound = all(_is_sound(each) for each in phi.tolist()[0])
+        value = phi.mean(-1) if sound else loss.new_tensor([self.diverged_potential])
+        return value, torch.from_numpy(np.array([not sound]))
 
     def earn(self, step: Step) -> Tensor:
         """Compute the reward ``[B]`` of a control step.
@@ -353,6 +352,10 @@ def _is_sound(phi: Number) -> Number:
 
 def log_progress(loss: Number, initial_loss: Number) -> Number:
     r"""Compute :math:`\phi` of losses, elementwise."""
+    if isinstance(loss, Tensor) and loss.dim() == 2 and is_single(loss):
+        if is_single(initial_loss):
+            pairs = zip(loss.tolist()[0], initial_loss.tolist()[0], strict=True)
+            return row([log_progress(*pair) for pair in pairs], loss)
     # 1. Losses that are not negative, of a run that began with a positive one. Where a form
     # does not apply, it gets 1 or 0 instead, so that it spoils no gradient. NaN stays here.
     usual = invert((loss < 0) | (initial_loss <= 0))

@@ -508,9 +508,9 @@ def observe(
         control step.
     """
     # A single run has too few numbers for an operation of torch on each to be quick.
-    like, single = control.log_multiplier, not extra and is_single(control.log_multiplier)
+    like, single = control.log_multiplier, is_single(control.log_multiplier)
+    given = (probe, losses, history, control)
     if single:
-        given = (probe, losses, history, control)
         probe, losses, history, control = as_floats(given)
     # 1. Logarithms and cosines of the window.
     window = _summarize(probe, losses, history)
@@ -527,12 +527,15 @@ def observe(
     if single:
         pairs = zip(features, _float_forms(names), strict=True)
         shown = [bounded(_in_form(x, *form), OBSERVATION_BOUND) for x, form in pairs]
-        return row(shown, like), History(*as_tensors(updated, like))
-    observation = torch.stack(features, dim=-1)
-    forms = _forms(names, observation.dtype, observation.device)
-    observation = _in_form(observation, *forms)
+        observation, updated = row(shown, like), History(*as_tensors(updated, like))
+        if not extra:
+            return observation, updated
+    else:
+        observation = torch.stack(features, dim=-1)
+        forms = _forms(names, observation.dtype, observation.device)
+        observation = _in_form(observation, *forms)
     if extra:
-        others = _registered_features(extra, probe, losses, history, control)
+        others = _registered_features(extra, *given)
         observation = torch.cat([observation, others.to(observation.dtype)], dim=-1)
     # 4. Finite and bounded, whatever was measured.
     return bounded(observation, OBSERVATION_BOUND), updated

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .. import changes, core, rewards, tasks, windows
+from .. import changes, core, rewards, rules, tasks, windows
 from ..baseline import Baseline
 from ..instances import Instance
 from ..ranges import log_uniform
@@ -65,7 +66,6 @@ class Group:
         self.setup = setup = Setup.of(settings)
         self.settings = settings
         self.size = size
-        self.rule = setup.rule
         self.action = setup.action
         self.sources = setup.sources
         self.sampler = setup.sampler
@@ -75,6 +75,15 @@ class Group:
         self.family = None
         self.instances = [None] * size
         self._task_on_device: tasks.Task | None = None
+
+    @property
+    def rule(self) -> rules.Rule:
+        """Update rule of the runs. Another one may be set between control steps."""
+        return self.setup.rule
+
+    @rule.setter
+    def rule(self, rule: rules.Rule) -> None:
+        self.setup = replace(self.setup, rule=rule)
 
     @property
     def num_steps(self) -> int:

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..elementwise import Number, is_single, log
 from ..telemetry import (
     OBSERVATION_BOUND,
     Control,
@@ -38,16 +37,12 @@ def observe(
     losses = state.run.losses
     if settings.loss_dropout > 0:
         losses = Losses(*(part * state.sees_loss for part in losses))
-    numbers: tuple[Number, ...]
-    numbers = (state.planned.to(setup.dtype), state.base_lr, state.log_multiplier)
-    if is_single(state.log_multiplier) and not (settings.features or action.per_tensor):
-        numbers = tuple(number.item() for number in numbers)
-    planned, base_lr, log_multiplier = numbers
+    progress = state.planned.to(setup.dtype) / total_updates
     control = Control(
-        progress=None if settings.anytime else planned / total_updates,
+        progress=None if settings.anytime else progress,
         length=None if settings.anytime else total_updates,
         log_multiplier=state.log_multiplier,
-        log_lr=log(base_lr / setup.rule.default_lr) + log_multiplier,
+        log_lr=(state.base_lr / setup.rule.default_lr).log() + state.log_multiplier,
         previous_action=state.previous_action,
     )
     probe = of_run(state.run.probe) if action.per_tensor else state.run.probe

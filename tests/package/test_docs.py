@@ -30,7 +30,7 @@ from agents import SHIPPED
 from agents.rl.presets import PRESETS
 from optenv import actions
 from optenv.rules import RULES
-from optenv.telemetry import FEATURES, LOSS_FEATURES
+from optenv.telemetry import ALL_FEATURES, LOSS_FEATURE_SETS
 from tests.helpers.paths import ROOT
 
 README, DOCS = ROOT / "README.md", ROOT / "docs"
@@ -345,9 +345,11 @@ def rows_of(text: str) -> list[list[str]]:
 def test_the_table_of_features_is_that_of_the_code(generated: Path) -> None:
     rows = rows_of((generated / "features.md").read_text())
     assert [row[1:3] for row in rows] == [
-        [f"`{name}`", meaning.replace("|", "\\|")] for name, meaning in FEATURES.items()
+        [f"`{name}`", meaning.replace("|", "\\|")] for name, meaning in ALL_FEATURES.items()
     ]
-    assert {row[1].strip("`") for row in rows if row[3]} == {*LOSS_FEATURES}
+    for key in ("positive", "invariant"):
+        of_set = {row[1].strip("`") for row in rows if f"`{key}`" in row[3]}
+        assert of_set == {*LOSS_FEATURE_SETS[key]}
 
 
 def test_the_ranges_of_hyperparameters_are_those_of_the_code(generated: Path) -> None:
