@@ -229,10 +229,11 @@ class Data(NamedTuple):
         if self.shared:
             return self._take(self.rows[:, begin:end])
         # Each run's examples are one block, which needs no copy.
-        inputs, targets, count = self.inputs, self.targets, end - begin
+        inputs, targets, size = self.inputs, self.targets, len(self.rows)
+        count = end - begin
         return (
-            inputs.view(*self.rows.shape, *inputs.shape[1:]).narrow(1, begin, count),
-            targets.view(*self.rows.shape, *targets.shape[1:]).narrow(1, begin, count),
+            inputs.view(size, -1, *inputs.shape[1:]).narrow(1, begin, count),
+            targets.view(size, -1, *targets.shape[1:]).narrow(1, begin, count),
         )
 
     def _take_in_stage(
