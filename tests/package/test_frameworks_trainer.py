@@ -49,7 +49,7 @@ def fit(
     make, folder, *, trainer=UnshuffledTrainer, model=ModelWithLoss, resume=None,
     batch=BATCH, reduction="mean", **arguments,
 ):  # fmt: skip
-    """Train in Trainer, with checkpoints in ``folder``; return model and optimizer."""
+    """Train in Trainer; return model and optimizer."""
     model = model()
     optimizer = make(model.parameters())
     if isinstance(optimizer, LearnedOptimizer):
@@ -57,9 +57,8 @@ def fit(
     arguments = {"lr_scheduler_type": "constant", "max_grad_norm": 0.0, **arguments}
     settings = transformers.TrainingArguments(
         output_dir=folder, max_steps=STEPS, per_device_train_batch_size=batch,
-        save_strategy="no" if resume else "steps", save_steps=5, report_to="none",
-        disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False,
-        logging_strategy="no", **arguments,
+        report_to="none", disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False,
+        logging_strategy="no", **{"save_strategy": "no", **arguments},
     )  # fmt: skip
     examples = [{"inputs": x, "labels": y} for x, y in make_dataset()]
     run = trainer(model, settings, train_dataset=examples, optimizers=(optimizer, None))
@@ -87,7 +86,9 @@ def uninterrupted(tmp_path_factory):
     def run(make, scheduler):
         folder = tmp_path_factory.mktemp("uninterrupted")
         trainer = transformers.Trainer
-        return fit(make, folder, trainer=trainer, lr_scheduler_type=scheduler), folder
+        saved = {"save_strategy": "steps", "save_steps": 5}
+        whole = fit(make, folder, trainer=trainer, lr_scheduler_type=scheduler, **saved)
+        return whole, folder
 
     return run
 
