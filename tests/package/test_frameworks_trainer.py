@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 from torch.utils.data import SequentialSampler
 
@@ -78,33 +76,15 @@ def test_training_equals_the_plain_torch_loop(make, tmp_path):
     assert runs_are_equal(fit(with_own_schedule(make), tmp_path), train_in_torch(make))
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """Return a function that trains once for each optimizer and scheduler."""
-
-    @functools.cache
-    def run(make, scheduler):
-        folder = tmp_path_factory.mktemp("uninterrupted")
-        trainer = transformers.Trainer
-        saved = {"save_strategy": "steps", "save_steps": 5}
-        whole = fit(make, folder, trainer=trainer, lr_scheduler_type=scheduler, **saved)
-        return whole, folder
-
-    return run
-
-
 @every_optimizer
-@pytest.mark.parametrize("step", [20, 25])  # between epochs, and within one
 @pytest.mark.parametrize("scheduler", ["constant", "linear"])
-def test_a_resumed_run_equals_the_uninterrupted_run(
-    make, step, scheduler, uninterrupted, tmp_path
-):
-    whole, folder = uninterrupted(make, scheduler)
-    resumed = fit(
-        make, tmp_path, resume=str(folder / f"checkpoint-{step}"),
-        trainer=transformers.Trainer, lr_scheduler_type=scheduler,
-    )  # fmt: skip
-    assert runs_are_equal(resumed, whole)
+def test_a_resumed_run_equals_the_uninterrupted_run(make, scheduler, tmp_path):
+    arguments = {"trainer": transformers.Trainer, "lr_scheduler_type": scheduler}
+    whole = fit(make, tmp_path, save_strategy="steps", save_steps=5, **arguments)
+    for step in (20, 25):  # between epochs, and within one
+        checkpoint = str(tmp_path / f"checkpoint-{step}")
+        resumed = fit(make, tmp_path / f"rest-{step}", resume=checkpoint, **arguments)
+        assert runs_are_equal(resumed, whole), step
 
 
 def test_the_policy_gets_the_models_losses_and_acts(tmp_path):
