@@ -17,7 +17,7 @@ TASKS = 1000
 #: which has 10,000 to 30,000 steps at the published rates: higher rates of the outer loop,
 #: and for Reptile batches of tasks.
 SHORTER = {
-    "MAML": (6_000, {"meta_lr": 4e-3}),
+    "MAML": (5_000, {"meta_lr": 4e-3}),
     "LSLR": (4_000, {"meta_lr": 4e-3}),
     "HypergradientLR": (2_000, {"meta_lr": 4e-3}),
     "Reptile": (9_000, {"meta_lr": 0.5, "meta_batch": 5}),
