@@ -99,18 +99,20 @@ RECIPES: dict[str, Recipe] = {
 CONSTANT_RATES = tuple(float(rate) for rate in np.geomspace(1e-3, 1.0, 13))
 
 
-def train(name: str, iterations: int | None = None, seed: int = 0) -> Any:
+def train(name: str, iterations: int | None = None, seed: int = 0, **changed: Any) -> Any:
     """Train a learner of :data:`RECIPES`.
 
     Args:
         name: key of the recipe.
         iterations: number of outer steps, by default the recipe's.
         seed: seed of the initial weights and of the tasks.
+        **changed: arguments of the class, in place of the recipe's.
     """
     recipe = RECIPES[name]
     torch.manual_seed(seed)
     family = meta.Sinusoids(**recipe.train)
-    learner = recipe.learner(recipe.module(), family, seed=seed, **recipe.arguments)
+    arguments = {**recipe.arguments, **changed}
+    learner = recipe.learner(recipe.module(), family, seed=seed, **arguments)
     total = iterations or recipe.iterations
     with progress_bar(total, name, unit="iteration") as advance:
         learner.learn(total, lambda learner, loss: advance() or True)

@@ -16,7 +16,7 @@ from agents.policy.files import save_policy
 from optenv import rules, telemetry
 from tests.helpers.policies import random_policy
 
-HORIZON, TOTAL = 20, 130
+HORIZON, TOTAL = 20, 100
 BASE_LR = {
     **{name: rule.default_lr for name, rule in rules.RULES.items()},
     "sgd": 0.05,
@@ -50,7 +50,7 @@ def make_task(name: str) -> optenv.tasks.Task:
 
 def walk_environment(
     task, policy, dtype, seed=5, index=2, runs=3, hide_loss=False, steps=HORIZON,
-    after=None,
+    after=None, total=TOTAL,
 ):  # fmt: skip
     """Let ``policy`` act in a batch of environments.
 
@@ -64,6 +64,7 @@ def walk_environment(
         hide_loss: hide the loss from the policy at every control step.
         steps: control steps to take.
         after: function that is called with the group of runs at the end.
+        total: updates of a whole run.
 
     Returns:
         A list of the features, the learning rate and the parameters ``[P]`` at each
@@ -72,7 +73,7 @@ def walk_environment(
     description = policy.description
     env = optenv.LearningRateVectorEnv(
         runs, tasks=task, rule=description["rule"], action=description["action"],
-        horizon=HORIZON, updates_per_step=TOTAL / HORIZON, spacing=description["spacing"],
+        horizon=HORIZON, updates_per_step=total / HORIZON, spacing=description["spacing"],
         base_lr=BASE_LR[policy.rule.name], dtype=dtype, autoreset_mode="Disabled",
         on_divergence="absorb", anytime=policy.anytime, loss_dropout=float(hide_loss),
         loss_features=telemetry.loss_features_of(policy.observed),
@@ -99,7 +100,7 @@ def walk_environment(
 
 def walk_optimizer(
     task, policy, start, data, boundaries, index=2, hide_loss=False, chosen_rules=None,
-    steps=HORIZON, after=None,
+    steps=HORIZON, after=None, total=TOTAL,
 ):  # fmt: skip
     """Repeat the run with the exported optimizer in an ordinary training loop.
 
@@ -114,6 +115,7 @@ def walk_optimizer(
         chosen_rules: list to which the rule of each control step is appended.
         steps: control steps to take.
         after: function that is called with the optimizer at the end.
+        total: updates of a whole run.
 
     Returns:
         A list like that of :func:`walk_environment`.
@@ -126,7 +128,7 @@ def walk_optimizer(
             {"params": [p], "name": role}
             for p, role in zip(parameters, task.roles, strict=True)
         ]
-    optimizer = LearnedOptimizer(groups, policy, total_steps=TOTAL, lr=lr)
+    optimizer = LearnedOptimizer(groups, policy, total_steps=total, lr=lr)
     walk = []
     for step in range(boundaries[steps]):
         first = torch.full((len(data.order),), step)
@@ -161,23 +163,27 @@ def loss_of(task, parameters, inputs, targets):
     return nn.functional.cross_entropy(functional_call(CNN, named, (inputs,)), targets)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn"])
+ACTIONS = {
+    "continuous": {"kind": "continuous", "bound": 3.0},
+    "discrete": {
+        "kind": "discrete", "bound": 3.0, "multipliers": [0.1, 0.2, 0.5, 1.0, 2, 5, 10],
+    },
+    "cosine": {"kind": "continuous", "bound": 3.0, "schedule": "cosine"},
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "rule", [*rules.RULES, {"name": "adam", "beta1": 0.8, "beta2": 0.99}], ids=str
 )
 @pytest.mark.parametrize(
-    "action",
-    [
-        {"kind": "continuous", "bound": 3.0},
-        {"kind": "discrete", "bound": 3.0, "multipliers": [0.1, 0.2, 0.5, 1.0, 2, 5, 10]},
-        {"kind": "continuous", "bound": 3.0, "schedule": "cosine"},
-    ],
-    ids=["continuous", "discrete", "cosine"],
+    # Every rule with every action and on both tasks. An action sees nothing of the task.
+    ("name", "action"),
+    [("mlp", "continuous"), ("cnn", "continuous"), ("cnn", "discrete"), ("mlp", "cosine")],
 )
 def test_optimizer_equals_environment_in_float64_over_a_whole_run(
     name, rule, action, tmp_path
 ):
-    task = make_task(name)
+    task, action = make_task(name), ACTIONS[action]
     policy = load_policy(save_policy(random_policy(rule, action), tmp_path / "policy"))
     expected, start, data, boundaries = walk_environment(task, policy, "float64")
     found = walk_optimizer(task, policy, start, data, boundaries)
@@ -304,7 +310,7 @@ def test_each_tensor_walks_in_the_optimizer_as_in_the_environment(name, rule, sc
     action = {"kind": "layerwise", "tensors": 13, "schedule": schedule}
     policy = random_policy(rule, action)
     policy.requires_grad_(False)
-    logs = []
+    logs, total = [], 130  # after which the tensors are apart from each other
 
     def in_environment(group):
         logs.append(group.state.part_multipliers[2])
@@ -313,9 +319,11 @@ def test_each_tensor_walks_in_the_optimizer_as_in_the_environment(name, rule, sc
         logs.append(torch.stack([s["decided"][0] for s in optimizer.state.values()]))
 
     expected, start, data, boundaries = walk_environment(
-        task, policy, "float64", after=in_environment
+        task, policy, "float64", after=in_environment, total=total
     )
-    found = walk_optimizer(task, policy, start, data, boundaries, after=in_optimizer)
+    found = walk_optimizer(
+        task, policy, start, data, boundaries, after=in_optimizer, total=total
+    )
     for step, expected_step in zip(found, expected, strict=True):
         for value, expected_value in zip(step, expected_step, strict=True):
             np.testing.assert_allclose(value, expected_value, rtol=1e-9, atol=1e-9)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.helpers.paths import ROOT
 
@@ -33,33 +31,40 @@ RIDDLES = re.compile(
 )
 
 
-def docstrings(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield name and docstring of a module, and of its classes and functions."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            text = ast.get_docstring(node)
-            if text:
-                yield getattr(node, "name", path.name), text
+@functools.cache
+def docstrings() -> list[tuple[str, str, str]]:
+    """Return file, name and docstring of all modules, classes and functions."""
+    found = []
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                name = getattr(node, "name", "the module")
+                found.append((named(path), name, ast.get_docstring(node) or ""))
+    return found
 
 
 def named(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", FILES, ids=named)
-def test_docstrings_begin_with_a_verb_or_a_noun(path: Path) -> None:
-    bad = [f"{name}: {text.splitlines()[0]}" for name, text in docstrings(path)]
-    bad = [line for line in bad if FIRST_WORDS.match(line.split(": ", 1)[1])]
+def test_docstrings_begin_with_a_verb_or_a_noun() -> None:
+    bad = [
+        f"{path}, {name}: {text.splitlines()[0]}"
+        for path, name, text in docstrings()
+        if FIRST_WORDS.match(text)
+    ]
     assert not bad, "\n".join(bad)
 
 
-@pytest.mark.parametrize("path", FILES, ids=named)
-def test_docstrings_name_things_instead_of_describing_them(path: Path) -> None:
-    bad = [f"{name}: {found.group()}" for name, text in docstrings(path)
-           if (found := RIDDLES.search(text))]  # fmt: skip
+def test_docstrings_name_things_instead_of_describing_them() -> None:
+    bad = [
+        f"{path}, {name}: {found.group()}"
+        for path, name, text in docstrings()
+        if (found := RIDDLES.search(text))
+    ]
     assert not bad, "\n".join(bad)
 
 
-@pytest.mark.parametrize("path", FILES, ids=named)
-def test_every_module_says_what_it_holds(path: Path) -> None:
-    assert ast.get_docstring(ast.parse(path.read_text()))
+def test_every_module_says_what_it_holds() -> None:
+    bad = [p for p, name, text in docstrings() if name == "the module" and not text]
+    assert not bad, "\n".join(bad)

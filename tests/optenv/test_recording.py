@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import warnings
 
 import gymnasium as gym
@@ -234,14 +232,6 @@ def test_what_cannot_be_recorded_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no column 'rewards'; did you mean 'reward'"):
         recording.read(path, ["rewards"])
     assert recording.read(path, ["reward", "action.learning_rate"]).num_columns == 2
-
-
-def test_importing_the_package_needs_neither_pyarrow_nor_minari():
-    code = (
-        "import sys, optenv; print([n for n in ('pyarrow', 'minari') if n in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stderr
 
 
 # Stable-Baselines3

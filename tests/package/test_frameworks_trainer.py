@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 from torch.utils.data import SequentialSampler
 
@@ -49,7 +47,7 @@ def fit(
     make, folder, *, trainer=UnshuffledTrainer, model=ModelWithLoss, resume=None,
     batch=BATCH, reduction="mean", **arguments,
 ):  # fmt: skip
-    """Train in Trainer, with checkpoints in ``folder``; return model and optimizer."""
+    """Train in Trainer; return model and optimizer."""
     model = model()
     optimizer = make(model.parameters())
     if isinstance(optimizer, LearnedOptimizer):
@@ -57,9 +55,8 @@ def fit(
     arguments = {"lr_scheduler_type": "constant", "max_grad_norm": 0.0, **arguments}
     settings = transformers.TrainingArguments(
         output_dir=folder, max_steps=STEPS, per_device_train_batch_size=batch,
-        save_strategy="no" if resume else "steps", save_steps=5, report_to="none",
-        disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False,
-        logging_strategy="no", **arguments,
+        report_to="none", disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False,
+        logging_strategy="no", **{"save_strategy": "no", **arguments},
     )  # fmt: skip
     examples = [{"inputs": x, "labels": y} for x, y in make_dataset()]
     run = trainer(model, settings, train_dataset=examples, optimizers=(optimizer, None))
@@ -79,31 +76,15 @@ def test_training_equals_the_plain_torch_loop(make, tmp_path):
     assert runs_are_equal(fit(with_own_schedule(make), tmp_path), train_in_torch(make))
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """Return a function that trains once for each optimizer and scheduler."""
-
-    @functools.cache
-    def run(make, scheduler):
-        folder = tmp_path_factory.mktemp("uninterrupted")
-        trainer = transformers.Trainer
-        return fit(make, folder, trainer=trainer, lr_scheduler_type=scheduler), folder
-
-    return run
-
-
 @every_optimizer
-@pytest.mark.parametrize("step", [20, 25])  # between epochs, and within one
 @pytest.mark.parametrize("scheduler", ["constant", "linear"])
-def test_a_resumed_run_equals_the_uninterrupted_run(
-    make, step, scheduler, uninterrupted, tmp_path
-):
-    whole, folder = uninterrupted(make, scheduler)
-    resumed = fit(
-        make, tmp_path, resume=str(folder / f"checkpoint-{step}"),
-        trainer=transformers.Trainer, lr_scheduler_type=scheduler,
-    )  # fmt: skip
-    assert runs_are_equal(resumed, whole)
+def test_a_resumed_run_equals_the_uninterrupted_run(make, scheduler, tmp_path):
+    arguments = {"trainer": transformers.Trainer, "lr_scheduler_type": scheduler}
+    whole = fit(make, tmp_path, save_strategy="steps", save_steps=5, **arguments)
+    for step in (20, 25):  # between epochs, and within one
+        checkpoint = str(tmp_path / f"checkpoint-{step}")
+        resumed = fit(make, tmp_path / f"rest-{step}", resume=checkpoint, **arguments)
+        assert runs_are_equal(resumed, whole), step
 
 
 def test_the_policy_gets_the_models_losses_and_acts(tmp_path):

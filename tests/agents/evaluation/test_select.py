@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
@@ -13,7 +12,6 @@ from agents.evaluation.row import SHARED
 from agents.evaluation.tasks.benchmark import BENCHMARK
 from agents.policy.files import save_policy
 from tests.helpers.benchmark_rows import benchmark as invoke
-from tests.helpers.paths import ROOT
 from tests.helpers.policies import random_policy
 
 pytest.importorskip("sklearn")
@@ -77,8 +75,3 @@ def test_policies_are_named_after_their_folders(tmp_path, monkeypatch):
         ValueError, match=r"differ in six digits, got 0\.001, 0\.00100000001"
     ):
         load_policy_arms(["policy"], [1e-3, 1.00000001e-3])
-
-
-def test_the_package_is_imported_without_click():
-    code = "import sys; sys.modules['click'] = None; import agents.evaluation"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import random
 import warnings
@@ -44,12 +45,18 @@ def parameters():
     return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
 
 
+@functools.cache
+def policy_of(name):
+    """Return the policy of a name, which is made once: no run changes it."""
+    return POLICIES[name.removeprefix("scheduler-")]()
+
+
 class Run:
     """A learned optimizer, or a scheduler of an optimizer of torch, on two parameters."""
 
     def __init__(self, name):
         self.params = parameters()
-        policy = POLICIES[name.removeprefix("scheduler-")]()
+        policy = policy_of(name)
         total = None if policy.anytime else STEPS
         if name.startswith("scheduler-"):
             self.optimizer = torch.optim.Adam(self.params, lr=1e-3)

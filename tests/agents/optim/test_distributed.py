@@ -159,26 +159,40 @@ def made(rule):
     return partial(LearnedOptimizer, policy=random_policy(rule), total_steps=STEPS)
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Return a function that trains once for each way to wrap the model, and rule."""
+    found = {}
+
+    def run(wrap, rule):
+        key = wrap, str(rule)
+        if key not in found:
+            found[key] = ends(tmp_path_factory.mktemp("run") / "a", wrap, made(rule))
+        return found[key]
+
+    return run
+
+
 @pytest.mark.parametrize("rule", RULES)
-def test_data_parallel_training_equals_one_process_on_the_joined_batch(rule, tmp_path):
+def test_data_parallel_training_equals_one_process_on_the_joined_batch(rule, uninterrupted):
     alone = make_model()
     fit(alone, made(rule)(alone.parameters()))
-    one, other = ends(tmp_path / "a", data_parallel, made(rule))
+    one, other = uninterrupted(data_parallel, rule)
     assert torch.equal(one, other)
     torch.testing.assert_close(one, weights(alone), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("rule", [*RULES, "nadam", "lion", NETWORK], ids=str)
-def test_fully_sharded_training_equals_data_parallel_training(rule, tmp_path):
-    expected, _ = ends(tmp_path / "a", data_parallel, made(rule))
-    one, other = ends(tmp_path / "b", fully_sharded, made(rule))
+def test_fully_sharded_training_equals_data_parallel_training(rule, uninterrupted):
+    expected, _ = uninterrupted(data_parallel, rule)
+    one, other = uninterrupted(fully_sharded, rule)
     assert torch.equal(one, other)
     torch.testing.assert_close(one, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("rule", RULES[:2])
-def test_sharded_tensors_are_subsampled_like_full_tensors(rule, tmp_path):
-    whole, _ = ends(tmp_path / "a", data_parallel, made(rule))
+def test_sharded_tensors_are_subsampled_like_full_tensors(rule, uninterrupted, tmp_path):
+    whole, _ = uninterrupted(data_parallel, rule)
     expected, _ = ends(tmp_path / "b", data_parallel, made(rule), leave_sampled)
     one, other = ends(tmp_path / "c", fully_sharded, made(rule), leave_sampled)
     assert torch.equal(one, other) and not torch.allclose(expected, whole, rtol=1e-3)
@@ -187,15 +201,17 @@ def test_sharded_tensors_are_subsampled_like_full_tensors(rule, tmp_path):
 
 @pytest.mark.parametrize("wrap", [data_parallel, fully_sharded])
 @pytest.mark.parametrize("rule", [*RULES[:2], "nadam"])
-def test_training_resumed_from_a_checkpoint_is_unchanged(rule, wrap, tmp_path):
-    expected, _ = ends(tmp_path / "a", wrap, made(rule))
+def test_training_resumed_from_a_checkpoint_is_unchanged(
+    rule, wrap, uninterrupted, tmp_path
+):
+    expected, _ = uninterrupted(wrap, rule)
     one, other = ends(tmp_path / "b", wrap, made(rule), leave_resumed)
     assert torch.equal(one, other) and torch.equal(one, expected)
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_partitioned_training_equals_data_parallel_training(rule, tmp_path):
-    expected, _ = ends(tmp_path / "a", data_parallel, made(rule))
+def test_partitioned_training_equals_data_parallel_training(rule, uninterrupted, tmp_path):
+    expected, _ = uninterrupted(data_parallel, rule)
     make = partial(
         ZeroRedundancyOptimizer, optimizer_class=LearnedOptimizer,
         policy=random_policy(rule), total_steps=STEPS, partitioned=True,

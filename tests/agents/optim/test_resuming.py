@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import io
+import itertools
 import pickle
 
 import pytest
@@ -24,32 +25,45 @@ def save_and_load(state):
     return torch.load(buffer, weights_only=True)
 
 
+CUTS = [1, 7, 23, 24, 25, 41]
+
+
+def whole_run(rule, cuts=()):
+    """Train a whole run with ``rule``; return its weights, and what it saved at cuts."""
+    model, data, saved = make_model(), list(batches()), {}
+    optimizer = LearnedOptimizer(
+        model.parameters(), random_policy(rule=rule), total_steps=STEPS
+    )
+    for begin, end in itertools.pairwise([0, *cuts, STEPS]):
+        train(model, optimizer, data[begin:end])
+        saved[end] = save_and_load((model.state_dict(), optimizer.state_dict()))
+    return weights(model), saved
+
+
 @functools.cache
-def uninterrupted_weights(rule):
-    """Return the weights after a whole run with ``rule``."""
-    model = make_model()
-    policy = random_policy(rule=rule)
-    train(model, LearnedOptimizer(model.parameters(), policy, total_steps=STEPS), batches())
-    return weights(model)
+def saving_run(rule):
+    return whole_run(rule, CUTS)
 
 
 @pytest.mark.parametrize("rule", list(rules.RULES))
-@pytest.mark.parametrize("cut", [1, 7, 23, 24, 25, 41])
+def test_saving_does_not_disturb_the_run(rule):
+    assert torch.equal(saving_run(rule)[0], whole_run(rule)[0])
+
+
+@pytest.mark.parametrize("rule", list(rules.RULES))
+@pytest.mark.parametrize("cut", CUTS)
 def test_resuming_from_a_state_dict_is_bit_exact(rule, cut):
-    policy, data = random_policy(rule=rule), list(batches())
-    first = make_model()
-    optimizer = LearnedOptimizer(first.parameters(), policy, total_steps=STEPS)
-    train(first, optimizer, data[:cut])
-    saved = save_and_load((first.state_dict(), optimizer.state_dict()))
-    train(first, optimizer, data[cut:])  # must not disturb what was saved
-    second = make_model()
-    resumed = LearnedOptimizer(second.parameters(), policy, total_steps=STEPS // 2)
-    second.load_state_dict(saved[0])
+    expected, saved = saving_run(rule)
+    state, optimizer_state = copy.deepcopy(saved[cut])
+    model = make_model()
+    resumed = LearnedOptimizer(
+        model.parameters(), random_policy(rule=rule), total_steps=STEPS // 2
+    )
+    model.load_state_dict(state)
     with pytest.warns(UserWarning, match="total_steps=60, which goes on"):
-        resumed.load_state_dict(saved[1])
-    train(second, resumed, data[cut:])
-    assert torch.equal(weights(second), uninterrupted_weights(rule))
-    assert torch.equal(weights(first), uninterrupted_weights(rule))
+        resumed.load_state_dict(optimizer_state)
+    train(model, resumed, list(batches())[cut:])
+    assert torch.equal(weights(model), expected)
 
 
 @pytest.mark.parametrize("kind", ["hyperparameters", "roles", "layerwise"])

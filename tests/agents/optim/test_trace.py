@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import re
-import subprocess
 import sys
 
 import pytest
@@ -169,11 +168,6 @@ def test_before_the_first_decision_the_explanation_is_empty():
     assert explanation == [] and str(explanation).split()[0] == "step"
     with pytest.raises(ValueError, match="no decision has been made yet"):
         explanation.plot()
-
-
-def test_importing_the_optimizer_does_not_import_matplotlib():
-    code = "import agents, sys; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_without_matplotlib_plot_says_which_extra_has_it(trained, monkeypatch):
