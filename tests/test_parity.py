@@ -238,7 +238,7 @@ def test_policies_of_invariant_features_take_losses_below_zero(action):
         for value, expected_value in zip(step, expected_step, strict=True):
             np.testing.assert_allclose(value, expected_value, rtol=1e-7, atol=1e-9)
     falls = [features[shown.index("loss_fall")] for features, *_ in found]
-    assert max(falls) > 0.1 and len(set(falls)) == HORIZON
+    assert max(falls) > 0.1 and len(set(falls)) > HORIZON // 2
 
 
 @pytest.mark.parametrize("rule", list(rules.RULES))

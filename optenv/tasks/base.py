@@ -229,12 +229,11 @@ class Data(NamedTuple):
         if self.shared:
             return self._take(self.rows[:, begin:end])
         # Each run's examples are one block, which needs no copy.
-        inputs, targets, size = self.inputs, self.targets, len(self.rows)
+        blocks = len(self.rows), len(self.inputs) // len(self.rows)
+        inputs = self.inputs.view(*blocks, *self.inputs.shape[1:])
+        targets = self.targets.view(*blocks, *self.targets.shape[1:])
         count = end - begin
-        return (
-            inputs.view(size, -1, *inputs.shape[1:]).narrow(1, begin, count),
-            targets.view(size, -1, *targets.shape[1:]).narrow(1, begin, count),
-        )
+        return inputs.narrow(1, begin, count), targets.narrow(1, begin, count)
 
     def _take_in_stage(
         self, stages: Stages, examples: Tensor, stage: Tensor, *, training: bool
