@@ -74,10 +74,10 @@ def few(count: int) -> list[int]:
 
 
 def number(value: float) -> str:
-    """Write a number in three digits."""
+    """Write a number in three digits, one close to 1 in five."""
     if not math.isfinite(value):
         return ""
-    if 0.99 < value < 1:  # decay rates are told by what they lack
+    if 0.99 < value < 1.02:  # decay rates are told by what they lack to 1
         return f"{value:.5g}"
     if value != 0 and not 1e-3 <= abs(value) < 1e4:
         digits, exponent = f"{value:.2e}".split("e")

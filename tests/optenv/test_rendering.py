@@ -241,3 +241,9 @@ def test_videos_are_recorded(batched: bool, tmp_path: Path) -> None:
     env.close()
     (video,) = (tmp_path / "videos").glob("*.mp4")
     assert video.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("limits", [(0.988, 1.012), (0.9985, 1.0001), (0.0, 0.04), (3, 90)])
+def test_ticks_of_an_axis_read_differently(limits: tuple[float, float]) -> None:
+    labels = [axes.number(tick) for tick in axes.ticks_between(*limits, False)]
+    assert len(labels) >= 2 and len(set(labels)) == len(labels)
