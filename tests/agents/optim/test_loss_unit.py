@@ -13,9 +13,10 @@ from torch import nn
 from agents import LearnedOptimizer
 from agents.optim.loss_unit import MOST, OBSERVED, correct, is_outgrown
 from agents.policies import SHIPPED
-from optenv.telemetry import FEATURES, History, Losses, Probe
+from optenv.telemetry import FEATURES, History, Losses, Probe, observed_features
 from tests.helpers.loops import batches as small_batches
 from tests.helpers.loops import make_model, train
+from tests.helpers.policies import random_policy
 
 TOTAL = 100
 UNITS = {
@@ -73,6 +74,33 @@ def test_no_shipped_policy_is_led_astray_by_the_unit_of_the_loss(policy, unit):
     _, usual_last, usual_highest, _ = reference(policy)
     assert last < first and last < 2 * usual_last
     assert highest < 5 * usual_highest
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_policies_of_invariant_features_do_not_notice_unit_and_zero_of_the_loss(unit):
+    def end(unit):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 2)).double()
+        policy = random_policy(features=list(observed_features("invariant")))
+        optimizer = LearnedOptimizer(model.parameters(), policy, total_steps=TOTAL)
+        generator = torch.Generator().manual_seed(1)
+        losses = []
+        for _ in range(TOTAL):
+            x = torch.randn(32, 8, generator=generator, dtype=torch.float64)
+            mean, log_deviation = model(x).split(1, dim=1)  # of a normal distribution
+            error = (x[:, :1].sin() - mean) * (-log_deviation).exp()
+            loss = (log_deviation + error.square() / 2).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step(loss=unit(loss.detach()))
+            losses.append(loss.item())
+        assert optimizer.ignored_losses == 0
+        rates = {row["rate"] for row in optimizer.explain()}
+        return torch.cat([p.detach().flatten() for p in model.parameters()]), losses, rates
+
+    expected, losses, rates = end(lambda loss: loss)
+    assert losses[0] > 0 > losses[-1] and len(rates) > 5
+    torch.testing.assert_close(end(UNITS[unit])[0], expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("first", [[1e-12], [0.0], [-1.0], [0.0] * 5, [0.01], [1e12]])

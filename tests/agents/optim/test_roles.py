@@ -8,7 +8,9 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 from agents import LearnedOptimizer
-from optenv.roles import ROLES, parameters_by_role
+from agents.optim.roles import MatrixFlags
+from optenv.roles import ROLES, parameters_by_role, roles_of_shapes
+from tests.helpers.policies import random_policy
 
 
 class Tied(nn.Module):
@@ -157,3 +159,100 @@ def test_a_frozen_output_layer_leaves_its_role_empty():
     model[2].requires_grad_(False)
     found = names(model)
     assert found["matrices"] == ["0.weight", "1.weight"] and not found["output"]
+
+
+# Parameters that are taken for matrices.
+
+
+def language_model():
+    return nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 9))
+
+
+def taken(groups):
+    """Return the flags of all parameters, in order."""
+    params = [p for group in groups for p in group["params"]]
+    return MatrixFlags().of(groups, params)
+
+
+def test_all_but_embeddings_vectors_and_the_last_layer_are_taken_for_matrices():
+    model = language_model()  # table, hidden weight and bias, weight and bias of the output
+    assert taken([{"params": [*model.parameters()]}]) == [False, True, False, False, False]
+
+
+def test_a_role_in_a_groups_name_says_what_are_matrices():
+    model = language_model()
+    optimizer = LearnedOptimizer.for_model(model, total_steps=9)
+    found = {
+        group["name"]: set(MatrixFlags().of(optimizer.param_groups, group["params"]))
+        for group in optimizer.param_groups
+    }
+    assert found == {
+        "matrices": {True}, "output": {False}, "embeddings": {False}, "vectors": {False}
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_a_groups_own_setting_comes_before_its_name_and_shapes(flag):
+    params = [*language_model().parameters()]
+    groups = [{"params": params, "name": "matrices", "matrices": flag}]
+    assert set(taken(groups)) == {flag}
+
+
+@pytest.mark.parametrize("matrices", [None, True, False])
+def test_matrices_that_are_not_taken_for_such_follow_adam(matrices):
+    """A first step of Adam moves all numbers equally far; that of a matrix does not."""
+    torch.manual_seed(0)
+    model = language_model()
+    before = [p.detach().clone() for p in model.parameters()]
+    policy = random_policy("orthogonal-adam")
+    optimizer = LearnedOptimizer(
+        model.parameters(), policy, total_steps=20, matrices=matrices
+    )
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    moved = [(p - old).abs() for p, old in zip(model.parameters(), before, strict=True)]
+    by_adam = [bool(step.max() < 1.001 * step.min()) for step in moved]
+    expected = {
+        None: [True, False, True, True, True],
+        True: [False, False, True, False, True],
+        False: [True] * 5,
+    }[matrices]
+    assert by_adam == expected
+
+
+def test_groups_changed_by_hand_are_looked_at_again():
+    flags, model = MatrixFlags(), language_model()
+    groups = [{"params": [*model.parameters()]}]
+    flags.of(groups, groups[0]["params"])
+    added = nn.Parameter(torch.zeros(3, 3))
+    groups[0]["params"].append(added)
+    assert flags.of(groups, [added]) == [False]  # the last one is the output
+    assert flags.of(groups, [model[3].weight]) == [True]
+
+
+def test_complex_parameters_are_no_matrices():
+    params = [nn.Parameter(torch.zeros(3, 3)) for _ in range(3)]
+    params.insert(1, nn.Parameter(torch.zeros(3, 3, dtype=torch.complex64)))
+    assert taken([{"params": params}]) == [True, False, True, False]
+
+
+def test_a_flag_that_is_none_is_refused():
+    parameters = language_model().parameters()
+    with pytest.raises(TypeError, match="matrices must be True, False or None, got 'all'"):
+        LearnedOptimizer(parameters, total_steps=9, matrices="all")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "initials"),
+    [
+        ([(8, 4), (8,), (2, 8)], "mvo"),
+        ([(50, 8), (16, 8), (16,), (50, 16)], "emvo"),
+        ([(8, 8), (16, 8), (2, 16)], "mmo"),  # a square is taken for no table
+        ([(4, 1, 3, 3), (8, 4, 3, 3), (10, 72)], "mmo"),
+        ([(5, 5)], "m"),
+        ([(5,), ()], "vv"),
+    ],
+)
+def test_roles_are_guessed_from_shapes(shapes, initials):
+    assert "".join(role[0] for role in roles_of_shapes(shapes)) == initials
