@@ -246,7 +246,8 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
         self._guard = GradientGuard(guard, rollback, partitioned)
         self._losses = LossCollector()
         self._graph = GraphUpdates()
-        self._matrices = MatrixFlags()
+        self._matrices = MatrixFlags(partitioned)
+        self._matrices.warn_of_guess(given.rule, self.param_groups)
         self._store_controller()
 
     @classmethod
@@ -595,7 +596,7 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
                 param_state["step"] = torch.tensor(param_state["step"], dtype=torch.float32)
         if "_losses" not in self.__dict__:  # a copy: attached to no module, in no graph
             self._losses, self._graph = LossCollector(), GraphUpdates()
-            self._matrices = MatrixFlags()
+            self._matrices = MatrixFlags(self._guard.partitioned)
         self._note_change()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

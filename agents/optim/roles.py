@@ -9,8 +9,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from optenv.roles import ROLES, parameters_by_role, roles_of_shapes
+from optenv.rules import Rule
+
+from ..utils.warning import warn_user
 
 __all__ = ["MatrixFlags", "groups_for"]
+
+#: Rules that depend on shapes, but treat matrices as they do vectors.
+ALL_ALIKE = ("network",)
 
 
 def groups_for(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -55,10 +61,15 @@ class MatrixFlags:
 
     A group says so itself by its setting ``"matrices"``, or by its name, if that is a role.
     Otherwise the roles are guessed from the shapes of all parameters, in order
-    (:func:`optenv.roles.roles_of_shapes`).
+    (:func:`optenv.roles.roles_of_shapes`). Where other processes hold further parameters,
+    nothing is guessed, and all may be matrices.
+
+    Args:
+        partitioned: whether other processes hold further parameters.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, partitioned: bool = False) -> None:
+        self.partitioned = partitioned
         self._flags: dict[Tensor, bool] = {}
 
     def note_change(self) -> None:
@@ -70,20 +81,41 @@ class MatrixFlags:
         try:
             return [self._flags[p] for p in params]
         except KeyError:  # the groups are new, or have been changed by hand
-            self._flags = _matrix_flags(groups)
+            self._flags = _matrix_flags(groups, self.partitioned)
             return [self._flags[p] for p in params]
 
+    def warn_of_guess(self, rule: Rule, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Warn where embeddings and output layer cannot be told from other matrices."""
+        if not self.partitioned or not rule.shaped or rule.name in ALL_ALIKE:
+            return
+        unknown = (group for group in groups if _given(group) is None)
+        if any(p.dim() > 1 for group in unknown for p in group["params"]):
+            warn_user(
+                "with partitioned=True, embeddings and output layers cannot be told from "
+                "other matrices: give matrices=True or False, for all or by group, or name "
+                "groups by roles, as LearnedOptimizer.for_model does"
+            )
 
-def _matrix_flags(groups: Sequence[Mapping[str, Any]]) -> dict[Tensor, bool]:
+
+def _given(group: Mapping[str, Any]) -> bool | None:
+    """Return what a group says of its parameters; None if it says nothing."""
+    name, given = group.get("name"), group.get("matrices")
+    if given is None and isinstance(name, str) and name in ROLES:
+        return name == "matrices"
+    return given
+
+
+def _matrix_flags(
+    groups: Sequence[Mapping[str, Any]], partitioned: bool
+) -> dict[Tensor, bool]:
     params = [p for group in groups for p in group["params"]]
     # Complex parameters are pairs of numbers to a rule, and no matrices.
     shapes = [(p.numel(),) if p.is_complex() else tuple(p.shape) for p in params]
     guessed = dict(zip(params, roles_of_shapes(shapes), strict=True))
     flags = {}
     for group in groups:
-        name, given = group.get("name"), group.get("matrices")
-        if given is None and isinstance(name, str) and name in ROLES:
-            given = name == "matrices"
+        given = _given(group)
         for p in group["params"]:
-            flags[p] = guessed[p] == "matrices" if given is None else given
+            may_be = partitioned or guessed[p] == "matrices"
+            flags[p] = may_be if given is None else given
     return flags

@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from agents import LearnedLR, LearnedOptimizer
 from agents.optim import subsample
+from optenv import rules
 from optenv.roles import roles_of_shapes
 from tests.helpers.loops import STEPS, batches, make_model, weights
 from tests.helpers.policies import random_policy
@@ -216,6 +217,8 @@ def test_partitioned_training_equals_data_parallel_training(rule, uninterrupted,
         ZeroRedundancyOptimizer, optimizer_class=LearnedOptimizer,
         policy=random_policy(rule), total_steps=STEPS, partitioned=True,
     )  # fmt: skip
+    if rules.get(rule).shaped:  # the shapes of a part alone do not tell roles
+        make = ByRole(make)
     one, other = ends(tmp_path / "b", data_parallel, make)
     assert torch.equal(one, other)
     torch.testing.assert_close(one, expected, rtol=1e-3, atol=1e-4)

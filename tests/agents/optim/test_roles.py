@@ -221,6 +221,20 @@ def test_matrices_that_are_not_taken_for_such_follow_adam(matrices):
     assert by_adam == expected
 
 
+def test_partitioned_parameters_are_not_guessed_about_and_a_warning_says_so():
+    model, policy = language_model(), random_policy("orthogonal-adam")
+    settings = {"policy": policy, "total_steps": 20, "partitioned": True}
+    with pytest.warns(
+        UserWarning, match="cannot be told from other matrices: give matrice"
+    ):
+        optimizer = LearnedOptimizer(model.parameters(), **settings)
+    flags = MatrixFlags(partitioned=True).of(optimizer.param_groups, [*model.parameters()])
+    assert all(flags)
+    LearnedOptimizer(model.parameters(), matrices=True, **settings)  # nothing to guess
+    LearnedOptimizer.for_model(model, **settings)
+    LearnedOptimizer([nn.Parameter(torch.zeros(5))], **settings)
+
+
 def test_groups_changed_by_hand_are_looked_at_again():
     flags, model = MatrixFlags(), language_model()
     groups = [{"params": [*model.parameters()]}]
