@@ -34,6 +34,7 @@ __all__ = [
     "RULES",
     "OrthogonalAdam",
     "as_matrix",
+    "cut_into_strips",
     "nesterov_weights",
     "orthogonal_adam",
     "orthogonalize",
@@ -173,11 +174,20 @@ def orthogonalize_moderate(direction: Tensor) -> Tensor:
     count, rows, columns = direction.shape
     if rows <= STRIP_ROWS:
         return orthogonalize_strips(direction)
+    result = orthogonalize_strips(cut_into_strips(direction))
+    return result.reshape(count, -1, columns)[:, :rows]
+
+
+def cut_into_strips(wide: Tensor) -> Tensor:
+    """Cut matrices ``[n, r, c]`` into ``k`` strips of equal height, ``[n * k, h, c]``.
+
+    The last strip of a matrix may be filled up by rows of zeros, which stay zero.
+    """
+    count, rows, columns = wide.shape
     strips, height = strips_of(rows)
-    if strips * height > rows:  # rows of zeros, which stay zero
-        direction = F.pad(direction, (0, 0, 0, strips * height - rows))
-    result = orthogonalize_strips(direction.reshape(count * strips, height, columns))
-    return result.reshape(count, strips * height, columns)[:, :rows]
+    if strips * height > rows:
+        wide = F.pad(wide, (0, 0, 0, strips * height - rows))
+    return wide.reshape(count * strips, height, columns)
 
 
 def strips_of(rows: int) -> tuple[int, int]:

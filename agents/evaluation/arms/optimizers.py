@@ -148,11 +148,12 @@ class OrthogonalAdam(ClosureOptimizer):
         super().__init__(params, {"lr": lr, "rule": rule})
 
     def update(self) -> None:
+        # A copy of the optimizer, which has other parameters, has no flags yet.
+        flags = self.__dict__.setdefault("_matrices", MatrixFlags())
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
-                # Made anew: copies of the optimizer have other parameters.
-                matrices = MatrixFlags().of(self.param_groups, params)
+                matrices = flags.of(self.param_groups, params)
                 update(
                     group["rule"],
                     params,

@@ -14,6 +14,7 @@ from optenv.rules.adam import square_decay
 from optenv.rules.arithmetic import debiasing
 from optenv.rules.orthogonal_adam import (
     as_matrix,
+    cut_into_strips,
     nesterov_weights,
     orthogonalize_strips,
     strips_of,
@@ -231,9 +232,7 @@ def _orthogonalize_stack(directions: list[Tensor], stack: _Stack) -> list[Tensor
             (each.reshape(len(each), -1) for each in directions), stack.cuts, strict=True
         )
     ]
-    strips = [
-        _strips_of(wide, *cut[:2]) for wide, cut in zip(wides, stack.cuts, strict=True)
-    ]
+    strips = [cut_into_strips(wide.unsqueeze(0)) for wide in wides]
     stacked = strips[0]
     if len(strips) > 1:
         stacked = torch.cat([_filled_up(each, stack) for each in strips])
@@ -261,14 +260,6 @@ def _filled_up(strips: Tensor, stack: _Stack) -> Tensor:
     if (height, width) == (stack.height, stack.width):
         return strips
     return F.pad(strips, (0, stack.width - width, 0, stack.height - height))
-
-
-def _strips_of(wide: Tensor, strips: int, height: int) -> Tensor:
-    """Cut a matrix into strips ``[strips, height, width]``, the last filled up by zeros."""
-    rows, columns = wide.shape
-    if strips * height > rows:
-        wide = F.pad(wide, (0, 0, 0, strips * height - rows))
-    return wide.reshape(strips, height, columns)
 
 
 KERNELS: dict[str, Kernel] = {
