@@ -198,7 +198,7 @@ def test_a_model_of_another_environment_is_refused(tmp_path):
 
 
 def test_a_policy_on_registered_features_is_refused_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(telemetry, "_REGISTERED", {})
+    monkeypatch.setattr(telemetry.registered, "_REGISTERED", {})
     telemetry.register_feature("mine", lambda probe, *_: probe.grad_sq * 0)
     model = PPO("MlpPolicy", batch("optenv/LearningRate-v0", features=("mine",)))
     with pytest.raises(ValueError, match=r"registered features \['mine'\]"):

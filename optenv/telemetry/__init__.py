@@ -1,0 +1,59 @@
+"""Telemetry: statistics of updates, and the observation that is computed from them.
+
+Environment and exported optimizer both (1) record the loss of every update in
+:class:`Losses`, (2) measure a :class:`Probe` of gradient and step at the last update of
+each window, and (3) call :func:`observe`. They differ only in the inner product: row sums
+over a batch of flat parameters, or a sum over a list of tensors.
+
+The observation is *scale-free*: log-ratios to the run's own history, cosines, relative step
+sizes and progress; never a raw loss, gradient norm or parameter count. Two exceptions are
+chosen by the user: the learning rate, and the length of the run, which tells how far that
+rate leads. Windows are fractions of the run with one probe each, whatever their length.
+
+All features are in :data:`ALL_FEATURES`, and those that are observed by default in
+:data:`FEATURES`; :func:`register_feature` adds one from outside the package. Tensors have
+shape ``[B]``, one entry a run, unless stated otherwise.
+"""
+
+from .control import Control
+from .features import (
+    ALL_FEATURES,
+    FEATURE_VERSION,
+    FEATURES,
+    INVARIANT_LOSS_FEATURES,
+    LOSS_FEATURE_SETS,
+    LOSS_FEATURES,
+    OBSERVATION_BOUND,
+    POSITIVE_LOSS_FEATURES,
+    loss_features_of,
+    observed_features,
+)
+from .history import History, relative_fall
+from .observation import observe
+from .registered import FeatureFunction, check_features, register_feature
+from .statistics import Losses, Probe, first_probe, log_loss, probe
+
+__all__ = [
+    "ALL_FEATURES",
+    "FEATURES",
+    "FEATURE_VERSION",
+    "INVARIANT_LOSS_FEATURES",
+    "LOSS_FEATURES",
+    "LOSS_FEATURE_SETS",
+    "OBSERVATION_BOUND",
+    "POSITIVE_LOSS_FEATURES",
+    "Control",
+    "FeatureFunction",
+    "History",
+    "Losses",
+    "Probe",
+    "check_features",
+    "first_probe",
+    "log_loss",
+    "loss_features_of",
+    "observe",
+    "observed_features",
+    "probe",
+    "register_feature",
+    "relative_fall",
+]

@@ -1,0 +1,265 @@
+"""The memory of a run's earlier windows, with which each window is compared."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import elementwise
+from ..elementwise import (
+    Number,
+    clamp,
+    each,
+    isfinite,
+    lerp,
+    minimum,
+    number_of,
+    where,
+)
+from .statistics import TINY, Losses, Probe, log_or_tiny
+
+__all__ = [
+    "History",
+    "Reference",
+    "Window",
+    "ratio",
+    "relative_fall",
+    "summarize",
+    "update_history",
+]
+
+
+class History(NamedTuple):
+    """Summary of the earlier windows, from which the observation takes its ratios.
+
+    Losses and norms are logarithms; ``loss_fast``, ``loss_slow``, ``cos_grads`` and
+    ``cos_step`` are exponential moving averages over windows.
+
+    The last six are of mean losses themselves, of any sign: that of the window before, the
+    lowest, the highest, and exponential moving averages of means, of their absolute changes
+    and of variances within windows.
+    """
+
+    windows: Tensor
+    loss_windows: Tensor
+    loss_initial: Tensor
+    loss_previous: Tensor
+    loss_best: Tensor
+    loss_fast: Tensor
+    loss_slow: Tensor
+    loss_noise: Tensor
+    grad_initial: Tensor
+    grad_previous: Tensor
+    param_initial: Tensor
+    cos_grads: Tensor
+    cos_step: Tensor
+    loss_mean: Tensor
+    loss_lowest: Tensor
+    loss_highest: Tensor
+    loss_average: Tensor
+    loss_change: Tensor
+    loss_variance: Tensor
+
+    @classmethod
+    def empty(cls, like: Tensor) -> History:
+        """Make the history before the first window; ``like`` is a tensor ``[B]``."""
+        return cls(*(torch.zeros_like(like) for _ in cls._fields))
+
+
+class Window(NamedTuple):
+    """Logarithms and cosines of one window; ``has_loss`` and ``has_step`` are bool.
+
+    ``mean_loss`` is the mean of its ``seen`` losses itself, and ``variance`` theirs.
+    """
+
+    has_loss: Tensor
+    has_step: Tensor
+    loss: Tensor
+    loss_noise: Tensor
+    mean_loss: Tensor
+    variance: Tensor
+    seen: Tensor
+    grad: Tensor
+    param: Tensor
+    step: Tensor
+    slope: Tensor
+    log_slope: Tensor
+    cos_grads: Tensor
+    cos_step: Tensor
+    cos_descent: Tensor
+
+
+class Reference(NamedTuple):
+    """Values of the windows before, with which the current one is compared.
+
+    ``loss_previous``, ``loss_best`` and ``grad_previous`` are logarithms; ``mean_previous``
+    and ``mean_lowest`` are mean losses, and ``mean_change`` is their usual change, 0 before
+    the first. ``has_change`` says whether both this window and one before it had losses.
+    """
+
+    loss_previous: Tensor
+    loss_best: Tensor
+    grad_previous: Tensor
+    mean_previous: Tensor
+    mean_lowest: Tensor
+    mean_change: Tensor
+    has_change: Tensor
+
+
+# Weights of the newest window in the moving averages.
+_FAST, _SLOW, _COSINE, _USUAL = 0.4, 0.1, 0.3, 0.3
+
+
+def summarize(probe: Probe, losses: Losses, history: History) -> Window:
+    """Take the logarithms and cosines of a window's statistics."""
+    slope = abs(probe.last_grad_dot_step)
+    variance = losses.deviation / clamp(losses.seen - 1, low=1)
+    squares = (variance, probe.grad_sq, probe.param_sq, probe.step_sq)
+    logs = each(log_or_tiny, [*squares, losses.mean, abs(losses.mean), slope])
+    deviation, grad, param, step = (0.5 * value for value in logs[:4])
+    log_mean, log_abs, log_slope = logs[4:]
+    cos_grads, cos_step, cos_descent = _cosines(probe)
+    # A window without losses keeps the loss before, one with a single loss keeps the noise.
+    has_loss = losses.seen > 0
+    loss = where(has_loss, log_mean, history.loss_previous)
+    noise = clamp(deviation - log_abs, -12, 4)
+    noise = where(losses.seen > 1, noise, history.loss_noise)
+    mean_loss = where(has_loss, losses.mean, history.loss_mean)
+    return Window(
+        has_loss=has_loss,
+        has_step=probe.step_sq > 0,
+        loss=loss,
+        loss_noise=noise,
+        mean_loss=mean_loss,
+        variance=variance,
+        seen=losses.seen,
+        grad=grad,
+        param=param,
+        step=step,
+        slope=slope,
+        log_slope=log_slope,
+        cos_grads=cos_grads,
+        cos_step=cos_step,
+        cos_descent=cos_descent,
+    )
+
+
+def _cosines(probe: Probe) -> tuple[Number, ...]:
+    """Compute three cosines: (grad, last_grad), (grad, step), (last_grad, step)."""
+    # Roots before products: the product of two small squares underflows in float32.
+    squares = [probe.grad_sq, probe.last_grad_sq, probe.step_sq]
+    grad, last, step = each(elementwise.sqrt, squares)
+    dots = [probe.grad_dot_last, probe.grad_dot_step, probe.last_grad_dot_step]
+    return each(_cosine, dots, [grad * last, grad * step, last * step])
+
+
+def _cosine(dot: Number, scale: Number) -> Number:
+    """Divide an inner product by the product of the norms; 0 if that is 0."""
+    return where(scale > 0, dot / clamp(scale, low=TINY), 0.0)
+
+
+def update_history(window: Window, history: History) -> tuple[Reference, History]:
+    """Compare with the windows before: references, and the history for the next window."""
+    # At the first window (the first with a loss), it is its own reference.
+    earlier = [
+        history.loss_initial,
+        history.loss_previous,
+        history.loss_best,
+        minimum(history.loss_best, window.loss),
+        lerp(history.loss_fast, window.loss, _FAST),
+        lerp(history.loss_slow, window.loss, _SLOW),
+    ]
+    is_first = history.loss_windows == 0
+    references = each(lambda value: where(is_first, window.loss, value), earlier)
+    loss_initial, loss_previous, loss_best, *averages = references
+    loss_lowest, loss_fast, loss_slow = averages
+    is_first_window = history.windows == 0
+    norms = each(
+        lambda now, value: where(is_first_window, now, value),
+        [window.grad, window.grad, window.param],
+        [history.grad_initial, history.grad_previous, history.param_initial],
+    )
+    grad_initial, grad_previous, param_initial = norms
+    means, of_means = _update_means(window, history, is_first)
+    updated = History(
+        windows=history.windows + 1,
+        loss_windows=history.loss_windows + number_of(window.has_loss, window.loss),
+        loss_initial=loss_initial,
+        loss_previous=window.loss,
+        loss_best=loss_lowest,
+        loss_fast=loss_fast,
+        loss_slow=loss_slow,
+        loss_noise=window.loss_noise,
+        grad_initial=grad_initial,
+        grad_previous=window.grad,
+        param_initial=param_initial,
+        cos_grads=lerp(history.cos_grads, window.cos_grads, _COSINE),
+        cos_step=lerp(history.cos_step, window.cos_step, _COSINE),
+        **of_means,
+    )
+    # An overflow, as of half-precision gradients, is not remembered for ever.
+    kept = each(lambda new, old: where(isfinite(new), new, old), updated, history)
+    updated = History(*kept)
+    return Reference(loss_previous, loss_best, grad_previous, *means), updated
+
+
+def _update_means(
+    window: Window, history: History, is_first: Number
+) -> tuple[tuple[Number, ...], dict[str, Number]]:
+    """Compare mean losses, of any sign, with those of the windows before.
+
+    Returns:
+        The last four fields of the :class:`Reference`, and those of the next
+        :class:`History` that are of mean losses.
+    """
+    mean = window.mean_loss
+    earlier = each(
+        lambda value: where(is_first, mean, value),
+        [
+            history.loss_mean,
+            history.loss_lowest,
+            history.loss_highest,
+            history.loss_average,
+        ],
+    )
+    previous, lowest, highest, average = earlier
+    # The first change, and the first variance, are the first values of their averages.
+    change = abs(mean - previous)
+    has_change = window.has_loss & (history.loss_windows > 0)
+    usual = where(history.loss_change > 0, history.loss_change, change)
+    usual = where(has_change, lerp(usual, change, _USUAL), history.loss_change)
+    variance = where(history.loss_variance > 0, history.loss_variance, window.variance)
+    variance = lerp(variance, window.variance, _USUAL)
+    return (previous, lowest, history.loss_change, has_change), {
+        "loss_mean": mean,
+        "loss_lowest": minimum(lowest, mean),
+        "loss_highest": -minimum(-highest, -mean),
+        "loss_average": where(window.has_loss, lerp(average, mean, _SLOW), average),
+        "loss_change": usual,
+        "loss_variance": where(window.seen > 1, variance, history.loss_variance),
+    }
+
+
+def relative_fall(history: History, mean: Tensor) -> Tensor:
+    """Compute the fall of a mean loss since the window before, in units of the range.
+
+    Args:
+        history: of the windows before, ``[B]``.
+        mean: mean loss of a window, ``[B]``.
+
+    Returns:
+        The fall ``[B]`` in units of the range of all windows' means, this one included; 0
+        if it is the first.
+    """
+    span = torch.maximum(history.loss_highest, mean)
+    span = span - torch.minimum(history.loss_lowest, mean)
+    fall = ratio(history.loss_mean - mean, span)
+    return torch.where(history.loss_windows > 0, fall, 0.0)
+
+
+def ratio(change: Number, unit: Number) -> Number:
+    """Divide a change by a unit; 0 if the unit is 0."""
+    is_unit = unit > 0
+    return where(is_unit, change / where(is_unit, unit, 1.0), 0.0)
