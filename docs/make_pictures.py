@@ -279,12 +279,14 @@ def draw(name: str, path: Path) -> str:
 
 def save(frames: list[Image.Image], path: Path) -> None:
     """Save a picture, or an animation with few colours, which keeps the file small."""
-    # The colours of the last frame, which has all curves.
+    # The colours of the last frame, which has all curves. Rare ones, such as those of text,
+    # are kept too.
     count = COLORS if len(frames) > 1 else 256
-    palette = frames[-1].quantize(count, dither=Image.Dither.NONE)
+    method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
+    palette = frames[-1].quantize(count, method=method, dither=dither)
     white = [level if level < 250 else 255 for level in palette.getpalette() or ()]
     palette.putpalette(white)
-    few = [each.quantize(palette=palette, dither=Image.Dither.NONE) for each in frames]
+    few = [each.quantize(palette=palette, dither=dither) for each in frames]
     if len(few) == 1:
         few[0].save(path, optimize=True)
         return

@@ -76,6 +76,7 @@ def test_training_equals_the_plain_torch_loop(make, tmp_path):
     assert runs_are_equal(fit(with_own_schedule(make), tmp_path), train_in_torch(make))
 
 
+@pytest.mark.slow
 @every_optimizer
 @pytest.mark.parametrize("scheduler", ["constant", "linear"])
 def test_a_resumed_run_equals_the_uninterrupted_run(make, scheduler, tmp_path):

@@ -29,6 +29,7 @@ def test_the_benchmark_is_large_real_and_disjoint_from_the_selection():
     assert seen[0] & seen[1] == {"agents.evaluation.tasks.tabular"}  # other tables of it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", BENCHMARK, ids=lambda task: task.name)
 def test_every_benchmark_task_trains(task):
     state = torch.get_rng_state()

@@ -128,6 +128,8 @@ def test_la_maml_equals_its_gradient_written_out():
     torch.testing.assert_close(learner.params, start - rates.relu() * outer)
 
 
+@pytest.mark.slow
+@pytest.mark.training
 def test_replay_and_la_maml_retain_more_than_online_sgd():
     stream = sample_stream(meta.DigitStream("permuted", tasks=5, examples=150, tests=150))
     made = {
@@ -158,6 +160,8 @@ def test_online_learner_of_oml_equals_its_inner_loop():
     assert learned[0, learner.mask].any() and not learned[0, ~learner.mask].any()
 
 
+@pytest.mark.slow
+@pytest.mark.training
 def test_oml_raises_the_average_score_on_fresh_streams():
     learner = oml(inner_batch=4, inner_lr=0.02, meta_lr=0.003)
     streams = [sample_stream(learner.family.stream, seed) for seed in range(30)]

@@ -170,6 +170,7 @@ def test_non_finite_scores_are_warned_of():
         meta.OnlineSGD(wave_network(), "mse", lr=0.01).follow(far)
 
 
+@pytest.mark.slow
 def test_la_maml_does_not_diverge_on_waves_at_a_suitable_rate():
     with pytest.raises(TypeError, match="'lr'"):
         meta.LaMAML(stream_network(inputs=11, outputs=1), "mse")

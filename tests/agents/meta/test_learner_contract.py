@@ -176,6 +176,8 @@ ARGUMENTS = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.training
 @each_learner
 def test_learning_lowers_the_loss_on_fresh_tasks(learner):
     make_module, family, required = parts_of(learner)

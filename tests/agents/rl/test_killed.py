@@ -111,6 +111,7 @@ def test_checkpoints_do_not_change_the_training(tmp_path):
     assert policies[0].fingerprint() == policies[1].fingerprint()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agent", ["ppo", "dqn", "unrolled-lr"])
 def test_a_checkpointed_policy_is_that_of_a_training_ending_there(
     agent, tmp_path, monkeypatch

@@ -68,6 +68,8 @@ def test_differentiable_steps_equal_ordinary_steps():
     torch.testing.assert_close(*walks)
 
 
+@pytest.mark.slow
+@pytest.mark.training
 def test_a_learner_improves_and_exports_an_optimizer(tmp_path):
     learner = UnrolledLR(
         {**RUNS, "rule": "adam", "action": ACTION}, groups=2, size=8, segment=3,

@@ -123,6 +123,7 @@ def test_an_interrupt_writes_a_policy(tmp_path):
     assert load_policy(tmp_path / "policy").description["timesteps"] == 0
 
 
+@pytest.mark.slow
 def test_the_policy_is_written_every_tenth_of_the_training(tmp_path):
     learner, seen = factory.build("unrolled-lr", config("unrolled-lr"), seed=0), []
     train = learner._train_runs

@@ -178,6 +178,8 @@ def test_gradients_with_respect_to_weights_match_finite_differences():
         torch.testing.assert_close(found[:, i], slope, rtol=0.1, atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.training
 def test_a_learned_rule_gets_better_and_becomes_an_optimizer(tmp_path):
     """Hold the learning rates fixed, so that the rule alone can improve."""
     made = learner(rule_lr=1e-2, meta_lr=1e-12, noise=0.0)
