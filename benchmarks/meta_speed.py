@@ -9,7 +9,7 @@ and one thread. The table has medians over the rounds: of the times, and of the 
 ours within a round, with a 95 % interval from order statistics. Packages that are not
 installed are left out.
 
-    pip install "optenv[meta-speed]"
+    pip install ".[meta-speed]"
     python benchmarks/meta_speed.py
     python benchmarks/meta_speed.py --memory 2000    # growth of resident memory instead
 """
@@ -34,6 +34,7 @@ import torch
 from scipy.stats import binom
 
 from agents import meta
+from optenv.extras import install_hint
 
 #: Iterations before memory is measured, in which allocators and caches grow.
 WARM_UP = 200
@@ -77,7 +78,7 @@ def missing(name: str) -> str | None:
     package = ENTRIES[name].package
     if package is None or importlib.util.find_spec(package) is not None:
         return None
-    return f"{name} is left out: {package} is not installed (optenv[meta-speed] has it)"
+    return f"{name} is left out: {package} is not installed; {install_hint('meta-speed')}"
 
 
 def check(losses: dict[str, list[float]]) -> None:

@@ -19,7 +19,10 @@ __all__ = ["LearningRateEnv"]
 
 
 class LearningRateEnv(gym.Env[np.ndarray, Any]):
-    """Choose the learning rate of a training run, and what else the id names, step by step.
+    """Control the training of a network, one decision at a time.
+
+    The id names what an action sets: the learning rate, the update rule or the batch size,
+    for instance.
 
     ## Description
     A run trains one model on one task with one update rule, for a number of updates that is
@@ -267,7 +270,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     `ValueError` or a `TypeError` that says what is.
 
     ## Rendering
-    `render_mode="rgb_array"` needs matplotlib (`pip install "optenv[render]"`). A picture
+    `render_mode="rgb_array"` needs matplotlib (`pip install ".[render]"`). A picture
     `[540, 960, 3]` uint8 shows the episode so far, over the control steps:
 
     | Panel | Shows |

@@ -7,12 +7,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from optenv.extras import install_hint
+
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
 except ImportError as error:
     raise ImportError(
         'agents.integrations.lightning needs lightning, which the extra "frameworks" '
-        'has: pip install "optenv[frameworks]"'
+        f"has; {install_hint('frameworks')}"
     ) from error
 
 from ..optim.optimizer import LearnedOptimizer

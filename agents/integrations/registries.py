@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from optenv.extras import install_hint
+
 from ..optim.optimizer import LearnedOptimizer
 
 __all__ = ["NAME", "register_with_pytorch_optimizer", "register_with_timm"]
@@ -38,7 +40,7 @@ def register_with_pytorch_optimizer(name: str = NAME) -> None:
     except ImportError as error:
         raise ImportError(
             "register_with_pytorch_optimizer needs pytorch_optimizer 4.1, which the extra "
-            '"benchmark" has: pip install "optenv[benchmark]"'
+            f'"benchmark" has; {install_hint("benchmark")}'
         ) from error
     registered: dict[str, Any] = OPTIMIZERS
     _check_free(name, registered.get(name))

@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from optenv.extras import install_hint
+
 try:
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
     from transformers import TrainingArguments as Arguments
 except ImportError as error:
     raise ImportError(
         "agents.integrations.transformers needs transformers and accelerate, which the "
-        'extra "frameworks" has: pip install "optenv[frameworks]"'
+        f'extra "frameworks" has; {install_hint("frameworks")}'
     ) from error
 
 from ..optim.optimizer import LearnedOptimizer

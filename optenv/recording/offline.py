@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ..actions import make
+from ..extras import install_hint
 from ..settings import DTYPES
 from ..telemetry import OBSERVATION_BOUND
 from .columns import ACTION, OBSERVATION
@@ -133,7 +134,7 @@ def to_minari(
         from minari.data_collector import EpisodeBuffer
     except ImportError as error:
         raise ImportError(
-            "offline data sets need Minari: pip install 'optenv[record]'"
+            f"offline data sets need Minari; {install_hint('record')}"
         ) from error
     # 1. Check that the recordings go together.
     files = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..atomic import replacing
 from ..checks import suggestion
+from ..extras import install_hint
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,9 +38,7 @@ def arrow() -> tuple[ModuleType, ModuleType]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError(
-            "recordings need pyarrow: pip install 'optenv[record]'"
-        ) from error
+        raise ImportError(f"recordings need pyarrow; {install_hint('record')}") from error
     return pyarrow, pyarrow.parquet
 
 

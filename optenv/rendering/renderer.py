@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from ..extras import install_hint
 from ..group import Group, StepResult
 from .trace import Trace, measures, new_trace, recorded, two_parameters
 
@@ -45,8 +46,8 @@ class Renderer:
             raise ValueError(f"render_mode must be None, {valid}, got {mode!r}")
         if mode == "rgb_array" and importlib.util.find_spec("matplotlib") is None:
             raise gym.error.DependencyNotInstalled(
-                "render_mode='rgb_array' needs matplotlib; "
-                'run `pip install "optenv[render]"`'
+                "render_mode='rgb_array' needs matplotlib, which the extra \"render\" has; "
+                + install_hint("render")
             )
         self.mode, self.num_envs, self.rendered, self.runs = mode, num_envs, rendered, runs
         #: Present episode of each rendered sub-environment, by its number.

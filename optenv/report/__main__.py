@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..atomic import write_text
+from ..extras import install_hint
 from .figure import draw
 from .runs import GROUPINGS, Recording, load
 from .tables import markdown
@@ -57,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         draw(recordings, picture)
         write_text(table, text)
     except ImportError as error:
-        print(f"error: {error}; pip install 'optenv[record]'", file=sys.stderr)
+        hint, message = install_hint("record"), str(error)
+        said = message if hint in message else f"{message}; {hint}"
+        print(f"error: {said}", file=sys.stderr)
         return 2
     except (ValueError, TypeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -193,7 +193,7 @@ def test_pictures_without_matplotlib_are_refused_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(gym.error.DependencyNotInstalled, match=r"optenv\[render\]"):
+    with pytest.raises(gym.error.DependencyNotInstalled, match=r'install "\.\[render\]"'):
         gym.make("optenv/LearningRate-v0", render_mode="rgb_array")
     gym.make("optenv/LearningRate-v0", render_mode="ansi")
 

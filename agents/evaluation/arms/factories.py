@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from optenv.actions import SCHEDULES
+from optenv.extras import install_hint
 from optenv.rules import RuleSpec
 
 from .arm import Watcher
@@ -68,8 +69,8 @@ def import_optional(module: str, name: str, package: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ImportError(
-            f"cannot import {name} of the package {package} ({error}); it comes with "
-            'pip install "optenv[benchmark]"'
+            f"cannot import {name} of the package {package} ({error}), which the extra "
+            f'"benchmark" has; {install_hint("benchmark")}'
         ) from error
 
 

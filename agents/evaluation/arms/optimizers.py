@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from optenv import rules
 from optenv.checks import is_number
+from optenv.extras import install_hint
 
 from ...optim.kernels import update
 from ...optim.roles import MatrixFlags
@@ -205,8 +206,8 @@ class MuonAdamW(ClosureOptimizer):
             from torch.optim import Muon
         except ImportError:
             raise ImportError(
-                f"Muon needs torch 2.9 or later, got {torch.__version__}: "
-                'pip install "optenv[benchmark]"'
+                f"Muon needs torch 2.9 or later, got {torch.__version__}; "
+                + install_hint("benchmark")
             ) from None
         settings: dict[str, Any] = dict(lr=lr, weight_decay=weight_decay)
         hidden = hidden_weights(module)
