@@ -1,4 +1,6 @@
-"""Agents that learn on the environments, and what learning leaves behind."""
+"""Learned optimizers (``LearnedOptimizer``, ``LearnedLR``), and the training, export and
+evaluation of their policies.
+"""
 
 from .optim.optimizer import LearnedOptimizer
 from .optim.scheduler import LearnedLR

@@ -6,7 +6,7 @@
     import optenv
 
     env = gym.make("optenv/LearningRate-v0")
-    batch = gym.make_vec("optenv/LearningRate-v0", num_envs=256, tasks="train")
+    batch = gym.make_vec("optenv/LearningRate-v0", num_envs=256)
 
 A user's own tasks, update rules, actions, rewards, features, kinds of change and
 environment ids are added by the functions ``register`` of :mod:`~optenv.tasks`,

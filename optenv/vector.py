@@ -43,7 +43,10 @@ def observation_space(dtype: str, action: Action, features: Sequence[str]) -> sp
 
 
 class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """Choose the learning rates of a batch of training runs, and what else the id names.
+    """Control the training of a batch of networks, one decision at a time.
+
+    The id names what an action sets: the learning rate, the update rule or the batch size,
+    for instance.
 
     ## Description
     A batch of `num_envs` runs, each of them that of a `LearningRateEnv`, where the task,

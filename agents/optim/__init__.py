@@ -1,1 +1,3 @@
-"""The exported optimizer: a learned policy that drives a torch optimizer."""
+"""The exported optimizer (``LearnedOptimizer``), and the scheduler (``LearnedLR``) that drives
+another torch optimizer.
+"""

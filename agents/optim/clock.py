@@ -43,6 +43,7 @@ __all__ = [
     "role_factors",
     "schedule_factors",
     "steps_left",
+    "torch_factor",
     "warn_of_other_length",
     "warn_of_unknown_length",
 ]
@@ -121,9 +122,9 @@ def warn_of_unknown_length(used: str, better: str) -> None:
         better: name of the policy that a number of steps would choose.
     """
     warn_user(
-        f"total_steps is not given, so that policy {used!r} is used, whose learning rate "
-        f"does not fall by itself; {better!r}, with total_steps=..., does better. "
-        f"policy={used!r} gives no warning"
+        f"total_steps is not given: using policy {used!r}, whose learning rate does not "
+        f"fall at the end. Give total_steps=... for the better policy {better!r}, or "
+        f"policy={used!r} to silence this warning."
     )
 
 
@@ -444,6 +445,16 @@ def _scheduled_factor(group: Mapping[str, Any]) -> float:
     if "initial_lr" not in group or not group.get(PEAK):
         return 1.0
     return float(group["lr"]) / float(group[PEAK])
+
+
+def torch_factor(group: Mapping[str, Any]) -> float:
+    """Return the factor of torch's schedulers to the learning rate that they began at.
+
+    Unlike the factor to the highest rate so far, it is above 1 where a scheduler raises
+    the rate; 1 where there is no scheduler.
+    """
+    initial = float(group.get("initial_lr", 0.0))
+    return float(group["lr"]) / initial if initial > 0.0 else 1.0
 
 
 def describe_schedule(

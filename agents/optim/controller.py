@@ -51,9 +51,10 @@ NO_LOSSES = Losses.empty(0.0)
 class Controller:
     """Runs a policy alongside an optimizer.
 
-    At each step call :meth:`record_loss` (if there is a loss), :meth:`before_update`, then
-    update the parameters at the learning rates times the returned multipliers, then call
-    :meth:`after_update`. :attr:`state` is then the state to keep.
+    At each step call :meth:`begin_step`, :meth:`record_loss` (if there is a loss) and
+    :meth:`before_update`, then update the parameters at the learning rates times the
+    returned multipliers, then call :meth:`after_update`. :attr:`state` is then the state to
+    keep.
 
     Args:
         policy: the policy; its weights are not changed.
@@ -195,13 +196,17 @@ class Controller:
         multipliers = self.advance(batch.groups)
         if is_decision:
             roles = clock.role_factors(self.policy, self.state, batch.groups)
-            rate, of_it, role = max(
-                (float(group["lr"]) * multiplier, multiplier, role)
+            rate, of_it, role, scheduled = max(
+                (
+                    float(group["lr"]) * multiplier, multiplier, role,
+                    clock.torch_factor(group),
+                )
                 for group, multiplier, role in zip(
                     batch.groups, multipliers, roles, strict=True
                 )
-            )
-            schedule = of_it / (math.exp(self.state["log_multiplier"]) * role)
+            )  # fmt: skip
+            own = of_it / (math.exp(self.state["log_multiplier"]) * role)
+            schedule = own * scheduled
             self.state["trace"] = trace.note_rate(self.state["trace"], schedule, rate)
         if self.state["probing"]:
             self.probe.start(batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..policy.module import Policy
@@ -10,10 +11,33 @@ from . import clock
 from .controller import State
 from .trace import Explanation, extra_names
 
-__all__ = ["Reports"]
+__all__ = ["Reports", "summarized"]
 
 #: Counters of the controller's state that are reported.
 COUNTERS = ("skipped", "clipped", "ignored_losses", "ignored_actions", "rollbacks")
+
+
+def summarized(
+    policy: Policy, state: State, groups: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Summarize a run in lines: policy, step, schedule and counters.
+
+    Args:
+        policy: the policy.
+        state: of the controller.
+        groups: parameter groups, which torch's schedulers may drive.
+    """
+    end = clock.end_of_run(state)
+    total = "unknown" if end is None else end
+    counts = [f"{name} {state[name]}" for name in COUNTERS if state[name]]
+    return [
+        f"policy: {policy.name or policy.fingerprint()[:12]}",
+        f"step: {state['steps']} of {total}"
+        if state["budget"] is None
+        else f"step: {clock.describe_progress(policy, state)}",
+        f"schedule: {clock.describe_schedule(policy, state, groups)}",
+        f"counters: {', '.join(counts) or 'all 0'}",
+    ]
 
 
 class Reports:
@@ -118,20 +142,10 @@ class Reports:
         return {f"{prefix}{name}": value for name, value in numbers.items()}
 
     def __repr__(self) -> str:
-        state, policy = self._controller_state(), self._policy
-        end = clock.end_of_run(state)
-        total = "unknown" if end is None else end
-        counts = [f"{name} {state[name]}" for name in COUNTERS if state[name]]
-        lines = [
-            f"{type(self).__name__} (",
-            f"policy: {policy.name or policy.fingerprint()[:12]}",
-            f"rule: {policy.rule.name}",
-            f"step: {state['steps']} of {total}"
-            if state["budget"] is None
-            else f"step: {clock.describe_progress(policy, state)}",
-            f"schedule: {clock.describe_schedule(policy, state, self.param_groups)}",
-            f"counters: {', '.join(counts) or 'all 0'}",
-        ]
+        summary = summarized(self._policy, self._controller_state(), self.param_groups)
+        policy, *rest = summary
+        rule = f"rule: {self._policy.rule.name}"
+        lines = [f"{type(self).__name__} (", policy, rule, *rest]
         hidden = ("params", "controller")  # as torch prints it, without the controller
         for i, group in enumerate(self.param_groups):
             lines.append(f"Parameter Group {i}")

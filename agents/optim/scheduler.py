@@ -25,6 +25,7 @@ from . import clock
 from .capture import refuse_capture
 from .controller import Controller, initial_state
 from .loss_hook import check_loss, is_scalar
+from .reports import summarized
 from .state import check_buffers, check_controller, check_scheduler
 from .tensors import GradientBatch, grad_norm, parameters_of
 from .trace import Explanation
@@ -88,7 +89,8 @@ class LearnedLR(LRScheduler):
             ``scheduler.step``, with or without a loss.
 
     Raises:
-        TypeError: ``optimizer`` is none, has a policy already, or cannot be driven;
+        TypeError: ``optimizer`` is not an optimizer, already has a policy, or cannot be
+            driven;
             ``synchronize`` is neither True nor False; at the first step: the scheduler is
             part of a ``SequentialLR``.
         ValueError: ``total_steps`` is no positive integer, or missing where the policy
@@ -236,6 +238,20 @@ class LearnedLR(LRScheduler):
         note = clock.describe_progress(self._policy, state)
         features = self._policy.observed
         return Explanation(state["trace"], note, state["steps"], rate, features=features)
+
+    def __repr__(self) -> str:
+        # The groups are those of the optimizer: no scheduler of torch drives them besides.
+        policy, *rest = summarized(self._policy, self._controller.state, groups=())
+        driven = "no longer driven" if self._removed else "driven"
+        rates = ", ".join(f"{float(g['lr']):.4g}" for g in self.optimizer.param_groups)
+        lines = [
+            f"{type(self).__name__} (",
+            policy,
+            f"optimizer: {type(self.optimizer).__name__}, {driven}",
+            *rest,
+            f"learning rates: {rates}",
+        ]
+        return "\n".join([*lines, ")"])
 
     def get_lr(self) -> list[float | Tensor]:
         """Return the learning rates of the groups, which the optimizer's step sets."""

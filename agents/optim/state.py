@@ -103,8 +103,9 @@ def check_controller(policy: Policy, saved: Any) -> dict[str, Any]:
         saved: state to load; entries that early versions did not have may be missing.
 
     Raises:
-        ValueError: it is none, of another policy or of an earlier version, or an entry is
-            missing or not valid; the message names and quotes it.
+        ValueError: it is not the state of a controller, it is of another policy or of an
+            earlier version, or an entry is missing or not valid; the message names and
+            quotes it.
     """
     # 1. A state of this policy
     if saved is None:

@@ -1,4 +1,4 @@
-"""Policies that come with the package, by name.
+"""Policies that come with the package, by name: data, which :mod:`agents.policy` reads.
 
 Each is the two files that ``agents.policy.files.save_policy`` writes. README.md beside this
 file describes what each is for, and their descriptions hold the commands that made them.

@@ -1,4 +1,7 @@
-"""Policies: their description, their networks, and their files."""
+"""Policies: their description, their networks, and their files.
+
+This is the code; the policies that come with the package are in :mod:`agents.policies`.
+"""
 
 from .files import load_policy, save_policy
 from .module import Policy

@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load
 
 from optenv.atomic import write_bytes, write_text
-from optenv.checks import quoted, suggestion
+from optenv.checks import is_number, quoted, suggestion
 
 from ..policies import SHIPPED
 from .module import Policy
@@ -104,7 +104,8 @@ def load_policy(path: str | Path) -> Policy:
     """
     # 1. Find the two files
     if not isinstance(path, (str, Path)):
-        raise TypeError(f"policy must be a name, a path or a Policy, got {path!r}")
+        rate = f"; a learning rate is given by name: lr={path!r}" if is_number(path) else ""
+        raise TypeError(f"policy must be a name, a path or a Policy, got {path!r}{rate}")
     weights_path, json_path = _paths(
         SHIPPED.get(path, path) if isinstance(path, str) else path
     )

@@ -460,9 +460,9 @@ def test_an_anytime_policy_has_no_length_to_extend():
 
 def test_leaving_out_the_length_says_which_policy_that_means():
     p = nn.Parameter(torch.ones(3))
-    with pytest.warns(UserWarning, match="'anytime' is used"):
+    with pytest.warns(UserWarning, match="using policy 'anytime'.*'default'"):
         LearnedOptimizer([p])
-    with pytest.warns(UserWarning, match="'anytime' is used"):
+    with pytest.warns(UserWarning, match="using policy 'anytime'.*'momentum'"):
         LearnedLR(torch.optim.SGD([p], 0.1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -131,6 +131,13 @@ def test_a_policy_of_another_type_is_refused():
         LearnedOptimizer([nn.Parameter(torch.zeros(2))], 5, total_steps=5)
 
 
+def test_a_learning_rate_in_place_of_the_policy_is_told_where_it_belongs():
+    with pytest.raises(TypeError, match=r"0\.001; a learning rate is given by .*lr=0\.001"):
+        LearnedOptimizer([nn.Parameter(torch.zeros(2))], 1e-3)
+    with pytest.raises(TypeError, match=r"got \[\]$"):
+        LearnedOptimizer([nn.Parameter(torch.zeros(2))], [])
+
+
 def test_opposite_infinities_do_not_cancel():
     p = nn.Parameter(torch.zeros(2))
     optimizer = LearnedOptimizer([p], random_policy(), total_steps=10)

@@ -269,8 +269,28 @@ def test_the_default_policy_depends_on_the_optimizer():
     sgd, *adams = (torch.optim.SGD([p]), torch.optim.Adam([p]), torch.optim.Adam([p]))
     assert LearnedLR(sgd, 60).policy.rule.name == "momentum"
     assert LearnedLR(adams[0], 60).policy.rule.name == "adam"
-    with pytest.warns(UserWarning, match="'anytime' is used"):
+    with pytest.warns(UserWarning, match="using policy 'anytime'"):
         assert LearnedLR(adams[1]).policy.anytime
+
+
+def test_a_scheduler_prints_what_it_drives_and_how_far_it_is():
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = LearnedLR(optimizer, STEPS)
+    train(model, optimizer, scheduler, list(batches())[:3])
+    rate = optimizer.param_groups[0]["lr"]
+    assert repr(scheduler).splitlines() == [
+        "LearnedLR (",
+        "policy: momentum",
+        "optimizer: SGD, driven",
+        f"step: 3 of {STEPS}",
+        "schedule: constant, then falls to zero over the last 30 %",
+        "counters: all 0",
+        f"learning rates: {rate:.4g}",
+        ")",
+    ]
+    scheduler.remove()
+    assert "optimizer: SGD, no longer driven" in str(scheduler)
 
 
 def test_a_step_at_lr_zero_does_not_count():

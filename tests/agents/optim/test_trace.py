@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from torch.optim import lr_scheduler
 
 from agents import LearnedLR, LearnedOptimizer
 from agents.optim.controller import Controller
@@ -105,6 +106,32 @@ def test_a_decision_tells_the_rate_its_factors_and_the_loss():
     last = max(schedule)
     assert schedule[last] == pytest.approx((STEPS - last) / (0.3 * STEPS))
     assert "schedule: factor by warm-up and final fall" in str(rows)
+
+
+@pytest.mark.parametrize("schedule", ["auto", "always"])
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        lambda o: lr_scheduler.LinearLR(o, 0.01, total_iters=20),
+        lambda o: lr_scheduler.CosineAnnealingLR(o, STEPS),
+        lambda o: lr_scheduler.OneCycleLR(o, 0.1, STEPS, cycle_momentum=False),
+    ],
+    ids=["warm-up", "cosine", "one cycle"],
+)
+def test_under_a_torch_scheduler_the_factors_multiply_to_the_rate(scheduler, schedule):
+    model = make_model()
+    optimizer = LearnedOptimizer(
+        model.parameters(), "default", total_steps=STEPS, lr=1e-3, schedule=schedule
+    )
+    driving = scheduler(optimizer)
+    base = optimizer.param_groups[0]["initial_lr"]
+    for batch in batches():
+        train(model, optimizer, [batch])
+        driving.step()
+    rows = optimizer.explain()
+    rates = [base * row["multiplier"] * row["schedule"] for row in rows]
+    assert [row["rate"] for row in rows] == pytest.approx(rates)
+    assert len({row["schedule"] for row in rows}) > len(rows) / 2
 
 
 def test_the_rate_of_a_scheduler_and_of_a_limited_group_is_that_in_force():
