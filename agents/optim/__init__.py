@@ -1,3 +1,3 @@
-"""The exported optimizer (``LearnedOptimizer``), and the scheduler (``LearnedLR``) that drives
-another torch optimizer.
+"""The exported optimizer (``LearnedOptimizer``), and the scheduler (``LearnedLR``) that
+drives another torch optimizer.
 """

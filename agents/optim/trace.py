@@ -34,8 +34,8 @@ __all__ = [
 _DECISION = {
     "step": "steps taken before the decision",
     "moved": "change that the policy asked for, of the log of the multiplier",
-    "multiplier": "factor of the learning rate by the policy, from this step on; before the "
-    "first decision it is that of the policy's start: 0.135, or 1 for rl2",
+    "multiplier": "factor of the learning rate by the policy, from this step on; it starts "
+    "at 0.135 before the first decision, that of rl2 at 1",
     "schedule": "factor by warm-up and final fall at this step, times that of a torch "
     "scheduler; 1 where there is none",
     "rate": "learning rate in force at this step; the highest one of several groups",
@@ -214,12 +214,11 @@ class Explanation(list[dict[str, Any]]):
 
     The keys are ``step`` (steps taken before the decision), ``moved`` (change of the
     log-multiplier that the policy asked for, in nats), ``multiplier`` (of the policy, from
-    this step on; before the first decision it is at the start that the policy was trained
-    with, 0.135 for the shipped ones but ``rl2``, which starts at 1), ``schedule`` (factor by
-    warm-up and final fall at this step, times the factor of a torch scheduler to the rate
-    that it began at), ``rate`` (learning rate in force at this step; the highest one of
-    several groups), ``loss`` (mean
-    since the decision before), and the name of every feature that its policy's
+    this step on; before the first decision it is at the policy's start, 0.135 for the
+    shipped ones but ``rl2``, which starts at 1), ``schedule`` (factor by warm-up and final
+    fall at this step, times that of a torch scheduler to the group's ``"initial_lr"``),
+    ``rate`` (learning rate in force at this step; the highest one of several groups),
+    ``loss`` (mean since the decision before), and the name of every feature that its policy's
     environment observes, in the units that the policy sees
     (:data:`optenv.telemetry.ALL_FEATURES`; in plain words in
     :data:`agents.optim.trace.MEANINGS`). The rate is the group's base learning rate
