@@ -92,10 +92,10 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
     **Memory.** Besides the state of its update rule, the optimizer keeps the gradients and
     updates around each decision (in bfloat16 for float32 parameters), which together take
     at most as much memory as one copy of the gradients. Of a tensor of more than 65,536
-    numbers (that is no ``DTensor``) a fixed subsample of about as many is kept. The state of
-    parameters in half precision is in single precision. A policy that chooses update rules keeps the
-    moments of all of them, four numbers for each parameter; ``effective_lr`` is then the
-    rate of Adam's steps, and ``foreach`` makes no difference.
+    numbers (that is no ``DTensor``) a fixed subsample of about as many is kept. The state
+    of parameters in half precision is in single precision. A policy that chooses update
+    rules keeps the moments of all of them, four numbers for each parameter;
+    ``effective_lr`` is then the rate of Adam's steps, and ``foreach`` makes no difference.
 
     Args:
         params: parameters or parameter groups, as for any torch optimizer.

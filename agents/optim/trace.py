@@ -218,8 +218,8 @@ class Explanation(list[dict[str, Any]]):
     shipped ones but ``rl2``, which starts at 1), ``schedule`` (factor by warm-up and final
     fall at this step, times that of a torch scheduler to the group's ``"initial_lr"``),
     ``rate`` (learning rate in force at this step; the highest one of several groups),
-    ``loss`` (mean since the decision before), and the name of every feature that its policy's
-    environment observes, in the units that the policy sees
+    ``loss`` (mean since the decision before), and the name of every feature that the
+    policy's environment observes, in the units that the policy sees
     (:data:`optenv.telemetry.ALL_FEATURES`; in plain words in
     :data:`agents.optim.trace.MEANINGS`). The rate is the group's base learning rate
     (``group["initial_lr"]`` under a torch scheduler, else ``group["lr"]``) times
