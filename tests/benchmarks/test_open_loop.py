@@ -143,7 +143,7 @@ def test_the_action_of_runs_names_the_hyperparameters_of_their_rule():
 @pytest.mark.slow
 def test_an_agent_that_chooses_rules_beats_open_loop_arms(tmp_path):
     agent = "ppo-rules"
-    env_id, steps = PRESETS[agent]["env_id"], 40_960
+    env_id, steps = PRESETS[agent]["env_id"], 20_480
     own = {
         **factory.env_arguments(agent, env_id), "tasks": ["quadratic", "logistic"],
         "horizon": 20, "updates_per_step": 4, "spacing": 1.0, "max_work": None,

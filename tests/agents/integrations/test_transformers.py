@@ -319,5 +319,5 @@ def test_an_optimizer_of_unknown_length_is_refused_before_training(tmp_path):
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     monkeypatch.delitem(sys.modules, "agents.integrations.transformers")
-    with pytest.raises(ImportError, match=r'"optenv\[frameworks\]"'):
+    with pytest.raises(ImportError, match=r'install "\.\[frameworks\]"'):
         importlib.import_module("agents.integrations.transformers")

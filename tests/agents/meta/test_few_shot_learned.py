@@ -14,7 +14,7 @@ from tests.helpers.paths import DATA
 pytestmark = [pytest.mark.slow, pytest.mark.training]
 OMNIGLOT = DATA / "omniglot-small"
 PATHS = sorted(str(path) for path in OMNIGLOT.glob("*.zip"))
-TASKS = 300
+TASKS = 200
 
 
 def accuracies(names, data, shots, ways=5, paths=(), iterations=500, batch=8):

@@ -76,7 +76,7 @@ def test_a_policy_trains_at_its_default_rate_with_and_without_losses(name, with_
 def test_the_default_policy_depends_on_total_steps():
     p = nn.Parameter(torch.ones(2))
     assert not LearnedOptimizer([p], total_steps=60).policy.anytime
-    with pytest.warns(UserWarning, match="'anytime' is used"):
+    with pytest.warns(UserWarning, match="using policy 'anytime'"):
         assert LearnedOptimizer([p]).policy.anytime
     default, named = LearnedOptimizer([p], total_steps=60), load_policy("default")
     assert default.policy.fingerprint() == named.fingerprint()
