@@ -55,7 +55,9 @@ def test_a_missing_package_is_named_before_anything_runs(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["SOAP", "SOAP tuned"])
 def test_a_missing_package_raises_when_arms_are_selected(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
-    with pytest.raises(ImportError, match=r'SOAP.* cannot run: .*install "\.\[benchmark\]"'):
+    with pytest.raises(
+        ImportError, match=r'SOAP.* cannot run: .*install "\.\[benchmark\]"'
+    ):
         select_arms([name])
 
 
