@@ -85,6 +85,9 @@ ADDED_HISTORY = (
     "loss_variance",
 )  # fmt: skip
 
+#: Fields of the history that are counts, absolute changes or squares.
+NONNEGATIVE_HISTORY = ("windows", "loss_windows", "loss_change", "loss_variance")
+
 COUNTERS = (
     "steps", "skipped", "skipped_in_a_row", "rollbacks", "clipped", "ignored_losses",
     "ignored_actions", "norms",
@@ -192,7 +195,7 @@ def _checks(policy: Policy, dtype: torch.dtype) -> dict[str, Check]:
         "history": _dictionary(
             {
                 **dict.fromkeys(History._fields, one),
-                **dict.fromkeys(("windows", "loss_windows"), _tensor(dtype, (1,), 0.0)),
+                **dict.fromkeys(NONNEGATIVE_HISTORY, _tensor(dtype, (1,), 0.0)),
             }
         ),
         "settings": _settings(policy, dtype),

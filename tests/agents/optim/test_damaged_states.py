@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from agents import LearnedLR, LearnedOptimizer
 from agents.optim.clock import CLOCK
 from agents.optim.state import ADDED
+from optenv.telemetry import observed_features
 from tests.helpers.damage import ODD_VALUES, measured, paths, replaced
 from tests.helpers.policies import random_policy, switching_policy
 
@@ -29,6 +30,7 @@ POLICIES = {
     "discrete": lambda: random_policy("lion", {"kind": "discrete"}),
     "switching": switching_policy,
     "anytime": lambda: random_policy(anytime=True),
+    "invariant": lambda: random_policy(features=list(observed_features("invariant"))),
     "hyperparameters": lambda: random_policy(action={"kind": "hyperparameters"}),
     "roles": lambda: random_policy(action={"kind": "roles"}),
     "layerwise": lambda: random_policy(action={"kind": "layerwise"}),
