@@ -142,8 +142,8 @@ class Reports:
         return {f"{prefix}{name}": value for name, value in numbers.items()}
 
     def __repr__(self) -> str:
-        summary = summarized(self._policy, self._controller_state(), self.param_groups)
-        policy, *rest = summary
+        state, groups = self._controller_state(), self.param_groups
+        policy, *rest = summarized(self._policy, state, groups)
         rule = f"rule: {self._policy.rule.name}"
         lines = [f"{type(self).__name__} (", policy, rule, *rest]
         hidden = ("params", "controller")  # as torch prints it, without the controller

@@ -90,9 +90,8 @@ class LearnedLR(LRScheduler):
 
     Raises:
         TypeError: ``optimizer`` is not an optimizer, already has a policy, or cannot be
-            driven;
-            ``synchronize`` is neither True nor False; at the first step: the scheduler is
-            part of a ``SequentialLR``.
+            driven; ``synchronize`` is neither True nor False; at the first step: the
+            scheduler is part of a ``SequentialLR``.
         ValueError: ``total_steps`` is no positive integer, or missing where the policy
             needs it; the policy chooses update rules; or another ``LearnedLR`` drives the
             optimizer.

@@ -34,8 +34,8 @@ __all__ = [
 _DECISION = {
     "step": "steps taken before the decision",
     "moved": "change that the policy asked for, of the log of the multiplier",
-    "multiplier": "factor of the learning rate by the policy, from this step on; it starts "
-    "at 0.135 before the first decision, that of rl2 at 1",
+    "multiplier": "factor of the learning rate by the policy, from this step on; before "
+    "the first decision, e to the power of the start of its action",
     "schedule": "factor by warm-up and final fall at this step, times that of a torch "
     "scheduler; 1 where there is none",
     "rate": "learning rate in force at this step; the highest one of several groups",
@@ -214,9 +214,9 @@ class Explanation(list[dict[str, Any]]):
 
     The keys are ``step`` (steps taken before the decision), ``moved`` (change of the
     log-multiplier that the policy asked for, in nats), ``multiplier`` (of the policy, from
-    this step on; before the first decision it is at the policy's start, 0.135 for the
-    shipped ones but ``rl2``, which starts at 1), ``schedule`` (factor by warm-up and final
-    fall at this step, times that of a torch scheduler to the group's ``"initial_lr"``),
+    this step on; before the first decision, ``exp`` of its action's ``start``),
+    ``schedule`` (factor by warm-up and final fall at this step, times that of a torch
+    scheduler to the group's ``"initial_lr"``),
     ``rate`` (learning rate in force at this step; the highest one of several groups),
     ``loss`` (mean since the decision before), and the name of every feature that the
     policy's environment observes, in the units that the policy sees

@@ -189,13 +189,19 @@ def observed_features(loss_features: str) -> tuple[str, ...]:
     return tuple(n for n in ALL_FEATURES if n in shown or n not in known)
 
 
+@lru_cache
+def has_invariant(names: tuple[str, ...]) -> bool:
+    """Return whether an invariant feature of the loss is among some features."""
+    return not set(INVARIANT_LOSS_FEATURES).isdisjoint(names)
+
+
 def loss_features_of(names: Sequence[str]) -> str:
     """Return the key of :data:`LOSS_FEATURE_SETS` of an environment with these features.
 
     Args:
         names: features out of :data:`ALL_FEATURES`, of which some may be missing.
     """
-    invariant = not set(INVARIANT_LOSS_FEATURES).isdisjoint(names)
+    invariant = has_invariant(tuple(names))
     positive = not set(POSITIVE_LOSS_FEATURES).isdisjoint(names)
     return ("both" if positive else "invariant") if invariant else "positive"
 
@@ -205,12 +211,6 @@ FEATURES = {name: ALL_FEATURES[name] for name in observed_features("positive")}
 
 #: Those of them that are 0 where no loss is given.
 LOSS_FEATURES = LOSS_FEATURE_SETS["positive"]
-
-
-@lru_cache
-def has_invariant(names: tuple[str, ...]) -> bool:
-    """Return whether an invariant feature of the loss is among some features."""
-    return not set(INVARIANT_LOSS_FEATURES).isdisjoint(names)
 
 
 @lru_cache

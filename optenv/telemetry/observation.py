@@ -171,8 +171,8 @@ _CENTRE, _LEAST_RATIO = -3.0, math.exp(-12.0)
 def _log_ratio(size: Number, unit: Number) -> Number:
     """Compute the log of a ratio, at least -12; :data:`_CENTRE` if one of both is 0."""
     known = (size > 0) & (unit > 0)
-    ratio = where(known, size, 1.0) / where(known, unit, 1.0)
-    return where(known, elementwise.log(clamp(ratio, low=_LEAST_RATIO)), _CENTRE)
+    quotient = where(known, size, 1.0) / where(known, unit, 1.0)
+    return where(known, elementwise.log(clamp(quotient, low=_LEAST_RATIO)), _CENTRE)
 
 
 def _gradient_features(
