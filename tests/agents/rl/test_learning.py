@@ -18,8 +18,8 @@ TRAIN = ["quadratic", "logistic"]
 TEST = ["quadratic/test", "logistic/test"]
 
 BUDGET = {
-    "ppo": {"timesteps": 61_440, "overrides": {"n_steps": 20, "batch_size": 512}},
-    "dqn": {"timesteps": 81_920, "overrides": {"learning_starts": 5_120}},
+    "ppo": {"timesteps": 30_720, "overrides": {"n_steps": 20, "batch_size": 512}},
+    "dqn": {"timesteps": 40_960, "overrides": {"learning_starts": 5_120}},
 }
 
 
