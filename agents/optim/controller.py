@@ -251,7 +251,7 @@ class Controller:
             features, state["loss_shift"] = correct(features, state["loss_shift"])
         observation = features
         if self.tensors is not None:
-            observation = self._observe_each(features, probe)
+            observation = self._observe_each(features)
         elif policy.action.observed:
             observation = torch.cat([features, state["shown"]], dim=1)
         if policy.on_trials:
@@ -336,22 +336,23 @@ class Controller:
         control, names = self._control(log_lr), self.policy.observed
         return observe(probe, losses, history, control, names=names)
 
-    def _observe_each(self, features: Tensor, probe: Probe) -> Tensor:
+    def forget_norms(self) -> None:
+        """Compare later norms of gradients and parameters with those of the next window.
+
+        Those of the first window were of an outlier.
+        """
+        history = self.state["history"]
+        none = torch.zeros_like(history["windows"])
+        self.state["history"] = {**history, "windows": none}
+
+    def _observe_each(self, features: Tensor) -> Tensor:
         """Compute the observations ``[T, F]`` of the parameters that move.
 
         Args:
             features: telemetry features of all parameters, ``[1, F]``.
-            probe: of all parameters.
         """
         assert self.tensors is not None
-        losses = self._losses()
-        needs_positive = self.policy.needs_positive_losses
-        seen = self.tensors.observe(
-            losses, self._control(0.0), self.state["loss_shift"],
-            forget_losses=needs_positive
-            and is_outgrown(probe, losses, History(**self.state["history"])),
-            positive=needs_positive,
-        )  # fmt: skip
+        seen = self.tensors.observe(self._losses(), self._control(0.0))
         return torch.cat([features.expand(len(seen), -1), seen], dim=1)
 
     def _control(self, log_lr: float) -> Control:

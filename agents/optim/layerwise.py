@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from optenv.actions import Action, Decision
-from optenv.telemetry import OBSERVATION_BOUND, Control, History, Losses, Probe
-from optenv.tensors import PREDICTED_DECREASE, observe_tensors
+from optenv.telemetry import Control, History, Losses, Probe
+from optenv.tensors import observe_tensors
 
 from . import clock
 from .tensors import GradientBatch, States
 
-__all__ = ["DECIDED", "DECIDED_NUMEL", "TensorDecisions"]
+__all__ = ["DECIDED", "DECIDED_NUMEL", "TensorDecisions", "without_norms"]
 
 #: Key of a tensor's entry in its state: log-multiplier, last requested change of it, and
 #: history (:func:`optenv.tensors.empty_history`), on the CPU.
@@ -74,31 +74,16 @@ class TensorDecisions:
         logs = torch.tensor([rates, limits], dtype=torch.float64, device="cpu").log()
         self._log_lr, self._highest = logs[:, chosen].to(mean.dtype)
 
-    def observe(
-        self,
-        losses: Losses,
-        control: Control,
-        loss_shift: float | None,
-        forget_losses: bool,
-        positive: bool = True,
-    ) -> Tensor:
+    def observe(self, losses: Losses, control: Control) -> Tensor:
         """Return the observations ``[T, F]`` of the tensors.
 
         Args:
             losses: losses of the window, ``[1]``.
             control: of the run, ``[1]``, for a base learning rate of 1.
-            loss_shift: correction of ``predicted_decrease``, see
-                :mod:`agents.optim.loss_unit`.
-            forget_losses: whether the losses of the windows before count no more.
-            positive: whether to show ``predicted_decrease``, which needs positive losses.
         """
         assert self._probe is not None
         multipliers, shifts = self._entries[:, :2].T
         history, mean = self._entries[:, 2:], control.log_multiplier
-        if forget_losses:
-            names = enumerate(History._fields)
-            lost = [i for i, name in names if name.startswith("loss_")]
-            history = history.index_fill(1, torch.tensor(lost, device="cpu"), 0.0)
         of_one = control.log_lr - mean
         seen, history = observe_tensors(
             self._probe,
@@ -111,12 +96,6 @@ class TensorDecisions:
             ),
         )
         self._entries = torch.cat([self._entries[:, :2], history[0]], dim=1)
-        if not positive:
-            seen[0, :, PREDICTED_DECREASE] = 0.0
-        elif loss_shift:
-            decrease = seen[0, :, PREDICTED_DECREASE]
-            shifted = (decrease + loss_shift).clamp(-OBSERVATION_BOUND, OBSERVATION_BOUND)
-            seen[0, :, PREDICTED_DECREASE] = torch.where(decrease == 0.0, 0.0, shifted)
         return seen[0]
 
     def decode(self, action: Tensor, mean: Tensor) -> Decision:
@@ -178,6 +157,12 @@ class TensorDecisions:
             return 1.0 if entry is None else math.exp(float(entry[0]) - centre)
 
         return [[factor(p) for p in params] for _, params, _ in batch.by_group()]
+
+
+def without_norms(entry: Tensor) -> Tensor:
+    """Return a tensor's entry that compares later norms with those of its next window."""
+    windows = 2 + History._fields.index("windows")
+    return entry.index_fill(0, torch.tensor([windows], device=entry.device), 0.0)
 
 
 def _entry(state: Mapping[str, Any], mean: Tensor) -> Tensor:

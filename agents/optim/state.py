@@ -20,6 +20,7 @@ from optenv.checks import is_number, quoted
 from optenv.rules import switching
 from optenv.telemetry import History, Losses
 
+from ..policy.files import earlier_name
 from ..policy.module import Policy
 from ..policy.spec import MAX_NUMBER, MIN_EPS
 from . import budget, trace
@@ -126,6 +127,12 @@ def check_controller(policy: Policy, saved: Any) -> dict[str, Any]:
     used, fingerprint = saved.get("policy"), policy.fingerprint()
     if used != fingerprint:
         shown = used[:12] if isinstance(used, str) else quoted(used)
+        earlier = earlier_name(used) if isinstance(used, str) else None
+        if earlier is not None:
+            raise ValueError(
+                f"the state to load is of the policy {earlier!r}, which another one has "
+                f"replaced; to go on with it, give policy={earlier!r}"
+            )
         raise ValueError(
             f"the state to load is of policy {shown}, but here is {fingerprint[:12]} "
             "(which, if none is named, depends on whether there is a total_steps)"
@@ -374,7 +381,7 @@ def _trace(dtype: torch.dtype, policy: Policy) -> Check:
         rows = len(value) if isinstance(value, Tensor) and value.dim() == 2 else 0
         if not 1 <= rows <= MAX_DECISIONS:
             raise _invalid(name, value, f"a tensor of 1 to {MAX_DECISIONS} decisions")
-        value = trace.widened(value, columns)
+        value = trace.widened(value, policy.observed, policy.action)
         checked: Tensor = _tensor(dtype, (rows, columns), -MAX_FLOAT)(name, value)
         rules = trace.rules_of(checked, policy.observed)
         names = len(switching.NAMES)

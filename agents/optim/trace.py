@@ -12,7 +12,7 @@ from torch import Tensor
 
 from optenv.actions import Action
 from optenv.rules.switching import NAMES
-from optenv.telemetry import FEATURES, OBSERVATION_BOUND
+from optenv.telemetry import FEATURES, OBSERVATION_BOUND, observed_features
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -200,13 +200,24 @@ def note_rate(trace: Tensor, schedule: float, rate: float) -> Tensor:
     return trace
 
 
-def widened(trace: Any, width: int) -> Any:
-    """Return a trace of version 0.1 with the columns added since; others unchanged."""
-    if not isinstance(trace, Tensor) or trace.shape[1:] != (width - len(_LATER),):
-        return trace
+def widened(trace: Any, features: Sequence[str], action: Action) -> Any:
+    """Return a trace of version 0.1 with the columns added since; others unchanged.
+
+    It has the features of positive losses, which policies without any loss feature no
+    longer observe.
+    """
+    observed = observed_features("positive")
     begin = len(_DECISION) - len(_LATER)
+    width = columns(observed, action) - len(_LATER)
+    if not isinstance(trace, Tensor) or trace.shape[1:] != (width,):
+        return trace
     unknown = trace.new_full((len(trace), len(_LATER)), -1.0)
-    return torch.cat([trace[:, :begin], unknown, trace[:, begin:]], dim=1)
+    nothing = trace.new_zeros(len(trace))
+    rest = begin + len(observed)
+    by_name = dict(zip(observed, trace[:, begin:rest].T, strict=True))
+    shown = [by_name.get(name, nothing) for name in features]
+    parts = [trace[:, :begin], unknown, torch.stack(shown, dim=1), trace[:, rest:]]
+    return torch.cat(parts, dim=1)
 
 
 class Explanation(list[dict[str, Any]]):

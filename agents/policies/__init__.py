@@ -8,14 +8,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["ANYTIME", "DEFAULT", "SHIPPED"]
+__all__ = ["ANYTIME", "DEFAULT", "EARLIER", "SHIPPED"]
 
 #: Policies that an optimizer runs unless it is given one: with a number of steps, and
 #: without.
 DEFAULT, ANYTIME = "default", "anytime"
 
+_FOLDER = Path(__file__).parent
+
 #: Paths of the shipped policies, without suffix, by name.
 SHIPPED: dict[str, Path] = {
-    path.stem: path.with_suffix("")
-    for path in sorted(Path(__file__).parent.glob("*.safetensors"))
+    path.stem: path.with_suffix("") for path in sorted(_FOLDER.glob("*.safetensors"))
+}
+
+
+def _earlier(path: Path) -> str:
+    """Return the name of a policy in the folder of an earlier version, like ``v0_1``."""
+    version = path.parent.name.removeprefix("v").replace("_", ".")
+    return f"{path.stem}@{version}"
+
+
+#: Paths of the policies of earlier versions that others have replaced, without suffix, by
+#: name and version such as ``default@0.1``: for states that were saved with them.
+EARLIER: dict[str, Path] = {
+    _earlier(path): path.with_suffix("")
+    for path in sorted(_FOLDER.glob("v*/*.safetensors"))
 }

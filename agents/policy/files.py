@@ -26,11 +26,11 @@ from safetensors.torch import load
 from optenv.atomic import write_bytes, write_text
 from optenv.checks import is_number, quoted, suggestion
 
-from ..policies import SHIPPED
+from ..policies import EARLIER, SHIPPED
 from .module import Policy
 from .spec import MAX_NESTING, PolicySpec
 
-__all__ = ["load_policy", "save_policy"]
+__all__ = ["earlier_name", "load_policy", "save_policy"]
 
 #: Largest description, in bytes.
 MAX_DESCRIPTION_BYTES = 2**20
@@ -84,9 +84,10 @@ def load_policy(path: str | Path) -> Policy:
     Sizes and numbers are checked before memory of their size is taken.
 
     Args:
-        path: name of a shipped policy (a string, see :data:`agents.SHIPPED`); or path of
-            the weights, of the description, of their common stem, or of a folder of
-            results. For a file with the name of a shipped policy, give a ``Path``.
+        path: name of a shipped policy (a string, see :data:`agents.SHIPPED`), or of one of
+            an earlier version, such as ``"default@0.1"``; or path of the weights, of the
+            description, of their common stem, or of a folder of results. For a file with
+            the name of a shipped policy, give a ``Path``.
 
     Returns:
         The policy, in evaluation mode; its parameters need no gradients.
@@ -107,7 +108,7 @@ def load_policy(path: str | Path) -> Policy:
         rate = f"; a learning rate is given by name: lr={path!r}" if is_number(path) else ""
         raise TypeError(f"policy must be a name, a path or a Policy, got {path!r}{rate}")
     weights_path, json_path = _paths(
-        SHIPPED.get(path, path) if isinstance(path, str) else path
+        {**SHIPPED, **EARLIER}.get(path, path) if isinstance(path, str) else path
     )
     staged = _staged(json_path)
     for file in (weights_path, json_path):
@@ -147,6 +148,12 @@ def load_policy(path: str | Path) -> Policy:
             )
     policy.name = str(path)
     return policy.requires_grad_(False).eval()
+
+
+def earlier_name(fingerprint: str) -> str | None:
+    """Return the name of the policy of an earlier version with a fingerprint, if any."""
+    names = (name for name in EARLIER if load_policy(name).fingerprint() == fingerprint)
+    return next(names, None)
 
 
 def _not_found(path: str | Path, file: Path) -> str:

@@ -111,6 +111,10 @@ class Reference(NamedTuple):
 # Weights of the newest window in the moving averages.
 _FAST, _SLOW, _COSINE, _USUAL = 0.4, 0.1, 0.3, 0.3
 
+# The first windows with losses, and how many times larger than the last change of the mean
+# the usual one is in them if the losses before were of another kind.
+_EARLY_WINDOWS, _OTHER = 5, 1e4
+
 
 def summarize(probe: Probe, losses: Losses, history: History) -> Window:
     """Take the logarithms and cosines of a window's statistics."""
@@ -224,15 +228,20 @@ def _update_means(
             history.loss_average,
         ],
     )
-    previous, lowest, highest, average = earlier
-    # The first change, and the first variance, are the first values of their averages.
-    change = abs(mean - previous)
+    change = abs(mean - history.loss_mean)
     has_change = window.has_loss & (history.loss_windows > 0)
-    usual = where(history.loss_change > 0, history.loss_change, change)
-    usual = where(has_change, lerp(usual, change, _USUAL), history.loss_change)
+    # Losses of the first windows that were quite different would set the range for ever.
+    is_early = (history.loss_windows <= _EARLY_WINDOWS) & (change > 0)
+    were_others = has_change & is_early & (history.loss_change > _OTHER * change)
+    earlier = each(lambda value: where(were_others, history.loss_mean, value), earlier)
+    previous, lowest, highest, average = earlier
+    before = where(were_others, change, history.loss_change)
+    # The first change, and the first variance, are the first values of their averages.
+    usual = where(before > 0, before, change)
+    usual = where(has_change, lerp(usual, change, _USUAL), before)
     variance = where(history.loss_variance > 0, history.loss_variance, window.variance)
     variance = lerp(variance, window.variance, _USUAL)
-    return (previous, lowest, history.loss_change, has_change), {
+    return (previous, lowest, before, has_change), {
         "loss_mean": mean,
         "loss_lowest": minimum(lowest, mean),
         "loss_highest": -minimum(-highest, -mean),

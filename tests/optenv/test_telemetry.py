@@ -68,12 +68,12 @@ def control(window: int, dtype: torch.dtype = torch.float64, runs: int = RUNS) -
 
 
 def observations(windows: Any) -> Tensor:
-    """Compute observations ``[windows, RUNS, F]`` of successive windows."""
+    """Compute all features ``[windows, RUNS, F]`` of successive windows."""
     history, seen = None, []
     for probe, losses, state in windows:
         if history is None:
             history = History.empty(state.progress)
-        observation, history = observe(probe, losses, history, state)
+        observation, history = observe(probe, losses, history, state, names=ALL)
         seen.append(observation)
     return torch.stack(seen)
 
@@ -104,7 +104,7 @@ def test_features_are_invariant_to_units_of_loss_and_parameters(
         scaled, plain, rtol=0, atol=1e-4 if dtype == torch.float32 else 1e-10
     )
     changing = plain[1:].std(dim=0).amin(dim=0) > 0
-    assert {n for n, c in zip(NAMES, changing, strict=True) if not c} <= {
+    assert {n for n, c in zip(ALL, changing, strict=True) if not c} <= {
         "run_length", "learning_rate", "previous_action", "has_loss",
     }  # fmt: skip
 
@@ -190,7 +190,7 @@ def test_the_history_forgets_an_overflow(value: float, part: int, name: str | No
 def test_without_losses_all_loss_features_are_zero() -> None:
     with_losses = observations(random_windows())
     without = observations(replace(w, 0.0, part=1) for w in random_windows())
-    for i, name in enumerate(NAMES):
+    for i, name in enumerate(ALL):
         if "loss" in name or name == "predicted_decrease":
             assert (without[:, :, i] == 0).all()
         else:
@@ -200,11 +200,12 @@ def test_without_losses_all_loss_features_are_zero() -> None:
 def test_a_window_without_losses_keeps_the_last_loss_features() -> None:
     windows = list(random_windows())
     windows[4] = replace(windows[4], 0.0, part=1)
-    seen = dict(zip(NAMES, observations(windows).unbind(-1), strict=True))
+    seen = dict(zip(ALL, observations(windows).unbind(-1), strict=True))
     assert (seen["has_loss"][4] == 0).all() and (seen["has_loss"][5] == 1).all()
-    assert_identical(seen["loss_vs_initial"][4], seen["loss_vs_initial"][3])
-    assert_identical(seen["loss_noise"][4], seen["loss_noise"][3])
-    assert (seen["loss_vs_previous"][4] == 0).all()
+    for name in ("loss_vs_initial", "loss_noise"):
+        assert_identical(seen[name][4], seen[name][3])
+    for name in ("loss_vs_previous", *telemetry.INVARIANT_LOSS_FEATURES):
+        assert (seen[name][4] == 0).all() and (seen[name][5] != 0).any()
 
 
 def test_the_first_observation_is_constant() -> None:
@@ -294,6 +295,31 @@ def test_invariant_features_do_not_depend_on_the_unit_and_the_zero_of_the_loss(
     found = observed_losses(factor, shift, runs)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
     assert (np.ptp(expected, axis=0) > 0.05).all()
+
+
+def seen_losses(values: list[float]) -> tuple[torch.Tensor, History]:
+    """Return invariant features and history after windows with one loss each."""
+    one = torch.ones(1, dtype=torch.float64)
+    history = History.empty(0 * one)
+    for value in values:
+        losses = Losses.empty(0 * one).record(value * one)
+        probe, state = Probe(*[one] * len(Probe._fields)), control(0, runs=1)
+        names = telemetry.INVARIANT_LOSS_FEATURES
+        observation, history = observe(probe, losses, history, state, names=names)
+    return observation, history
+
+
+@pytest.mark.parametrize("first", [[1e12], [-1e12], [1e12] * 3])
+def test_first_losses_of_another_kind_do_not_set_the_range(first: list[float]) -> None:
+    usual = [3.0, 2.5, 2.2, 2.4, 2.1, 2.0, 1.8]
+    found, history = seen_losses([*first, *usual])
+    torch.testing.assert_close(found, seen_losses(usual)[0], rtol=0, atol=0.2)
+    assert (history.loss_lowest, history.loss_highest) == (1.8, 3.0)
+
+
+def test_the_first_losses_of_a_steep_fall_stay_in_the_range() -> None:
+    _, history = seen_losses([10.0**-i for i in range(8)])
+    assert (history.loss_lowest, history.loss_highest) == (1e-7, 1.0)
 
 
 def test_invariant_features_measure_losses_in_units_of_their_own() -> None:

@@ -31,7 +31,7 @@ def policy_of(**description: Any) -> Any:
     action = {"kind": "batch-size", "schedule": schedule}
     policy = random_policy("adam", action, HORIZON, **description)
     with torch.no_grad():
-        last, generator = policy.networks[0][2], torch.Generator().manual_seed(1)
+        last, generator = policy.networks[0][2], torch.Generator().manual_seed(3)
         last.weight.copy_(torch.randn(last.weight.shape, generator=generator))
     return policy.requires_grad_(False)
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from agents import SHIPPED, LearnedLR, LearnedOptimizer
+from agents.policies import EARLIER
 
 FILE = Path(__file__).parent / "data" / "states_0_1.pt.xz"
 SAVED, STEPS = 33, 60
@@ -42,11 +43,21 @@ def backward(model, optimizer, i):
     return loss
 
 
+def name_now(policy):
+    """Return the name that a policy of version 0.1 has in this version."""
+    earlier = f"{policy}@0.1"
+    return earlier if earlier in EARLIER else policy
+
+
+def make_optimizer(model, policy):
+    total = None if policy.startswith("anytime") else STEPS
+    return LearnedOptimizer(model.parameters(), policy, total_steps=total)
+
+
 @pytest.mark.parametrize("policy", sorted(SHIPPED))
 def test_a_state_of_version_0_1_loads_and_goes_on(saved, policy):
     states, model = saved[policy], make_model()
-    total = None if policy == "anytime" else STEPS
-    optimizer = LearnedOptimizer(model.parameters(), policy, total_steps=total)
+    optimizer = make_optimizer(model, name_now(policy))
     model.load_state_dict(states["model"])
     optimizer.load_state_dict(states["optimizer"])
     for i in range(SAVED, STEPS):
@@ -54,10 +65,18 @@ def test_a_state_of_version_0_1_loads_and_goes_on(saved, policy):
     torch.testing.assert_close(model.state_dict(), states["end"], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("earlier", sorted(EARLIER))
+def test_a_state_of_a_replaced_policy_is_refused_with_the_name_it_has_now(saved, earlier):
+    name, _ = earlier.split("@")
+    optimizer = make_optimizer(make_model(), name)
+    with pytest.raises(ValueError, match=f"give policy='{earlier}'"):
+        optimizer.load_state_dict(saved[name]["optimizer"])
+
+
 def test_the_state_of_a_scheduler_of_version_0_1_loads_and_goes_on(saved):
     states, model = saved["LearnedLR"], make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    scheduler = LearnedLR(optimizer, STEPS)
+    scheduler = LearnedLR(optimizer, STEPS, policy=name_now("momentum"))
     model.load_state_dict(states["model"])
     optimizer.load_state_dict(states["optimizer"])
     scheduler.load_state_dict(states["scheduler"])

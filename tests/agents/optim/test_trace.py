@@ -14,8 +14,9 @@ from torch.optim import lr_scheduler
 from agents import LearnedLR, LearnedOptimizer
 from agents.optim.controller import Controller
 from agents.optim.trace import MEANINGS
-from optenv.telemetry import FEATURES
+from optenv.telemetry import FEATURES, observed_features
 from tests.helpers.loops import STEPS, batches, learned, make_model, train
+from tests.helpers.policies import random_policy
 
 
 @pytest.fixture(scope="module")
@@ -170,14 +171,22 @@ def test_an_enormous_loss_is_kept_as_a_finite_number():
     learned(make_model()).load_state_dict(optimizer.state_dict())
 
 
-def test_a_trace_of_version_0_1_has_no_rates_and_losses(trained):
-    state = copy.deepcopy(trained[1].state_dict())
+def test_a_trace_of_version_0_1_has_no_rates_and_losses():
+    def make_optimizer(model):
+        names = observed_features("positive")
+        policy = random_policy(features=list(names))
+        return LearnedOptimizer(model.parameters(), policy, total_steps=STEPS)
+
+    model = make_model()
+    optimizer = make_optimizer(model)
+    train(model, optimizer, batches())
+    state = copy.deepcopy(optimizer.state_dict())
     controller = state["param_groups"][0]["controller"]
     old = controller["trace"]
     controller["trace"] = torch.cat([old[:, :3], old[:, 6:]], dim=1)
-    other = learned(make_model())
+    other = make_optimizer(make_model())
     other.load_state_dict(state)
-    for before, after in zip(trained[1].explain(), other.explain(), strict=True):
+    for before, after in zip(optimizer.explain(), other.explain(), strict=True):
         assert after == {**before, "schedule": None, "rate": None, "loss": None}
     assert "-" in str(other.explain())
     other.explain().plot()
