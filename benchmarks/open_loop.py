@@ -101,7 +101,8 @@ def check(runs: Runs, policy: Policy) -> None:
 
     Raises:
         ValueError: it has a memory, another action encoding, control steps at other times,
-            or another update rule; or its actions set more than a learning rate and a rule.
+            another update rule, or other features; or its actions set more than a learning
+            rate and a rule.
     """
     if policy.memory:
         raise ValueError(
@@ -117,7 +118,13 @@ def check(runs: Runs, policy: Policy) -> None:
             "open-loop arms set one learning rate, and perhaps the rule; the action of the "
             f"policy is {policy.action.kind!r}"
         )
-    described = settings.make({**runs.arguments, "action": runs.action}).describe()
+    made = settings.make({**runs.arguments, "action": runs.action})
+    if policy.observed != made.observed:
+        raise ValueError(
+            f"the policy observes {', '.join(policy.observed)}; "
+            f"the runs show {', '.join(made.observed)}"
+        )
+    described = made.describe()
     for name in ("horizon", "spacing", "rule", "anytime"):
         value = policy.description.get(name, False)  # only "anytime" may be missing
         if value != described[name]:

@@ -40,19 +40,17 @@ def returns(
     constant: bool,
 ) -> np.ndarray:
     """Return the mean return of each structure ``[S]``; ``constant`` ignores the policy."""
-    described = policy.description
     action = replace(policy.action, start=0.0) if constant else policy.action
     env = optenv.LearningRateVectorEnv(
         RUNS_PER_STRUCTURE * arguments.structures,
         groups=arguments.structures, tasks=family,
-        rule=described["rule"], action=action, horizon=described["horizon"],
-        updates_per_step=tuple(arguments.updates_per_step), spacing=described["spacing"],
-        base_lr=base_lr, anytime=policy.anytime, reparametrize=0.7, on_divergence="absorb",
-        objective=arguments.objective, autoreset_mode="Disabled",
+        updates_per_step=tuple(arguments.updates_per_step), base_lr=base_lr,
+        reparametrize=0.7, on_divergence="absorb", objective=arguments.objective,
+        autoreset_mode="Disabled", **policy.environment | {"action": action},
     )  # fmt: skip
     observation, _ = env.reset(seed=arguments.seed)
     total = np.zeros(env.num_envs)
-    for _ in range(described["horizon"]):
+    for _ in range(policy.environment["horizon"]):
         actions = policy(torch.from_numpy(observation)).reshape(env.action_space.shape)
         if constant:
             actions = torch.zeros_like(actions)
@@ -78,9 +76,7 @@ def main() -> None:
         if isinstance(policy.action, optenv.actions.Discrete):
             parser.error(f"{path} has discrete actions; give a continuous policy")
         # Constants are cached, by everything that their returns depend on.
-        described = policy.description
-        names = ("rule", "action", "horizon", "spacing")
-        environment = str([described[name] for name in names])
+        environment = str(policy.environment)
         gaps = {}
         for family in arguments.family or FAMILIES:
             for lr in RATES:

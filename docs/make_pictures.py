@@ -121,8 +121,7 @@ def by_policy(name: str) -> tuple[dict[str, Any], Act]:
             action, memory = policy.act(torch.from_numpy(observation)[None], memory)
         return action[0].numpy()
 
-    names = ("rule", "action", "horizon", "spacing")
-    return {each: policy.description[each] for each in names}, act
+    return policy.environment, act
 
 
 def by_script() -> tuple[dict[str, Any], Act]:
@@ -196,7 +195,7 @@ def by_tensors() -> tuple[dict[str, Any], Act]:
 
 def by_gradient() -> tuple[dict[str, Any], Act]:
     """Return the script for updates: gradient descent with ever shorter steps."""
-    first = len(telemetry.observed_features("positive")) + 2  # after the two parameters
+    first = len(telemetry.FEATURES) + 2  # after the two parameters
 
     def act(observation: np.ndarray, step: int) -> Any:
         return -observation[first : first + 2] * (0.25 - 0.003 * (step % 40))

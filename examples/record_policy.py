@@ -16,8 +16,7 @@ FAMILIES, INSTANCES, RUNS = ("logistic/test", "mlp-regression/test"), 4, 4
 
 
 def make_env(path: str, label: str) -> VectorRecorder:
-    """Make a batch of runs on named instances, with the rule and action of the policy."""
-    described = load_policy("default").description
+    """Make a batch of runs on named instances, in which the policy can act."""
     sets = [InstanceSet.sample(name, INSTANCES, base_lr=1e-3) for name in FAMILIES]
     chosen = [instance for each in sets for instance in each]
     batch = gym.make_vec(
@@ -25,11 +24,8 @@ def make_env(path: str, label: str) -> VectorRecorder:
         RUNS * len(chosen),
         instances=chosen,
         groups=len(chosen),  # the runs of a group share an instance
-        rule=described["rule"],
-        action=described["action"],
-        spacing=described["spacing"],
-        horizon=described["horizon"],
         updates_per_step=3,
+        **load_policy("default").environment,
     )
     return VectorRecorder(batch, path, label=label, overwrite=True)
 
@@ -39,7 +35,7 @@ def record_policy(path: str) -> None:
     policy = load_policy("default")
     env = make_env(path, "policy default")
     observation, _ = env.reset(seed=0)
-    for _ in range(policy.description["horizon"]):
+    for _ in range(policy.environment["horizon"]):
         with torch.no_grad():
             action = policy(torch.as_tensor(observation)).numpy()
         observation, *_ = env.step(action)
@@ -53,7 +49,7 @@ def record_base_rate(path: str) -> None:
     """
     env = make_env(path, "base rate")
     env.reset(seed=0)
-    for step in range(load_policy("default").description["horizon"]):
+    for step in range(load_policy("default").environment["horizon"]):
         env.step(np.full(env.action_space.shape, float(step < 2), np.float32))
     env.close()
 

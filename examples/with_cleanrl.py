@@ -12,6 +12,7 @@ from torch.distributions import Normal
 
 from agents import LearnedOptimizer, Normalisation, export_network
 from optenv.tasks import MLP
+from optenv.telemetry import FEATURES
 
 HORIZON, RUNS, ITERATIONS = 20, 64, 10
 EPOCHS, MINIBATCH, CLIP, LAMBDA = 10, 320, 0.2, 0.95
@@ -19,7 +20,11 @@ EPOCHS, MINIBATCH, CLIP, LAMBDA = 10, 320, 0.2, 0.95
 
 def layers(outputs: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(24, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, outputs)
+        nn.Linear(len(FEATURES), 64),
+        nn.Tanh(),
+        nn.Linear(64, 64),
+        nn.Tanh(),
+        nn.Linear(64, outputs),
     )
 
 

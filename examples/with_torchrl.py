@@ -15,6 +15,7 @@ from torchrl.objectives.value import GAE
 
 from agents import LearnedOptimizer, export_network
 from optenv.tasks import MLP
+from optenv.telemetry import FEATURES
 
 HORIZON, EPISODES, ITERATIONS = 10, 24, 8
 ENV_ID = "optenv/LearningRate-v0"
@@ -29,7 +30,11 @@ ARGUMENTS = {
 
 def layers(outputs: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(24, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, outputs)
+        nn.Linear(len(FEATURES), 64),
+        nn.Tanh(),
+        nn.Linear(64, 64),
+        nn.Tanh(),
+        nn.Linear(64, outputs),
     )
 
 

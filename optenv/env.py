@@ -36,7 +36,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     >>> env = gym.make("optenv/LearningRate-v0", rule="momentum", horizon=20)
     >>> observation, info = env.reset(seed=0)
     >>> observation.shape
-    (24,)
+    (25,)
     >>> observation, reward, terminated, truncated, info = env.step(
     ...     env.action_space.sample()
     ... )
@@ -132,19 +132,19 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     ## Observation Space
     A vector within ±4 of the run's features, all but the learning rate and the length of the
     run free of the scales of loss, gradient and model. `optenv.telemetry.FEATURES` lists
-    their names and meanings. With `loss_features="invariant"` they are 25, and with `"both"`
-    31, so that all widths below are larger by 1 or 7.
+    their names and meanings. With `loss_features="positive"` they are 24, and with `"both"`
+    31, so that all widths below are smaller by 1 or larger by 6.
 
     | Id | Space | Entries |
     |----|-------|---------|
-    | `optenv/LearningRate-v0` | `Box(-4, 4, (24,))` | the features |
-    | `optenv/DiscreteLearningRate-v0` | `Box(-4, 4, (24,))` | the features |
-    | `optenv/UpdateRule-v0` | `Box(-4, 4, (32,))` | the features, and a 1 at the rule that the last action chose (no 1 before the first action) |
-    | `optenv/Hyperparameters-v0` | `Box(-4, 4, (29,))` | the features, and the last action but for its learning rate (0 before the first action) |
-    | `optenv/RoleLearningRate-v0` | `Box(-4, 4, (28,))` | the features, and for each role its log-multiplier minus the mean of all, divided by 3 |
-    | `optenv/LayerwiseLearningRate-v0` | `Box(-4, 4, (920,))` | the features, and for each of 64 tensors the 14 of `optenv.tensors.TENSOR_FEATURES` (0 beyond the tensors of the model): by the same formulas, from its own gradient, step, values and log-multiplier |
-    | `optenv/Update-v0` | `Box(-4, 4, (37,))` | the features, and 13 entries about parameters, gradients and losses, see below |
-    | `optenv/BatchSize-v0` | `Box(-4, 4, (25,))` | the features, and the base-2 logarithm of the last batch size over the task's own, divided by 3 |
+    | `optenv/LearningRate-v0` | `Box(-4, 4, (25,))` | the features |
+    | `optenv/DiscreteLearningRate-v0` | `Box(-4, 4, (25,))` | the features |
+    | `optenv/UpdateRule-v0` | `Box(-4, 4, (33,))` | the features, and a 1 at the rule that the last action chose (no 1 before the first action) |
+    | `optenv/Hyperparameters-v0` | `Box(-4, 4, (30,))` | the features, and the last action but for its learning rate (0 before the first action) |
+    | `optenv/RoleLearningRate-v0` | `Box(-4, 4, (29,))` | the features, and for each role its log-multiplier minus the mean of all, divided by 3 |
+    | `optenv/LayerwiseLearningRate-v0` | `Box(-4, 4, (921,))` | the features, and for each of 64 tensors the 14 of `optenv.tensors.TENSOR_FEATURES` (0 beyond the tensors of the model): by the same formulas, from its own gradient, step, values and log-multiplier, and its share of the decrease of the loss that the last step predicts |
+    | `optenv/Update-v0` | `Box(-4, 4, (38,))` | the features, and 13 entries about parameters, gradients and losses, see below |
+    | `optenv/BatchSize-v0` | `Box(-4, 4, (26,))` | the features, and the base-2 logarithm of the last batch size over the task's own, divided by 3 |
 
     The further entries of `optenv/Update-v0`, with 2 parameters and 3 past control steps:
 
@@ -256,7 +256,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | `on_divergence` | `"end"` | `"end"` or `"absorb"` |
     | `reparametrize` | `0.0` | spread of random factors of the parameter tensors |
     | `loss_dropout` | `0.0` | fraction of the runs whose losses are not observed |
-    | `loss_features` | `"positive"` | features of the loss: `"positive"`, `"invariant"` or `"both"`, see `optenv.telemetry.LOSS_FEATURE_SETS` |
+    | `loss_features` | `"invariant"` | features of the loss: `"invariant"`, `"positive"` or `"both"`, see `optenv.telemetry.LOSS_FEATURE_SETS` |
     | `anytime` | `False` | whether the length of a run is hidden |
     | `changes` | `None` | changes of the task during a run: their number, kinds of them, or both, see `optenv.changes` |
     | `features` | `()` | names of further features |

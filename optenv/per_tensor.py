@@ -47,7 +47,7 @@ class PerTensor(VectorWrapper[Any, Any, Any]):
     ==================  =============================================================
     Action              ``Box(-1, 1, (1,))``: the tensor's log-multiplier of the
                         learning rate moves by ``step`` times the action
-    Observation         ``Box(-4, 4, (38,))``: the features of the run (24, and those
+    Observation         ``Box(-4, 4, (39,))``: the features of the run (25, and those
                         that ``features`` names), then those of the tensor (14, see
                         :data:`optenv.tensors.TENSOR_FEATURES`)
     ==================  =============================================================
@@ -69,7 +69,7 @@ class PerTensor(VectorWrapper[Any, Any, Any]):
         ... )
         >>> env = optenv.PerTensor(env)
         >>> env.num_envs, env.single_observation_space.shape, env.single_action_space.shape
-        (24, (38,), (1,))
+        (24, (39,), (1,))
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:

@@ -18,7 +18,6 @@ from .tasks.base import Task
 from .telemetry import (
     FEATURE_VERSION,
     LOSS_FEATURE_SETS,
-    LOSS_FEATURES,
     check_features,
     observed_features,
 )
@@ -139,7 +138,7 @@ class Settings:
     on_divergence: str = "end"
     reparametrize: float = 0.0
     loss_dropout: float = 0.0
-    loss_features: str = "positive"
+    loss_features: str = "invariant"
     anytime: bool = False
     changes: Any = None
     features: tuple[str, ...] = ()
@@ -288,7 +287,7 @@ class Settings:
     def observed(self) -> tuple[str, ...]:
         """Names of the features of the package that are observed, in order."""
         return observed_features(
-            "positive" if self.loss_dropout == 1 else self.loss_features
+            "invariant" if self.loss_dropout == 1 else self.loss_features
         )
 
     def describe(self) -> dict[str, Any]:
@@ -297,7 +296,7 @@ class Settings:
         The description holds everything that the policy needs in order to act in an
         optimizer, as JSON values. The loss features are left out if no loss was observed.
         """
-        hidden = LOSS_FEATURES if self.loss_dropout == 1 else ()
+        hidden = LOSS_FEATURE_SETS["both"] if self.loss_dropout == 1 else ()
         names = [*self.observed, *self.features]
         return {
             "feature_version": FEATURE_VERSION,

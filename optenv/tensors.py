@@ -1,8 +1,9 @@
 """Telemetry of single parameter tensors, for policies that act on each of them.
 
 Every tensor of a run is observed as a run is: by the same formulas, on its own squared
-norms and inner products, and with the losses of the run. What all tensors of a run share
-(progress and losses) is left to the observation of the run, which stands beside.
+norms and inner products; and by its share of the decrease of the loss that the slope along
+the last step predicts. What all tensors of a run have in common (progress and losses) is
+left to the observation of the run, which stands beside.
 Environment and exported optimizer both call :func:`observe_tensors`.
 
 Tensors have shape ``[B, T]``, one entry for each of the ``T`` parameter tensors of a run.
@@ -15,10 +16,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .telemetry import FEATURES, LOSS_FEATURES, Control, History, Losses, Probe, observe
+from .elementwise import bounded
+from .telemetry import (
+    ALL_FEATURES,
+    LOSS_FEATURE_SETS,
+    OBSERVATION_BOUND,
+    Control,
+    History,
+    Losses,
+    Probe,
+    observe,
+)
+from .telemetry.statistics import TINY
 
 __all__ = [
-    "PREDICTED_DECREASE",
     "TENSOR_FEATURES",
     "empty_history",
     "inner_products",
@@ -26,21 +37,18 @@ __all__ = [
     "of_run",
 ]
 
-#: Features of progress, which are the same for all tensors of a run, as are most losses.
+#: Features of progress, which are the same for all tensors of a run, as are its losses.
 _PROGRESS = ("progress", "elapsed", "remaining", "run_length")
 
-#: Names of the features of each tensor, see :data:`optenv.telemetry.FEATURES`: those that
-#: differ among the tensors of a run.
-TENSOR_FEATURES: tuple[str, ...] = tuple(
-    name
-    for name in FEATURES
-    if name not in _PROGRESS and (name not in LOSS_FEATURES or name == "predicted_decrease")
+_OWN = tuple(
+    name for name in ALL_FEATURES if name not in (*_PROGRESS, *LOSS_FEATURE_SETS["both"])
 )
 
-_COLUMNS = [list(FEATURES).index(name) for name in TENSOR_FEATURES]
-
-#: Column of the only one of them that needs positive losses.
-PREDICTED_DECREASE = TENSOR_FEATURES.index("predicted_decrease")
+#: Names of the features of each tensor: those of :data:`optenv.telemetry.ALL_FEATURES` in
+#: which the tensors of a run differ, and ``"decrease_share"``: the log of the tensor's
+#: inner product of gradient and step against the largest of a tensor, divided by 3; 0
+#: without a step.
+TENSOR_FEATURES: tuple[str, ...] = (*_OWN, "decrease_share")
 
 
 def inner_products(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
@@ -95,8 +103,18 @@ def observe_tensors(
             log_lr=control.log_lr.reshape(-1),
             previous_action=control.previous_action.reshape(-1),
         ),
+        names=_OWN,
     )
+    share = _decrease_share(probe.last_grad_dot_step).unsqueeze(-1)
     return (
-        observation[:, _COLUMNS].unflatten(0, shape),
+        torch.cat([observation.unflatten(0, shape), share], dim=-1),
         torch.stack(updated, dim=-1).unflatten(0, shape),
     )
+
+
+def _decrease_share(slope: Tensor) -> Tensor:
+    """Compute the feature ``decrease_share`` ``[B, T]`` of gradients times steps."""
+    size = slope.abs()
+    largest = size.amax(dim=1, keepdim=True)
+    ratio = torch.where(largest > 0, size / torch.where(largest > 0, largest, 1.0), 1.0)
+    return bounded(ratio.clamp(min=TINY).log() / 3.0, OBSERVATION_BOUND)

@@ -66,13 +66,13 @@ class TrialVectorEnv(LearningRateVectorEnv):
 
     | Id | Space |
     |----|-------|
-    | `optenv/LearningRateTrial-v0` | `Box(-4, 4, (num_envs, 27))` |
-    | `optenv/DiscreteLearningRateTrial-v0` | `Box(-4, 4, (num_envs, 33))` |
-    | `optenv/UpdateRuleTrial-v0` | `Box(-4, 4, (num_envs, 58))` |
-    | `optenv/HyperparametersTrial-v0` | `Box(-4, 4, (num_envs, 37))` |
-    | `optenv/RoleLearningRateTrial-v0` | `Box(-4, 4, (num_envs, 34))` |
-    | `optenv/UpdateTrial-v0` | `Box(-4, 4, (num_envs, 41))` |
-    | `optenv/BatchSizeTrial-v0` | `Box(-4, 4, (num_envs, 34))` |
+    | `optenv/LearningRateTrial-v0` | `Box(-4, 4, (num_envs, 28))` |
+    | `optenv/DiscreteLearningRateTrial-v0` | `Box(-4, 4, (num_envs, 34))` |
+    | `optenv/UpdateRuleTrial-v0` | `Box(-4, 4, (num_envs, 59))` |
+    | `optenv/HyperparametersTrial-v0` | `Box(-4, 4, (num_envs, 38))` |
+    | `optenv/RoleLearningRateTrial-v0` | `Box(-4, 4, (num_envs, 35))` |
+    | `optenv/UpdateTrial-v0` | `Box(-4, 4, (num_envs, 42))` |
+    | `optenv/BatchSizeTrial-v0` | `Box(-4, 4, (num_envs, 35))` |
 
     ## Rewards
     `[num_envs]` float64, each the reward of the single environment; 0 for trials that a
@@ -220,7 +220,7 @@ class TrialEnv(LearningRateEnv):
     >>> env = gym.make("optenv/LearningRateTrial-v0", runs=2, horizon=20)
     >>> observation, info = env.reset(seed=0)
     >>> observation.shape
-    (27,)
+    (28,)
     >>> observation, reward, terminated, truncated, info = env.step(
     ...     env.action_space.sample()
     ... )
@@ -254,13 +254,13 @@ class TrialEnv(LearningRateEnv):
 
     | Id | Space |
     |----|-------|
-    | `optenv/LearningRateTrial-v0` | `Box(-4, 4, (27,))` |
-    | `optenv/DiscreteLearningRateTrial-v0` | `Box(-4, 4, (33,))` |
-    | `optenv/UpdateRuleTrial-v0` | `Box(-4, 4, (58,))` |
-    | `optenv/HyperparametersTrial-v0` | `Box(-4, 4, (37,))` |
-    | `optenv/RoleLearningRateTrial-v0` | `Box(-4, 4, (34,))` |
-    | `optenv/UpdateTrial-v0` | `Box(-4, 4, (41,))` |
-    | `optenv/BatchSizeTrial-v0` | `Box(-4, 4, (34,))` |
+    | `optenv/LearningRateTrial-v0` | `Box(-4, 4, (28,))` |
+    | `optenv/DiscreteLearningRateTrial-v0` | `Box(-4, 4, (34,))` |
+    | `optenv/UpdateRuleTrial-v0` | `Box(-4, 4, (59,))` |
+    | `optenv/HyperparametersTrial-v0` | `Box(-4, 4, (38,))` |
+    | `optenv/RoleLearningRateTrial-v0` | `Box(-4, 4, (35,))` |
+    | `optenv/UpdateTrial-v0` | `Box(-4, 4, (42,))` |
+    | `optenv/BatchSizeTrial-v0` | `Box(-4, 4, (35,))` |
 
     Previous action and reward are those of the step before, also across the runs of a trial,
     and 0 at its beginning. The previous reward depends on an argument:

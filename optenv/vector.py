@@ -61,7 +61,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     >>> env = gym.make_vec("optenv/LearningRate-v0", num_envs=3, tasks="quadratic")
     >>> observations, infos = env.reset(seed=0)
     >>> observations.shape
-    (3, 24)
+    (3, 25)
     >>> observations, rewards, terminated, truncated, infos = env.step(
     ...     env.action_space.sample()
     ... )
@@ -89,14 +89,14 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     | Id | Space |
     |----|-------|
-    | `optenv/LearningRate-v0` | `Box(-4, 4, (num_envs, 24))` |
-    | `optenv/DiscreteLearningRate-v0` | `Box(-4, 4, (num_envs, 24))` |
-    | `optenv/UpdateRule-v0` | `Box(-4, 4, (num_envs, 32))` |
-    | `optenv/Hyperparameters-v0` | `Box(-4, 4, (num_envs, 29))` |
-    | `optenv/RoleLearningRate-v0` | `Box(-4, 4, (num_envs, 28))` |
-    | `optenv/LayerwiseLearningRate-v0` | `Box(-4, 4, (num_envs, 920))` |
-    | `optenv/Update-v0` | `Box(-4, 4, (num_envs, 37))` |
-    | `optenv/BatchSize-v0` | `Box(-4, 4, (num_envs, 25))` |
+    | `optenv/LearningRate-v0` | `Box(-4, 4, (num_envs, 25))` |
+    | `optenv/DiscreteLearningRate-v0` | `Box(-4, 4, (num_envs, 25))` |
+    | `optenv/UpdateRule-v0` | `Box(-4, 4, (num_envs, 33))` |
+    | `optenv/Hyperparameters-v0` | `Box(-4, 4, (num_envs, 30))` |
+    | `optenv/RoleLearningRate-v0` | `Box(-4, 4, (num_envs, 29))` |
+    | `optenv/LayerwiseLearningRate-v0` | `Box(-4, 4, (num_envs, 921))` |
+    | `optenv/Update-v0` | `Box(-4, 4, (num_envs, 38))` |
+    | `optenv/BatchSize-v0` | `Box(-4, 4, (num_envs, 26))` |
 
     `optenv.PerTensor` makes a sub-environment of each parameter tensor of
     `optenv/LayerwiseLearningRate-v0`.

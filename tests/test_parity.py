@@ -16,7 +16,7 @@ from agents.policy.files import save_policy
 from optenv import rules, telemetry
 from tests.helpers.policies import random_policy
 
-HORIZON, TOTAL = 20, 100
+HORIZON, TOTAL = 20, 60
 BASE_LR = {
     **{name: rule.default_lr for name, rule in rules.RULES.items()},
     "sgd": 0.05,

@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 
 from optenv.rewards import MAX_POTENTIAL
-from optenv.telemetry import FEATURES, History, Losses, Probe, log_loss
+from optenv.telemetry import History, Losses, Probe, log_loss, observed_features
 
 __all__ = ["PLAUSIBLE", "TYPICAL", "correct", "is_outgrown", "without_losses"]
 
-_NAMES = list(FEATURES)
+_NAMES = observed_features("positive")
 _DECREASE, _STEP = _NAMES.index("predicted_decrease"), _NAMES.index("step_size")
 _INITIAL = _NAMES.index("loss_vs_initial")
 

@@ -12,6 +12,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from optenv.telemetry import loss_features_of
+
 from .spec import ACTIVATIONS, PolicySpec, observed_by
 
 __all__ = ["Policy"]
@@ -52,7 +54,7 @@ class Policy(nn.Module):
         >>> import torch
         >>> from agents import load_policy
         >>> policy = load_policy("default")
-        >>> policy(torch.zeros(5, 24)).shape
+        >>> policy(torch.zeros(5, 25)).shape
         torch.Size([5, 1])
     """
 
@@ -94,6 +96,37 @@ class Policy(nn.Module):
     def spec(self) -> PolicySpec:
         """The description, checked, at its present state."""
         return PolicySpec.from_json(self.description)
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Arguments of environments that the policy can act in, as it did in its training.
+
+        They name the update rule, the action, the control steps and what is observed;
+        tasks, lengths and learning rates are left open. With a policy of trials, they are
+        those of the environment of trials.
+
+        Example:
+            >>> import gymnasium as gym
+            >>> import torch
+            >>> from agents import load_policy
+            >>> policy = load_policy("anytime")
+            >>> env = gym.make_vec("optenv/LearningRate-v0", 3, **policy.environment)
+            >>> observation, _ = env.reset(seed=0)
+            >>> policy(torch.from_numpy(observation)).shape
+            torch.Size([3, 1])
+        """
+        spec = self.spec
+        arguments = {
+            "rule": self.description["rule"],
+            "action": self.description["action"],
+            "horizon": spec.horizon,
+            "spacing": spec.spacing,
+            "anytime": spec.anytime,
+            "loss_features": loss_features_of(spec.features),
+        }
+        if spec.on_trials:
+            arguments |= {"runs": spec.runs, "previous_reward": spec.previous_reward}
+        return {name: value for name, value in arguments.items() if value is not None}
 
     @property
     def members(self) -> list[nn.Sequential]:

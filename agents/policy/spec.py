@@ -148,7 +148,7 @@ class PolicySpec:
         >>> from agents import load_policy
         >>> spec = load_policy("anytime").spec
         >>> spec.anytime, spec.layers
-        (True, [24, 64, 64, 1])
+        (True, [25, 64, 64, 1])
     """
 
     feature_version: int

@@ -143,7 +143,10 @@ def _resumed(options: dict[str, Any]) -> dict[str, Any]:
     config = json.loads(path.read_text())
     _check_agent(str(path), agent, config)
     names = ("env_id", "num_envs", "copies", "env_arguments")
-    return known | {name: config[name] for name in names if name in config}
+    resumed = known | {name: config[name] for name in names if name in config}
+    # Version 0.1, whose configurations do not name the features of losses, had these
+    resumed["env_arguments"] = {"loss_features": "positive", **resumed["env_arguments"]}
+    return resumed
 
 
 def check_candidates(options: dict[str, Any], config: dict[str, Any]) -> None:

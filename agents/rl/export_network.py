@@ -70,7 +70,7 @@ def export_network(
         >>> import gymnasium as gym
         >>> import optenv
         >>> from torch import nn
-        >>> actor = nn.Sequential(nn.Linear(24, 8), nn.Tanh(), nn.Linear(8, 1))
+        >>> actor = nn.Sequential(nn.Linear(25, 8), nn.Tanh(), nn.Linear(8, 1))
         >>> path = export_network(
         ...     actor,
         ...     gym.make("optenv/LearningRate-v0"),

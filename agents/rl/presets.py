@@ -44,6 +44,7 @@ TRAINING: dict[str, Any] = {
     "base_lr": (1e-5, 3e-2),
     "reparametrize": 0.4,
     "objective": "both",
+    "loss_features": "invariant",
     "loss_dropout": 0.1,
     "on_divergence": "absorb",
     "action": {"start": -2.0, "schedule": "wsd", "bound": 8.0, "step": 1.0},

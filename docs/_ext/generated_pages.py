@@ -442,9 +442,8 @@ def _limits(anytime: bool, description: dict[str, Any]) -> list[str]:
     limits = [f"Its training had runs of {low:,} to {high:,} updates."]
     if not anytime:
         limits[0] += " `LearnedOptimizer` warns of lengths far outside."
-    if description["features"] and not {*description["features"]} & {
-        *telemetry.LOSS_FEATURES
-    }:
+    of_losses = {*telemetry.LOSS_FEATURE_SETS["both"]}
+    if description["features"] and of_losses.isdisjoint(description["features"]):
         limits.append("It takes no notice of losses, which would tell it more.")
     if description.get("memory"):
         limits.append("Its results above are those of the first run of a task.")

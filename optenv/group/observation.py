@@ -15,7 +15,7 @@ from ..telemetry import (
     relative_fall,
 )
 from ..telemetry import observe as observe_features
-from ..tensors import PREDICTED_DECREASE, observe_tensors, of_run
+from ..tensors import observe_tensors, of_run
 from .setup import Setup
 from .state import ControlState
 
@@ -73,8 +73,6 @@ def observe(
                 previous_action=state.part_shifts,
             ),
         )
-        if settings.loss_features == "invariant":
-            seen[:, :, PREDICTED_DECREASE] = 0.0
         state, shown = state._replace(tensor_history=tensor_history), seen.flatten(1)
     if action.observed:
         observation = torch.cat([observation, shown], dim=1)

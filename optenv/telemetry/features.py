@@ -199,18 +199,19 @@ def loss_features_of(names: Sequence[str]) -> str:
     """Return the key of :data:`LOSS_FEATURE_SETS` of an environment with these features.
 
     Args:
-        names: features out of :data:`ALL_FEATURES`, of which some may be missing.
+        names: features out of :data:`ALL_FEATURES`, of which some may be missing. Without
+            any of the loss, it is the set of :data:`FEATURES`.
     """
     invariant = has_invariant(tuple(names))
     positive = not set(POSITIVE_LOSS_FEATURES).isdisjoint(names)
-    return ("both" if positive else "invariant") if invariant else "positive"
+    return ("both" if invariant else "positive") if positive else "invariant"
 
 
 #: Names and descriptions of the features that are observed by default.
-FEATURES = {name: ALL_FEATURES[name] for name in observed_features("positive")}
+FEATURES = {name: ALL_FEATURES[name] for name in observed_features("invariant")}
 
 #: Those of them that are 0 where no loss is given.
-LOSS_FEATURES = LOSS_FEATURE_SETS["positive"]
+LOSS_FEATURES = LOSS_FEATURE_SETS["invariant"]
 
 
 @lru_cache

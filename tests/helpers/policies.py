@@ -49,7 +49,7 @@ def random_policy(
             **description,
         }
     )
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(6)
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))

@@ -105,11 +105,11 @@ def test_observations_of_diverging_runs_are_finite_and_bounded(
     env_id: str, rule: str, on_divergence: str
 ) -> None:
     env = gym.make_vec(
-        env_id, 8, tasks=MLP, rule=rule, horizon=6, updates_per_step=5,
+        env_id, 8, tasks=MLP, rule=rule, horizon=4, updates_per_step=4,
         base_lr=(1.0, 1e12), on_divergence=on_divergence,
     )  # fmt: skip
     diverged = np.zeros(8, bool)
-    for observation, *rest in rollout(env, random_actions(env.action_space, 6), seed=0):
+    for observation, *rest in rollout(env, random_actions(env.action_space, 4), seed=0):
         assert env.observation_space.contains(observation)
         assert np.isfinite(observation).all()
         if len(rest) == 4:

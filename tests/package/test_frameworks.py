@@ -94,4 +94,4 @@ def test_an_example_learns_with_a_policy_that_uses_losses(example, tmp_path):
     rows = decisions(printed)
     assert len(rows) == 40  # the decisions of a run whose length is known
     assert len({row["multiplier"] for row in rows}) > 20
-    assert rows[0]["loss_vs_initial"] == 0 and rows[-1]["loss_vs_initial"] < -1
+    assert rows[0]["loss_fall"] == 0 and rows[-1]["loss"] < rows[0]["loss"] / 7

@@ -142,7 +142,9 @@ def test_untrained_weights_are_distributed_like_initial_ones(
     for theirs, ours in zip(policy.parameters(), fresh.parameters(), strict=True):
         assert ours.shape == theirs.shape and not ours.requires_grad
         assert ours.abs().max() == pytest.approx(theirs.abs().max().item(), rel=0.5)
-        assert ours.norm() == pytest.approx(theirs.norm().item(), rel=0.3)
+        # Three standard deviations of the ratio of norms of uniform numbers
+        spread = 1.9 / ours.numel() ** 0.5
+        assert ours.norm() == pytest.approx(theirs.norm().item(), rel=spread)
 
 
 def test_controls_are_reported_as_baselines_and_start_like_the_policy():

@@ -52,7 +52,8 @@ def test_learned_arms_get_the_detached_loss():
 @pytest.mark.parametrize("kind", ["hyperparameters", "roles"])
 def test_policies_that_set_more_than_one_rate_are_arms(kind):
     task = short("friedman", 12)
-    arm = learned_arm("ours", random_policy(action={"kind": kind}), lr=1e-2)
+    lr = 1e-3 if kind == "hyperparameters" else 1e-2
+    arm = learned_arm("ours", random_policy(action={"kind": kind}), lr=lr)
     arm = pickle.loads(pickle.dumps(arm))  # as for another process
     result = train(arm, task, 0)
     assert result["learned"] and len(result["shifts"]) == 12

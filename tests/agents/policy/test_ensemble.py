@@ -73,7 +73,7 @@ def test_an_average_has_the_memory_of_each_member():
     memory, twice = policy.blank(2), merged.blank(2)
     generator = torch.Generator().manual_seed(0)
     for _ in range(4):
-        seen = torch.randn(2, 27, generator=generator)
+        seen = torch.randn(2, 28, generator=generator)
         expected, memory = policy.remember(seen, memory)
         found, twice = merged.remember(seen, twice)
         torch.testing.assert_close(found, expected)

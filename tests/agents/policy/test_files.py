@@ -24,7 +24,7 @@ from tests.helpers.policies import random_policy
 NETWORK = {"name": "network", "weights": [0.1] * 22}
 
 #: Normalisation of all features.
-NORMAL = {"mean": [0.1] * 24, "std": [0.5] * 24, "clip": 10.0}
+NORMAL = {"mean": [0.1] * 25, "std": [0.5] * 25, "clip": 10.0}
 
 #: Policies with the entries that are optional.
 WITH_OPTIONS = (
@@ -59,8 +59,8 @@ def write(stem, description):
         ({"total_updates": [9, 8]}, r"total_updates must be the shortest.*\[9, 8\]"),
         ({"members": 10**9}, "members must be an integer.*at most 100, got 1000000000"),
         ({"memory": 10**9}, "memory must be .*at most 4096"),
-        ({"layers": [24] * 10_000}, "layers must be 2 to 32 widths"),
-        ({"layers": [24, 16384, 16384, 1]}, "268.* weights; at most 16777216"),
+        ({"layers": [25] * 10_000}, "layers must be 2 to 32 widths"),
+        ({"layers": [25, 16384, 16384, 1]}, "268.* weights; at most 16777216"),
         ({"action": {"kind": "continuous", "bound": 1e9}}, "action: bound must be finite"),
         ({"action": {"kind": "continuous", "bound": 30}}, r"bound .*\[0, 20\], got 30"),
         (
@@ -79,13 +79,13 @@ def write(stem, description):
         ({"output_bound": 2.0}, "needs output 'tanh', got 2.0 with 'clip'"),
         ({"output": "tanh", "output_bound": -1.0}, r"output_bound must be in \(0.*-1.0"),
         ({"normalisation": [1.0]}, r"must have the keys mean, std, clip, got \[1.0\]"),
-        ({"normalisation": NORMAL | {"mean": [0.0] * 23}}, "as many means .* 23 and 24"),
-        ({"normalisation": {"mean": [0], "std": [1], "clip": 1}}, "1 means, but .* see 24"),
-        ({"normalisation": NORMAL | {"mean": [1e9] * 24}}, "mean must be finite, within"),
-        ({"normalisation": NORMAL | {"std": [0.0] * 24}}, "std must lie in .*got"),
-        ({"normalisation": NORMAL | {"std": [10**400] * 24}}, "std must lie in"),
+        ({"normalisation": NORMAL | {"mean": [0.0] * 23}}, "as many means .* 23 and 25"),
+        ({"normalisation": {"mean": [0], "std": [1], "clip": 1}}, "1 means, but .* see 25"),
+        ({"normalisation": NORMAL | {"mean": [1e9] * 25}}, "mean must be finite, within"),
+        ({"normalisation": NORMAL | {"std": [0.0] * 25}}, "std must lie in .*got"),
+        ({"normalisation": NORMAL | {"std": [10**400] * 25}}, "std must lie in"),
         ({"normalisation": NORMAL | {"clip": float("inf")}}, "clip must be in .* inf"),
-        ({"normalisation": NORMAL | {"mean": ["a"] * 24}}, "mean must be numbers"),
+        ({"normalisation": NORMAL | {"mean": ["a"] * 25}}, "mean must be numbers"),
         ({"seed": 10**100}, "seed must be finite"),
         ({"note": float("inf")}, "note must be finite"),
         ({"note": {"by": 10**30}}, "note: by must be finite"),
@@ -136,7 +136,7 @@ def test_weights_of_another_size_are_refused_before_they_are_read(stem):
     with stem.with_suffix(".safetensors").open("ab") as file:
         file.truncate(3 * 2**30)  # sparse: it takes no room
     with measured(seconds=1.0, mebibytes=64):
-        with pytest.raises(ValueError, match=r"3221225472 bytes, but layers .*417 weights"):
+        with pytest.raises(ValueError, match=r"3221225472 bytes, but layers .*433 weights"):
             load_policy(stem)
 
 
@@ -231,7 +231,7 @@ def test_a_staged_description_of_other_weights_is_no_policy(stem, tmp_path):
 def save_in_turn(stem, ready):
     """Save two policies over each other until the process is killed."""
     described = random_policy().description
-    policies = [Policy({**described, "layers": [24, n, 1], "seed": n}) for n in (200, 900)]
+    policies = [Policy({**described, "layers": [25, n, 1], "seed": n}) for n in (200, 900)]
     ready.send(True)
     for policy in itertools.cycle(policies):
         save_policy(policy, stem)

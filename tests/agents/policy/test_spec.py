@@ -68,7 +68,7 @@ def test_optional_entries_are_left_out_at_their_defaults():
         ({"horizon": True}, "'horizon' is True; required"),
         ({"anytime": None}, "anytime must be True or False"),
         ({"memory": -1}, "memory must be an integer, at least 0, at most 4096, got -1"),
-        ({"memory": 3}, r"do not lead from 30 inputs to 1 outputs"),
+        ({"memory": 3}, r"do not lead from 31 inputs to 1 outputs"),
     ],
 )
 def test_an_entry_that_is_not_valid_is_quoted(changes, message):
@@ -122,7 +122,7 @@ def test_a_comment_in_the_description_does_not_change_the_fingerprint():
 @pytest.mark.parametrize(
     "entries",
     [
-        {"normalisation": {"mean": [0.1] * 24, "std": [2.0] * 24, "clip": None}},
+        {"normalisation": {"mean": [0.1] * 25, "std": [2.0] * 25, "clip": None}},
         {"output": "tanh"},
         {"output": "tanh", "output_bound": 2.0},
         {"trials": True},

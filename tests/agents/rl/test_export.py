@@ -111,7 +111,7 @@ def refusal(model, tmp_path):
 
 def assert_acts_alike(model, path):
     policy = load_policy(path)
-    observation = np.random.default_rng(1).standard_normal((64, 24)).astype(np.float32)
+    observation = np.random.default_rng(1).standard_normal((64, 25)).astype(np.float32)
     expected = model.predict(observation, deterministic=True)[0].clip(-1, 1)
     found = policy(torch.from_numpy(observation)).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-6)

@@ -52,7 +52,7 @@ CASES: dict[str, tuple[Any, str, dict[str, Any], dict[str, Any]]] = {
     "TQC": (TQC, CONTINUOUS, REPLAY, {"output": "tanh"}),
     "CrossQ": (CrossQ, CONTINUOUS, REPLAY, {"output": "tanh"}),
     "ARS": (ARS, CONTINUOUS, {}, {"output": "tanh"}),
-    "ARS-linear": (ARS, CONTINUOUS, {"policy": "LinearPolicy"}, {"layers": [24, 1]}),
+    "ARS-linear": (ARS, CONTINUOUS, {"policy": "LinearPolicy"}, {"layers": [25, 1]}),
     "ARS-discrete": (ARS, DISCRETE, {"policy_kwargs": SMALL}, {}),
     "PPO-silu": (
         PPO, CONTINUOUS,
@@ -98,7 +98,8 @@ def randomise(model: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     for parameter in model.policy.parameters():
         drawn = torch.randn(parameter.shape, generator=generator)
-        parameter.copy_(1.5 * drawn / parameter.shape[-1] ** 0.5)
+        scale = 1.5 / parameter.shape[-1] ** 0.5 if parameter.dim() > 1 else 0.1
+        parameter.copy_(scale * drawn)
     for name, buffer in model.policy.named_buffers():
         if name.endswith(("ra_mean", "ra_var")):  # of batch normalisation
             buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.1)
@@ -143,7 +144,7 @@ def test_statistics_of_observations_are_exported(kind: Any, tmp_path: Any) -> No
         env.step(np.stack([env.action_space.sample() for _ in range(2)]))
     env.obs_rms.mean += 0.3 * (env.obs_rms.mean != 0)
     path = export_policy(model, tmp_path / "policy")
-    hidden = [i for i in range(24) if i not in load_policy(path).columns]
+    hidden = [i for i in range(25) if i not in load_policy(path).columns]
 
     def see(observation: np.ndarray) -> Any:
         observation[:, hidden] = 0.0
@@ -202,7 +203,7 @@ QUANTILES = {**VALUES, "policy_kwargs": {"net_arch": [32], "n_quantiles": 10}}
 PERTURBED = {"n_delta": 4, "learning_rate": 0.2, "delta_std": 0.2, "policy": "LinearPolicy"}
 LEARNERS: dict[Any, tuple[dict[str, Any], int]] = {
     PPO: (ROLL, 960),
-    A2C: ({**FAST, "n_steps": 6}, 1500),
+    A2C: ({**FAST, "n_steps": 6, "learning_rate": 3e-3}, 1500),
     TRPO: ({**ROLL, "target_kl": 0.05}, 960),
     RecurrentPPO: ({**ROLL, "policy_kwargs": LSTM}, 960),
     DQN: (VALUES, 960),

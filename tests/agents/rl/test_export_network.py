@@ -18,7 +18,7 @@ from tests.helpers.small_runs import MLP
 SHORT: dict[str, Any] = {"tasks": MLP, "horizon": 4, "updates_per_step": 2}
 
 
-def network(*ends: nn.Module, inputs: int = 24, outputs: int = 1) -> nn.Sequential:
+def network(*ends: nn.Module, inputs: int = 25, outputs: int = 1) -> nn.Sequential:
     """Return a network with two activations and fixed random weights."""
     torch.manual_seed(0)
     return nn.Sequential(
@@ -31,7 +31,7 @@ def predicting(actor: nn.Module) -> Any:
     return lambda observation: actor(torch.from_numpy(observation))
 
 
-def observations(width: int = 24, count: int = 32) -> np.ndarray:
+def observations(width: int = 25, count: int = 32) -> np.ndarray:
     drawn = np.random.default_rng(1).uniform(-3, 3, (count, width))
     return drawn.astype(np.float32)
 
@@ -43,13 +43,13 @@ def env(env_id: str = "optenv/LearningRate-v0", **arguments: Any) -> Any:
 @pytest.mark.parametrize(
     ("actor", "described"),
     [
-        (network(), {"layers": [24, 8, 8, 1], "activation": "tanh"}),
+        (network(), {"layers": [25, 8, 8, 1], "activation": "tanh"}),
         (network(nn.Tanh()), {"output": "tanh"}),
         (network(nn.Hardtanh(-2, 2), nn.Tanh()), {"output_bound": 2.0}),
         (network(nn.Identity(), nn.Hardtanh()), {}),
-        (nn.Linear(24, 1), {"layers": [24, 1]}),
-        (nn.Sequential(nn.Flatten(), nn.Linear(24, 4), nn.Linear(4, 1)), {}),
-        (nn.Sequential(nn.BatchNorm1d(24), *network()).eval(), {"layers": [24, 8, 8, 1]}),
+        (nn.Linear(25, 1), {"layers": [25, 1]}),
+        (nn.Sequential(nn.Flatten(), nn.Linear(25, 4), nn.Linear(4, 1)), {}),
+        (nn.Sequential(nn.BatchNorm1d(25), *network()).eval(), {"layers": [25, 8, 8, 1]}),
     ],
     ids=["plain", "tanh", "bounded", "clipped", "linear", "joined", "normalised"],
 )
@@ -133,11 +133,11 @@ ACTOR = network()
          r"on \d+ of 256 random observations, predict acts otherwise"),
         ({"predict": lambda seen: np.zeros((len(seen), 2))}, ValueError,
          r"has the shape \(64, 2\); expected: \(64, 1\)"),
-        ({"network": network(inputs=25)}, ValueError, "leads from 25 inputs to 1 outputs"),
+        ({"network": network(inputs=26)}, ValueError, "leads from 26 inputs to 1 outputs"),
         ({"network": network(nn.ReLU())}, ValueError, "its layers must be Linear"),
-        ({"network": nn.Sequential(nn.LayerNorm(24), nn.Linear(24, 1))}, ValueError,
+        ({"network": nn.Sequential(nn.LayerNorm(25), nn.Linear(25, 1))}, ValueError,
          r"got \['LayerNorm', 'Linear'\]"),
-        ({"network": nn.Sequential(nn.ReLU(), nn.Linear(24, 1))}, ValueError,
+        ({"network": nn.Sequential(nn.ReLU(), nn.Linear(25, 1))}, ValueError,
          r"got \['ReLU', 'Linear'\]"),
         ({"network": nn.Sequential(*ACTOR[:2], nn.ELU(), ACTOR[3])}, ValueError,
          r"activations ELU\(alpha=1.0\), Tanh\(\)"),

@@ -128,6 +128,6 @@ def test_a_network_of_the_wrong_size_is_refused(agent, tmp_path):
     ALGORITHMS["A2C"] = replace(ENTRY, extract=cut)
     config = factory.configuration(agent, num_envs=4, copies=1)
     model = factory.build(agent, config, seed=0)
-    with pytest.raises(ValueError, match=r"24 inputs to 5 outputs; expected: .* 1 outputs"):
+    with pytest.raises(ValueError, match=r"25 inputs to 5 outputs; expected: .* 1 outputs"):
         export_policy(model, tmp_path / "policy")
     assert not any(tmp_path.iterdir())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 import agents.recurrent
 import agents.relative
 from agents import export_policy, load_policy
-from agents.rl import factory, group_advantage, rl2
+from agents.rl import cli, factory, group_advantage, rl2
 from agents.rl.presets import PRESETS
 
 DATA = Path(__file__).parent / "data"
@@ -44,7 +45,8 @@ def test_a_model_of_version_0_1_is_exported_and_resumed(agent, tmp_path):
     given, fingerprint = MODELS[agent]
     small = {"tasks": "quadratic", "updates_per_step": 2, **given}
     preset = PRESETS[agent]
-    env = factory.make_env(preset["env_id"], 4, {**preset["env"], **small}, copies=4)
+    old = {**preset["env"], "loss_features": "positive", **small}
+    env = factory.make_env(preset["env_id"], 4, old, copies=4)
     model = factory.make_model(agent, env, seed=0, resume=DATA / f"{agent}-0.1.zip")
     assert model.num_timesteps == 32
     buffer = model.replay_buffer if agent == "dqn" else model.rollout_buffer
@@ -56,6 +58,24 @@ def test_a_model_of_version_0_1_is_exported_and_resumed(agent, tmp_path):
     assert model.num_timesteps == 96
     after = load_policy(export_policy(model, tmp_path / "policy"))
     assert after.weights() != before
+
+
+@pytest.mark.parametrize(
+    ("env_arguments", "expected"),
+    [({"horizon": 4}, "positive"), ({"loss_features": "invariant"}, "invariant")],
+)
+def test_a_training_goes_on_with_the_features_that_it_had(
+    env_arguments, expected, tmp_path
+):
+    """Configurations of version 0.1 do not name them."""
+    shutil.copy(DATA / "ppo-0.1.zip", tmp_path / "model.zip")
+    saved = {"agent": "ppo", "env_id": "optenv/LearningRate-v0"}
+    saved |= {"env_arguments": env_arguments, "num_envs": 4, "copies": 4}
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    names = ("env_id", "timesteps", "num_envs", "copies", "candidates", "members", "config")
+    options = dict.fromkeys(names) | {"agent": "ppo", "env_arg": {}, "overrides": {}}
+    config = cli.configure({**options, "resume": tmp_path / "model.zip"})
+    assert config["env_arguments"] == {**env_arguments, "loss_features": expected}
 
 
 def test_old_paths_lead_to_the_new_classes():
