@@ -336,14 +336,19 @@ class Controller:
         control, names = self._control(log_lr), self.policy.observed
         return observe(probe, losses, history, control, names=names)
 
-    def forget_norms(self) -> None:
+    def forget_norms(self, batch: GradientBatch) -> None:
         """Compare later norms of gradients and parameters with those of the next window.
 
         Those of the first window were of an outlier.
+
+        Args:
+            batch: whose tensors are meant, if the policy decides on each of them.
         """
         history = self.state["history"]
         none = torch.zeros_like(history["windows"])
         self.state["history"] = {**history, "windows": none}
+        if self.tensors is not None:
+            self.tensors.forget_norms(batch.params, batch.states)
 
     def _observe_each(self, features: Tensor) -> Tensor:
         """Compute the observations ``[T, F]`` of the parameters that move.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..utils.warning import warn_user
 from .controller import Controller
-from .layerwise import DECIDED, without_norms
+from .layerwise import DECIDED
 from .modify import AVERAGE
 from .probe import BUFFERS, STARTED
 from .tensors import GradientBatch, grad_norm, parameters_of
@@ -84,14 +84,12 @@ class GradientGuard:
         state["skipped_in_a_row"], state["rolled_back"] = 0, False
         coefficient = clip_coefficient(state, norm)
         if was_early_outlier(state, norm * coefficient):
-            controller.forget_norms()
+            controller.forget_norms(batch)
             for p in batch.params:
                 of_param = batch.states[p]
                 kept = {*BUFFERS, STARTED, GOOD_PARAM, AVERAGE, DECIDED}
                 for name in of_param.keys() - kept:
                     del of_param[name]
-                if DECIDED in of_param:
-                    of_param[DECIDED] = without_norms(of_param[DECIDED])
         if coefficient < 1.0:
             batch = batch.with_grads([grad * coefficient for grad in batch.grads])
         if self.rollback:

@@ -22,7 +22,7 @@ from optenv.tensors import observe_tensors
 from . import clock
 from .tensors import GradientBatch, States
 
-__all__ = ["DECIDED", "DECIDED_NUMEL", "TensorDecisions", "without_norms"]
+__all__ = ["DECIDED", "DECIDED_NUMEL", "TensorDecisions", "column"]
 
 #: Key of a tensor's entry in its state: log-multiplier, last requested change of it, and
 #: history (:func:`optenv.tensors.empty_history`), on the CPU.
@@ -140,6 +140,14 @@ class TensorDecisions:
         """Forget a decision whose step was not completed."""
         self._params, self._pending, self._probe = [], {}, None
 
+    def forget_norms(self, params: Sequence[Tensor], states: States) -> None:
+        """Compare later norms of the tensors with those of their next windows."""
+        for p in params:
+            if DECIDED in states[p]:
+                entry = states[p][DECIDED].clone()
+                entry[column("windows")] = 0.0
+                states[p][DECIDED] = entry
+
     def allocate(self, params: Sequence[Tensor], states: States, mean: Tensor) -> None:
         """Make the entries of tensors that have none."""
         for p in params:
@@ -159,10 +167,9 @@ class TensorDecisions:
         return [[factor(p) for p in params] for _, params, _ in batch.by_group()]
 
 
-def without_norms(entry: Tensor) -> Tensor:
-    """Return a tensor's entry that compares later norms with those of its next window."""
-    windows = 2 + History._fields.index("windows")
-    return entry.index_fill(0, torch.tensor([windows], device=entry.device), 0.0)
+def column(field: str) -> int:
+    """Return the index of a field of the history in a tensor's entry."""
+    return 2 + History._fields.index(field)
 
 
 def _entry(state: Mapping[str, Any], mean: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from .clock import CLOCK, PEAK, SCHEDULES
 from .distributed import is_sharded
 from .kernels import KernelOptions, kernel_of
 from .kernels.base import initial_slot
-from .layerwise import DECIDED, DECIDED_NUMEL
+from .layerwise import DECIDED, DECIDED_NUMEL, column
 from .modify import AVERAGE
 from .probe import BUFFERS, STARTED, buffer_shape
 from .tensors import real, wide
@@ -585,9 +585,8 @@ def _check_decided(name: str, value: Any, bound: float) -> None:
     _number(-bound * (1 + 1e-6), bound * (1 + 1e-6))(
         f"{name}: log-multiplier", float(checked[0])
     )
-    windows = 2 + History._fields.index("windows")
-    for i in (windows, windows + 1):
-        _number(0.0)(f"{name}: number of windows", float(checked[i]))
+    for field in ("windows", "loss_windows"):
+        _number(0.0)(f"{name}: number of windows", float(checked[column(field)]))
 
 
 def _check_means(name: str, state: Mapping[str, Any]) -> None:

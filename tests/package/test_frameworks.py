@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
 from pathlib import Path
 
@@ -94,4 +95,4 @@ def test_an_example_learns_with_a_policy_that_uses_losses(example, tmp_path):
     rows = decisions(printed)
     assert len(rows) == 40  # the decisions of a run whose length is known
     assert len({row["multiplier"] for row in rows}) > 20
-    assert rows[0]["loss_fall"] == 0 and rows[-1]["loss"] < rows[0]["loss"] / 7
+    assert rows[0]["loss_fall"] == 0 and rows[-1]["loss"] < rows[0]["loss"] / math.exp(2)
