@@ -14,6 +14,7 @@ import optenv
 from agents import LearnedOptimizer, load_policy
 from agents.policy.files import save_policy
 from optenv import rules, telemetry
+from tests.helpers.markers import slow
 from tests.helpers.policies import random_policy
 
 HORIZON, TOTAL = 20, 60
@@ -178,7 +179,12 @@ ACTIONS = {
 @pytest.mark.parametrize(
     # Every rule with every action and on both tasks. An action sees nothing of the task.
     ("name", "action"),
-    [("mlp", "continuous"), ("cnn", "continuous"), ("cnn", "discrete"), ("mlp", "cosine")],
+    [
+        ("mlp", "continuous"),
+        slow("cnn", "continuous"),
+        ("cnn", "discrete"),
+        slow("mlp", "cosine"),
+    ],
 )
 def test_optimizer_equals_environment_in_float64_over_a_whole_run(
     name, rule, action, tmp_path

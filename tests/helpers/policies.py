@@ -7,8 +7,15 @@ from typing import Any
 import torch
 
 import optenv
-from agents import Policy
+from agents import SHIPPED, Policy
 from optenv import telemetry
+from tests.helpers.markers import slow
+
+#: Shipped policies that users get without naming one, or are advised to take.
+USUAL = ("default", "anytime", "adam")
+
+#: All shipped policies as parameters of a test; the less usual ones are slow tests.
+EACH_SHIPPED = [slow(name, if_=name not in USUAL) for name in SHIPPED]
 
 
 def random_policy(

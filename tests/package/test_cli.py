@@ -16,6 +16,7 @@ from agents.evaluation.tasks.heldout import task_named
 from agents.policy.files import save_policy
 from agents.rl.cli import _merged
 from tests.helpers.cli import SCRIPT, invoke
+from tests.helpers.markers import slow
 from tests.helpers.policies import random_policy
 
 SMALL = ["--num-envs", "8", "--no-progress"]
@@ -112,7 +113,7 @@ def test_results_are_never_overwritten(tmp_path):
     assert (tmp_path / "config.json").read_text() == "earlier"
 
 
-@pytest.mark.parametrize("agent", ["ppo", "dqn", "rl2"])
+@pytest.mark.parametrize("agent", ["ppo", slow("dqn"), slow("rl2")])
 def test_a_short_run_writes_a_policy_and_can_be_resumed(agent, tmp_path):
     first = ["--agent", agent, *TRAINING_ONLY]
     if agent == "dqn":

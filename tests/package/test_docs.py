@@ -31,6 +31,7 @@ from agents.rl.presets import PRESETS
 from optenv import actions
 from optenv.rules import RULES
 from optenv.telemetry import ALL_FEATURES, LOSS_FEATURE_SETS
+from tests.helpers.markers import slow
 from tests.helpers.paths import ROOT
 
 README, DOCS = ROOT / "README.md", ROOT / "docs"
@@ -46,8 +47,9 @@ OF_THE_PAST = {DOCS / "notes" / "policy-log.md"}
 README_LINES = 200
 #: Pages whose code takes more than a few seconds.
 SLOW = {
-    "few_shot.md", "continual.md", "extending_algorithm.md", "extending_rule.md",
-    "frameworks.md",
+    "docs/agents/index.md", "docs/agents/unrolled.md", "docs/environments.md",
+    "docs/extending_algorithm.md", "docs/extending_rule.md", "docs/frameworks.md",
+    "docs/meta/continual.md", "docs/meta/few_shot.md",
 }  # fmt: skip
 
 #: Optional packages of pages.
@@ -83,9 +85,7 @@ def code_of(page: Path) -> list[str]:
 
 
 WITH_CODE = [
-    pytest.param(page, marks=pytest.mark.slow if page.name in SLOW else (), id=named(page))
-    for page in PAGES
-    if code_of(page)
+    slow(page, if_=named(page) in SLOW, id=named(page)) for page in PAGES if code_of(page)
 ]
 
 

@@ -21,6 +21,7 @@ from tests.helpers.framework_runs import (
     used_losses,
 )
 from tests.helpers.loops import STEPS
+from tests.helpers.markers import slow
 
 transformers = pytest.importorskip(
     "transformers", reason="transformers is not installed (extra: frameworks)"
@@ -167,7 +168,7 @@ def test_evaluation_hands_over_no_losses(tmp_path, plain):
     assert runs_are_equal(fitted, plain)
 
 
-@pytest.mark.parametrize("scheduler", ["constant", "linear"])
+@pytest.mark.parametrize("scheduler", ["constant", slow("linear")])
 def test_a_resumed_run_equals_the_uninterrupted_run(tmp_path, scheduler):
     arguments = {"lr_scheduler_type": scheduler, "save_strategy": "steps", "save_steps": 5}
     whole = fit(LearnedTrainer, tmp_path, arguments=arguments)

@@ -13,6 +13,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import state_dict as checkpoint
 
 from tests.helpers.loops import batches, make_model, weights
+from tests.helpers.markers import slow
 from tests.helpers.optimizers import all_optimizers, train, trained
 
 pytestmark = all_optimizers
@@ -74,7 +75,7 @@ def test_distributed_checkpoints_hold_the_whole_state(make, flatten):
 
 
 @pytest.mark.parametrize(  # also between the steps of a probe
-    ("count", "flatten"), [(3, False), (24, False), (25, True), (30, True)]
+    ("count", "flatten"), [slow(3, False), (24, False), (25, True), slow(30, True)]
 )
 def test_distributed_checkpoints_on_disk_resume_bit_for_bit(make, count, flatten, tmp_path):
     model, optimizer, data = trained(make, count)

@@ -12,11 +12,10 @@ from torch import nn
 
 from agents import LearnedOptimizer, load_policy
 from agents.optim.loss_unit import MOST, OBSERVED, correct, is_outgrown
-from agents.policies import SHIPPED
 from optenv.telemetry import History, Losses, Probe, observed_features
 from tests.helpers.loops import batches as small_batches
 from tests.helpers.loops import make_model, train
-from tests.helpers.policies import random_policy
+from tests.helpers.policies import EACH_SHIPPED, random_policy
 
 TOTAL = 60
 POSITIVE = observed_features("positive")
@@ -69,7 +68,7 @@ def told_in_unit(policy, unit):
 
 
 @pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.parametrize("policy", SHIPPED)
+@pytest.mark.parametrize("policy", EACH_SHIPPED)
 def test_no_shipped_policy_is_led_astray_by_the_unit_of_the_loss(policy, unit):
     first, last, highest, _ = told_in_unit(policy, unit)
     _, usual_last, usual_highest, _ = reference(policy)
@@ -107,7 +106,7 @@ def test_policies_of_invariant_features_do_not_notice_unit_and_zero_of_the_loss(
 
 
 @pytest.mark.parametrize("first", [[1e-12], [0.0], [-1.0], [0.0] * 5, [0.01], [1e12]])
-@pytest.mark.parametrize("policy", SHIPPED)
+@pytest.mark.parametrize("policy", EACH_SHIPPED)
 def test_no_shipped_policy_is_led_astray_by_the_first_losses(policy, first):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "a loss is .*below zero")
@@ -138,7 +137,7 @@ def test_the_loss_against_the_first_stays_in_the_range_of_the_training():
     assert corrected[0, POSITIVE.index("loss_vs_initial")] == pytest.approx(MOST)
 
 
-@pytest.mark.parametrize("policy", SHIPPED)
+@pytest.mark.parametrize("policy", EACH_SHIPPED)
 def test_losses_far_too_large_and_far_too_small_are_the_same(policy):
     large, small = (told_in_unit(policy, unit)[1] for unit in ("times 1e3", "times 1e-3"))
     assert large == pytest.approx(small, rel=0.02)

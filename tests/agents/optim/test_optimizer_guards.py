@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from agents import SHIPPED, LearnedOptimizer
+from agents import LearnedOptimizer
 from agents.optim import groups
 from agents.optim.layerwise import DECIDED, column
 from optenv import rules
 from tests.helpers.loops import STEPS, batches, learned, make_model, train, weights
-from tests.helpers.policies import random_policy
+from tests.helpers.policies import EACH_SHIPPED, random_policy
 
 
 def test_a_state_of_another_policy_is_refused():
@@ -69,7 +69,7 @@ def last_loss(name, spike=1.0, at=60):
     return loss
 
 
-@pytest.mark.parametrize("name", list(SHIPPED))
+@pytest.mark.parametrize("name", EACH_SHIPPED)
 @pytest.mark.parametrize("at", [5, 60, 100])
 def test_one_gradient_a_million_times_too_large_costs_little(name, at):
     # AdamW at 1e-2: 0.20, and 0.53 to 0.78; the policies of SGD undisturbed: 0.46, 0.52.

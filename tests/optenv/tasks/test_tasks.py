@@ -12,6 +12,7 @@ from torch import nn
 
 from optenv import core, rules, tasks
 from optenv.tasks.data import load_digits
+from tests.helpers.markers import slow
 from tests.helpers.small_runs import assert_identical, generators, sample_runs
 
 DRAWS = 300
@@ -77,7 +78,9 @@ def test_a_digits_task_larger_than_its_split_is_refused() -> None:
         task.sample(generators(1))
 
 
-@every_family
+@pytest.mark.parametrize(
+    "family", [slow(name, if_=name == "language") for name in tasks.FAMILIES]
+)
 @every_split
 def test_every_family_has_a_finite_loss_that_adam_reduces(family: str, split: str) -> None:
     drawn = structures(family, split, 2)
