@@ -2,7 +2,7 @@
 
     python benchmarks/throughput.py [--dacbench]
     python benchmarks/throughput.py --single
-    python benchmarks/throughput.py --families [NAME ...]
+    python benchmarks/throughput.py --families [NAME ...] [--batch-size 32]
 
 Measures what telemetry, rewards, batches and infos cost, in three cases. All loops of a
 case are timed alternately, in one process and one thread. A few minutes.
@@ -20,6 +20,12 @@ case are timed alternately, in one process and one thread. A few minutes.
    ``torch.nn``, batches of a shuffled order, ``torch.optim.Adam``. With ``--single``, these
    alone are timed.
 
+With ``--families``, one structure of each family is timed instead, with 10 updates a step
+and in batches of 1, 16 and 256 runs, beside the memory that the environment takes.
+``--batch-size`` sets the examples of an update, which structures draw from 4 on: losses of
+up to 256 examples are evaluated at each control step, whatever an update has. Freed memory
+is kept (``optenv.keep_freed_memory``), in all loops alike. An hour for all families.
+
 How to read it: speeds are medians over rounds, and depend on the machine. Ratios are
 medians of ratios within a round: *ratio to the bare loop* 0.7 means that the environment
 makes 0.7 of the loop's updates per second; *ratio to DACBench* 50 means 50 times as many.
@@ -28,9 +34,12 @@ makes 0.7 of the loop's updates per second; *ratio to DACBench* 50 means 50 time
 from __future__ import annotations
 
 import argparse
+import ctypes
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -266,17 +275,30 @@ def compare_with_hand_written_loop(rounds: int) -> None:
         print(f"  ratio to the loop by hand: {name:37s} {share:.2f}")
 
 
-def compare_families(rounds: int, names: Sequence[str]) -> None:
-    """Time one structure of each family in batches of 1, 16 and 256, and print a table."""
+def compare_families(rounds: int, names: Sequence[str], batch_size: int | None) -> None:
+    """Time one structure of each family in batches of 1, 16 and 256, and print a table.
+
+    Args:
+        rounds: timed rounds of each.
+        names: the families.
+        batch_size: examples of an update; None for those that the structure draws.
+    """
     print(
-        "updates per CPU-second, 10 updates a step: bare batched loop, environment, ratio"
-    )
+        "updates per CPU-second, 10 updates a step: bare batched loop, environment, ratio; "
+        "MB of the environment\n  " + " " * 20
+        + " |".join(f"{f'{runs} runs':>33s}" for runs in BATCHES)
+    )  # fmt: skip
     for name in names:
         task = optenv.tasks.make(name).draw(np.random.default_rng(0))
+        if batch_size is not None:
+            task = dataclasses.replace(task, batch_size=batch_size)
         cells = []
         for runs in BATCHES:
+            taken = Memory()
             env = make_env(runs, task, 10, horizon=100_000)
-            updates = max(20, min(200, int(2e8 / (task.work * runs)) // 10 * 10))
+            env_steps(env, 1)
+            megabytes = taken.peak()
+            updates = max(10, min(200, int(1e8 / (task.work * runs)) // 10 * 10))
             work = {
                 "bare": lambda e=env, n=updates: bare_updates(e, n),
                 "env": lambda e=env, n=updates: env_steps(e, n // 10),
@@ -284,8 +306,26 @@ def compare_families(rounds: int, names: Sequence[str]) -> None:
             measured = speeds(work, rounds)
             bare, ours = (statistics.median(measured[key]) for key in ("bare", "env"))
             share = ratio(measured, "env", "bare")
-            cells.append(f"{bare:>9,.0f} {ours:>9,.0f} {share:5.2f}")
+            cells.append(f"{bare:>9,.0f} {ours:>9,.0f} {share:5.2f} {megabytes:7,.0f}")
         print(f"  {name:20s}" + " |".join(cells), flush=True)
+
+
+class Memory:
+    """Memory that this process takes from now on (Linux)."""
+
+    def __init__(self) -> None:
+        ctypes.CDLL(None).malloc_trim(0)  # what is free now would not be counted
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
+        self.before = self._read("VmRSS")
+
+    def peak(self) -> float:
+        """Return by how many MB the memory has grown at its peak."""
+        return (self._read("VmHWM") - self.before) / 1e3
+
+    @staticmethod
+    def _read(field: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def main() -> None:
@@ -299,11 +339,17 @@ def main() -> None:
         "--families", nargs="*", metavar="NAME",
         help="time families of tasks instead, by default all, in batches of 1, 16, 256",
     )  # fmt: skip
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N",
+        help="examples of an update of each family, by default as drawn",
+    )  # fmt: skip
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.families is not None:
+        optenv.keep_freed_memory()
         everything = [*optenv.tasks.FAMILIES, *optenv.tasks.MORE_FAMILIES]
-        compare_families(arguments.rounds, arguments.families or everything)
+        names = arguments.families or everything
+        compare_families(arguments.rounds, names, arguments.batch_size)
         return
     if arguments.single:
         compare_with_hand_written_loop(arguments.rounds)

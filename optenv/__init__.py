@@ -27,6 +27,7 @@ from . import (
     telemetry,
 )
 from .env import LearningRateEnv
+from .memory import keep_freed_memory
 from .per_tensor import PerTensor
 from .registration import ENVIRONMENTS, TRIALS, register_all
 from .tasks import from_module
@@ -47,6 +48,7 @@ __all__ = [
     "changes",
     "from_module",
     "instances",
+    "keep_freed_memory",
     "recording",
     "registration",
     "rewards",

@@ -19,7 +19,7 @@ from .modifiers import UNMODIFIED, Modifiers, average_weight, clip
 from .rules import Rule, RuleState
 from .tasks.base import Batch, Data, Task
 from .telemetry import Losses, Probe, first_probe, probe
-from .tensors import inner_products
+from .tensors import inner_product, inner_products
 
 T = TypeVar("T")
 
@@ -245,7 +245,7 @@ def _probe(
 ) -> Probe:
     """Measure the probe of operands ``[B, P]``, of all parameters or of each tensor."""
     if not by_tensor:
-        return measure(torch.linalg.vecdot, *operands)
+        return measure(inner_product, *operands)
     sizes = [math.prod(shape) for shape in task.shapes]
     return measure(inner_products, *(each.split(sizes, dim=1) for each in operands))
 

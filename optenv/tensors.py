@@ -32,6 +32,7 @@ from .telemetry.statistics import TINY
 __all__ = [
     "TENSOR_FEATURES",
     "empty_history",
+    "inner_product",
     "inner_products",
     "observe_tensors",
     "of_run",
@@ -50,11 +51,21 @@ _OWN = tuple(
 #: without a step.
 TENSOR_FEATURES: tuple[str, ...] = (*_OWN, "decrease_share")
 
+#: Number of elements from which on a norm, which allocates nothing, is quicker than the
+#: inner product of a tensor with itself, which makes a tensor of the products.
+_LARGE = 2**16
+
+
+def inner_product(a: Tensor, b: Tensor) -> Tensor:
+    """Compute the inner product ``[B]`` of two tensors ``[B, n]``."""
+    if a is b and a.numel() > _LARGE and not a.requires_grad:
+        return torch.linalg.vector_norm(a, dim=1).square()
+    return torch.linalg.vecdot(a, b)
+
 
 def inner_products(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """Compute the inner products ``[B, T]`` of ``T`` pairs of tensors ``[B, n]``."""
-    pairs = zip(a, b, strict=True)
-    return torch.stack([torch.linalg.vecdot(x, y) for x, y in pairs], dim=1)
+    return torch.stack([inner_product(x, y) for x, y in zip(a, b, strict=True)], dim=1)
 
 
 def of_run(probe: Probe) -> Probe:
