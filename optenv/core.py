@@ -359,8 +359,8 @@ def _differentiate(
     return (loss if differentiable else loss.detach()), grad
 
 
-#: Numbers of updates, of which there are none, for whose noise evaluations are made: one
-#: for each source of examples.
+#: Numbers that no update has, for the random numbers of evaluations: one for each source
+#: of examples.
 _EVALUATIONS = {"train": -1, "validation": -2}
 
 
@@ -427,37 +427,33 @@ def where(mask: Tensor, new: T, old: T) -> T:
         new: nested tuples of tensors ``[B, ...]``, taken where ``mask`` is True.
         old: taken elsewhere.
     """
-    if isinstance(new, Tensor):
-        assert isinstance(old, Tensor)
-        return torch.where(mask.view(-1, *[1] * (new.dim() - 1)), new, old)  # type: ignore[return-value]
-    assert isinstance(new, tuple) and isinstance(old, tuple)
-    parts = [where(mask, a, b) for a, b in zip(new, old, strict=True)]
-    return type(new)(*parts) if hasattr(new, "_fields") else type(new)(parts)  # type: ignore[return-value]
+
+    def select(new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(mask.view(-1, *[1] * (new.dim() - 1)), new, old)
+
+    return _each(select, new, old)
 
 
 def detach(tree: T) -> T:
     """Detach every tensor of a tree, i.e. of nested tuples."""
-    if isinstance(tree, Tensor):
-        return tree.detach()  # type: ignore[return-value]
-    assert isinstance(tree, tuple)
-    parts = [detach(part) for part in tree]
-    return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)  # type: ignore[return-value]
+    return _each(Tensor.detach, tree)
 
 
 def take(tree: T, index: Tensor) -> T:
     """Select runs: the rows ``index [n]`` of every tensor of a tree."""
-    if isinstance(tree, Tensor):
-        return tree.index_select(0, index)  # type: ignore[return-value]
-    assert isinstance(tree, tuple)
-    parts = [take(part, index) for part in tree]
-    return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)  # type: ignore[return-value]
+    return _each(lambda part: part.index_select(0, index), tree)
 
 
 def put(old: T, index: Tensor, new: T) -> T:
     """Replace runs: a copy of ``old`` with the rows ``index [n]`` of ``new [n, ...]``."""
-    if isinstance(old, Tensor):
-        assert isinstance(new, Tensor)
-        return old.index_copy(0, index, new)  # type: ignore[return-value]
-    assert isinstance(new, tuple) and isinstance(old, tuple)
-    parts = [put(a, index, b) for a, b in zip(old, new, strict=True)]
-    return type(old)(*parts) if hasattr(old, "_fields") else type(old)(parts)  # type: ignore[return-value]
+    return _each(lambda old, new: old.index_copy(0, index, new), old, new)
+
+
+def _each(function: Callable[..., Tensor], *trees: Any) -> Any:
+    """Apply a function to every tensor of a tree, or of several of the same structure."""
+    first = trees[0]
+    if isinstance(first, Tensor):
+        return function(*trees)
+    assert isinstance(first, tuple)
+    parts = [_each(function, *each) for each in zip(*trees, strict=True)]
+    return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)

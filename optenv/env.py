@@ -150,10 +150,10 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
 
     | Number | Meaning |
     |--------|---------|
-    | 24 to 25 | parameters |
-    | 26 to 27 | gradient `g`, relative to the norm `n` of the run's first one, as `asinh(sinh(6) g / n) / 2` |
-    | 28 to 33 | gradients of the 3 control steps before, latest first, likewise |
-    | 34 to 36 | training loss of the last batch minus those of the 3 control steps before, relative to the range `r` of the losses so far, as `asinh(100 d / r) / 2` |
+    | 25 to 26 | parameters |
+    | 27 to 28 | gradient `g`, relative to the norm `n` of the run's first one, as `asinh(sinh(6) g / n) / 2` |
+    | 29 to 34 | gradients of the 3 control steps before, latest first, likewise |
+    | 35 to 37 | training loss of the last batch minus those of the 3 control steps before, relative to the range `r` of the losses so far, as `asinh(100 d / r) / 2` |
 
     They are within ±4, and 0 where there is no past. Minus a third of an observed gradient, as
     an action, is a step of gradient descent.

@@ -38,10 +38,10 @@ CONTROLS: dict[str, dict[str, object]] = {
     "BatchSize": {"action": "batch-size"},
 }  # fmt: skip
 
-#: Families of controls that are not for all: the update itself is for few parameters.
+#: Families of controls that are not for all tasks: an update is for few parameters.
 FAMILIES_OF: dict[str, tuple[str, ...]] = {"Update": ("functions",)}
 
-#: Controls without trials: what trials observe of the last action is that of a whole run.
+#: Controls without trials, which observe one last action: these have one for each tensor.
 WITHOUT_TRIALS = ("LayerwiseLearningRate",)
 
 #: Parts of the names of families that are abbreviations.

@@ -187,11 +187,7 @@ class Settings:
             raise ValueError(
                 f"reparametrize must be a number, at least 0, got {self.reparametrize!r}"
             )
-        if self.loss_features not in tuple(LOSS_FEATURE_SETS):
-            raise ValueError(
-                f"unknown loss_features {self.loss_features!r}; valid: "
-                f"{', '.join(LOSS_FEATURE_SETS)}"
-            )
+        known("loss_features", self.loss_features, LOSS_FEATURE_SETS)
         if not is_number(self.loss_dropout) or not 0 <= self.loss_dropout <= 1:
             raise ValueError(
                 f"loss_dropout must be a number in [0, 1], got {self.loss_dropout!r}"

@@ -15,7 +15,7 @@ import torch
 from gymnasium import spaces
 
 from .actions import Action
-from .checks import positive_int
+from .checks import known, positive_int
 from .env import LearningRateEnv
 from .instances import Instance
 from .telemetry import OBSERVATION_BOUND
@@ -121,11 +121,7 @@ class TrialVectorEnv(LearningRateVectorEnv):
         **arguments: Any,
     ) -> None:
         self.runs = positive_int("runs", runs)
-        if previous_reward not in PREVIOUS_REWARDS:
-            raise ValueError(
-                f"unknown previous_reward {previous_reward!r}; "
-                f"valid: {', '.join(PREVIOUS_REWARDS)}"
-            )
+        known("previous_reward", previous_reward, PREVIOUS_REWARDS)
         self.previous_reward = previous_reward
         super().__init__(num_envs, **arguments)
         if self.action.per_tensor:
@@ -247,7 +243,7 @@ class TrialEnv(LearningRateEnv):
 
     | Entries | Number |
     |---------|--------|
-    | observation of a single run | 24, 24, 32, 29, 28, 37 or 25 |
+    | observation of a single run | 25, 25, 33, 30, 29, 38 or 26 |
     | previous action; a discrete one as a 1 at its index | 1, 7, 24, 6, 4, 2 or 7 |
     | previous reward | 1 |
     | 1 at the beginning of a run, else 0 | 1 |
@@ -267,7 +263,7 @@ class TrialEnv(LearningRateEnv):
 
     | `previous_reward` | Observed |
     |-------------------|----------|
-    | `"told"` | the estimate that an optimizer can compute, which has no examples apart from its batches: the decrease of the log of their mean loss against the step before, in nats |
+    | `"told"` | the estimate that an optimizer can compute, which has no examples apart from its batches: the fall of their mean loss since the step before, in units of the range of the losses so far (with `loss_features="positive"`: of its logarithm, in nats) |
     | `"given"` | the reward of the environment, which no optimizer knows: such a policy cannot be exported |
 
     ## Rewards

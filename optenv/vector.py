@@ -28,6 +28,9 @@ __all__ = ["GROUP_SIZE", "LearningRateVectorEnv", "observation_space"]
 #: Runs in a group of a mixed batch, unless the argument ``groups`` is given.
 GROUP_SIZE = 32
 
+#: Type of each further value of a step where tasks change.
+_OF_TASKS: dict[str, type] = {"mean_loss": float, "forgetting": float, "changes": int}
+
 
 def observation_space(dtype: str, action: Action, features: Sequence[str]) -> spaces.Box:
     """Make the space of one observation.
@@ -573,7 +576,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         continual = self.settings.changes is not None
         of_tasks: dict[str, np.ndarray] = {
             name: np.zeros(self.num_envs, kind)
-            for name, kind in (OF_TASKS.items() if continual else ())
+            for name, kind in (_OF_TASKS.items() if continual else ())
         }
         batch_size, examples = np.zeros((2, self.num_envs), np.int64)
         for rows, group in self.groups:
@@ -641,10 +644,6 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 **ends,
             }
         return observation, reward, terminated, info
-
-
-#: Type of each further value of a step where tasks change.
-OF_TASKS: dict[str, type] = {"mean_loss": float, "forgetting": float, "changes": int}
 
 
 def _finite_or_inf(loss: torch.Tensor) -> np.ndarray:

@@ -41,7 +41,7 @@ EARLY_RATIO, EARLY_STEPS = 30.0, 10
 #: Non-finite gradients in a row after which the parameters are rolled back.
 ROLLBACK_PATIENCE = 5
 
-#: Decrease of the log-multiplier at a roll-back: a quarter of the learning rate.
+#: Decrease of the log-multiplier at a roll-back, which leaves a quarter of the rate.
 ROLLBACK_DECREASE = math.log(4.0)
 
 #: Key of the copy of a parameter, in its state, that a roll-back returns to.
@@ -188,8 +188,8 @@ def clip_coefficient(state: dict[str, Any], norm: float) -> float:
     of the norms so far. One such outlier would otherwise stay in the second moments of
     Adam-like rules for the rest of the run. Clipped norms count as clipped, so that a norm
     that stays large is no longer clipped after a few steps. Zeros do not count. An outlier
-    among the first :data:`EARLY_STEPS` is scaled down to the mean square itself: few
-    gradients would stand beside it in the moments.
+    among the first :data:`EARLY_STEPS` is scaled down to that root itself: few gradients
+     would stand beside it in the moments.
 
     Args:
         state: of the controller; ``norms``, ``mean_square`` and ``clipped`` are updated.

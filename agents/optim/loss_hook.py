@@ -27,7 +27,7 @@ class LossCollector:
 
     @property
     def adds_up(self) -> bool:
-        """Indicator of several losses that are each a share of the step's."""
+        """True if several losses were collected whose sum is that of the step."""
         return self._shares > 1
 
     def attach(self, module: nn.Module, reduction: str) -> RemovableHandle:

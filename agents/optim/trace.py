@@ -249,8 +249,9 @@ class Explanation(list[dict[str, Any]]):
     Loss is None where the policy was given none, as are schedule and rate of decisions
     that were saved by version 0.1.
 
-    ``print`` shows a table of these and of three features, with their meanings;
-    ``pandas.DataFrame(explanation)`` makes a table of all.
+    ``print`` shows a table of these and, with their meanings, of those of the features
+    ``loss_vs_initial``, ``loss_vs_previous``, ``loss_fall`` and ``cos_grads_mean`` that the
+    policy observes; ``pandas.DataFrame(explanation)`` makes a table of all.
 
     Args:
         trace: of the controller, see :func:`append`.

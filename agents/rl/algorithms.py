@@ -17,6 +17,7 @@ from typing import Any
 from stable_baselines3 import DQN, PPO
 
 from optenv import actions
+from optenv.checks import known
 
 from .group_advantage import RECURRENT, REPLAY, ROLLOUT, Buffer
 from .networks import NETWORKS, Network, actor_network, q_network, quantile_network
@@ -28,7 +29,6 @@ __all__ = [
     "Algorithm",
     "Network",
     "actor_network",
-    "algorithm_of",
     "extractor_of",
     "get",
     "q_network",
@@ -114,10 +114,7 @@ def get(name: str) -> Algorithm:
     Raises:
         ValueError: there is none; the message lists the valid names.
     """
-    if name not in ALGORITHMS:
-        raise ValueError(
-            f"unknown algorithm {name!r}; valid algorithms: {', '.join(ALGORITHMS)}"
-        )
+    known("algorithm", name, ALGORITHMS)
     return ALGORITHMS[name]
 
 
@@ -144,25 +141,6 @@ def extractor_of(model: Any) -> Callable[[Any], Network]:
         "sb3-contrib, or register one with its extract function "
         "(agents.rl.algorithms.register)"
     )
-
-
-def algorithm_of(model: Any) -> Algorithm:
-    """Return the algorithm in the table that is nearest to a model's class.
-
-    It is the one of the model's class or of its nearest base class; for a class that is
-    not in the table (TRPO, say), the one with the same policy class.
-
-    Raises:
-        ValueError: no algorithm has this kind of policy.
-    """
-    exported = [each for each in ALGORITHMS.values() if each.extract is not None]
-    algorithm = _same_class(model, exported) or _same_policy(model, exported)
-    if algorithm is None:
-        raise ValueError(
-            f"{type(model).__name__} has a policy ({type(model.policy).__name__}) of "
-            f"another kind than those of {', '.join(each.name for each in exported)}"
-        )
-    return algorithm
 
 
 def _same_class(model: Any, table: list[Algorithm]) -> Algorithm | None:

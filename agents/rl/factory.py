@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 import optenv  # registers the environments
 from optenv import registration
+from optenv.checks import known
 from optenv.sb3 import SB3VecEnv
 
 from ..utils.arguments import check_arguments
@@ -58,8 +59,7 @@ def preset(agent: str) -> dict[str, Any]:
     Raises:
         ValueError: there is none; the message lists the valid names.
     """
-    if agent not in PRESETS:
-        raise ValueError(f"unknown agent {agent!r}; valid agents: {', '.join(PRESETS)}")
+    known("agent", agent, PRESETS)
     return PRESETS[agent]
 
 

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from ..checks import is_number
+from ..checks import is_number, known
 from ..rules import Rule
 from ..schedules import SCHEDULES
 
@@ -106,11 +106,7 @@ class Action:
             raise ValueError(f"bound must be positive, got {self.bound!r}")
         if not abs(self.start) <= self.bound:
             raise ValueError(f"start must lie within ±{self.bound}, got {self.start!r}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(
-                f"unknown schedule {self.schedule!r}; valid schedules: "
-                f"{', '.join(SCHEDULES)}"
-            )
+        known("schedule", self.schedule, SCHEDULES)
 
     def _as_floats(self, *names: str) -> None:
         """Convert fields to plain floats, as policy files can hold no other numbers."""
@@ -286,10 +282,6 @@ class Action:
     def shift(self, action: Tensor) -> Tensor:
         """Return the requested change ``[B]`` of the log-multiplier, in nats."""
         raise NotImplementedError
-
-    def apply(self, action: Tensor, log_multiplier: Tensor) -> Tensor:
-        """Return the log-multiplier ``[B]`` after an action, given that before it."""
-        return self._move(log_multiplier, self.shift(action).to(log_multiplier.dtype))
 
     def _move(self, log_multiplier: Tensor, shift: Tensor) -> Tensor:
         return (log_multiplier + shift).clamp(-self.bound, self.bound)

@@ -16,7 +16,7 @@ from .base import Action, Decision
 
 __all__ = ["BatchSize"]
 
-#: Factor of the batch size from which on its observation stays the same.
+#: Largest factor of the batch size, whose observation ``log2(factor) / 3`` is the bound, 4.
 MAX_FACTOR = 2.0**12
 
 

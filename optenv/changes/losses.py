@@ -19,7 +19,7 @@ Evaluate = Callable[[Tensor], Tensor]
 
 
 class StageLosses(NamedTuple):
-    """Losses of ``B`` runs with ``K`` changes; ``K + 1`` is 0 here if no task changes.
+    """Losses of ``B`` runs with ``K`` changes; tensors ``[B, 0, S]`` if no task changes.
 
     Attributes:
         initial: losses of the initial parameters in each stage, ``[B, K + 1, S]``.

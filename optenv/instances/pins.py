@@ -19,6 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from .. import tasks
+from ..atomic import write_text
 from ..ranges import log_uniform
 from ..tasks.characters import CharacterModel
 from .instance import Instance
@@ -128,9 +129,7 @@ def write() -> None:
         for name in (f"{f}/{split}" for f, of in tasks.families().items() for split in of)
     ]
     text = ",\n".join(lines)
-    TABLE.write_text(
-        f'{{"version": {STANDARD_VERSION}, "sets": {{\n{text}\n}}}}\n', encoding="utf-8"
-    )
+    write_text(TABLE, f'{{"version": {STANDARD_VERSION}, "sets": {{\n{text}\n}}}}\n')
 
 
 def _summed_up(part: Tensor) -> list[float]:

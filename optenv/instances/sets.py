@@ -12,6 +12,7 @@ from typing import Any, overload
 import numpy as np
 
 from .. import tasks
+from ..atomic import write_text
 from ..checks import positive_int, quoted
 from ..ranges import as_range, log_uniform
 from .instance import Instance
@@ -119,7 +120,7 @@ class InstanceSet(Sequence[Instance]):
                 nothing is written then.
         """
         lines = [each.to_json() + "\n" for each in self]
-        Path(path).write_text("".join(lines), encoding="utf-8")
+        write_text(os.fspath(path), "".join(lines))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> InstanceSet:

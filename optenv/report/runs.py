@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from .. import actions
+from ..checks import known
 from ..recording import describe, read
 from ..recording.columns import ACTION
 
@@ -107,8 +108,7 @@ def load(path: str | os.PathLike[str], by: str = "instance") -> Recording:
         ValueError: it is no recording, has no whole run, or ``by`` is unknown.
         OSError: the file cannot be read.
     """
-    if by not in GROUPINGS:
-        raise ValueError(f"unknown grouping {by!r}; valid: {', '.join(GROUPINGS)}")
+    known("grouping", by, GROUPINGS)
     described = describe(path)
     table = read(path)
     names = table.column_names

@@ -16,14 +16,12 @@ environments and optimizers by :func:`register`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from .. import checks
 from . import switching
 from .adam import RULES as _ADAM
-from .adam import NAdam, adam, nadam
+from .adam import adam, nadam
 from .base import (
     Hyperparameters,
     Rule,
@@ -37,18 +35,17 @@ from .base import (
 from .costs import COSTS, relative_cost
 from .lion import RULES as _LION
 from .lion import lion
-from .mlp import MLP, network
 from .mlp import RULES as _MLP
+from .mlp import network
 from .orthogonal_adam import RULES as _ORTHOGONAL_ADAM
-from .orthogonal_adam import OrthogonalAdam, orthogonal_adam
+from .orthogonal_adam import orthogonal_adam
 from .rmsprop import RULES as _RMSPROP
-from .rmsprop import RMSprop, rmsprop
+from .rmsprop import rmsprop
 from .sgd import RULES as _SGD
-from .sgd import Momentum, momentum, nesterov, sgd
+from .sgd import momentum, nesterov, sgd
 
 __all__ = [
     "COSTS",
-    "HYPERPARAMETERS",
     "RULES",
     "SWITCHING",
     "Hyperparameters",
@@ -84,15 +81,6 @@ SWITCHING = switching.RULE
 
 #: Rules registered from outside the package, by name.
 _REGISTERED: dict[str, Rule] = {}
-
-
-@dataclass(frozen=True)
-class _AllHyperparameters(Momentum, RMSprop, NAdam, OrthogonalAdam, MLP):
-    """Hyperparameters of all rules together."""
-
-
-#: Torch's default hyperparameters of all rules; any rule takes it as ``h``.
-HYPERPARAMETERS = _AllHyperparameters()
 
 
 def get(spec: RuleSpec) -> Rule:

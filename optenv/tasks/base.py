@@ -81,8 +81,8 @@ class Data(NamedTuple):
             then validation examples.
         order: key of the batch order, ``[B]`` int64.
         num_train: number of training examples among the ``N``.
-        shared: whether all runs have the same ``inputs`` and ``targets``. If not, those of
-            run ``b`` are the rows from ``b * N``.
+        shared: whether all runs have the same ``inputs`` and ``targets``. If not, each has
+            a block of rows of its own, all blocks of the same length.
         scale: factors of the parameters within the loss, ``[B, P]``, or None.
         stages: changes of the task during a run, or None.
     """

@@ -266,8 +266,8 @@ def from_module(
         targets: their targets, ``[N, ...]``.
         loss: ``"cross_entropy"``, ``"mse"``, ``"l1"``, ``"bce_with_logits"``, or a function
             ``(outputs, targets) -> scalar mean loss``; without data, a function ``(module)
-            -> scalar loss``. It may be negative, see :mod:`optenv.rewards`, but the
-            features of the loss see negative values as 0.
+            -> scalar loss``. It may be negative, see :mod:`optenv.rewards`; the features of
+            ``loss_features="positive"`` see negative values as 0.
         batch_size: examples in a batch. Without data it means nothing.
         validation_fraction: fraction of the examples, the last ones, for validation.
             Without data it means nothing.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 __all__ = ["NEVER", "Stages", "Transformation"]
 
-#: Update before which a stage begins that a run does not come to.
+#: Start, in updates, of a stage that a run never reaches.
 NEVER = 2**62
 
 

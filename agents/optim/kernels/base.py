@@ -88,12 +88,10 @@ class Step:
 
         They are one tensor on the device if the step is capturable.
         """
-        if self.options.capturable:
-            steps = self.slots("step")
-            torch._foreach_add_(steps, 1)
-            return torch.stack(steps)
         steps = self.slots("step")
         torch._foreach_add_(steps, 1)
+        if self.options.capturable:
+            return torch.stack(steps)
         return [step.item() for step in steps]
 
     def select(self, indices: Sequence[int]) -> Step:

@@ -12,7 +12,13 @@ from torch import nn
 
 from agents import LearnedOptimizer, export_policy, load_policy
 from agents.rl import algorithms, factory
-from agents.rl.algorithms import ALGORITHMS, Algorithm, actor_network, register
+from agents.rl.algorithms import (
+    ALGORITHMS,
+    Algorithm,
+    actor_network,
+    extractor_of,
+    register,
+)
 from agents.rl.group_advantage import ROLLOUT, GroupNormalisedRolloutBuffer
 from agents.rl.presets import PPO as PPO_PRESET
 from agents.rl.presets import PRESETS
@@ -105,7 +111,7 @@ def test_a_name_is_registered_once(tables):
     register(ALGORITHMS["PPO"])  # the same entry once more
     with pytest.raises(ValueError, match="'PPO' is already registered, with class PPO"):
         register(replace(ENTRY, name="PPO"))
-    with pytest.raises(ValueError, match=r"unknown algorithm 'SAC'; valid .*: PPO, DQN"):
+    with pytest.raises(ValueError, match=r"unknown algorithm 'SAC'; valid: PPO, DQN"):
         algorithms.get("SAC")
 
 
@@ -115,10 +121,15 @@ def test_a_model_is_exported_by_the_entry_nearest_to_its_class(tables):
 
     env = factory.make_env("optenv/LearningRate-v0", 2, SMALL)
     given = {"policy": "MlpPolicy", "env": env, "n_steps": 4, "device": "cpu"}
-    assert algorithms.algorithm_of(A2C(**given)).name == "PPO"  # same policy class
-    assert algorithms.algorithm_of(Tuned(batch_size=8, **given)).name == "PPO"
-    register(ENTRY)
-    assert algorithms.algorithm_of(A2C(**given)).name == "A2C"
+    by_ppo = ALGORITHMS["PPO"].extract
+    assert extractor_of(A2C(**given)) is by_ppo  # same policy class
+    assert extractor_of(Tuned(batch_size=8, **given)) is by_ppo
+
+    def own(model):
+        return by_ppo(model)
+
+    register(replace(ENTRY, extract=own))
+    assert extractor_of(A2C(**given)) is own
 
 
 def test_a_network_of_the_wrong_size_is_refused(agent, tmp_path):

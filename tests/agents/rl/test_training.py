@@ -62,5 +62,5 @@ def test_an_early_interrupt_keeps_the_policy_unchanged(tmp_path):
 
 
 def test_unknown_agents_are_named_with_the_valid_ones():
-    with pytest.raises(ValueError, match="unknown agent 'sac'; valid agents: ppo, default"):
+    with pytest.raises(ValueError, match="unknown agent 'sac'; valid: ppo, default"):
         factory.preset("sac")
