@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optenv.modifiers import CLIP_MEMORY, CLIP_WARMUP
+
 from ..utils.warning import warn_user
 from .controller import Controller
 from .layerwise import DECIDED
@@ -30,9 +32,6 @@ MAX_SKIPS_BEFORE_WARNING = 20
 #: Gradient norms are clipped at this multiple of the root mean square of earlier norms.
 #: The highest ratio in runs of the selection tasks is 7 (docs/notes/policy-log.md).
 CLIP_RATIO = 10.0
-
-#: Steps before the first clipping, and the number of steps that the mean square covers.
-CLIP_WARMUP, CLIP_MEMORY = 1, 100
 
 #: A gradient of one of the first steps is found to be an outlier if a later one of them is
 #: this many times smaller. No earlier norms tell so at the time.
@@ -189,7 +188,7 @@ def clip_coefficient(state: dict[str, Any], norm: float) -> float:
     Adam-like rules for the rest of the run. Clipped norms count as clipped, so that a norm
     that stays large is no longer clipped after a few steps. Zeros do not count. An outlier
     among the first :data:`EARLY_STEPS` is scaled down to that root itself: few gradients
-     would stand beside it in the moments.
+    would stand beside it in the moments.
 
     Args:
         state: of the controller; ``norms``, ``mean_square`` and ``clipped`` are updated.
