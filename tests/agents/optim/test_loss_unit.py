@@ -145,7 +145,7 @@ def test_losses_far_too_large_and_far_too_small_are_the_same(policy):
 
 def test_every_loss_that_is_not_used_is_counted():
     with pytest.warns(UserWarning, match="below zero"):
-        optimizer = run("unrolled-lr", lambda loss: loss - 1e3)[-1]
+        optimizer = run("unrolled-lr@0.1", lambda loss: loss - 1e3)[-1]
     assert optimizer.ignored_losses == TOTAL
     model = make_model()
     optimizer = LearnedOptimizer(model.parameters(), total_steps=60)
