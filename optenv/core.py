@@ -276,7 +276,9 @@ def _training_loss_and_grad(
 
     def loss_at(parts: tuple[Tensor, ...]) -> Tensor:
         loss, after[0] = task.training_loss(parts, batch, buffers)
-        return _checked(task, loss, params)
+        loss = _checked(task, loss, params)
+        _check_differentiable(task, loss)
+        return loss
 
     def loss_of(params: Tensor) -> Tensor:
         inner = params if data.scale is None else params * data.scale
@@ -408,7 +410,7 @@ def _checked(task: Any, loss: Tensor, params: Tensor) -> Tensor:
     """Return the loss of a task at parameters ``[B, P]``, which must be ``[B]``.
 
     Raises:
-        ValueError: it is of another shape, or no tensor.
+        ValueError: it is of another shape, no tensor, or complex.
     """
     if not isinstance(loss, Tensor) or loss.shape != params.shape[:1]:
         given = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else loss
@@ -416,7 +418,24 @@ def _checked(task: Any, loss: Tensor, params: Tensor) -> Tensor:
             f"loss of {type(task).__name__} must return a tensor of one number for each "
             f"run, of shape {tuple(params.shape[:1])}, got {given}"
         )
-    return loss
+    if loss.is_complex():
+        raise ValueError(
+            f"loss of {type(task).__name__} must return real numbers, got {loss.dtype}"
+        )
+    return loss.to(params.dtype)
+
+
+def _check_differentiable(task: Any, loss: Tensor) -> None:
+    """Refuse a loss that no gradient can be taken of.
+
+    Raises:
+        ValueError: it has no graph to the parameters.
+    """
+    if not loss.requires_grad:
+        raise ValueError(
+            f"loss of {type(task).__name__} does not depend on the parameters by "
+            "operations that can be differentiated"
+        )
 
 
 def where(mask: Tensor, new: T, old: T) -> T:

@@ -371,8 +371,12 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
 
     @property
     def num_steps(self) -> int:
-        """Control steps of an episode."""
-        return self.group.num_steps
+        """Control steps of an episode.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first reset.
+        """
+        return int(self.batch.num_steps[0])
 
     def render(self) -> str | np.ndarray | None:  # type: ignore[override]
         """Render the episode so far, as the render mode says.

@@ -647,8 +647,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
 
 def _finite_or_inf(loss: torch.Tensor) -> np.ndarray:
-    """Convert losses to NumPy, with infinity for NaN, which does not even equal itself."""
+    """Convert losses to NumPy, with infinity for those that are not finite."""
     values = loss.cpu().numpy().astype(np.float64)
     if np.isfinite(values).all():
         return values
-    return np.nan_to_num(values, nan=np.inf, posinf=np.inf)
+    return np.where(np.isfinite(values), values, np.inf)

@@ -283,6 +283,10 @@ class Action:
         """Return the requested change ``[B]`` of the log-multiplier, in nats."""
         raise NotImplementedError
 
+    def apply(self, action: Tensor, log_multiplier: Tensor) -> Tensor:
+        """Return the log-multiplier ``[B]`` after an action, given that before it."""
+        return self._move(log_multiplier, self.shift(action).to(log_multiplier.dtype))
+
     def _move(self, log_multiplier: Tensor, shift: Tensor) -> Tensor:
         return (log_multiplier + shift).clamp(-self.bound, self.bound)
 

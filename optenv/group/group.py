@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +28,23 @@ from .state import ControlState, StepResult
 from .structure import check_size, draw_task
 
 __all__ = ["Group"]
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _outside_inference_mode(method: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let a method that takes gradients be called under ``torch.inference_mode()``."""
+
+    @wraps(method)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if not torch.is_inference_mode_enabled():
+            return method(*args, **kwargs)
+        with torch.inference_mode(False):
+            return method(*args, **kwargs)
+
+    return call
 
 
 class Group:
@@ -95,6 +113,7 @@ class Group:
         """Structure that the runs have in common."""
         return Structure(self._origin, self.total_updates, self._scaled)
 
+    @_outside_inference_mode
     def reset(
         self,
         index: np.ndarray,
@@ -301,6 +320,7 @@ class Group:
         potential, _ = reward.evaluate(losses, state.initial_loss[rows])
         return state._replace(baseline=state.baseline.index_copy(0, rows, potential))
 
+    @_outside_inference_mode
     def step(
         self,
         action: Tensor,

@@ -63,11 +63,11 @@ class RunDraws(TorchDispatchMode):
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """Draw numbers uniform in [0, 1), float32."""
-        return uniform_numbers(self._bits(shape)).view(*shape)
+        return uniform_numbers(self._bits(shape)).view(tuple(shape))
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Draw standard normal numbers, float32."""
-        return normal_numbers(self._bits(shape)).view(*shape)
+        return normal_numbers(self._bits(shape)).view(tuple(shape))
 
     def _bits(self, shape: Sequence[int]) -> Tensor:
         """Draw random bits ``[B, n]``, for ``n`` numbers of each run."""

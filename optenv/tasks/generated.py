@@ -56,13 +56,29 @@ class GeneratedTask(Task):
     @cached_property
     def _shared(self) -> Examples:
         """Examples that all runs share, drawn once for this object."""
-        drawn = self.examples(np.random.default_rng(self.data_seed))
+        drawn = self._drawn(np.random.default_rng(self.data_seed))
         return np.ascontiguousarray(drawn[0]), np.ascontiguousarray(drawn[1])
+
+    def _drawn(self, rng: np.random.Generator) -> Examples:
+        """Draw examples, and check their number.
+
+        Raises:
+            ValueError: it is not that of training and validation together.
+        """
+        inputs, targets = self.examples(rng)
+        wanted = self.num_train + self.num_validation
+        if not len(inputs) == len(targets) == wanted:
+            raise ValueError(
+                f"examples of {type(self).__name__} must return {wanted} inputs and "
+                f"targets (num_train + num_validation), got {len(inputs)} and "
+                f"{len(targets)}"
+            )
+        return inputs, targets
 
     def sample(self, generators: Sequence[np.random.Generator]) -> Data:
         runs = len(generators)
         if self.data_seed is None:
-            drawn = [self.examples(g) for g in generators]
+            drawn = [self._drawn(g) for g in generators]
             inputs, targets = (np.concatenate(part) for part in zip(*drawn, strict=True))
             rows = torch.arange(len(inputs)).view(runs, -1)
         else:

@@ -7,11 +7,13 @@ take the numbers of the copy's run (:mod:`optenv.tasks.draws`).
 from __future__ import annotations
 
 import copy
+import random
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
@@ -26,7 +28,10 @@ from .stacked import (
     trained_parameters,
 )
 
-__all__ = ["Objective", "Stateful"]
+__all__ = ["LARGEST_INTEGER", "Objective", "Stateful"]
+
+#: Largest integer in a buffer that training writes to: the state of runs is float32.
+LARGEST_INTEGER = 2**24
 
 
 class Objective(nn.Module):
@@ -131,6 +136,7 @@ class Stateful(Stacked):
             for name, b in self.buffers.items()
             if name not in self.written
         }
+        versions = {name: b._version for name, b in shared.items()}
         ends = len(self.names), len(self.names) + len(self.written)
 
         def one(*values: Tensor) -> tuple[Tensor, ...]:
@@ -146,6 +152,13 @@ class Stateful(Stacked):
                     "loss must be a scalar mean over the batch, got a tensor of shape "
                     f"{shape}"
                 )
+            for name, buffer in shared.items():
+                if named[name] is not buffer or buffer._version != versions[name]:
+                    raise ValueError(
+                        f"buffer {name!r} is written to, which the first passes did not "
+                        "do, so that runs have no copies of their own of it; write to it "
+                        "in every pass"
+                    )
             return loss, *(named[name] for name in self.written)
 
         return one
@@ -210,22 +223,23 @@ class Stateful(Stacked):
         """Set :attr:`written` and :attr:`draws` by passes of one copy.
 
         Raises:
-            ValueError: they draw in a way that torch does not tell, or a buffer changes its
-                shape.
+            ValueError: they draw in a way that torch does not tell, or from the generator
+                of Python or NumPy; or a buffer changes its shape, or holds larger integers
+                than the state of a run does.
         """
-        # All buffers are taken as state, to see which of them change.
+        # All buffers are taken as state, to see which of them are written to.
         names = self.written = tuple(self.buffers)
         before = [
             b.detach().to(params[0].dtype) if b.is_floating_point() else b.detach()
             for b in self.buffers.values()
         ]
         after: list[Tensor] = []
+        written: set[str] = set()
+        others = _states_of_others()
         for training in (False, True):
             one = self._pass(params[0], training)
-            values = [
-                *(p[0] for p in params), *(b.clone() for b in before),
-                *(x[0] for x in examples),
-            ]  # fmt: skip
+            state = [b.clone() for b in before]
+            values = [*(p[0] for p in params), *state, *(x[0] for x in examples)]
 
             def call(one: Any = one, values: Any = values) -> None:
                 after[:] = one(*values)[1:]
@@ -237,17 +251,32 @@ class Stateful(Stacked):
                         "a way that runs cannot share; leave that out, or call eval()"
                     )
             self.draws |= draws.drawn > 0
+            # Batch normalisation writes without a new version of the tensor, other modules
+            # may write the value that is there.
+            written |= {
+                name
+                for name, old, own, new in zip(names, before, state, after, strict=True)
+                if new is not own or own._version > 0 or not torch.equal(old, new)
+            }
+        if not _same(others, _states_of_others()):
+            raise ValueError(
+                "the module or its loss draws random numbers of Python or NumPy, which "
+                "runs cannot repeat; draw them by torch"
+            )
         for name, old, new in zip(names, before, after, strict=True):
             if old.shape != new.shape:
                 raise ValueError(
                     f"buffer {name!r} changes its shape in training, from "
                     f"{list(old.shape)} to {list(new.shape)}, which stacked runs cannot"
                 )
-        self.written = tuple(
-            name
-            for name, old, new in zip(names, before, after, strict=True)
-            if not torch.equal(old, new)
-        )
+            if name in written and not new.is_floating_point() and new.numel():
+                largest = int(new.abs().max())
+                if largest > LARGEST_INTEGER:
+                    raise ValueError(
+                        f"training writes the integer {largest} to buffer {name!r}; the "
+                        f"state of a run holds integers up to {LARGEST_INTEGER} exactly"
+                    )
+        self.written = tuple(name for name in names if name in written)
 
     def _check_repeated(
         self, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]
@@ -277,6 +306,18 @@ class Stateful(Stacked):
         return next(
             (each for each in reversed(found) if each), "of the module and the loss"
         )
+
+
+def _states_of_others() -> tuple[Any, ...]:
+    """Return the states of the global generators of Python and NumPy."""
+    return random.getstate(), np.random.get_state()  # noqa: NPY002
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Return whether two states of generators are equal, nested tuples with arrays."""
+    if isinstance(one, tuple):
+        return all(map(_same, one, other))
+    return bool(np.array_equal(one, other))
 
 
 def _first(outputs: Tensor, targets: Tensor) -> Tensor:

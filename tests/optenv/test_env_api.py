@@ -8,6 +8,7 @@ import warnings
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
@@ -182,3 +183,21 @@ def test_the_default_learning_rate_is_that_of_the_rule(rule: str) -> None:
     env.reset(seed=0)
     lr = env.step(neutral_action(env))[4]["lr"]
     assert lr == pytest.approx(rules.get(rule).default_lr)
+
+
+def test_steps_in_inference_mode_are_those_outside() -> None:
+    def rewards(mode: bool) -> list[float]:
+        env = gym.make("optenv/LearningRate-v0", tasks=QUADRATIC, horizon=3)
+        with torch.inference_mode(mode):
+            env.reset(seed=0)
+            return [float(env.step(np.zeros(1, np.float32))[1]) for _ in range(3)]
+
+    assert rewards(True) == rewards(False)
+
+
+def test_the_number_of_control_steps_is_known_from_the_first_reset_on() -> None:
+    env = gym.make("optenv/LearningRate-v0", horizon=3).unwrapped
+    with pytest.raises(gym.error.ResetNeeded, match="before num_steps"):
+        _ = env.num_steps  # type: ignore[attr-defined]
+    env.reset()
+    assert env.num_steps == 3  # type: ignore[attr-defined]

@@ -97,6 +97,19 @@ def test_a_task_object_from_outside_trains_in_both_environments() -> None:
     assert (batch.groups[0][1].state.potential < -0.1).all()
 
 
+@pytest.mark.parametrize(("inputs", "targets"), [(-1, -1), (1, 1), (0, 1)])
+def test_examples_of_another_number_are_refused(inputs: int, targets: int) -> None:
+    class Odd(Mean):
+        def examples(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+            total = self.num_train + self.num_validation
+            numbers = np.zeros((total + inputs, self.size), np.float32)
+            return numbers, np.zeros(total + targets, np.float32)
+
+    task = Odd(num_train=64)
+    with pytest.raises(ValueError, match=f"got {320 + inputs} and {320 + targets}"):
+        gym.make_vec(ID, 2, tasks=task).reset()
+
+
 def test_a_registered_family_is_drawn_by_name_and_split() -> None:
     tasks.register("mean", sample_mean)
     check_both(tasks="mean")

@@ -384,3 +384,27 @@ def test_a_loss_of_the_module_alone_has_work_too() -> None:
 
     task = optenv.from_module(Scales, loss=lambda m: m.scales.square().sum())
     assert task.work == 5  # without matrix products, the estimate
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_loss_of_another_type_counts_in_that_of_the_run(runs: int) -> None:
+    def in_double(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(outputs, targets).double()
+
+    inputs, targets = torch.randn(40, 4), torch.arange(40) % 3
+    task = optenv.from_module(lambda: nn.Linear(4, 3), inputs, targets, loss=in_double)
+    env = gym.make_vec("optenv/LearningRate-v0", runs, tasks=task, horizon=2)
+    env.reset(seed=0)
+    info = env.step(np.zeros((runs, 1), np.float32))[4]
+    assert np.isfinite(info["loss"]).all()
+    assert env.groups[0][1].state.run.latest.dtype == torch.float32
+
+
+def test_a_loss_without_a_gradient_is_refused_by_name() -> None:
+    def errors(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return (outputs.argmax(-1) != targets).float().mean()
+
+    inputs, targets = torch.randn(40, 4), torch.arange(40) % 3
+    task = optenv.from_module(lambda: nn.Linear(4, 3), inputs, targets, loss=errors)
+    with pytest.raises(ValueError, match="loss of ModuleTask does not depend on the param"):
+        gym.make("optenv/LearningRate-v0", tasks=task).reset()

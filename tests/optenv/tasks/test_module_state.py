@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -147,6 +148,59 @@ def test_only_buffers_that_training_writes_to_are_state() -> None:
     assert task.buffers == 2 * 5 + 1  # means, variances and the number of batches
     assert_identical(task.init_buffers(2)[1], torch.tensor([0.0] * 5 + [1.0] * 5 + [0.0]))
     assert task_of(lambda: factory().eval()).buffers == 0
+
+
+class Peak(nn.Linear):
+    """Linear model of inputs divided by the largest so far, from 1 on."""
+
+    peak: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(4, 3)
+        self.register_buffer("peak", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.peak.copy_(torch.maximum(self.peak, x.detach().abs().amax()))
+        return super().forward(x / self.peak)
+
+
+def test_a_buffer_that_is_written_without_changing_at_first_is_state() -> None:
+    inputs = INPUTS.clamp(-0.5, 0.5)
+    inputs[20] = 5.0  # not among the examples of the first pass
+    task = optenv.from_module(Peak, inputs, TARGETS, batch_size=4)
+    env = gym.make_vec("optenv/LearningRate-v0", 3, tasks=task, horizon=2)
+    first, again = (env.reset(seed=0)[1]["initial_loss"] for _ in range(2))
+    env.step(np.zeros((3, 1), np.float32))
+    assert env.groups[0][1].state.run.buffers.max() == 5.0
+    np.testing.assert_array_equal(again, first)
+    np.testing.assert_array_equal(env.reset(seed=0)[1]["initial_loss"], first)
+
+
+class Seldom(nn.Linear):
+    """Linear model that writes to a buffer in every third pass only."""
+
+    scale: Tensor
+    passes: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(4, 3)
+        self.register_buffer("passes", torch.tensor(0))
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.passes += 1
+            if int(self.passes) % 3 == 0:
+                self.scale.mul_(0.9)
+        return super().forward(x) * self.scale
+
+
+def test_a_buffer_that_is_written_later_is_refused() -> None:
+    env = gym.make("optenv/LearningRate-v0", tasks=task_of(Seldom))
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="'scale' is written to, which the first passes"):
+        env.step(np.zeros(1, np.float32))
 
 
 def test_the_users_module_keeps_its_buffers_and_mode() -> None:
@@ -310,6 +364,24 @@ def numpy_noise(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(outputs * float(np.random.default_rng().normal()), targets)
 
 
+def python_noise(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return a loss that hardly ever differs, though it always draws."""
+    return F.cross_entropy(outputs if random.random() > 1e-9 else 2 * outputs, targets)
+
+
+class Counted(nn.Linear):
+    """Linear model with a counter that begins at the largest integer of a state."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 3)
+        self.register_buffer("count", torch.tensor(2**24))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.count += 1
+        return super().forward(x)
+
+
 @pytest.mark.parametrize(
     ("factory", "loss", "says"),
     [
@@ -320,7 +392,9 @@ def numpy_noise(outputs: Tensor, targets: Tensor) -> Tensor:
         ),
         (lambda: nn.Linear(4, 3), own_generator, "'randn' draws from a generator.*leave"),
         (lambda: nn.Linear(4, 3), numpy_noise, "other than by torch"),
+        (lambda: nn.Linear(4, 3), python_noise, "random numbers of Python or NumPy"),
         (lambda: Counting(4, 3), "cross_entropy", "a state that is no buffer"),
+        (Counted, "cross_entropy", "integer 16777217 to buffer 'count'.* up to 16777216"),
         (Growing, "cross_entropy", r"'seen' changes its shape .* from \[1\] to \[2\]"),
     ],
 )
