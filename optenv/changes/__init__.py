@@ -11,7 +11,7 @@ permuted, and then its inputs, has both permuted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -211,7 +211,12 @@ def fitting(changes: Changes, task: Task) -> tuple[str, ...]:
         ValueError: a kind that is asked for does not fit the task, or none fits; the
             message lists those that do.
     """
-    fit = [name for name, kind in _known().items() if kind.fits(task, changes.most)]
+
+    def fit_of(names: Iterable[str]) -> list[str]:
+        kinds = _known()
+        return [name for name in names if kinds[name].fits(task, changes.most)]
+
+    fit = fit_of(changes.kinds or _known())
     if not changes.kinds:
         # Of two that exclude each other, the one that asks for it is left out.
         chosen = [
@@ -228,7 +233,7 @@ def fitting(changes: Changes, task: Task) -> tuple[str, ...]:
         if name not in fit:
             raise ValueError(
                 f"{changes.most} changes of kind {name!r} do not fit the task "
-                f"{quoted(task, 300)}; valid: {', '.join(fit) or 'none'}"
+                f"{quoted(task, 300)}; valid: {', '.join(fit_of(_known())) or 'none'}"
             )
     return changes.kinds
 

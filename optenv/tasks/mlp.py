@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import known
+from ..checks import is_number, known, positive_int
 from . import data
 from .generated import LARGE_DATA_SIZE, Examples, GeneratedTask, data_size
 from .layers import ACTIVATIONS
@@ -25,6 +25,10 @@ __all__ = [
     "sample_logistic",
     "sample_regression",
 ]
+
+
+#: Largest spread of the gain of initial weights, a factor of ``e`` to it.
+MAX_SPREAD = 10.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,16 @@ class MLP(GeneratedTask):
             ("split", ("train", "test")),
         ):
             known(name, getattr(self, name), valid)
+        # A linear model has no hidden layers, and no width.
+        hidden = () if self.depth == 0 else ("depth", "width")
+        for name in ("inputs", "outputs", *hidden):
+            object.__setattr__(self, name, positive_int(name, getattr(self, name)))
+        if not isinstance(self.layer_norm, bool):
+            raise TypeError(f"layer_norm must be True or False, got {self.layer_norm!r}")
+        if not is_number(self.init_spread) or not 0 <= self.init_spread <= MAX_SPREAD:
+            raise ValueError(
+                f"init_spread must lie in [0, {MAX_SPREAD:g}], got {self.init_spread!r}"
+            )
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import positive_int
 from .generated import Examples, GeneratedTask
 
 __all__ = ["Quadratic", "sample_structure"]
@@ -29,6 +30,10 @@ class Quadratic(GeneratedTask):
     """
 
     dim: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "dim", positive_int("dim", self.dim))
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:

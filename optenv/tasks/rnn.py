@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import known
+from ..checks import known, positive_int
 from . import sequence_layers as layers
 from . import text
 from .characters import PASSAGES, CharacterModel
@@ -89,6 +89,8 @@ class RNN(CharacterModel):
     def __post_init__(self) -> None:
         super().__post_init__()
         known("cell", self.cell, CELLS)
+        for name in ("embedding", "width", "depth"):
+            object.__setattr__(self, name, positive_int(name, getattr(self, name)))
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:

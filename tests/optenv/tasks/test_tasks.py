@@ -269,3 +269,32 @@ def test_a_name_stands_for_families_of_a_split(
     spec: str | Sequence[str], families: list[str]
 ) -> None:
     assert tasks.make(spec).sources == tuple(tuple(f.split("/")) for f in families)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "says"),
+    [
+        (lambda: tasks.MLP(width=0), ValueError, "width must be a positive integer, got 0"),
+        (
+            lambda: tasks.MLP(depth=-1),
+            ValueError,
+            "depth must be a pos.*, got -1",
+        ),
+        (lambda: tasks.MLP(inputs="8"), ValueError, "inputs must be .*, got '8'"),
+        (
+            lambda: tasks.MLP(init_spread=-1.0),
+            ValueError,
+            r"init_spread must lie in \[0, 10",
+        ),
+        (lambda: tasks.MLP(layer_norm="no"), TypeError, "layer_norm must be True or False"),
+        (
+            lambda: tasks.Quadratic(dim=0),
+            ValueError,
+            "dim must be a positive.*, got 0",
+        ),
+        (lambda: tasks.RNN(embedding=0), ValueError, "embedding must be .*, got 0"),
+    ],
+)
+def test_sizes_that_no_network_has_are_refused(make, error, says) -> None:
+    with pytest.raises(error, match=says):
+        make()
