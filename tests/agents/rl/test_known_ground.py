@@ -254,8 +254,8 @@ def test_a_short_training_is_reported_beside_the_baselines(capsys):
 @pytest.mark.slow
 @pytest.mark.training
 def test_rl2_learns_to_beat_thompson_sampling():
-    """Train for about 85 seconds of CPU time."""
-    recipe = {**known_ground.RECIPES["bandit-10"], "timesteps": 800_000}
+    """Train for about 45 seconds of CPU time."""
+    recipe = {**known_ground.RECIPES["bandit-10"], "timesteps": 400_000}
     model = known_ground.train(Bandits(recipe["envs"], 10), recipe, seed=0)
     assert ahead(Bandits(4000, 10), model, Thompson) > 0.5
 
@@ -263,8 +263,8 @@ def test_rl2_learns_to_beat_thompson_sampling():
 @pytest.mark.slow
 @pytest.mark.training
 def test_rl2_learns_to_beat_a_random_agent_in_mdps():
-    """Train for 45 seconds of CPU time, on MDPs of 3 states and 2 actions."""
+    """Train for 25 seconds of CPU time, on MDPs of 3 states and 2 actions."""
     small = partial(RandomMDPs, episodes=4, states=3, actions=2, steps=5)
-    recipe = {**known_ground.RECIPES["mdp-10"], "timesteps": 500_000, "hidden": 48}
+    recipe = {**known_ground.RECIPES["mdp-10"], "timesteps": 250_000, "hidden": 48}
     model = known_ground.train(small(recipe["envs"]), recipe, seed=0)
     assert ahead(small(4000), model, Random) > 4
