@@ -269,8 +269,9 @@ class Stateful(Stacked):
                     f"buffer {name!r} changes its shape in training, from "
                     f"{list(old.shape)} to {list(new.shape)}, which stacked runs cannot"
                 )
-            if name in written and not new.is_floating_point() and new.numel():
-                largest = int(new.abs().max())
+            is_integer = not new.is_floating_point() and not new.is_complex()
+            if name in written and is_integer and new.numel():
+                largest = max(int(new.max()), -int(new.min()))
                 if largest > LARGEST_INTEGER:
                     raise ValueError(
                         f"training writes the integer {largest} to buffer {name!r}; the "

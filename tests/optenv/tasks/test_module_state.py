@@ -177,6 +177,27 @@ def test_a_buffer_that_is_written_without_changing_at_first_is_state() -> None:
     np.testing.assert_array_equal(env.reset(seed=0)[1]["initial_loss"], first)
 
 
+class Begun(nn.Linear):
+    """Linear model with a flag that the first pass of training sets."""
+
+    begun: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(4, 3)
+        self.register_buffer("begun", torch.tensor(False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.begun.fill_(True)
+        return super().forward(x)
+
+
+def test_a_flag_is_state_of_a_run() -> None:
+    env = gym.make_vec("optenv/LearningRate-v0", 2, tasks=task_of(Begun), horizon=2)
+    env.reset(seed=0)
+    assert env.groups[0][1].state.run.buffers.tolist() == [[1.0], [1.0]]
+
+
 class Seldom(nn.Linear):
     """Linear model that writes to a buffer in every third pass only."""
 
