@@ -24,7 +24,7 @@ With ``--families``, one structure of each family is timed instead, with 10 upda
 and in batches of 1, 16 and 256 runs, beside the memory that the environment takes.
 ``--batch-size`` sets the examples of an update, which structures draw from 4 on: losses of
 up to 256 examples are evaluated at each control step, whatever an update has. Freed memory
-is kept (``optenv.keep_freed_memory``), in all loops alike. An hour for all families.
+is kept (``optenv.keep_freed_memory``), in all loops alike.
 
 How to read it: speeds are medians over rounds, and depend on the machine. Ratios are
 medians of ratios within a round: *ratio to the bare loop* 0.7 means that the environment
@@ -311,7 +311,7 @@ def compare_families(rounds: int, names: Sequence[str], batch_size: int | None) 
 
 
 class Memory:
-    """Memory that this process takes from now on (Linux)."""
+    """Growth of this process's memory from now on (Linux with the GNU C library)."""
 
     def __init__(self) -> None:
         ctypes.CDLL(None).malloc_trim(0)  # what is free now would not be counted

@@ -41,7 +41,7 @@ CONTROLS: dict[str, dict[str, object]] = {
 #: Families of controls that are not for all tasks: an update is for few parameters.
 FAMILIES_OF: dict[str, tuple[str, ...]] = {"Update": ("functions",)}
 
-#: Controls without trials, which observe one last action: these have one for each tensor.
+#: Controls without trials: a trial observes one last action, these have one per tensor.
 WITHOUT_TRIALS = ("LayerwiseLearningRate",)
 
 #: Parts of the names of families that are abbreviations.
