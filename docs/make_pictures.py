@@ -265,7 +265,8 @@ def draw(name: str, path: Path) -> str:
     """Draw an episode, and return the caption."""
     who, agent, arguments = EPISODES[name]
     described, act = agent()
-    env = gym.make(f"optenv/{name}-v0", render_mode="rgb_array", **described, **arguments)
+    arguments = {**described, **arguments}
+    env = gym.make(f"optenv/{name}-v0", render_mode="rgb_array", **arguments)
     observation, _ = env.reset(seed=0)
     steps, done = 0, False
     while not done:
