@@ -7,9 +7,12 @@ that is reset while its neighbours go on needs one of the group's structure.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from . import instances as sets
 from . import tasks
@@ -111,6 +114,8 @@ def read(option: Any, mask: np.ndarray, settings: Settings) -> list[Instance | N
         ValueError: there is no such instance, or the list has another length, or the
             changes of the environment do not fit the task of an instance.
     """
+    if isinstance(option, np.ndarray) and option.ndim == 0:
+        option = option.item()
     if isinstance(option, (list, tuple, np.ndarray, InstanceSet)):
         if len(option) != len(mask):
             raise ValueError(
@@ -196,7 +201,9 @@ def refuse_mixture(
             its runs go on.
     """
     expected = wanted[0] if len(index) == group.size else group.structure
-    others = [i for i, each in zip(index, wanted, strict=True) if each != expected]
+    others = [
+        i for i, each in zip(index, wanted, strict=True) if not _is_same(each, expected)
+    ]
     if others:
         raise ValueError(
             f"runs {rows.tolist()} are stacked, and the instances of runs "
@@ -213,9 +220,29 @@ def _labels(structures: Sequence[Structure]) -> list[int]:
     similar: dict[str, list[tuple[Structure, int]]] = {}
     for each in structures:
         candidates = similar.setdefault(repr(each), [])
-        equal = [label for other, label in candidates if other == each]
+        equal = [label for other, label in candidates if _is_same(other, each)]
         if not equal:
             candidates.append((each, count))
             equal, count = [count], count + 1
         labels.append(equal[0])
     return labels
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Return whether two structures, or fields of their tasks, are equal.
+
+    Tasks compare themselves, unless they hold arrays: those are compared by their entries.
+    """
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    try:
+        return bool(one == other)
+    except (RuntimeError, ValueError):  # arrays have no truth value
+        names = [field.name for field in fields(one) if field.compare]
+        return all(_is_same(getattr(one, n), getattr(other, n)) for n in names)

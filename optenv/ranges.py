@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from .checks import is_number
+from .checks import is_number, quoted
 
 __all__ = ["as_range", "log_uniform"]
+
+#: Range of single precision, beyond which a number is 0 or infinite in the runs.
+SMALLEST, LARGEST = (float(x) for x in (np.finfo("f4").tiny, np.finfo("f4").max))
 
 
 def as_range(name: str, value: Any) -> tuple[float, float]:
@@ -21,13 +24,21 @@ def as_range(name: str, value: Any) -> tuple[float, float]:
 
     Raises:
         TypeError: it is neither a number nor a pair of numbers.
-        ValueError: a number is not positive or not finite, or the first is the larger one.
+        ValueError: a number is not positive, or beyond what single precision can hold, or
+            the first is the larger one.
     """
     pair = value if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2 or not all(map(is_number, pair)):
         raise TypeError(f"{name} must be a number or a pair of numbers, got {value!r}")
     if not 0 < pair[0] <= pair[1] < math.inf:
-        raise ValueError(f"{name} must be positive and finite (low <= high), got {value!r}")
+        raise ValueError(
+            f"{name} must be positive and finite (low <= high), got {quoted(value)}"
+        )
+    if not SMALLEST <= pair[0] <= pair[1] <= LARGEST:
+        raise ValueError(
+            f"{name} must lie within {SMALLEST:.3g} and {LARGEST:.3g}, the range of single "
+            f"precision, got {quoted(value)}"
+        )
     return float(pair[0]), float(pair[1])
 
 

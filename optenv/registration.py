@@ -44,6 +44,9 @@ FAMILIES_OF: dict[str, tuple[str, ...]] = {"Update": ("functions",)}
 #: Controls without trials: a trial observes one last action, these have one per tensor.
 WITHOUT_TRIALS = ("LayerwiseLearningRate",)
 
+#: Arguments that gym.make or gym.make_vec give themselves, or that batches alone have.
+_OF_CALLER = ("num_envs", "groups", "autoreset_mode", "render_mode", "rendered")
+
 #: Parts of the names of families that are abbreviations.
 ABBREVIATIONS = ("cnn", "mlp", "rnn", "vae")
 
@@ -103,8 +106,9 @@ def register(env_id: str, *, trials: bool = False, **arguments: Any) -> None:
             values when an environment is made.
 
     Raises:
-        TypeError: the id is no string, ``trials`` is neither True nor False, or an argument
-            is unknown; the message names the closest valid one.
+        TypeError: the id is no string, ``trials`` is neither True nor False, an argument
+            is unknown (the message names the closest valid one), or it is one of those that
+            are given where an environment is made, such as ``num_envs``.
         ValueError: the id is taken.
     """
     if not isinstance(env_id, str):
@@ -117,6 +121,12 @@ def register(env_id: str, *, trials: bool = False, **arguments: Any) -> None:
         )
     if not isinstance(trials, bool):
         raise TypeError(f"trials must be True or False, got {trials!r}")
+    for name in _OF_CALLER:
+        if name in arguments:
+            raise TypeError(
+                f"{name} is chosen where an environment is made, by gym.make or "
+                f"gym.make_vec, not where it is registered, got {arguments[name]!r}"
+            )
     check_names(
         arguments, (TrialVectorEnv if trials else LearningRateVectorEnv).own_arguments
     )

@@ -211,7 +211,7 @@ class Reward:
         """Compute the reward ``[B]`` of a control step.
 
         Raises:
-            ValueError: ``of_step`` returns another shape.
+            ValueError: ``of_step`` returns another shape, or a number that is not finite.
         """
         if self.of_step is None:
             return step.before - step.after
@@ -221,6 +221,12 @@ class Reward:
             raise ValueError(
                 f"of_step {self.of_step!r} of a reward must return a tensor of one number "
                 f"for each run, of shape {tuple(step.after.shape)}, got {given}"
+            )
+        if not earned.isfinite().all():
+            raise ValueError(
+                f"of_step {self.of_step!r} of a reward must return finite numbers, got "
+                f"{earned.tolist()} for potentials {step.after.tolist()} after "
+                f"{step.before.tolist()}"
             )
         return earned
 

@@ -211,7 +211,10 @@ class Settings:
         if self.dtype not in list(DTYPES):
             raise ValueError(f"unknown dtype {self.dtype!r}; valid: {', '.join(DTYPES)}")
         try:
-            torch.empty(0, device=torch.device(self.device))
+            device = torch.device(self.device)
+            torch.empty(0, device=device)
+            if device.type == "meta":
+                raise NotImplementedError("tensors on it have no values")
         except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
             raise ValueError(f"cannot use device {self.device!r}: {error}") from None
 

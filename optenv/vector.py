@@ -212,7 +212,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "rendered": num_envs if rendered is None else rendered,
         }
         for name, value in counts.items():
-            if not isinstance(value, (int, np.integer)):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
                 raise TypeError(f"{name} must be an integer, got {value!r}")
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs!r}")
@@ -418,13 +418,16 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 self._generators.append(generator)
             elif seeds[i] is not None and mask[i]:
                 self._generators[i] = generator
-        # 3. The generator of structures: a child of the first one, so that drawing a
-        # structure leaves the runs' own streams alone.
-        if is_first or (seeds[0] is not None and mask[0]):
-            self._np_random, self._np_random_seed = self._generators[0], pairs[0][1]
-            self._structure = self._generators[0].spawn(1)[0]
+        # 3. The generator of structures: a child of the first one that is seeded, so that
+        # drawing a structure leaves the runs' own streams alone.
+        seeded = [i for i in range(self.num_envs) if seeds[i] is not None and mask[i]]
+        first = 0 if is_first else next(iter(seeded), None)
+        if first is not None:
+            self._structure = self._generators[first].spawn(1)[0]
             if self._rotation is not None:
-                self._rotation.start(pairs[0][1])
+                self._rotation.start(pairs[first][1])
+        if first == 0:
+            self._np_random, self._np_random_seed = self._generators[0], pairs[0][1]
 
     def adopt(self, generator: np.random.Generator, seed: int) -> None:
         """Let the only run of a batch of one draw from ``generator``, made of ``seed``."""

@@ -23,7 +23,7 @@ from ..checks import check_new_name
 from ..modifiers import MODIFIERS
 from ..rules import Rule, switching
 from ..schedules import SCHEDULES
-from .base import Action, Decision
+from .base import FROM_OUTSIDE, Action, Decision
 from .batch_size import BatchSize
 from .continuous import Continuous
 from .discrete import Discrete
@@ -114,6 +114,7 @@ def register(cls: ActionClass) -> ActionClass:
             f"sets of action {cls.kind!r} must be a tuple of names, got {cls.sets!r}"
         )
     _REGISTERED[cls.kind] = cls
+    FROM_OUTSIDE.add(cls.kind)
     return cls
 
 

@@ -18,6 +18,10 @@ from ..schedules import SCHEDULES
 __all__ = ["Action", "Decision"]
 
 
+#: Kinds of actions from outside the package, whose numbers are checked.
+FROM_OUTSIDE: set[str] = set()
+
+
 class Decision(NamedTuple):
     """Decoded actions of ``B`` runs, in force until the next control step.
 
@@ -258,8 +262,9 @@ class Action:
         """Refuse parts of a decision that are not one number for each run.
 
         Raises:
-            ValueError: a part has another shape, or the hyperparameters are not those that
-                :attr:`sets` names.
+            ValueError: a part has another shape, the hyperparameters are not those that
+                :attr:`sets` names, or a number of an action from outside the package is not
+                finite.
         """
         if shift.shape != like.shape:
             raise ValueError(
@@ -278,6 +283,13 @@ class Action:
                     f"hyperparameter {name!r} of action {self.kind!r} must be a tensor of "
                     f"shape {tuple(like.shape)}, got {given}"
                 )
+        if self.kind in FROM_OUTSIDE:
+            for name, values in {"shift": shift, **hyperparameters}.items():
+                if not values.isfinite().all():
+                    raise ValueError(
+                        f"{name} of action {self.kind!r} must be finite, got "
+                        f"{values.tolist()}"
+                    )
 
     def shift(self, action: Tensor) -> Tensor:
         """Return the requested change ``[B]`` of the log-multiplier, in nats."""

@@ -28,14 +28,15 @@ def draw_params(
     """Draw the initial parameters ``[n, P]`` of a run for each key.
 
     Raises:
-        ValueError: the task draws parameters of another shape, or not finite ones.
+        ValueError: the task draws no tensor, one of another shape, or one that is not finite.
     """
     params, kind = task.init(keys), type(task).__name__
     expected = (len(keys), task.num_params)
-    if tuple(params.shape) != expected:
+    if not isinstance(params, Tensor) or tuple(params.shape) != expected:
+        given = tuple(params.shape) if isinstance(params, Tensor) else type(params).__name__
         raise ValueError(
-            f"init of the {kind} task must return parameters of shape {expected}, one row "
-            f"for each generator, got {tuple(params.shape)}"
+            f"init of the {kind} task must return a tensor of parameters of shape "
+            f"{expected}, one row for each generator, got {given}"
         )
     tasks.base.check_finite(f"initial parameters of the {kind} task", params)
     return params.to(setup.device, setup.dtype)

@@ -127,11 +127,15 @@ class InstanceSet(Sequence[Instance]):
         """Read the instances of a file that :meth:`save` has written.
 
         Raises:
-            ValueError: a line is no valid instance; the message says which and why.
+            ValueError: the file is no text, or a line no valid instance; the message says
+                which and why.
             OSError: the file cannot be read.
         """
         instances = []
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{os.fspath(path)!r} is no text in UTF-8: {error}") from error
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue

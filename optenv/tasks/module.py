@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
+from ..checks import is_number
 from ..roles import parameters_by_role
 from .base import Batch, Data, Task, check_finite, order_keys
 from .stacked import LossFunction, flat, named_loss, trained_parameters
@@ -238,7 +239,7 @@ def from_module(
     targets: Tensor | None = None,
     *,
     loss: str | LossFunction | ModuleLoss = "cross_entropy",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     validation_fraction: float = 0.2,
 ) -> ModuleTask:
     """Make a task of a module factory, and of tensors or a loss without data.
@@ -263,12 +264,14 @@ def from_module(
             that training does not write to.
         inputs: examples, ``[N, ...]``; None, together with ``targets``, for a loss without
             data.
-        targets: their targets, ``[N, ...]``.
+        targets: their targets, ``[N, ...]``. For ``"cross_entropy"``, classes may be of any
+            integer type.
         loss: ``"cross_entropy"``, ``"mse"``, ``"l1"``, ``"bce_with_logits"``, or a function
             ``(outputs, targets) -> scalar mean loss``; without data, a function ``(module)
             -> scalar loss``. It may be negative, see :mod:`optenv.rewards`; the features of
             ``loss_features="positive"`` see negative values as 0.
-        batch_size: examples in a batch. Without data it means nothing.
+        batch_size: examples in a batch; 32 by default, or all for training if they are
+            fewer. Without data it means nothing.
         validation_fraction: fraction of the examples, the last ones, for validation.
             Without data it means nothing.
 
@@ -281,8 +284,8 @@ def from_module(
             of torch for which runs have no numbers of their own, or with a generator; or
             they keep a state that is no buffer. A note says which module it was.
         RuntimeError: the module does not accept the inputs (as it raises it).
-        TypeError: the factory does not return a module, or inputs or targets are no
-            tensors.
+        TypeError: the factory does not return a module, inputs or targets are no tensors,
+            or ``validation_fraction`` is no number.
 
     Example:
         A loss without data, on points that are drawn anew for every update::
@@ -304,13 +307,27 @@ def from_module(
         raise ValueError(
             f"inputs and targets differ in length: {len(inputs)} and {len(targets)}"
         )
+    if len(inputs) < 2:
+        raise ValueError(
+            "a task needs at least two examples, one for training and one for validation, "
+            f"got {len(inputs)}"
+        )
+    if not is_number(validation_fraction):
+        raise TypeError(
+            f"validation_fraction must be a number, got {validation_fraction!r}"
+        )
     if not 0 < validation_fraction < 1:
         raise ValueError(
             f"validation_fraction must lie in (0, 1), got {validation_fraction!r}"
         )
     loss_function = named_loss(cast(LossFunction, loss))
     _check_factory(factory)
+    if loss_function is F.cross_entropy and not targets.is_floating_point():
+        targets = targets.long()  # torch takes no other type in a batch
     validation = max(1, round(len(inputs) * validation_fraction))
+    validation = min(validation, len(inputs) - 1)
+    if batch_size is None:
+        batch_size = min(32, len(inputs) - validation)
     return ModuleTask(
         batch_size=batch_size,
         num_train=len(inputs) - validation,

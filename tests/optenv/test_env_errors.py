@@ -114,6 +114,7 @@ BAD_ARGUMENTS: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("dtype", ["float32"], ValueError, ["['float32']", *settings.DTYPES]),
     ("spacing", "2", ValueError, ["[1, 10]"]),
     ("device", None, ValueError, ["cannot use device"]),
+    ("device", "meta", ValueError, ["cannot use device", "no values"]),
     ("action", 1.5, TypeError, ["name", "dict", "Action"]),
     ("horizon", 0, ValueError, ["positive integer"]),
     ("horizon", -3, ValueError, ["positive integer"]),
@@ -132,6 +133,8 @@ BAD_ARGUMENTS: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("base_lr", float("nan"), ValueError, ["positive", "finite"]),
     ("base_lr", (1e-3, float("inf")), ValueError, ["finite"]),
     ("base_lr", "1e-3", TypeError, ["number", "pair"]),
+    ("base_lr", 1e-50, ValueError, ["single precision"]),
+    ("base_lr", (1e-3, 1e300), ValueError, ["single precision"]),
     ("spacing", 0.5, ValueError, ["[1, 10]"]),
     ("spacing", float("nan"), ValueError, ["[1, 10]"]),
     ("spacing", float("inf"), ValueError, ["[1, 10]"]),
@@ -157,6 +160,14 @@ def test_a_bad_value_is_quoted_with_what_is_valid(
             assert part in str(raised.value)
 
 
+def test_a_rate_of_hundreds_of_digits_is_refused_in_one_line() -> None:
+    with pytest.raises(
+        ValueError, match=r"single precision, got 10+\.\.\.0+ \(401"
+    ) as error:
+        gym.make(CONTINUOUS, base_lr=10**400)
+    assert len(str(error.value)) < 300
+
+
 def test_unknown_render_modes_are_refused() -> None:
     for made in (optenv.LearningRateEnv, optenv.LearningRateVectorEnv):
         with pytest.raises(ValueError, match=r"None, 'ansi', 'rgb_array', got 'human'"):
@@ -169,7 +180,10 @@ def test_unknown_render_modes_are_refused() -> None:
         ({"num_envs": 0}, ValueError, "num_envs must be at least 1, got 0"),
         ({"num_envs": 2.5}, TypeError, "num_envs must be an integer, got 2.5"),
         ({"num_envs": "3"}, TypeError, "num_envs must be an integer, got '3'"),
+        ({"num_envs": True}, TypeError, "num_envs must be an integer, got True"),
         ({"num_envs": 4, "groups": 1.5}, TypeError, "groups must be an integer, got 1.5"),
+        ({"num_envs": 4, "groups": True}, TypeError, "groups must be an integer, got True"),
+        ({"rendered": True, "render_mode": "ansi"}, TypeError, "rendered .*, got True"),
         ({"num_envs": 4, "groups": 5}, ValueError, r"\[1, 4\], got 5"),
         ({"num_envs": 4, "groups": 0}, ValueError, r"\[1, 4\], got 0"),
         ({"autoreset_mode": "Never"}, ValueError, "Never"),

@@ -450,6 +450,12 @@ class OneName(WithMomentum):
             ValueError,
             r"of_step .* of shape \(3,\), got shape \(\)",
         ),
+        (
+            rewards.register,
+            ("mine", rewards.Reward(of_step=lambda step: step.before.log())),
+            ValueError,
+            r"of_step .* must return finite numbers, got \[-inf, -inf, -inf\] for",
+        ),
         (telemetry.register_feature, ("progress", len), ValueError, "'progress' already"),
         (telemetry.register_feature, ("mine", 3), TypeError, "must be a function, got 3"),
         (actions.register, (actions.Continuous,), ValueError, "'continuous' already"),
@@ -506,6 +512,7 @@ def test_a_potential_that_becomes_nan_in_a_run_is_refused() -> None:
         ),
         ("loss", 1.0, r"of shape \(3,\), got 1\.0"),
         ("init", torch.zeros(3, 2), r"init of the Mean task .* \(3, 3\), .* got \(3, 2\)"),
+        ("init", np.zeros((3, 3)), r"return a tensor of .* \(3, 3\), .*, got ndarray"),
         ("init", torch.full((3, 3), float("nan")), "initial parameters of the Mean task"),
     ],
 )
@@ -527,9 +534,17 @@ def test_a_task_of_other_shapes_is_refused_at_the_first_reset(
             {"hyperparameters": lambda self, a: {"momentum": a[:, 1:]}},
             r"'momentum' of .* of shape \(3,\), got \(3, 1\)",
         ),
+        (
+            {"shift": lambda self, a: a[:, 0] * torch.inf},
+            "shift of action 'with-momentum' must be finite, got ",
+        ),
+        (
+            {"hyperparameters": lambda self, a: {"momentum": a[:, 1] * torch.nan}},
+            r"momentum of action 'with-momentum' must be finite, got \[nan, nan, nan\]",
+        ),
     ],
 )
-def test_an_action_decoded_to_other_shapes_is_refused(
+def test_an_action_decoded_to_what_it_must_not_be_is_refused(
     changed: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, method in changed.items():
@@ -550,6 +565,9 @@ def test_an_id_with_unknown_arguments_is_refused_at_once() -> None:
         registration.register("mine/Wrong-v0", runs=3)
     with pytest.raises(TypeError, match="trials must be True or False, got 1"):
         registration.register("mine/Wrong-v0", trials=1)  # type: ignore[arg-type]
+    for name, value in (("num_envs", 3), ("autoreset_mode", "Disabled"), ("groups", 2)):
+        with pytest.raises(TypeError, match=f"{name} is chosen where .*, got {value!r}"):
+            registration.register("mine/Wrong-v0", **{name: value})
     assert "mine/Wrong-v0" not in gym.registry
 
 

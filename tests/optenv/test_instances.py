@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
+from torch import Tensor
 
 import optenv
 from optenv import instances, tasks
@@ -225,6 +227,9 @@ def test_a_broken_file_is_refused_with_the_line(tmp_path: Path) -> None:
         path.write_text(f"{good}\n{bad}\n")
         with pytest.raises(ValueError, match=message):
             InstanceSet.load(path)
+    path.write_bytes(good.encode("utf-16"))
+    with pytest.raises(ValueError, match=r"set\.jsonl' is no text in UTF-8"):
+        InstanceSet.load(path)
 
 
 @pytest.mark.parametrize(
@@ -235,6 +240,7 @@ def test_a_broken_file_is_refused_with_the_line(tmp_path: Path) -> None:
         (6, ValueError, r"\[0, 5\].*got 6"),
         (1.5, TypeError, "a number, or a list.*got 1.5"),
         ([0, 1], ValueError, r"one entry per run \(3\), got 2"),
+        (np.array(1.5), TypeError, "a number, or a list.*got 1.5"),
     ],
 )
 def test_unknown_instances_are_refused_before_anything_changes(
@@ -246,6 +252,49 @@ def test_unknown_instances_are_refused_before_anything_changes(
     with pytest.raises(error, match=message):
         batch.reset(seed=5, options={"instance": option})
     assert_same(batch.reset(), twin.reset())
+
+
+def test_a_number_may_be_an_array_without_dimensions() -> None:
+    env = gym.make(ID, instances=MIXED, **SHORT)
+    info = env.reset(seed=0, options={"instance": np.array(4)})[1]
+    assert info["instance"] == MIXED[4].name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Centred(tasks.GeneratedTask):
+    """Squared distance to a point, which is an array."""
+
+    center: np.ndarray
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return (self.center.shape,)
+
+    def examples(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        total = self.num_train + self.num_validation
+        return np.zeros((total, 1), np.float32), np.zeros(total, np.float32)
+
+    def init(self, generators: Any) -> Tensor:
+        return torch.zeros(len(generators), len(self.center))
+
+    def loss(self, params: tuple[Tensor, ...], inputs: Tensor, targets: Tensor) -> Tensor:
+        return (params[0] - torch.from_numpy(self.center)).square().sum(-1)
+
+
+def test_tasks_with_arrays_are_compared_by_their_entries() -> None:
+    near, far = np.ones(2, np.float32), np.full(2, 3, np.float32)
+    chosen = InstanceSet(
+        Instance("point", "train", i, Centred(center=center), 0)
+        for i, center in enumerate((near, far, near.copy()))
+    )
+    env = gym.make_vec(ID, 3, instances=chosen, groups=3, **SHORT)
+    losses = env.reset(seed=0)[1]["initial_loss"]
+    np.testing.assert_allclose(losses, [2.0, 18.0, 2.0])
+    together = gym.make_vec(ID, 2, **SHORT)
+    together.reset(seed=0, options={"instance": [chosen[0], chosen[2]]})
+    assert len(together.groups) == 1
+    together.reset(seed=0, options={"instance": [chosen[0], chosen[1]]})
+    assert len(together.groups) == 2
 
 
 def test_runs_that_go_on_keep_their_structure() -> None:

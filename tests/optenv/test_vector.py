@@ -264,6 +264,20 @@ def test_a_masked_reset_seeds_no_other_runs() -> None:
     np.testing.assert_allclose(*losses, **TOLERANCE)
 
 
+def test_a_seeded_reset_of_one_group_does_not_depend_on_what_was_before() -> None:
+    mask = np.array([False, False, True, True])
+    structures = []
+    for resets in (1, 3):
+        env = gym.make_vec(
+            ID, 4, tasks="train", groups=2, horizon=2, autoreset_mode=AutoresetMode.DISABLED
+        )
+        for seed in range(resets):
+            env.reset(seed=seed)
+        info = env.reset(seed=50, options={"reset_mask": mask})[1]
+        structures.append(info["structure"][2:].tolist())
+    assert structures[0] == structures[1]
+
+
 def test_seeds_may_be_a_list_or_a_tuple() -> None:
     env = gym.make_vec(ID, 3, tasks=MLP, **SHORT)
     actions = [neutral_action(env)] * 2

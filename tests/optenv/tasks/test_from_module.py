@@ -165,7 +165,15 @@ def dropped() -> nn.Module:
         (Tied, {"loss": "nll"}, ValueError, "'nll'; valid losses: cross_entropy, mse, l1"),
         (Tied, {"validation_fraction": 0.0}, ValueError, r"\(0, 1\), got 0\.0"),
         (Tied, {"validation_fraction": 1.0}, ValueError, r"\(0, 1\), got 1\.0"),
+        (Tied, {"validation_fraction": "0.2"}, TypeError, "must be a number, got '0.2'"),
+        (Tied, {"validation_fraction": True}, TypeError, "must be a number, got True"),
         (Tied, {"batch_size": 33}, ValueError, r"at most num_train \(32\), got 33"),
+        (
+            Tied,
+            {"inputs": torch.zeros(1, 4), "targets": TARGETS[:1]},
+            ValueError,
+            "at least two examples, .*, got 1",
+        ),
     ],
 )
 def test_modules_and_arguments_that_do_not_fit_are_refused(
@@ -174,6 +182,28 @@ def test_modules_and_arguments_that_do_not_fit_are_refused(
     arguments = {"inputs": inputs_of("mlp").float(), "targets": TARGETS, **arguments}
     with pytest.raises(error, match=says):
         optenv.from_module(factory, **arguments)
+
+
+@pytest.mark.parametrize("examples", [2, 10, 39, 40, 400])
+def test_a_batch_is_of_at_most_all_training_examples(examples: int) -> None:
+    inputs, targets = torch.randn(examples, 4), torch.arange(examples) % 3
+    task = optenv.from_module(lambda: nn.Linear(4, 3), inputs, targets)
+    assert task.num_train >= 1
+    assert task.num_train + task.num_validation == examples
+    assert task.batch_size == min(32, task.num_train)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.bool])
+@pytest.mark.parametrize("runs", [1, 2])
+def test_classes_of_every_integer_type_are_the_same(dtype: torch.dtype, runs: int) -> None:
+    targets = TARGETS % 2
+    losses = []
+    for given in (targets, targets.to(dtype)):
+        task = optenv.from_module(Tied, inputs_of("mlp").float(), given)
+        env = gym.make_vec("optenv/LearningRate-v0", runs, tasks=task, horizon=2)
+        env.reset(seed=0)
+        losses.append(env.step(neutral_action(env))[4]["loss"])
+    np.testing.assert_array_equal(*losses)
 
 
 def test_a_loss_that_is_no_mean_is_refused() -> None:
