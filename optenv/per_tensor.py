@@ -30,7 +30,7 @@ def policy_observation_space(run_space: spaces.Box, action: Action) -> spaces.Bo
     return spaces.Box(low, high, (width,), run_space.dtype)  # type: ignore[arg-type]
 
 
-class PerTensor(VectorWrapper[Any, Any, Any]):
+class PerTensor(VectorWrapper):  # type: ignore[type-arg] # generic since Gymnasium 1.3
     """Batch of runs of which every parameter tensor is a sub-environment of its own.
 
     So an algorithm for one agent, such as PPO of Stable-Baselines3, trains one policy for

@@ -11,20 +11,18 @@ from .checks import is_number, quoted
 
 __all__ = ["as_range", "log_uniform"]
 
-#: Range of single precision, beyond which a number is 0 or infinite in the runs.
-SMALLEST, LARGEST = (float(x) for x in (np.finfo("f4").tiny, np.finfo("f4").max))
 
-
-def as_range(name: str, value: Any) -> tuple[float, float]:
+def as_range(name: str, value: Any, dtype: str = "float64") -> tuple[float, float]:
     """Return a number, or a pair of them, as ``(low, high)``.
 
     Args:
         name: of the argument, for the message.
         value: a positive number, or a pair of them in ascending order.
+        dtype: of the runs, in which a number beyond its range is 0 or infinite.
 
     Raises:
         TypeError: it is neither a number nor a pair of numbers.
-        ValueError: a number is not positive, or beyond what single precision can hold, or
+        ValueError: a number is not positive, or beyond what ``dtype`` can hold, or
             the first is the larger one.
     """
     pair = value if isinstance(value, (tuple, list)) else (value, value)
@@ -34,10 +32,11 @@ def as_range(name: str, value: Any) -> tuple[float, float]:
         raise ValueError(
             f"{name} must be positive and finite (low <= high), got {quoted(value)}"
         )
-    if not SMALLEST <= pair[0] <= pair[1] <= LARGEST:
+    least, largest = (float(x) for x in (np.finfo(dtype).tiny, np.finfo(dtype).max))
+    if not least <= pair[0] <= pair[1] <= largest:
         raise ValueError(
-            f"{name} must lie within {SMALLEST:.3g} and {LARGEST:.3g}, the range of single "
-            f"precision, got {quoted(value)}"
+            f"{name} must be within the range of {dtype}, {least:.3g} to {largest:.3g}, "
+            f"got {quoted(value)}"
         )
     return float(pair[0]), float(pair[1])
 

@@ -169,11 +169,13 @@ class Settings:
         object.__setattr__(self, "action", action)
         actions.check_rule(action, rule)
         object.__setattr__(self, "features", check_features(self.features))
+        if self.dtype not in list(DTYPES):
+            raise ValueError(f"unknown dtype {self.dtype!r}; valid: {', '.join(DTYPES)}")
         # 2. Numbers.
         if self.base_lr is None:
             object.__setattr__(self, "base_lr", rule.default_lr)
         for name in ("base_lr", "updates_per_step"):
-            object.__setattr__(self, name, as_range(name, getattr(self, name)))
+            object.__setattr__(self, name, as_range(name, getattr(self, name), self.dtype))
         object.__setattr__(self, "horizon", positive_int("horizon", self.horizon))
         if self.updates_per_step[0] < 1:  # type: ignore[index]
             raise ValueError(
@@ -208,8 +210,6 @@ class Settings:
                 f"unknown on_divergence {self.on_divergence!r}; "
                 f"valid: {', '.join(ON_DIVERGENCE)}"
             )
-        if self.dtype not in list(DTYPES):
-            raise ValueError(f"unknown dtype {self.dtype!r}; valid: {', '.join(DTYPES)}")
         try:
             device = torch.device(self.device)
             torch.empty(0, device=device)

@@ -47,8 +47,11 @@ NEUTRAL: frozenset[type[Any]] = frozenset(
         vector.VectorWrapper, vector.VectorRewardWrapper, VectorRecorder,
         vector_wrappers.DictInfoToList, vector_wrappers.HumanRendering,
         vector_wrappers.NormalizeReward, vector_wrappers.RecordEpisodeStatistics,
-        vector_wrappers.RecordVideo, vec_env.VecEnvWrapper, vec_env.VecCheckNan,
-        vec_env.VecMonitor, vec_env.VecVideoRecorder, LeaveOneOutReward,
+        vec_env.VecEnvWrapper, vec_env.VecCheckNan, vec_env.VecMonitor,
+        vec_env.VecVideoRecorder, LeaveOneOutReward,
+        # Only in Gymnasium 1.3 and later
+        *(getattr(vector_wrappers, name) for name in ["RecordVideo"]
+          if hasattr(vector_wrappers, name)),
     }
 )  # fmt: skip
 

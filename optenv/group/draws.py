@@ -28,7 +28,7 @@ def draw_params(
     """Draw the initial parameters ``[n, P]`` of a run for each key.
 
     Raises:
-        ValueError: the task draws no tensor, one of another shape, or one that is not finite.
+        ValueError: what the task draws is no tensor, of another shape, or not finite.
     """
     params, kind = task.init(keys), type(task).__name__
     expected = (len(keys), task.num_params)

@@ -143,7 +143,7 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
         super().close()
 
 
-class VectorRecorder(VectorWrapper[Any, Any, Any]):
+class VectorRecorder(VectorWrapper):  # type: ignore[type-arg] # generic since Gymnasium 1.3
     """Record every control step of a batch of environments to a Parquet file.
 
     The columns are those of :class:`Recorder`. A step that only resets an environment, as
@@ -272,7 +272,8 @@ class VectorRecorder(VectorWrapper[Any, Any, Any]):
 
     def close(self, **kwargs: Any) -> None:
         """Finish the file, and close the batch."""
-        self._tape.close()
+        if hasattr(self, "_tape"):  # Gymnasium also closes what could not be made
+            self._tape.close()
         super().close(**kwargs)
 
 

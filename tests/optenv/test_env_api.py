@@ -120,7 +120,7 @@ def test_observations_of_diverging_runs_are_finite_and_bounded(
 
 
 @every_id
-@pytest.mark.parametrize("base_lr", [1e6, 1e40])
+@pytest.mark.parametrize("base_lr", [1e6, 1e38])
 def test_a_diverged_run_ends_with_its_loss_reported(env_id: str, base_lr: float) -> None:
     arguments = {**SHORT, "tasks": QUADRATIC, "updates_per_step": 1, "horizon": 9}
     rule = {"rule": "sgd", **optenv.ENVIRONMENTS[env_id]}["rule"]
@@ -133,7 +133,7 @@ def test_a_diverged_run_ends_with_its_loss_reported(env_id: str, base_lr: float)
     assert terminated and not truncated and reward < 0
     assert info["diverged"] is True
     # Infinite rather than NaN, which is not equal to itself.
-    assert info["loss"] == np.inf if base_lr == 1e40 else 20 < info["loss"] < np.inf
+    assert info["loss"] == np.inf if base_lr == 1e38 else 20 < info["loss"] < np.inf
     own = {"batch_size"} if env_id == "optenv/BatchSize-v0" else set()
     assert set(info) == {"loss", "lr", "diverged", "validation_loss", *IDENTITY, *own}
 

@@ -133,8 +133,8 @@ BAD_ARGUMENTS: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("base_lr", float("nan"), ValueError, ["positive", "finite"]),
     ("base_lr", (1e-3, float("inf")), ValueError, ["finite"]),
     ("base_lr", "1e-3", TypeError, ["number", "pair"]),
-    ("base_lr", 1e-50, ValueError, ["single precision"]),
-    ("base_lr", (1e-3, 1e300), ValueError, ["single precision"]),
+    ("base_lr", 1e-50, ValueError, ["range of float32"]),
+    ("base_lr", (1e-3, 1e300), ValueError, ["range of float32"]),
     ("spacing", 0.5, ValueError, ["[1, 10]"]),
     ("spacing", float("nan"), ValueError, ["[1, 10]"]),
     ("spacing", float("inf"), ValueError, ["[1, 10]"]),
@@ -161,9 +161,7 @@ def test_a_bad_value_is_quoted_with_what_is_valid(
 
 
 def test_a_rate_of_hundreds_of_digits_is_refused_in_one_line() -> None:
-    with pytest.raises(
-        ValueError, match=r"single precision, got 10+\.\.\.0+ \(401"
-    ) as error:
+    with pytest.raises(ValueError, match=r"to 3.4e\+38, got 10+\.\.\.0+ \(401") as error:
         gym.make(CONTINUOUS, base_lr=10**400)
     assert len(str(error.value)) < 300
 
