@@ -147,6 +147,14 @@ _UNTUNED: dict[str, ArmEntry] = {
         "Muon (Jordan et al., 2024) on hidden weights, AdamW on the rest, lr 1e-3, cosine",
         "torch (2.9 or later)",
     ),
+    "Orthogonal Adam WSD": ArmEntry(
+        Arm(
+            "Orthogonal Adam WSD",
+            partial(orthogonal_adam, lr=1e-2, spec=DEFAULT_POLICY_RULE),
+            SCHEDULES["wsd"],
+        ),
+        "the default policy's rule without the policy, lr 1e-2, stable then decayed",
+    ),
     "PILOT": ArmEntry(
         Arm("PILOT", pilot, _COSINE),
         "rule adapted during the run (Altuuaim et al., 2026), lr 1e-3, cosine",
