@@ -43,8 +43,8 @@ from agents.evaluation.tasks.heldout import HELDOUT
 from agents.rl import factory, rollouts, training
 from agents.rl.cli import (
     check_candidates,
-    check_comparison,
     check_evaluation,
+    check_policy,
     configure,
     parse_assignments,
 )
@@ -165,7 +165,7 @@ def main(**options: Any) -> None:
             model = factory.build(
                 options["agent"], config, seed=options["seed"], resume=options["resume"]
             )
-            check_comparison(model, options)
+            check_policy(model, options)
             timesteps = factory.remaining(model, config["timesteps"])
         else:
             check_evaluation(options)

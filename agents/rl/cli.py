@@ -8,17 +8,18 @@ import zipfile
 from typing import Any
 
 import click
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from optenv import actions
 
 from . import factory
-from .export import describe
+from .export import check_export, describe
 from .presets import PRESETS
 
 __all__ = [
     "check_candidates",
-    "check_comparison",
     "check_evaluation",
+    "check_policy",
     "configure",
     "parse_assignments",
 ]
@@ -190,17 +191,21 @@ TRAINING = {
 }
 
 
-def check_comparison(model: Any, options: dict[str, Any]) -> None:
-    """Refuse to compare what no task of the evaluation has: policies on the batch size.
+def check_policy(model: Any, options: dict[str, Any]) -> None:
+    """Refuse a training whose policy could not be exported, or not be evaluated.
 
     Args:
         model: model that will be trained.
         options: of the command line.
 
     Raises:
-        ValueError: the policy would choose the batch size, and is to be evaluated.
+        ValueError: no optimizer could act by the policy; or it would choose the batch size,
+            which no task of the evaluation lets it do, and is to be evaluated.
     """
-    if not options["do_evaluate"] or not hasattr(model, "get_env"):
+    if not isinstance(model, BaseAlgorithm):  # a learner that unrolls, whose policy it is
+        return
+    check_export(model)
+    if not options["do_evaluate"]:
         return
     action = actions.make(describe(model.get_env())["action"])
     if action.sets_batch_size:

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 
 from ..checks import check_new_name
+from ..extras import install_hint
 from . import (
     autoencoder,
     cnn,
@@ -101,6 +103,18 @@ MORE_FAMILIES: dict[str, Family] = {
     "transformer": transformer.sample_structure,
     "policy-gradient": policy_gradient.sample_structure,
     "few-shot": few_shot.sample_structure,
+}
+
+#: Modules that the structures of a family can need. They are looked for when a family is
+#: chosen: not all structures need them, so that an episode in the middle of a training
+#: would be the first to fail.
+NEEDED: dict[str, tuple[str, ...]] = {
+    "digits": ("sklearn",),
+    "cnn": ("sklearn",),
+    "autoencoder": ("sklearn",),
+    "vae": ("sklearn",),
+    "contrastive": ("sklearn",),
+    "few-shot": ("sklearn", "HersheyFonts", "PIL"),
 }
 
 #: Names of the splits that all families have.
@@ -225,6 +239,7 @@ def make(spec: TaskSpec) -> TaskSampler:
     Raises:
         ValueError: a name is unknown, or the sequence is empty.
         TypeError: something is neither a name nor a task.
+        ImportError: a family needs a package that is not installed.
     """
     parts: Sequence[str | Task] = [spec] if isinstance(spec, (str, Task)) else spec
     if isinstance(parts, Mapping):
@@ -255,4 +270,23 @@ def make(spec: TaskSpec) -> TaskSampler:
                 valid = ", ".join([*SPLITS, *_known(), *named])
                 raise ValueError(f"unknown task {part!r}; valid: {valid}")
             sources.append((family, split))
+    _check_packages(sources)
     return TaskSampler(tuple(sources))
+
+
+def _check_packages(sources: Sequence[Task | tuple[str, str]]) -> None:
+    """Refuse families that need packages which are not installed.
+
+    Raises:
+        ImportError: there are some; the message names them, and what to install.
+    """
+    named = {source[0] for source in sources if isinstance(source, tuple)}
+    for family in sorted(named & NEEDED.keys()):
+        missing = [module for module in NEEDED[family] if find_spec(module) is None]
+        if missing:
+            others = ", ".join(name for name in _known() if name not in NEEDED)
+            raise ImportError(
+                f"tasks of the family {family!r} need packages that are not installed "
+                f"({', '.join(missing)}); {install_hint('train')}. Families that need "
+                f"none: {others}"
+            )

@@ -17,7 +17,7 @@ from torch import nn
 from agents import LearnedOptimizer, check_export, export_policy, load_policy
 from agents.evaluation.arms.learned import learned_arm
 from agents.recurrent import RL2, LstmPolicy
-from agents.rl.cli import check_comparison
+from agents.rl.cli import check_policy
 from agents.rl.export import describe
 from agents.rl.factory import _check_action, make_env
 from optenv import PerTensor
@@ -214,8 +214,8 @@ def test_an_agent_s_batch_sizes_become_advice_to_a_loop(tmp_path: Any) -> None:
     with pytest.raises(ValueError, match="'batch-size' can be evaluated on them"):
         learned_arm("ours", policy)
     with pytest.raises(ValueError, match="chooses it; give --no-evaluate"):
-        check_comparison(agent, {"do_evaluate": True})
-    check_comparison(agent, {"do_evaluate": False})
+        check_policy(agent, {"do_evaluate": True})
+    check_policy(agent, {"do_evaluate": False})
 
 
 def test_values_of_batch_sizes_are_exported_as_their_largest(tmp_path: Any) -> None:
