@@ -65,7 +65,10 @@ FAST_DQN = ["--set", "learning_starts=100", "--set", "gradient_steps=1"]
             ["--env", "optenv/UpdateRule-v0", "--env-arg", "rule=sgd"],
             "needs rule 'switching', got rule 'sgd'",
         ),
-        (["--env", "optenv/Update-v0"], "this PPO model could not be exported: its action is the update"),
+        (
+            ["--env", "optenv/Update-v0"],
+            "this PPO model could not be exported: its action is the update",
+        ),
         (["--eval-task", "mnist"], "unknown held-out task 'mnist'; valid tasks: photo-cnn"),
         (["--agent", "dqn", "--timesteps", "9"], "must exceed learning_starts (20,480)"),
         (["--set", "learning_rate=abc"], "learning_rate must be a number, got 'abc'"),
