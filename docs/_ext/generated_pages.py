@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
+from gymnasium import spaces
 
 import agents
 import agents.meta
@@ -25,6 +26,7 @@ import optenv
 from agents import SHIPPED, load_policy
 from agents.rl.presets import PRESETS
 from optenv import actions, rules, telemetry
+from optenv.recording.columns import ACTION, OBSERVATION, names_of
 from optenv.settings import Settings
 
 # Markdown
@@ -134,9 +136,75 @@ def environment_page(title: str, ids: Sequence[str], cls: type[Any]) -> str:
         *pictures,
         markdown(text) + "\n",
     ]
+    if single:
+        parts += ["## Entries by number\n", *(entries(name) for name in shown_in_full(ids))]
     if cls is optenv.LearningRateEnv:
         parts += ["## Arguments in full\n", arguments()]
     return "\n".join(parts)
+
+
+#: Entries that a table shows at most; those of further tensors are like the first one's.
+MOST_ENTRIES = 39
+
+
+def shown_in_full(ids: Sequence[str]) -> Sequence[str]:
+    """Return the ids whose entries are listed: of trials, which are many, the first."""
+    return ids[:1] if ids[0] in optenv.TRIALS else ids
+
+
+def entries(env_id: str) -> str:
+    """Write tables of the entries of actions and observations of an environment."""
+    env: Any = gym.make(env_id, disable_env_checker=True)
+    described = env.unwrapped.describe()
+    observed, acted = names_of(described, env.observation_space, env.action_space)
+    action = actions.make(described["action"])
+    # 1. Actions, whose effects the docstring tells.
+    done = [
+        (i, f"`{name.removeprefix(ACTION)}`", *ends)
+        for i, (name, ends) in enumerate(zip(acted, _ends(env.action_space), strict=True))
+    ]
+    # 2. Observations.
+    seen: list[tuple[Any, ...]] = []
+    for name, ends in zip(observed, _ends(env.observation_space), strict=True):
+        short = name.removeprefix(OBSERVATION)
+        seen.append((len(seen), f"`{short}`", _meaning(short, action), *ends))
+    if len(seen) > MOST_ENTRIES:
+        seen = [*seen[:MOST_ENTRIES], ("...", "", "", "", ""), seen[-1]]
+    return "\n".join(
+        [
+            f"Actions of `{env_id}` with its default arguments, by their names in "
+            "recordings:\n",
+            table(("number", "name", "minimum", "maximum"), done),
+            f"Observations of `{env_id}`, likewise:\n",
+            table(("number", "name", "meaning", "minimum", "maximum"), seen),
+        ]
+    )
+
+
+def _ends(space: spaces.Space[Any]) -> list[tuple[Any, Any]]:
+    """Return the least and the greatest value of each entry of a space."""
+    if isinstance(space, spaces.Discrete):
+        return [(0, int(space.n) - 1)]
+    assert isinstance(space, spaces.Box)
+    low, high = space.low.ravel(), space.high.ravel()
+    return [(f"{a:g}", f"{b:g}") for a, b in zip(low, high, strict=True)]
+
+
+def _meaning(name: str, action: actions.Action) -> str:
+    """Say what an entry of an observation is, by its name in recordings."""
+    first, _, rest = name.partition(".")
+    if first == "last" and action.is_update:
+        return "parameters, gradients or losses, see above"
+    if name in telemetry.ALL_FEATURES:
+        return telemetry.ALL_FEATURES[name]
+    if first.startswith("tensor_") and rest:
+        return telemetry.ALL_FEATURES.get(rest, "share of the predicted decrease")
+    if first in ("last", "previous_action"):
+        return "part of the last action"
+    return {
+        "previous_reward": "reward of the last control step",
+        "new_run": "1 where a run of the trial begins",
+    }.get(name, "")
 
 
 def arguments() -> str:
