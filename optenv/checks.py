@@ -74,9 +74,15 @@ def suggestion(name: str, valid: Sequence[str], near: Iterable[str] = ()) -> str
         near: candidates for "did you mean", the first of which is taken. By default it is
             the valid name that is closest, if one is close.
     """
-    close = [*near] or get_close_matches(name, valid, 1)
+    close = [*near] or get_close_matches(name, valid, 1) or _same_letters(name, valid)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}valid: {', '.join(valid)}"
+
+
+def _same_letters(name: str, valid: Sequence[str]) -> list[str]:
+    """Return the valid name that is close if case does not matter, or nothing."""
+    lower = {each.lower(): each for each in reversed(valid)}
+    return [lower[each] for each in get_close_matches(name.lower(), lower, 1)]
 
 
 def quoted(value: Any, limit: int = 100) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from optenv.atomic import replacing
 from optenv.checks import positive, positive_int
 
 from ..utils.arguments import refuse_unknown
@@ -204,7 +205,8 @@ class Learner(ABC):
             "rng": self.rng.bit_generator.state,
         }
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state, path)
+        with replacing(path) as part:
+            torch.save(state, part)
 
     @classmethod
     def load(cls, path: str | Path, module: nn.Module, family: Family) -> Self:

@@ -230,7 +230,8 @@ def _number_of_steps(name: str, value: Any) -> int:
 
 def _without_fraction(value: Any) -> Any:
     """Return a float without a fraction as an integer, and anything else unchanged."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    is_float = isinstance(value, (float, np.floating))
+    return int(value) if is_float and float(value).is_integer() else value
 
 
 # Progress and decisions.

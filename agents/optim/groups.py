@@ -45,10 +45,18 @@ GLOBAL = (
 
 #: Settings of other optimizers that no rule here has; they may be there if they are off.
 FOREIGN = (
-    "alpha", "amsgrad", "beta1", "beta2", "centered", "cautious", "dampening",
-    "differentiable", "lambd", "lr_decay", "momentum_decay", "nesterov", "ns_steps", "rho",
-    "use_muon",
+    "adjust_lr_fn", "alpha", "amsgrad", "beta", "beta1", "beta2", "beta2_decay", "beta3",
+    "caution", "cautious", "centered", "clip_threshold", "d", "dampening", "decay_rate",
+    "differentiable", "etas", "final_lr", "grad_clip", "history_size",
+    "initial_accumulator_value", "lambd", "learning_rate", "line_search_fn", "lookahead",
+    "lr_decay", "max_eval", "max_grad_norm", "max_iter", "min_lr", "momentum_decay",
+    "nesterov", "ns_coefficients", "ns_steps", "rho", "step_sizes", "t0",
+    "tolerance_change", "tolerance_grad", "trust_coefficient", "use_muon", "warmup",
+    "weight_decouple", "weight_lr_power",
 )  # fmt: skip
+
+#: Keys of :data:`FOREIGN` that torch's schedulers write beside an ``"initial_lr"``.
+OF_SCHEDULERS = ("min_lr",)
 
 
 def check_group(group: Mapping[str, Any], rule: Rule) -> None:
@@ -99,6 +107,8 @@ def check_group(group: Mapping[str, Any], rule: Rule) -> None:
     # 3. Hyperparameters of the rule, and settings that would be ignored.
     _rule_of(rule, group)
     for name in group:
+        if name in OF_SCHEDULERS and "initial_lr" in group:
+            continue
         if name in FOREIGN and not _is_off(group[name]):
             raise ValueError(
                 f"{name}={group[name]!r} would have no effect; a parameter group can have "

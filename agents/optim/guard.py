@@ -37,6 +37,9 @@ CLIP_RATIO = 10.0
 #: this many times smaller. No earlier norms tell so at the time.
 EARLY_RATIO, EARLY_STEPS = 30.0, 10
 
+#: Steps after which an outlier is scaled down no further than to :data:`CLIP_RATIO`.
+CLIPPED_LESS = 200
+
 #: Non-finite gradients in a row after which the parameters are rolled back.
 ROLLBACK_PATIENCE = 5
 
@@ -185,10 +188,10 @@ def clip_coefficient(state: dict[str, Any], norm: float) -> float:
 
     The factor is 1 unless the norm exceeds :data:`CLIP_RATIO` times the root mean square
     of the norms so far. One such outlier would otherwise stay in the second moments of
-    Adam-like rules for the rest of the run. Clipped norms count as clipped, so that a norm
-    that stays large is no longer clipped after a few steps. Zeros do not count. An outlier
-    among the first :data:`EARLY_STEPS` is scaled down to that root itself: few gradients
-    would stand beside it in the moments.
+    Adam-like rules for the rest of the run. Outliers count as that multiple, so that a norm
+    that stays large is no longer clipped after a few steps. Zeros do not count. The fewer
+    steps there were, the further an outlier is scaled down, at first to that root itself:
+    few gradients stand beside it in the moments.
 
     Args:
         state: of the controller; ``norms``, ``mean_square`` and ``clipped`` are updated.
@@ -199,10 +202,12 @@ def clip_coefficient(state: dict[str, Any], norm: float) -> float:
     count, mean_square = state["norms"] + 1, state["mean_square"]
     limit = CLIP_RATIO * math.sqrt(mean_square) if count > CLIP_WARMUP else math.inf
     is_outlier = 0.0 < limit < norm
-    if state["steps"] < EARLY_STEPS:
-        limit /= CLIP_RATIO
-    clipped = limit if is_outlier else norm
-    mean_square += (clipped * clipped - mean_square) / min(count, CLIP_MEMORY)
+    clipped = recorded = limit if is_outlier else norm
+    if is_outlier:
+        clipped *= min(1.0, max(1.0 / CLIP_RATIO, state["steps"] / CLIPPED_LESS))
+        if state["steps"] < EARLY_STEPS:
+            recorded = clipped
+    mean_square += (recorded * recorded - mean_square) / min(count, CLIP_MEMORY)
     state["clipped"] += is_outlier
     state["norms"], state["mean_square"] = count, mean_square
     return clipped / norm

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from optenv.checks import quoted
+from optenv.checks import positive, quoted
 
 from ..policies import ANYTIME
 from ..policy.files import load_policy
@@ -83,6 +83,9 @@ class LearnedLR(LRScheduler):
             :class:`~agents.policy.Policy`. By default ``"anytime"`` if there is no
             ``total_steps``, else ``"momentum"`` for ``torch.optim.SGD`` and ``"adam"`` for
             all other optimizers.
+        max_lr: upper limit of the learning rate, whatever the policy says; as for
+            fine-tuning. It is written into the optimizer's groups, where it may be changed,
+            but for those that have a ``"max_lr"`` of their own.
         warmup_steps: number of steps over which the learning rate rises linearly from
             zero.
         synchronize: as for :class:`~agents.LearnedOptimizer`; all processes must then call
@@ -93,8 +96,8 @@ class LearnedLR(LRScheduler):
             driven; ``synchronize`` is neither True nor False; at the first step: the
             scheduler is part of a ``SequentialLR``.
         ValueError: ``total_steps`` is no positive integer, or missing where the policy
-            needs it; the policy chooses update rules; or another ``LearnedLR`` drives the
-            optimizer.
+            needs it; ``max_lr`` is not positive; the policy chooses update rules; or
+            another ``LearnedLR`` drives the optimizer.
         FileNotFoundError: there is no such policy file.
 
     Example::
@@ -115,6 +118,7 @@ class LearnedLR(LRScheduler):
         total_steps: int | None = None,
         policy: str | Path | Policy | None = None,
         *,
+        max_lr: float | None = None,
         warmup_steps: int = 0,
         synchronize: bool = True,
     ) -> None:
@@ -143,6 +147,10 @@ class LearnedLR(LRScheduler):
         rates = (g.get("initial_lr", g["lr"]) for g in optimizer.param_groups)
         if not any(map(float, rates)):
             warn_user("lr is 0 for all parameters, which the policy only multiplies")
+        limits = [g.get("max_lr", max_lr) for g in optimizer.param_groups]
+        for limit in limits:
+            if limit is not None:
+                positive("max_lr", limit)
         # 2. The policy.
         if policy is None:
             named = SGD_POLICY if isinstance(optimizer, torch.optim.SGD) else OTHER_POLICY
@@ -162,6 +170,9 @@ class LearnedLR(LRScheduler):
         )
         self._controller = Controller(self._policy, state, synchronize=synchronize)
         self._states: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
+        for group, limit in zip(optimizer.param_groups, limits, strict=True):
+            if limit is not None:
+                group["max_lr"] = limit
         super().__init__(optimizer)
         self._set_lrs: list[float] | None = None  # learning rates at the last step
         self._removed, self._warned = False, False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from agents import LearnedOptimizer
+from agents.optim import groups
 from agents.optim.controller import mean_log_lr
 from agents.policy.module import Policy
 from optenv import rules
@@ -126,12 +128,32 @@ def test_a_limit_of_the_learning_rate_holds_for_its_group():
         ("betas", 0.9), ("eps", -1.0), ("alpha", 0.99), ("capturable", True),
         ("eps", [1]), ("eps", torch.ones(2)), ("betas", (torch.ones(2), 0.9)),
         ("alpha", torch.ones(2)), ("momentum", "high"), ("max_lr", 0.0),
+        ("learning_rate", 0.1), ("min_lr", 1e-7), ("warmup", 3), ("max_grad_norm", 1.0),
     ],
 )  # fmt: skip
 def test_settings_that_would_have_no_effect_are_refused(key, value):
     group = {"params": [nn.Parameter(torch.ones(3))], key: value}
     with pytest.raises((ValueError, TypeError), match=key.rstrip("s")):
         LearnedOptimizer([group], "adam", total_steps=STEPS)
+
+
+def test_no_argument_of_an_optimizer_of_torch_is_taken_for_a_key_of_the_users_own():
+    of_torch = {
+        name
+        for each in vars(torch.optim).values()
+        if isinstance(each, type) and issubclass(each, torch.optim.Optimizer)
+        for name in inspect.signature(each).parameters
+    }
+    known = {*groups.KNOWN, *groups.GLOBAL, *groups.FOREIGN}
+    # The last one says what weight decay here is in any case.
+    assert of_torch - known == {"params", "defaults", "decoupled_weight_decay"}
+    assert not {"name", "lr_scale", "initial_lr", "layer", "decay"} & known
+
+
+def test_a_limit_beside_a_least_rate_is_not_taken_for_that_of_a_scheduler():
+    group = {"params": [nn.Parameter(torch.ones(3))], "max_lr": 2e-5, "min_lr": 1e-7}
+    with pytest.raises(ValueError, match=r"min_lr=1e-07 would have no effect"):
+        LearnedOptimizer([group], total_steps=STEPS)
 
 
 def test_a_group_may_repeat_the_arguments_of_the_optimizer():

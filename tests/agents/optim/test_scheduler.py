@@ -504,3 +504,36 @@ def test_a_rate_of_zero_everywhere_is_warned_of():
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(3))], 0.0)
     with pytest.warns(UserWarning, match="lr is 0 for all parameters"):
         LearnedLR(optimizer, STEPS)
+
+
+@pytest.mark.parametrize("policy", ["adam", "momentum", "default"])
+def test_max_lr_limits_every_group_that_has_no_limit_of_its_own(policy):
+    first, second = nn.Linear(3, 4), nn.Linear(4, 2)
+    groups = [
+        {"params": first.parameters(), "max_lr": 3e-5},
+        {"params": second.parameters()},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-5)
+    scheduler = LearnedLR(optimizer, 60, policy, max_lr=1e-4)
+    highest = [0.0, 0.0]
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = second(first(torch.randn(8, 3)).relu()).square().mean()
+        loss.backward()
+        optimizer.step()
+        scheduler.step(loss)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        highest = [max(pair) for pair in zip(highest, rates, strict=True)]
+    assert highest[0] <= 3e-5 * (1 + 1e-6) and highest[1] <= 1e-4 * (1 + 1e-6)
+    assert highest[1] > 3e-5
+
+
+@pytest.mark.parametrize(("limit", "error"), [(0.0, ValueError), ("high", TypeError)])
+def test_a_limit_that_is_no_positive_number_is_refused(limit, error):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1)
+    with pytest.raises(error, match="max_lr must be"):
+        LearnedLR(optimizer, 10, max_lr=limit)
+    assert "max_lr" not in optimizer.param_groups[0]
+    optimizer.param_groups[0]["max_lr"] = limit
+    with pytest.raises(error, match="max_lr must be"):
+        LearnedLR(optimizer, 10)

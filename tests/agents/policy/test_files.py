@@ -156,6 +156,8 @@ def test_a_misspelt_name_is_answered_with_the_nearest_shipped_one():
     says = r"no policy at 'defualt': did you mean 'default'\? shipped policies: adam, any"
     with pytest.raises(FileNotFoundError, match=says):
         load_policy("defualt")
+    with pytest.raises(FileNotFoundError, match=r"did you mean 'default'\?"):
+        load_policy("DEFAULT")
 
 
 # Killed saves.
