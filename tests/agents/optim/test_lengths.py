@@ -289,7 +289,9 @@ def test_a_scheduler_with_warm_up_drives_any_optimizer():
 # Lengths.
 
 
-@pytest.mark.parametrize("total", [1e3, np.float64(1e3), np.float32(1e3), np.int64(1000), 1000])
+@pytest.mark.parametrize(
+    "total", [1e3, np.float64(1e3), np.float32(1e3), np.int64(1000), 1000]
+)
 def test_integral_floats_are_numbers_of_steps(total):
     assert make(total_steps=total).total_steps == 1000
     assert type(make(total_steps=total).total_steps) is int
