@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -54,6 +55,9 @@ FOREIGN = (
     "tolerance_change", "tolerance_grad", "trust_coefficient", "use_muon", "warmup",
     "weight_decouple", "weight_lr_power",
 )  # fmt: skip
+
+#: Likeness of a key and a setting from which on it is taken for a spelling of it.
+SAME_SPELLING = 0.94
 
 #: Keys of :data:`FOREIGN` that torch's schedulers write beside an ``"initial_lr"``.
 OF_SCHEDULERS = ("min_lr",)
@@ -109,6 +113,12 @@ def check_group(group: Mapping[str, Any], rule: Rule) -> None:
     for name in group:
         if name in OF_SCHEDULERS and "initial_lr" in group:
             continue
+        meant = _misspelt(name)
+        if meant is not None:
+            raise ValueError(
+                f"{name}={group[name]!r} would have no effect; did you mean {meant!r}? A "
+                f"parameter group can have {', '.join(KNOWN)}"
+            )
         if name in FOREIGN and not _is_off(group[name]):
             raise ValueError(
                 f"{name}={group[name]!r} would have no effect; a parameter group can have "
@@ -249,6 +259,17 @@ def settings_of(rule: Rule) -> dict[str, Any]:
     if "beta1" in own and "beta2" in own:
         settings["betas"] = (own["beta1"], own["beta2"])
     return settings
+
+
+@lru_cache(maxsize=256)
+def _misspelt(name: str) -> str | None:
+    """Return the setting that a key is a spelling of, such as ``"Weight-decay"``."""
+    if not isinstance(name, str) or name in (*KNOWN, *GLOBAL):
+        return None
+    plain = {each.replace("_", ""): each for each in (*KNOWN, *GLOBAL)}
+    written = name.lower().replace("_", "").replace("-", "")
+    close = get_close_matches(written, plain, 1, cutoff=SAME_SPELLING)
+    return plain[close[0]] if close else None
 
 
 def _is_off(value: Any) -> bool:

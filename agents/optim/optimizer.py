@@ -77,15 +77,16 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
 
     **Guards.** A step with a gradient that is not finite, or whose square is not, is
     skipped and counted in ``skipped``. Gradients whose norm over all parameters is more
-    than ten times the root mean square of the norms so far are scaled down to that (in the
-    first ten steps, to the root mean square itself) and counted in ``clipped``; those of
-    ordinary training hardly ever are. If one of the first steps turns out to have had a
-    gradient thirty times larger than a later one, the state of the update rule begins anew,
-    which counts as clipped, too. A loss that is not finite is ignored; after a negative
-    loss all losses are (``ignored_losses``), unless the policy observes invariant features
-    of the loss only. Losses in another unit than the gradients, as a sum in place of a
-    mean, are recognised (:mod:`agents.optim.loss_unit`). After an exception in ``step``,
-    the next call decides as the failed one would have.
+    than ten times the root mean square of the norms so far are scaled down to that (early
+    in a run further, in the first twenty steps to the root mean square itself) and counted
+    in ``clipped``; those of ordinary training hardly ever are. If one of the first steps
+    turns out to have had a gradient thirty times larger than a later one, the state of the
+    update rule begins anew, which counts as clipped, too. A loss that is not finite is
+    ignored; after a negative loss all losses are (``ignored_losses``), unless the policy
+    observes invariant features of the loss only. Losses in another unit than the gradients, as a sum in place of a
+    mean, are recognised (:mod:`agents.optim.loss_unit`). After an exception in ``step``
+    before any parameter has moved, the next call does as the failed one would have. One in
+    the middle of an update leaves a part of it done, as with torch's own optimizers.
 
     **Memory.** Besides the state of its update rule, the optimizer keeps the gradients and
     updates around each decision (in bfloat16 for float32 parameters), which together take

@@ -78,11 +78,14 @@ class UpdateProbe:
             state = states[p]
             if "last_step" not in state or not _fits(p, state):
                 like = real(p if is_sharded(p) else _measured_part(p))
-                for name in ("last_grad", "last_step"):
-                    state[name] = torch.zeros_like(
-                        like, dtype=_BUFFER_DTYPES.get(like.dtype), requires_grad=False
-                    )
-                state["watched"] = torch.zeros((), dtype=torch.float32, device="cpu")
+                dtype = _BUFFER_DTYPES.get(like.dtype)
+                last_grad, last_step = (
+                    torch.zeros_like(like, dtype=dtype, requires_grad=False)
+                    for _ in range(2)
+                )
+                watched = torch.zeros((), dtype=torch.float32, device="cpu")
+                # All at once: an interruption must not leave some of them
+                state.update(last_grad=last_grad, last_step=last_step, watched=watched)
 
     def start(self, batch: GradientBatch) -> None:
         """Buffer gradients and parameters before an update."""

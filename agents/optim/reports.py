@@ -11,7 +11,7 @@ from . import clock
 from .controller import State
 from .trace import Explanation, extra_names
 
-__all__ = ["Reports", "summarized"]
+__all__ = ["Reports", "numbers", "summarized"]
 
 #: Counters of the controller's state that are reported.
 COUNTERS = ("skipped", "clipped", "ignored_losses", "ignored_actions", "rollbacks")
@@ -38,6 +38,25 @@ def summarized(
         f"schedule: {clock.describe_schedule(policy, state, groups)}",
         f"counters: {', '.join(counts) or 'all 0'}",
     ]
+
+
+def numbers(state: State, rates: Sequence[float], prefix: str) -> dict[str, float]:
+    """Collect numbers for a logger; see :meth:`Reports.log_dict`.
+
+    Args:
+        state: of the controller.
+        rates: learning rates in force of the groups.
+        prefix: put before each key.
+    """
+    found: dict[str, float] = {"lr": max(rates, default=0.0)}
+    if len(rates) > 1:
+        found |= {f"lr_{i}": rate for i, rate in enumerate(rates)}
+    found["multiplier"] = math.exp(state["log_multiplier"])
+    found["step"] = state["steps"]
+    if state["budget"] is not None:
+        found["batch_size"] = state["budget"]["size"]
+    found |= {name: int(state[name]) for name in COUNTERS}
+    return {f"{prefix}{name}": value for name, value in found.items()}
 
 
 class Reports:
@@ -128,18 +147,8 @@ class Reports:
             >>> sorted(optimizer.log_dict("optimizer/"))[:2]
             ['optimizer/clipped', 'optimizer/ignored_actions']
         """
-        state, groups = self._controller_state(), self.param_groups
-        rates = [float(group["effective_lr"]) for group in groups]
-        numbers = {"lr": max(rates, default=0.0)}
-        if len(groups) > 1:
-            numbers |= {f"lr_{i}": rate for i, rate in enumerate(rates)}
-        numbers["multiplier"] = math.exp(state["log_multiplier"])
-        numbers["step"] = state["steps"]
-        if state["budget"] is not None:
-            numbers["batch_size"] = state["budget"]["size"]
-        for name in COUNTERS:
-            numbers[name] = int(state[name])
-        return {f"{prefix}{name}": value for name, value in numbers.items()}
+        rates = [float(group["effective_lr"]) for group in self.param_groups]
+        return numbers(self._controller_state(), rates, prefix)
 
     def __repr__(self) -> str:
         state, groups = self._controller_state(), self.param_groups

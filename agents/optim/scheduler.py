@@ -25,7 +25,7 @@ from . import clock
 from .capture import refuse_capture
 from .controller import Controller, initial_state
 from .loss_hook import check_loss, is_scalar
-from .reports import summarized
+from .reports import numbers, summarized
 from .state import check_buffers, check_controller, check_scheduler
 from .tensors import GradientBatch, grad_norm, parameters_of
 from .trace import Explanation
@@ -47,6 +47,9 @@ NOT_DRIVEN: dict[type[Optimizer], str] = {
     torch.optim.Rprop: "its lr is only used at the first step",
     torch.optim.SparseAdam: "its gradients are sparse",
 }
+
+#: Beginnings of the names of other packages' optimizers that estimate their own rates.
+ESTIMATING = ("Prodigy", "DAdapt", "DoG", "LDoG", "DoWG", "Mechanic")
 
 #: How to combine a learned policy with other schedules.
 COMBINE = (
@@ -74,7 +77,8 @@ class LearnedLR(LRScheduler):
     A step at which all learning rates are 0 does not count. A copy of the scheduler drives
     its own copy of the optimizer; a copy of the optimizer alone is not driven. Gradients
     must be dense. Optimizers whose ``lr`` is no learning rate in the usual sense, which is
-    near 1 or only used once, are refused: ``LBFGS``, ``Adadelta``, ``Rprop``.
+    near 1 or only used once, are refused: ``LBFGS``, ``Adadelta``, ``Rprop``, and those of
+    other packages that estimate their own, as Prodigy and D-Adaptation do.
 
     Args:
         optimizer: an optimizer of torch, or one that behaves as they do.
@@ -135,6 +139,12 @@ class LearnedLR(LRScheduler):
         for refused, reason in NOT_DRIVEN.items():
             if isinstance(optimizer, refused):
                 raise TypeError(f"LearnedLR cannot drive {refused.__name__}: {reason}")
+        for each in type(optimizer).__mro__:
+            if each.__name__.startswith(ESTIMATING):
+                raise TypeError(
+                    f"LearnedLR cannot drive {each.__name__}: it estimates its learning "
+                    "rate itself, and its lr, usually 1, multiplies that"
+                )
         if any("controller" in group for group in optimizer.param_groups):
             raise TypeError(
                 "a LearnedOptimizer has a policy already; LearnedLR is for others"
@@ -262,6 +272,15 @@ class LearnedLR(LRScheduler):
             f"learning rates: {rates}",
         ]
         return "\n".join([*lines, ")"])
+
+    def log_dict(self, prefix: str = "") -> dict[str, float]:
+        """Return numbers for a logger; see :meth:`agents.LearnedOptimizer.log_dict`.
+
+        Args:
+            prefix: put before each key, such as ``"scheduler/"``.
+        """
+        rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        return numbers(self._controller.state, rates, prefix)
 
     def get_lr(self) -> list[float | Tensor]:
         """Return the learning rates of the groups, which the optimizer's step sets."""

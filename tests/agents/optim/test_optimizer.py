@@ -128,6 +128,7 @@ def test_a_limit_of_the_learning_rate_holds_for_its_group():
         ("betas", 0.9), ("eps", -1.0), ("alpha", 0.99), ("capturable", True),
         ("eps", [1]), ("eps", torch.ones(2)), ("betas", (torch.ones(2), 0.9)),
         ("alpha", torch.ones(2)), ("momentum", "high"), ("max_lr", 0.0),
+        ("Lr", 0.1), ("weightdecay", 0.1), ("weight-decay", 0.1), ("total_step", 5),
         ("learning_rate", 0.1), ("min_lr", 1e-7), ("warmup", 3), ("max_grad_norm", 1.0),
     ],
 )  # fmt: skip
@@ -148,6 +149,12 @@ def test_no_argument_of_an_optimizer_of_torch_is_taken_for_a_key_of_the_users_ow
     # The last one says what weight decay here is in any case.
     assert of_torch - known == {"params", "defaults", "decoupled_weight_decay"}
     assert not {"name", "lr_scale", "initial_lr", "layer", "decay"} & known
+
+
+def test_a_misspelt_setting_is_answered_with_the_right_one():
+    group = {"params": [nn.Parameter(torch.ones(3))], "Weight_Decays": 0.1}
+    with pytest.raises(ValueError, match="did you mean 'weight_decay'"):
+        LearnedOptimizer([group], total_steps=STEPS)
 
 
 def test_a_limit_beside_a_least_rate_is_not_taken_for_that_of_a_scheduler():

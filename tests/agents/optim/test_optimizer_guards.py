@@ -354,3 +354,29 @@ def test_a_step_that_failed_and_is_retried_changes_nothing(policy, monkeypatch):
     retried, same_decisions = run(range(STEPS))
     assert decisions == same_decisions
     assert torch.equal(whole, retried)
+
+
+@pytest.mark.parametrize("interrupted", range(6))
+def test_a_first_step_interrupted_while_it_allocates_can_be_retried(
+    interrupted, monkeypatch
+):
+    model = make_model()
+    optimizer = LearnedOptimizer(model.parameters(), total_steps=STEPS)
+    inputs, targets = next(iter(batches()))
+    nn.functional.cross_entropy(model(inputs), targets).backward()
+    before, calls, zeros = weights(model), [], torch.zeros
+
+    def interrupting(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == interrupted + 1:
+            raise KeyboardInterrupt
+        return zeros(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "zeros", interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            optimizer.step(loss=1.0)
+    assert torch.equal(weights(model), before)
+    for _ in range(3):
+        optimizer.step(loss=1.0)
+    assert optimizer.log_dict()["step"] == 3

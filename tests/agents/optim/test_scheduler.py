@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import io
 import math
 import pickle
@@ -126,6 +127,14 @@ def test_optimizers_whose_lr_is_no_rate_are_refused(name):
     optimizer = getattr(torch.optim, name)([nn.Parameter(torch.ones(3))])
     with pytest.raises(TypeError, match=f"cannot drive {name}: its"):
         LearnedLR(optimizer, STEPS)
+
+
+@pytest.mark.parametrize("name", ["Prodigy", "DAdaptAdam", "MechanicAdamW"])
+def test_optimizers_that_estimate_their_rate_are_refused(name):
+    cls = type(name, (torch.optim.SGD,), {})
+    for each in (cls, type("Mine", (cls,), {})):
+        with pytest.raises(TypeError, match=f"cannot drive {name}: it estimates"):
+            LearnedLR(each([nn.Parameter(torch.ones(3))], lr=1.0), STEPS)
 
 
 ALL = sorted(
@@ -537,3 +546,14 @@ def test_a_limit_that_is_no_positive_number_is_refused(limit, error):
     optimizer.param_groups[0]["max_lr"] = limit
     with pytest.raises(error, match="max_lr must be"):
         LearnedLR(optimizer, 10)
+
+
+def test_numbers_for_a_logger_are_those_of_the_scheduler():
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = LearnedLR(optimizer, STEPS)
+    train(model, optimizer, scheduler, itertools.islice(batches(), 7))
+    logged = scheduler.log_dict("lr/")
+    assert logged["lr/lr"] == optimizer.param_groups[0]["lr"] and logged["lr/step"] == 7
+    assert logged["lr/skipped"] == logged["lr/clipped"] == 0
+    assert math.isclose(logged["lr/lr"] / 0.1, logged["lr/multiplier"], rel_tol=1e-5)
