@@ -78,6 +78,7 @@ def walk_environment(
         base_lr=BASE_LR[policy.rule.name], dtype=dtype, autoreset_mode="Disabled",
         on_divergence="absorb", anytime=policy.anytime, loss_dropout=float(hide_loss),
         loss_features=telemetry.loss_features_of(policy.observed),
+        features=policy.registered,
     )  # fmt: skip
     group = env.groups[0][1]
     if policy.action.per_tensor:  # sub-environments of first tensors come first
@@ -245,6 +246,65 @@ def test_policies_of_invariant_features_take_losses_below_zero(action):
             np.testing.assert_allclose(value, expected_value, rtol=1e-7, atol=1e-9)
     falls = [features[shown.index("loss_fall")] for features, *_ in found]
     assert max(falls) > 0.1 and len(set(falls)) > HORIZON // 2
+
+
+def of_everything(probe, losses, history, control):
+    """Mix all that a feature may depend on."""
+    loss = torch.where(losses.seen > 0, losses.mean, 1.0).log() + losses.deviation
+    of_run = 0.1 * history.windows + control.log_multiplier / 3 + control.previous_action
+    rate = control.log_lr if control.progress is None else control.progress
+    length = 0.0 if control.length is None else control.length / 1000
+    fall = history.loss_previous - loss
+    of_step = 0.1 * probe.grad_sq.log() + probe.step_sq.sqrt()
+    return 4 * torch.tanh((of_step + fall + of_run + rate + length) / 10)
+
+
+def of_all_sizes(probe, losses, history, control):
+    """Return numbers of any size, and NaN in the second half of a run."""
+    value = 1e30 * (history.windows % 3 - 1)
+    return torch.where(history.windows > HORIZON / 2, torch.nan, value)
+
+
+NO_LOSS = [name for name in telemetry.FEATURES if name not in telemetry.LOSS_FEATURES]
+
+
+@pytest.mark.parametrize(
+    ("action", "description", "hide_loss"),
+    [
+        ({}, {}, False),
+        ({}, {}, True),
+        ({}, {"names": telemetry.observed_features("both")}, False),
+        ({}, {"anytime": True, "spacing": math.log(TOTAL, HORIZON)}, False),
+        ({"kind": "layerwise", "tensors": 13}, {}, False),
+        ({"step": 0.2}, {"names": NO_LOSS}, False),
+    ],
+    ids=["continuous", "no loss", "both", "anytime", "layerwise", "hidden in training"],
+)
+def test_registered_features_are_those_of_the_environment(
+    action, description, hide_loss, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(telemetry.registered, "_REGISTERED", {})
+    telemetry.register_feature("sizes", of_all_sizes)
+    telemetry.register_feature("everything", of_everything)
+    description = dict(description)
+    names = description.pop("names", telemetry.FEATURES)
+    hidden = "has_loss" not in names
+    made = random_policy(
+        "adam", action, features=[*names, "everything", "sizes"], **description
+    )
+    policy = load_policy(save_policy(made, tmp_path / "policy"))
+    assert policy.observed[-2:] == policy.registered == ("everything", "sizes")
+    assert policy.sees_loss != hidden
+    task, blind = make_task("mlp"), hide_loss or hidden
+    expected, start, data, boundaries = walk_environment(
+        task, policy, "float64", hide_loss=blind
+    )
+    found = walk_optimizer(task, policy, start, data, boundaries, hide_loss=hide_loss)
+    for step, expected_step in zip(found, expected, strict=True):
+        for value, expected_value in zip(step, expected_step, strict=True):
+            np.testing.assert_allclose(value, expected_value, rtol=1e-7, atol=1e-9)
+    everything, sizes = np.array([features[-2:] for features, *_ in found]).T
+    assert len(set(everything)) > HORIZON // 2 and set(sizes) == {-4.0, 0.0, 4.0}
 
 
 @pytest.mark.parametrize("rule", list(rules.RULES))

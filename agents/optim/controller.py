@@ -333,8 +333,9 @@ class Controller:
         history = History(**state["history"])
         if self.policy.needs_positive_losses and is_outgrown(probe, losses, history):
             history, state["loss_shift"] = without_losses(history), None
-        control, names = self._control(log_lr), self.policy.observed
-        return observe(probe, losses, history, control, names=names)
+        control, registered = self._control(log_lr), self.policy.registered
+        own = self.policy.observed[: len(self.policy.observed) - len(registered)]
+        return observe(probe, losses, history, control, registered, own)
 
     def forget_norms(self, batch: GradientBatch) -> None:
         """Compare later norms of gradients and parameters with those of the next window.

@@ -12,7 +12,13 @@ from torch import Tensor
 
 from optenv.actions import Action
 from optenv.rules.switching import NAMES
-from optenv.telemetry import FEATURES, OBSERVATION_BOUND, observed_features
+from optenv.telemetry import (
+    FEATURES,
+    OBSERVATION_BOUND,
+    meaning_of,
+    observed_features,
+    registered_among,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,12 +108,17 @@ _FEATURES = {
     "is 7.4 times as much",
 }
 
+#: Columns of some policies, and their meanings.
+_OTHERS = {
+    "rule": "update rule in force from this step on",
+    "batch_size": "examples of the next batches",
+}
+
 #: Meanings of all columns of an :class:`Explanation`, in plain words.
 MEANINGS = {
     **_DECISION,
     **_FEATURES,
-    "rule": "update rule in force from this step on",
-    "batch_size": "examples of the next batches",
+    **_OTHERS,
 }
 
 #: Columns that ``print`` shows, those of features where the policy sees them.
@@ -251,7 +262,9 @@ class Explanation(list[dict[str, Any]]):
 
     ``print`` shows a table of these and, with their meanings, of those of the features
     ``loss_vs_initial``, ``loss_vs_previous``, ``loss_fall`` and ``cos_grads_mean`` that the
-    policy observes; ``pandas.DataFrame(explanation)`` makes a table of all.
+    policy observes, and of those that are registered from outside the package;
+    ``pandas.DataFrame(explanation)`` makes a table of all. A registered feature that has
+    the name of another column is there as ``"observation."`` and its name.
 
     Args:
         trace: of the controller, see :func:`append`.
@@ -273,7 +286,17 @@ class Explanation(list[dict[str, Any]]):
         features: Sequence[str] = tuple(FEATURES),
     ) -> None:
         self.note, self.steps, self.rate = note, steps, rate
-        self.extra, self.features = tuple(extra), tuple(features)
+        self.extra = tuple(extra)
+        taken = (*_DECISION, *_OTHERS, *self.extra)
+        registered = registered_among(features)
+        #: Meanings of the registered features, by the names of their columns.
+        self._registered: dict[str, str] = {}
+        shown = []
+        for name in features:
+            shown.append(f"observation.{name}" if name in taken else name)
+            if name in registered:
+                self._registered[shown[-1]] = meaning_of(name)
+        self.features = tuple(shown)
         names = (*_DECISION, *self.features)
         decisions: list[dict[str, Any]] = []
         for row in trace[trace[:, 0] >= 0].tolist():
@@ -292,7 +315,7 @@ class Explanation(list[dict[str, Any]]):
     def __str__(self) -> str:
         chosen = any("rule" in row for row in self)
         shown = (name for name in _SHOWN if name in (*_DECISION, *self.features))
-        columns = (*shown, *self.extra, *(["rule"] if chosen else []))
+        columns = (*shown, *self._registered, *self.extra, *(["rule"] if chosen else []))
         widths = {name: max(len(name), 10) for name in columns}
         lines = ["  ".join(f"{name:>{width}}" for name, width in widths.items())]
         for row in self:
@@ -300,7 +323,8 @@ class Explanation(list[dict[str, Any]]):
                 f"{_format(name, row.get(name)):>{width}}" for name, width in widths.items()
             )
             lines.append("  ".join(values))
-        lines += [""] + [f"{name}: {_meaning(name)}" for name in columns]
+        meanings = {name: _meaning(name) for name in columns} | self._registered
+        lines += [""] + [f"{name}: {meaning}" for name, meaning in meanings.items()]
         lines += ["", self.note] if self.note else []
         return "\n".join(lines)
 

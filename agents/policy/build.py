@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from optenv import actions
-from optenv.telemetry import ALL_FEATURES, OBSERVATION_BOUND
+from optenv.telemetry import OBSERVATION_BOUND, check_known_features
 
 from .layers import JoinedLayers
 from .module import Policy
 from .normalisation import Normalisation
 from .spec import PolicySpec, observation_width
 
-__all__ = ["build", "check_features", "count_differences"]
+__all__ = ["build", "count_differences"]
 
 #: Random observations that a policy is compared on: steps in a row, and runs at once.
 STEPS, RUNS = 4, 64
@@ -50,10 +50,11 @@ def build(
         **provenance: ``algorithm``, ``timesteps`` and ``seed`` of the training.
 
     Raises:
-        ValueError: network and environment do not fit, or the LSTM is of another form.
+        ValueError: network and environment do not fit, the LSTM is of another form, or the
+            environment shows a feature that is not registered here.
     """
-    # 1. Check the widths
-    check_features(described)
+    # 1. Check the names and the widths
+    check_known_features(described["features"])
     action, trials = actions.make(described["action"]), "runs" in described
     width = observation_width(described["features"], action, trials)
     memory = 0 if lstm is None else lstm.hidden_size
@@ -101,20 +102,6 @@ def build(
     if lstm is not None:
         _copy_lstm(lstm, policy)
     return policy
-
-
-def check_features(described: Mapping[str, Any]) -> None:
-    """Refuse observations with features from outside the package.
-
-    Raises:
-        ValueError: there are some.
-    """
-    registered = [name for name in described["features"] if name not in ALL_FEATURES]
-    if registered:
-        raise ValueError(
-            f"it observes the registered features {registered}, and an optimizer only "
-            f"{', '.join(ALL_FEATURES)}; train without them"
-        )
 
 
 def _check_lstm(lstm: nn.LSTM) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from optenv.telemetry import loss_features_of
+from optenv.telemetry import loss_features_of, registered_among
 
 from .spec import ACTIVATIONS, PolicySpec, observed_by
 
@@ -48,7 +48,7 @@ class Policy(nn.Module):
 
     Raises:
         ValueError: the description is incomplete, of another feature version, or has an
-            entry that is not valid.
+            entry that is not valid or not registered.
 
     Example:
         >>> import torch
@@ -98,12 +98,18 @@ class Policy(nn.Module):
         return PolicySpec.from_json(self.description)
 
     @property
+    def registered(self) -> tuple[str, ...]:
+        """Features in an observation that are from outside the package: the last ones."""
+        return registered_among(self.observed)
+
+    @property
     def environment(self) -> dict[str, Any]:
         """Arguments of environments that the policy can act in, as it did in its training.
 
         They name the update rule, the action, the control steps and what is observed;
-        tasks, lengths and learning rates are left open. With a policy of trials, they are
-        those of the environment of trials.
+        tasks, lengths and learning rates are left open. Losses are hidden if they were in
+        training and registered features are observed, which could see them. With a policy
+        of trials, they are those of the environment of trials.
 
         Example:
             >>> import gymnasium as gym
@@ -124,6 +130,10 @@ class Policy(nn.Module):
             "anytime": spec.anytime,
             "loss_features": loss_features_of(spec.features),
         }
+        if spec.registered:
+            arguments["features"] = spec.registered
+            if not spec.sees_loss:
+                arguments["loss_dropout"] = 1.0
         if spec.on_trials:
             arguments |= {"runs": spec.runs, "previous_reward": spec.previous_reward}
         return {name: value for name, value in arguments.items() if value is not None}

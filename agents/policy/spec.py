@@ -22,12 +22,13 @@ from torch import nn
 from optenv import actions, rules, windows
 from optenv.checks import is_number, quoted
 from optenv.telemetry import (
-    ALL_FEATURES,
     FEATURE_VERSION,
     LOSS_FEATURE_SETS,
     POSITIVE_LOSS_FEATURES,
+    check_known_features,
     loss_features_of,
     observed_features,
+    registered_among,
 )
 from optenv.trials import EXTRA
 
@@ -108,7 +109,9 @@ class PolicySpec:
     Args:
         feature_version: version of the features, see
             :data:`optenv.telemetry.FEATURE_VERSION`.
-        features: names out of :data:`optenv.telemetry.ALL_FEATURES` that the network sees.
+        features: names of the features that the network sees, out of
+            :data:`optenv.telemetry.ALL_FEATURES` and those of
+            :func:`optenv.telemetry.register_feature`.
         action: dictionary of an action, see :func:`optenv.actions.make`.
         rule: update rule whose learning rate is controlled, see :func:`optenv.rules.get`.
         horizon: control steps of a run.
@@ -140,8 +143,8 @@ class PolicySpec:
             entries, and holds those that this class does not know.
 
     Raises:
-        ValueError: an entry is missing, of another feature version, or not valid. The
-            message quotes it.
+        ValueError: an entry is missing, of another feature version, or not valid, or names
+            a feature, an action or a rule that is not registered. The message quotes it.
         TypeError: the action has a field that its kind does not know.
 
     Example:
@@ -210,11 +213,7 @@ class PolicySpec:
                 f"a policy with action {action.kind!r} has no memory, got memory "
                 f"{self.memory!r}"
             )
-        unknown = [name for name in self.features if name not in list(ALL_FEATURES)]
-        if unknown:
-            raise ValueError(
-                f"unknown features {quoted(unknown)}; valid: {', '.join(ALL_FEATURES)}"
-            )
+        check_known_features(self.features)
         if self.activation not in ACTIVATIONS:
             raise ValueError(
                 f"unknown activation {quoted(self.activation)}; valid: "
@@ -490,8 +489,16 @@ class PolicySpec:
         return input_columns(self.features, self.parsed_action, self.on_trials)
 
     @property
+    def registered(self) -> tuple[str, ...]:
+        """Features from outside the package, in the order in which they are observed."""
+        return registered_among(self.features)
+
+    @property
     def sees_loss(self) -> bool:
-        """True if a feature that depends on the loss is among the features."""
+        """True if a feature of the package that depends on the loss is among the features.
+
+        If none is, losses were hidden in training, from registered features as well.
+        """
         return not set(LOSS_FEATURE_SETS["both"]).isdisjoint(self.features)
 
     @property
@@ -519,14 +526,17 @@ _DEFAULTS: dict[str, Any] = {
 def observed_by(features: Sequence[str]) -> tuple[str, ...]:
     """Return the features that the environment of a policy observes, in order.
 
+    Registered features stand after those of the package.
+
     Args:
         features: names that the policy's networks see.
     """
-    return observed_features(loss_features_of(features))
+    own = observed_features(loss_features_of(features))
+    return (*own, *registered_among(features))
 
 
 def observation_width(features: Sequence[str], action: actions.Action, trials: bool) -> int:
-    """Return the width of an environment's observation without registered features.
+    """Return the width of an environment's observation.
 
     Args:
         features: names of the features that a policy sees in it.
@@ -543,7 +553,7 @@ def input_columns(
     """Return the columns of an observation that a policy's networks see.
 
     Args:
-        features: names out of :data:`optenv.telemetry.ALL_FEATURES`.
+        features: names of the features that they see.
         action: the policy's action. The observed part of the previous action stands after
             the features.
         trials: whether the policy sees observations of trials (:class:`optenv.TrialEnv`),

@@ -14,7 +14,7 @@ from optenv.settings import DTYPES
 from optenv.trials import trial_space
 from optenv.vector import observation_space
 
-from ..policy.build import MAX_DIFFERENT, build, check_features, count_differences
+from ..policy.build import MAX_DIFFERENT, build, count_differences
 from ..policy.files import save_policy
 from ..policy.layers import join
 from ..policy.module import Policy
@@ -102,7 +102,6 @@ def _policy_of(model: Any) -> Policy:
     if action.not_exported:
         raise ValueError(f"{action.not_exported} (action {action.kind!r})")
     extract = extractor_of(model)
-    check_features(described)
     features = observed_by(described["features"])
     normaliser = _check_unwrapped(model, env, action, features, trials)
     check_reward(described)

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ..actions import Action, make
-from ..telemetry import ALL_FEATURES, loss_features_of, observed_features
+from ..telemetry import loss_features_of, observed_features, registered_among
 from ..tensors import TENSOR_FEATURES
 
 __all__ = [
@@ -57,7 +57,7 @@ def observation_names(described: Mapping[str, Any], size: int) -> list[str]:
         size: number of entries; those without a name of their own are numbered.
     """
     action = make(described["action"])
-    registered = [name for name in described["features"] if name not in ALL_FEATURES]
+    registered = registered_among(described["features"])
     observed = observed_features(loss_features_of(described["features"]))
     names = [*observed, *registered, *_observed(action)]
     if "runs" in described:

@@ -31,7 +31,14 @@ from .features import (
 )
 from .history import History, relative_fall
 from .observation import observe
-from .registered import FeatureFunction, check_features, register_feature
+from .registered import (
+    FeatureFunction,
+    check_features,
+    check_known_features,
+    meaning_of,
+    register_feature,
+    registered_among,
+)
 from .statistics import Losses, Probe, first_probe, log_loss, probe
 
 __all__ = [
@@ -49,12 +56,15 @@ __all__ = [
     "Losses",
     "Probe",
     "check_features",
+    "check_known_features",
     "first_probe",
     "log_loss",
     "loss_features_of",
+    "meaning_of",
     "observe",
     "observed_features",
     "probe",
     "register_feature",
+    "registered_among",
     "relative_fall",
 ]

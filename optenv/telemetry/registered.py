@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..checks import check_new_name, suggestion
+from ..checks import check_new_name, quoted, suggestion
 from .control import Control
 from .features import ALL_FEATURES
 from .history import History
@@ -17,7 +18,10 @@ from .statistics import Losses, Probe
 __all__ = [
     "FeatureFunction",
     "check_features",
+    "check_known_features",
+    "meaning_of",
     "register_feature",
+    "registered_among",
     "registered_features",
 ]
 
@@ -32,7 +36,9 @@ def register_feature(name: str, function: FeatureFunction) -> FeatureFunction:
     """Make a feature available to environments that ask for it by name.
 
     An environment with ``features=(name, ...)`` appends the values to :data:`FEATURES`, in
-    the given order. Observations of other environments stay as they are.
+    the given order. Observations of other environments stay as they are. A policy file
+    names the features that its policy observes: every process that loads the policy has to
+    register them before, under the same names.
 
     Args:
         name: unused so far.
@@ -41,7 +47,12 @@ def register_feature(name: str, function: FeatureFunction) -> FeatureFunction:
             they are clipped to :data:`OBSERVATION_BOUND`, which also replaces the NaN of a
             run that has diverged. At the first observation of a run, NaN is refused. The
             function must not change its arguments. ``history`` is that of the windows
-            before: at the first observation of a run, its ``windows`` are 0.
+            before: at the first observation of a run, its ``windows`` are 0. The function
+            must not keep anything from call to call: nothing of it is saved with an
+            optimizer. Where no loss is given, or all are hidden, the three numbers of
+            ``losses`` are 0. An optimizer calls the function with tensors ``[1]`` on the
+            CPU. The first line of its docstring is its meaning in
+            :meth:`agents.LearnedOptimizer.explain`.
 
     Returns:
         The function.
@@ -88,18 +99,58 @@ def check_features(names: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
+def registered_among(names: Sequence[Any]) -> tuple[str, ...]:
+    """Return the names that are none of :data:`ALL_FEATURES`, in their order."""
+    own = list(ALL_FEATURES)
+    return tuple(name for name in names if name not in own)
+
+
+def check_known_features(names: Sequence[Any]) -> None:
+    """Refuse features of a policy that this process cannot compute.
+
+    Args:
+        names: of features of the package, and of registered ones.
+
+    Raises:
+        ValueError: one is neither of the package nor registered, or a registered one is
+            given twice.
+    """
+    others, known = registered_among(names), list(_REGISTERED)
+    if unknown := [name for name in others if name not in known]:
+        raise ValueError(
+            f"unknown features {quoted(unknown)}; valid: "
+            f"{', '.join([*ALL_FEATURES, *known])}; register a feature from outside the "
+            "package with optenv.telemetry.register_feature before a policy that observes "
+            "it is loaded or used"
+        )
+    if len(set(others)) < len(others):
+        raise ValueError(
+            f"registered features must differ from each other, got {quoted(list(others))}"
+        )
+
+
+def meaning_of(name: str) -> str:
+    """Return the first line of the docstring of a feature's function, or else its name."""
+    function = _REGISTERED.get(name)
+    text = inspect.getdoc(function) if inspect.isfunction(function) else None
+    return text.partition("\n")[0] if text else name
+
+
 def registered_features(
     names: Sequence[str], probe: Probe, losses: Losses, history: History, control: Control
 ) -> Tensor:
     """Compute registered features ``[B, len(names)]``.
 
     Raises:
-        ValueError: one has another shape, or is NaN at the first observation of a run whose
-            statistics are finite.
+        ValueError: one is not registered, has another shape, or is NaN at the first
+            observation of a run whose statistics are finite.
     """
+    check_known_features(names)  # they may come from another process
     shape, columns = control.log_multiplier.shape, []
     statistics = torch.stack([*probe, losses.mean])
-    sound = (history.windows == 0) & statistics.isfinite().all(0)
+    # An optimizer also begins the history anew after a first gradient that was an outlier.
+    is_first = (history.windows == 0) & (probe.step_sq == 0)
+    sound = is_first & statistics.isfinite().all(0)
     for name in names:
         column = _REGISTERED[name](probe, losses, history, control)
         if not isinstance(column, Tensor) or column.shape != shape:
@@ -112,7 +163,7 @@ def registered_features(
             raise ValueError(
                 f"feature {name!r} must return numbers, got NaN at the first observation "
                 f"of {int(bad.sum())} of {bad.numel()} runs; steps are 0 there, and losses "
-                "too if they are hidden: avoid 0/0 and the logarithm of 0"
+                "too if they are hidden or not given: avoid 0/0 and the logarithm of 0"
             )
         columns.append(column)
     return torch.stack(columns, dim=-1)

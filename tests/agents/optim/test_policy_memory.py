@@ -17,6 +17,7 @@ from agents import LearnedOptimizer, export_policy, load_policy
 from agents.evaluation.arms.controls import untrained
 from agents.policy.files import save_policy
 from agents.rl.rl2 import RL2, LstmPolicy
+from optenv import telemetry
 from optenv.sb3 import SB3VecEnv
 from optenv.telemetry import FEATURES
 from tests.helpers.policies import random_policy
@@ -48,7 +49,10 @@ def environment(kind="continuous", count=3, **arguments):
 
 def walk_environment(policy, kind, index=1):
     """Of each run: first parameters, data, and learning rate and end of each window."""
-    env = environment(kind, base_lr=2e-3, dtype="float64", action=policy.action)
+    env = environment(
+        kind, base_lr=2e-3, dtype="float64", action=policy.action,
+        features=policy.registered,
+    )  # fmt: skip
     policy = policy.to(torch.float64)
     observation, _ = env.reset(seed=4)
     memory, group = policy.blank(3), env.groups[0][1]
@@ -89,9 +93,16 @@ def parameters_from(flat):
 
 
 @pytest.mark.parametrize("kind", TRIALS)
-@pytest.mark.parametrize("members", [1, 2])
-def test_the_optimizer_remembers_as_the_trial_environment_does(kind, members, tmp_path):
-    made = remembering(kind, members=members)
+@pytest.mark.parametrize(("members", "others"), [(1, []), (2, []), (1, ["fall", "norm"])])
+def test_the_optimizer_remembers_as_the_trial_environment_does(
+    kind, members, others, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(telemetry.registered, "_REGISTERED", {})
+    telemetry.register_feature(
+        "fall", lambda probe, losses, history, _: history.loss_average - losses.mean
+    )
+    telemetry.register_feature("norm", lambda probe, *_: probe.grad_sq.log() / 4)
+    made = remembering(kind, members=members, features=[*FEATURES, *others])
     policy = load_policy(save_policy(made, tmp_path / "policy"))
     optimizer = None
     for start, data, expected in walk_environment(policy, kind):

@@ -21,7 +21,6 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecNorma
 from agents import export_policy, load_policy
 from agents.policy.files import save_policy
 from agents.policy.module import Policy
-from optenv import telemetry
 from optenv.sb3 import SB3VecEnv
 from optenv.telemetry import FEATURE_VERSION, FEATURES
 from tests.helpers.policies import random_policy
@@ -195,14 +194,6 @@ def test_non_finite_weights_are_refused(policy_path, tmp_path):
 def test_a_model_of_another_environment_is_refused(tmp_path):
     with pytest.raises(ValueError, match="not an environment of optenv's"):
         export_policy(PPO("MlpPolicy", make_vec_env("CartPole-v1")), tmp_path / "policy")
-
-
-def test_a_policy_on_registered_features_is_refused_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(telemetry.registered, "_REGISTERED", {})
-    telemetry.register_feature("mine", lambda probe, *_: probe.grad_sq * 0)
-    model = PPO("MlpPolicy", batch("optenv/LearningRate-v0", features=("mine",)))
-    with pytest.raises(ValueError, match=r"registered features \['mine'\]"):
-        export_policy(model, tmp_path / "policy")
 
 
 @pytest.mark.parametrize("path", [".", "/", ""])
