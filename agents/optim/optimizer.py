@@ -83,8 +83,8 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
     turns out to have had a gradient thirty times larger than a later one, the state of the
     update rule begins anew, which counts as clipped, too. A loss that is not finite is
     ignored; after a negative loss all losses are (``ignored_losses``), unless the policy
-    observes invariant features of the loss only. Losses in another unit than the gradients, as a sum in place of a
-    mean, are recognised (:mod:`agents.optim.loss_unit`). After an exception in ``step``
+    observes invariant features of the loss only. Losses in another unit than the gradients,
+    as a sum in place of a mean, are recognised (:mod:`agents.optim.loss_unit`). After an exception in ``step``
     before any parameter has moved, the next call does as the failed one would have. One in
     the middle of an update leaves a part of it done, as with torch's own optimizers.
 
