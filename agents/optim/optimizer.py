@@ -84,9 +84,10 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
     update rule begins anew, which counts as clipped, too. A loss that is not finite is
     ignored; after a negative loss all losses are (``ignored_losses``), unless the policy
     observes invariant features of the loss only. Losses in another unit than the gradients,
-    as a sum in place of a mean, are recognised (:mod:`agents.optim.loss_unit`). After an exception in ``step``
-    before any parameter has moved, the next call does as the failed one would have. One in
-    the middle of an update leaves a part of it done, as with torch's own optimizers.
+    as a sum in place of a mean, are recognised (:mod:`agents.optim.loss_unit`). After an
+    exception in ``step`` before any parameter has moved, the next call does as the failed
+    one would have. One in the middle of an update leaves a part of it done, as with torch's
+    own optimizers.
 
     **Memory.** Besides the state of its update rule, the optimizer keeps the gradients and
     updates around each decision (in bfloat16 for float32 parameters), which together take
