@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["read_digits", "read_photographs"]
+__all__ = ["read_digits", "read_photographs", "read_table"]
 
 
 def read_digits() -> tuple[np.ndarray, np.ndarray]:
@@ -24,6 +24,31 @@ def read_digits() -> tuple[np.ndarray, np.ndarray]:
     """
     path = _file("data", "digits.csv.gz", "tasks on digits", "scikit-learn")
     table = np.loadtxt(path, delimiter=",")
+    return table[:, :-1], table[:, -1].astype(np.int64)
+
+
+def read_table(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read a table.
+
+    Args:
+        name: ``"breast-cancer"``, ``"wine"`` or ``"diabetes"``.
+
+    Returns:
+        Inputs ``[n, d]`` float64, and targets ``[n]``: classes int64, or float64 for
+        ``"diabetes"``.
+
+    Raises:
+        ImportError: scikit-learn is not installed, or has no such file.
+    """
+    about = f"tasks on {name}", "scikit-learn"
+    if name == "diabetes":
+        inputs, targets = (
+            np.loadtxt(_file("data", f"diabetes_{part}.csv.gz", *about))
+            for part in ("data_raw", "target")
+        )
+        return inputs, targets
+    file = {"breast-cancer": "breast_cancer.csv", "wine": "wine_data.csv"}[name]
+    table = np.loadtxt(_file("data", file, *about), delimiter=",", skiprows=1)
     return table[:, :-1], table[:, -1].astype(np.int64)
 
 

@@ -1,4 +1,4 @@
-"""Examples that tasks train on: generated per run, or real images.
+"""Examples that tasks train on: generated per run, or real images and tables.
 
 A source is a function ``(task, generator) -> (inputs [N, d] float32, targets [N] int64
 or [N, k] float32)`` with ``N = num_train + num_validation``.
@@ -7,12 +7,12 @@ or [N, k] float32)`` with ``N = num_train + num_validation``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from typing import Protocol
+from functools import cache, partial
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from .bundled import read_digits
+from .bundled import read_digits, read_table
 
 
 class DataShape(Protocol):
@@ -29,6 +29,30 @@ class DataShape(Protocol):
     @property
     def split(self) -> str: ...
 
+
+class Table(NamedTuple):
+    """Sizes of a table of scikit-learn.
+
+    Attributes:
+        rows: number of examples.
+        inputs: number of columns.
+        outputs: number of classes, or of regression targets.
+        classified: whether the targets are classes.
+    """
+
+    rows: int
+    inputs: int
+    outputs: int
+    classified: bool
+
+
+#: Sources that are tables of scikit-learn. The benchmark reports and selects policies on
+#: these, so that no structure of a train or test split may have one.
+TABLES = {
+    "breast-cancer": Table(569, 30, 2, True),
+    "wine": Table(178, 13, 3, True),
+    "diabetes": Table(442, 10, 1, False),
+}
 
 #: Images of scikit-learn's digits (shuffled once, by a fixed seed) in the train split.
 DIGITS_TRAIN = 1197
@@ -80,6 +104,18 @@ def digits_autoencoder(
     return _rescale(images, rng), targets
 
 
+def table(
+    name: str, task: DataShape, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw different rows of a table, with permuted classes if its targets are classes."""
+    inputs, targets = load_table(name)
+    index = rng.permutation(len(inputs))[: task.num_train + task.num_validation]
+    targets = targets[index]
+    if TABLES[name].classified:
+        targets = rng.permutation(TABLES[name].outputs)[targets]
+    return _rescale(inputs[index], rng), targets
+
+
 #: Sources of examples, by name.
 SOURCES: dict[
     str, Callable[[DataShape, np.random.Generator], tuple[np.ndarray, np.ndarray]]
@@ -88,10 +124,41 @@ SOURCES: dict[
     "sine": sine,
     "digits": digits,
     "digits-autoencoder": digits_autoencoder,
+    **{name: partial(table, name) for name in TABLES},
 }
 
 #: Sources whose targets are classes.
-CLASSIFIED = ("mixture", "digits")
+CLASSIFIED = (
+    "mixture", "digits", *(name for name, each in TABLES.items() if each.classified),
+)  # fmt: skip
+
+
+def check_sizes(source: str, task: DataShape) -> None:
+    """Check that the sizes of a task are those of its source, if that is a table.
+
+    Raises:
+        ValueError: the task has other inputs or outputs, or more examples than the table.
+    """
+    if source not in TABLES:
+        return
+    sizes = TABLES[source]
+    what = "classes" if sizes.classified else "regression targets"
+    for name, given, valid, means in (
+        ("inputs", task.inputs, sizes.inputs, "columns"),
+        ("outputs", task.outputs, sizes.outputs, what),
+    ):
+        if given != valid:
+            raise ValueError(
+                f"{name} must be {valid} for source={source!r}, the number of its {means}, "
+                f"got {given!r}"
+            )
+    total = task.num_train + task.num_validation
+    if total > sizes.rows:
+        raise ValueError(
+            f"num_train + num_validation must be at most {sizes.rows} for "
+            f"source={source!r}, the number of its rows, got {task.num_train} + "
+            f"{task.num_validation} = {total}"
+        )
 
 
 def _rescale(inputs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -144,3 +211,26 @@ def load_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
     part = order[:DIGITS_TRAIN] if split == "train" else order[DIGITS_TRAIN:]
     scaled = (images - images.mean()) / images.std()
     return scaled[part].astype(np.float32), labels[part].astype(np.int64)
+
+
+@cache
+def load_table(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Load a table of scikit-learn.
+
+    Args:
+        name: key of :data:`TABLES`.
+
+    Returns:
+        Inputs ``[n, d]``, of which each column has zero mean and unit variance, and
+        targets: classes ``[n]``, or numbers ``[n, 1]`` that are standardised likewise.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+    """
+    inputs, targets = read_table(name)
+    inputs = _standardised(inputs)
+    return inputs, targets if TABLES[name].classified else _standardised(targets[:, None])
+
+
+def _standardised(values: np.ndarray) -> np.ndarray:
+    return ((values - values.mean(0)) / values.std(0)).astype(np.float32)

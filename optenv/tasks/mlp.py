@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons on generated data and on scikit-learn's digits."""
+"""Multi-layer perceptrons on generated data, and on digits and tables of scikit-learn."""
 
 from __future__ import annotations
 
@@ -40,16 +40,18 @@ class MLP(GeneratedTask):
     log-normal.
 
     Attributes:
-        source: source of the examples, a key of :data:`optenv.tasks.data.SOURCES`.
-        inputs: number of inputs.
+        source: source of the examples, a key of :data:`optenv.tasks.data.SOURCES`. Each run
+            on a table of scikit-learn (``"breast-cancer"``, ``"wine"``, ``"diabetes"``)
+            draws rows to train on, and others for validation.
+        inputs: number of inputs; a table has those of its columns.
         outputs: number of classes or of regression targets.
         width: units of each hidden layer.
         depth: number of hidden layers.
         activation: ``"relu"``, ``"tanh"``, ``"gelu"`` or ``"silu"``.
         layer_norm: whether each hidden layer is normalised before its activation.
         init_spread: standard deviation of the log gain of a run's initial weights.
-        split: part of the source to draw from, ``"train"`` or ``"test"``, which are
-            disjoint.
+        split: part of the digits to draw from, ``"train"`` or ``"test"``, which are
+            disjoint; the other sources have no parts.
     """
 
     source: str = "mixture"
@@ -80,6 +82,8 @@ class MLP(GeneratedTask):
             raise ValueError(
                 f"init_spread must lie in [0, {MAX_SPREAD:g}], got {self.init_spread!r}"
             )
+
+        data.check_sizes(self.source, self)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -165,9 +169,12 @@ class MLP(GeneratedTask):
 def _draw(rng: np.random.Generator, split: str, **fields: Any) -> MLP:
     """Draw an MLP with the given fields and random others.
 
-    The splits have different widths.
+    The splits have different widths. Structures of ``"ood"`` do not draw from the train
+    part of the digits.
     """
-    widths = {"train": (16, 24, 32, 48, 64), "test": (20, 40, 72)}[split]
+    widths = {
+        "train": (16, 24, 32, 48, 64), "test": (20, 40, 72), "ood": (28, 56, 96),
+    }[split]  # fmt: skip
     drawn: dict[str, Any] = {
         "batch_size": int(rng.choice((8, 16, 32, 64))),
         **data_size(rng, (64, 128, 512, 2048), LARGE_DATA_SIZE),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 import torch
@@ -11,6 +14,15 @@ from optenv import core, rules, tasks
 from tests.helpers.small_runs import assert_same, random_actions, rollout, sample_runs
 
 ID = "optenv/LearningRate-v0"
+
+
+def axes_of(task: tasks.Task) -> dict[str, Any]:
+    """Return the fields of a task, without those that differ whatever it trains on."""
+    return {
+        field.name: getattr(task, field.name)
+        for field in dataclasses.fields(task)
+        if field.init and field.name not in ("split", "data_seed")
+    }
 
 
 def check_environment(spec: tasks.TaskSpec) -> None:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits, load_sample_images
+from sklearn.datasets import (
+    load_breast_cancer,
+    load_diabetes,
+    load_digits,
+    load_sample_images,
+    load_wine,
+)
 
 from optenv.tasks import bundled, data
 
@@ -17,6 +24,16 @@ def test_files_are_what_scikit_learn_reads() -> None:
     expected, classes = load_digits(return_X_y=True)
     np.testing.assert_array_equal(images, expected)
     np.testing.assert_array_equal(labels, classes)
+    for name, load in (
+        ("breast-cancer", load_breast_cancer),
+        ("wine", load_wine),
+        ("diabetes", partial(load_diabetes, scaled=False)),
+    ):
+        for part, theirs in zip(
+            bundled.read_table(name), load(return_X_y=True), strict=True
+        ):
+            np.testing.assert_array_equal(part, theirs)
+            assert part.dtype.kind == theirs.dtype.kind
     pictures = load_sample_images().images
     for picture, theirs in zip(bundled.read_photographs(), pictures, strict=True):
         np.testing.assert_array_equal(picture, theirs)
@@ -30,6 +47,7 @@ def test_scikit_learn_is_not_imported_for_its_files() -> None:
         "bundled = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(bundled)\n"
         "bundled.read_digits(), bundled.read_photographs()\n"
+        "[bundled.read_table(name) for name in ('breast-cancer', 'wine', 'diabetes')]\n"
         "print('sklearn' in sys.modules)"
     )
     command = [sys.executable, "-c", program]
@@ -43,5 +61,9 @@ def test_missing_packages_and_files_are_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(data, "load_digits", data.load_digits.__wrapped__)
     with pytest.raises(ImportError, match="digits need scikit-learn: pip install scikit-l"):
         data.load_digits("train")
+    monkeypatch.setattr(data, "load_table", data.load_table.__wrapped__)
+    for name in data.TABLES:
+        with pytest.raises(ImportError, match=f"on {name} need scikit-learn: pip install"):
+            data.load_table(name)
     with pytest.raises(ImportError, match=r"Pillow: pip install scikit-learn pillow$"):
         bundled.read_photographs()
