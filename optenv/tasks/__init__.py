@@ -1,10 +1,11 @@
 """Tasks that training runs train on.
 
 A *family* draws structures: a function from a random generator and a split to a
-:class:`Task`. Families have two disjoint splits, ``train`` and ``test``: their structures
-differ in size, and tasks on digits use different images. The families of the package are
-listed in :data:`FAMILIES` and :data:`MORE_FAMILIES`; :func:`register` adds one from outside
-the package.
+:class:`Task`. Families have three disjoint splits. The structures of ``train`` and ``test``
+differ in size, and their tasks on digits use different images; those of ``ood`` differ in
+kind, too: other data, networks or functions. The families of the package are listed in
+:data:`FAMILIES` and :data:`MORE_FAMILIES`; :func:`register` adds one from outside the
+package.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ from .contrastive import Contrastive
 from .few_shot import FewShot
 from .functions import Function
 from .generated import GeneratedTask
-from .language import LanguageModel
+from .language import LanguageModel, TopicLanguageModel
 from .mlp import MLP
 from .module import ModuleTask, from_module
 from .physics import PhysicsInformed
 from .policy_gradient import PolicyGradient
-from .quadratic import Quadratic
+from .quadratic import PowerLawQuadratic, Quadratic
 from .rnn import RNN
 from .transformer import Transformer
 
@@ -66,9 +67,11 @@ __all__ = [
     "ModuleTask",
     "PhysicsInformed",
     "PolicyGradient",
+    "PowerLawQuadratic",
     "Quadratic",
     "Task",
     "TaskSampler",
+    "TopicLanguageModel",
     "Transformer",
     "families",
     "from_module",
@@ -76,11 +79,10 @@ __all__ = [
     "register",
 ]
 
-#: Draw a structure of a split, ``"train"`` or ``"test"``. Those of :data:`MORE_FAMILIES`
-#: also have a split ``"ood"``, which differs in more than sizes.
+#: Draw a structure of a split, one of :data:`SPLITS`.
 Family = Callable[[np.random.Generator, str], Task]
 
-#: Families of the package that ``"train"`` and ``"test"`` stand for, by name.
+#: Families of the package that the name of a split alone stands for, by name.
 FAMILIES: dict[str, Family] = {
     "quadratic": quadratic.sample_structure,
     "logistic": mlp.sample_logistic,
@@ -90,8 +92,8 @@ FAMILIES: dict[str, Family] = {
     "language": language.sample_language,
 }
 
-#: Further families of the package, which ``"train"`` and ``"test"`` leave out: shipped
-#: policies were trained without them.
+#: Further families of the package, which ``"train"``, ``"test"`` and ``"ood"`` leave out:
+#: shipped policies were trained without them.
 MORE_FAMILIES: dict[str, Family] = {
     "functions": functions.sample_structure,
     "physics": physics.sample_structure,
@@ -105,9 +107,9 @@ MORE_FAMILIES: dict[str, Family] = {
     "few-shot": few_shot.sample_structure,
 }
 
-#: Modules that the structures of a family can need. They are looked for when a family is
-#: chosen: not all structures need them, so that an episode in the middle of a training
-#: would be the first to fail.
+#: Modules that structures can need, by family, or by family and split. They are looked for
+#: when these are chosen: not all structures need them, so that an episode in the middle of
+#: a training would be the first to fail.
 NEEDED: dict[str, tuple[str, ...]] = {
     "digits": ("sklearn",),
     "cnn": ("sklearn",),
@@ -115,14 +117,14 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "vae": ("sklearn",),
     "contrastive": ("sklearn",),
     "few-shot": ("sklearn", "HersheyFonts", "PIL"),
+    "logistic/ood": ("sklearn",),
+    "mlp-classification/ood": ("sklearn",),
+    "mlp-regression/ood": ("sklearn",),
 }
 
-#: Names of the splits that all families have.
-SPLITS = ("train", "test")
-
-#: Name of the split of structures that differ in more than sizes from ``"train"``; those of
-#: :data:`FAMILIES` have none.
-OUT_OF_DISTRIBUTION = "ood"
+#: Names of the splits of every family. Structures of ``"test"`` differ from those of
+#: ``"train"`` in size, and those of ``"ood"`` (out of distribution) from both in more.
+SPLITS = ("train", "test", "ood")
 
 #: Families registered from outside the package.
 _REGISTERED: dict[str, Family] = {}
@@ -136,8 +138,7 @@ def register(name: str, family: Family) -> Family:
 
     An environment with ``tasks=name`` draws structures of the family's train split, one
     with ``tasks=f"{name}/test"`` those of its test split, and likewise for ``"ood"``, if
-    the function knows it. ``"train"`` and ``"test"`` still stand for :data:`FAMILIES`
-    alone.
+    the function knows it. The names of the splits still stand for :data:`FAMILIES` alone.
 
     Args:
         name: unused so far, without a slash.
@@ -178,12 +179,7 @@ def _known() -> dict[str, Family]:
 
 def families() -> dict[str, tuple[str, ...]]:
     """Return the splits of every family by its name, ``"train"`` first."""
-    return {name: _splits_of(name) for name in _known()}
-
-
-def _splits_of(family: str) -> tuple[str, ...]:
-    """Return the splits that a family can be asked for, ``"train"`` first."""
-    return SPLITS if family in FAMILIES else (*SPLITS, OUT_OF_DISTRIBUTION)
+    return dict.fromkeys(_known(), SPLITS)
 
 
 @dataclass(frozen=True)
@@ -232,9 +228,10 @@ def make(spec: TaskSpec) -> TaskSampler:
     """Read the ``tasks`` argument of the environments.
 
     Args:
-        spec: a split (``"train"`` or ``"test"``: that of all of :data:`FAMILIES`), a
-            family (``"digits"``: its train split), a family and a split
-            (``"digits/test"``, ``"cnn/ood"``), a :class:`Task`, or a sequence of those.
+        spec: a split (``"train"``, ``"test"`` or ``"ood"``: that of all of
+            :data:`FAMILIES`), a family (``"digits"``: its train split), a family and a
+            split (``"digits/test"``, ``"cnn/ood"``), a :class:`Task`, or a sequence of
+            those.
 
     Raises:
         ValueError: a name is unknown, or the sequence is empty.
@@ -263,10 +260,8 @@ def make(spec: TaskSpec) -> TaskSampler:
         else:
             family, _, split = part.partition("/")
             split = split or "train"
-            if family not in _known() or split not in _splits_of(family):
-                named = (
-                    f"{name}/{each}" for name in _known() for each in _splits_of(name)[1:]
-                )
+            if family not in _known() or split not in SPLITS:
+                named = (f"{name}/{each}" for name in _known() for each in SPLITS[1:])
                 valid = ", ".join([*SPLITS, *_known(), *named])
                 raise ValueError(f"unknown task {part!r}; valid: {valid}")
             sources.append((family, split))
@@ -280,13 +275,16 @@ def _check_packages(sources: Sequence[Task | tuple[str, str]]) -> None:
     Raises:
         ImportError: there are some; the message names them, and what to install.
     """
-    named = {source[0] for source in sources if isinstance(source, tuple)}
-    for family in sorted(named & NEEDED.keys()):
-        missing = [module for module in NEEDED[family] if find_spec(module) is None]
+    for source in sources:
+        if not isinstance(source, tuple):
+            continue
+        family, split = source
+        needed = NEEDED.get(family, NEEDED.get(f"{family}/{split}", ()))
+        missing = [module for module in needed if find_spec(module) is None]
         if missing:
             others = ", ".join(name for name in _known() if name not in NEEDED)
             raise ImportError(
-                f"tasks of the family {family!r} need packages that are not installed "
-                f"({', '.join(missing)}); {install_hint('train')}. Families that need "
-                f"none: {others}"
+                f"tasks of {family}/{split} need packages that are not installed "
+                f"({', '.join(missing)}); {install_hint('train')}. Families whose splits "
+                f"train and test need none: {others}"
             )

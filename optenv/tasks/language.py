@@ -15,13 +15,16 @@ from ..checks import known
 from . import sequence_layers as layers
 from .generated import LARGE_DATA_SIZE, Examples, GeneratedTask, data_size
 
-__all__ = ["NETWORKS", "LanguageModel", "sample_language"]
+__all__ = ["NETWORKS", "LanguageModel", "TopicLanguageModel", "sample_language"]
 
 #: Values of :attr:`LanguageModel.network`.
 NETWORKS = ("residual", "elman")
 
 #: Number of classes of tokens. The next token depends on the class of the last but one.
 CONTEXTS = 4
+
+#: Number of topics of :class:`TopicLanguageModel`.
+TOPICS = 8
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,12 @@ class LanguageModel(GeneratedTask):
         return super().work * places
 
     def examples(self, rng: np.random.Generator) -> Examples:
+        tokens = self._texts(rng)
+        after = tokens[:, 1:] if self.network == "elman" else tokens[:, -1]
+        return tokens[:, :-1], after
+
+    def _texts(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw a source, and ``length + 1`` tokens of each example, int64."""
         v, total = self.vocabulary, self.num_train + self.num_validation
         zipf = -rng.uniform(0.5, 1.5) * np.log(1.0 + rng.permutation(v))
         sharpness = rng.uniform(0.5, 2.5)
@@ -91,8 +100,7 @@ class LanguageModel(GeneratedTask):
             before, token = token, np.minimum(drawn, v - 1)
             if t > 0:  # the first one depends on tokens that the source did not draw
                 tokens[:, t - 1] = token
-        after = tokens[:, 1:] if self.network == "elman" else tokens[:, -1]
-        return tokens[:, :-1], after
+        return tokens
 
     def init(self, generators: Sequence[np.random.Generator]) -> Tensor:
         return torch.from_numpy(np.stack([self._init(g) for g in generators]))
@@ -145,8 +153,40 @@ class LanguageModel(GeneratedTask):
         return layers.linear(rest, layers.norm(rest, hidden))
 
 
+@dataclass(frozen=True)
+class TopicLanguageModel(LanguageModel):
+    """Predict the next token of a source with hidden topics.
+
+    Tokens are drawn from the distribution of the topic, which goes on with a probability
+    between 0.8 and 0.98 and is otherwise drawn anew; the order of tokens within a topic
+    tells nothing. The rest is as in :class:`LanguageModel`.
+    """
+
+    def _texts(self, rng: np.random.Generator) -> np.ndarray:
+        v, total = self.vocabulary, self.num_train + self.num_validation
+        zipf = -rng.uniform(0.5, 1.5) * np.log(1.0 + rng.permutation(v))
+        logits = rng.uniform(1.0, 3.0) * rng.standard_normal((TOPICS, v)) + zipf
+        rates = np.exp(logits - logits.max(-1, keepdims=True)).cumsum(-1)
+        rates /= rates[..., -1:]
+        stay = rng.uniform(0.8, 0.98)
+        tokens = np.empty((total, self.length + 1), np.int64)
+        topic = rng.integers(TOPICS, size=total)
+        for t in range(self.length + 1):
+            stays = rng.random(total) < stay
+            topic = np.where(stays, topic, rng.integers(TOPICS, size=total))
+            drawn = (rates[topic] < rng.random((total, 1))).sum(-1)
+            tokens[:, t] = np.minimum(drawn, v - 1)
+        return tokens
+
+
 def sample_language(rng: np.random.Generator, split: str) -> LanguageModel:
-    """Draw a language model; the splits have different vocabularies."""
+    """Draw a language model; the splits have different vocabularies.
+
+    The texts of ``"ood"`` have topics; its contexts are longer, its batches of other sizes,
+    its residual networks deeper.
+    """
+    if split == "ood":
+        return _sample_topics(rng)
     network = str(rng.choice(NETWORKS))
     elman = network == "elman"
     return LanguageModel(
@@ -157,5 +197,20 @@ def sample_language(rng: np.random.Generator, split: str) -> LanguageModel:
         width=int(rng.choice((16, 32, 48, 64))),
         depth=int(rng.integers(1, 4)),
         batch_size=int(rng.choice((4, 8, 16) if elman else (8, 16, 32, 64))),
+        **data_size(rng, (1024, 4096), LARGE_DATA_SIZE // 2 if elman else LARGE_DATA_SIZE),
+    )
+
+
+def _sample_topics(rng: np.random.Generator) -> TopicLanguageModel:
+    network = str(rng.choice(NETWORKS))
+    elman = network == "elman"
+    return TopicLanguageModel(
+        network=network,
+        vocabulary=int(rng.choice((40, 80))),
+        length=int(rng.choice((32, 40) if elman else (18, 20))),
+        embedding=int(rng.choice((8, 16))),
+        width=int(rng.choice((24, 40))),
+        depth=int(rng.choice((4, 5))),
+        batch_size=int(rng.choice((6, 12) if elman else (24, 48))),
         **data_size(rng, (1024, 4096), LARGE_DATA_SIZE // 2 if elman else LARGE_DATA_SIZE),
     )

@@ -183,13 +183,38 @@ def _draw(rng: np.random.Generator, split: str, **fields: Any) -> MLP:
         "depth": int(rng.integers(1, 6)),
         "activation": str(rng.choice(tuple(ACTIVATIONS))),
         "layer_norm": bool(rng.random() < 0.3),
-        "split": split,
+        "split": "train" if split == "train" else "test",
     }
     return MLP(**{**drawn, **fields})
 
 
+#: Depths of networks that are deeper than those of ``"train"`` and ``"test"``.
+_DEEPER = (6, 7, 8)
+
+
+def _on_table(rng: np.random.Generator, *names: str) -> dict[str, Any]:
+    """Draw a table, and training examples: half of its rows, or all but the validation."""
+    source = str(rng.choice(names))
+    sizes = data.TABLES[source]
+    validation = sizes.rows // 4
+    return {
+        "source": source,
+        "inputs": sizes.inputs,
+        "outputs": sizes.outputs,
+        "num_train": int(rng.choice((sizes.rows // 2, sizes.rows - validation))),
+        "num_validation": validation,
+        "data_seed": None,
+    }
+
+
 def sample_logistic(rng: np.random.Generator, split: str) -> MLP:
-    """Draw a multinomial logistic regression; the splits have different inputs."""
+    """Draw a multinomial logistic regression; the splits have different inputs.
+
+    Those of ``"ood"`` are on real tables, those of the others on Gaussian mixtures.
+    """
+    if split == "ood":
+        tables = _on_table(rng, "breast-cancer", "wine")
+        return _draw(rng, split, depth=0, width=0, layer_norm=False, **tables)
     inputs = int(rng.choice({"train": (8, 16, 32), "test": (12, 24, 40)}[split]))
     outputs = int(rng.choice((2, 5, 10)))
     return _draw(
@@ -199,23 +224,44 @@ def sample_logistic(rng: np.random.Generator, split: str) -> MLP:
 
 
 def sample_classification(rng: np.random.Generator, split: str) -> MLP:
-    """Draw an MLP that classifies Gaussian mixtures."""
+    """Draw an MLP that classifies Gaussian mixtures, or for ``"ood"`` real tables."""
+    if split == "ood":
+        return _draw(rng, split, **_on_table(rng, "breast-cancer", "wine"))
     return _draw(rng, split, source="mixture", outputs=int(rng.choice((2, 5, 10))))
 
 
 def sample_regression(rng: np.random.Generator, split: str) -> MLP:
-    """Draw an MLP that learns a random sine network."""
+    """Draw an MLP that learns a random sine network.
+
+    Those of ``"ood"`` are deeper, and learn a real table.
+    """
+    if split == "ood":
+        depth = int(rng.choice(_DEEPER))
+        return _draw(rng, split, depth=depth, **_on_table(rng, "diabetes"))
     return _draw(rng, split, source="sine", outputs=int(rng.choice((1, 4))))
 
 
 def sample_digits(rng: np.random.Generator, split: str) -> MLP:
-    """Draw an MLP classifier (3 in 5) or autoencoder on digits of the split's images."""
+    """Draw an MLP classifier (3 in 5) or autoencoder on digits of the split's images.
+
+    Those of ``"ood"`` are deeper, all with layer norms, and have smaller or larger batches;
+    their images are those of ``"test"``.
+    """
     reconstruct = bool(rng.random() < 0.4)
+    beyond: dict[str, Any] = {}
+    if split == "ood":
+        beyond = {
+            "depth": int(rng.choice(_DEEPER)),
+            "batch_size": int(rng.choice((4, 128))),
+            "layer_norm": True,
+        }
+    sizes = {"train": (256, 512, 1024), "test": (256, 448), "ood": (320, 400)}[split]
     return _draw(
         rng, split, inputs=64,
         source="digits-autoencoder" if reconstruct else "digits",
         outputs=64 if reconstruct else 10,
-        num_train=int(rng.choice({"train": (256, 512, 1024), "test": (256, 448)}[split])),
+        num_train=int(rng.choice(sizes)),
         num_validation=128,
         data_seed=None,
+        **beyond,
     )  # fmt: skip

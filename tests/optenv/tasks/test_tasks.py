@@ -31,17 +31,21 @@ def shares(task: tasks.Task) -> bool:
 
 
 @every_family
-def test_structures_of_the_two_splits_differ_in_size(family: str) -> None:
-    train, test = ({task.shapes for task in structures(family, s)} for s in tasks.SPLITS)
+def test_structures_of_the_splits_differ_in_size(family: str) -> None:
+    train, test, ood = (
+        {task.shapes for task in structures(family, split)} for split in tasks.SPLITS
+    )
     assert min(len(train), len(test)) >= 3
+    assert len(ood) >= 2
     assert not train & test
+    assert not ood & (train | test)
 
 
 def test_the_splits_partition_the_images() -> None:
     from sklearn.datasets import load_digits as load
 
     everything, labels = load(return_X_y=True)
-    splits = [load_digits(split) for split in tasks.SPLITS]
+    splits = [load_digits(split) for split in ("train", "test")]
     scale, shift = everything.std(), everything.mean()
     images = [np.rint(part * scale + shift).astype(int) for part, _ in splits]
     rows = [
@@ -60,7 +64,8 @@ def test_the_splits_partition_the_images() -> None:
 
 @every_split
 def test_digits_tasks_use_images_of_their_split_only(split: str) -> None:
-    allowed = {image.tobytes() for image in load_digits(split)[0]}
+    part = "train" if split == "train" else "test"
+    allowed = {image.tobytes() for image in load_digits(part)[0]}
     for task in structures("digits", split, 20):
         rng = np.random.default_rng(1)
         images, _ = tasks.data._pick_digits(task, rng)
