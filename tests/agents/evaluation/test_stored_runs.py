@@ -92,3 +92,29 @@ def test_documented_tables_match_the_stored_runs(rate, name, tables):
     assert float(words[6]) == float(speedup)
     times = line(text, "CPU time of an update", name)
     assert abs(float(times) - float(cpu)) < 0.051
+
+
+@pytest.mark.parametrize(
+    ("rate", "row"),
+    [("1e-3", "policy `default`"), ("1e-2", "policy `default`, `--lr 1e-2`")],
+)
+def test_the_table_of_the_rule_alone_matches_the_stored_runs(
+    rate, row, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(store, "run_jobs", refuse)
+    (tmp_path / store.FILE).write_bytes(lzma.open(STORED).read())
+    rule = "Orthogonal Adam WSD"
+    text = benchmark(
+        "--policy", "default", "--lr", rate, "--no-controls", "--arm", "AdamW tuned",
+        "--arm", rule, "--workers", 0, "--no-progress", "--out", tmp_path,
+    ).output  # fmt: skip
+    for name, shown in (("default lr", row), (rule, "the rule at one setting")):
+        standing = re.search(rf"^{name} .*?(\d\.\d+ \[.*)$", text, re.MULTILINE)[1]
+        words = standing.split()
+        best, tied, _ = [word for word in words if word.count("/") == 2][1].split("/")
+        iqm = standing[: standing.index("]") + 1]
+        expected = [f"{best} ({tied}) of 20", iqm, words[5].replace("%", " %"), words[6]]
+        line_of = re.search(
+            rf"^\| {re.escape(shown)} \|(.*)$", RESULTS.read_text(), re.MULTILINE
+        )
+        assert [cell.strip() for cell in line_of[1].strip("|").split("|")][:4] == expected
