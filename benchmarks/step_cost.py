@@ -53,7 +53,14 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
 }
 
 
-def compare(name: str, policy: str, steps: int, guard: str, implementation: str) -> None:
+def compare(
+    name: str,
+    policy: str,
+    steps: int,
+    guard: str,
+    implementation: str,
+    refresh: int | None,
+) -> None:
     """Time both optimizers on one model, and print the ratio.
 
     Args:
@@ -62,6 +69,7 @@ def compare(name: str, policy: str, steps: int, guard: str, implementation: str)
         steps: length of the run.
         guard: argument of ``LearnedOptimizer``.
         implementation: ``"foreach"``, ``"fused"`` or ``"auto"``.
+        refresh: argument of ``LearnedOptimizer``.
     """
     make, draw = MODELS[name]
     chosen = {} if implementation == "auto" else {implementation: True}
@@ -77,6 +85,7 @@ def compare(name: str, policy: str, steps: int, guard: str, implementation: str)
             policy,
             total_steps=steps,
             guard=guard,
+            refresh=refresh,
             **chosen,
         ),
     }
@@ -117,6 +126,7 @@ def main() -> None:
     parser.add_argument("--guard", choices=("step", "probe"), default="step")
     choices = ("foreach", "fused", "auto")
     parser.add_argument("--implementation", choices=choices, default="foreach")
+    parser.add_argument("--refresh", type=int, help="updates that factors are kept for")
     parser.add_argument("--model", choices=MODELS, help="default: both")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -127,6 +137,7 @@ def main() -> None:
             arguments.steps,
             arguments.guard,
             arguments.implementation,
+            arguments.refresh,
         )
 
 

@@ -348,6 +348,7 @@ def test_the_optimizer_switches_rules_like_the_environment(name):
     [
         ("adam", {"kind": "roles", "bound": 3.0}),
         ("orthogonal-adam", {"kind": "roles", "bound": 3.0}),
+        ({"name": "orthogonal-adam", "refresh": 3}, {"kind": "roles", "bound": 3.0}),
         ("adam", {"kind": "hyperparameters", "bound": 3.0}),
         ("momentum", {"kind": "hyperparameters", "names": ["momentum", "clip"]}),
         ("lion", {"kind": "hyperparameters", "names": ["learning_rate", "beta1", "clip"]}),

@@ -34,8 +34,8 @@ __all__ = [
 
 #: Settings that a parameter group can have.
 KNOWN = (
-    "lr", "max_lr", "betas", "eps", "momentum", "weight_decay", "foreach", "fused",
-    "maximize", "matrices",
+    "lr", "max_lr", "betas", "eps", "momentum", "refresh", "weight_decay", "foreach",
+    "fused", "maximize", "matrices",
 )  # fmt: skip
 
 #: Arguments of the optimizer that hold for all groups together.
@@ -254,7 +254,7 @@ def settings_of(rule: Rule) -> dict[str, Any]:
     if rule.name == "switching":
         return {}
     own = {name: getattr(rule.hyperparameters, name) for name in rule.fields}
-    names = ("eps", "momentum")
+    names = ("eps", "momentum", "refresh")
     settings: dict[str, Any] = {name: own[name] for name in names if name in own}
     if "beta1" in own and "beta2" in own:
         settings["betas"] = (own["beta1"], own["beta2"])
@@ -286,7 +286,7 @@ def _rule_of(rule: Rule, group: Mapping[str, Any]) -> Rule:
     """
     own = rule.hyperparameters
     changed = {}
-    for name in ("eps", "momentum"):
+    for name in ("eps", "momentum", "refresh"):
         value = group.get(name)
         if value is not None and not is_number(value):
             raise TypeError(f"{name} must be a number, got {value!r}")

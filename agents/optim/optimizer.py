@@ -116,6 +116,10 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
             ``group["max_lr"]``.
         betas, eps, momentum: hyperparameters of the update rule, where it has such; by
             default those that the policy was trained with.
+        refresh: for the rule ``orthogonal-adam``: number of updates for which the factors
+            that orthogonalise a matrix are kept, by default that which the policy was
+            trained with. The more, the cheaper a step, and the further it is from
+            orthogonal.
         weight_decay: decoupled weight decay (Loshchilov & Hutter, 2019): each step takes
             ``effective_lr * weight_decay`` off the parameters. Where the validation loss
             ends far above the training loss, begin with 0.1.
@@ -185,6 +189,7 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
         betas: tuple[float, float] | None = None,
         eps: float | None = None,
         momentum: float | None = None,
+        refresh: int | None = None,
         weight_decay: float = 0.0,
         schedule: str | None = "auto",
         warmup_steps: int = 0,
@@ -223,7 +228,8 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
         }  # fmt: skip
         optional = {
             "max_lr": max_lr, clock.LIMIT: max_lr,
-            "betas": betas, "eps": eps, "momentum": momentum, "matrices": matrices,
+            "betas": betas, "eps": eps, "momentum": momentum, "refresh": refresh,
+            "matrices": matrices,
             "capturable": capturable or None,  # as states of earlier versions, without it
         }  # fmt: skip
         defaults |= settings_of(given.rule)

@@ -31,6 +31,7 @@ from .base import (
     hyperparameter,
     nonnegative,
     positive,
+    whole,
 )
 from .costs import COSTS, relative_cost
 from .lion import RULES as _LION
@@ -69,6 +70,7 @@ __all__ = [
     "rmsprop",
     "sgd",
     "switching",
+    "whole",
 ]
 
 #: Rules of the package by name, with their default hyperparameters.
@@ -143,10 +145,12 @@ def register(rule: Rule) -> Rule:
                 f"{part} of rule {rule.name!r} must be a function, got "
                 f"{getattr(rule, part)!r}"
             )
-    if not isinstance(rule.shaped, bool):
-        raise TypeError(
-            f"shaped of rule {rule.name!r} must be True or False, got {rule.shaped!r}"
-        )
+    for flag in ("shaped", "shaped_state"):
+        if not isinstance(getattr(rule, flag), bool):
+            raise TypeError(
+                f"{flag} of rule {rule.name!r} must be True or False, got "
+                f"{getattr(rule, flag)!r}"
+            )
     is_tuple = isinstance(rule.slots, tuple)
     if not is_tuple or not all(isinstance(slot, str) and slot for slot in rule.slots):
         raise TypeError(

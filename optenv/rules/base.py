@@ -28,6 +28,7 @@ __all__ = [
     "hyperparameter",
     "nonnegative",
     "positive",
+    "whole",
     "zeros_state",
 ]
 
@@ -68,6 +69,11 @@ def nonnegative(default: float) -> Any:
     return hyperparameter(default, check)
 
 
+def whole(default: int) -> Any:
+    """Declare a hyperparameter that is a positive integer."""
+    return hyperparameter(default, checks.positive_int)
+
+
 def _number(name: str, value: Any, is_valid: Callable[[float], bool], valid: str) -> float:
     """Return a valid number as a float, and refuse any other value."""
     if not checks.is_number(value):
@@ -82,8 +88,8 @@ class Hyperparameters:
     """Base class of the hyperparameters of a rule, and those of a rule without any.
 
     Subclasses are frozen dataclasses. Each of their fields has a default and a range:
-    :func:`fraction`, :func:`positive`, :func:`nonnegative`, or a check of its own
-    (:func:`hyperparameter`).
+    :func:`fraction`, :func:`positive`, :func:`nonnegative`, :func:`whole`, or a check of
+    its own (:func:`hyperparameter`).
 
     Raises:
         ValueError: a value is out of its range.
@@ -116,7 +122,8 @@ class Rule:
         name: name of the rule, by which :func:`optenv.rules.get` finds it.
         default_lr: usual base learning rate.
         init: ``init(params) -> state``: a tuple of tensors ``[B, P]`` or ``[B, k]``, of the
-            dtype and on the device of ``params [B, P]``.
+            dtype and on the device of ``params [B, P]``. With :attr:`shaped_state` it also
+            takes ``h`` and ``shapes``.
         update: ``update(params, grad, state, lr, inplace=False) -> (params, state)``, with
             ``params`` and ``grad`` of shape ``[B, P]`` and ``lr`` of shape ``[B, 1]``. By
             default nothing is changed in place, so that gradients flow through an update
@@ -129,6 +136,7 @@ class Rule:
             it for each parameter.
         shaped: whether an update depends on the shapes of the parameters; see
             :meth:`bind`.
+        shaped_state: whether the state depends on hyperparameters and shapes as well.
     """
 
     name: str
@@ -138,6 +146,7 @@ class Rule:
     hyperparameters: Hyperparameters = NO_HYPERPARAMETERS
     slots: tuple[str, ...] = ()
     shaped: bool = False
+    shaped_state: bool = False
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -165,7 +174,12 @@ class Rule:
                 shape if role == "matrices" else (math.prod(shape),)
                 for shape, role in zip(shapes, roles, strict=True)
             ]
-        return replace(self, update=partial(self.update, shapes=shapes))
+        return self._with(shapes=shapes)
+
+    def _with(self, **given: Any) -> Rule:
+        """Return the rule with arguments of its functions given."""
+        init = partial(self.init, **given) if self.shaped_state else self.init
+        return replace(self, init=init, update=partial(self.update, **given))
 
     def with_hyperparameters(self, **changed: Any) -> Rule:
         """Return the rule with other hyperparameters.
@@ -183,7 +197,7 @@ class Rule:
         if not self.fields:
             return self
         h = replace(self.hyperparameters, **changed)
-        return replace(self, update=partial(self.update, h=h), hyperparameters=h)
+        return replace(self._with(h=h), hyperparameters=h)
 
     def to_spec(self) -> RuleSpec:
         """Return the name, with the hyperparameters that are not the defaults.

@@ -4,13 +4,17 @@ The polar factor :math:`U V^\top` of a direction :math:`U S V^\top` moves all of
 singular directions equally far, instead of mostly the few that dominate (Carlson et al.,
 2015). It is approximated by a Newton-Schulz iteration, as in Muon (Jordan et al., 2024),
 here with the two quintic polynomials that are best in the minimax sense (Amsel et al.,
-2025), computed on the small Gram matrix of a direction instead of on the direction.
+2025), computed on the small Gram matrix of a direction instead of on the direction: their
+product is a *factor* from the left. Where factors are kept for several updates, an update
+costs little more than Adam's (Gupta et al., 2018, and Vyas et al., 2025, keep theirs too).
 
 References:
     * Carlson et al., "Preconditioned Spectral Descent for Deep Learning", NeurIPS 2015.
     * Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
     * Amsel et al., "The Polar Express: Optimal Matrix Sign Methods and Their Application to
       the Muon Algorithm", 2025.
+    * Gupta et al., "Shampoo: Preconditioned Stochastic Tensor Optimization", ICML 2018.
+    * Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam", ICLR 2025.
     * Dozat, "Incorporating Nesterov Momentum into Adam", ICLR workshop 2016.
     * Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost",
       ICML 2018.
@@ -21,6 +25,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,13 +34,16 @@ from torch import Tensor
 
 from .adam import Adam, adam_state, update_moments
 from .arithmetic import Number, addcmul, mul, ratio
-from .base import Rule, RuleState, fraction
+from .base import Rule, RuleState, fraction, whole
 
 __all__ = [
     "RULES",
     "OrthogonalAdam",
+    "apply_factors",
     "as_matrix",
     "cut_into_strips",
+    "factors_of_strips",
+    "is_due",
     "nesterov_weights",
     "orthogonal_adam",
     "orthogonalize",
@@ -58,6 +67,10 @@ COEFFICIENTS = (
 #: on its own: time then grows with the number of parameters and not faster.
 STRIP_ROWS = 64
 
+#: Updates at the beginning of a run of which each computes factors: directions change
+#: quickly there.
+EARLY_UPDATES = 10
+
 #: Replaces zero as a divisor: its square, too, has an inverse in single precision.
 TINY = 1e-18
 
@@ -69,9 +82,13 @@ class OrthogonalAdam(Adam):
     Attributes:
         power: :math:`p` of :func:`~optenv.rules.adam.square_decay`: with a positive power,
             the memory of squared gradients grows with the run.
+        refresh: :math:`k`, so that the factors that orthogonalise directions are computed
+            at every :math:`k`-th update (and at each of the first ten), and kept in
+            between. The more, the cheaper an update, and the further from orthogonal.
     """
 
     power: float = fraction(0.0)
+    refresh: int = whole(1)
 
 
 def orthogonal_adam(
@@ -101,8 +118,9 @@ def orthogonal_adam(
     Args:
         params: parameters :math:`\theta`, ``[B, P]``.
         grad: gradients :math:`g`, ``[B, P]``.
-        state: mean :math:`m` and mean square :math:`v`, ``[B, P]``, and number of updates
-            :math:`t`, ``[B, 1]``.
+        state: mean :math:`m` and mean square :math:`v`, ``[B, P]``, number of updates
+            :math:`t`, ``[B, 1]``; and the factors, flat, ``[B, K]``, with ``refresh`` above
+            1.
         lr: learning rates :math:`\eta`, ``[B, 1]``.
         inplace: whether to overwrite ``params`` and ``state``.
         h: hyperparameters.
@@ -116,11 +134,100 @@ def orthogonal_adam(
     """
     if shapes is None:
         raise TypeError("orthogonal-adam needs shapes: bind the rule to them first")
-    mean, root, state = update_moments(grad, state, h.beta1, h.beta2, inplace, h.power)
-    of_mean, of_grad = nesterov_weights(state[2], h.beta1)
+    moments, factors = state[:3], state[3:]
+    mean, root, moments = update_moments(grad, moments, h.beta1, h.beta2, inplace, h.power)
+    of_mean, of_grad = nesterov_weights(moments[2], h.beta1)
     direction = addcmul(mean * of_mean, grad, of_grad, 1.0, inplace)
-    direction = orthogonalize_flat(ratio(direction, root, h.eps, inplace), shapes)
-    return addcmul(params, direction, lr, -1.0, inplace), state
+    direction = ratio(direction, root, h.eps, inplace)
+    if factors:
+        due = is_due(moments[2], h.refresh)
+        direction, kept = _orthogonalize_by_factors(direction, shapes, factors[0], due)
+        factors = (kept,)
+    else:
+        direction = orthogonalize_flat(direction, shapes)
+    return addcmul(params, direction, lr, -1.0, inplace), (*moments, *factors)
+
+
+def _init(
+    params: Tensor,
+    h: OrthogonalAdam = OrthogonalAdam(),
+    shapes: Sequence[Sequence[int]] | None = None,
+) -> RuleState:
+    """Return the state of Adam, and if factors are kept, zeros for them, ``[B, K]``.
+
+    Raises:
+        TypeError: factors are kept, but there are no shapes.
+    """
+    state = adam_state(params)
+    if h.refresh == 1:
+        return state
+    if shapes is None:
+        raise TypeError("orthogonal-adam needs shapes: bind the rule to them first")
+    numel = sum(count * height**2 for count, height in map(_factors_of, shapes))
+    return (*state, params.new_zeros(len(params), numel))
+
+
+def is_due(step: Number, refresh: int) -> Any:
+    """Return whether an update computes factors, by its number, from 1 on.
+
+    Args:
+        step: number of the update; a number or a tensor.
+        refresh: see :class:`OrthogonalAdam`.
+    """
+    return (step <= EARLY_UPDATES) | (step % refresh == 0)
+
+
+def _factors_of(shape: Sequence[int]) -> tuple[int, int]:
+    """Return the number and the height of the factors of a parameter of this shape."""
+    matrix = as_matrix(shape)
+    return (0, 0) if matrix is None else strips_of(min(matrix))
+
+
+def _orthogonalize_by_factors(
+    direction: Tensor, shapes: Sequence[Sequence[int]], factors: Tensor, due: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Orthogonalise the matrices among flat directions, by factors that are kept.
+
+    Args:
+        direction: directions ``[B, P]``.
+        shapes: shapes of the parameters of one run, in order.
+        factors: those kept, ``[B, K]``.
+        due: runs that compute new ones, ``[B, 1]`` bool.
+
+    Returns:
+        Directions ``[B, P]``, and the factors ``[B, K]``.
+    """
+    # Where asking would wait for a device, both are computed.
+    known = due.device.type == "cpu"
+    all_due, none_due = known and bool(due.all()), known and not bool(due.any())
+    cuts = [_factors_of(shape) for shape in shapes]
+    parts = direction.split([math.prod(shape) for shape in shapes], dim=1)
+    olds = factors.split([count * height**2 for count, height in cuts], dim=1)
+    directions, kept = [], []
+    for part, old, shape, (count, height) in zip(parts, olds, shapes, cuts, strict=True):
+        matrix = as_matrix(shape)
+        if matrix is not None:
+            turned = matrix[0] > matrix[1]
+            wide = part.unflatten(1, matrix)
+            wide = wide.mT if turned else wide
+            strips, own = cut_into_strips(wide), old.reshape(-1, height, height)
+            if none_due:
+                result = apply_factors(own, strips, count)
+            else:
+                fresh = factors_of_strips(strips)
+                result = torch.bmm(fresh, strips)
+                fresh = fresh.reshape(old.shape)
+                if not all_due:
+                    stale = apply_factors(own, strips, count)
+                    of_strips = due.repeat_interleave(count, 0).unsqueeze(2)
+                    result = torch.where(of_strips, result, stale)
+                    fresh = torch.where(due, fresh, old)
+                old = fresh
+            wide = result.reshape(len(part), -1, wide.shape[2])[:, : wide.shape[1]]
+            part = (wide.mT if turned else wide).flatten(1)
+        directions.append(part)
+        kept.append(old)
+    return torch.cat(directions, dim=1), factors if none_due else torch.cat(kept, dim=1)
 
 
 def nesterov_weights(step: Number, beta1: float) -> tuple[Number, Number]:
@@ -165,9 +272,10 @@ def orthogonalize(direction: Tensor) -> Tensor:
 
 
 def orthogonalize_moderate(direction: Tensor) -> Tensor:
-    """Orthogonalise matrices ``[n, r, c]`` of norms within 1e-18 and 1e18, such as Adam's.
+    """Orthogonalise matrices ``[n, r, c]`` of norms within 1e-9 and 1e9, such as Adam's.
 
-    It is :func:`orthogonalize` without its guard against under- and overflow.
+    It is :func:`orthogonalize` without its guard against under- and overflow. Smaller ones
+    keep their direction.
     """
     if direction.shape[-2] > direction.shape[-1]:
         return orthogonalize_moderate(direction.mT).mT
@@ -190,44 +298,82 @@ def cut_into_strips(wide: Tensor) -> Tensor:
     return wide.reshape(count * strips, height, columns)
 
 
+@lru_cache(maxsize=1024)
 def strips_of(rows: int) -> tuple[int, int]:
     """Return the number of strips that rows are cut into, and the height of each.
 
+    Heights are multiples of eight, of which products of matrices are quicker; if there is
+    one at which no rows of zeros are needed, and not twice as many strips, it is that.
+
     Example:
         >>> from optenv.rules.orthogonal_adam import strips_of
-        >>> strips_of(48), strips_of(130)
-        ((1, 48), (3, 44))
+        >>> strips_of(50), strips_of(130), strips_of(784)
+        ((1, 50), (3, 48), (14, 56))
     """
-    strips = math.ceil(rows / STRIP_ROWS)
-    return strips, math.ceil(rows / strips)
+    fewest = math.ceil(rows / STRIP_ROWS)
+    if fewest <= 1:
+        return fewest, rows
+    for strips in range(fewest, 2 * fewest):
+        if rows % (8 * strips) == 0:
+            return strips, rows // strips
+    return fewest, 8 * math.ceil(rows / (8 * fewest))
 
 
 def orthogonalize_strips(x: Tensor) -> Tensor:
     """Orthogonalise matrices ``[n, r, c]`` with ``r <= c``, each in one piece.
 
-    Norms are to be those of :func:`orthogonalize_moderate`. Written with few operations:
-    on small matrices each takes longer than its arithmetic.
+    Norms are to be those of :func:`orthogonalize_moderate`.
+    """
+    return torch.bmm(factors_of_strips(x), x)
+
+
+def factors_of_strips(x: Tensor) -> Tensor:
+    """Compute the factors ``[n, r, r]`` that orthogonalise matrices ``[n, r, c]``.
+
+    The product of a factor and its matrix has the Frobenius norm of the matrix. Written
+    with few operations: on small matrices each takes longer than its arithmetic.
     """
     (a, b, c), (d, e, f) = COEFFICIENTS
     inplace = not x.requires_grad
-    # 1. The Gram matrix, divided by a bound of its largest eigenvalue that is tight where
-    # one dominates: the root of the sum of their squares.
-    norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
-    x = x / norm.clamp(min=TINY)
+    # 1. The Gram matrix of trace 1, and that divided by a bound of its largest eigenvalue
+    # which is tight where one dominates: the root of the sum of their squares.
     gram = torch.bmm(x, x.mT)
-    square = torch.bmm(gram, gram)
+    trace = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+    unit = mul(gram, trace.clamp(min=TINY).reciprocal(), inplace)
+    square = torch.bmm(unit, unit)
     bound_sq = torch.linalg.vector_norm(square, dim=(1, 2), keepdim=True)
     inverse_sq = bound_sq.clamp(min=TINY).reciprocal()
-    gram = mul(gram, inverse_sq.sqrt(), inplace)
+    gram = unit * inverse_sq.sqrt()
     # 2. The factors q of both quintics, which all commute: x <- q_2 q_1 x.
     first = mul(square, c * inverse_sq, inplace).add_(gram, alpha=b)
     first = _add_identity(first, a)
     gram = torch.bmm(torch.bmm(gram, first), first)
     second = _add_identity(torch.baddbmm(gram, gram, gram, beta=e, alpha=f), d)
-    result = torch.bmm(torch.bmm(first, second), x)
-    # 3. The norm of the given matrices.
-    length = torch.linalg.vector_norm(result, dim=(1, 2), keepdim=True)
-    return mul(result, norm / length.clamp(min=TINY), inplace)
+    factors = torch.bmm(first, second)
+    # 3. The norm of the given matrices: the new one is the root of trace(q gram q).
+    length_sq = torch.bmm(factors, unit).mul(factors).sum((1, 2), keepdim=True)
+    return mul(factors, length_sq.clamp(min=TINY).rsqrt(), inplace)
+
+
+def apply_factors(factors: Tensor, strips: Tensor, count: int) -> Tensor:
+    """Multiply matrices that are cut into strips by factors of earlier ones.
+
+    The Frobenius norm of each whole matrix is kept: earlier factors enlarge what is new.
+
+    Args:
+        factors: ``[n * k, h, h]``.
+        strips: strips of ``n`` matrices, ``[n * k, h, c]``.
+        count: number of strips ``k`` of a matrix.
+    """
+    result = torch.bmm(factors, strips)
+    if count > 1:
+        whole = (-1, count, *strips.shape[1:])
+        strips, result = strips.reshape(whole), result.view(whole)
+    sides = tuple(range(1, strips.dim()))
+    norm = torch.linalg.vector_norm(strips, dim=sides, keepdim=True)
+    length = torch.linalg.vector_norm(result, dim=sides, keepdim=True)
+    result = mul(result, norm / length.clamp(min=TINY), not result.requires_grad)
+    return result.flatten(0, 1) if count > 1 else result
 
 
 def _add_identity(matrices: Tensor, value: float) -> Tensor:
@@ -262,10 +408,11 @@ RULES = (
     Rule(
         "orthogonal-adam",
         1e-3,
-        adam_state,
+        _init,
         orthogonal_adam,
         OrthogonalAdam(),
         ("exp_avg", "exp_avg_sq", "step"),
         shaped=True,
+        shaped_state=True,
     ),
 )

@@ -7,8 +7,8 @@ computes what the rule of its name in :mod:`optenv.rules` does with a batch of o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -162,6 +162,8 @@ class Kernel:
         native: whether ``update`` follows :class:`KernelOptions` itself, as torch's own do.
         fused: whether there is a fused implementation.
         capturable: whether ``update`` follows :attr:`KernelOptions.capturable`.
+        kept: entries of a parameter's state that ``update`` adds where it can use them, by
+            the functions that tell their shape for a parameter, or None if it has none.
         init: makes the initial value of a slot; see :func:`initial_slot`, by which
             ``step`` and ``mu_product`` are numbers, and all others begin at zero.
     """
@@ -171,6 +173,9 @@ class Kernel:
     native: bool = False
     fused: bool = False
     capturable: bool = False
+    kept: Mapping[str, Callable[[Tensor], Sequence[int] | None]] = field(
+        default_factory=dict
+    )
     init: Callable[[str, Tensor, KernelOptions], Tensor] = initial_slot
 
 

@@ -13,14 +13,16 @@ from torch import Tensor
 from optenv.rules.adam import square_decay
 from optenv.rules.arithmetic import debiasing
 from optenv.rules.orthogonal_adam import (
+    TINY,
     as_matrix,
     cut_into_strips,
+    factors_of_strips,
+    is_due,
     nesterov_weights,
-    orthogonalize_strips,
     strips_of,
 )
 
-from ..distributed import full_tensor, shard_like
+from ..distributed import full_tensor, is_sharded, shard_like
 from ..tensors import real
 from .base import (
     Kernel,
@@ -33,7 +35,12 @@ from .base import (
     update_squares_,
 )
 
-__all__ = ["KERNELS", "orthogonalized"]
+__all__ = ["FACTORS", "KERNELS", "orthogonalized"]
+
+#: Entry of a matrix's state: the factors that are kept, ``[k, h, h]``, with ``refresh``
+#: above 1. Neither sharded parameters have it nor steps that can be captured: they compute
+#: factors at every update.
+FACTORS = "factors"
 
 #: Numbers in the matrices that are stacked to be orthogonalised together. With more of
 #: them, memory traffic takes the time.
@@ -68,7 +75,7 @@ def _orthogonal_adam(step: Step) -> None:
     torch._foreach_add_(directions, ahead)
     torch._foreach_div_(directions, roots)
     # 3. Its matrices orthogonalised.
-    updates = orthogonalized(list(directions), step.params, step.matrices)
+    updates = _orthogonalized(list(directions), step, counts)
     descend_(params, updates, step.lr)
 
 
@@ -88,17 +95,9 @@ def _update_fused(step: Step) -> None:
 
 def _update_fused_at(step: Step, count: float) -> None:
     """Update parameters that have had the same number of gradients."""
-    h, params, grads = step.h, step.params, step.grads
-    means, squares, steps = map(step.slots, ("exp_avg", "exp_avg_sq", "step"))
-    # 1. A buffer of zeros for the matrices, which fused Adam turns into their directions.
-    matrices = [i for i, p in enumerate(params) if _is_matrix(p, step.matrices, i)]
-    sizes = [params[i].numel() for i in matrices]
-    moved = list(params)
-    if matrices:
-        parts = torch.zeros(sum(sizes), dtype=params[0].dtype).split(sizes)
-        for i, part in zip(matrices, parts, strict=True):
-            moved[i] = part.view(params[i].shape)
-    # 2. The decay rate and the factor with which Adam's numerator is Nesterov's.
+    h, means, steps = step.h, step.slots("exp_avg"), step.slots("step")
+    squares = step.slots("exp_avg_sq")
+    # 1. The decay rate and the factor with which Adam's numerator is Nesterov's.
     of_mean, of_grad = nesterov_weights(count, h.beta1)
     of_last, of_new = of_mean * h.beta1, of_mean * (1 - h.beta1) + of_grad
     decay = of_last / (of_last + of_new)
@@ -106,22 +105,56 @@ def _update_fused_at(step: Step, count: float) -> None:
     root = debiasing(count, beta2) if h.power else 1.0  # a growing memory has no bias
     factor = (of_last + of_new) * (1 - decay**count) * root
     lr = float(step.lr)
-    rest = [i for i in range(len(params)) if moved[i] is params[i]]
-    for indices, rate in ((matrices, 1.0), (rest, lr)):
-        if indices:
-            torch._fused_adamw_(
-                [moved[i] for i in indices], [grads[i] for i in indices],
-                [means[i] for i in indices], [squares[i] for i in indices],
-                [], [steps[i] for i in indices],
-                lr=rate * factor, beta1=decay, beta2=beta2, weight_decay=0.0,
-                eps=h.eps * root, amsgrad=False, maximize=False,
-            )  # fmt: skip
+
+    def fused_adam(moved: list[Tensor], indices: list[int], rate: float) -> None:
+        torch._fused_adamw_(
+            moved, [step.grads[i] for i in indices], [means[i] for i in indices],
+            [squares[i] for i in indices], [], [steps[i] for i in indices],
+            lr=rate * factor, beta1=decay, beta2=beta2, weight_decay=0.0,
+            eps=h.eps * root, amsgrad=False, maximize=False,
+        )  # fmt: skip
+
+    # 2. Vectors, embeddings and the output layer.
+    shapes = [p.shape for p in step.params]
+    matrices = [i for i, p in enumerate(step.params) if _is_matrix(p, step.matrices, i)]
+    chosen = set(matrices)
+    rest = [i for i in range(len(shapes)) if i not in chosen]
+    if rest:
+        fused_adam([step.params[i] for i in rest], rest, lr)
+    # 3. Matrices: a few at a time, whose directions are to stay in the processor's cache. A
+    # buffer of zeros becomes their directions, with a negative sign.
+    chunks = _chunks(tuple(step.params[i].numel() for i in matrices))
+    for number, chunk in enumerate(chunks):
+        indices = [matrices[j] for j in chunk]
+        of_chunk = step.select(indices)
+        sizes = [p.numel() for p in of_chunk.params]
+        if number == 0:
+            longest = max(sum(step.params[matrices[j]].numel() for j in c) for c in chunks)
+            buffer = torch.zeros(longest, dtype=step.params[0].dtype)
+        else:
+            buffer.zero_()
+        parts = buffer[: sum(sizes)].split(sizes)
+        directions = [part.view(shapes[i]) for part, i in zip(parts, indices, strict=True)]
+        fused_adam(directions, indices, 1.0)
+        updates = _orthogonalized(directions, of_chunk, [count] * len(indices))
+        torch._foreach_add_(of_chunk.params, updates, alpha=lr)
+    # 4. The means, to the decay rate that they should have had.
     if decay:
-        torch._foreach_lerp_(means, grads, 1 - h.beta1 / decay)
-    # 3. The matrices along their orthogonalised directions, which have a negative sign.
-    if matrices:
-        updates = orthogonalized([moved[i] for i in matrices], [moved[i] for i in matrices])
-        torch._foreach_add_([params[i] for i in matrices], updates, alpha=lr)
+        torch._foreach_lerp_(means, step.grads, 1 - h.beta1 / decay)
+
+
+@lru_cache(maxsize=256)
+def _chunks(sizes: tuple[int, ...]) -> list[list[int]]:
+    """Split matrices of these numbers of entries into chunks of :data:`STACK_NUMEL`."""
+    chunks: list[list[int]] = []
+    total = STACK_NUMEL
+    for i, size in enumerate(sizes):
+        if total + size > STACK_NUMEL:
+            chunks.append([])
+            total = 0
+        chunks[-1].append(i)
+        total += size
+    return chunks
 
 
 def _is_matrix(param: Tensor, matrices: Sequence[bool] | None, index: int) -> bool:
@@ -131,8 +164,91 @@ def _is_matrix(param: Tensor, matrices: Sequence[bool] | None, index: int) -> bo
     return not param.is_complex() and as_matrix(param.shape) is not None
 
 
+def _orthogonalized(
+    directions: list[Tensor], step: Step, counts: Sequence[float] | Tensor
+) -> list[Tensor]:
+    """Orthogonalise the directions of matrices, by the factors that are kept if there are.
+
+    Args:
+        directions: of each parameter.
+        step: the step, in whose states factors are kept.
+        counts: number of the update of each parameter.
+    """
+    refresh = step.h.refresh
+    if refresh == 1 or isinstance(counts, Tensor):
+        return orthogonalized(directions, step.params, step.matrices)
+    # 1. Factors of earlier updates, where they need not be computed.
+    matrices = [i for i, p in enumerate(step.params) if _is_matrix(p, step.matrices, i)]
+    due: list[int] = []
+    kept: list[int] = []
+    for i in matrices:
+        is_kept = FACTORS in step.states[i] and not is_due(counts[i], refresh)
+        (kept if is_kept else due).append(i)
+    if kept:
+        factors = [step.states[i][FACTORS] for i in kept]
+        results = _by_factors([directions[i] for i in kept], factors)
+        for i, result in zip(kept, results, strict=True):
+            directions[i] = result
+    # 2. The others, stacked.
+    if due:
+        params = [step.params[i] for i in due]
+        states = [{} if is_sharded(step.params[i]) else step.states[i] for i in due]
+        results = orthogonalized([directions[i] for i in due], params, None, states)
+        for i, result in zip(due, results, strict=True):
+            directions[i] = result
+    return directions
+
+
+def _by_factors(directions: list[Tensor], factors: list[Tensor]) -> list[Tensor]:
+    """Orthogonalise matrices ``[r, ...]`` by factors ``[k, h, h]`` of earlier ones.
+
+    Each keeps its norm, as by :func:`optenv.rules.orthogonal_adam.apply_factors`.
+    """
+    device = directions[0].device
+    with torch.autocast(device.type, enabled=False):
+        results = [_product(*each) for each in zip(factors, directions, strict=True)]
+    norms, lengths = map(torch._foreach_norm, (directions, results))
+    ratios = torch.stack(norms) / torch.stack(lengths).clamp(min=TINY)
+    # Numbers on the host take one call; to read them from a device would wait for it.
+    on_host = device.type == "cpu"
+    torch._foreach_mul_(results, ratios.tolist() if on_host else list(ratios.unbind()))
+    return results
+
+
+def _product(factors: Tensor, direction: Tensor) -> Tensor:
+    """Multiply a matrix ``[r, ...]`` by factors ``[k, h, h]``, which are symmetric."""
+    matrix = direction.reshape(len(direction), -1)
+    is_turned = matrix.shape[0] > matrix.shape[1]
+    if len(factors) == 1:
+        factor = factors[0]
+        result = matrix @ factor if is_turned else factor @ matrix
+    else:
+        wide = matrix.mT if is_turned else matrix
+        strips = torch.bmm(factors, cut_into_strips(wide.unsqueeze(0)))
+        result = _whole(strips, wide, is_turned)
+    return result.reshape(direction.shape)
+
+
+def _whole(strips: Tensor, wide: Tensor, is_turned: bool) -> Tensor:
+    """Put the strips ``[k, h, c]`` of a matrix together that was turned before or not."""
+    matrix = strips.reshape(-1, strips.shape[2]).narrow(0, 0, len(wide))
+    return matrix.mT if is_turned else matrix
+
+
+def _factors_shape(p: Tensor) -> tuple[int, int, int] | None:
+    """Return the shape of the factors of a parameter; None if it has none."""
+    matrix = None if p.is_complex() or is_sharded(p) else as_matrix(p.shape)
+    if matrix is None:
+        return None
+    count, height = strips_of(min(matrix))
+    return count, height, height
+
+
 def orthogonalized(
-    directions: list[Tensor], params: list[Tensor], matrices: Sequence[bool] | None = None
+    directions: list[Tensor],
+    params: list[Tensor],
+    matrices: Sequence[bool] | None = None,
+    states: Sequence[dict[str, Any]] | None = None,
 ) -> list[Tensor]:
     """Orthogonalise the directions of real matrices; return all directions.
 
@@ -144,6 +260,7 @@ def orthogonalized(
             parameter is one.
         params: the parameters, for their shapes.
         matrices: whether each may be taken for a matrix; by default all may.
+        states: a state of each, to keep its factors in; by default they are not kept.
     """
     kinds: dict[tuple[Any, ...], list[int]] = {}
     for i, param in enumerate(params):
@@ -154,8 +271,9 @@ def orthogonalized(
         for stack in _stacks(shapes):
             chosen = [indices[j] for j in stack.members]
             results = _orthogonalize_stack(
-                [full_tensor(directions[i]) for i in chosen], stack
-            )
+                [full_tensor(directions[i]) for i in chosen], stack,
+                None if states is None else [states[i] for i in chosen],
+            )  # fmt: skip
             for i, result in zip(chosen, results, strict=True):
                 directions[i] = shard_like(result, directions[i])
     return directions
@@ -223,8 +341,16 @@ def _stacks(shapes: tuple[tuple[int, ...], ...]) -> list[_Stack]:
     return stacks
 
 
-def _orthogonalize_stack(directions: list[Tensor], stack: _Stack) -> list[Tensor]:
-    """Orthogonalise matrices ``[r, ...]`` together; return them in their shapes."""
+def _orthogonalize_stack(
+    directions: list[Tensor], stack: _Stack, states: Sequence[dict[str, Any]] | None
+) -> list[Tensor]:
+    """Orthogonalise matrices ``[r, ...]`` together; return them in their shapes.
+
+    Args:
+        directions: the matrices.
+        stack: how they are stacked.
+        states: where to keep the factors of each, unless it is None.
+    """
     # 1. Their strips, in one tensor [n, height, width].
     wides = [
         matrix.mT if is_turned else matrix
@@ -238,9 +364,15 @@ def _orthogonalize_stack(directions: list[Tensor], stack: _Stack) -> list[Tensor
         stacked = torch.cat([_filled_up(each, stack) for each in strips])
     # 2. Orthogonalised: the half precision of a caller's autocast is too coarse for it.
     with torch.autocast(stacked.device.type, enabled=False):
-        result = orthogonalize_strips(stacked)
+        factors = factors_of_strips(stacked)
+        result = torch.bmm(factors, stacked)
     # 3. Back into shape.
-    parts = result.split([len(each) for each in strips]) if len(strips) > 1 else (result,)
+    counts = [len(each) for each in strips]
+    parts = result.split(counts) if len(strips) > 1 else (result,)
+    if states is not None:
+        for state, own, cut in zip(states, factors.split(counts), stack.cuts, strict=True):
+            # A copy, which keeps nothing else in memory and in files.
+            state[FACTORS] = own[:, : cut[1], : cut[1]].clone()
     shaped = []
     for part, wide, direction, cut in zip(
         parts, wides, directions, stack.cuts, strict=True
@@ -248,9 +380,7 @@ def _orthogonalize_stack(directions: list[Tensor], stack: _Stack) -> list[Tensor
         _, height, width, is_turned = cut
         if part.shape[1:] != (height, width):
             part = part.narrow(1, 0, height).narrow(2, 0, width)
-        matrix = part.reshape(-1, width).narrow(0, 0, len(wide))
-        matrix = matrix.mT if is_turned else matrix
-        shaped.append(matrix.reshape(direction.shape))
+        shaped.append(_whole(part, wide, is_turned).reshape(direction.shape))
     return shaped
 
 
@@ -267,5 +397,6 @@ KERNELS: dict[str, Kernel] = {
         _orthogonal_adam,
         frozenset({"step", "exp_avg", "exp_avg_sq"}),
         capturable=True,
+        kept={FACTORS: _factors_shape},
     )
 }

@@ -26,7 +26,9 @@ POLICIES = {
     "momentum": lambda: random_policy("momentum"),
     "nadam": lambda: random_policy("nadam"),
     "rmsprop": lambda: random_policy("rmsprop", memory=2),
-    "orthogonal": lambda: random_policy({"name": "orthogonal-adam", "power": 0.9}),
+    "orthogonal": lambda: random_policy(
+        {"name": "orthogonal-adam", "power": 0.9, "refresh": 2}
+    ),
     "discrete": lambda: random_policy("lion", {"kind": "discrete"}),
     "switching": switching_policy,
     "anytime": lambda: random_policy(anytime=True),

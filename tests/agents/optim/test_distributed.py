@@ -27,7 +27,7 @@ from tests.helpers.loops import STEPS, batches, make_model, weights
 from tests.helpers.policies import random_policy
 
 WORLD = 2
-RULES = ["adam", "orthogonal-adam", "momentum"]
+RULES = ["adam", {"name": "orthogonal-adam", "refresh": 4}, "momentum"]
 NETWORK = {"name": "network", "weights": [0.05 * (-1) ** (i // 3) for i in range(32)]}
 
 pytestmark = [

@@ -34,14 +34,18 @@ def gradients(shapes: list[tuple[int, ...]], dtype: torch.dtype, t: int) -> list
 
 
 def end(
-    foreach: bool | None, dtype: torch.dtype = torch.float32, skip: int = -1, **more: float
+    foreach: bool | None,
+    dtype: torch.dtype = torch.float32,
+    skip: int = -1,
+    steps: int = 10,
+    **more: float,
 ) -> Any:
-    """Return parameters after ten steps; the one of index ``skip`` joins late."""
+    """Return parameters after some steps; that of index ``skip`` joins at the sixth."""
     shapes = [(4, 3), (3,), (4, 3), (2, 2, 3, 3), (3, 4)]
     params = [torch.zeros(shape, dtype=dtype) for shape in shapes]
     params[3] = params[3].contiguous(memory_format=torch.channels_last)
     states: list[dict] = [{} for _ in params]
-    for t in range(10):
+    for t in range(steps):
         for param, grad in zip(params, gradients(shapes, dtype, t), strict=True):
             param.grad = torch.empty_like(param).copy_(grad)
         taking = [i for i in range(len(params)) if i != skip or t >= 5]
@@ -50,21 +54,48 @@ def end(
     return params
 
 
+@pytest.mark.parametrize("foreach", [None, True])
 @pytest.mark.parametrize("skip", [-1, 2])
-@pytest.mark.parametrize("power", [0.0, 0.8])
+@pytest.mark.parametrize(("power", "refresh"), [(0.0, 1), (0.8, 1), (0.8, 4)])
 def test_the_kernel_equals_the_batched_rule_for_each_parameter(
-    skip: int, power: float
+    foreach: bool | None, skip: int, power: float, refresh: int
 ) -> None:
     shapes = [(4, 3), (3,), (4, 3), (2, 2, 3, 3), (3, 4)]
-    ends = end(None, skip=skip, power=power)
+    ends = end(foreach, skip=skip, steps=23, power=power, refresh=refresh)
     for i, (found, shape) in enumerate(zip(ends, shapes, strict=True)):
-        rule = rules.get({**SPEC, "power": power}).bind([shape])
+        spec = {**SPEC, "power": power, "refresh": refresh}
+        rule = rules.get(spec).bind([shape])
         ours = torch.zeros(1, math.prod(shape))
         state = rule.init(ours)
-        for t in range(5 if i == skip else 0, 10):
+        for t in range(5 if i == skip else 0, 23):
             grad = gradients(shapes, torch.float32, t)[i].reshape(1, -1)
             ours, state = rule.update(ours, grad, state, torch.full((1, 1), 0.01))
         torch.testing.assert_close(found.reshape(1, -1), ours, rtol=1e-4, atol=1e-6)
+
+
+def test_factors_that_are_lost_are_computed_anew() -> None:
+    shape, dtype = (70, 80), torch.float32
+    ends = []
+    for lost in (False, True):
+        param, state = torch.zeros(shape), dict[str, Any]()
+        for t in range(14):
+            param.grad = gradients([shape], dtype, t)[0]
+            if lost and t == 12:
+                assert state.pop("factors").shape == (2, 40, 40)
+            kernel_step([param], [state], None, refresh=12)
+        ends.append(param)
+    assert not torch.equal(*ends)
+    torch.testing.assert_close(*ends, rtol=0, atol=0.02)
+
+
+def test_factors_take_no_more_space_in_a_file_than_their_numbers(tmp_path) -> None:
+    shapes = [(60, 64)] * 8
+    params, states = [torch.zeros(shape) for shape in shapes], [{} for _ in shapes]
+    for param, grad in zip(params, gradients(shapes, torch.float32, 0), strict=True):
+        param.grad = grad
+    kernel_step(params, states, None, refresh=4)
+    torch.save(states[0]["factors"], tmp_path / "factors.pt")
+    assert (tmp_path / "factors.pt").stat().st_size < 4 * 60 * 60 + 4096
 
 
 def test_one_parameter_at_a_time_gives_the_same() -> None:

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from optenv import rules
-from optenv.rules.orthogonal_adam import as_matrix, orthogonalize, orthogonalize_flat
+from optenv.rules.orthogonal_adam import (
+    as_matrix,
+    cut_into_strips,
+    factors_of_strips,
+    orthogonalize,
+    orthogonalize_flat,
+)
 
 SIZES = [(2, 2), (16, 16), (48, 12), (12, 48), (64, 64), (300, 20)]
 
@@ -67,12 +73,14 @@ def test_singular_vectors_stay_and_values_come_closer() -> None:
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_large_matrices_are_cut_into_strips_of_about_equal_height(turned: bool) -> None:
-    x = torch.randn(2, 66, 100, dtype=torch.float64)  # two strips of 33 rows
+def test_large_matrices_are_cut_into_strips_whose_heights_are_multiples_of_eight(
+    turned: bool,
+) -> None:
+    x = torch.randn(2, 66, 100, dtype=torch.float64)  # strips of 40 and 26 rows
     found = orthogonalize(x.mT).mT if turned else orthogonalize(x)
-    for rows in (slice(0, 33), slice(33, 66)):
+    for rows in (slice(0, 40), slice(40, 66)):
         torch.testing.assert_close(found[:, rows], orthogonalize(x[:, rows]))
-    odd = orthogonalize(torch.randn(1, 131, 150))  # three of 44, 44 and 43
+    odd = orthogonalize(torch.randn(1, 131, 150))  # three of 48, 48 and 35
     assert odd.shape == (1, 131, 150) and odd.isfinite().all()
 
 
@@ -185,3 +193,77 @@ def test_the_norm_is_kept_at_any_scale(size: float) -> None:
     x = torch.randn(1, 4, 3)
     found = orthogonalize(x * size) / size
     torch.testing.assert_close(found, orthogonalize(x), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(12, 30), (70, 100), (100, 70)])
+def test_factors_times_a_matrix_are_the_orthogonalized_matrix(
+    shape: tuple[int, int],
+) -> None:
+    x = matrices(*shape)
+    wide = x.mT if shape[0] > shape[1] else x
+    strips = cut_into_strips(wide)
+    factors = factors_of_strips(strips)
+    torch.testing.assert_close(factors, factors.mT)
+    result = (factors @ strips).reshape(4, -1, wide.shape[2])[:, : wide.shape[1]]
+    torch.testing.assert_close(orthogonalize(x), result.mT if shape[0] > 70 else result)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_runs_out_of_phase_keep_factors_of_their_own(inplace: bool) -> None:
+    shapes = [(5, 8), (3,), (70, 66)]
+    numel = sum(math.prod(shape) for shape in shapes)
+    spec = {"name": "orthogonal-adam", "refresh": 3, "power": 0.9}
+    rule = rules.get(spec).bind(shapes, ["matrices", "vectors", "matrices"])
+    late, steps = 4, 26
+    generator = torch.Generator().manual_seed(0)
+    grads = torch.randn(steps, 2, numel, generator=generator, dtype=torch.float64)
+    lr = torch.full((2, 1), 0.01, dtype=torch.float64)
+
+    def alone(run: int, begin: int) -> Tensor:
+        params = torch.zeros(1, numel, dtype=torch.float64)
+        state = rule.init(params)
+        for t in range(begin, steps):
+            params, state = rule.update(
+                params, grads[t, run : run + 1], state, lr[:1], inplace
+            )
+        return params[0]
+
+    params = torch.zeros(2, numel, dtype=torch.float64)
+    state = rule.init(params)
+    for t in range(steps):
+        if t == late:  # the second run begins anew
+            params[1] = 0
+            for part in state:
+                part[1] = 0
+        params, state = rule.update(params, grads[t], state, lr, inplace)
+    torch.testing.assert_close(params[0], alone(0, 0))
+    torch.testing.assert_close(params[1], alone(1, late))
+
+
+def test_factors_that_are_kept_change_the_run_a_little() -> None:
+    shapes, ends = [(30, 40)], []
+    for refresh in (1, 4):
+        rule = rules.get({"name": "orthogonal-adam", "refresh": refresh}).bind(shapes)
+        params = torch.zeros(1, 1200)
+        state, lr = rule.init(params), torch.full((1, 1), 0.01)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(40):
+            grad = torch.randn(1, 1200, generator=generator)
+            params, state = rule.update(params, grad, state, lr)
+        ends.append(params)
+    difference = (ends[0] - ends[1]).norm() / ends[0].norm()
+    assert 0.01 < difference < 0.3
+
+
+@pytest.mark.parametrize("refresh", [0, 2.0, True, None])
+def test_another_refresh_than_a_positive_integer_is_refused(refresh) -> None:
+    with pytest.raises(
+        ValueError, match=f"refresh must be a positive integer, got {refresh}"
+    ):
+        rules.get({"name": "orthogonal-adam", "refresh": refresh})
+
+
+def test_a_state_with_factors_needs_shapes() -> None:
+    rule = rules.get({"name": "orthogonal-adam", "refresh": 2})
+    with pytest.raises(TypeError, match="needs shapes: bind the rule to them first"):
+        rule.init(torch.zeros(1, 4))
