@@ -11,23 +11,28 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 from .actions import Action, validate
+from .trials import EXTRA, TrialVectorEnv
 from .vector import LearningRateVectorEnv
 
 __all__ = ["PerTensor", "policy_observation_space"]
 
 
-def policy_observation_space(run_space: spaces.Box, action: Action) -> spaces.Box:
+def policy_observation_space(
+    space: spaces.Box, action: Action, trials: bool = False
+) -> spaces.Box:
     """Make the space of what a policy observes at once.
 
-    That is the observation of a run, or of a run and one of its tensors.
+    That is the observation of an environment, or its part about one of the tensors.
 
     Args:
-        run_space: space of the observations of a run.
-        action: the action of the runs.
+        space: space of the observations of an environment.
+        action: its action.
+        trials: whether its episodes are trials.
     """
-    width = run_space.shape[0] - action.observed * (action.slots - 1)
-    low, high = run_space.low[:width], run_space.high[:width]
-    return spaces.Box(low, high, (width,), run_space.dtype)  # type: ignore[arg-type]
+    of_slot = action.observed + (action.outputs if trials else 0)
+    width = space.shape[0] - of_slot * (action.slots - 1)
+    low, high = space.low[:width], space.high[:width]
+    return spaces.Box(low, high, (width,), space.dtype)  # type: ignore[arg-type]
 
 
 class PerTensor(VectorWrapper):  # type: ignore[type-arg] # generic since Gymnasium 1.3
@@ -52,8 +57,15 @@ class PerTensor(VectorWrapper):  # type: ignore[type-arg] # generic since Gymnas
                         :data:`optenv.tensors.TENSOR_FEATURES`)
     ==================  =============================================================
 
+    Of trials, a sub-environment observes 3 numbers more: the previous action of the tensor,
+    the previous reward and the flag of a run's beginning. The previous action is the one
+    that acted, the mean over the tensor's slots, which an optimizer can repeat; without
+    noise it is the slot's own. A slot stays at its tensor for the whole trial, and with it
+    the memory of a recurrent policy.
+
     Args:
-        env: batch of ``optenv/LayerwiseLearningRate-v0``, wrapped or not.
+        env: batch of ``optenv/LayerwiseLearningRate-v0`` or
+            ``optenv/LayerwiseLearningRateTrial-v0``, wrapped or not.
 
     Raises:
         TypeError: it is no batch of the package.
@@ -82,16 +94,20 @@ class PerTensor(VectorWrapper):  # type: ignore[type-arg] # generic since Gymnas
         if not base.action.per_tensor:
             raise ValueError(
                 "PerTensor needs actions on tensors, got action "
-                f"{base.action.kind!r}; optenv/LayerwiseLearningRate-v0 has these"
+                f"{base.action.kind!r}; optenv/LayerwiseLearningRate-v0 and "
+                "optenv/LayerwiseLearningRateTrial-v0 have these"
             )
         super().__init__(env)
         self._base, action = base, base.action
-        run_space = base.single_observation_space
-        assert isinstance(run_space, spaces.Box)
-        self._runs, self._slots, self._width = env.num_envs, action.slots, action.observed
-        self._shared = run_space.shape[0] - self._width * self._slots
-        single = policy_observation_space(run_space, action)
-        acted = action.policy_space(run_space.dtype.type)  # type: ignore[union-attr]
+        space, trials = base.single_observation_space, isinstance(base, TrialVectorEnv)
+        assert isinstance(space, spaces.Box)
+        self._runs, self._slots = env.num_envs, action.slots
+        #: Widths of what a slot has of its own: features, and in trials its last action.
+        self._own = (action.observed, action.outputs) if trials else (action.observed, 0)
+        after = len(EXTRA) if trials else 0
+        self._shared = space.shape[0] - sum(self._own) * self._slots - after
+        single = policy_observation_space(space, action, trials)
+        acted = action.policy_space(space.dtype.type)  # type: ignore[union-attr]
         self.single_observation_space, self.single_action_space = single, acted
         self.observation_space = batch_space(single, self.num_envs)
         self.action_space = batch_space(acted, self.num_envs)
@@ -198,13 +214,18 @@ class PerTensor(VectorWrapper):  # type: ignore[type-arg] # generic since Gymnas
 
     def _split(self, observation: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Return the observations of all slots, slot by slot, of those of ``R`` runs."""
-        runs = len(observation)
-        shared = np.broadcast_to(
-            observation[:, None, : self._shared], (runs, self._slots, self._shared)
-        )
-        of_tensors = observation[:, self._shared :].reshape(runs, -1, self._width)
-        own = np.take_along_axis(of_tensors, self._tensors(counts)[..., None], axis=1)
-        rows = np.concatenate([shared, own], axis=2)
+        # 1. What the run shows: all features, those of each tensor, and, of a trial, the
+        # previous action of each tensor and what stands at the end.
+        widths = [self._shared, *(self._slots * width for width in self._own)]
+        before, *of_tensors, after = np.split(observation, np.cumsum(widths), axis=1)
+        # 2. What a slot is shown of it.
+        runs, tensors = len(observation), self._tensors(counts)[..., None]
+        shown = (runs, self._slots, -1)
+        own = [
+            np.take_along_axis(part.reshape(shown), tensors, axis=1) for part in of_tensors
+        ]
+        shared = [np.repeat(part[:, None], self._slots, 1) for part in (before, after)]
+        rows = np.concatenate([shared[0], *own, shared[1]], axis=2)
         return rows.swapaxes(0, 1).reshape(-1, rows.shape[2])
 
     def _repeat(self, values: np.ndarray) -> np.ndarray:

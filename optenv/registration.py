@@ -41,9 +41,6 @@ CONTROLS: dict[str, dict[str, object]] = {
 #: Families of controls that are not for all tasks: an update is for few parameters.
 FAMILIES_OF: dict[str, tuple[str, ...]] = {"Update": ("functions",)}
 
-#: Controls without trials: a trial observes one last action, these have one per tensor.
-WITHOUT_TRIALS = ("LayerwiseLearningRate",)
-
 #: Arguments that gym.make or gym.make_vec give themselves, or that batches alone have.
 _OF_CALLER = ("num_envs", "groups", "autoreset_mode", "render_mode", "rendered")
 
@@ -70,9 +67,7 @@ ENVIRONMENTS: dict[str, dict[str, object]] = {
 #: Default arguments by id, of environments whose episodes are trials of several runs: one
 #: id a control.
 TRIALS: dict[str, dict[str, object]] = {
-    f"optenv/{control}Trial-v0": arguments
-    for control, arguments in CONTROLS.items()
-    if control not in WITHOUT_TRIALS
+    f"optenv/{control}Trial-v0": arguments for control, arguments in CONTROLS.items()
 }
 
 #: Default arguments by id, of the environments of one family of tasks each: two ids for a
@@ -82,8 +77,7 @@ FAMILY_ENVIRONMENTS: dict[str, dict[str, object]] = {
     for control, arguments in CONTROLS.items()
     for name, family in FAMILIES.items()
     for trial in ("", "Trial")
-    if not (trial and control in WITHOUT_TRIALS)
-    and family in FAMILIES_OF.get(control, (family,))
+    if family in FAMILIES_OF.get(control, (family,))
 }
 
 #: Default arguments by id, of all environments of the package.

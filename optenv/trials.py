@@ -37,7 +37,8 @@ def trial_space(run_space: spaces.Box, action: Action) -> spaces.Box:
         run_space: space of the observations of a single run.
         action: the action, whose encoding is observed.
     """
-    bound, width = OBSERVATION_BOUND, run_space.shape[0] + action.outputs + len(EXTRA)
+    bound = OBSERVATION_BOUND
+    width = run_space.shape[0] + action.slots * action.outputs + len(EXTRA)
     return spaces.Box(-bound, bound, (width,), run_space.dtype)  # type: ignore[arg-type]
 
 
@@ -58,6 +59,7 @@ class TrialVectorEnv(LearningRateVectorEnv):
     | `optenv/UpdateRuleTrial-v0` | `MultiDiscrete([24, ..., 24])` |
     | `optenv/HyperparametersTrial-v0` | `Box(-1, 1, (num_envs, 6))` |
     | `optenv/RoleLearningRateTrial-v0` | `Box(-1, 1, (num_envs, 4))` |
+    | `optenv/LayerwiseLearningRateTrial-v0` | `Box(-1, 1, (num_envs, 64))` |
     | `optenv/UpdateTrial-v0` | `Box(-1, 1, (num_envs, 2))` |
     | `optenv/BatchSizeTrial-v0` | `MultiDiscrete([7, ..., 7])` |
 
@@ -71,6 +73,7 @@ class TrialVectorEnv(LearningRateVectorEnv):
     | `optenv/UpdateRuleTrial-v0` | `Box(-4, 4, (num_envs, 59))` |
     | `optenv/HyperparametersTrial-v0` | `Box(-4, 4, (num_envs, 38))` |
     | `optenv/RoleLearningRateTrial-v0` | `Box(-4, 4, (num_envs, 35))` |
+    | `optenv/LayerwiseLearningRateTrial-v0` | `Box(-4, 4, (num_envs, 987))` |
     | `optenv/UpdateTrial-v0` | `Box(-4, 4, (num_envs, 42))` |
     | `optenv/BatchSizeTrial-v0` | `Box(-4, 4, (num_envs, 35))` |
 
@@ -124,11 +127,6 @@ class TrialVectorEnv(LearningRateVectorEnv):
         known("previous_reward", previous_reward, PREVIOUS_REWARDS)
         self.previous_reward = previous_reward
         super().__init__(num_envs, **arguments)
-        if self.action.per_tensor:
-            raise ValueError(
-                "trials have no actions on single tensors, got action "
-                f"{self.action.kind!r}; single runs do"
-            )
         self._run = np.zeros(num_envs, np.int64)
 
     def describe(self) -> dict[str, Any]:
@@ -190,11 +188,14 @@ class TrialVectorEnv(LearningRateVectorEnv):
             actions: previous actions ``[num_envs, ...]``; None at the beginning of trials.
             reward: previous rewards ``[num_envs]``; None at the beginning of trials.
         """
-        width = self.action.outputs
+        width = self.action.slots * self.action.outputs
         extra = np.zeros((len(observation), width + len(EXTRA)), observation.dtype)
         if actions is not None and reward is not None:
-            encoding = self.action.encode(torch.from_numpy(actions))
-            extra[:, :width] = encoding.numpy()
+            encoding = self.action.encode(torch.from_numpy(actions)).numpy()
+            if self.action.per_tensor:  # what is beyond the tensors has no effect
+                slot = np.arange(width) // self.action.outputs
+                encoding = np.where(slot < self.num_tensors[:, None], encoding, 0.0)
+            extra[:, :width] = encoding
             if self.previous_reward == "told":
                 reward = np.nan_to_num(self._estimated_reward)
             extra[:, -2] = reward.clip(-OBSERVATION_BOUND, OBSERVATION_BOUND)
@@ -235,6 +236,7 @@ class TrialEnv(LearningRateEnv):
     | `optenv/UpdateRuleTrial-v0` | `Discrete(24)` | `optenv/UpdateRule-v0` |
     | `optenv/HyperparametersTrial-v0` | `Box(-1, 1, (6,))` | `optenv/Hyperparameters-v0` |
     | `optenv/RoleLearningRateTrial-v0` | `Box(-1, 1, (4,))` | `optenv/RoleLearningRate-v0` |
+    | `optenv/LayerwiseLearningRateTrial-v0` | `Box(-1, 1, (64,))` | `optenv/LayerwiseLearningRate-v0` |
     | `optenv/UpdateTrial-v0` | `Box(-1, 1, (2,))` | `optenv/Update-v0` |
     | `optenv/BatchSizeTrial-v0` | `Discrete(7)` | `optenv/BatchSize-v0` |
 
@@ -243,8 +245,8 @@ class TrialEnv(LearningRateEnv):
 
     | Entries | Number |
     |---------|--------|
-    | observation of a single run | 25, 25, 33, 30, 29, 38 or 26 |
-    | previous action; a discrete one as a 1 at its index | 1, 7, 24, 6, 4, 2 or 7 |
+    | observation of a single run | 25, 25, 33, 30, 29, 921, 38 or 26 |
+    | previous action; a discrete one as a 1 at its index; 0 beyond the tensors of a model | 1, 7, 24, 6, 4, 64, 2 or 7 |
     | previous reward | 1 |
     | 1 at the beginning of a run, else 0 | 1 |
 
@@ -255,6 +257,7 @@ class TrialEnv(LearningRateEnv):
     | `optenv/UpdateRuleTrial-v0` | `Box(-4, 4, (59,))` |
     | `optenv/HyperparametersTrial-v0` | `Box(-4, 4, (38,))` |
     | `optenv/RoleLearningRateTrial-v0` | `Box(-4, 4, (35,))` |
+    | `optenv/LayerwiseLearningRateTrial-v0` | `Box(-4, 4, (987,))` |
     | `optenv/UpdateTrial-v0` | `Box(-4, 4, (42,))` |
     | `optenv/BatchSizeTrial-v0` | `Box(-4, 4, (35,))` |
 
@@ -297,7 +300,9 @@ class TrialEnv(LearningRateEnv):
 
     ## Vectorized environment
     `gym.make_vec(id, num_envs=256)` advances 256 trials at once as batched tensors, see
-    `optenv.TrialVectorEnv`.
+    `optenv.TrialVectorEnv`. `optenv.PerTensor` makes a sub-environment of each parameter
+    tensor of a batch of `optenv/LayerwiseLearningRateTrial-v0`, with a previous action of
+    its own.
 
     ## Version History
     - v0: initial version.

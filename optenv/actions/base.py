@@ -173,7 +173,7 @@ class Action:
 
     @property
     def outputs(self) -> int:
-        """Number of a policy's outputs, and width of :meth:`encode`.
+        """Number of a policy's outputs, and width of :meth:`encode` for each slot.
 
         A policy acts by its outputs, clipped to [-1, 1], or by the index of the largest one
         if the action :attr:`is_index`.
@@ -181,7 +181,7 @@ class Action:
         raise NotImplementedError
 
     def encode(self, action: Tensor) -> Tensor:
-        """Encode actions ``[B, ...]`` as ``[B, outputs]``, which trials observe."""
+        """Encode actions ``[B, ...]`` as ``[B, slots * outputs]``, which trials observe."""
         raise NotImplementedError
 
     @property
@@ -193,7 +193,8 @@ class Action:
     def slots(self) -> int:
         """Number of times that this width stands in an environment's observation.
 
-        It is 1, or for actions on single tensors the largest number of these.
+        It is 1, or for actions on single tensors the largest number of these, which a
+        policy decides on one by one.
         """
         return 1
 

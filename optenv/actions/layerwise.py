@@ -64,8 +64,8 @@ class LayerwiseMultipliers(Action):
         return self.tensors
 
     def encode(self, action: Tensor) -> Tensor:
-        """Return the actions on single tensors ``[B]`` as ``[B, 1]``."""
-        return action.reshape(len(action), 1)
+        """Return actions ``[B, K]`` as they are; those on single tensors are ``[B, 1]``."""
+        return action.reshape(len(action), -1)
 
     def shift(self, action: Tensor) -> Tensor:
         """Return the mean change ``[B]`` that actions ``[B, T]`` request, in nats."""

@@ -61,7 +61,9 @@ def observation_names(described: Mapping[str, Any], size: int) -> list[str]:
     observed = observed_features(loss_features_of(described["features"]))
     names = [*observed, *registered, *_observed(action)]
     if "runs" in described:
-        names += [f"previous_action.{name}" for name in _numbered(action.outputs)]
+        numbers = action.slots * action.outputs
+        said = action_names(action, numbers) if action.per_tensor else _numbered(numbers)
+        names += [f"previous_action.{name}" for name in said]
         names += ["previous_reward", "new_run"]
     return [*names, *(f"entry_{i}" for i in range(len(names), size))][:size]
 

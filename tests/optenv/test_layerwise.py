@@ -18,6 +18,7 @@ from optenv.tensors import TENSOR_FEATURES, empty_history, observe_tensors
 from tests.helpers.small_runs import MLP, QUADRATIC
 
 ID = "optenv/LayerwiseLearningRate-v0"
+TRIAL = "optenv/LayerwiseLearningRateTrial-v0"
 SHORT: dict[str, Any] = {
     "tasks": MLP, "horizon": 4, "updates_per_step": 3, "dtype": "float64",
 }  # fmt: skip
@@ -26,10 +27,12 @@ SHARED, OWN = len(FEATURES), len(TENSOR_FEATURES)
 DEPTHS = [MLP, tasks.MLP(batch_size=8, num_train=60, inputs=4, outputs=3, width=6, depth=2)]
 
 
-def batch(runs: int, tensors: int, mode: str = "Disabled", **arguments: Any) -> Any:
+def batch(
+    count: int, tensors: int, mode: str = "Disabled", *, env_id: str = ID, **arguments: Any
+) -> Any:
     action = {"kind": "layerwise", "tensors": tensors}
     return gym.make_vec(
-        ID, runs, action=action, autoreset_mode=mode, **{**SHORT, **arguments}
+        env_id, count, action=action, autoreset_mode=mode, **{**SHORT, **arguments}
     )
 
 
@@ -107,9 +110,21 @@ def test_a_model_of_more_tensors_than_an_action_has_is_refused() -> None:
         batch(2, 0)
 
 
-def test_trials_have_no_actions_on_tensors() -> None:
-    with pytest.raises(ValueError, match="trials have no actions on single tensors"):
-        gym.make("optenv/LearningRateTrial-v0", action="layerwise")
+def test_a_trial_shows_the_last_action_of_each_tensor() -> None:
+    arguments: dict[str, Any] = {"tasks": DEPTHS, "groups": 4, "runs": 2}
+    env = batch(4, 7, env_id=TRIAL, **arguments)
+    seed = next(s for s in range(20) if tensors_of(env, s) == {4, 6})
+    first, _ = env.reset(seed=seed)
+    assert not first[:, -9:-1].any() and (first[:, -1] == 1.0).all()
+    counts = env.unwrapped.num_tensors
+    rng = np.random.default_rng(0)
+    for step in range(8):
+        action = rng.uniform(-1, 1, (4, 7))
+        observation = env.step(action)[0]
+        has_tensor = np.arange(7) < counts[:, None]
+        np.testing.assert_array_equal(observation[:, -9:-2], action * has_tensor)
+        assert (observation[:, -1] == (step == 3)).all()
+        assert (env.unwrapped.num_tensors == counts).all()
 
 
 # The wrapper
@@ -194,6 +209,54 @@ def test_the_wrapper_refuses_what_it_cannot_split() -> None:
         env.step(np.zeros((2, 4)))
     mask[:] = [True, False] * 4
     assert env.reset(options={"reset_mask": mask})[0].shape == (8, SHARED + OWN)
+
+
+def test_slots_of_a_trial_observe_the_action_that_acted_on_their_tensor() -> None:
+    runs, split = (
+        batch(2, 6, env_id=TRIAL, tasks=DEPTHS, groups=2, runs=2) for _ in range(2)
+    )
+    split = PerTensor(split)
+    assert split.single_observation_space.shape == (SHARED + OWN + 3,)
+    seed = next(s for s in range(20) if tensors_of(runs, s) == {4, 6})
+    expected, _ = runs.reset(seed=seed)
+    found, _ = split.reset(seed=seed)
+    counts, rng = runs.unwrapped.num_tensors, np.random.default_rng(0)
+    for step in range(8):
+        for run, slot in np.ndindex(2, 6):
+            row, tensor = found[2 * slot + run], slot % counts[run]
+            seen = expected[run, SHARED:-8].reshape(6, OWN)
+            parts = (expected[run, :SHARED], seen[tensor], expected[run, -8:-2][[tensor]])
+            np.testing.assert_array_equal(row, np.concatenate([*parts, expected[run, -2:]]))
+        assert split.observation_space.contains(found)
+        given = rng.uniform(-1, 1, (12, 1))
+        of_runs = given.reshape(6, 2).T.copy()
+        for action, count in zip(of_runs, counts, strict=True):
+            for tensor in range(count):
+                action[tensor] = action[tensor::count].mean()
+        expected, _, terminated, *_ = runs.step(of_runs)
+        found, _, ends, *_ = split.step(given)
+        assert (found[:, -1] == (step == 3)).all()
+        np.testing.assert_array_equal(ends, np.tile(terminated, 6))
+    assert ends.all()
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
+def test_a_trial_that_begins_anew_shows_its_tensors_no_last_action(
+    mode: AutoresetMode,
+) -> None:
+    env = PerTensor(batch(1, 6, mode, env_id=TRIAL, tasks=DEPTHS, horizon=1, runs=2))
+    env.reset(seed=4)
+    counts, begun = set(), 0
+    for _ in range(12):
+        observation, _, ended, _, info = env.step(env.action_space.sample())
+        counts.add(int(env.unwrapped.num_tensors[0]))  # type: ignore[attr-defined]
+        is_new = ~observation[:, -3:-1].any(1) & (observation[:, -1] == 1.0)
+        begun += int(is_new.all())
+        if mode is AutoresetMode.SAME_STEP:
+            assert (is_new == ended).all()
+        if "final_obs" in info:
+            assert all(each[-3] != 0.0 for each in info["final_obs"])
+    assert counts == {4, 6} and begun >= 4
 
 
 def test_the_example_of_the_wrapper_runs() -> None:
