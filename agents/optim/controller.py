@@ -87,7 +87,7 @@ class Controller:
         #: all parameters, and of each, if the policy decides on each.
         self._measured: tuple[int, Probe, Probe | None] | None = None
         if policy.action.per_tensor:
-            self.tensors = TensorDecisions(policy.action)
+            self.tensors = TensorDecisions(policy)
 
     def begin_step(self, state: State) -> None:
         """Work on a copy of ``state``, so that a step that fails changes nothing."""
@@ -257,7 +257,8 @@ class Controller:
         if policy.on_trials:
             observation = self._trial_observation(observation, history)
         # 2. The action, decoded as in the environment.
-        action, memory = policy.act(observation, state["memory"])
+        recalled = state["memory"] if self.tensors is None else self.tensors.memories
+        action, memory = policy.act(observation, recalled)
         settings, roles = state["settings"], state["role_multipliers"]
         if self.tensors is None:
             decision = policy.action.decode(action, before, roles)
@@ -288,14 +289,15 @@ class Controller:
         usable = all(bool(each.isfinite().all()) for each in (multiplier, settings, roles))
         if not usable:  # weights are checked in policy files, but not in policies by hand
             multiplier, shift = before, torch.zeros_like(before)
-            shown, said, memory = state["shown"], state["said"], state["memory"]
+            shown, said, memory = state["shown"], state["said"], recalled
             settings, roles = state["settings"], state["role_multipliers"]
             state["ignored_actions"] += 1
         factors = roles.exp()
         if policy.action.sets_batch_size:
             factors = torch.full_like(before, opened["size"]).unsqueeze(0)
         if self.tensors is not None:
-            self.tensors.keep(decision if usable else None)
+            self.tensors.keep(decision if usable else None, action, memory)
+            memory = state["memory"]
             factors = self.tensors.spread().exp()
         # 3. What later steps need to know.
         losses = Losses(**state["losses"])
@@ -400,7 +402,8 @@ class Controller:
             reward = _told(self.policy, before, history.loss_previous, history.loss_mean)
         reward = reward.nan_to_num().clamp(-OBSERVATION_BOUND, OBSERVATION_BOUND)
         extra = torch.stack([reward, torch.full_like(reward, state["new_run"])], dim=1)
-        return torch.cat([observation, state["said"], extra], dim=1)
+        said = state["said"] if self.tensors is None else self.tensors.previous_actions
+        return torch.cat([observation, said, extra.expand(len(said), -1)], dim=1)
 
     def advance(self, groups: Sequence[dict[str, Any]]) -> list[float]:
         """Count a step, and return the multiplier of each group's learning rate.
@@ -477,11 +480,13 @@ def initial_state(
         - ``log_multiplier``, ``highest``: log-multiplier, now and at its highest;
         - ``previous_action``: shift of the log-multiplier at the last decision;
         - ``shown``, ``said``: the last action as it is observed, and its encoding in
-          trials;
+          trials; 0 for a policy that decides on each tensor, see ``memory``;
         - ``chosen``, ``scale``: index of the update rule in force, -1 for none, and the
           factor between its steps and Adam's, None right after a choice;
         - ``new_run``, ``told``, ``memory``: in trials, the flag of a run's beginning, the
-          reward of the run before, and the policy's hidden state;
+          reward of the run before, and the policy's hidden state, which is blank for a
+          policy that decides on each tensor: those are with the tensors' states
+          (:mod:`agents.optim.layerwise`);
         - ``losses``, ``history``: telemetry of the window, and of the windows before;
         - ``settings``: what the last action has set, in the order of the action's ``sets``,
           and before the first action what the rule has;

@@ -16,7 +16,7 @@ from optenv.modifiers import CLIP_MEMORY, CLIP_WARMUP
 
 from ..utils.warning import warn_user
 from .controller import Controller
-from .layerwise import DECIDED
+from .layerwise import DECIDED, REMEMBERED
 from .modify import AVERAGE
 from .probe import BUFFERS, STARTED
 from .tensors import GradientBatch, grad_norm, parameters_of
@@ -89,7 +89,7 @@ class GradientGuard:
             controller.forget_norms(batch)
             for p in batch.params:
                 of_param = batch.states[p]
-                kept = {*BUFFERS, STARTED, GOOD_PARAM, AVERAGE, DECIDED}
+                kept = {*BUFFERS, STARTED, GOOD_PARAM, AVERAGE, DECIDED, REMEMBERED}
                 for name in of_param.keys() - kept:
                     del of_param[name]
         if coefficient < 1.0:
@@ -156,7 +156,7 @@ class GradientGuard:
         for p in params:
             kept = {
                 name: batch.states[p][name]
-                for name in (GOOD_PARAM, DECIDED)
+                for name in (GOOD_PARAM, DECIDED, REMEMBERED)
                 if name in batch.states[p]
             }
             batch.states[p].clear()

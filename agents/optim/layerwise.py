@@ -1,8 +1,8 @@
 """Decisions of a policy on each parameter tensor.
 
 A policy whose action is on tensors (:class:`optenv.actions.LayerwiseMultipliers`) is asked
-about every tensor that moves. What it must know at the next decision is an entry of the
-tensor's state in the optimizer, where it is saved, copied and restored with the rest.
+about every tensor that moves. What it must know at the next decision are entries of the
+tensor's state in the optimizer, where they are saved, copied and restored with the rest.
 """
 
 from __future__ import annotations
@@ -19,10 +19,20 @@ from optenv.actions import Action, Decision
 from optenv.telemetry import Control, History, Losses, Probe
 from optenv.tensors import observe_tensors
 
+from ..policy.module import Policy
+from ..utils.warning import warn_user
 from . import clock
 from .tensors import GradientBatch, States
 
-__all__ = ["DECIDED", "DECIDED_NUMEL", "TensorDecisions", "column"]
+__all__ = [
+    "DECIDED",
+    "DECIDED_NUMEL",
+    "REMEMBERED",
+    "TensorDecisions",
+    "carry_over",
+    "column",
+    "remembered_numel",
+]
 
 #: Key of a tensor's entry in its state: log-multiplier, last requested change of it, and
 #: history (:func:`optenv.tensors.empty_history`), on the CPU.
@@ -30,6 +40,10 @@ DECIDED = "decided"
 
 #: Numbers of that entry.
 DECIDED_NUMEL = 2 + len(History._fields)
+
+#: Key of a tensor's entry in its state for policies of trials and those with a memory: the
+#: encoding of the last action on the tensor, and the policy's hidden state, on the CPU.
+REMEMBERED = "remembered"
 
 
 class TensorDecisions:
@@ -39,19 +53,24 @@ class TensorDecisions:
     after the update :meth:`commit`: if a step fails in between, no state has changed.
 
     Args:
-        action: action of the policy.
+        policy: the policy.
     """
 
-    def __init__(self, action: Action) -> None:
-        self.action = action
-        #: Tensors of a decision; their entries ``[T, N]``, and their probe ``[1, T]``.
+    def __init__(self, policy: Policy) -> None:
+        self.action: Action = policy.action
+        #: Numbers that a tensor's last action is encoded by, and shape of a hidden state.
+        self._said, self._memory = policy.action.outputs, tuple(policy.blank(1).shape[1:])
+        self._remembers = remembered_numel(policy)
+        #: Tensors of a decision; their entries ``[T, N]`` of both kinds, and their probe
+        #: ``[1, T]``.
         self._params: list[Tensor] = []
         self._entries = torch.zeros(0, DECIDED_NUMEL, device="cpu")
+        self._remembered = torch.zeros(0, self._remembers, device="cpu")
         self._probe: Probe | None = None
         #: Logs ``[T]`` of their base learning rates, and of their largest multipliers.
         self._log_lr = self._highest = torch.zeros(0, device="cpu")
-        #: Entries that the update of this step will make valid.
-        self._pending: dict[Tensor, Tensor] = {}
+        #: Entries that the update of this step will make valid, by tensor and key.
+        self._pending: dict[Tensor, dict[str, Tensor]] = {}
 
     def begin(self, batch: GradientBatch, probe: Probe, mean: Tensor) -> None:
         """Take the tensors of a batch that move, which a decision is about.
@@ -69,6 +88,8 @@ class TensorDecisions:
         self._params = list(compress(batch.params, moving))
         entries = [_entry(batch.states[p], mean) for p in self._params]
         self._entries = torch.stack(entries).to(mean.dtype)
+        remembered = [self._remembered_of(batch.states[p], mean) for p in self._params]
+        self._remembered = torch.stack(remembered).to(mean.dtype)
         chosen = torch.tensor(moving, device="cpu")
         self._probe = Probe(*(part[:, chosen] for part in probe))
         logs = torch.tensor([rates, limits], dtype=torch.float64, device="cpu").log()
@@ -98,6 +119,20 @@ class TensorDecisions:
         self._entries = torch.cat([self._entries[:, :2], history[0]], dim=1)
         return seen[0]
 
+    @property
+    def previous_actions(self) -> Tensor:
+        """Encodings ``[T, outputs]`` of the last actions on the tensors; 0 for none."""
+        return self._remembered[:, : self._said]
+
+    @property
+    def memories(self) -> Tensor:
+        """Hidden states of the policy ``[T, ...]``, one for each tensor.
+
+        Those of :meth:`~agents.policy.module.Policy.blank` for tensors without a decision.
+        """
+        numbers = self._remembered[:, self._said :]
+        return numbers.reshape(len(numbers), *self._memory)
+
     def decode(self, action: Tensor, mean: Tensor) -> Decision:
         """Decode the actions ``[T, 1]`` on the tensors.
 
@@ -112,28 +147,41 @@ class TensorDecisions:
         decision = self.action.decode(action.reshape(1, -1), mean, before)
         return decision.limited(self._highest.clamp(min=-self.action.bound))
 
-    def keep(self, decision: Decision | None) -> None:
-        """Prepare the entries after a decision; None keeps the multipliers before."""
-        entries = self._entries
+    def keep(self, decision: Decision | None, action: Tensor, memories: Tensor) -> None:
+        """Prepare the entries after a decision.
+
+        Args:
+            decision: the decision; None keeps multipliers, actions and memories before.
+            action: actions ``[T, 1]`` that it was decoded from.
+            memories: hidden states after them, as :attr:`memories`.
+        """
+        entries, remembered = self._entries, self._remembered
         if decision is not None:
             assert decision.part_multipliers is not None
             assert decision.part_shifts is not None
             decided = torch.stack([decision.part_multipliers[0], decision.part_shifts[0]])
             entries = torch.cat([decided.T, entries[:, 2:]], dim=1)
+            if self._remembers:
+                said = self.action.encode(action).to(entries.dtype)
+                remembered = torch.cat([said, memories.flatten(1)], dim=1)
         # Copies: a checkpoint saves the whole storage of a view.
-        self._pending = dict(
-            zip(self._params, (each.clone() for each in entries), strict=True)
-        )
+        self._pending = {
+            p: {DECIDED: entry.clone()}
+            for p, entry in zip(self._params, entries, strict=True)
+        }
+        if self._remembers:
+            for p, each in zip(self._params, remembered, strict=True):
+                self._pending[p][REMEMBERED] = each.clone()
 
     def spread(self) -> Tensor:
         """Return lowest and highest log-multiplier after a decision, ``[1, 2]``."""
-        logs = torch.stack([entry[0] for entry in self._pending.values()])
+        logs = torch.stack([entries[DECIDED][0] for entries in self._pending.values()])
         return torch.stack([logs.min(), logs.max()]).unsqueeze(0)
 
     def commit(self, states: States) -> None:
         """Put the entries into the tensors' states, once the tensors have moved."""
-        for p, entry in self._pending.items():
-            states[p][DECIDED] = entry
+        for p, entries in self._pending.items():
+            states[p].update(entries)
         self.drop()
 
     def drop(self) -> None:
@@ -152,6 +200,8 @@ class TensorDecisions:
         """Make the entries of tensors that have none."""
         for p in params:
             states[p].setdefault(DECIDED, _entry(states[p], mean))
+            if self._remembers:
+                states[p].setdefault(REMEMBERED, self._remembered_of(states[p], mean))
 
     def factors(self, batch: GradientBatch, mean: Tensor) -> list[list[float]]:
         """Return the factors of the tensors' learning rates to the mean, by group.
@@ -161,10 +211,62 @@ class TensorDecisions:
         centre = float(mean)
 
         def factor(p: Tensor) -> float:
-            entry = self._pending.get(p, batch.states[p].get(DECIDED))
+            entry = self._pending.get(p, batch.states[p]).get(DECIDED)
             return 1.0 if entry is None else math.exp(float(entry[0]) - centre)
 
         return [[factor(p) for p in params] for _, params, _ in batch.by_group()]
+
+    def _remembered_of(self, state: Mapping[str, Any], mean: Tensor) -> Tensor:
+        """Return the entry of what a state remembers; zeros at the beginning."""
+        entry = state.get(REMEMBERED)
+        if entry is None:
+            return torch.zeros(self._remembers, dtype=mean.dtype, device="cpu")
+        assert isinstance(entry, Tensor)
+        return entry.cpu()
+
+
+def remembered_numel(policy: Policy) -> int:
+    """Count the numbers of the entry :data:`REMEMBERED`; 0 for a policy without it."""
+    if not policy.action.per_tensor or not (policy.on_trials or policy.memory):
+        return 0
+    return policy.action.outputs + policy.blank(1).numel()
+
+
+def carry_over(
+    policy: Policy, before: Sequence[Tensor], after: Sequence[Tensor], states: States
+) -> dict[Tensor, Tensor]:
+    """Return the memories and last actions that the next run of a trial begins with.
+
+    A tensor goes on from those of the tensor at the same place, if that has its shape. All
+    others begin without, of which there is a warning.
+
+    Args:
+        policy: the policy.
+        before: tensors of the run before, in the order of the groups.
+        after: tensors of the next run, likewise.
+        states: states of the former.
+
+    Returns:
+        Entries :data:`REMEMBERED` by tensor of the next run.
+    """
+    if not (policy.on_trials and policy.action.per_tensor):
+        return {}
+    pairs = [
+        (old, new)
+        for old, new in zip(before, after, strict=False)
+        if old.shape == new.shape
+    ]
+    if others := len(after) - len(pairs):
+        warn_user(
+            f"{others} of {len(after)} parameters have another shape than those at their "
+            "places in the run before: the policy decides on them without a memory; give "
+            "new_run() parameters in the order of those before"
+        )
+    return {
+        new: states[old][REMEMBERED]
+        for old, new in pairs
+        if REMEMBERED in states.get(old, {})
+    }
 
 
 def column(field: str) -> int:

@@ -12,7 +12,7 @@ from optenv.checks import quoted
 from ..policy.module import Policy
 from .controller import State
 from .groups import check_group, check_roles
-from .layerwise import DECIDED
+from .layerwise import DECIDED, REMEMBERED
 from .state import check_controller, check_parameter_states, check_settings
 from .tensors import States
 
@@ -74,7 +74,11 @@ def restore_dtypes(
     for index, p in zip(saved, params, strict=True):
         state = states[p]
         for name, value in state_dict["state"].get(index, {}).items():
-            if name in ("mu_product", DECIDED):  # stay where they were, like "step"
+            if name in (
+                "mu_product",
+                DECIDED,
+                REMEMBERED,
+            ):  # stay where they were, like "step"
                 state[name] = value
             elif isinstance(value, Tensor) and state[name].dtype != value.dtype:
                 state[name] = value.to(p.device)

@@ -39,6 +39,7 @@ from .groups import (
 )
 from .guard import EARLY_STEPS, GradientGuard
 from .kernels import kernel_of
+from .layerwise import REMEMBERED, carry_over
 from .lengths import Lengths
 from .loading import check_loaded, restore_dtypes
 from .loss_hook import LossCollector, check_loss, is_scalar
@@ -645,11 +646,15 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
     ) -> None:
         """Begin another training run of the same task, from new parameters.
 
-        A policy of trials keeps its memory, across :meth:`state_dict` too. Everything else
-        is reset: the state of the update rule, the telemetry (:meth:`explain`), and the
-        counters (``skipped`` and the like). Call ``zero_grad`` before the first step, and
-        ``attach_loss`` for a new criterion; attached losses that no step has used are
-        dropped.
+        A policy of trials keeps its memory and its last action, across :meth:`state_dict`
+        too. One that decides on each parameter keeps them for each: a parameter in
+        ``params`` goes on from those of the parameter that was at the same place of all,
+        and begins without, with a warning, if that had another shape.
+
+        Everything else is reset: the state of the update rule, the telemetry
+        (:meth:`explain`), and the counters (``skipped`` and the like). Call ``zero_grad``
+        before the first step, and ``attach_loss`` for a new criterion; attached losses that
+        no step has used are dropped.
 
         Args:
             params: parameters or groups, as for the constructor, in place of those so far;
@@ -672,10 +677,14 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
                 for part in new if isinstance(new[0], dict) else [{"params": new}]:
                     self.add_param_group(part)  # type: ignore[arg-type]
             fresh = next_run_state(self._policy, state, total_steps, self._telemetry_dtype)
+            before, after = parameters_of(groups), parameters_of(self.param_groups)
+            remembered = carry_over(self._policy, before, after, self.state)
         except BaseException:  # also of warnings that are errors
             self.param_groups = groups
             raise
         self.state.clear()
+        for p, entry in remembered.items():
+            self.state[p][REMEMBERED] = entry
         self._note_change()
         for group in self.param_groups:
             group["effective_lr"] = 0.0

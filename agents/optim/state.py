@@ -28,7 +28,7 @@ from .clock import CLOCK, PEAK, SCHEDULES
 from .distributed import is_sharded
 from .kernels import KernelOptions, kernel_of
 from .kernels.base import initial_slot
-from .layerwise import DECIDED, DECIDED_NUMEL, column
+from .layerwise import DECIDED, DECIDED_NUMEL, REMEMBERED, column, remembered_numel
 from .modify import AVERAGE
 from .probe import BUFFERS, STARTED, buffer_shape
 from .tensors import real, wide
@@ -545,6 +545,7 @@ def _check_parameter_state(policy: Policy, name: str, state: Any, p: Tensor) -> 
     kernel = kernel_of(policy.rule)
     averaged = [AVERAGE] if "average" in policy.action.sets else []
     decided = [DECIDED] if policy.action.per_tensor else []
+    decided += [REMEMBERED] if remembered_numel(policy) else []
     shapes = ((key, shape(p)) for key, shape in kernel.kept.items())
     kept = {key: torch.Size(shape) for key, shape in shapes if shape is not None}
     of_rule = [*sorted(kernel.slots), *kept]
@@ -577,6 +578,8 @@ def _check_parameter_state(policy: Policy, name: str, state: Any, p: Tensor) -> 
         _check_moment(f"{name}: good_param", state["good_param"], p.shape, None)
     if DECIDED in state:
         _check_decided(f"{name}: {DECIDED}", state[DECIDED], policy.action.bound)
+    if REMEMBERED in state:
+        _check_remembered(f"{name}: {REMEMBERED}", state[REMEMBERED], policy)
     if averaged and slots and AVERAGE not in state:
         raise ValueError(f"{name} has {slots}, but no {averaged}")
     if AVERAGE in state:
@@ -585,14 +588,31 @@ def _check_parameter_state(policy: Policy, name: str, state: Any, p: Tensor) -> 
 
 def _check_decided(name: str, value: Any, bound: float) -> None:
     """Check what was decided on a parameter tensor, see :mod:`agents.optim.layerwise`."""
-    valid = isinstance(value, Tensor) and value.dtype in (torch.float32, torch.float64)
-    dtype = value.dtype if valid else torch.float32
-    checked = _tensor(dtype, (DECIDED_NUMEL,))(name, value)
+    checked = _numbers(DECIDED_NUMEL)(name, value)
     _number(-bound * (1 + 1e-6), bound * (1 + 1e-6))(
         f"{name}: log-multiplier", float(checked[0])
     )
     for field in ("windows", "loss_windows"):
         _number(0.0)(f"{name}: number of windows", float(checked[column(field)]))
+
+
+def _check_remembered(name: str, value: Any, policy: Policy) -> None:
+    """Check last action and memory of a tensor, see :mod:`agents.optim.layerwise`."""
+    checked = _numbers(remembered_numel(policy))(name, value)
+    for number in checked[: policy.action.outputs].tolist():
+        _number(-1.0, 1.0)(f"{name}: last action", number)
+
+
+def _numbers(count: int) -> Check:
+    """Make a check of a tensor of finite numbers in single or double precision."""
+
+    def check(name: str, value: Any) -> Tensor:
+        is_double = isinstance(value, Tensor) and value.dtype == torch.float64
+        dtype = torch.float64 if is_double else torch.float32
+        checked: Tensor = _tensor(dtype, (count,))(name, value)
+        return checked
+
+    return check
 
 
 def _check_means(name: str, state: Mapping[str, Any]) -> None:

@@ -208,11 +208,6 @@ class PolicySpec:
             raise ValueError(
                 f"action {action.kind!r} is not for policy files: {action.not_exported}"
             )
-        if action.per_tensor and self.memory:
-            raise ValueError(
-                f"a policy with action {action.kind!r} has no memory, got memory "
-                f"{self.memory!r}"
-            )
         check_known_features(self.features)
         if self.activation not in ACTIVATIONS:
             raise ValueError(
@@ -536,7 +531,7 @@ def observed_by(features: Sequence[str]) -> tuple[str, ...]:
 
 
 def observation_width(features: Sequence[str], action: actions.Action, trials: bool) -> int:
-    """Return the width of an environment's observation.
+    """Return the width of an environment's observation, of one tensor if it acts on each.
 
     Args:
         features: names of the features that a policy sees in it.

@@ -210,10 +210,10 @@ def _check_unwrapped(
         )
     valid = []
     for name in DTYPES:
-        run_space = observation_space(name, action, features)
-        observations = policy_observation_space(run_space, action)
+        observations = observation_space(name, action, features)
         if trials:
             observations = trial_space(observations, action)
+        observations = policy_observation_space(observations, action, trials)
         valid.append((observations, action.policy_space(DTYPES[name][1])))
     actual = (model.observation_space, model.action_space)
     if action.per_tensor and actual[1] == action.space(actual[1].dtype.type):

@@ -22,7 +22,8 @@ __all__ = ["RESERVED_SLOTS", "generic_kernel"]
 
 #: Entries of a parameter's state that the optimizer keeps beside those of the rule.
 RESERVED_SLOTS = (
-    "average", "decided", "good_param", "last_grad", "last_param", "last_step", "watched",
+    "average", "decided", "good_param", "last_grad", "last_param", "last_step",
+    "remembered", "watched",
 )  # fmt: skip
 
 

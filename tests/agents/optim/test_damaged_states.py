@@ -36,6 +36,7 @@ POLICIES = {
     "hyperparameters": lambda: random_policy(action={"kind": "hyperparameters"}),
     "roles": lambda: random_policy(action={"kind": "roles"}),
     "layerwise": lambda: random_policy(action={"kind": "layerwise"}),
+    "layerwise-trials": lambda: random_policy(action={"kind": "layerwise"}, memory=2),
 }
 
 

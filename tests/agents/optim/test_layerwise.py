@@ -149,5 +149,3 @@ def test_what_cannot_carry_out_decisions_on_tensors_refuses_them() -> None:
     for argument in ({"partitioned": True}, {"capturable": True, "guard": "probe"}):
         with pytest.raises(ValueError, match="whose action is 'layerwise'"):
             optimizer_of(model, **argument)
-    with pytest.raises(ValueError, match="action 'layerwise' has no memory, got memory 3"):
-        layerwise(memory=3)

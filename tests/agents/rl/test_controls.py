@@ -122,7 +122,12 @@ def test_ppo_trains_and_its_policy_trains_a_model(env_id: str, tmp_path: Any) ->
 
 
 @pytest.mark.parametrize(
-    "env_id", ["optenv/HyperparametersTrial-v0", "optenv/RoleLearningRateTrial-v0"]
+    "env_id",
+    [
+        "optenv/HyperparametersTrial-v0",
+        "optenv/RoleLearningRateTrial-v0",
+        "optenv/LayerwiseLearningRateTrial-v0",
+    ],
 )
 def test_rl2_trains_on_trials_and_its_policy_trains_a_model(
     env_id: str, tmp_path: Any
