@@ -186,7 +186,7 @@ def by_tensors() -> tuple[dict[str, Any], Act]:
     ends = np.linspace(0.2, 0.9, TENSORS)
 
     def act(observation: np.ndarray, step: int) -> Any:
-        done = step / 39
+        done = step % 40 / 39
         moves = np.where(done < 0.1, 0.4, np.where(done < ends, 0.0, -0.2))
         return moves.astype(np.float32)
 
@@ -239,6 +239,10 @@ EPISODES: dict[str, tuple[str, Agent, dict[str, Any]]] = {
     "LayerwiseLearningRate": (
         "a script", by_tensors,
         {"tasks": optenv.tasks.MLP(depth=TENSORS // 2 - 1, width=32)},
+    ),
+    "LayerwiseLearningRateTrial": (
+        "two runs by a script", by_tensors,
+        {"tasks": optenv.tasks.MLP(depth=TENSORS // 2 - 1, width=32), "runs": 2},
     ),
     "LearningRate-Functions": (
         "policy adam on Rosenbrock's function of two parameters",

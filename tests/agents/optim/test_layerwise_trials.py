@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -12,12 +13,17 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor, nn
 
 import optenv
-from agents import LearnedOptimizer, Policy, load_policy
+from agents import LearnedOptimizer, Policy, check_export, export_policy, load_policy
 from agents.optim.layerwise import REMEMBERED
 from agents.policy.files import save_policy
+from agents.rl.rl2 import RL2, LstmPolicy
+from optenv.sb3 import SB3VecEnv
 from tests.helpers.policies import random_policy
 from tests.helpers.small_runs import MLP
 
@@ -29,9 +35,8 @@ EVERY = TOTAL // HORIZON
 def remembering(**described: Any) -> Policy:
     """A policy that its memories and the last actions on tensors matter to."""
     described = {"memory": 5, "spacing": 1.0, **described}
-    # Small steps and outputs, so that no bound is reached.
-    action = {"kind": "layerwise", "tensors": len(MLP.shapes), "step": 0.3}
-    policy = random_policy(action=action, horizon=HORIZON, **described)
+    # Small outputs, so that no bound is reached.
+    policy = random_policy(action=action(), horizon=HORIZON, **described)
     policy.requires_grad_(False)
     for network in policy.members:
         last = network[-1]
@@ -40,30 +45,65 @@ def remembering(**described: Any) -> Policy:
     return policy
 
 
-def walk_environment(policy: Policy, index: int = 1, slots: int | None = None) -> Any:
-    """Of each run: first parameters, data, and log-multipliers and end of each window.
-
-    Args:
-        policy: who acts, in a batch of three trials.
-        index: the trial whose path is returned.
-        slots: entries of the environment's action, by default one for each tensor.
-    """
-    action = {**policy.action.to_dict(), "tensors": slots or len(MLP.shapes)}
+def environment(count: int = 3, slots: int = len(MLP.shapes)) -> optenv.PerTensor:
+    """The tensors of a batch of trials, which have the settings of the optimizers here."""
     batch = gym.make_vec(
-        ID, 3, autoreset_mode=AutoresetMode.DISABLED, action=action, tasks=MLP,
+        ID, count, autoreset_mode=AutoresetMode.DISABLED, action=action(slots), tasks=MLP,
         horizon=HORIZON, updates_per_step=EVERY, runs=RUNS, base_lr=2e-3, dtype="float64",
         on_divergence="absorb",
     )  # fmt: skip
-    env = optenv.PerTensor(batch)
-    policy = copy.deepcopy(policy).to(torch.float64)
+    return optenv.PerTensor(batch)
+
+
+def action(slots: int = len(MLP.shapes)) -> dict[str, Any]:
+    """Small steps, so that no bound is reached."""
+    return {"kind": "layerwise", "tensors": slots, "step": 0.3, "bound": 3.0}
+
+
+#: Actions ``[S * R, 1]`` for observations ``[S * R, F]``; True at the first of a trial.
+Act = Callable[[np.ndarray, bool], np.ndarray]
+
+
+def by_policy(policy: Policy) -> Act:
+    policy, memory = copy.deepcopy(policy).to(torch.float64), torch.zeros(0)
+
+    def act(observation: np.ndarray, first: bool) -> np.ndarray:
+        nonlocal memory
+        memory = policy.blank(len(observation)) if first else memory
+        acted, memory = policy.act(torch.from_numpy(observation), memory)
+        return acted.numpy()
+
+    return act
+
+
+def by_model(model: Any) -> Act:
+    state: Any = None
+
+    def act(observation: np.ndarray, first: bool) -> np.ndarray:
+        nonlocal state
+        starts = np.full(len(observation), first)
+        acted, state = model.predict(observation, state, starts, deterministic=True)
+        return np.asarray(acted)
+
+    return act
+
+
+def walk_environment(env: optenv.PerTensor, act: Act, index: int = 1) -> Any:
+    """Of each run: first parameters, data, and log-multipliers and end of each window.
+
+    Args:
+        env: tensors of a batch of trials.
+        act: who acts.
+        index: the trial whose path is returned.
+    """
     observation, _ = env.reset(seed=4)
-    memory, group = policy.blank(env.num_envs), batch.unwrapped.groups[0][1]
+    group = env.unwrapped.groups[0][1]  # type: ignore[attr-defined]
     walks = []
-    for _ in range(RUNS):
+    for run in range(RUNS):
         start, data, walk = group.state.run.params[index].clone(), group.data, []
         for step in range(HORIZON):
-            acted, memory = policy.act(torch.from_numpy(observation), memory)
-            observation, _, ended, _, info = env.step(acted.numpy())
+            acted = act(observation, run == step == 0)
+            observation, _, ended, _, info = env.step(acted)
             again = step == HORIZON - 1  # the next run has begun
             params = None if again else group.state.run.params[index].numpy()
             logs = None if again else group.state.part_multipliers[index].numpy()
@@ -71,6 +111,26 @@ def walk_environment(policy: Policy, index: int = 1, slots: int | None = None) -
         walks.append((start, data, walk))
     assert ended.all()
     return walks
+
+
+def assert_parity(policy: Policy, walks: Any, tolerance: float) -> None:
+    """Repeat the runs of a trial with an optimizer, decision by decision."""
+    optimizer = None
+    for start, data, expected in walks:
+        parameters = parameters_from(start)
+        if optimizer is None:
+            optimizer = LearnedOptimizer(parameters, policy, total_steps=TOTAL, lr=2e-3)
+        else:
+            optimizer.new_run(parameters)
+        found = run_optimizer(optimizer, parameters, data)
+        for own, theirs in zip(found, expected, strict=True):
+            for value, expected_value in zip(own, theirs, strict=True):
+                if expected_value is not None:
+                    np.testing.assert_allclose(
+                        value, expected_value, rtol=tolerance, atol=tolerance
+                    )
+        logs = found[-1][1]
+        assert np.std(logs) > 100 * tolerance, "the tensors must be apart from each other"
 
 
 def parameters_from(flat: Tensor) -> list[Tensor]:
@@ -111,19 +171,36 @@ def test_each_tensor_is_decided_on_as_in_the_trials_of_the_environment(
     described: dict[str, Any], slots: int | None, tmp_path: Any
 ) -> None:
     policy = load_policy(save_policy(remembering(**described), tmp_path / "policy"))
-    optimizer = None
-    for start, data, expected in walk_environment(policy, slots=slots):
-        parameters = parameters_from(start)
-        if optimizer is None:
-            optimizer = LearnedOptimizer(parameters, policy, total_steps=TOTAL, lr=2e-3)
-        else:
-            optimizer.new_run(parameters)
-        found = run_optimizer(optimizer, parameters, data)
-        for own, theirs in zip(found, expected, strict=True):
-            for value, expected_value in zip(own, theirs, strict=True):
-                if expected_value is not None:
-                    np.testing.assert_allclose(value, expected_value, rtol=1e-8, atol=1e-9)
-        assert np.std(found[-1][1]) > 0.01, "the tensors must be apart from each other"
+    env = environment(slots=slots or len(MLP.shapes))
+    assert_parity(policy, walk_environment(env, by_policy(policy)), 1e-8)
+
+
+LSTM = {"lstm_hidden_size": 7, "net_arch": [5]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "network", "settings"),
+    [
+        (RL2, LstmPolicy, LSTM),
+        (RecurrentPPO, "MlpLstmPolicy", LSTM),
+        (PPO, "MlpPolicy", {"net_arch": [5]}),
+    ],
+    ids=["RL2", "RecurrentPPO", "PPO"],
+)
+def test_an_exported_optimizer_decides_as_the_model_that_was_trained_on_tensors(
+    kind: Any, network: Any, settings: dict[str, Any], tmp_path: Any
+) -> None:
+    steps = RUNS * HORIZON
+    model = kind(
+        network, VecMonitor(SB3VecEnv(environment())), seed=0, n_steps=steps,
+        batch_size=4 * steps, learning_rate=0.03, policy_kwargs=settings, device="cpu",
+    )  # fmt: skip
+    check_export(model)
+    model.learn(3 * steps * model.n_envs)
+    policy = load_policy(export_policy(model, tmp_path / "policy"))
+    assert policy.on_trials and bool(policy.memory) == (kind is not PPO)
+    # The model computes in single precision.
+    assert_parity(policy, walk_environment(environment(), by_model(model)), 1e-5)
 
 
 # What is kept of each tensor
