@@ -66,7 +66,7 @@ COLORS, MILLISECONDS, PAUSE = 96, 100, 3000
 #: Rules of the script for UpdateRule-v0, each for a quarter of the run.
 SCRIPT = ("sgd", "adam", "lion", "orthogonal-adam")
 
-#: Tensors of the perceptron in the picture of LayerwiseLearningRate-v0: weight and bias of
+#: Tensors of the perceptron in the pictures of LayerwiseLearningRate: weight and bias of
 #: each layer.
 TENSORS = 8
 

@@ -437,3 +437,35 @@ def test_decisions_that_are_not_finite_leave_memories_as_they_were() -> None:
             p.fill_(math.nan)
     train(optimizer, module, 1)
     assert optimizer.ignored_actions == 1 and same(kept(optimizer), before)
+
+
+@pytest.mark.parametrize(
+    ("damage", "error"),
+    [
+        (lambda entry: entry[:-1], r"shape \[11\], got a tensor of .* and shape \[10\]"),
+        (lambda entry: entry * math.nan, "must be finite"),
+        (lambda entry: entry.long(), r"a tensor of torch\.float32 and shape \[11\]"),
+        (lambda entry: "all", "must be a tensor of torch.float32 .* got 'all'"),
+        (lambda entry: entry + 3.0, r"last action must be a finite number from -1 to 1"),
+    ],
+    ids=["shape", "NaN", "integers", "text", "action"],
+)
+def test_a_damaged_memory_is_refused(damage: Callable[[Tensor], Any], error: str) -> None:
+    module = model()
+    optimizer = optimizer_of(module)
+    train(optimizer, module, 5)
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["state"][2][REMEMBERED] = damage(saved["state"][2][REMEMBERED])
+    with pytest.raises(ValueError, match=rf"state\[2\]: remembered.*{error}"):
+        optimizer.load_state_dict(saved)
+
+
+def test_a_policy_without_a_memory_has_no_entry_for_one() -> None:
+    module = model()
+    optimizer = optimizer_of(module, policy=remembering(memory=0))
+    train(optimizer, module, 5)
+    assert kept(optimizer) == [None] * len(SHAPES)
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["state"][2][REMEMBERED] = torch.zeros(1)
+    with pytest.raises(ValueError, match=r"state\[2\] must be entries out of .*remembered"):
+        optimizer.load_state_dict(saved)
