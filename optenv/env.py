@@ -158,7 +158,9 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     They are within ±4, and 0 where there is no past. Minus a third of an observed gradient, as
     an action, is a step of gradient descent.
 
-    With the argument `features`, the values of further features follow the others.
+    With `observe_validation=True` five features of the validation loss follow the others: how
+    long ago the last one was given, its fall and its rise in units of their range, and how much
+    they change. With the argument `features`, the values of further features follow.
 
     ## Rewards
     By default the decrease of the potential `log((L + 0.003 L0) / (1.003 L0))` in a control
@@ -257,6 +259,9 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | `reparametrize` | `0.0` | spread of random factors of the parameter tensors |
     | `loss_dropout` | `0.0` | fraction of the runs whose losses are not observed |
     | `loss_features` | `"invariant"` | features of the loss: `"invariant"`, `"positive"` or `"both"`, see `optenv.telemetry.LOSS_FEATURE_SETS` |
+    | `observe_validation` | `False` | whether validation losses are observed, see `optenv.telemetry.VALIDATION_FEATURES` |
+    | `validation_dropout` | `0.0` | fraction of the runs that are never given a validation loss |
+    | `validation_every` | `1` | control steps from one validation loss to the next, or a range to draw from |
     | `anytime` | `False` | whether the length of a run is hidden |
     | `changes` | `None` | changes of the task during a run: their number, kinds of them, or both, see `optenv.changes` |
     | `features` | `()` | names of further features |

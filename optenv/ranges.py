@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .checks import is_number, quoted
+from .checks import is_number, positive_int, quoted
 
-__all__ = ["as_range", "log_uniform"]
+__all__ = ["as_range", "int_range", "log_uniform", "log_uniform_int"]
 
 
 def as_range(name: str, value: Any, dtype: str = "float64") -> tuple[float, float]:
@@ -41,7 +41,36 @@ def as_range(name: str, value: Any, dtype: str = "float64") -> tuple[float, floa
     return float(pair[0]), float(pair[1])
 
 
+def int_range(name: str, value: Any) -> tuple[int, int]:
+    """Return a positive integer, or a pair of them, as ``(low, high)``.
+
+    Args:
+        name: of the argument, for the message.
+        value: a positive integer, or a pair of them in ascending order.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not isinstance(value, (tuple, list)):
+        return (positive_int(name, value),) * 2
+    if len(value) != 2:
+        raise ValueError(
+            f"{name} must be a positive integer or a pair of them, got {quoted(value)}"
+        )
+    low, high = (positive_int(f"each of {name}", each) for each in value)
+    if low > high:
+        raise ValueError(f"{name} must be (low, high) with low <= high, got {value!r}")
+    return low, high
+
+
 def log_uniform(bounds: Any, rng: np.random.Generator) -> float:
     """Draw from ``(low, high)``, uniformly in the logarithm."""
     low, high = bounds
     return math.exp(rng.uniform(math.log(low), math.log(high)))
+
+
+def log_uniform_int(bounds: tuple[int, int], rng: np.random.Generator) -> int:
+    """Draw an integer from ``(low, high)``, both included, uniformly in the logarithm."""
+    low, high = bounds
+    drawn = math.floor(log_uniform((low, high + 1), rng))
+    return min(max(drawn, low), high)  # rounding may lead out

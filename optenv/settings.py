@@ -13,7 +13,7 @@ import torch
 from . import actions, changes, instances, rewards, rules, tasks, windows
 from .checks import is_number, known, positive_int, suggestion
 from .instances import Instance
-from .ranges import as_range, log_uniform
+from .ranges import as_range, int_range, log_uniform
 from .tasks.base import Task
 from .telemetry import (
     FEATURE_VERSION,
@@ -99,6 +99,15 @@ class Settings:
             so that losses may have any unit and be negative; ``"positive"`` for logarithms
             of positive losses; or ``"both"``. Where all losses are hidden, it makes no
             difference.
+        observe_validation: whether the validation loss of a run is observed
+            (:data:`optenv.telemetry.VALIDATION_FEATURES`). After a control step in which it
+            is given, it is the loss on as many validation examples as a reward takes, of
+            the parameters that the step ends with; whatever the objective.
+        validation_dropout: fraction of the runs in which no validation loss is ever given,
+            like those of users who do not validate. Runs of one trial have it in common.
+        validation_every: control steps from one validation loss to the next; the first one
+            is given after as many. A pair ``(low, high)`` draws it for each run, uniformly
+            in the logarithm.
         anytime: whether the length of a run is hidden. No feature tells length or progress
             then, and the action's schedule must be constant. Windows are still fractions of
             the run. An optimizer, which does not know the length, uses the windows of a run
@@ -139,6 +148,9 @@ class Settings:
     reparametrize: float = 0.0
     loss_dropout: float = 0.0
     loss_features: str = "invariant"
+    observe_validation: bool = False
+    validation_dropout: float = 0.0
+    validation_every: int | tuple[int, int] = 1
     anytime: bool = False
     changes: Any = None
     features: tuple[str, ...] = ()
@@ -194,6 +206,7 @@ class Settings:
             raise ValueError(
                 f"loss_dropout must be a number in [0, 1], got {self.loss_dropout!r}"
             )
+        self._check_validation()
         # 3. Changes.
         object.__setattr__(self, "changes", changes.make(self.changes))
         self._check_changes()
@@ -217,6 +230,29 @@ class Settings:
                 raise NotImplementedError("tensors on it have no values")
         except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
             raise ValueError(f"cannot use device {self.device!r}: {error}") from None
+
+    def _check_validation(self) -> None:
+        """Check what is observed of validation losses.
+
+        Raises:
+            TypeError, ValueError: an argument is not valid, or has no effect as none is
+                observed.
+        """
+        observed, share = self.observe_validation, self.validation_dropout
+        if not isinstance(observed, bool):
+            raise TypeError(f"observe_validation must be True or False, got {observed!r}")
+        if not is_number(share) or not 0 <= share <= 1:
+            raise ValueError(
+                f"validation_dropout must be a number in [0, 1], got {share!r}"
+            )
+        every = int_range("validation_every", self.validation_every)
+        if not observed and (share, every) != (0, (1, 1)):
+            raise ValueError(
+                f"validation_dropout={share!r} and validation_every="
+                f"{self.validation_every!r} have no effect without validation losses; "
+                "give observe_validation=True as well, or leave them at 0.0 and 1"
+            )
+        object.__setattr__(self, "validation_every", every)
 
     def _check_changes(self) -> None:
         """Refuse changes that do not fit the tasks or the horizon.
@@ -286,7 +322,8 @@ class Settings:
     def observed(self) -> tuple[str, ...]:
         """Names of the features of the package that are observed, in order."""
         return observed_features(
-            "invariant" if self.loss_dropout == 1 else self.loss_features
+            "invariant" if self.loss_dropout == 1 else self.loss_features,
+            self.observe_validation,
         )
 
     def describe(self) -> dict[str, Any]:

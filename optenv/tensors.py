@@ -21,6 +21,7 @@ from .telemetry import (
     ALL_FEATURES,
     LOSS_FEATURE_SETS,
     OBSERVATION_BOUND,
+    VALIDATION_FEATURES,
     Control,
     History,
     Losses,
@@ -41,9 +42,9 @@ __all__ = [
 #: Features of progress, which are the same for all tensors of a run, as are its losses.
 _PROGRESS = ("progress", "elapsed", "remaining", "run_length")
 
-_OWN = tuple(
-    name for name in ALL_FEATURES if name not in (*_PROGRESS, *LOSS_FEATURE_SETS["both"])
-)
+_SHARED = (*_PROGRESS, *LOSS_FEATURE_SETS["both"], *VALIDATION_FEATURES)
+
+_OWN = tuple(name for name in ALL_FEATURES if name not in _SHARED)
 
 #: Names of the features of each tensor: those of :data:`optenv.telemetry.ALL_FEATURES` in
 #: which the tensors of a run differ, and ``"decrease_share"``: the log of the tensor's

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from optenv.telemetry import loss_features_of, registered_among
+from optenv.telemetry import loss_features_of, observes_validation, registered_among
 
 from .spec import ACTIVATIONS, PolicySpec, observed_by
 
@@ -103,6 +103,11 @@ class Policy(nn.Module):
         return registered_among(self.observed)
 
     @property
+    def sees_validation(self) -> bool:
+        """True if features of the validation loss are in an observation."""
+        return observes_validation(self.observed)
+
+    @property
     def environment(self) -> dict[str, Any]:
         """Arguments of environments that the policy can act in, as it did in its training.
 
@@ -130,6 +135,8 @@ class Policy(nn.Module):
             "anytime": spec.anytime,
             "loss_features": loss_features_of(spec.features),
         }
+        if self.sees_validation:
+            arguments["observe_validation"] = True
         if spec.registered:
             arguments["features"] = spec.registered
             if not spec.sees_loss:

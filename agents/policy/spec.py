@@ -26,8 +26,7 @@ from optenv.telemetry import (
     LOSS_FEATURE_SETS,
     POSITIVE_LOSS_FEATURES,
     check_known_features,
-    loss_features_of,
-    observed_features,
+    own_features,
     registered_among,
 )
 from optenv.trials import EXTRA
@@ -526,8 +525,7 @@ def observed_by(features: Sequence[str]) -> tuple[str, ...]:
     Args:
         features: names that the policy's networks see.
     """
-    own = observed_features(loss_features_of(features))
-    return (*own, *registered_among(features))
+    return (*own_features(features), *registered_among(features))
 
 
 def observation_width(features: Sequence[str], action: actions.Action, trials: bool) -> int:

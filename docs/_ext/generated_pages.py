@@ -251,6 +251,8 @@ def features() -> str:
     for i, (name, meaning) in enumerate(telemetry.ALL_FEATURES.items()):
         sets = [key for key, of in telemetry.LOSS_FEATURE_SETS.items() if name in of]
         shown = ", ".join(f"`{key}`" for key in sets if key != "both")
+        if name in telemetry.VALIDATION_FEATURES:
+            shown = "with `observe_validation`"
         rows.append((i, f"`{name}`", meaning, shown))
     return table(("number", "name", "meaning", "of the loss, in the set"), rows)
 
@@ -493,8 +495,8 @@ def _value(key: str, value: Any) -> str:
 
 
 def _observed(names: Sequence[str]) -> str:
-    observed = telemetry.observed_features(telemetry.loss_features_of(names))
-    if set(names) == set(observed):
+    observed = telemetry.own_features(names)
+    if set(names) == set(observed) and not telemetry.observes_validation(names):
         of_losses = telemetry.loss_features_of(names)
         return (
             "It observes all [features](../../features.md) of "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from .. import changes, tasks
 from ..instances import Instance
+from ..ranges import log_uniform_int
 from .setup import Setup
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "draw_params",
     "draw_scale",
     "draw_sees_loss",
+    "draw_validation_every",
     "reorder",
 ]
 
@@ -69,6 +72,21 @@ def draw_sees_loss(setup: Setup, keys: Sequence[np.random.Generator]) -> Tensor:
     share = setup.settings.loss_dropout
     # Nothing is drawn without dropout: seeds keep the meaning they had before it.
     return torch.tensor([share == 0 or bool(key.random() >= share) for key in keys])
+
+
+def draw_validation_every(setup: Setup, keys: Sequence[np.random.Generator]) -> np.ndarray:
+    """Draw after how many control steps each run gets validation losses, ``[n]`` int64.
+
+    0 stands for never.
+    """
+    settings = setup.settings
+    every = np.zeros(len(keys), np.int64)
+    if settings.observe_validation:
+        # Children of the generators, so that all other draws stay as they are.
+        for i, child in enumerate(key.spawn(1)[0] for key in keys):
+            drawn = log_uniform_int(cast(Any, settings.validation_every), child)
+            every[i] = drawn if child.random() >= settings.validation_dropout else 0
+    return every
 
 
 def reorder(

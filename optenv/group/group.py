@@ -17,10 +17,11 @@ from ..baseline import Baseline
 from ..instances import Instance
 from ..ranges import log_uniform
 from ..settings import Settings, Structure
+from ..telemetry import record_validation
 from . import draws, stages, window
 from .costs import mean_cost
 from .identity import examples_seen, identify
-from .losses import reward_losses, validation_loss
+from .losses import given_validation_loss, reward_losses, validation_loss
 from .observation import estimated_reward, observe
 from .setup import Setup
 from .start import start
@@ -67,6 +68,8 @@ class Group:
         steps: control steps done, ``[B]`` on the host.
         change_steps: control steps before which the task changes, ``[B, K]`` on the host.
         change_counts: number of changes of each run, ``[B]`` on the host.
+        validation_every: control steps from one validation loss to the next, ``[B]`` on the
+            host; 0 for runs that observe none.
     """
 
     task: tasks.Task
@@ -79,6 +82,7 @@ class Group:
     steps: np.ndarray
     change_steps: np.ndarray
     change_counts: np.ndarray
+    validation_every: np.ndarray
 
     def __init__(self, settings: Settings, size: int) -> None:
         self.setup = setup = Setup.of(settings)
@@ -184,6 +188,7 @@ class Group:
             torch.tensor(base_lr, dtype=self.dtype),
             draws.draw_sees_loss(self.setup, keys),
         )
+        validation_every = draws.draw_validation_every(self.setup, keys)
         state = self._with_baseline(data, state, range(len(index)))
         observation, state = observe(self.setup, self.total_updates, state)
         # 3. The new runs take the places of the old ones.
@@ -191,6 +196,7 @@ class Group:
             self.data, self.state = data, state
             self.steps = np.zeros(self.size, np.int64)
             self.change_steps, self.change_counts = change_steps, change_counts
+            self.validation_every = validation_every
         else:
             rows = torch.from_numpy(index).to(self.device)
             self.data = self.data.put(rows, data)
@@ -201,6 +207,8 @@ class Group:
             self.change_steps[index] = change_steps
             self.change_counts = self.change_counts.copy()
             self.change_counts[index] = change_counts
+            self.validation_every = self.validation_every.copy()
+            self.validation_every[index] = validation_every
         for i, own in zip(index.tolist(), chosen, strict=True):
             self.instances[i] = own
         return observation
@@ -386,6 +394,12 @@ class Group:
             state = state._replace(observed_action=shown.to(self.dtype))
         if continual:
             state = stages.with_losses(state, changed, self._losses_in(state))
+        if state.validation:
+            due = self._validates() if active is None else self._validates() & active
+            given = given_validation_loss(
+                setup, task, self.data, run, loss, due, differentiable
+            )
+            state = state._replace(validation=record_validation(state.validation, given))
         observation, state = observe(setup, self.total_updates, state)
         # 3. The end of the run, and the reward.
         at_end = self.steps >= self.num_steps
@@ -425,6 +439,11 @@ class Group:
             decision=decision,
             batch_size=updates.sizes,
         )
+
+    def _validates(self) -> np.ndarray:
+        """Return which runs observe a validation loss after this step, ``[B]`` bool."""
+        every = self.validation_every
+        return (every > 0) & (self.steps % np.maximum(every, 1) == 0)
 
     def detach(self) -> None:
         """Detach the state from the graph of the steps so far."""

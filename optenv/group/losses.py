@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,7 +10,7 @@ from .. import core
 from ..tasks import Data, Task
 from .setup import Setup
 
-__all__ = ["reward_losses", "validation_loss"]
+__all__ = ["given_validation_loss", "reward_losses", "validation_loss"]
 
 
 def reward_losses(
@@ -47,6 +48,48 @@ def reward_losses(
         for source in setup.sources
     ]
     return torch.stack(losses, dim=-1)
+
+
+def given_validation_loss(
+    setup: Setup,
+    task: Task,
+    data: Data,
+    run: core.RunState,
+    loss: Tensor,
+    due: np.ndarray,
+    differentiable: bool = False,
+) -> Tensor:
+    """Return the validation losses ``[B]`` that runs observe; NaN where none is due.
+
+    They are of the parameters that a user has at hand, which an average of the parameters
+    is not; on as many examples as the rewards'.
+
+    Args:
+        setup: setup of the group.
+        task: structure of the runs.
+        data: examples of the runs.
+        run: state of the runs.
+        loss: losses of the reward, ``[B, S]``.
+        due: which runs are given one, ``[B]`` bool on the host.
+        differentiable: keep the graph.
+    """
+    nothing = torch.full_like(loss[:, 0], torch.nan)
+    if not due.any():
+        return nothing
+    averaged = "average" in setup.action.sets
+    if "validation" in setup.sources and not averaged:
+        measured = loss[:, setup.sources.index("validation")]
+        return torch.where(torch.from_numpy(due).to(setup.device), measured, nothing)
+    data, params, buffers = data.at(run.updates - 1), run.params, run.buffers
+    runs = None if due.all() else torch.from_numpy(np.flatnonzero(due)).to(setup.device)
+    examples = data.validation(task.reward_examples, runs)
+    if runs is not None:
+        data, params, buffers = data.of_runs(runs), params[runs], buffers[runs]
+    measured = core.evaluate(
+        task, params, examples, data, buffers,
+        source="validation", differentiable=differentiable,
+    )  # fmt: skip
+    return measured if runs is None else nothing.index_copy(0, runs, measured)
 
 
 def validation_loss(task: Task, data: Data, run: core.RunState, runs: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def observe(
     probe = of_run(state.run.probe) if action.per_tensor else state.run.probe
     observation, history = observe_features(
         probe, losses, state.history, control, settings.features,
-        settings.observed,
+        settings.observed, state.validation or None,
     )  # fmt: skip
     # 2. What the action observes besides.
     shown = state.observed_action

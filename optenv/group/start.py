@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import changes, core
 from ..tasks import Data, Task
-from ..telemetry import History
+from ..telemetry import History, ValidationHistory
 from ..tensors import empty_history
 from .losses import reward_losses
 from .setup import Setup
@@ -67,4 +67,7 @@ def start(
         baseline=torch.zeros_like(like),
         memory=like.new_zeros(len(like), action.memory),
         planned=torch.zeros_like(run.updates),
+        validation=ValidationHistory.empty(like)
+        if setup.settings.observe_validation
+        else (),
     )

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from .. import actions, changes, core
-from ..telemetry import History
+from ..telemetry import History, ValidationHistory
 
 __all__ = ["ControlState", "StepResult"]
 
@@ -44,6 +44,7 @@ class ControlState(NamedTuple):
             :meth:`optenv.actions.Action.observe_run`, ``[B, memory]``.
         planned: updates ``[B]`` int64 of the control steps so far, with batches of the
             task's own size.
+        validation: validation losses given so far; empty if they are not observed.
     """
 
     run: core.RunState
@@ -65,6 +66,7 @@ class ControlState(NamedTuple):
     baseline: Tensor
     memory: Tensor
     planned: Tensor
+    validation: ValidationHistory | tuple[()]
 
 
 class StepResult(NamedTuple):

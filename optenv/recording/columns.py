@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ..actions import Action, make
-from ..telemetry import loss_features_of, observed_features, registered_among
+from ..telemetry import own_features, registered_among
 from ..tensors import TENSOR_FEATURES
 
 __all__ = [
@@ -58,7 +58,7 @@ def observation_names(described: Mapping[str, Any], size: int) -> list[str]:
     """
     action = make(described["action"])
     registered = registered_among(described["features"])
-    observed = observed_features(loss_features_of(described["features"]))
+    observed = own_features(described["features"])
     names = [*observed, *registered, *_observed(action)]
     if "runs" in described:
         numbers = action.slots * action.outputs

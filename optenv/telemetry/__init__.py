@@ -11,6 +11,9 @@ never a raw loss, gradient norm or parameter count. Two exceptions are
 chosen by the user: the learning rate, and the length of the run, which tells how far that
 rate leads. Windows are fractions of the run with one probe each, whatever their length.
 
+Where validation losses are given, :func:`record_validation` keeps a
+:class:`ValidationHistory` of them, which :func:`observe` takes besides.
+
 All features are in :data:`ALL_FEATURES`, and those that are observed by default in
 :data:`FEATURES`; :func:`register_feature` adds one from outside the package. Tensors have
 shape ``[B]``, one entry a run, unless stated otherwise.
@@ -26,8 +29,11 @@ from .features import (
     LOSS_FEATURES,
     OBSERVATION_BOUND,
     POSITIVE_LOSS_FEATURES,
+    VALIDATION_FEATURES,
     loss_features_of,
     observed_features,
+    observes_validation,
+    own_features,
 )
 from .history import History, relative_fall
 from .observation import observe
@@ -40,6 +46,7 @@ from .registered import (
     registered_among,
 )
 from .statistics import Losses, Probe, first_probe, log_loss, probe
+from .validation import ValidationHistory, record_validation
 
 __all__ = [
     "ALL_FEATURES",
@@ -50,11 +57,13 @@ __all__ = [
     "LOSS_FEATURE_SETS",
     "OBSERVATION_BOUND",
     "POSITIVE_LOSS_FEATURES",
+    "VALIDATION_FEATURES",
     "Control",
     "FeatureFunction",
     "History",
     "Losses",
     "Probe",
+    "ValidationHistory",
     "check_features",
     "check_known_features",
     "first_probe",
@@ -63,7 +72,10 @@ __all__ = [
     "meaning_of",
     "observe",
     "observed_features",
+    "observes_validation",
+    "own_features",
     "probe",
+    "record_validation",
     "register_feature",
     "registered_among",
     "relative_fall",

@@ -18,11 +18,14 @@ __all__ = [
     "LOSS_FEATURE_SETS",
     "OBSERVATION_BOUND",
     "POSITIVE_LOSS_FEATURES",
+    "VALIDATION_FEATURES",
     "float_forms_of",
     "forms_of",
     "has_invariant",
     "loss_features_of",
     "observed_features",
+    "observes_validation",
+    "own_features",
 ]
 
 #: Bumped whenever the meaning of an observation changes; policies carry it.
@@ -144,6 +147,25 @@ _FEATURES: dict[str, _Feature] = {
         "log of (deviation of the losses of a window / range), centred",
         offset=3.0, divisor=2.0,
     ),
+    "has_validation": _Feature(
+        "1 if a validation loss has been given in the run, 0 if not (all features of it "
+        "are then 0)"
+    ),
+    "validation_age": _Feature(
+        "log of (1 + control steps since the last validation loss), halved", divisor=2.0
+    ),
+    "validation_fall": _Feature(
+        "fall of the last validation loss since the one before, in units of the range of "
+        "all validation losses, squashed (k=10)", squash=10,
+    ),
+    "validation_rise": _Feature(
+        "last validation loss above the lowest so far, in units of the range, squashed "
+        "(k=10)", squash=10,
+    ),
+    "validation_usual_change": _Feature(
+        "log of (usual change from one validation loss to the next / range), centred",
+        offset=2.0, divisor=2.0,
+    ),
 }  # fmt: skip
 
 #: Names and descriptions of all features of the package, in the order of observations.
@@ -165,6 +187,14 @@ INVARIANT_LOSS_FEATURES = (
     "loss_usual_change", "loss_noise_range",
 )  # fmt: skip
 
+#: Features of the validation loss, which environments observe with ``observe_validation``.
+#: They stay the same if all validation losses are multiplied by a positive number or a
+#: constant is added to them.
+VALIDATION_FEATURES = (
+    "has_validation", "validation_age", "validation_fall", "validation_rise",
+    "validation_usual_change",
+)  # fmt: skip
+
 #: Features that are 0 where no loss is given, by the values of ``loss_features``, the
 #: argument of environments that says which are observed.
 LOSS_FEATURE_SETS = {
@@ -174,11 +204,12 @@ LOSS_FEATURE_SETS = {
 }
 
 
-def observed_features(loss_features: str) -> tuple[str, ...]:
+def observed_features(loss_features: str, validation: bool = False) -> tuple[str, ...]:
     """Return the names of the features that an environment observes, in order.
 
     Args:
         loss_features: key of :data:`LOSS_FEATURE_SETS`.
+        validation: whether it observes :data:`VALIDATION_FEATURES`, which stand last.
 
     Example:
         >>> from optenv.telemetry import observed_features
@@ -186,7 +217,27 @@ def observed_features(loss_features: str) -> tuple[str, ...]:
         [24, 25, 31]
     """
     shown, known = LOSS_FEATURE_SETS[loss_features], LOSS_FEATURE_SETS["both"]
+    if not validation:
+        known = (*known, *VALIDATION_FEATURES)
     return tuple(n for n in ALL_FEATURES if n in shown or n not in known)
+
+
+def observes_validation(names: Sequence[str]) -> bool:
+    """Return whether a feature of the validation loss is among some features."""
+    return not set(VALIDATION_FEATURES).isdisjoint(names)
+
+
+def own_features(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the features of the package that are observed where some of them are known.
+
+    Args:
+        names: features that the environment of a policy describes, of which some of the
+            package may be missing, and some may be from outside.
+
+    Returns:
+        All features of the package that this environment observes, in order.
+    """
+    return observed_features(loss_features_of(names), observes_validation(names))
 
 
 @lru_cache

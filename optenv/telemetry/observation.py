@@ -34,6 +34,7 @@ from .features import (
 from .history import History, Reference, Window, ratio, summarize, update_history
 from .registered import registered_features
 from .statistics import TINY, Losses, Probe
+from .validation import ValidationHistory, validation_features
 
 __all__ = ["observe"]
 
@@ -45,6 +46,7 @@ def observe(
     control: Control,
     extra: Sequence[str] = (),
     names: tuple[str, ...] = tuple(FEATURES),
+    validation: ValidationHistory | None = None,
 ) -> tuple[Tensor, History]:
     """Compute the observation at a control step.
 
@@ -56,6 +58,8 @@ def observe(
         control: progress and the controller's own state.
         extra: names of registered features, see :func:`register_feature`.
         names: features to compute, out of :data:`ALL_FEATURES`.
+        validation: validation losses so far; needed if features of them are among
+            ``names``.
 
     Returns:
         Observation ``[B, len(names) + len(extra)]`` in the order of ``names`` and then of
@@ -66,7 +70,8 @@ def observe(
     like, single = control.log_multiplier, is_single(control.log_multiplier)
     given = (probe, losses, history, control)
     if single:
-        probe, losses, history, control = as_floats(given)
+        floats = as_floats((*given, validation))
+        probe, losses, history, control, validation = floats
     # 1. Logarithms and cosines of the window.
     window = summarize(probe, losses, history)
     # 2. The references for ratios, and the history for the next window.
@@ -77,6 +82,7 @@ def observe(
         **_loss_features(window, reference, updated),
         **_invariant_loss_features(window, reference, updated, names),
         **_gradient_features(probe, window, reference, updated),
+        **({} if validation is None else validation_features(validation)),
     }
     features = [values[name] for name in names]
     if single:

@@ -29,7 +29,7 @@ from tests.helpers.small_runs import (
 
 RUNS, WINDOWS = 6, 8
 NAMES = list(FEATURES)
-ALL = tuple(telemetry.ALL_FEATURES)
+ALL = telemetry.observed_features("both")
 
 
 def random_windows(
