@@ -51,7 +51,7 @@ def make_task(name: str) -> optenv.tasks.Task:
 
 def walk_environment(
     task, policy, dtype, seed=5, index=2, runs=3, hide_loss=False, steps=HORIZON,
-    after=None, total=TOTAL,
+    after=None, total=TOTAL, **arguments,
 ):  # fmt: skip
     """Let ``policy`` act in a batch of environments.
 
@@ -66,6 +66,7 @@ def walk_environment(
         steps: control steps to take.
         after: function that is called with the group of runs at the end.
         total: updates of a whole run.
+        **arguments: further arguments of the environment.
 
     Returns:
         A list of the features, the learning rate and the parameters ``[P]`` at each
@@ -78,7 +79,7 @@ def walk_environment(
         base_lr=BASE_LR[policy.rule.name], dtype=dtype, autoreset_mode="Disabled",
         on_divergence="absorb", anytime=policy.anytime, loss_dropout=float(hide_loss),
         loss_features=telemetry.loss_features_of(policy.observed),
-        features=policy.registered,
+        features=policy.registered, observe_validation=policy.sees_validation, **arguments,
     )  # fmt: skip
     group = env.groups[0][1]
     if policy.action.per_tensor:  # sub-environments of first tensors come first
@@ -102,7 +103,7 @@ def walk_environment(
 
 def walk_optimizer(
     task, policy, start, data, boundaries, index=2, hide_loss=False, chosen_rules=None,
-    steps=HORIZON, after=None, total=TOTAL,
+    steps=HORIZON, after=None, total=TOTAL, every=0,
 ):  # fmt: skip
     """Repeat the run with the exported optimizer in an ordinary training loop.
 
@@ -118,6 +119,7 @@ def walk_optimizer(
         steps: control steps to take.
         after: function that is called with the optimizer at the end.
         total: updates of a whole run.
+        every: control steps from one validation loss to the next; 0 for none.
 
     Returns:
         A list like that of :func:`walk_environment`.
@@ -149,6 +151,11 @@ def walk_optimizer(
             walk.append([features, optimizer.param_groups[0]["effective_lr"] / relative])
         if step + 1 in boundaries:
             walk[-1].append(torch.cat([p.detach().flatten() for p in parameters]).numpy())
+            if every and len(walk) % every == 0:
+                held_out = data.validation(task.reward_examples)
+                inputs, targets = (part[index] for part in held_out)
+                with torch.no_grad():
+                    optimizer.validated(loss_of(task, parameters, inputs, targets))
     if after is not None:
         after(optimizer)
     if chosen_rules is not None:
@@ -224,6 +231,44 @@ def test_a_hidden_loss_equals_a_loss_that_is_not_given(description, hide_loss):
         np.testing.assert_allclose(features, expected_features, rtol=1e-8, atol=1e-8)
         np.testing.assert_allclose(lr, expected_lr, rtol=1e-8)
         np.testing.assert_allclose(params, expected_params, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("name", "action", "every"),
+    [
+        ("mlp", {}, 1),
+        ("cnn", {}, 3),
+        ("mlp", {"kind": "roles", "bound": 3.0}, 4),
+        ("mlp", {"kind": "layerwise", "tensors": 13}, 2),
+        ("mlp", {"kind": "hyperparameters", "names": ["learning_rate", "average"]}, 2),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("given", [True, False])
+def test_validation_losses_are_observed_as_in_the_environment(
+    name, action, every, given, tmp_path
+):
+    task = make_task(name)
+    made = random_policy(
+        "adam", action, features=[*telemetry.observed_features("invariant", True)]
+    )
+    policy = load_policy(save_policy(made, tmp_path / "policy"))
+    policy.requires_grad_(False)
+    expected, start, data, boundaries = walk_environment(
+        task, policy, "float64", validation_every=every,
+        validation_dropout=float(not given),
+    )  # fmt: skip
+    found = walk_optimizer(
+        task, policy, start, data, boundaries, every=every if given else 0
+    )
+    if "average" in policy.action.sets:  # which the optimizer's parameters become
+        found, expected = found[:-1], expected[:-1]
+    for step, expected_step in zip(found, expected, strict=True):
+        for value, expected_value in zip(step, expected_step, strict=True):
+            np.testing.assert_allclose(value, expected_value, rtol=1e-7, atol=1e-9)
+    of_validation = np.array([features[-5:] for features, *_ in found])
+    varied = np.ptp(of_validation, axis=0)
+    assert (varied[[0, 2, 4]] > 0.1).all() == given and of_validation.any() == given
 
 
 class BelowZero(optenv.tasks.MLP):

@@ -11,6 +11,7 @@ from optenv.extras import install_hint
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.trainer.states import TrainerFn
 except ImportError as error:
     raise ImportError(
         'agents.integrations.lightning needs lightning, which the extra "frameworks" '
@@ -31,10 +32,12 @@ class LearnedOptimizerCallback(Callback):
     accumulated batches), and logs the numbers of :meth:`~agents.LearnedOptimizer.log_dict`
     at every step. With manual optimization, only ``max_steps`` tells the number of steps:
     without it, another number than one step a batch gives a warning. With several
-    optimizers, the callback only logs: each has its own number in the names.
+    optimizers, the callback only logs: each has its own number in the names. Optimizers
+    whose policies observe validation losses are given the logged one.
 
     Args:
         prefix: put before the names of the numbers.
+        validation_loss: name under which ``validation_step`` logs the validation loss.
 
     Raises:
         TypeError: training begins without a learned optimizer.
@@ -45,8 +48,10 @@ class LearnedOptimizerCallback(Callback):
         trainer.fit(model, loader)
     """
 
-    def __init__(self, prefix: str = "optimizer/") -> None:
-        self._prefix = prefix
+    def __init__(
+        self, prefix: str = "optimizer/", validation_loss: str = "val_loss"
+    ) -> None:
+        self._prefix, self._validation_loss = prefix, validation_loss
         self._optimizers: dict[str, LearnedOptimizer] = {}
         # Takes losses to the optimizer that it is attached to.
         self._loss_of_batch = nn.Identity()
@@ -98,3 +103,11 @@ class LearnedOptimizerCallback(Callback):
     ) -> None:
         for prefix, optimizer in self._optimizers.items():
             pl_module.log_dict(optimizer.log_dict(prefix), on_step=True, on_epoch=False)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loss = trainer.callback_metrics.get(self._validation_loss)
+        if loss is None or trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+            return
+        for optimizer in self._optimizers.values():
+            if optimizer.policy.sees_validation:
+                optimizer.validated(loss)

@@ -33,7 +33,8 @@ class LearnedOptimizerCallback(TrainerCallback):
     returns, and gives its run the number of steps of the trainer's. When the trainer logs,
     it adds the numbers of :meth:`~agents.LearnedOptimizer.log_dict`: to ``log_history``,
     and for the callbacks after it. (Trainer calls those that report to TensorBoard and the
-    like first; :class:`LearnedTrainer` puts this one before them.)
+    like first; :class:`LearnedTrainer` puts this one before them.) A policy that observes
+    validation losses is given the ``eval_loss`` of each evaluation.
 
     Args:
         attach_loss: whether to take the losses from the model. False if they reach the
@@ -97,6 +98,19 @@ class LearnedOptimizerCallback(TrainerCallback):
             logs.update(numbers)
             state.log_history[-1].update(numbers)
 
+    def on_evaluate(
+        self,
+        args: Arguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        optimizer = self._optimizer
+        if optimizer is not None and optimizer.policy.sees_validation:
+            if metrics and "eval_loss" in metrics:
+                optimizer.validated(metrics["eval_loss"])
+
     def on_train_end(self, *_: Any, **__: Any) -> None:
         self._detach()
 
@@ -113,7 +127,8 @@ class LearnedTrainer(Trainer):
     run, ``TrainingArguments.learning_rate`` as base learning rate, the parameter groups
     that Trainer makes for ``weight_decay``, and the loss of every step: the one that is
     differentiated, also with gradient accumulation, ``compute_loss_func`` or label
-    smoothing. Its numbers are logged. A resumed run is the uninterrupted one.
+    smoothing; and the ``eval_loss`` of each evaluation, if its policy observes validation
+    losses. Its numbers are logged. A resumed run is the uninterrupted one.
 
     Trainer always makes a scheduler. Of its factor and of the policy's own schedule the
     lower applies; with ``lr_scheduler_type="constant"`` that is the policy's.

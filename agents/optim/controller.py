@@ -24,8 +24,10 @@ from optenv.telemetry import (
     History,
     Losses,
     Probe,
+    ValidationHistory,
     log_loss,
     observe,
+    record_validation,
     relative_fall,
 )
 
@@ -34,6 +36,7 @@ from ..utils.warning import warn_user
 from . import budget, clock, trace
 from .distributed import all_reduce_sum, is_distributed, mean_loss
 from .layerwise import TensorDecisions
+from .loss_hook import check_loss
 from .loss_unit import correct, is_outgrown, without_losses
 from .modify import initial_settings
 from .probe import UpdateProbe
@@ -70,6 +73,9 @@ class Controller:
 
     #: By group, multipliers of each parameter's learning rate at this step, if so.
     by_tensor: list[list[float]] | None = None
+
+    #: Whether validation losses were given to a policy that has no use for them.
+    _warned_of_validation = False
 
     def __init__(
         self,
@@ -157,6 +163,28 @@ class Controller:
             losses = Losses(**self.state["losses"])
             self.state["losses"] = losses.record(value)._asdict()
 
+    def validated(self, loss: Tensor | float) -> None:
+        """Keep a validation loss for the next decision; see ``LearnedOptimizer.validated``.
+
+        Raises:
+            ValueError, TypeError: the loss is no scalar.
+        """
+        check_loss(loss, "validation loss")
+        if not self.policy.sees_validation:
+            if not self._warned_of_validation:
+                self._warned_of_validation = True
+                warn_user(
+                    "this policy does not observe validation losses, which validated() "
+                    "thus ignores; one that was trained with observe_validation=True does"
+                )
+            return
+        value = loss.item() if isinstance(loss, Tensor) else float(loss)
+        most = torch.finfo(self.state["log_multiplier"].dtype).max
+        if not abs(value) <= most:
+            self.state["ignored_losses"] += 1
+        elif self.state["steps"]:  # in training, the initial one was never given
+            self.state["validated"] = value
+
     def before_update(self, batch: GradientBatch) -> list[float]:
         """Return the multiplier of each group's learning rate for this step's update.
 
@@ -183,6 +211,8 @@ class Controller:
             log_lr = mean_log_lr(batch.groups, self.probe.partitioned)
             if self.tensors is not None and each is not None:
                 self.tensors.begin(batch, each, self.state["log_multiplier"])
+            if self.policy.sees_validation:
+                self._record_validation(batch.params)
             self._decide(probe, log_lr, limit)
         # 2. Advance the clock, and buffer gradients if the next step is a decision.
         if self.state["probing"]:
@@ -329,6 +359,21 @@ class Controller:
             ),
         )
 
+    def _record_validation(self, params: Sequence[Tensor]) -> None:
+        """Enter the latest validation loss, if there is one since the last decision.
+
+        Args:
+            params: parameters, on whose device processes exchange their losses.
+        """
+        state = self.state
+        loss = state["validated"]
+        if self.synchronize:  # of processes that have validated: maybe one of them alone
+            loss = mean_loss(loss, params)
+        like = state["log_multiplier"]
+        given = torch.full_like(like, math.nan if loss is None else float(loss))
+        updated = record_validation(ValidationHistory(**state["validation"]), given)
+        state.update(validated=None, validation=updated._asdict())
+
     def _features(self, probe: Probe, log_lr: float) -> tuple[Tensor, History]:
         """Compute the telemetry features ``[1, F]``, and the history after them."""
         state, losses = self.state, self._losses()
@@ -337,7 +382,10 @@ class Controller:
             history, state["loss_shift"] = without_losses(history), None
         control, registered = self._control(log_lr), self.policy.registered
         own = self.policy.observed[: len(self.policy.observed) - len(registered)]
-        return observe(probe, losses, history, control, registered, own)
+        validation = None
+        if self.policy.sees_validation:
+            validation = ValidationHistory(**state["validation"])
+        return observe(probe, losses, history, control, registered, own, validation)
 
     def forget_norms(self, batch: GradientBatch) -> None:
         """Compare later norms of gradients and parameters with those of the next window.
@@ -493,7 +541,9 @@ def initial_state(
           ``role_multipliers``: log-multipliers of the roles of parameters;
         - ``grad_mean_square``: running mean square of gradient norms, for a policy that
           clips gradients;
-        - ``trace``: decisions so far, see :mod:`agents.optim.trace`.
+        - ``trace``: decisions so far, see :mod:`agents.optim.trace`;
+        - only for a policy that observes validation losses: ``validated``, the one since
+          the last decision, or None; and ``validation``, their history before it.
 
     Raises:
         ValueError: ``total_steps`` or ``batch_size`` is no positive integer, or missing
@@ -507,6 +557,10 @@ def initial_state(
     decisions = None if policy.anytime else policy.description["horizon"]
     zero = torch.zeros(1, dtype=dtype, device="cpu")
     multiplier = torch.full_like(zero, policy.action.start)
+    of_validation: State = {}
+    if policy.sees_validation:
+        history = ValidationHistory.empty(zero)._asdict()
+        of_validation = {"validated": None, "validation": history}
     return {
         "policy": policy.fingerprint(),
         "total_steps": None if policy.anytime else total_steps,
@@ -550,6 +604,7 @@ def initial_state(
         "trace": trace.empty(
             decisions, dtype, trace.columns(policy.observed, policy.action)
         ),
+        **of_validation,
     }
 
 

@@ -82,8 +82,12 @@ def is_scalar(value: Any) -> bool:
     )
 
 
-def check_loss(loss: Any) -> None:
+def check_loss(loss: Any, name: str = "loss") -> None:
     """Refuse anything but a real scalar, without waiting for a device.
+
+    Args:
+        loss: the loss.
+        name: what it is, for the message.
 
     Raises:
         ValueError: the loss is a tensor of more than one element, or without data.
@@ -92,19 +96,19 @@ def check_loss(loss: Any) -> None:
     if isinstance(loss, Tensor):
         if loss.numel() != 1:
             raise ValueError(
-                f"loss must be a scalar, got a tensor of shape {list(loss.shape)}"
+                f"{name} must be a scalar, got a tensor of shape {list(loss.shape)}"
             )
         if loss.is_complex():
-            raise TypeError(f"loss must be real, got a tensor of {loss.dtype}")
+            raise TypeError(f"{name} must be real, got a tensor of {loss.dtype}")
         if loss.is_meta:
-            raise ValueError("loss is on device 'meta', where tensors have no numbers")
+            raise ValueError(f"{name} is on device 'meta', where tensors have no numbers")
         return
     try:
         if isinstance(loss, (str, bytes)):
             raise TypeError
         float(loss)
     except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"loss must be a scalar, got {loss!r}") from None
+        raise TypeError(f"{name} must be a scalar, got {loss!r}") from None
 
 
 class _Hook:

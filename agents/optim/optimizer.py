@@ -336,6 +336,37 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
         """
         return self._losses.attach(module, reduction)
 
+    def validated(self, loss: Tensor | float) -> None:
+        """Tell the policy the validation loss of the present parameters.
+
+        Call it between two steps, as often or as rarely as you validate. A policy that
+        observes validation losses does so at its next decision: how long ago the last one
+        was given, its fall and its rise in units of their range, and how much they change.
+        Of several since the last decision only the last one counts; one before the first
+        step does not, and neither does one that is not finite (:attr:`ignored_losses`).
+        With several processes it is the mean over those that were given one.
+
+        Args:
+            loss: a scalar of any unit and any sign, of which lower is better, also with
+                ``maximize``: a mean over examples that are not trained on.
+
+        Raises:
+            ValueError, TypeError: the loss is no scalar.
+
+        Warns:
+            UserWarning: the policy observes no validation losses; once.
+
+        Example::
+
+            for epoch in range(10):
+                train_for_an_epoch(model, optimizer)
+                with torch.no_grad():
+                    optimizer.validated(criterion(model(held_out_inputs), held_out_targets))
+        """
+        self._controller.begin_step(self._controller_state())
+        self._controller.validated(loss)
+        self._store_controller()
+
     # Compiled code calls it without tracing it: its numbers change at every step.
     @torch._disable_dynamo  # type: ignore[attr-defined]
     @torch.no_grad()

@@ -88,7 +88,8 @@ class Reports:
         """Number of losses that were not used, of steps that were taken.
 
         Those are losses that are not finite, and from the first negative one on all, if
-        the policy observes logarithms of losses.
+        the policy observes logarithms of losses. Validation losses that are not finite
+        count, too, if the policy observes these.
         """
         return int(self._controller_state()["ignored_losses"])
 

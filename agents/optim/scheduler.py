@@ -296,6 +296,17 @@ class LearnedLR(LRScheduler):
             self._record(loss)
         super().step()
 
+    def validated(self, loss: Tensor | float) -> None:
+        """Tell the policy the validation loss of the present parameters.
+
+        It is as for :meth:`agents.LearnedOptimizer.validated`.
+
+        Raises:
+            ValueError, TypeError: the loss is no scalar.
+        """
+        self._controller.begin_step(self._controller.state)
+        self._controller.validated(loss)
+
     def _record(self, loss: Any) -> None:
         if loss is not None:
             check_loss(loss)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from optenv.checks import is_number, quoted
 from optenv.rules import switching
-from optenv.telemetry import History, Losses
+from optenv.telemetry import History, Losses, ValidationHistory
 
 from ..policy.files import earlier_name
 from ..policy.module import Policy
@@ -88,6 +88,9 @@ ADDED_HISTORY = (
 
 #: Fields of the history that are counts, absolute changes or squares.
 NONNEGATIVE_HISTORY = ("windows", "loss_windows", "loss_change", "loss_variance")
+
+#: Fields of the history of validation losses that are counts or absolute changes.
+NONNEGATIVE_VALIDATION = ("seen", "age", "change")
 
 COUNTERS = (
     "steps", "skipped", "skipped_in_a_row", "rollbacks", "clipped", "ignored_losses",
@@ -174,6 +177,15 @@ def _checks(policy: Policy, dtype: torch.dtype) -> dict[str, Check]:
     action, bound = policy.action, policy.action.bound * (1 + 1e-6)
     chosen = len(switching.NAMES) - 1 if action.chooses_rule else -1
     one, multiplier = _tensor(dtype, (1,)), _tensor(dtype, (1,), -bound, bound)
+    nonnegative, most = _tensor(dtype, (1,), 0.0), torch.finfo(dtype).max
+    of_validation: dict[str, Check] = {}
+    if policy.sees_validation:
+        fields = dict.fromkeys(ValidationHistory._fields, one)
+        fields |= dict.fromkeys(NONNEGATIVE_VALIDATION, nonnegative)
+        of_validation = {
+            "validated": _optional(_number(-most, most)),
+            "validation": _dictionary(fields),
+        }
     return {
         "total_steps": _optional(_integer(1)) if policy.anytime else _integer(1),
         "schedule": _schedule,
@@ -202,13 +214,14 @@ def _checks(policy: Policy, dtype: torch.dtype) -> dict[str, Check]:
         "history": _dictionary(
             {
                 **dict.fromkeys(History._fields, one),
-                **dict.fromkeys(NONNEGATIVE_HISTORY, _tensor(dtype, (1,), 0.0)),
+                **dict.fromkeys(NONNEGATIVE_HISTORY, nonnegative),
             }
         ),
         "settings": _settings(policy, dtype),
         "role_multipliers": _tensor(dtype, (1, len(action.roles)), -bound, bound),
         "grad_mean_square": _number(0.0),
         "trace": _trace(dtype, policy),
+        **of_validation,
     }
 
 

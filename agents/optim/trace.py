@@ -106,6 +106,15 @@ _FEATURES = {
     "is 7.4 times as much",
     "loss_noise_range": "spread of single losses against the range of means: 0 is 5 %, +1 "
     "is 7.4 times as much",
+    "has_validation": "1 if a validation loss has been given, else 0; all features of it "
+    "are then 0",
+    "validation_age": "decisions since the last validation loss: 0 for none, +1 for 6",
+    "validation_fall": "fall of the last validation loss against how far they have ranged: "
+    "0 none, +0.5 is 12 %, below 0 a rise",
+    "validation_rise": "last validation loss above the lowest: 0 the same, +0.5 is 12 % of "
+    "how far they have ranged",
+    "validation_usual_change": "usual change of the validation loss against its range: 0 "
+    "is 14 %, +1 is all of it",
 }
 
 #: Columns of some policies, and their meanings.
@@ -122,7 +131,10 @@ MEANINGS = {
 }
 
 #: Columns that ``print`` shows, those of features where the policy sees them.
-_SHOWN = (*_DECISION, "loss_vs_initial", "loss_vs_previous", "loss_fall", "cos_grads_mean")
+_SHOWN = (
+    *_DECISION, "loss_vs_initial", "loss_vs_previous", "loss_fall", "cos_grads_mean",
+    "validation_fall",
+)  # fmt: skip
 
 #: Decisions kept of a run of unknown length: the latest.
 MAX_DECISIONS = 1000
@@ -261,10 +273,11 @@ class Explanation(list[dict[str, Any]]):
     that were saved by version 0.1.
 
     ``print`` shows a table of these and, with their meanings, of those of the features
-    ``loss_vs_initial``, ``loss_vs_previous``, ``loss_fall`` and ``cos_grads_mean`` that the
-    policy observes, and of those that are registered from outside the package;
-    ``pandas.DataFrame(explanation)`` makes a table of all. A registered feature that has
-    the name of another column is there as ``"observation."`` and its name.
+    ``loss_vs_initial``, ``loss_vs_previous``, ``loss_fall``, ``cos_grads_mean`` and
+    ``validation_fall`` that the policy observes, and of those that are registered from
+    outside the package; ``pandas.DataFrame(explanation)`` makes a table of all. A
+    registered feature that has the name of another column is there as ``"observation."``
+    and its name.
 
     Args:
         trace: of the controller, see :func:`append`.
