@@ -28,6 +28,8 @@ __all__ = [
 def parse_assignments(context: Any, option: Any, values: tuple[str, ...]) -> dict[str, Any]:
     """Parse ``name=value`` pairs; values are Python literals, or else strings.
 
+    ``true`` and ``false``, as configuration files write them, are values of Python, too.
+
     It is a callback of click, which passes ``context`` and ``option``.
 
     Raises:
@@ -41,7 +43,7 @@ def parse_assignments(context: Any, option: Any, values: tuple[str, ...]) -> dic
         try:
             parsed[name] = ast.literal_eval(value)
         except (SyntaxError, ValueError):
-            parsed[name] = value
+            parsed[name] = {"true": True, "false": False}.get(value, value)
     return parsed
 
 

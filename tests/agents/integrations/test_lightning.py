@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from agents import LearnedOptimizer
+from optenv.telemetry import observed_features
 from tests.helpers.framework_runs import (
     BATCH,
     counted_steps,
@@ -22,6 +23,7 @@ from tests.helpers.framework_runs import (
     used_losses,
 )
 from tests.helpers.loops import STEPS, make_model
+from tests.helpers.policies import random_policy
 
 lightning = pytest.importorskip(
     "lightning", reason="lightning is not installed (extra: frameworks)"
@@ -114,6 +116,36 @@ def test_manual_optimization_hands_its_losses_over(tmp_path):
     assert runs_are_equal((model.body, trainer.optimizers[0]), train_in_torch(learned))
     alone = fit(Manual(), tmp_path, callbacks=[])
     assert not used_losses(alone.optimizers[0])
+
+
+class Validated(Module):
+    """A classifier that logs its validation loss, under a name of its choice."""
+
+    logged = "val_loss"
+
+    def validation_step(self, batch, _):
+        inputs, targets = batch
+        self.log(self.logged, nn.functional.cross_entropy(self.body(inputs), targets))
+
+    def val_dataloader(self):
+        return DataLoader(make_dataset(), batch_size=BATCH)
+
+
+@pytest.mark.parametrize("name", ["val_loss", "held_out"])
+def test_a_policy_that_observes_validation_losses_is_given_the_logged_ones(tmp_path, name):
+    policy = random_policy(features=[*observed_features("invariant", True)])
+    model = Validated(lambda params: learned(params, policy=policy))
+    model.logged = name
+    callback = LearnedOptimizerCallback(validation_loss=name)
+    trainer = fit(model, tmp_path, callbacks=[callback], val_check_interval=0.5)
+    (optimizer,) = trainer.optimizers
+    state = optimizer.param_groups[0]["controller"]
+    seen = [row["has_validation"] for row in optimizer.explain()]
+    assert seen[0] == 0 and seen[-1] == 1  # not that of the check before training
+    latest = state["validated"]
+    if latest is None:
+        latest = float(state["validation"]["latest"])
+    assert latest == pytest.approx(float(trainer.callback_metrics[name]), rel=1e-5)
 
 
 def test_losses_arrive_unscaled_through_a_grad_scaler(tmp_path):

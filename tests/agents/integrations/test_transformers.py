@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import SequentialSampler
 
 from agents import LearnedOptimizer
+from optenv.telemetry import observed_features
 from tests.helpers.framework_runs import (
     BATCH,
     ModelWithLoss,
@@ -22,6 +23,7 @@ from tests.helpers.framework_runs import (
 )
 from tests.helpers.loops import STEPS
 from tests.helpers.markers import slow
+from tests.helpers.policies import random_policy
 
 transformers = pytest.importorskip(
     "transformers", reason="transformers is not installed (extra: frameworks)"
@@ -166,6 +168,30 @@ def test_evaluation_hands_over_no_losses(tmp_path, plain):
     arguments = {"eval_strategy": "steps", "eval_steps": 7}
     fitted = fit(Learned, tmp_path, given=INNER, arguments=arguments, eval_dataset=examples)
     assert runs_are_equal(fitted, plain)
+
+
+@pytest.mark.parametrize("kind", ["trainer", "callback"])
+def test_a_policy_that_observes_validation_losses_is_given_those_of_evaluations(
+    tmp_path, kind
+):
+    policy = random_policy(features=[*observed_features("invariant", True)])
+    given = {"policy": policy, **INNER}
+    cls, more = Learned, {}
+    if kind == "callback":
+        cls, given["total_steps"] = PlainTrainer, STEPS
+        more["callbacks"] = [LearnedOptimizerCallback()]
+    examples = [{"inputs": x, "labels": y} for x, y in make_dataset()][:4]
+    arguments = {"eval_strategy": "steps", "eval_steps": 7}
+    run, _ = trainer(
+        cls, tmp_path, given=given, arguments=arguments, eval_dataset=examples, **more
+    )
+    run.train()
+    losses = [row["eval_loss"] for row in run.state.log_history if "eval_loss" in row]
+    optimizer = unwrapped(run.optimizer)
+    history = optimizer.param_groups[0]["controller"]["validation"]
+    seen = [row["has_validation"] for row in optimizer.explain()]
+    assert seen[0] == 0 and seen[-1] == 1
+    assert float(history["latest"]) in [pytest.approx(loss, rel=1e-5) for loss in losses]
 
 
 @pytest.mark.parametrize("scheduler", ["constant", slow("linear")])

@@ -23,6 +23,7 @@ from agents import LearnedLR, LearnedOptimizer
 from agents.optim import subsample
 from optenv import rules
 from optenv.roles import roles_of_shapes
+from optenv.telemetry import observed_features
 from tests.helpers.loops import STEPS, batches, make_model, weights
 from tests.helpers.policies import random_policy
 
@@ -273,3 +274,36 @@ def test_unsynchronized_processes_choose_their_own_rates(tmp_path):
     make = partial(made("adam"), synchronize=False)
     one, other = ends(tmp_path / "a", plain, make)
     assert not torch.equal(one, other)
+
+
+class Validating:
+    """An optimizer with a validation loss after each step, of all processes or of one."""
+
+    def __init__(self, params, make, all_give):
+        self.optimizer, self.steps, self.all_give = make(params), 0, all_give
+        self.zero_grad = self.optimizer.zero_grad
+
+    def step(self, loss):
+        self.optimizer.step(loss=loss)
+        self.steps += 1
+        mean, rank = 3.0 / self.steps, dist.get_rank() if dist.is_initialized() else None
+        if rank is None or (not self.all_give and rank == 1):
+            self.optimizer.validated(mean)
+        elif self.all_give:
+            self.optimizer.validated(mean + rank - (WORLD - 1) / 2)
+
+
+@pytest.mark.parametrize("all_give", [True, False])
+def test_processes_observe_the_mean_of_their_validation_losses(all_give, tmp_path):
+    policy = random_policy(features=[*observed_features("invariant", True)])
+    settings = {"policy": policy, "total_steps": STEPS}
+    make = partial(
+        Validating, make=partial(LearnedOptimizer, **settings), all_give=all_give
+    )
+    one, other = ends(tmp_path / "a", data_parallel, make)
+    assert torch.equal(one, other)
+    alone, without = make_model(), make_model()
+    fit(alone, make(alone.parameters()))
+    torch.testing.assert_close(one, weights(alone), rtol=1e-3, atol=1e-4)
+    fit(without, LearnedOptimizer(without.parameters(), **settings))
+    assert not torch.allclose(one, weights(without), rtol=1e-2, atol=1e-2)
