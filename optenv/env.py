@@ -174,6 +174,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | `"train"` | training examples |
     | `"validation"` | validation examples |
     | `"both"` | both: the mean of the two potentials |
+    | `"observed"` | validation examples in runs that observe their validation losses (`observe_validation`), both in others |
 
     With `changes`, the task changes between two control steps. Progress is then measured on
     the new task, from the loss that the initial parameters have on it, so that the return is

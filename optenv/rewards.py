@@ -86,11 +86,13 @@ DIVERGED_POTENTIAL = MAX_POTENTIAL + 1.0
 #: Examples that a loss can be taken on.
 SOURCES = ("train", "validation")
 
-#: Values of the ``objective`` argument of environments, and the examples they stand for.
+#: Values of the ``objective`` argument of environments, and the examples they stand for;
+#: with ``"observed"``, a run that observes its validation losses is judged by them alone.
 OBJECTIVES: dict[str, tuple[str, ...]] = {
     "train": ("train",),
     "validation": ("validation",),
     "both": SOURCES,
+    "observed": SOURCES,
 }
 
 

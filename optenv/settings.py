@@ -118,7 +118,8 @@ class Settings:
         features: names of further features to observe, see
             :func:`optenv.telemetry.register_feature`.
         objective: examples that the loss of the reward is taken on: ``"train"``,
-            ``"validation"``, or ``"both"`` for the mean of their progress. A registered
+            ``"validation"``, or ``"both"`` for the mean of their progress; ``"observed"``
+            for validation alone in runs that observe it, and both in others. A registered
             reward may have examples of its own; it leaves this at ``"train"``.
         reward: reward, a key of :data:`optenv.rewards.REWARDS`: ``"log_loss"``,
             ``"final"``, ``"baseline"`` or ``"time"``; see :mod:`optenv.rewards`.
@@ -165,6 +166,11 @@ class Settings:
         known("instance_order", self.instance_order, INSTANCE_ORDERS)
         known("objective", self.objective, rewards.OBJECTIVES)
         reward = rewards.get(self.reward)
+        if self.objective == "observed" and not self.observe_validation:
+            raise ValueError(
+                "objective='observed' needs observe_validation=True; without it, runs are "
+                "those of objective='both'"
+            )
         sources = rewards.OBJECTIVES[self.objective]
         if self.objective != "train" and reward.sources not in (None, sources):
             raise ValueError(

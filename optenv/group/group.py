@@ -21,7 +21,12 @@ from ..telemetry import record_validation
 from . import draws, stages, window
 from .costs import mean_cost
 from .identity import examples_seen, identify
-from .losses import given_validation_loss, reward_losses, validation_loss
+from .losses import (
+    given_validation_loss,
+    judged_losses,
+    reward_losses,
+    validation_loss,
+)
 from .observation import estimated_reward, observe
 from .setup import Setup
 from .start import start
@@ -189,7 +194,7 @@ class Group:
             draws.draw_sees_loss(self.setup, keys),
         )
         validation_every = draws.draw_validation_every(self.setup, keys)
-        state = self._with_baseline(data, state, range(len(index)))
+        state = self._with_baseline(data, state, range(len(index)), validation_every)
         observation, state = observe(self.setup, self.total_updates, state)
         # 3. The new runs take the places of the old ones.
         if everything:
@@ -295,7 +300,8 @@ class Group:
         state = start(
             self.setup, self.task, self.data, all_params, before.base_lr, before.sees_loss
         )
-        state = self._with_baseline(self.data, state, index.tolist())
+        every = self.validation_every[index]
+        state = self._with_baseline(self.data, state, index.tolist(), every)
         observation, state = observe(self.setup, self.total_updates, state)
         restarted = torch.zeros(self.size, dtype=torch.bool, device=self.device)
         self.state = core.where(restarted.index_fill(0, rows, True), state, before)
@@ -304,7 +310,11 @@ class Group:
         return observation[rows]
 
     def _with_baseline(
-        self, data: tasks.Data, state: ControlState, index: Sequence[int]
+        self,
+        data: tasks.Data,
+        state: ControlState,
+        index: Sequence[int],
+        validation_every: np.ndarray,
     ) -> ControlState:
         """Return a state with the potential that the baseline ends at, if it is needed.
 
@@ -312,6 +322,7 @@ class Group:
             data: examples of the runs of ``state``.
             state: runs of which those at ``index`` have made no update.
             index: which runs.
+            validation_every: as the attribute, of these runs.
         """
         reward = self.setup.reward
         if not reward.needs_baseline:
@@ -325,7 +336,10 @@ class Group:
             lambda own, run: reward_losses(self.setup, self.task, own, run),
         )
         rows = torch.tensor(index, device=self.device)
-        potential, _ = reward.evaluate(losses, state.initial_loss[rows])
+        judged = judged_losses(
+            self.setup, losses, state.initial_loss[rows], validation_every > 0
+        )
+        potential, _ = reward.evaluate(*judged)
         return state._replace(baseline=state.baseline.index_copy(0, rows, potential))
 
     @_outside_inference_mode
@@ -371,7 +385,8 @@ class Group:
         planned = self.boundaries[np.minimum(self.steps, self.num_steps)]
         # 2. The potential of the reward. A diverged run stays diverged.
         loss = reward_losses(setup, task, self.data, run, differentiable)
-        potential, diverges = setup.reward.evaluate(loss, before.initial_loss)
+        judged = judged_losses(setup, loss, before.initial_loss, self.validation_every > 0)
+        potential, diverges = setup.reward.evaluate(*judged)
         diverged = before.diverged | diverges
         state = before._replace(
             run=run,

@@ -10,7 +10,7 @@ from .. import core
 from ..tasks import Data, Task
 from .setup import Setup
 
-__all__ = ["given_validation_loss", "reward_losses", "validation_loss"]
+__all__ = ["given_validation_loss", "judged_losses", "reward_losses", "validation_loss"]
 
 
 def reward_losses(
@@ -48,6 +48,30 @@ def reward_losses(
         for source in setup.sources
     ]
     return torch.stack(losses, dim=-1)
+
+
+def judged_losses(
+    setup: Setup, loss: Tensor, initial_loss: Tensor, observes: np.ndarray
+) -> tuple[Tensor, Tensor]:
+    """Return the losses ``[B, S]`` by which runs are judged, now and at the beginning.
+
+    With the objective ``"observed"``, those are the validation losses alone of runs that
+    observe them.
+
+    Args:
+        setup: setup of the group.
+        loss, initial_loss: losses of the reward, ``[B, S]``.
+        observes: which runs observe validation losses, ``[B]`` bool on the host.
+    """
+    if setup.settings.objective != "observed" or len(setup.sources) < 2:
+        return loss, initial_loss
+    alone = torch.from_numpy(observes[:, None]).to(loss.device)
+    column = setup.sources.index("validation")
+    now, first = (
+        torch.where(alone, each[:, column : column + 1], each)
+        for each in (loss, initial_loss)
+    )
+    return now, first
 
 
 def given_validation_loss(

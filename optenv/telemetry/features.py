@@ -156,11 +156,11 @@ _FEATURES: dict[str, _Feature] = {
     ),
     "validation_fall": _Feature(
         "fall of the last validation loss since the one before, in units of the range of "
-        "all validation losses, squashed (k=10)", squash=10,
+        "all validation losses, squashed (k=30)", squash=30,
     ),
     "validation_rise": _Feature(
         "last validation loss above the lowest so far, in units of the range, squashed "
-        "(k=10)", squash=10,
+        "(k=30)", squash=30,
     ),
     "validation_usual_change": _Feature(
         "log of (usual change from one validation loss to the next / range), centred",

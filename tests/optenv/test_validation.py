@@ -291,3 +291,23 @@ def test_arguments_that_are_not_valid_are_quoted(
 ) -> None:
     with pytest.raises(error, match=message):
         gym.make(ENV_ID, **arguments)
+
+
+@pytest.mark.parametrize("reward", ["log_loss", "baseline"])
+def test_a_run_can_be_judged_by_the_validation_losses_that_it_observes(reward: str) -> None:
+    seeing = {"observe_validation": True, "validation_dropout": 0.5}
+    arguments: dict[str, Any] = {"steps": 12, "num_envs": 12, "reward": reward, **seeing}
+    found = walk(**arguments, objective="observed")
+    alone, both = (walk(**arguments, objective=name) for name in ("validation", "both"))
+    observes = found[2].validation_every > 0
+    assert 0 < observes.sum() < len(observes)
+    expected = np.where(observes, alone[1], both[1])
+    np.testing.assert_allclose(found[1], expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(found[0], both[0])
+
+
+def test_an_objective_that_is_never_observed_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match="objective='observed' needs observe_validation=True"
+    ):
+        gym.make(ENV_ID, objective="observed")
