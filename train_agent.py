@@ -102,6 +102,12 @@ def number(flag: str, help: str) -> Any:
     "Number of the best candidates that make up the policy: it acts by the mean of their "
     "outputs. At most --candidates.",
 )
+@click.option(
+    "--base-lr",
+    type=click.FloatRange(0.0, min_open=True),
+    help="Base learning rate of the policy's optimizers where the user gives none.  "
+    "[default: the preset's, or the usual one of the rule]",
+)
 @click.option("--seed", type=int, default=0, help="Seed of agent and environments.")
 @click.option(
     "--out",
@@ -214,7 +220,8 @@ def main(**options: Any) -> None:
                 save_every=options["save_every"],
             ):  # fmt: skip
                 stop(f"interrupted; what was learned so far is in {folder}")
-            training.sign(policy, shlex.join(["python", "train_agent.py", *sys.argv[1:]]))
+            command = shlex.join(["python", "train_agent.py", *sys.argv[1:]])
+            training.sign(policy, command, config["base_lr"])
             echo(f"training: done after {minutes_since(begun)}, policy in {policy}.*")
         if not options["do_evaluate"]:
             return

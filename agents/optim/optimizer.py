@@ -108,9 +108,9 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
             ``step``, but for those that are skipped, that find no gradients, or find all
             learning rates at 0. An anytime policy needs none and has no use for it.
         lr: base learning rate, which the policy multiplies; it need not be right. By
-            default the usual one of the policy's rule: 1e-3 for ``adam``,
-            ``orthogonal-adam``, ``network`` and policies that choose rules, 1e-2 for
-            ``momentum``.
+            default that of the policy (``base_lr`` in its description), or else the usual
+            one of its rule: 1e-3 for ``adam``, ``orthogonal-adam``, ``network`` and
+            policies that choose rules, 1e-2 for ``momentum``.
         max_lr: upper limit of the learning rate, whatever the policy says; as for
             fine-tuning, where too high a rate destroys what has been learned. Warm-up,
             final fall and torch schedulers lower the rate from there. It can be changed in
@@ -223,7 +223,7 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
         check_policy(given.action, capturable, partitioned)
         # 2. The parameter groups, which are checked against the policy's rule.
         defaults: dict[str, Any] = {
-            "lr": given.rule.default_lr if lr is None else lr,
+            "lr": given.base_lr if lr is None else lr,
             "weight_decay": weight_decay, "foreach": foreach, "fused": fused,
             "maximize": maximize, "effective_lr": 0.0,
         }  # fmt: skip

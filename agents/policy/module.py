@@ -68,6 +68,8 @@ class Policy(nn.Module):
         self.description = description
         self.action = spec.parsed_action
         self.rule = spec.parsed_rule
+        given = spec.base_lr
+        self.base_lr: float = self.rule.default_lr if given is None else given
         self.anytime: bool = spec.anytime
         self.memory: int = spec.memory
         self.memory_layers: int = spec.memory_layers

@@ -133,6 +133,8 @@ class PolicySpec:
         output_bound: largest absolute output before ``"tanh"``; None for no bound.
         layers: widths from the network's input to its output.
         members: number of networks whose outputs are averaged.
+        base_lr: base learning rate of optimizers that are given none; by default the usual
+            one of the rule.
         algorithm: name of the class that trained the policy.
         timesteps: control steps of the training.
         seed: of the training.
@@ -175,6 +177,7 @@ class PolicySpec:
     seed: int | None = None
     layers: list[int]
     members: int = 1
+    base_lr: float | None = None
     seeds: list[int | None] | None = None
     command: str | None = None
     source: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -281,6 +284,9 @@ class PolicySpec:
         ):
             _check_integer(name, getattr(self, name), least, most)
         windows.check_spacing(self.spacing)
+        rate = self.base_lr
+        if rate is not None and not (is_number(rate) and 0 < rate <= MAX_NUMBER):
+            raise ValueError(f"base_lr must be in (0, {MAX_NUMBER:g}], got {quoted(rate)}")
         lengths = self.total_updates
         if len(lengths) != 2 or not all(type(n) is int and n > 0 for n in lengths):
             raise ValueError(

@@ -82,14 +82,25 @@ def configure(options: dict[str, Any]) -> dict[str, Any]:
     whole = saved.get("algorithm") or _changed(preset["algorithm"], changes)
     given = _merged(whole, options["overrides"])
     algorithm = whole | given
+    env_arguments = _changed(arguments, options["env_arg"])
+    base_lr = options["base_lr"]
+    if base_lr is None and _rule_name(env_arguments) == _rule_name(preset["env"]):
+        base_lr = preset.get("base_lr")
     return {
         **chosen,
-        "env_arguments": _changed(arguments, options["env_arg"]),
+        "base_lr": base_lr,
+        "env_arguments": env_arguments,
         "algorithm": algorithm,
         "overrides": {
             name: algorithm[name] for name in {**changes, **given} if name in algorithm
         },
     }
+
+
+def _rule_name(arguments: dict[str, Any]) -> Any:
+    """Return the name of the update rule in arguments of an environment."""
+    rule = arguments.get("rule")
+    return rule.get("name") if isinstance(rule, dict) else rule
 
 
 def _check_agent(source: str, agent: str, config: dict[str, Any]) -> None:
@@ -187,6 +198,7 @@ TRAINING = {
     "copies": "--copies",
     "candidates": "--candidates",
     "members": "--members",
+    "base_lr": "--base-lr",
     "env_arg": "--env-arg",
     "overrides": "--set",
     "save_every": "--save-every",

@@ -8,7 +8,9 @@
 - ``candidates`` and ``members``: trainings with different seeds, and how many of the best
   policies are averaged;
 - ``timesteps``: control steps of a training, over all runs;
-- ``algorithm``: arguments of the algorithm's class.
+- ``algorithm``: arguments of the algorithm's class;
+- ``base_lr``, which may be missing: base learning rate of the policy's optimizers, in place
+  of the usual one of the rule.
 
 ``ppo`` is for a first try, in minutes. The policies in :data:`agents.SHIPPED` were made by
 the presets of their names, ``rl2`` in three trainings, each resumed from the one before

@@ -74,7 +74,8 @@ def train_candidates(
     Args:
         agent: key of :data:`~agents.rl.presets.PRESETS`.
         seed: seed of the first training; the others follow in steps of :data:`STRIDE`.
-        config: see :func:`agents.rl.factory.build`; with ``timesteps``.
+        config: see :func:`agents.rl.factory.build`; with ``timesteps``, and with
+            ``base_lr``, the base learning rate of the evaluation, unless it is the rule's.
         folder: folder of ``policy.*``, ``selection.csv``, and a folder for each candidate,
             from whose ``model.zip`` its training can be resumed alone.
         count: number of trainings.
@@ -96,7 +97,8 @@ def train_candidates(
     with contextlib.closing(Workers(workers)) as processes:
         processes.map(_train, candidates, ended)
     policies = {c.folder.name: load_policy(c.folder / "policy") for c in candidates}
-    arms = [learned_arm(name, policy) for name, policy in policies.items()]
+    rate = config.get("base_lr")
+    arms = [learned_arm(name, policy, lr=rate) for name, policy in policies.items()]
     rows = evaluate(
         arms, tasks, SELECTION_SEEDS, workers=workers, curve_points=0, progress=progress
     )

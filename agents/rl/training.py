@@ -250,10 +250,12 @@ def _learn_unrolled(
     return finished
 
 
-def sign(path: Path, command: str) -> None:
-    """Write the command that made a policy into its description."""
+def sign(path: Path, command: str, base_lr: float | None) -> None:
+    """Write into a policy's description the command that made it, and its base rate."""
     policy = load_policy(path)
     policy.description["command"] = command
+    if base_lr is not None:
+        policy.description["base_lr"] = base_lr
     save_policy(policy, path)
 
 

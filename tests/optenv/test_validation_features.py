@@ -77,11 +77,11 @@ def test_they_are_those_of_the_formulas() -> None:
     np.testing.assert_allclose(by_name["validation_age"], np.log1p(ages) / 2)
     falls = [0, 0, 0, 0, 1, -0.5, -0.5, 0.75, 0, 0]  # of 3, 2, 2.5, 1, 1; ranges 1, 1, 2
     np.testing.assert_allclose(
-        by_name["validation_fall"], np.arcsinh(10 * np.array(falls)) / 2
+        by_name["validation_fall"], np.arcsinh(30 * np.array(falls)) / 2
     )
     rises = [0, 0, 0, 0, 0, 0.5, 0.5, 0, 0, 0]
     np.testing.assert_allclose(
-        by_name["validation_rise"], np.arcsinh(10 * np.array(rises)) / 2
+        by_name["validation_rise"], np.arcsinh(30 * np.array(rises)) / 2
     )
     usual = [1.0, 1.0 + 0.3 * (0.5 - 1.0)]
     usual.append(usual[-1] + 0.3 * (1.5 - usual[-1]))

@@ -76,6 +76,8 @@ def write(stem, description):
         ({"memory_layers": 10**6}, "memory_layers must be .*at most 8, got 1000000"),
         ({"trials": 1}, "trials must be True or False, got 1"),
         ({"output": "softmax"}, "unknown output 'softmax'; valid: clip, tanh"),
+        ({"base_lr": 0.0}, r"base_lr must be in \(0, 1e\+06\], got 0.0"),
+        ({"base_lr": "high"}, r"base_lr must be in \(0, 1e\+06\], got 'high'"),
         ({"output_bound": 2.0}, "needs output 'tanh', got 2.0 with 'clip'"),
         ({"output": "tanh", "output_bound": -1.0}, r"output_bound must be in \(0.*-1.0"),
         ({"normalisation": [1.0]}, r"must have the keys mean, std, clip, got \[1.0\]"),

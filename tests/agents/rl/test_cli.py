@@ -1,13 +1,19 @@
-"""Arguments on the command line become values."""
+"""Arguments on the command line become values, and presets a configuration."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+import torch
 
-from agents.rl.cli import parse_assignments
+from agents import LearnedOptimizer, load_policy
+from agents.policy.files import save_policy
+from agents.rl import training
+from agents.rl.cli import configure, parse_assignments
+from agents.rl.presets import PRESETS
 from optenv.settings import Settings
+from tests.helpers.policies import random_policy
 
 
 @pytest.mark.parametrize(
@@ -26,3 +32,48 @@ def test_validation_losses_are_asked_for_on_the_command_line() -> None:
     given = ("observe_validation=true", "validation_every=1,4", "validation_dropout=0.2")
     settings = Settings(**parse_assignments(None, None, given))
     assert settings.observe_validation and settings.validation_every == (1, 4)
+
+
+#: Options of ``train_agent.py`` that are not given.
+NOTHING = {
+    **dict.fromkeys(
+        (
+            "agent", "base_lr", "candidates", "config", "copies", "env_id", "members",
+            "num_envs", "resume", "timesteps",
+        )
+    ),
+    "env_arg": {},
+    "overrides": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, 0.01),
+        ({"base_lr": 0.1}, 0.1),
+        ({"env_arg": {"rule": {"name": "orthogonal-adam", "beta1": 0.8}}}, 0.01),
+        ({"env_arg": {"rule": "adam"}}, None),
+        ({"env_arg": {"rule": "adam"}, "base_lr": 0.1}, 0.1),
+    ],
+)
+def test_the_base_rate_of_a_preset_is_for_its_rule(
+    given: dict[str, Any], expected: float | None, monkeypatch
+) -> None:
+    monkeypatch.setitem(PRESETS["ppo"], "base_lr", 0.01)
+    assert configure({**NOTHING, "agent": "ppo", **given})["base_lr"] == expected
+
+
+def test_an_optimizer_begins_at_the_base_rate_of_its_policy(tmp_path) -> None:
+    plain = random_policy("orthogonal-adam")
+    save_policy(plain, tmp_path / "policy")
+    training.sign(tmp_path / "policy", "python train_agent.py", 0.02)
+    signed = load_policy(tmp_path / "policy")
+    assert signed.description["command"] == "python train_agent.py"
+    params = [torch.nn.Parameter(torch.zeros(2))]
+    rates = [
+        LearnedOptimizer(params, policy, total_steps=9).param_groups[0]["lr"]
+        for policy in (plain, signed)
+    ]
+    assert rates == [1e-3, 0.02]
+    assert signed.fingerprint() == plain.fingerprint()  # so that saved states load

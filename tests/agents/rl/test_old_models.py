@@ -73,7 +73,11 @@ def test_a_training_goes_on_with_the_features_that_it_had(
     saved |= {"env_arguments": env_arguments, "num_envs": 4, "copies": 4}
     (tmp_path / "config.json").write_text(json.dumps(saved))
     names = ("env_id", "timesteps", "num_envs", "copies", "candidates", "members", "config")
-    options = dict.fromkeys(names) | {"agent": "ppo", "env_arg": {}, "overrides": {}}
+    options = dict.fromkeys((*names, "base_lr")) | {
+        "agent": "ppo",
+        "env_arg": {},
+        "overrides": {},
+    }
     config = cli.configure({**options, "resume": tmp_path / "model.zip"})
     assert config["env_arguments"] == {**env_arguments, "loss_features": expected}
 
