@@ -238,7 +238,7 @@ class Settings:
             raise ValueError(f"cannot use device {self.device!r}: {error}") from None
 
     def _check_validation(self) -> None:
-        """Check what is observed of validation losses.
+        """Check the arguments about validation losses.
 
         Raises:
             TypeError, ValueError: an argument is not valid, or has no effect as none is
