@@ -13,7 +13,20 @@ import torch
 from torch import Tensor
 
 from .. import elementwise
-from ..elementwise import Number, clamp, number_of, where
+from ..elementwise import (
+    Number,
+    as_floats,
+    as_tensors,
+    clamp,
+    each,
+    is_single,
+    isfinite,
+    lerp,
+    minimum,
+    number_of,
+    where,
+    zeros_like,
+)
 from .history import ratio
 
 __all__ = ["ValidationHistory", "record_validation", "validation_features"]
@@ -58,27 +71,35 @@ def record_validation(history: ValidationHistory, loss: Tensor) -> ValidationHis
         loss: validation losses ``[B]`` that have been measured since; one that is not
             finite, such as NaN, stands for none.
     """
-    given, is_first = loss.isfinite(), history.seen == 0
-    loss = torch.where(given, loss, history.latest)  # so that NaN spoils no gradient
-    lowest, highest, previous = (
-        torch.where(is_first, loss, value)
-        for value in (history.lowest, history.highest, history.latest)
+    most = torch.finfo(loss.dtype).max
+    if not (is_single(loss) and is_single(history.latest)):
+        return ValidationHistory(*_recorded(history, loss, most))
+    floats = as_floats((history, loss))
+    return ValidationHistory(*as_tensors(_recorded(*floats, most), loss))
+
+
+def _recorded(history: ValidationHistory, loss: Number, most: float) -> tuple[Number, ...]:
+    """Compute :func:`record_validation` of tensors or floats, of at most some size."""
+    given, is_first = isfinite(loss), history.seen == 0
+    loss = where(given, loss, history.latest)  # so that NaN spoils no gradient
+    lowest, highest, previous = each(
+        lambda value: where(is_first, loss, value),
+        [history.lowest, history.highest, history.latest],
     )
-    change = (loss - previous).abs()
+    change = clamp(abs(loss - previous), high=most)
     # The first change is the first value of the average.
-    usual = torch.where(history.change > 0, history.change.lerp(change, _USUAL), change)
-    updated = history._replace(
+    usual = where(history.change > 0, lerp(history.change, change, _USUAL), change)
+    updated = ValidationHistory(
         seen=history.seen + 1,
-        age=torch.zeros_like(history.age),
+        age=zeros_like(history.age),
         latest=loss,
         previous=previous,
-        lowest=torch.minimum(lowest, loss),
-        highest=torch.maximum(highest, loss),
-        change=torch.where(usual.isfinite(), usual, history.change),  # unless it overflows
+        lowest=minimum(lowest, loss),
+        highest=-minimum(-highest, -loss),
+        change=usual,
     )
-    others = history._replace(age=history.age + (history.seen > 0).to(history.age))
-    pairs = zip(updated, others, strict=True)
-    return ValidationHistory(*(torch.where(given, new, old) for new, old in pairs))
+    others = history._replace(age=history.age + number_of(history.seen > 0, history.age))
+    return each(lambda new, old: where(given, new, old), updated, others)
 
 
 def validation_features(history: ValidationHistory) -> dict[str, Number]:
