@@ -19,10 +19,12 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 class CharRecurrent(nn.Module):
     """Character model: one recurrent layer, ``[n, T]`` to ``[n, T, 96]``."""
 
-    def __init__(self, layer: Callable[..., nn.Module], units: int) -> None:
+    def __init__(
+        self, layer: Callable[..., nn.Module], units: int, width: int = 24
+    ) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(CHARACTERS, 24)
-        self.recurrent = layer(24, units, batch_first=True)
+        self.embedding = nn.Embedding(CHARACTERS, width)
+        self.recurrent = layer(width, units, batch_first=True)
         self.readout = nn.Linear(units, CHARACTERS)
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -113,11 +115,14 @@ class Block(nn.Module):
 class CharTransformer(nn.Module):
     """Character model: causal transformer, ``[n, T]`` to ``[n, T, 96]``."""
 
-    def __init__(self, length: int = 32, width: int = 32, heads: int = 2) -> None:
+    def __init__(
+        self, length: int = 32, width: int = 32, heads: int = 2, blocks: int = 1
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(CHARACTERS, width)
         self.position = nn.Embedding(length, width)
-        self.block = Block(width, heads)
+        stack = [Block(width, heads) for _ in range(blocks)]
+        self.block = stack[0] if blocks == 1 else nn.Sequential(*stack)
         self.readout = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, CHARACTERS))
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -137,6 +142,55 @@ def convnet(side: int = 12, classes: int = 2) -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(16 * ((side - 3) // 2) ** 2, classes),
     )
+
+
+def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    """Make a 3 × 3 convolution without bias, which keeps the size at stride 1."""
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+
+
+def resnet(
+    classes: int, widths: Sequence[int] = (32, 64, 160), blocks: int = 2
+) -> nn.Sequential:
+    """Make a residual network with BatchNorm, ``[n, 1, side, side]`` to ``[n, classes]``.
+
+    Each width is a stage of ``blocks`` residual blocks of two convolutions; all stages but
+    the first begin with a convolution of stride 2.
+    """
+    layers: list[nn.Module] = [_conv(1, widths[0]), nn.BatchNorm2d(widths[0]), nn.ReLU()]
+    before = widths[0]
+    for width in widths:
+        if width != before:
+            layers += [_conv(before, width, 2), nn.BatchNorm2d(width), nn.ReLU()]
+        layers += [
+            Residual(
+                _conv(width, width), nn.BatchNorm2d(width), nn.ReLU(),
+                _conv(width, width), nn.BatchNorm2d(width), nn.ReLU(),
+            )
+            for _ in range(blocks)
+        ]  # fmt: skip
+        before = width
+    pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, *pooled, nn.Linear(before, classes))
+
+
+def conv_autoencoder(
+    widths: Sequence[int] = (32, 128, 320), code: int = 64, side: int = 16
+) -> nn.Sequential:
+    """Make a convolutional autoencoder of pictures ``[n, 1, side, side]``, with SiLU.
+
+    Each width halves the sides; ``code`` numbers are all that the decoder sees.
+    """
+    small = side // 2 ** len(widths)
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise((1, *widths)):
+        layers += [nn.Conv2d(inputs, outputs, 3, 2, padding=1), nn.SiLU()]
+    numel = widths[-1] * small**2
+    layers += [nn.Flatten(), nn.Linear(numel, code), nn.Linear(code, numel), nn.SiLU()]
+    layers.append(nn.Unflatten(1, (widths[-1], small, small)))
+    for inputs, outputs in itertools.pairwise((*reversed(widths), 1)):
+        layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, padding=1), nn.SiLU()]
+    return nn.Sequential(*layers[:-1])
 
 
 def perceptron(

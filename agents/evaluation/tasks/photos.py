@@ -47,6 +47,13 @@ def flat_patches(split: Split, rng: np.random.Generator, n: int) -> Batch:
     return inputs, inputs
 
 
+def square_patches(split: Split, rng: np.random.Generator, n: int) -> Batch:
+    """Sample patches ``[n, 1, 16, 16]``, as inputs and as targets."""
+    flat = photographs().reshape(-1)[patch_pixels(split, rng, n, 16)]
+    inputs = torch.from_numpy(flat[:, None])
+    return inputs, inputs
+
+
 def photo_places(split: Split, rng: np.random.Generator, n: int) -> Batch:
     """Sample Fourier features ``[n, 64]`` of places, and their brightness ``[n, 1]``."""
     return places(split, rng, n, photographs()[0], waves=32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .benchmark import BENCHMARK
+from .large import LARGE
 from .problem import HeldoutTask
 from .selection import SELECTION
 
@@ -11,5 +12,6 @@ __all__ = ["SUITES"]
 #: Tasks by what they are for.
 SUITES: dict[str, tuple[HeldoutTask, ...]] = {
     "benchmark": BENCHMARK,
+    "large": LARGE,
     "selection": SELECTION,
 }
