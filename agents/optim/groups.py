@@ -284,19 +284,28 @@ def _rule_of(rule: Rule, group: Mapping[str, Any]) -> Rule:
         ValueError: the rule has no such hyperparameter, or it is out of its range.
         TypeError: a hyperparameter is of the wrong type.
     """
+    betas = group.get("betas")
+    betas = tuple(betas) if isinstance(betas, list) else betas
+    given = (group.get("eps"), group.get("momentum"), group.get("refresh"), betas)
+    try:
+        return _cached_rule(rule, *given)
+    except TypeError:  # a value that cannot be a key of the cache, and is refused
+        return _rule_with(rule, *given)
+
+
+def _rule_with(rule: Rule, eps: Any, momentum: Any, refresh: Any, betas: Any) -> Rule:
+    """Return the update rule with hyperparameters of a group; see :func:`_rule_of`."""
     own = rule.hyperparameters
     changed = {}
-    for name in ("eps", "momentum", "refresh"):
-        value = group.get(name)
+    for name, value in (("eps", eps), ("momentum", momentum), ("refresh", refresh)):
         if value is not None and not is_number(value):
             raise TypeError(f"{name} must be a number, got {value!r}")
         # What is off need not be there.
         if value is not None and value != getattr(own, name, 0):
             changed[name] = value
-    betas = group.get("betas")
     if betas is not None:
         if (
-            not isinstance(betas, (tuple, list))
+            not isinstance(betas, tuple)
             or len(betas) != 2
             or not all(map(is_number, betas))
         ):
@@ -306,7 +315,10 @@ def _rule_of(rule: Rule, group: Mapping[str, Any]) -> Rule:
     return _with_hyperparameters(rule, **changed) if changed else rule
 
 
-@lru_cache(maxsize=256)
+#: With types as keys: True is no number.
+_cached_rule = lru_cache(maxsize=256, typed=True)(_rule_with)
+
+
 def _with_hyperparameters(rule: Rule, **changed: Any) -> Rule:
     """Return the rule with other hyperparameters."""
     missing = [name for name in changed if not hasattr(rule.hyperparameters, name)]

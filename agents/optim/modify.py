@@ -44,7 +44,7 @@ def initial_settings(policy: Policy) -> list[float]:
 
 def settings_in_force(action: Action, state: Mapping[str, Any]) -> dict[str, float]:
     """Return what the last action has set, by name; nothing before the first step."""
-    if "settings" not in state:
+    if not action.sets or "settings" not in state:
         return {}
     return dict(zip(action.sets, state["settings"][0].tolist(), strict=True))
 

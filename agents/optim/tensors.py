@@ -183,7 +183,10 @@ def grad_norm(grads: Sequence[Tensor], partitioned: bool = False) -> float:
         of_device = norms.setdefault(first.device, [])
         of_device.append(full_tensor(torch.linalg.vector_norm(each)))
     # 3. One number of them, over all devices and processes.
-    total = math.hypot(*(float(torch.stack(part).norm()) for part in norms.values()))
+    totals = (
+        part[0] if len(part) == 1 else torch.stack(part).norm() for part in norms.values()
+    )
+    total = math.hypot(*map(float, totals))
     if partitioned and is_distributed():
         total = math.sqrt(*all_reduce_sum([total * total], grads))
     return total

@@ -75,7 +75,16 @@ def _orthogonal_adam(step: Step) -> None:
     torch._foreach_add_(directions, ahead)
     torch._foreach_div_(directions, roots)
     # 3. Its matrices orthogonalised.
-    updates = _orthogonalized(list(directions), step, counts)
+    updates = list(directions)
+    refresh = 1 if isinstance(counts, Tensor) else h.refresh
+    matrices = [i for i, p in enumerate(step.params) if _is_matrix(p, step.matrices, i)]
+    of_matrices = step.select(matrices)
+    due = [refresh == 1 or is_due(counts[i], refresh) for i in matrices]
+    found = _orthogonalized(
+        [updates[i] for i in matrices], of_matrices.params, of_matrices.states, due, refresh
+    )
+    for i, update in zip(matrices, found, strict=True):
+        updates[i] = update
     descend_(params, updates, step.lr)
 
 
@@ -117,44 +126,46 @@ def _update_fused_at(step: Step, count: float) -> None:
     # 2. Vectors, embeddings and the output layer.
     shapes = [p.shape for p in step.params]
     matrices = [i for i, p in enumerate(step.params) if _is_matrix(p, step.matrices, i)]
-    chosen = set(matrices)
-    rest = [i for i in range(len(shapes)) if i not in chosen]
+    apart = set(matrices)
+    rest = [i for i in range(len(shapes)) if i not in apart]
     if rest:
         fused_adam([step.params[i] for i in rest], rest, lr)
     # 3. Matrices: a few at a time, whose directions are to stay in the processor's cache. A
     # buffer of zeros becomes their directions, with a negative sign.
-    chunks = _chunks(tuple(step.params[i].numel() for i in matrices))
-    for number, chunk in enumerate(chunks):
+    due, buffer = is_due(count, h.refresh), None
+    for chunk, sizes in _chunks(tuple(shapes[i].numel() for i in matrices)):
         indices = [matrices[j] for j in chunk]
-        of_chunk = step.select(indices)
-        sizes = [p.numel() for p in of_chunk.params]
-        if number == 0:
-            longest = max(sum(step.params[matrices[j]].numel() for j in c) for c in chunks)
-            buffer = torch.zeros(longest, dtype=step.params[0].dtype)
+        chosen = [step.params[i] for i in indices]
+        if buffer is None:  # the first chunk is the largest
+            buffer = torch.zeros(sum(sizes), dtype=chosen[0].dtype)
         else:
             buffer.zero_()
-        parts = buffer[: sum(sizes)].split(sizes)
-        directions = [part.view(shapes[i]) for part, i in zip(parts, indices, strict=True)]
+        parts = buffer.split([*sizes, buffer.numel() - sum(sizes)])
+        directions = [part.view(shapes[i]) for part, i in zip(parts, indices, strict=False)]
         fused_adam(directions, indices, 1.0)
-        updates = _orthogonalized(directions, of_chunk, [count] * len(indices))
-        torch._foreach_add_(of_chunk.params, updates, alpha=lr)
+        states = [step.states[i] for i in indices]
+        each_due = [due] * len(indices)
+        updates = _orthogonalized(directions, chosen, states, each_due, h.refresh)
+        torch._foreach_add_(chosen, updates, alpha=lr)
     # 4. The means, to the decay rate that they should have had.
     if decay:
         torch._foreach_lerp_(means, step.grads, 1 - h.beta1 / decay)
 
 
 @lru_cache(maxsize=256)
-def _chunks(sizes: tuple[int, ...]) -> list[list[int]]:
-    """Split matrices of these numbers of entries into chunks of :data:`STACK_NUMEL`."""
-    chunks: list[list[int]] = []
-    total = STACK_NUMEL
+def _chunks(sizes: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
+    """Split matrices of these numbers of entries into chunks of :data:`STACK_NUMEL`.
+
+    Returns:
+        Indices and sizes of the matrices of each chunk, the largest chunk first.
+    """
+    chunks: list[tuple[list[int], list[int]]] = []
     for i, size in enumerate(sizes):
-        if total + size > STACK_NUMEL:
-            chunks.append([])
-            total = 0
-        chunks[-1].append(i)
-        total += size
-    return chunks
+        if not chunks or sum(chunks[-1][1]) + size > STACK_NUMEL:
+            chunks.append(([], []))
+        chunks[-1][0].append(i)
+        chunks[-1][1].append(size)
+    return sorted(chunks, key=lambda chunk: -sum(chunk[1]))
 
 
 def _is_matrix(param: Tensor, matrices: Sequence[bool] | None, index: int) -> bool:
@@ -165,38 +176,41 @@ def _is_matrix(param: Tensor, matrices: Sequence[bool] | None, index: int) -> bo
 
 
 def _orthogonalized(
-    directions: list[Tensor], step: Step, counts: Sequence[float] | Tensor
+    directions: list[Tensor],
+    params: list[Tensor],
+    states: list[dict[str, Any]],
+    due: list[bool],
+    refresh: int,
 ) -> list[Tensor]:
     """Orthogonalise the directions of matrices, by the factors that are kept if there are.
 
     Args:
-        directions: of each parameter.
-        step: the step, in whose states factors are kept.
-        counts: number of the update of each parameter.
+        directions: of each matrix.
+        params: the matrices.
+        states: their states, in which factors are kept.
+        due: whether each computes factors at this update in any case.
+        refresh: number of updates for which factors are kept.
     """
-    refresh = step.h.refresh
-    if refresh == 1 or isinstance(counts, Tensor):
-        return orthogonalized(directions, step.params, step.matrices)
-    # 1. Factors of earlier updates, where they need not be computed.
-    matrices = [i for i, p in enumerate(step.params) if _is_matrix(p, step.matrices, i)]
-    due: list[int] = []
-    kept: list[int] = []
-    for i in matrices:
-        is_kept = FACTORS in step.states[i] and not is_due(counts[i], refresh)
-        (kept if is_kept else due).append(i)
+    if refresh == 1:
+        return orthogonalized(directions, params)
+    fresh = [i for i, state in enumerate(states) if due[i] or FACTORS not in state]
+    if not fresh:
+        return _by_factors(directions, [state[FACTORS] for state in states])
+    # 1. Factors of earlier updates.
+    results = list(directions)
+    kept = [i for i in range(len(states)) if i not in set(fresh)]
     if kept:
-        factors = [step.states[i][FACTORS] for i in kept]
-        results = _by_factors([directions[i] for i in kept], factors)
-        for i, result in zip(kept, results, strict=True):
-            directions[i] = result
-    # 2. The others, stacked.
-    if due:
-        params = [step.params[i] for i in due]
-        states = [{} if is_sharded(step.params[i]) else step.states[i] for i in due]
-        results = orthogonalized([directions[i] for i in due], params, None, states)
-        for i, result in zip(due, results, strict=True):
-            directions[i] = result
-    return directions
+        factors = [states[i][FACTORS] for i in kept]
+        found = _by_factors([directions[i] for i in kept], factors)
+        for i, result in zip(kept, found, strict=True):
+            results[i] = result
+    # 2. New ones, of which a sharded matrix keeps none.
+    chosen = [params[i] for i in fresh]
+    keeping = [{} if is_sharded(params[i]) else states[i] for i in fresh]
+    found = orthogonalized([directions[i] for i in fresh], chosen, None, keeping)
+    for i, result in zip(fresh, found, strict=True):
+        results[i] = result
+    return results
 
 
 def _by_factors(directions: list[Tensor], factors: list[Tensor]) -> list[Tensor]:
@@ -204,11 +218,13 @@ def _by_factors(directions: list[Tensor], factors: list[Tensor]) -> list[Tensor]
 
     Each keeps its norm, as by :func:`optenv.rules.orthogonal_adam.apply_factors`.
     """
-    device = directions[0].device
-    with torch.autocast(device.type, enabled=False):
-        results = [_product(*each) for each in zip(factors, directions, strict=True)]
-    norms, lengths = map(torch._foreach_norm, (directions, results))
-    ratios = torch.stack(norms) / torch.stack(lengths).clamp(min=TINY)
+    device, count = directions[0].device, len(directions)
+    if torch.is_autocast_enabled(device.type):
+        with torch.autocast(device.type, enabled=False):
+            return _by_factors(directions, factors)
+    results = [_product(*each) for each in zip(factors, directions, strict=True)]
+    norms = torch.stack(torch._foreach_norm([*directions, *results]))
+    ratios = norms[:count] / norms[count:].clamp(min=TINY)
     # Numbers on the host take one call; to read them from a device would wait for it.
     on_host = device.type == "cpu"
     torch._foreach_mul_(results, ratios.tolist() if on_host else list(ratios.unbind()))
