@@ -338,7 +338,7 @@ def factors_of_strips(x: Tensor) -> Tensor:
     # 1. The Gram matrix of trace 1, and that divided by a bound of its largest eigenvalue
     # which is tight where one dominates: the root of the sum of their squares.
     gram = torch.bmm(x, x.mT)
-    trace = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+    trace = gram.diagonal(dim1=1, dim2=2).sum(1, keepdim=True).unsqueeze(2)
     unit = mul(gram, trace.clamp(min=TINY).reciprocal(), inplace)
     square = torch.bmm(unit, unit)
     bound_sq = torch.linalg.vector_norm(square, dim=(1, 2), keepdim=True)

@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,7 +200,7 @@ def test_the_examples_in_docstrings_are_valid_python() -> None:
             pattern = r"^( *)(?:Example)?::\n\n((?:\1    .*\n|\n)+)"
             for block in re.finditer(pattern, text + "\n", re.M):
                 examples += 1
-                ast.parse(inspect.cleandoc(block[2]), f"{named(path)}")
+                ast.parse(textwrap.dedent(block[2]), f"{named(path)}")
     assert examples >= 5
 
 
