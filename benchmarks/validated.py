@@ -1,4 +1,4 @@
-"""What giving validation losses to a policy brings where a network learns by heart.
+"""Gain by giving validation losses to a policy, where a network learns by heart.
 
     python benchmarks/validated.py --policy default
     python benchmarks/validated.py --policy runs/default_seed0/policy --tasks few --seeds 5
@@ -6,7 +6,7 @@
 Trains on the tasks of ``few_examples.py`` and on the selection tasks of at most 1,000
 updates: with AdamW's default, with a policy, and with the same policy that is told
 ``optimizer.validated(loss)`` on one half of the validation examples at regular intervals.
-Losses are compared on the other half, which no optimizer is told of.
+Losses are compared on the other half, which no optimizer gets to know.
 
 How to read it: lower is better. *early* is the lowest of AdamW's losses at the same
 intervals, an AdamW that is stopped at the right time with hindsight. Columns of differences
@@ -45,7 +45,7 @@ Make = Callable[[nn.Module, int], torch.optim.Optimizer]
 
 
 class Finals(NamedTuple):
-    """Losses of one seed on the examples that no optimizer is told of.
+    """Losses of one seed on the examples that no optimizer gets to know.
 
     Attributes:
         initial: before training.

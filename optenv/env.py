@@ -158,7 +158,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     They are within ±4, and 0 where there is no past. Minus a third of an observed gradient, as
     an action, is a step of gradient descent.
 
-    With `observe_validation=True` five features of the validation loss follow the others: how
+    With `observe_validation=True` six features of the validation loss follow the others: how
     long ago the last one was given, its fall and its rise in units of their range, and how much
     they change. With the argument `features`, the values of further features follow.
 

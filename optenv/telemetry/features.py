@@ -166,6 +166,10 @@ _FEATURES: dict[str, _Feature] = {
         "log of (usual change from one validation loss to the next / range), centred",
         offset=2.0, divisor=2.0,
     ),
+    "validation_gap": _Feature(
+        "last validation loss above the mean loss, in units of the range of all windows' "
+        "means, squashed (k=10)", squash=10,
+    ),
 }  # fmt: skip
 
 #: Names and descriptions of all features of the package, in the order of observations.
@@ -189,10 +193,10 @@ INVARIANT_LOSS_FEATURES = (
 
 #: Features of the validation loss, which environments observe with ``observe_validation``.
 #: They stay the same if all validation losses are multiplied by a positive number or a
-#: constant is added to them.
+#: constant is added to them; the gap, if all losses of the training are as well.
 VALIDATION_FEATURES = (
     "has_validation", "validation_age", "validation_fall", "validation_rise",
-    "validation_usual_change",
+    "validation_usual_change", "validation_gap",
 )  # fmt: skip
 
 #: Features that are 0 where no loss is given, by the values of ``loss_features``, the

@@ -82,7 +82,7 @@ def observe(
         **_loss_features(window, reference, updated),
         **_invariant_loss_features(window, reference, updated, names),
         **_gradient_features(probe, window, reference, updated),
-        **({} if validation is None else validation_features(validation)),
+        **_validation_features(validation, window, updated),
     }
     features = [values[name] for name in names]
     if single:
@@ -168,6 +168,16 @@ def _invariant_loss_features(
         [span, span],
     )
     return dict(zip(INVARIANT_LOSS_FEATURES, (*ratios, *logs), strict=True))
+
+
+def _validation_features(
+    validation: ValidationHistory | None, window: Window, updated: History
+) -> dict[str, Number]:
+    """Compute the features of validation losses, if there is a history of them."""
+    if validation is None:
+        return {}
+    span = updated.loss_highest - updated.loss_lowest
+    return validation_features(validation, window.mean_loss, span)
 
 
 #: Logarithm that stands for an unknown one, and the least ratio that is told from 0.

@@ -1,7 +1,8 @@
 """Validation losses: what a run remembers of them, and the features that tell of it.
 
 A validation loss is given at some control steps, or never. It is of any unit and any sign:
-only differences are observed, in units of the range of the run's validation losses.
+only differences are observed, in units of the range of the run's validation losses; and its
+difference from the training loss, in units of the range of that.
 """
 
 from __future__ import annotations
@@ -102,13 +103,17 @@ def _recorded(history: ValidationHistory, loss: Number, most: float) -> tuple[Nu
     return each(lambda new, old: where(given, new, old), updated, others)
 
 
-def validation_features(history: ValidationHistory) -> dict[str, Number]:
+def validation_features(
+    history: ValidationHistory, mean_loss: Number, loss_range: Number
+) -> dict[str, Number]:
     """Compute the features of validation losses, each a tensor ``[B]`` or a float.
 
     A ratio whose unit is 0, as after the first loss, is 0, and its log the centre.
 
     Args:
         history: at this control step; its fields are tensors ``[B]`` or floats.
+        mean_loss: mean training loss of the window.
+        loss_range: highest minus lowest mean loss of all windows; 0 if losses are hidden.
     """
     has_loss, span = history.seen > 0, history.highest - history.lowest
     known = (history.change > 0) & (span > 0)
@@ -120,4 +125,7 @@ def validation_features(history: ValidationHistory) -> dict[str, Number]:
         "validation_fall": ratio(history.previous - history.latest, span),
         "validation_rise": ratio(history.latest - history.lowest, span),
         "validation_usual_change": where(known, logarithm, _CENTRE),
+        "validation_gap": where(
+            has_loss, ratio(history.latest - mean_loss, loss_range), 0.0
+        ),
     }

@@ -24,7 +24,7 @@ from tests.helpers.small_runs import (
 )
 
 ENV_ID = "optenv/LearningRate-v0"
-HAS, AGE, FALL, RISE, USUAL = range(5)
+HAS, AGE, FALL, RISE, USUAL, GAP = range(6)
 
 
 def walk(
@@ -42,7 +42,7 @@ def walk(
 
 
 @pytest.mark.parametrize("env_id", ENV_IDS)
-def test_all_but_five_more_entries_stay_as_they_are(env_id: str) -> None:
+def test_all_but_six_more_entries_stay_as_they_are(env_id: str) -> None:
     arguments: dict[str, Any] = {"env_id": env_id, "steps": 4, "loss_dropout": 0.5}
     plain, rewards, group = walk(**arguments)
     found, others, validating = walk(
@@ -54,8 +54,8 @@ def test_all_but_five_more_entries_stay_as_they_are(env_id: str) -> None:
     at = len(group.settings.observed)
     assert group.state.validation == () and validating.state.validation
     assert validating.settings.observed[at:] == VALIDATION_FEATURES
-    assert found.shape[2] == plain.shape[2] + 5
-    np.testing.assert_array_equal(np.delete(found, range(at, at + 5), axis=2), plain)
+    assert found.shape[2] == plain.shape[2] + 6
+    np.testing.assert_array_equal(np.delete(found, range(at, at + 6), axis=2), plain)
     np.testing.assert_array_equal(others, rewards)
     assert found[..., at].any()
 
@@ -92,7 +92,7 @@ def test_runs_that_get_it_rarely_get_the_same_as_those_of_every_step(every: Any)
 
 
 def test_it_is_given_every_third_control_step() -> None:
-    seen = walk(observe_validation=True, validation_every=3)[0][..., -5:]
+    seen = walk(observe_validation=True, validation_every=3)[0][..., -6:]
     steps = np.arange(10)
     assert ((seen[..., HAS] == 1) == (steps >= 3)[:, None]).all()
     ages = np.where(steps < 3, 0, steps % 3)
@@ -102,18 +102,18 @@ def test_it_is_given_every_third_control_step() -> None:
 
 
 def test_no_validation_loss_is_given_before_the_first_update() -> None:
-    seen = walk(steps=1, observe_validation=True)[0][..., -5:]
-    assert not seen[0].any() and (seen[1] == [1, 0, 0, 0, 0]).all()
+    seen = walk(steps=1, observe_validation=True)[0][..., -6:]
+    assert not seen[0].any() and (seen[1, :, :GAP] == [1, 0, 0, 0, 0]).all()
 
 
 def test_runs_that_are_hidden_observe_zeros_throughout() -> None:
     seen, _, group = walk(num_envs=100, observe_validation=True, validation_dropout=0.3)
-    has = seen[-1, :, -5 + HAS] == 1
+    has = seen[-1, :, -6 + HAS] == 1
     assert 0.6 < has.mean() < 0.8 and ((group.validation_every > 0) == has).all()
-    assert not seen[:, ~has, -5:].any()
-    assert (seen[1:, has, -5] == 1).all()
+    assert not seen[:, ~has, -6:].any()
+    assert (seen[1:, has, -6] == 1).all()
     hidden = walk(observe_validation=True, validation_dropout=1.0)[0]
-    assert not hidden[..., -5:].any()
+    assert not hidden[..., -6:].any()
 
 
 def test_how_often_it_is_given_is_drawn_for_each_run() -> None:
@@ -196,7 +196,7 @@ def test_runs_that_are_reset_alone_begin_anew() -> None:
     before, every = group.state.validation, group.validation_every.copy()
     mask = np.array([False, True, False])
     observation, _ = env.reset(seed=7, options={"reset_mask": mask})
-    assert not observation[1, -5:].any()
+    assert not observation[1, -6:].any()
     for old, new in zip(before, group.state.validation, strict=True):
         assert torch.equal(new[[0, 2]], old[[0, 2]])
         assert new[1] == 0
@@ -204,7 +204,7 @@ def test_runs_that_are_reset_alone_begin_anew() -> None:
     for step in range(1, 4):
         observation, *_ = env.step(actions)
         due = step >= group.validation_every[1]
-        assert observation[1, -5 + HAS] == due
+        assert observation[1, -6 + HAS] == due
 
 
 def test_runs_of_a_trial_share_how_often_it_is_given_and_begin_anew() -> None:
@@ -256,9 +256,9 @@ def test_a_run_that_has_diverged_keeps_what_it_knew() -> None:
 def test_the_description_and_recordings_name_the_features(dropout: float) -> None:
     env = gym.make(ENV_ID, observe_validation=True, validation_dropout=dropout).unwrapped
     described = json.loads(json.dumps(env.describe()))
-    assert described["features"][-5:] == list(VALIDATION_FEATURES)
+    assert described["features"][-6:] == list(VALIDATION_FEATURES)
     size = env.observation_space.shape[0]
-    assert observation_names(described, size)[-5:] == list(VALIDATION_FEATURES)
+    assert observation_names(described, size)[-6:] == list(VALIDATION_FEATURES)
     assert size == len(described["features"])
 
 

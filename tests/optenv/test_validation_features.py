@@ -22,6 +22,9 @@ from optenv.telemetry import (
 
 NAN = math.nan
 
+#: Features of validation losses alone.
+ALONE = VALIDATION_FEATURES[:-1]
+
 #: Validation losses of two runs at ten control steps; NaN where none is given.
 GIVEN = np.array(
     [
@@ -42,7 +45,7 @@ def seen(
         history = record_validation(history, torch.from_numpy(column).to(dtype))
         observation, _ = observe(
             probe, Losses.empty(0 * one), History.empty(one), control,
-            names=VALIDATION_FEATURES, validation=history,
+            names=ALONE, validation=history,
         )  # fmt: skip
         rows.append(observation)
     return torch.stack(rows).numpy(), history
@@ -71,7 +74,7 @@ def test_a_single_run_observes_what_it_does_in_a_batch() -> None:
 
 def test_they_are_those_of_the_formulas() -> None:
     found, _ = seen(GIVEN[:1])
-    by_name = dict(zip(VALIDATION_FEATURES, found[:, 0].T, strict=True))
+    by_name = dict(zip(ALONE, found[:, 0].T, strict=True))
     np.testing.assert_array_equal(by_name["has_validation"], [0] + [1] * 9)
     ages = [0, 0, 1, 2, 0, 0, 1, 0, 0, 1]
     np.testing.assert_allclose(by_name["validation_age"], np.log1p(ages) / 2)
@@ -143,5 +146,40 @@ def test_they_are_observed_last_and_only_where_they_are_asked_for() -> None:
             asked = len(names) > len(without)
             expected = telemetry.observed_features(key, asked)
             assert telemetry.own_features(names) == expected
-    assert list(telemetry.ALL_FEATURES)[-5:] == list(VALIDATION_FEATURES)
+    assert list(telemetry.ALL_FEATURES)[-6:] == list(VALIDATION_FEATURES)
     assert not {*telemetry.FEATURES} & {*VALIDATION_FEATURES}
+
+
+def gaps(
+    training: np.ndarray, validation: np.ndarray, factor: float = 1.0, shift: float = 0.0
+) -> list[float]:
+    """Return the gap at each step of a run with these losses, NaN where there is none."""
+    one = torch.ones(1, dtype=torch.float64)
+    history, earlier = ValidationHistory.empty(one), History.empty(one)
+    probe, control = Probe(*[one] * 7), Control(None, None, 0 * one, 0 * one, 0 * one)
+    found = []
+    for loss, held_out in factor * np.stack([training, validation], axis=1) + shift:
+        history = record_validation(history, held_out * one)
+        losses = Losses.empty(0 * one)
+        if not math.isnan(loss):
+            losses = losses.record(loss * one)
+        observation, earlier = observe(
+            probe, losses, earlier, control, names=("validation_gap",), validation=history
+        )
+        found.append(observation.item())
+    return found
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(1.0, 0.0), (3.0, -20.0), (1e-3, 0.0)])
+def test_the_gap_is_the_validation_loss_above_the_training_loss(
+    factor: float, shift: float
+) -> None:
+    training = np.array([4.0, 3.0, 2.0, 2.5])
+    validation = np.array([NAN, 3.5, 3.0, NAN])
+    expected = np.array([0.0, 0.5 / 1, 1.0 / 2, 0.5 / 2])  # in units of the range so far
+    found = gaps(training, validation, factor, shift)
+    np.testing.assert_allclose(found, np.arcsinh(10 * expected) / 2, rtol=1e-9)
+
+
+def test_without_training_losses_there_is_no_gap() -> None:
+    assert gaps(np.full(4, NAN), np.array([NAN, 3.0, 2.0, 5.0])) == [0.0] * 4

@@ -33,17 +33,25 @@ def seeing(**description: Any) -> Policy:
     return random_policy(features=NAMES, **description)
 
 
-def walk(optimizer: Any, steps: Iterable[int], losses: Callable[[int], Any]) -> Tensor:
-    """Take steps on a parameter, with the validation losses after them, if not None."""
+def walk(
+    optimizer: Any,
+    steps: Iterable[int],
+    losses: Callable[[int], Any],
+    unit: tuple[float, float] = (1.0, 0.0),
+) -> Tensor:
+    """Take steps on a parameter, with the validation losses after them, if not None.
+
+    Training losses are multiplied by the first number of ``unit``, and the second added.
+    """
     driven = getattr(optimizer, "optimizer", optimizer)
     (p,) = driven.param_groups[0]["params"]
     for step in steps:
         p.grad = p.detach().cos() + (step % 3) * torch.linspace(-1, 1, p.numel()).to(p)
         if driven is optimizer:
-            optimizer.step(loss=2.0 ** (-step / 9))
+            optimizer.step(loss=unit[0] * 2.0 ** (-step / 9) + unit[1])
         else:
             driven.step()
-            optimizer.step(2.0 ** (-step / 9))
+            optimizer.step(unit[0] * 2.0 ** (-step / 9) + unit[1])
         if (loss := losses(step)) is not None:
             optimizer.validated(loss)
     return p.detach().clone()
@@ -70,11 +78,11 @@ def take_weights(new: torch.optim.Optimizer, old: torch.optim.Optimizer) -> None
 
 def usual(step: int) -> float | None:
     """Return validation losses that fall and rise, at every fourth step."""
-    return None if step % 4 else 3.0 / (step + 1) + 0.2 * math.sin(step) - 5.0
+    return None if step % 4 else 3.0 / (step + 1) + 0.2 * math.sin(step)
 
 
 def shown(optimizer: Any) -> np.ndarray:
-    """Return the features of validation losses at all decisions, ``[D, 5]``."""
+    """Return the features of validation losses at all decisions, ``[D, 6]``."""
     return np.array([[row[n] for n in VALIDATION_FEATURES] for row in optimizer.explain()])
 
 
@@ -107,7 +115,7 @@ def test_what_is_observed_does_not_depend_on_unit_and_zero(make: Callable[[], An
     ends, seen = [], []
     for unit in ((1.0, 0.0), (1e3, 0.0), (2.0, -300.0)):
         optimizer = make()
-        ends.append(walk(optimizer, range(TOTAL), partial(in_unit, *unit)))
+        ends.append(walk(optimizer, range(TOTAL), partial(in_unit, *unit), unit))
         seen.append(shown(optimizer))
     for end, features in zip(ends[1:], seen[1:], strict=True):
         torch.testing.assert_close(end, ends[0], rtol=1e-3, atol=1e-3)
@@ -289,7 +297,7 @@ def test_lower_is_better_also_where_the_objective_is_maximised() -> None:
     seen = []
     for maximize in (False, True):
         optimizer = made(maximize=maximize)
-        walk(optimizer, range(30), usual)
+        walk(optimizer, range(30), usual, (-1.0 if maximize else 1.0, 0.0))
         seen.append(shown(optimizer))
     np.testing.assert_array_equal(*seen)
 
@@ -334,7 +342,7 @@ def test_a_policy_trained_on_them_is_exported_and_names_its_environment(
         expected, _ = model.predict(observation, deterministic=True)
         found = policy(torch.from_numpy(observation)).detach().numpy()
         np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert (observation[:, -5] == 1).all()
+    assert (observation[:, -6] == 1).all()
     assert "observe_validation" not in random_policy().environment
     optimizer = made(policy)
     walk(optimizer, range(TOTAL), usual)
