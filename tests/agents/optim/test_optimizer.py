@@ -130,6 +130,7 @@ def test_a_limit_of_the_learning_rate_holds_for_its_group():
         ("alpha", torch.ones(2)), ("momentum", "high"), ("max_lr", 0.0),
         ("Lr", 0.1), ("weightdecay", 0.1), ("weight-decay", 0.1), ("total_step", 5),
         ("learning_rate", 0.1), ("min_lr", 1e-7), ("warmup", 3), ("max_grad_norm", 1.0),
+        ("refresh", 4),
     ],
 )  # fmt: skip
 def test_settings_that_would_have_no_effect_are_refused(key, value):
@@ -177,7 +178,7 @@ def test_a_group_may_repeat_the_arguments_of_the_optimizer():
     ("policy", "settings"),
     [
         ("adam", {"betas": (0.8, 0.999), "eps": 1e-8}), ("momentum", {"momentum": 0.9}),
-        ("default", {"betas": (0.9, 0.9999), "eps": 1e-8}),
+        ("default", {"betas": (0.9, 0.9999), "eps": 1e-8, "refresh": 4}),
     ],
 )  # fmt: skip
 def test_hyperparameters_of_the_rule_are_among_the_defaults(policy, settings):
@@ -224,6 +225,24 @@ def test_hyperparameters_of_the_rule_are_heeded(policy, settings, same, of_group
         reference.param_groups[0]["lr"] = optimizer.param_groups[0]["effective_lr"]
         reference.step()
     torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("of_group", [True, False])
+def test_factors_are_kept_for_as_many_updates_as_the_user_says(of_group):
+    p, factors = nn.Parameter(torch.zeros(4, 6)), []
+    settings = {"refresh": 3}
+    group = {"params": [p], **(settings if of_group else {})}
+    extra = {"matrices": True} | ({} if of_group else settings)
+    optimizer = LearnedOptimizer([group], total_steps=STEPS, **extra)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(18):
+        p.grad = torch.randn(4, 6, generator=generator)
+        optimizer.step()
+        factors.append(optimizer.state[p]["factors"].clone())
+    renewed = [t for t in range(1, 18) if not torch.equal(factors[t], factors[t - 1])]
+    assert [t + 1 for t in renewed if t >= 10] == [12, 15, 18]
+    with pytest.raises(ValueError, match="refresh must be a positive integer, got 0"):
+        LearnedOptimizer([p], total_steps=STEPS, refresh=0)
 
 
 def test_a_rate_of_zero_everywhere_is_warned_of():

@@ -66,6 +66,31 @@ def test_resuming_from_a_state_dict_is_bit_exact(rule, cut):
     assert torch.equal(weights(model), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_runs_that_keep_factors_resume_between_two_of_their_updates(dtype):
+    policy = random_policy({"name": "orthogonal-adam", "refresh": 4})
+    models, data = [make_model(dtype) for _ in range(3)], list(batches(dtype))
+    whole, first, second = (
+        LearnedOptimizer(model.parameters(), policy, total_steps=STEPS, matrices=True)
+        for model in models
+    )
+    train(models[0], whole, data)
+    train(models[1], first, data[:22])
+    models[2].load_state_dict(models[1].state_dict())
+    second.load_state_dict(save_and_load(first.state_dict()))
+    assert any("factors" in state for state in second.state.values())
+    train(models[2], second, data[22:])
+    assert torch.equal(weights(models[2]), weights(models[0]))
+    # Without them, they are computed anew.
+    pruned = save_and_load(first.state_dict())
+    for state in pruned["state"].values():
+        state.pop("factors", None)
+    models[2].load_state_dict(models[1].state_dict())
+    second.load_state_dict(pruned)
+    train(models[2], second, data[22:])
+    assert not torch.equal(weights(models[2]), weights(models[0]))
+
+
 @pytest.mark.parametrize("kind", ["hyperparameters", "roles", "layerwise"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("cut", [1, 23, 41])
