@@ -25,9 +25,6 @@ from typing import Any
 #: Update rule of most policies; see :func:`optenv.rules.orthogonal_adam`.
 RULE: dict[str, Any] = {"name": "orthogonal-adam", "beta2": 0.9999, "power": 0.9}
 
-#: The same at a lower cost: factors are kept for four updates.
-CHEAP_RULE: dict[str, Any] = {**RULE, "refresh": 4}
-
 #: Training environment: all task families but quadratics, language models most often,
 #: reparametrised, with base learning rates over three and a half decades. Losses are hidden
 #: in some runs, for users who give the optimizer none. Control steps are dense early in the
@@ -197,7 +194,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ppo": {**PPO, "env": SHORT, "timesteps": 73_728},
     "default": {
         **PPO,
-        "env": {**TRAINING, "rule": CHEAP_RULE},
         "candidates": 2,
         "members": 2,
         "base_lr": 1e-2,

@@ -178,7 +178,7 @@ def test_a_group_may_repeat_the_arguments_of_the_optimizer():
     ("policy", "settings"),
     [
         ("adam", {"betas": (0.8, 0.999), "eps": 1e-8}), ("momentum", {"momentum": 0.9}),
-        ("default", {"betas": (0.9, 0.9999), "eps": 1e-8, "refresh": 4}),
+        ("default", {"betas": (0.9, 0.9999), "eps": 1e-8, "refresh": 1}),
     ],
 )  # fmt: skip
 def test_hyperparameters_of_the_rule_are_among_the_defaults(policy, settings):
