@@ -19,7 +19,12 @@ except ImportError as error:
     ) from error
 
 from ..optim.optimizer import LearnedOptimizer
-from .run import follow_trainer, unwrapped, warn_of_manual_length
+from .run import (
+    follow_trainer,
+    unwrapped,
+    warn_of_manual_length,
+    warn_of_missing_validation,
+)
 
 __all__ = ["LearnedOptimizerCallback"]
 
@@ -53,6 +58,7 @@ class LearnedOptimizerCallback(Callback):
     ) -> None:
         self._prefix, self._validation_loss = prefix, validation_loss
         self._optimizers: dict[str, LearnedOptimizer] = {}
+        self._warned = False  # that validations have no loss of this name
         # Takes losses to the optimizer that it is attached to.
         self._loss_of_batch = nn.Identity()
 
@@ -105,9 +111,14 @@ class LearnedOptimizerCallback(Callback):
             pl_module.log_dict(optimizer.log_dict(prefix), on_step=True, on_epoch=False)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loss = trainer.callback_metrics.get(self._validation_loss)
-        if loss is None or trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        for optimizer in self._optimizers.values():
-            if optimizer.policy.sees_validation:
+        seeing = [o for o in self._optimizers.values() if o.policy.sees_validation]
+        loss = trainer.callback_metrics.get(self._validation_loss)
+        if seeing and loss is None and not self._warned:
+            self._warned = True
+            names = map(str, trainer.callback_metrics)
+            warn_of_missing_validation(self._validation_loss, names)
+        if loss is not None:
+            for optimizer in seeing:
                 optimizer.validated(loss)

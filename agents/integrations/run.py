@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from ..optim.optimizer import LearnedOptimizer
 from ..utils.warning import warn_user
 
-__all__ = ["follow_trainer", "unwrapped", "warn_of_manual_length"]
+__all__ = [
+    "follow_trainer",
+    "unwrapped",
+    "warn_of_manual_length",
+    "warn_of_missing_validation",
+]
 
 
 def unwrapped(optimizer: Any) -> Any:
@@ -65,3 +71,16 @@ def _other_length(optimizer: LearnedOptimizer, total_steps: int, done: int) -> i
     before, steps = optimizer.total_steps, int(optimizer.log_dict()["step"])
     length = total_steps if done else steps + total_steps
     return None if before is None or length in (before, steps) else length
+
+
+def warn_of_missing_validation(name: str, present: Iterable[str]) -> None:
+    """Warn that a policy that observes validation losses is given none.
+
+    Args:
+        name: of the number that would be given.
+        present: names of those that the validation has.
+    """
+    warn_user(
+        f"the policy observes validation losses, but the validation has no {name!r}, only "
+        f"{', '.join(present) or 'nothing'}; optimizer.validated(loss) gives one"
+    )

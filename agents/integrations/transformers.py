@@ -21,7 +21,7 @@ except ImportError as error:
     ) from error
 
 from ..optim.optimizer import LearnedOptimizer
-from .run import follow_trainer, unwrapped
+from .run import follow_trainer, unwrapped, warn_of_missing_validation
 
 __all__ = ["LearnedOptimizerCallback", "LearnedTrainer"]
 
@@ -60,6 +60,8 @@ class LearnedOptimizerCallback(TrainerCallback):
         self.attaches_loss, self._prefix = attach_loss, prefix
         self._optimizer: LearnedOptimizer | None = None
         self._attached: RemovableHandle | None = None
+        self._trains = False  # evaluations before and after may be of test data
+        self._warned = False  # that evaluations have no loss
 
     def on_train_begin(
         self,
@@ -78,7 +80,7 @@ class LearnedOptimizerCallback(TrainerCallback):
                 f"{type(optimizer).__name__}: give the trainer "
                 "optimizer_cls_and_kwargs=(LearnedOptimizer, {...})"
             )
-        self._optimizer = optimizer
+        self._optimizer, self._trains = optimizer, True
         follow_trainer(optimizer, state.max_steps, state.global_step)
         if self.attaches_loss:
             self._detach()  # of a training that an exception has ended
@@ -107,12 +109,18 @@ class LearnedOptimizerCallback(TrainerCallback):
         **_: Any,
     ) -> None:
         optimizer = self._optimizer
-        if optimizer is not None and optimizer.policy.sees_validation:
-            if metrics and "eval_loss" in metrics:
-                optimizer.validated(metrics["eval_loss"])
+        if optimizer is None or not self._trains or not optimizer.policy.sees_validation:
+            return
+        found = metrics or {}
+        if "eval_loss" in found:
+            optimizer.validated(found["eval_loss"])
+        elif not self._warned:
+            self._warned = True
+            warn_of_missing_validation("eval_loss", found)
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         self._detach()
+        self._trains = False
 
     def _detach(self) -> None:
         if self._attached is not None:

@@ -16,7 +16,7 @@ from optenv.rules import Rule
 
 from ..policy.module import Policy
 from .clock import end_of_run, limit_of
-from .kernels import CAPTURABLE, FUSED, allocate, switching, update
+from .kernels import CAPTURABLE, FUSED, allocate, allocate_kept, switching, update
 from .kernels.base import KernelOptions
 from .modify import clip_gradients, settings_in_force, update_average
 from .tensors import DeviceRates, GradientBatch
@@ -175,6 +175,7 @@ def update_groups(
     partitioned: bool = False,
     rates: DeviceRates | None = None,
     by_tensor: Sequence[Sequence[float]] | None = None,
+    allocating: bool = False,
 ) -> None:
     """Update the parameters of all groups, at their learning rates times multipliers.
 
@@ -188,6 +189,7 @@ def update_groups(
         rates: where learning rates are written for CUDA graphs, if groups are capturable.
         by_tensor: multipliers of the learning rates of the batch's parameters, by group,
             in place of that of the group.
+        allocating: whether the learning rates are 0 so that all state is allocated.
     """
     rule = policy.rule
     settings = settings_in_force(policy.action, state)
@@ -199,6 +201,13 @@ def update_groups(
         states = [batch.states[p] for p in params]
         if not lr or not params or state["chosen"] >= 0:
             allocate(rule, params, states, _options(group))
+            if allocating:
+                matrix = matrices or [True] * len(params)
+                apart = [j for j, is_matrix in enumerate(matrix) if is_matrix]
+                own_rule = _rule_of(rule, group)
+                allocate_kept(
+                    own_rule, [params[j] for j in apart], [states[j] for j in apart]
+                )
             continue
         if by_tensor is not None:
             each = zip(params, grads, states, by_tensor[i], strict=True)
@@ -301,7 +310,8 @@ def _rule_with(rule: Rule, eps: Any, momentum: Any, refresh: Any, betas: Any) ->
         if value is not None and not is_number(value):
             raise TypeError(f"{name} must be a number, got {value!r}")
         # What is off need not be there.
-        if value is not None and value != getattr(own, name, 0):
+        off = 1 if name == "refresh" else 0
+        if value is not None and value != getattr(own, name, off):
             changed[name] = value
     if betas is not None:
         if (

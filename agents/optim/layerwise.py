@@ -258,8 +258,8 @@ def carry_over(
     ]
     if others := len(after) - len(pairs):
         warn_user(
-            f"{others} of {len(after)} parameters have another shape than those at their "
-            "places in the run before: the policy decides on them without a memory; give "
+            f"{others} of {len(after)} parameters have none of their shape at their places "
+            "in the run before: the policy decides on them without a memory; give "
             "new_run() parameters in the order of those before"
         )
     return {

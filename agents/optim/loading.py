@@ -74,11 +74,7 @@ def restore_dtypes(
     for index, p in zip(saved, params, strict=True):
         state = states[p]
         for name, value in state_dict["state"].get(index, {}).items():
-            if name in (
-                "mu_product",
-                DECIDED,
-                REMEMBERED,
-            ):  # stay where they were, like "step"
-                state[name] = value
+            if name in ("mu_product", DECIDED, REMEMBERED):
+                state[name] = value  # it stays where it was, like "step"
             elif isinstance(value, Tensor) and state[name].dtype != value.dtype:
                 state[name] = value.to(p.device)

@@ -120,7 +120,8 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
         refresh: for the rule ``orthogonal-adam``: number of updates for which the factors
             that orthogonalise a matrix are kept, by default that which the policy was
             trained with. The more, the cheaper a step, and the further it is from
-            orthogonal.
+            orthogonal. Sharded parameters and ``capturable`` steps compute them at every
+            update.
         weight_decay: decoupled weight decay (Loshchilov & Hutter, 2019): each step takes
             ``effective_lr * weight_decay`` off the parameters. Where the validation loss
             ends far above the training loss, begin with 0.1.
@@ -341,7 +342,8 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
 
         Call it between two steps, as often or as rarely as you validate. A policy that
         observes validation losses does so at its next decision: how long ago the last one
-        was given, its fall and its rise in units of their range, and how much they change.
+        was given, its fall and its rise in units of their range, how much they change, and
+        how far they are above the training loss.
         Of several since the last decision only the last one counts; one before the first
         step does not, and neither does one that is not finite (:attr:`ignored_losses`).
         With several processes it is the mean over those that were given one.
@@ -579,7 +581,7 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
         It calls ``step`` with all learning rates at 0 before it loads a checkpoint.
         """
         stand_still = [0.0] * len(batch.groups)
-        update_groups(self._policy, batch, stand_still, {"chosen": -1})
+        update_groups(self._policy, batch, stand_still, {"chosen": -1}, allocating=True)
         if "average" in self._policy.action.sets:
             allocate_averages(batch)
         for group in batch.groups:

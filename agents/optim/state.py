@@ -559,9 +559,7 @@ def _check_parameter_state(policy: Policy, name: str, state: Any, p: Tensor) -> 
     averaged = [AVERAGE] if "average" in policy.action.sets else []
     decided = [DECIDED] if policy.action.per_tensor else []
     decided += [REMEMBERED] if remembered_numel(policy) else []
-    shapes = ((key, shape(p)) for key, shape in kernel.kept.items())
-    kept = {key: torch.Size(shape) for key, shape in shapes if shape is not None}
-    of_rule = [*sorted(kernel.slots), *kept]
+    of_rule = [*sorted(kernel.slots), *kernel.kept]
     valid = [*of_rule, *BUFFERS, STARTED, "good_param", *averaged, *decided]
     if unknown := [key for key in state if key not in valid]:
         raise _invalid(name, unknown, f"entries out of {', '.join(valid)}")
@@ -580,9 +578,11 @@ def _check_parameter_state(policy: Policy, name: str, state: Any, p: Tensor) -> 
             _check_scalar(within, value, 0.0, 1.0)
         else:
             _check_moment(within, value, p.shape, wide(p.dtype), key in SQUARES)
-    for key, shape in kept.items():
+    for key, shape_of in kernel.kept.items():
         if key in state:
-            _check_moment(f"{name}: {key}", state[key], shape, wide(p.dtype))
+            shape = shape_of(p)
+            expected = None if shape is None else torch.Size(shape)  # None: is not used
+            _check_moment(f"{name}: {key}", state[key], expected, wide(p.dtype))
     if slots and policy.rule.name == switching.RULE.name and not is_sharded(p):
         _check_means(name, state)
     # 2. What the probe and the guard keep

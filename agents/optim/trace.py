@@ -110,11 +110,13 @@ _FEATURES = {
     "are then 0",
     "validation_age": "decisions since the last validation loss: 0 for none, +1 for 6",
     "validation_fall": "fall of the last validation loss against how far they have ranged: "
-    "0 none, +0.5 is 12 %, below 0 a rise",
-    "validation_rise": "last validation loss above the lowest: 0 the same, +0.5 is 12 % of "
+    "0 none, +0.5 is 4 %, below 0 a rise",
+    "validation_rise": "last validation loss above the lowest: 0 the same, +0.5 is 4 % of "
     "how far they have ranged",
     "validation_usual_change": "usual change of the validation loss against its range: 0 "
     "is 14 %, +1 is all of it",
+    "validation_gap": "last validation loss above the training loss: 0 the same, +0.5 is "
+    "12 % of how far training losses have ranged",
 }
 
 #: Columns of some policies, and their meanings.

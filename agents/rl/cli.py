@@ -12,6 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from optenv import actions
 
+from ..policy.spec import MAX_NUMBER
 from . import factory
 from .export import check_export, describe
 from .presets import PRESETS
@@ -86,6 +87,8 @@ def configure(options: dict[str, Any]) -> dict[str, Any]:
     base_lr = options["base_lr"]
     if base_lr is None and _rule_name(env_arguments) == _rule_name(preset["env"]):
         base_lr = preset.get("base_lr")
+    if base_lr is not None and not 0 < base_lr <= MAX_NUMBER:
+        raise ValueError(f"base_lr must be in (0, {MAX_NUMBER:g}], got {base_lr!r}")
     return {
         **chosen,
         "base_lr": base_lr,
@@ -156,7 +159,7 @@ def _resumed(options: dict[str, Any]) -> dict[str, Any]:
         )
     config = json.loads(path.read_text())
     _check_agent(str(path), agent, config)
-    names = ("env_id", "num_envs", "copies", "env_arguments")
+    names = ("env_id", "num_envs", "copies", "env_arguments", "base_lr")
     resumed = known | {name: config[name] for name in names if name in config}
     # Version 0.1, whose configurations do not name the features of losses, had these
     resumed["env_arguments"] = {"loss_features": "positive", **resumed["env_arguments"]}

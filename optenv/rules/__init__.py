@@ -151,6 +151,10 @@ def register(rule: Rule) -> Rule:
                 f"{flag} of rule {rule.name!r} must be True or False, got "
                 f"{getattr(rule, flag)!r}"
             )
+    if rule.shaped_state and not rule.shaped:
+        raise ValueError(
+            f"shaped_state=True of rule {rule.name!r} needs shaped=True, got shaped=False"
+        )
     is_tuple = isinstance(rule.slots, tuple)
     if not is_tuple or not all(isinstance(slot, str) and slot for slot in rule.slots):
         raise TypeError(
@@ -196,7 +200,8 @@ def _check_state(rule: Rule) -> RuleState:
         TypeError: it is no tuple of tensors.
         ValueError: shapes or slots are wrong.
     """
-    state = rule.init(torch.zeros(_TRIED, device="cpu"))
+    bound = rule.with_hyperparameters().bind([_TRIED[1:]])
+    state = bound.init(torch.zeros(_TRIED, device="cpu"))
     if not isinstance(state, tuple) or not all(isinstance(x, torch.Tensor) for x in state):
         raise TypeError(
             f"init of rule {rule.name!r} must return a tuple of tensors, got {state!r}"

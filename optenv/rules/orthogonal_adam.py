@@ -212,13 +212,13 @@ def _orthogonalize_by_factors(
             wide = wide.mT if turned else wide
             strips, own = cut_into_strips(wide), old.reshape(-1, height, height)
             if none_due:
-                result = apply_factors(own, strips, count)
+                result = apply_factors(own, strips)
             else:
                 fresh = factors_of_strips(strips)
                 result = torch.bmm(fresh, strips)
                 fresh = fresh.reshape(old.shape)
                 if not all_due:
-                    stale = apply_factors(own, strips, count)
+                    stale = apply_factors(own, strips)
                     of_strips = due.repeat_interleave(count, 0).unsqueeze(2)
                     result = torch.where(of_strips, result, stale)
                     fresh = torch.where(due, fresh, old)
@@ -330,8 +330,9 @@ def orthogonalize_strips(x: Tensor) -> Tensor:
 def factors_of_strips(x: Tensor) -> Tensor:
     """Compute the factors ``[n, r, r]`` that orthogonalise matrices ``[n, r, c]``.
 
-    The product of a factor and its matrix has the Frobenius norm of the matrix. Written
-    with few operations: on small matrices each takes longer than its arithmetic.
+    The product of a factor and its matrix has the Frobenius norm of the matrix, if that is
+    at least 1e-9. Written with few operations: on small matrices each takes longer than its
+    arithmetic.
     """
     (a, b, c), (d, e, f) = COEFFICIENTS
     inplace = not x.requires_grad
@@ -355,25 +356,15 @@ def factors_of_strips(x: Tensor) -> Tensor:
     return mul(factors, length_sq.clamp(min=TINY).rsqrt(), inplace)
 
 
-def apply_factors(factors: Tensor, strips: Tensor, count: int) -> Tensor:
-    """Multiply matrices that are cut into strips by factors of earlier ones.
+def apply_factors(factors: Tensor, strips: Tensor) -> Tensor:
+    """Multiply matrices ``[n, r, c]`` by factors ``[n, r, r]`` of earlier ones.
 
-    The Frobenius norm of each whole matrix is kept: earlier factors enlarge what is new.
-
-    Args:
-        factors: ``[n * k, h, h]``.
-        strips: strips of ``n`` matrices, ``[n * k, h, c]``.
-        count: number of strips ``k`` of a matrix.
+    Each keeps its Frobenius norm: earlier factors enlarge what is new.
     """
     result = torch.bmm(factors, strips)
-    if count > 1:
-        whole = (-1, count, *strips.shape[1:])
-        strips, result = strips.reshape(whole), result.view(whole)
-    sides = tuple(range(1, strips.dim()))
-    norm = torch.linalg.vector_norm(strips, dim=sides, keepdim=True)
-    length = torch.linalg.vector_norm(result, dim=sides, keepdim=True)
-    result = mul(result, norm / length.clamp(min=TINY), not result.requires_grad)
-    return result.flatten(0, 1) if count > 1 else result
+    norm = torch.linalg.vector_norm(strips, dim=(1, 2), keepdim=True)
+    length = torch.linalg.vector_norm(result, dim=(1, 2), keepdim=True)
+    return mul(result, norm / length.clamp(min=TINY), not result.requires_grad)
 
 
 def _add_identity(matrices: Tensor, value: float) -> Tensor:

@@ -57,7 +57,7 @@ LARGE: tuple[HeldoutTask, ...] = (
     HeldoutTask(
         "photo-conv-autoencoder", "real",
         "16 × 16 patches of the photographs",
-        "convolutional autoencoder, 64 numbers of code, 1.2 million parameters", 500, 32,
+        "convolutional autoencoder, 64 numbers of code, 1.3 million parameters", 500, 32,
         conv_autoencoder, square_patches, F.mse_loss, 512,
     ),
 )  # fmt: skip

@@ -27,6 +27,7 @@ __all__ = [
     "KERNELS",
     "KernelOptions",
     "allocate",
+    "allocate_kept",
     "kernel_of",
     "register",
     "update",
@@ -122,6 +123,19 @@ def update(
                 kernel.update(single)
         if is_half:
             torch._foreach_copy_(original, step.params)
+
+
+def allocate_kept(
+    rule: Rule, params: Sequence[Tensor], states: Sequence[dict[str, Any]]
+) -> None:
+    """Allocate what the kernel of ``rule`` keeps beside its slots, if the rule says so."""
+    if getattr(rule.hyperparameters, "refresh", 1) == 1:
+        return
+    for name, shape_of in kernel_of(rule).kept.items():
+        for p, state in zip(params, states, strict=True):
+            shape = shape_of(p)
+            if shape is not None and name not in state:
+                state[name] = torch.zeros(shape, dtype=wide(p.dtype), device=p.device)
 
 
 def allocate(

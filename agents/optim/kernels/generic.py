@@ -69,7 +69,9 @@ def _update(rule: Rule, step: Step) -> None:
 def _initial_slot(rule: Rule, name: str, param: Tensor, options: KernelOptions) -> Tensor:
     """Make the initial value of a slot, as the rule does for a batch of one run."""
     target = real(param.detach().to(wide(param.dtype)))
-    parts = rule.init(_row(target, target).clone())  # it may keep the parameters it gets
+    shape = (target.numel(),) if param.is_complex() else target.shape
+    # It may keep the parameters it gets.
+    parts = rule.bind([shape]).init(_row(target, target).clone())
     return _shaped(parts[rule.slots.index(name)], target)
 
 

@@ -14,6 +14,7 @@ from optenv.rules.adam import square_decay
 from optenv.rules.arithmetic import debiasing
 from optenv.rules.orthogonal_adam import (
     TINY,
+    apply_factors,
     as_matrix,
     cut_into_strips,
     factors_of_strips,
@@ -192,57 +193,65 @@ def _orthogonalized(
         refresh: number of updates for which factors are kept.
     """
     if refresh == 1:
+        for state in states:
+            state.pop(FACTORS, None)  # of a time when they were kept
         return orthogonalized(directions, params)
-    fresh = [i for i, state in enumerate(states) if due[i] or FACTORS not in state]
-    if not fresh:
-        return _by_factors(directions, [state[FACTORS] for state in states])
-    # 1. Factors of earlier updates.
-    results = list(directions)
-    kept = [i for i in range(len(states)) if i not in set(fresh)]
-    if kept:
-        factors = [states[i][FACTORS] for i in kept]
-        found = _by_factors([directions[i] for i in kept], factors)
-        for i, result in zip(kept, found, strict=True):
+    # 1. Factors of earlier updates, on each device. Sharded matrices keep none.
+    results, fresh = list(directions), []
+    kept: dict[torch.device, list[int]] = {}
+    for i, (p, state) in enumerate(zip(params, states, strict=True)):
+        if due[i] or FACTORS not in state or is_sharded(p):
+            fresh.append(i)
+        else:
+            kept.setdefault(p.device, []).append(i)
+    for indices in kept.values():
+        factors = [states[i][FACTORS] for i in indices]
+        found = _by_factors([directions[i] for i in indices], factors)
+        for i, result in zip(indices, found, strict=True):
             results[i] = result
-    # 2. New ones, of which a sharded matrix keeps none.
-    chosen = [params[i] for i in fresh]
-    keeping = [{} if is_sharded(params[i]) else states[i] for i in fresh]
-    found = orthogonalized([directions[i] for i in fresh], chosen, None, keeping)
-    for i, result in zip(fresh, found, strict=True):
-        results[i] = result
+    # 2. New ones.
+    if fresh:
+        chosen = [params[i] for i in fresh]
+        keeping = [{} if is_sharded(params[i]) else states[i] for i in fresh]
+        found = orthogonalized([directions[i] for i in fresh], chosen, None, keeping)
+        for i, result in zip(fresh, found, strict=True):
+            results[i] = result
     return results
 
 
 def _by_factors(directions: list[Tensor], factors: list[Tensor]) -> list[Tensor]:
     """Orthogonalise matrices ``[r, ...]`` by factors ``[k, h, h]`` of earlier ones.
 
-    Each keeps its norm, as by :func:`optenv.rules.orthogonal_adam.apply_factors`.
+    Each strip keeps its norm, as by :func:`optenv.rules.orthogonal_adam.apply_factors`.
     """
-    device, count = directions[0].device, len(directions)
+    device = directions[0].device
     if torch.is_autocast_enabled(device.type):
         with torch.autocast(device.type, enabled=False):
             return _by_factors(directions, factors)
-    results = [_product(*each) for each in zip(factors, directions, strict=True)]
-    norms = torch.stack(torch._foreach_norm([*directions, *results]))
-    ratios = norms[:count] / norms[count:].clamp(min=TINY)
-    # Numbers on the host take one call; to read them from a device would wait for it.
-    on_host = device.type == "cpu"
-    torch._foreach_mul_(results, ratios.tolist() if on_host else list(ratios.unbind()))
+    # 1. Matrices in several strips, and products of those in one piece.
+    results, single = list(directions), []
+    for i, (direction, factor) in enumerate(zip(directions, factors, strict=True)):
+        matrix = direction.reshape(len(direction), -1)
+        is_turned = matrix.shape[0] > matrix.shape[1]
+        if len(factor) > 1:
+            wide = matrix.mT if is_turned else matrix
+            strips = apply_factors(factor, cut_into_strips(wide.unsqueeze(0)))
+            result = _whole(strips, wide, is_turned)
+        else:
+            single.append(i)
+            own = factor[0]  # which is symmetric
+            result = matrix @ own if is_turned else own @ matrix
+        results[i] = result.reshape(direction.shape)
+    # 2. The norms of the latter, in few calls.
+    if single:
+        products = [results[i] for i in single]
+        norms = torch._foreach_norm([directions[i] for i in single] + products)
+        norm, length = torch.stack(norms).split(len(single))
+        ratios = norm / length.clamp(min=TINY)
+        # Numbers on the host take one call; to read them from a device would wait for it.
+        on_host = device.type == "cpu"
+        torch._foreach_mul_(products, ratios.tolist() if on_host else list(ratios.unbind()))
     return results
-
-
-def _product(factors: Tensor, direction: Tensor) -> Tensor:
-    """Multiply a matrix ``[r, ...]`` by factors ``[k, h, h]``, which are symmetric."""
-    matrix = direction.reshape(len(direction), -1)
-    is_turned = matrix.shape[0] > matrix.shape[1]
-    if len(factors) == 1:
-        factor = factors[0]
-        result = matrix @ factor if is_turned else factor @ matrix
-    else:
-        wide = matrix.mT if is_turned else matrix
-        strips = torch.bmm(factors, cut_into_strips(wide.unsqueeze(0)))
-        result = _whole(strips, wide, is_turned)
-    return result.reshape(direction.shape)
 
 
 def _whole(strips: Tensor, wide: Tensor, is_turned: bool) -> Tensor:

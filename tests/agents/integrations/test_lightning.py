@@ -148,6 +148,14 @@ def test_a_policy_that_observes_validation_losses_is_given_the_logged_ones(tmp_p
     assert latest == pytest.approx(float(trainer.callback_metrics[name]), rel=1e-5)
 
 
+def test_a_validation_loss_that_is_never_logged_is_warned_of(tmp_path):
+    policy = random_policy(features=[*observed_features("invariant", True)])
+    model = Validated(lambda params: learned(params, policy=policy))
+    callback = LearnedOptimizerCallback(validation_loss="val_los")
+    with pytest.warns(UserWarning, match="no 'val_los', only .*val_loss"):
+        fit(model, tmp_path, callbacks=[callback], val_check_interval=0.5)
+
+
 def test_losses_arrive_unscaled_through_a_grad_scaler(tmp_path):
     def losses_of(callbacks):
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)

@@ -194,6 +194,18 @@ def test_a_policy_that_observes_validation_losses_is_given_those_of_evaluations(
     assert float(history["latest"]) in [pytest.approx(loss, rel=1e-5) for loss in losses]
 
 
+def test_evaluations_without_a_loss_are_warned_of(tmp_path):
+    policy = random_policy(features=[*observed_features("invariant", True)])
+    examples = [{"inputs": x, "labels": y} for x, y in make_dataset()][:4]
+    run, _ = trainer(
+        Learned, tmp_path, given={"policy": policy, **INNER},
+        arguments={"eval_strategy": "steps", "eval_steps": 7},
+        eval_dataset={"first": examples, "second": examples},
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="no 'eval_loss', only .*eval_first_loss"):
+        run.train()
+
+
 @pytest.mark.parametrize("scheduler", ["constant", slow("linear")])
 def test_a_resumed_run_equals_the_uninterrupted_run(tmp_path, scheduler):
     arguments = {"lr_scheduler_type": scheduler, "save_strategy": "steps", "save_steps": 5}

@@ -130,7 +130,7 @@ def test_a_limit_of_the_learning_rate_holds_for_its_group():
         ("alpha", torch.ones(2)), ("momentum", "high"), ("max_lr", 0.0),
         ("Lr", 0.1), ("weightdecay", 0.1), ("weight-decay", 0.1), ("total_step", 5),
         ("learning_rate", 0.1), ("min_lr", 1e-7), ("warmup", 3), ("max_grad_norm", 1.0),
-        ("refresh", 4),
+        ("refresh", 4), ("refresh", 0),
     ],
 )  # fmt: skip
 def test_settings_that_would_have_no_effect_are_refused(key, value):

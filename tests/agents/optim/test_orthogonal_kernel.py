@@ -73,6 +73,35 @@ def test_the_kernel_equals_the_batched_rule_for_each_parameter(
         torch.testing.assert_close(found.reshape(1, -1), ours, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("foreach", [None, True, False])
+def test_vectors_and_complex_parameters_need_no_factors(foreach: bool | None) -> None:
+    params = [torch.zeros(3), torch.zeros(2, 3, dtype=torch.complex64)]
+    states: list[dict] = [{}, {}]
+    for p, state in zip(params, states, strict=True):
+        p.grad = torch.ones_like(p)
+        kernel_step([p], [state], foreach, refresh=4)
+        assert "factors" not in state and p.abs().min() > 0
+
+
+def test_a_strip_that_was_zero_leaves_the_others_as_they_are() -> None:
+    param, state = torch.zeros(128, 128), dict[str, Any]()
+    for t in range(16):
+        param.grad = torch.randn(128, 128, generator=torch.Generator().manual_seed(t))
+        param.grad[:64] *= t >= 12  # factors are of the tenth update
+        before = param.clone()
+        kernel_step([param], [state], None, refresh=100)
+    moved = (param - before).norm(dim=1)
+    assert moved[64:].mean() > 0.5 * moved[:64].mean() > 0
+
+
+def test_factors_do_not_outlast_a_time_without_them() -> None:
+    param, state = torch.zeros(4, 6), dict[str, Any]()
+    for refresh in (4, 1):
+        param.grad = torch.ones(4, 6)
+        kernel_step([param], [state], None, refresh=refresh)
+        assert ("factors" in state) == (refresh == 4)
+
+
 def test_factors_that_are_lost_are_computed_anew() -> None:
     shape, dtype = (70, 80), torch.float32
     ends = []

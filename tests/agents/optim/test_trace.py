@@ -14,7 +14,7 @@ from torch.optim import lr_scheduler
 from agents import LearnedLR, LearnedOptimizer
 from agents.optim.controller import Controller
 from agents.optim.trace import MEANINGS
-from optenv.telemetry import FEATURES, observed_features
+from optenv.telemetry import ALL_FEATURES, FEATURES, observed_features
 from tests.helpers.loops import STEPS, batches, learned, make_model, train
 from tests.helpers.policies import random_policy
 
@@ -194,7 +194,7 @@ def test_a_trace_of_version_0_1_has_no_rates_and_losses():
 
 def test_every_column_has_a_meaning_in_plain_words(trained):
     assert set(trained[1].explain()[0]) <= set(MEANINGS)
-    assert set(FEATURES) <= set(MEANINGS)
+    assert set(ALL_FEATURES) <= set(MEANINGS)
     for name, meaning in MEANINGS.items():
         assert not re.search(r"squash|centred|halved|k=|nats", meaning), name
 

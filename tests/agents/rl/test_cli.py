@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Any
 
 import pytest
@@ -62,6 +64,21 @@ def test_the_base_rate_of_a_preset_is_for_its_rule(
 ) -> None:
     monkeypatch.setitem(PRESETS["ppo"], "base_lr", 0.01)
     assert configure({**NOTHING, "agent": "ppo", **given})["base_lr"] == expected
+
+
+@pytest.mark.parametrize("rate", [math.inf, math.nan, 1e9])
+def test_a_base_rate_that_no_policy_can_have_is_refused_before_the_training(
+    rate: float,
+) -> None:
+    with pytest.raises(ValueError, match=f"base_lr must be in .*got {rate}"):
+        configure({**NOTHING, "agent": "ppo", "base_lr": rate})
+
+
+def test_a_training_that_is_resumed_keeps_its_base_rate(tmp_path) -> None:
+    saved = {"agent": "default", "base_lr": 0.003}
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    resumed = {**NOTHING, "agent": "default", "resume": tmp_path / "model.zip"}
+    assert configure(resumed)["base_lr"] == 0.003
 
 
 def test_an_optimizer_begins_at_the_base_rate_of_its_policy(tmp_path) -> None:
