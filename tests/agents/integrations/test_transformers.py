@@ -77,7 +77,7 @@ def trainer(cls, folder, model=None, *, batch=BATCH, given=None, arguments=None,
     """Return a trainer of :data:`STEPS` steps, and its model."""
     model = model or ModelWithLoss()
     settings = {
-        "max_steps": STEPS, "per_device_train_batch_size": batch, "learning_rate": 1e-3,
+        "max_steps": STEPS, "per_device_train_batch_size": batch, "learning_rate": 1e-2,
         "lr_scheduler_type": "constant", "max_grad_norm": 0.0, "save_strategy": "no",
         "report_to": "none", "disable_tqdm": True, "use_cpu": True,
         "dataloader_pin_memory": False, "logging_strategy": "no", **(arguments or {}),
@@ -260,7 +260,7 @@ def test_the_lower_of_both_schedules_applies(tmp_path, scheduler):
     arguments = {"lr_scheduler_type": scheduler}
     _, optimizer = fit(Learned, tmp_path, arguments=arguments)
     last = optimizer.log_dict()
-    rate = last["lr"] / (last["multiplier"] * 1e-3)
+    rate = last["lr"] / (last["multiplier"] * 1e-2)
     falls = {"constant": 1 / (0.3 * STEPS), "linear": 1 / STEPS}
     assert rate == pytest.approx(falls[scheduler], rel=1e-3)
 
