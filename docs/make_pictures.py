@@ -57,7 +57,7 @@ TASKS = ("photo-cnn", "code-lstm", "glyph-deep", "glyph-10k")
 ARMS = (
     ("AdamW default", "AdamW, default", "#7F7F7F", "--"),
     ("AdamW tuned", "AdamW, tuned for each task", "#000000", "-"),
-    ("default lr 0.001", "optenv, one setting for all", "#D55E00", "-"),
+    ("default lr 0.01", "optenv, one setting for all", "#D55E00", "-"),
 )
 
 #: Colours of an animation, milliseconds of a frame, and of the last.
