@@ -266,9 +266,9 @@ def test_validation_losses_are_observed_as_in_the_environment(
     for step, expected_step in zip(found, expected, strict=True):
         for value, expected_value in zip(step, expected_step, strict=True):
             np.testing.assert_allclose(value, expected_value, rtol=1e-7, atol=1e-9)
-    of_validation = np.array([features[-5:] for features, *_ in found])
+    of_validation = np.array([features[-6:] for features, *_ in found])
     varied = np.ptp(of_validation, axis=0)
-    assert (varied[[0, 2, 4]] > 0.1).all() == given and of_validation.any() == given
+    assert (varied[[0, 2, 4, 5]] > 0.1).all() == given and of_validation.any() == given
 
 
 class BelowZero(optenv.tasks.MLP):

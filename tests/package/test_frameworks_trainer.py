@@ -99,7 +99,7 @@ def test_trainers_linear_schedule_replaces_that_of_the_policy(tmp_path):
     (group,) = optimizer.param_groups
     assert group["lr"] == 0.0  # after the last step
     multiplier = optimizer.explain()[-1]["multiplier"]
-    assert group["effective_lr"] == pytest.approx(1e-3 / STEPS * multiplier)
+    assert group["effective_lr"] == pytest.approx(1e-2 / STEPS * multiplier)
 
 
 @every_optimizer
