@@ -74,6 +74,10 @@ EARLY_UPDATES = 10
 #: Replaces zero as a divisor: its square, too, has an inverse in single precision.
 TINY = 1e-18
 
+#: Norm of a matrix below which it is not brought to norm 1: the square of its inverse, and
+#: the derivative of that, must be finite in single precision.
+LEAST_NORM = 1e-9
+
 
 @dataclass(frozen=True)
 class OrthogonalAdam(Adam):
@@ -214,8 +218,7 @@ def _orthogonalize_by_factors(
             if none_due:
                 result = apply_factors(own, strips)
             else:
-                fresh = factors_of_strips(strips)
-                result = torch.bmm(fresh, strips)
+                result, fresh = factors_of_strips(strips)
                 fresh = fresh.reshape(old.shape)
                 if not all_due:
                     stale = apply_factors(own, strips)
@@ -324,36 +327,51 @@ def orthogonalize_strips(x: Tensor) -> Tensor:
 
     Norms are to be those of :func:`orthogonalize_moderate`.
     """
-    return torch.bmm(factors_of_strips(x), x)
+    polynomials, norm = _polynomials(x)
+    result = torch.bmm(polynomials, x)
+    length = torch.linalg.vector_norm(result, dim=(1, 2), keepdim=True)
+    return mul(result, norm / length.clamp(min=TINY), not x.requires_grad)
 
 
-def factors_of_strips(x: Tensor) -> Tensor:
-    """Compute the factors ``[n, r, r]`` that orthogonalise matrices ``[n, r, c]``.
+def factors_of_strips(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Orthogonalise matrices as :func:`orthogonalize_strips`, and return the factors, too.
 
-    The product of a factor and its matrix has the Frobenius norm of the matrix, if that is
-    at least 1e-9. Written with few operations: on small matrices each takes longer than its
-    arithmetic.
+    Returns:
+        The matrices ``[n, r, c]``, and the factors ``[n, r, r]`` whose products with the
+        given matrices they are.
+    """
+    polynomials, norm = _polynomials(x)
+    result = torch.bmm(polynomials, x)
+    length = torch.linalg.vector_norm(result, dim=(1, 2), keepdim=True)
+    ratio = torch.where(norm > 0, norm / length.clamp(min=TINY), 1.0)
+    return result * ratio, polynomials * ratio
+
+
+def _polynomials(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the polynomials of the Gram matrices of matrices ``[n, r, c]``.
+
+    Written with few operations: on small matrices each takes longer than its arithmetic.
+
+    Returns:
+        The product of both polynomials, ``[n, r, r]``, and the norms of the matrices,
+        ``[n, 1, 1]``.
     """
     (a, b, c), (d, e, f) = COEFFICIENTS
     inplace = not x.requires_grad
-    # 1. The Gram matrix of trace 1, and that divided by a bound of its largest eigenvalue
-    # which is tight where one dominates: the root of the sum of their squares.
-    gram = torch.bmm(x, x.mT)
-    trace = gram.diagonal(dim1=1, dim2=2).sum(1, keepdim=True).unsqueeze(2)
-    unit = mul(gram, trace.clamp(min=TINY).reciprocal(), inplace)
-    square = torch.bmm(unit, unit)
+    # 1. The Gram matrix of matrices of norm 1, divided by a bound of its largest eigenvalue
+    # that is tight where one dominates: the root of the sum of their squares.
+    norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
+    gram = mul(torch.bmm(x, x.mT), norm.clamp(min=LEAST_NORM).pow(-2), inplace)
+    square = torch.bmm(gram, gram)
     bound_sq = torch.linalg.vector_norm(square, dim=(1, 2), keepdim=True)
     inverse_sq = bound_sq.clamp(min=TINY).reciprocal()
-    gram = unit * inverse_sq.sqrt()
+    gram = mul(gram, inverse_sq.sqrt(), inplace)
     # 2. The factors q of both quintics, which all commute: x <- q_2 q_1 x.
     first = mul(square, c * inverse_sq, inplace).add_(gram, alpha=b)
     first = _add_identity(first, a)
     gram = torch.bmm(torch.bmm(gram, first), first)
     second = _add_identity(torch.baddbmm(gram, gram, gram, beta=e, alpha=f), d)
-    factors = torch.bmm(first, second)
-    # 3. The norm of the given matrices: the new one is the root of trace(q gram q).
-    length_sq = torch.bmm(factors, unit).mul(factors).sum((1, 2), keepdim=True)
-    return mul(factors, length_sq.clamp(min=TINY).rsqrt(), inplace)
+    return torch.bmm(first, second), norm
 
 
 def apply_factors(factors: Tensor, strips: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from optenv.rules.orthogonal_adam import (
     factors_of_strips,
     is_due,
     nesterov_weights,
+    orthogonalize_strips,
     strips_of,
 )
 
@@ -389,8 +390,10 @@ def _orthogonalize_stack(
         stacked = torch.cat([_filled_up(each, stack) for each in strips])
     # 2. Orthogonalised: the half precision of a caller's autocast is too coarse for it.
     with torch.autocast(stacked.device.type, enabled=False):
-        factors = factors_of_strips(stacked)
-        result = torch.bmm(factors, stacked)
+        if states is None:
+            result = orthogonalize_strips(stacked)
+        else:
+            result, factors = factors_of_strips(stacked)
     # 3. Back into shape.
     counts = [len(each) for each in strips]
     parts = result.split(counts) if len(strips) > 1 else (result,)
