@@ -28,7 +28,9 @@ from tests.helpers.loops import STEPS, batches, make_model, weights
 from tests.helpers.policies import random_policy
 
 WORLD = 2
-RULES = ["adam", {"name": "orthogonal-adam", "refresh": 4}, "momentum"]
+RULES = ["adam", "orthogonal-adam", "momentum"]
+#: A rule that keeps factors, which sharded parameters compute at every update.
+KEEPING = {"name": "orthogonal-adam", "refresh": 4}
 NETWORK = {"name": "network", "weights": [0.05 * (-1) ** (i // 3) for i in range(32)]}
 
 pytestmark = [
@@ -175,7 +177,7 @@ def uninterrupted(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", [*RULES, KEEPING], ids=str)
 def test_data_parallel_training_equals_one_process_on_the_joined_batch(rule, uninterrupted):
     alone = make_model()
     fit(alone, made(rule)(alone.parameters()))
@@ -202,7 +204,7 @@ def test_sharded_tensors_are_subsampled_like_full_tensors(rule, uninterrupted, t
 
 
 @pytest.mark.parametrize("wrap", [data_parallel, fully_sharded])
-@pytest.mark.parametrize("rule", [*RULES[:2], "nadam"])
+@pytest.mark.parametrize("rule", [*RULES[:2], KEEPING, "nadam"], ids=str)
 def test_training_resumed_from_a_checkpoint_is_unchanged(
     rule, wrap, uninterrupted, tmp_path
 ):
@@ -211,7 +213,7 @@ def test_training_resumed_from_a_checkpoint_is_unchanged(
     assert torch.equal(one, other) and torch.equal(one, expected)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", [*RULES, KEEPING], ids=str)
 def test_partitioned_training_equals_data_parallel_training(rule, uninterrupted, tmp_path):
     expected, _ = uninterrupted(data_parallel, rule)
     make = partial(
