@@ -197,14 +197,15 @@ def _orthogonalized(
         for state in states:
             state.pop(FACTORS, None)  # of a time when they were kept
         return orthogonalized(directions, params)
-    # 1. Factors of earlier updates, on each device. Sharded matrices keep none.
+    # 1. Factors of earlier updates, on each device and of each precision. Sharded matrices
+    # keep none.
     results, fresh = list(directions), []
-    kept: dict[torch.device, list[int]] = {}
+    kept: dict[Any, list[int]] = {}
     for i, (p, state) in enumerate(zip(params, states, strict=True)):
         if due[i] or FACTORS not in state or is_sharded(p):
             fresh.append(i)
         else:
-            kept.setdefault(p.device, []).append(i)
+            kept.setdefault((p.device, directions[i].dtype), []).append(i)
     for indices in kept.values():
         factors = [states[i][FACTORS] for i in indices]
         found = _by_factors([directions[i] for i in indices], factors)

@@ -83,6 +83,17 @@ def test_vectors_and_complex_parameters_need_no_factors(foreach: bool | None) ->
         assert "factors" not in state and p.abs().min() > 0
 
 
+def test_matrices_of_both_precisions_can_keep_factors_together() -> None:
+    params = [torch.zeros(4, 6, dtype=dtype) for dtype in (torch.float32, torch.float64)]
+    states: list[dict] = [{}, {}]
+    for t in range(14):
+        grad = gradients([(4, 6)], torch.float32, t)[0]
+        for p in params:
+            p.grad = grad.to(p.dtype)
+        kernel_step(params, states, True, refresh=4)
+    torch.testing.assert_close(params[0].double(), params[1], rtol=1e-3, atol=1e-5)
+
+
 def test_a_strip_that_was_zero_leaves_the_others_as_they_are() -> None:
     param, state = torch.zeros(128, 128), dict[str, Any]()
     for t in range(16):
