@@ -160,7 +160,8 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
 
     With `observe_validation=True` six features of the validation loss follow the others: how
     long ago the last one was given, its fall and its rise in units of their range, how much
-    they change, and how far they are above the training loss. With the argument `features`, the values of further features follow.
+    they change, and how far they are above the training loss. With the argument `features`,
+    the values of further features follow.
 
     ## Rewards
     By default the decrease of the potential `log((L + 0.003 L0) / (1.003 L0))` in a control

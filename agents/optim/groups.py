@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
+from itertools import compress
 from types import MappingProxyType
 from typing import Any
 
@@ -23,6 +24,7 @@ from .tensors import DeviceRates, GradientBatch
 
 __all__ = [
     "KNOWN",
+    "allocate_groups",
     "check_group",
     "check_roles",
     "check_scope",
@@ -175,7 +177,6 @@ def update_groups(
     partitioned: bool = False,
     rates: DeviceRates | None = None,
     by_tensor: Sequence[Sequence[float]] | None = None,
-    allocating: bool = False,
 ) -> None:
     """Update the parameters of all groups, at their learning rates times multipliers.
 
@@ -189,7 +190,6 @@ def update_groups(
         rates: where learning rates are written for CUDA graphs, if groups are capturable.
         by_tensor: multipliers of the learning rates of the batch's parameters, by group,
             in place of that of the group.
-        allocating: whether the learning rates are 0 so that all state is allocated.
     """
     rule = policy.rule
     settings = settings_in_force(policy.action, state)
@@ -201,13 +201,6 @@ def update_groups(
         states = [batch.states[p] for p in params]
         if not lr or not params or state["chosen"] >= 0:
             allocate(rule, params, states, _options(group))
-            if allocating:
-                matrix = matrices or [True] * len(params)
-                apart = [j for j, is_matrix in enumerate(matrix) if is_matrix]
-                own_rule = _rule_of(rule, group)
-                allocate_kept(
-                    own_rule, [params[j] for j in apart], [states[j] for j in apart]
-                )
             continue
         if by_tensor is not None:
             each = zip(params, grads, states, by_tensor[i], strict=True)
@@ -223,6 +216,25 @@ def update_groups(
     if "average" in settings:
         is_last = end_of_run(state) == state["steps"]
         update_average(batch, state, settings["average"], is_last)
+
+
+def allocate_groups(policy: Policy, batch: GradientBatch) -> None:
+    """Allocate all state that updates would add, without one; the effective rates are 0.
+
+    Args:
+        policy: policy, whose rule has the state.
+        batch: parameters, by group.
+    """
+    parts = zip(batch.by_group(), batch.matrices_by_group(), strict=True)
+    for (group, params, _), matrices in parts:
+        group["effective_lr"] = 0.0
+        states = [batch.states[p] for p in params]
+        allocate(policy.rule, params, states, _options(group))
+        flags = [True] * len(params) if matrices is None else matrices
+        allocate_kept(
+            _rule_of(policy.rule, group),
+            list(compress(params, flags)), list(compress(states, flags)),
+        )  # fmt: skip
 
 
 def update_group(

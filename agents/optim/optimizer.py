@@ -30,6 +30,7 @@ from .controller import (
 )
 from .given import check_arguments, check_policy, check_rates, own_group
 from .groups import (
+    allocate_groups,
     check_group,
     check_roles,
     check_scope,
@@ -343,10 +344,10 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
         Call it between two steps, as often or as rarely as you validate. A policy that
         observes validation losses does so at its next decision: how long ago the last one
         was given, its fall and its rise in units of their range, how much they change, and
-        how far they are above the training loss.
-        Of several since the last decision only the last one counts; one before the first
-        step does not, and neither does one that is not finite (:attr:`ignored_losses`).
-        With several processes it is the mean over those that were given one.
+        how far they are above the training loss. Of several since the last decision only
+        the last one counts; one before the first step does not, and neither does one that
+        is not finite (:attr:`ignored_losses`). With several processes it is the mean over
+        those that were given one.
 
         Args:
             loss: a scalar of any unit and any sign, of which lower is better, also with
@@ -580,8 +581,7 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
 
         It calls ``step`` with all learning rates at 0 before it loads a checkpoint.
         """
-        stand_still = [0.0] * len(batch.groups)
-        update_groups(self._policy, batch, stand_still, {"chosen": -1}, allocating=True)
+        allocate_groups(self._policy, batch)
         if "average" in self._policy.action.sets:
             allocate_averages(batch)
         for group in batch.groups:

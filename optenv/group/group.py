@@ -337,7 +337,7 @@ class Group:
         )
         rows = torch.tensor(index, device=self.device)
         judged = judged_losses(
-            self.setup, losses, state.initial_loss[rows], validation_every > 0
+            self.setup, losses, state.initial_loss[rows], validation_every
         )
         potential, _ = reward.evaluate(*judged)
         return state._replace(baseline=state.baseline.index_copy(0, rows, potential))
@@ -385,7 +385,7 @@ class Group:
         planned = self.boundaries[np.minimum(self.steps, self.num_steps)]
         # 2. The potential of the reward. A diverged run stays diverged.
         loss = reward_losses(setup, task, self.data, run, differentiable)
-        judged = judged_losses(setup, loss, before.initial_loss, self.validation_every > 0)
+        judged = judged_losses(setup, loss, before.initial_loss, self.validation_every)
         potential, diverges = setup.reward.evaluate(*judged)
         diverged = before.diverged | diverges
         state = before._replace(

@@ -51,7 +51,7 @@ def reward_losses(
 
 
 def judged_losses(
-    setup: Setup, loss: Tensor, initial_loss: Tensor, observes: np.ndarray
+    setup: Setup, loss: Tensor, initial_loss: Tensor, validation_every: np.ndarray
 ) -> tuple[Tensor, Tensor]:
     """Return the losses ``[B, S]`` by which runs are judged, now and at the beginning.
 
@@ -61,11 +61,12 @@ def judged_losses(
     Args:
         setup: setup of the group.
         loss, initial_loss: losses of the reward, ``[B, S]``.
-        observes: which runs observe validation losses, ``[B]`` bool on the host.
+        validation_every: control steps from one validation loss to the next, ``[B]`` on the
+            host; 0 for runs that observe none.
     """
     if setup.settings.objective != "observed" or len(setup.sources) < 2:
         return loss, initial_loss
-    alone = torch.from_numpy(observes[:, None]).to(loss.device)
+    alone = torch.from_numpy(validation_every[:, None] > 0).to(loss.device)
     column = setup.sources.index("validation")
     now, first = (
         torch.where(alone, each[:, column : column + 1], each)

@@ -42,6 +42,7 @@ __all__ = [
     "apply_factors",
     "as_matrix",
     "cut_into_strips",
+    "factors_of",
     "factors_of_strips",
     "is_due",
     "nesterov_weights",
@@ -167,7 +168,7 @@ def _init(
         return state
     if shapes is None:
         raise TypeError("orthogonal-adam needs shapes: bind the rule to them first")
-    numel = sum(count * height**2 for count, height in map(_factors_of, shapes))
+    numel = sum(count * height**2 for count, height in map(factors_of, shapes))
     return (*state, params.new_zeros(len(params), numel))
 
 
@@ -181,8 +182,8 @@ def is_due(step: Number, refresh: int) -> Any:
     return (step <= EARLY_UPDATES) | (step % refresh == 0)
 
 
-def _factors_of(shape: Sequence[int]) -> tuple[int, int]:
-    """Return the number and the height of the factors of a parameter of this shape."""
+def factors_of(shape: Sequence[int]) -> tuple[int, int]:
+    """Return the number and the height of the factors of a parameter; 0 for no matrix."""
     matrix = as_matrix(shape)
     return (0, 0) if matrix is None else strips_of(min(matrix))
 
@@ -204,7 +205,7 @@ def _orthogonalize_by_factors(
     # Where asking would wait for a device, both are computed.
     known = due.device.type == "cpu"
     all_due, none_due = known and bool(due.all()), known and not bool(due.any())
-    cuts = [_factors_of(shape) for shape in shapes]
+    cuts = [factors_of(shape) for shape in shapes]
     parts = direction.split([math.prod(shape) for shape in shapes], dim=1)
     olds = factors.split([count * height**2 for count, height in cuts], dim=1)
     directions, kept = [], []
@@ -328,9 +329,7 @@ def orthogonalize_strips(x: Tensor) -> Tensor:
     Norms are to be those of :func:`orthogonalize_moderate`.
     """
     polynomials, norm = _polynomials(x)
-    result = torch.bmm(polynomials, x)
-    length = torch.linalg.vector_norm(result, dim=(1, 2), keepdim=True)
-    return mul(result, norm / length.clamp(min=TINY), not x.requires_grad)
+    return _brought_to(torch.bmm(polynomials, x), norm)
 
 
 def factors_of_strips(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -379,8 +378,12 @@ def apply_factors(factors: Tensor, strips: Tensor) -> Tensor:
 
     Each keeps its Frobenius norm: earlier factors enlarge what is new.
     """
-    result = torch.bmm(factors, strips)
     norm = torch.linalg.vector_norm(strips, dim=(1, 2), keepdim=True)
+    return _brought_to(torch.bmm(factors, strips), norm)
+
+
+def _brought_to(result: Tensor, norm: Tensor) -> Tensor:
+    """Bring matrices ``[n, r, c]``, in place where that can be, to norms ``[n, 1, 1]``."""
     length = torch.linalg.vector_norm(result, dim=(1, 2), keepdim=True)
     return mul(result, norm / length.clamp(min=TINY), not result.requires_grad)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ __all__ = [
     "History",
     "Reference",
     "Window",
+    "log_ratio",
     "ratio",
     "relative_fall",
     "summarize",
@@ -285,3 +287,14 @@ def ratio(change: Number, unit: Number) -> Number:
     """Divide a change by a unit; 0 if the unit is 0."""
     is_unit = unit > 0
     return where(is_unit, change / where(is_unit, unit, 1.0), 0.0)
+
+
+#: The least ratio that is told from 0.
+_LEAST_RATIO = math.exp(-12.0)
+
+
+def log_ratio(size: Number, unit: Number, unknown: float) -> Number:
+    """Compute the log of a ratio, at least -12; ``unknown`` if one of both is 0."""
+    known = (size > 0) & (unit > 0)
+    quotient = where(known, size, 1.0) / where(known, unit, 1.0)
+    return where(known, elementwise.log(clamp(quotient, low=_LEAST_RATIO)), unknown)

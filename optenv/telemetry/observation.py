@@ -31,7 +31,15 @@ from .features import (
     forms_of,
     has_invariant,
 )
-from .history import History, Reference, Window, ratio, summarize, update_history
+from .history import (
+    History,
+    Reference,
+    Window,
+    log_ratio,
+    ratio,
+    summarize,
+    update_history,
+)
 from .registered import registered_features
 from .statistics import TINY, Losses, Probe
 from .validation import ValidationHistory, validation_features
@@ -163,7 +171,7 @@ def _invariant_loss_features(
         [span, span, error, usual, updated.loss_change],
     )  # fmt: skip
     logs = each(
-        lambda size, unit: where(has_change, _log_ratio(size, unit), _CENTRE),
+        lambda size, unit: where(has_change, log_ratio(size, unit, _CENTRE), _CENTRE),
         [updated.loss_change, deviation],
         [span, span],
     )
@@ -180,15 +188,8 @@ def _validation_features(
     return validation_features(validation, window.mean_loss, span)
 
 
-#: Logarithm that stands for an unknown one, and the least ratio that is told from 0.
-_CENTRE, _LEAST_RATIO = -3.0, math.exp(-12.0)
-
-
-def _log_ratio(size: Number, unit: Number) -> Number:
-    """Compute the log of a ratio, at least -12; :data:`_CENTRE` if one of both is 0."""
-    known = (size > 0) & (unit > 0)
-    quotient = where(known, size, 1.0) / where(known, unit, 1.0)
-    return where(known, elementwise.log(clamp(quotient, low=_LEAST_RATIO)), _CENTRE)
+#: Logarithm that stands for an unknown one.
+_CENTRE = -3.0
 
 
 def _gradient_features(

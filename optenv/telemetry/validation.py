@@ -7,7 +7,6 @@ difference from the training loss, in units of the range of that.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -28,15 +27,15 @@ from ..elementwise import (
     where,
     zeros_like,
 )
-from .history import ratio
+from .history import log_ratio, ratio
 
 __all__ = ["ValidationHistory", "record_validation", "validation_features"]
 
 #: Weight of the newest change in the usual one.
 _USUAL = 0.3
 
-#: Logarithm that stands for an unknown one, and the least ratio that is told from 0.
-_CENTRE, _LEAST_RATIO = -2.0, math.exp(-12.0)
+#: Logarithm that stands for an unknown one.
+_CENTRE = -2.0
 
 
 class ValidationHistory(NamedTuple):
@@ -116,15 +115,12 @@ def validation_features(
         loss_range: highest minus lowest mean loss of all windows; 0 if losses are hidden.
     """
     has_loss, span = history.seen > 0, history.highest - history.lowest
-    known = (history.change > 0) & (span > 0)
-    change = where(known, history.change, 1.0) / where(known, span, 1.0)
-    logarithm = elementwise.log(clamp(change, low=_LEAST_RATIO))
     return {
         "has_validation": number_of(has_loss, history.latest),
         "validation_age": elementwise.log(1.0 + history.age),
         "validation_fall": ratio(history.previous - history.latest, span),
         "validation_rise": ratio(history.latest - history.lowest, span),
-        "validation_usual_change": where(known, logarithm, _CENTRE),
+        "validation_usual_change": log_ratio(history.change, span, _CENTRE),
         "validation_gap": where(
             has_loss, ratio(history.latest - mean_loss, loss_range), 0.0
         ),

@@ -42,14 +42,13 @@ def photo_patches(split: Split, rng: np.random.Generator, n: int) -> Batch:
 
 def flat_patches(split: Split, rng: np.random.Generator, n: int) -> Batch:
     """Sample patches ``[n, 64]``, as inputs and as targets."""
-    flat = photographs().reshape(-1)[patch_pixels(split, rng, n, 8).reshape(n, -1)]
-    inputs = torch.from_numpy(flat)
+    inputs = square_patches(split, rng, n, 8)[0].flatten(1)
     return inputs, inputs
 
 
-def square_patches(split: Split, rng: np.random.Generator, n: int) -> Batch:
-    """Sample patches ``[n, 1, 16, 16]``, as inputs and as targets."""
-    flat = photographs().reshape(-1)[patch_pixels(split, rng, n, 16)]
+def square_patches(split: Split, rng: np.random.Generator, n: int, side: int = 16) -> Batch:
+    """Sample patches ``[n, 1, side, side]``, as inputs and as targets."""
+    flat = photographs().reshape(-1)[patch_pixels(split, rng, n, side)]
     inputs = torch.from_numpy(flat[:, None])
     return inputs, inputs
 

@@ -128,10 +128,11 @@ def update(
 def allocate_kept(
     rule: Rule, params: Sequence[Tensor], states: Sequence[dict[str, Any]]
 ) -> None:
-    """Allocate what the kernel of ``rule`` keeps beside its slots, if the rule says so."""
-    if getattr(rule.hyperparameters, "refresh", 1) == 1:
+    """Allocate what the kernel of ``rule`` keeps beside its slots, if it keeps that."""
+    kernel = kernel_of(rule)
+    if not kernel.kept or not kernel.keeps(rule.hyperparameters):
         return
-    for name, shape_of in kernel_of(rule).kept.items():
+    for name, shape_of in kernel.kept.items():
         for p, state in zip(params, states, strict=True):
             shape = shape_of(p)
             if shape is not None and name not in state:

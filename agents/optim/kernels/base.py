@@ -164,6 +164,7 @@ class Kernel:
         capturable: whether ``update`` follows :attr:`KernelOptions.capturable`.
         kept: entries of a parameter's state that ``update`` adds where it can use them, by
             the functions that tell their shape for a parameter, or None if it has none.
+        keeps: whether it adds them, with the hyperparameters of a rule.
         init: makes the initial value of a slot; see :func:`initial_slot`, by which
             ``step`` and ``mu_product`` are numbers, and all others begin at zero.
     """
@@ -176,6 +177,7 @@ class Kernel:
     kept: Mapping[str, Callable[[Tensor], Sequence[int] | None]] = field(
         default_factory=dict
     )
+    keeps: Callable[[Any], bool] = bool
     init: Callable[[str, Tensor, KernelOptions], Tensor] = initial_slot
 
 

@@ -17,6 +17,7 @@ from optenv.rules.orthogonal_adam import (
     apply_factors,
     as_matrix,
     cut_into_strips,
+    factors_of,
     factors_of_strips,
     is_due,
     nesterov_weights,
@@ -82,7 +83,7 @@ def _orthogonal_adam(step: Step) -> None:
     matrices = [i for i, p in enumerate(step.params) if _is_matrix(p, step.matrices, i)]
     of_matrices = step.select(matrices)
     due = [refresh == 1 or is_due(counts[i], refresh) for i in matrices]
-    found = _orthogonalized(
+    found = _orthogonalized_matrices(
         [updates[i] for i in matrices], of_matrices.params, of_matrices.states, due, refresh
     )
     for i, update in zip(matrices, found, strict=True):
@@ -147,7 +148,7 @@ def _update_fused_at(step: Step, count: float) -> None:
         fused_adam(directions, indices, 1.0)
         states = [step.states[i] for i in indices]
         each_due = [due] * len(indices)
-        updates = _orthogonalized(directions, chosen, states, each_due, h.refresh)
+        updates = _orthogonalized_matrices(directions, chosen, states, each_due, h.refresh)
         torch._foreach_add_(chosen, updates, alpha=lr)
     # 4. The means, to the decay rate that they should have had.
     if decay:
@@ -177,7 +178,7 @@ def _is_matrix(param: Tensor, matrices: Sequence[bool] | None, index: int) -> bo
     return not param.is_complex() and as_matrix(param.shape) is not None
 
 
-def _orthogonalized(
+def _orthogonalized_matrices(
     directions: list[Tensor],
     params: list[Tensor],
     states: list[dict[str, Any]],
@@ -264,11 +265,10 @@ def _whole(strips: Tensor, wide: Tensor, is_turned: bool) -> Tensor:
 
 def _factors_shape(p: Tensor) -> tuple[int, int, int] | None:
     """Return the shape of the factors of a parameter; None if it has none."""
-    matrix = None if p.is_complex() or is_sharded(p) else as_matrix(p.shape)
-    if matrix is None:
+    if p.is_complex() or is_sharded(p):
         return None
-    count, height = strips_of(min(matrix))
-    return count, height, height
+    count, height = factors_of(p.shape)
+    return (count, height, height) if count else None
 
 
 def orthogonalized(
@@ -427,5 +427,6 @@ KERNELS: dict[str, Kernel] = {
         frozenset({"step", "exp_avg", "exp_avg_sq"}),
         capturable=True,
         kept={FACTORS: _factors_shape},
+        keeps=lambda h: h.refresh > 1,
     )
 }
