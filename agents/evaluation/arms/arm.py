@@ -58,8 +58,8 @@ class Arm:
         watch: ``(optimizer, total_updates)`` to a function that is called with the loss
             of each update after it, such as the step of a torch scheduler. Picklable.
             None for no such call.
-        control: the arm is a control of a policy: it takes the loss, but is reported as a
-            baseline.
+        baseline: the arm takes the loss, but is reported as a baseline: a control of a
+            policy, or an optimizer of others that observes the loss.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Arm:
     takes_loss: bool = False
     takes_module: bool = False
     watch: Callable[[Optimizer, int], Watcher] | None = None
-    control: bool = False
+    baseline: bool = False
 
 
 class Choice(NamedTuple):
@@ -86,11 +86,14 @@ class Search:
         rule: name of the rule, which the names of the arms begin with.
         factory: like that of an :class:`Arm`, with the keyword ``lr``; picklable.
         choices: settings to try.
+        takes_module, watch: like those of an :class:`Arm`.
     """
 
     rule: str
     factory: Callable[..., Optimizer]
     choices: tuple[Choice, ...]
+    takes_module: bool = False
+    watch: Callable[[Optimizer, int], Watcher] | None = None
 
     @cached_property
     def choice_by_arm(self) -> dict[str, Choice]:
@@ -142,7 +145,13 @@ def tuned_arms(choices: Mapping[str, Choice], search: Search) -> list[Arm]:
     def arm(name: str, choice: Choice) -> Arm:
         # None, so that a constant rate is not written into the optimizer at every update.
         decay = None if choice.schedule == "constant" else SCHEDULES[choice.schedule]
-        return Arm(name, partial(search.factory, lr=choice.lr), decay)
+        return Arm(
+            name,
+            partial(search.factory, lr=choice.lr),
+            decay,
+            takes_module=search.takes_module,
+            watch=search.watch,
+        )
 
     return [arm(name, choice) for name, choice in choices.items()]
 

@@ -24,12 +24,13 @@ from optenv.extras import install_hint
 from optenv.rules import RuleSpec
 
 from .arm import Watcher
-from .optimizers import AdamHD, MuonAdamW, OrthogonalAdam
+from .optimizers import AdamHD, MuonAdamW, OrthogonalAdam, ScheduleFreePlus
 
 __all__ = [
     "adam_hd",
     "adamw",
     "dadapt_adam",
+    "greedy",
     "import_optional",
     "mechanic_adamw",
     "muon",
@@ -39,6 +40,7 @@ __all__ = [
     "plateau",
     "prodigy",
     "schedule_free",
+    "schedule_free_plus",
     "schedule_free_sgd",
     "sgd_momentum",
     "soap",
@@ -47,8 +49,11 @@ __all__ = [
 
 Parameters = Iterable[nn.Parameter]
 
-#: Fraction of the run over which :func:`warmup_cosine` rises.
+#: Fraction of the run over which :func:`warmup_cosine` and :func:`schedule_free_plus` rise.
 WARMUP_FRACTION = 0.05
+#: Smallest learning rate of :func:`greedy` in units of the first, and the first in units of
+#: the largest.
+GREEDY_BOUND = 0.01
 #: Windows of a run; :func:`plateau` averages the loss over each.
 PLATEAU_WINDOWS = 50
 
@@ -102,13 +107,23 @@ def adam_hd(params: Parameters, total_updates: int) -> Optimizer:
     return AdamHD(params)
 
 
-def muon(module: nn.Module, total_updates: int) -> Optimizer:
-    """Muon for the hidden weights, AdamW for the rest, both with AdamW's defaults.
+def schedule_free_plus(params: Parameters, total_updates: int) -> Optimizer:
+    """ScheduleFree+ (Defazio, 2026) with the defaults of its reference implementation.
+
+    But for a warm-up and an average of the gradient's norm, with which it does better on
+    the selection tasks.
+    """
+    warmup = round(WARMUP_FRACTION * total_updates)
+    return ScheduleFreePlus(params, warmup=warmup, norm_decay=0.9)
+
+
+def muon(module: nn.Module, total_updates: int, lr: float = 1e-3) -> Optimizer:
+    """Muon for the hidden weights, AdamW for the rest, with AdamW's defaults but ``lr``.
 
     Muon is meant to be used this way. A perceptron with one hidden layer has no hidden
     weights, so that AdamW moves all of it.
     """
-    return MuonAdamW(module)
+    return MuonAdamW(module, lr)
 
 
 def orthogonal_adam(
@@ -188,6 +203,25 @@ def warmup_cosine(progress: float) -> float:
     if progress < WARMUP_FRACTION:
         return progress / WARMUP_FRACTION
     return SCHEDULES["cosine"]((progress - WARMUP_FRACTION) / (1.0 - WARMUP_FRACTION))
+
+
+def greedy(optimizer: Optimizer, total_updates: int) -> Watcher:
+    """Return a watcher that raises the learning rate while the training loss falls.
+
+    It is Transformers' ``GreedyLR`` (arXiv 2512.14527) with its defaults, but for smoothed
+    losses, since those are of one batch, and for bounds about the learning rate. This is
+    divided by 0.95 after more than ten updates in a row that each lower the smoothed loss
+    below all before, and multiplied by 0.95 after more than ten that do not.
+    """
+    make = import_optional("transformers.optimization", "GreedyLR", "transformers")
+    rates = [group["lr"] for group in optimizer.param_groups]
+    scheduler = make(
+        optimizer,
+        smooth=True,
+        min_lr=[lr * GREEDY_BOUND for lr in rates],
+        max_lr=[lr / GREEDY_BOUND for lr in rates],
+    )
+    return lambda loss: scheduler.step(loss)
 
 
 def plateau(optimizer: Optimizer, total_updates: int) -> Watcher:

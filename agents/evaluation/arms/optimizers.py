@@ -1,9 +1,9 @@
-"""Optimizers of the arms that no package has: Adam-HD, Orthogonal Adam, Muon + AdamW.
+"""Optimizers of the arms that no package has: Adam-HD, Orthogonal Adam, and others.
 
 Adam's moments are computed by torch in :class:`MuonAdamW` and by the kernels of
-:class:`~agents.LearnedOptimizer` in :class:`OrthogonalAdam`. :class:`AdamHD` computes them
-itself, since it needs the direction of an update before it is scaled, which neither
-returns.
+:class:`~agents.LearnedOptimizer` in :class:`OrthogonalAdam`. :class:`AdamHD` and
+:class:`ScheduleFreePlus` compute them themselves, since they need the direction of an
+update before it is scaled, which neither returns.
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ from optenv.extras import install_hint
 from ...optim.kernels import update
 from ...optim.roles import MatrixFlags
 
-__all__ = ["AdamHD", "MuonAdamW", "OrthogonalAdam", "hidden_weights"]
+__all__ = [
+    "AdamHD",
+    "MuonAdamW",
+    "OrthogonalAdam",
+    "ScheduleFreePlus",
+    "hidden_weights",
+]
 
 
 class ClosureOptimizer(Optimizer):
@@ -117,6 +123,167 @@ class AdamHD(ClosureOptimizer):
         state["square"].mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
         root = (state["square"] / (1 - beta2 ** state["t"])).sqrt_().add_(group["eps"])
         state["direction"] = (state["mean"] / root).div_(1 - beta1 ** state["t"])
+
+
+class ScheduleFreePlus(Optimizer):
+    r"""ScheduleFree+: Adam with averaging in place of a schedule and a Polyak step size.
+
+    With the loss ``f`` and the gradient ``g`` at the parameters ``y``, a step is
+
+    .. math::
+
+        \alpha &= \gamma \max(0, f + \beta \langle g, z - x \rangle) /
+            (\sqrt{\pi/2}\, \lVert g \rVert_1) \\
+        z &\leftarrow z - \alpha \cdot \text{Adam}(g) \\
+        x &\leftarrow (1 - c)\, x + c z, \qquad c = \alpha_{\max}^2 / \textstyle\sum
+            \alpha_{\max}^2 \\
+        y &\leftarrow \beta x + (1 - \beta) z
+
+    where ``alpha_max`` is the largest step size so far. The inner product and the 1-norm
+    are over all parameters. The loss has to be positive, with a minimum near 0. Defazio,
+    "ScheduleFree+: Scaling Learning-Rate-Free & Schedule-Free Learning to Large Language
+    Models", 2026, without its weight decay.
+
+    The parameters are ``y`` after :meth:`train` and ``x`` after :meth:`eval`.
+
+    Args:
+        params: parameters, or groups of them; gradients must be dense.
+        lr: factor of the Polyak step size, 1 in the paper.
+        betas: decay rates of Adam's moving averages.
+        averaging: ``beta`` above at the first step.
+        averaging_end: ``beta`` after ``annealing`` steps; ``1 - beta`` falls geometrically.
+        annealing: number of steps until then; 0 keeps ``averaging``.
+        warmup: number of steps over which the step size rises linearly to its own.
+        norm_decay: decay rate of a moving average of the 1-norm; 0 takes that of the step.
+        eps: added to the root of the second moment.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        lr: float = 1.0,
+        betas: tuple[float, float] = (0.9, 0.95),
+        averaging: float = 0.9,
+        averaging_end: float = 0.965,
+        annealing: int = 0,
+        warmup: int = 0,
+        norm_decay: float = 0.0,
+        eps: float = 1e-8,
+    ) -> None:
+        fractions = dict(
+            averaging=averaging, averaging_end=averaging_end, norm_decay=norm_decay
+        )
+        for name, value in fractions.items():
+            if not (is_number(value) and 0 <= value < 1):
+                raise ValueError(f"{name} must be a number in [0, 1), got {value!r}")
+        counts = dict(lr=lr, annealing=annealing, warmup=warmup, eps=eps)
+        for name, value in counts.items():
+            if not (is_number(value) and 0 <= value < math.inf):
+                raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+        if len(betas) != 2 or not all(is_number(b) and 0 <= b < 1 for b in betas):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}")
+        super().__init__(params, dict(betas=betas, **fractions, **counts))
+        self._t, self._norm, self._weights, self._largest = 0, 0.0, 0.0, 0.0
+        self._trains = True
+
+    @torch.no_grad()
+    def step(self, closure: None = None, *, loss: float | torch.Tensor) -> None:  # type: ignore[override]
+        """Take one step.
+
+        Args:
+            closure: for the signature of torch's optimizers; not called.
+            loss: loss that the gradients are of.
+
+        Raises:
+            RuntimeError: :meth:`eval` was called and :meth:`train` was not.
+        """
+        if not self._trains:
+            raise RuntimeError("call train() before a step, since eval() was called")
+        settings = self.param_groups[0]
+        beta = self._averaging()
+        params = [p for g in self.param_groups for p in g["params"] if p.grad is not None]
+        for p in params:
+            if not self.state[p]:
+                self.state[p].update(
+                    x=p.clone(), z=p.clone(), mean=torch.zeros_like(p),
+                    square=torch.zeros_like(p),
+                )  # fmt: skip
+        grads = [p.grad for p in params]
+
+        # 1. The step size: the loss, extrapolated from y to z, over the gradient's norm.
+        offset = sum(
+            (g * (self.state[p]["z"] - self.state[p]["x"])).sum().item()
+            for p, g in zip(params, grads, strict=True)
+        )
+        norm = sum(torch.linalg.vector_norm(g, ord=1).item() for g in grads)
+        decay = settings["norm_decay"]
+        self._t += 1
+        self._norm = decay * self._norm + (1 - decay) * math.sqrt(math.pi / 2) * norm
+        usual = self._norm / (1 - decay**self._t)
+        size = max(0.0, float(loss) + beta * offset) / usual if usual else 0.0
+        size *= settings["lr"] * min(1.0, self._t / max(1, settings["warmup"]))
+        self._largest = max(self._largest, size)
+        weight = self._largest**2
+        self._weights += weight
+        share = weight / self._weights if self._weights else 1.0
+
+        # 2. Adam moves z, its average moves x, and the parameters lie between the two.
+        beta1, beta2 = settings["betas"]
+        for p, g in zip(params, grads, strict=True):
+            state = self.state[p]
+            state["mean"].lerp_(g, 1 - beta1)
+            state["square"].mul_(beta2).addcmul_(g, g, value=1 - beta2)
+            root = (state["square"] / (1 - beta2**self._t)).sqrt_().add_(settings["eps"])
+            state["z"].addcdiv_(state["mean"], root, value=-size / (1 - beta1**self._t))
+            state["x"].lerp_(state["z"], share)
+            torch.lerp(state["z"], state["x"], beta, out=p)
+        for group in self.param_groups:
+            group["effective_lr"] = size
+
+    def _averaging(self) -> float:
+        """Return ``beta`` of the next step."""
+        settings = self.param_groups[0]
+        first, last = 1 - settings["averaging"], 1 - settings["averaging_end"]
+        if settings["annealing"] <= 0:
+            return 1 - first
+        done = min(self._t / settings["annealing"], 1.0)
+        return float(1 - first ** (1 - done) * last**done)
+
+    @torch.no_grad()
+    def eval(self) -> None:
+        """Set the parameters to the average ``x``."""
+        if self._trains:
+            for p, state in self.state.items():
+                state["y"] = p.clone()
+                p.copy_(state["x"])
+        self._trains = False
+
+    @torch.no_grad()
+    def train(self) -> None:
+        """Set the parameters to ``y``, at which gradients are computed."""
+        if not self._trains:
+            for p, state in self.state.items():
+                p.copy_(state.pop("y"))
+        self._trains = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Not supported.
+
+        Raises:
+            NotImplementedError: always, rather than lose the sums over steps.
+        """
+        raise NotImplementedError("ScheduleFreePlus cannot be saved")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Not supported.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("ScheduleFreePlus cannot be restored")
 
 
 class OrthogonalAdam(ClosureOptimizer):

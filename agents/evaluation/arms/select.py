@@ -56,7 +56,10 @@ def select_arms(names: Sequence[str] = ()) -> SelectedArms:
     for arm in [*untuned, *tried]:
         module = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
         try:
-            arm.factory(module if arm.takes_module else module.parameters(), 10)
+            params = module if arm.takes_module else module.parameters()
+            optimizer = arm.factory(params, 10)
+            if arm.watch is not None:
+                arm.watch(optimizer, 10)
         except ImportError as error:
             raise ImportError(
                 f"{arm.name} cannot run: {error}; name the arms that can, with --arm"

@@ -22,6 +22,7 @@ from .factories import (
     adam_hd,
     adamw,
     dadapt_adam,
+    greedy,
     mechanic_adamw,
     muon,
     nadamw,
@@ -29,6 +30,7 @@ from .factories import (
     pilot,
     plateau,
     schedule_free,
+    schedule_free_plus,
     schedule_free_sgd,
     sgd_momentum,
     soap,
@@ -39,6 +41,8 @@ from .short_list import LR_GRID, SHORT_LIST
 __all__ = [
     "ARMS",
     "DEFAULT_POLICY_RULE",
+    "GREEDY",
+    "MUON",
     "ORTHOGONAL",
     "RANDOM",
     "SCHEDULE_FREE",
@@ -103,6 +107,13 @@ SCHEDULE_FREE = Search(
 #: With the schedule of the untuned arm only: an update costs more than two of AdamW's.
 SOAP = Search("SOAP", soap, grid(LR_GRID, schedules=("cosine",)))
 
+#: With the schedule that Muon is published with.
+MUON = Search("Muon + AdamW", muon, grid(LR_GRID, schedules=("cosine",)), takes_module=True)
+#: Without another schedule: the rate follows the loss.
+GREEDY = Search(
+    "AdamW GreedyLR", adamw, grid(LR_GRID, schedules=("constant",)), watch=greedy
+)
+
 _COSINE = SCHEDULES["cosine"]
 
 #: Arms that run with their own defaults, those of the short list first. The ones that are
@@ -117,6 +128,10 @@ _UNTUNED: dict[str, ArmEntry] = {
     "AdamW plateau": ArmEntry(
         Arm("AdamW plateau", partial(adamw, lr=1e-3), watch=plateau),
         "AdamW, lr 1e-3, lowered by torch's ReduceLROnPlateau",
+    ),
+    "ScheduleFree+": ArmEntry(
+        Arm("ScheduleFree+", schedule_free_plus, takes_loss=True, baseline=True),
+        "Adam with averaging and a Polyak step size, which needs no rate (Defazio, 2026)",
     ),
     "Schedule-Free SGD": ArmEntry(
         Arm("Schedule-Free SGD", schedule_free_sgd),
@@ -181,6 +196,16 @@ ARMS: dict[str, ArmEntry] = {
     ),
     "SOAP tuned": ArmEntry(
         SOAP, "SOAP, cosine; the best of 7 learning rates", "pytorch_optimizer"
+    ),
+    "Muon + AdamW tuned": ArmEntry(
+        MUON,
+        "Muon + AdamW, cosine; the best of 7 learning rates",
+        "torch (2.9 or later)",
+    ),
+    "AdamW GreedyLR tuned": ArmEntry(
+        GREEDY,
+        "AdamW, raised while the loss falls (GreedyLR, 2025); the best of 7 first rates",
+        "transformers",
     ),
 }
 

@@ -270,4 +270,4 @@ def control_jobs(
             made = (untrained(policy, key), noise(policy, runs, key), replayed)
             for name, control in zip(CONTROLS, made, strict=True):
                 arm = learned_arm(policy_arms.name(lr, name), control, lr=lr)
-                yield Job(replace(arm, control=True), task, seed)
+                yield Job(replace(arm, baseline=True), task, seed)

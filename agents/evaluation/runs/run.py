@@ -167,7 +167,7 @@ class _Run:
                     optimizer.step()
             except (ArithmeticError, LinAlgError) as error:
                 self.cpu_seconds += time.process_time() - begin
-                if arm.takes_loss:  # an error of LearnedOptimizer is a bug
+                if arm.takes_loss:  # an error of our own optimizers is a bug
                     raise
                 _warn(arm, task, self.seed, t, error)
                 self.curve += [(u, math.inf) for u in sorted(self.measured) if u > t]
@@ -196,7 +196,7 @@ class _Run:
             arm=arm.name,
             seed=self.seed,
             updates=total,
-            learned=arm.takes_loss and not arm.control,
+            learned=arm.takes_loss and not arm.baseline,
             train_loss=_finite_or_inf(sum(last_tenth) / len(last_tenth)),
             validation_loss=self.curve[-1][1],
             initial_validation_loss=self.curve[0][1],

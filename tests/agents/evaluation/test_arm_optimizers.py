@@ -1,4 +1,4 @@
-"""Adam-HD, and Muon with AdamW, against hand computations and torch."""
+"""Adam-HD, ScheduleFree+ and Muon with AdamW, against hand computations and torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from functools import partial
 import pytest
 import torch
 
-from agents.evaluation.arms.optimizers import AdamHD, MuonAdamW, hidden_weights
+from agents.evaluation.arms.optimizers import (
+    AdamHD,
+    MuonAdamW,
+    ScheduleFreePlus,
+    hidden_weights,
+)
 from agents.evaluation.tasks.heldout import HELDOUT
 
 needs_muon = pytest.mark.skipif(
@@ -126,3 +131,92 @@ def test_muon_and_adamw_update_separate_groups_with_their_own_lr():
     linear = MuonAdamW(torch.nn.Linear(2, 1))  # nothing is hidden
     assert linear.param_groups[0]["params"] == []
     linear.step()
+
+
+# ScheduleFree+
+
+
+def quadratic(x, y):
+    return x**2 + 3 * y**2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"lr": 0.3, "annealing": 3, "warmup": 2, "norm_decay": 0.5, "averaging": 0.8}],
+)
+def test_schedule_free_plus_equals_a_hand_computation(settings):
+    lr, annealing, warmup, decay, first = (
+        settings.get(name, default)
+        for name, default in (
+            ("lr", 1.0), ("annealing", 0), ("warmup", 0), ("norm_decay", 0.0),
+            ("averaging", 0.9),
+        )
+    )  # fmt: skip
+    beta1, beta2, eps = 0.9, 0.95, 1e-8
+    y = [1.0, -2.0]
+    x, z, means, squares = list(y), list(y), [0.0, 0.0], [0.0, 0.0]
+    norm = total = largest = 0.0
+    parameter = torch.nn.Parameter(torch.tensor(y, dtype=torch.float64))
+    optimizer = ScheduleFreePlus([parameter], **settings)
+    for t in range(1, 6):
+        loss, gradient = quadratic(*y), quadratic_gradient(*y)
+        done = min((t - 1) / annealing, 1.0) if annealing else 0.0
+        beta = 1 - (1 - first) ** (1 - done) * (1 - 0.965) ** done
+        offset = sum(g * (b - a) for g, a, b in zip(gradient, x, z, strict=True))
+        size = sum(map(abs, gradient)) * math.sqrt(math.pi / 2)
+        norm = decay * norm + (1 - decay) * size
+        rate = max(0.0, loss + beta * offset) / (norm / (1 - decay**t))
+        rate *= lr * (min(1.0, t / warmup) if warmup else 1.0)
+        largest = max(largest, rate)
+        total += largest**2
+        for i in (0, 1):
+            means[i] = beta1 * means[i] + (1 - beta1) * gradient[i]
+            squares[i] = beta2 * squares[i] + (1 - beta2) * gradient[i] ** 2
+            root = math.sqrt(squares[i] / (1 - beta2**t)) + eps
+            z[i] -= rate * means[i] / (1 - beta1**t) / root
+            x[i] += largest**2 / total * (z[i] - x[i])
+            y[i] = beta * x[i] + (1 - beta) * z[i]
+        optimizer.zero_grad()
+        quadratic(*parameter).backward()
+        optimizer.step(loss=torch.tensor(loss, dtype=torch.float64))
+        assert parameter.tolist() == pytest.approx(y, rel=1e-10)
+        assert optimizer.param_groups[0]["effective_lr"] == pytest.approx(rate, rel=1e-10)
+    optimizer.eval()
+    optimizer.eval()
+    assert parameter.tolist() == pytest.approx(x, rel=1e-10)
+    with pytest.raises(RuntimeError, match=r"call train\(\) before a step"):
+        optimizer.step(loss=1.0)
+    optimizer.train()
+    assert parameter.tolist() == pytest.approx(y, rel=1e-10)
+
+
+def test_schedule_free_plus_stands_still_where_loss_and_gradient_are_zero():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = ScheduleFreePlus([parameter])
+    for loss in (0.0, 1.0):
+        parameter.grad = torch.zeros(2)
+        optimizer.step(loss=loss)
+        assert parameter.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"averaging": 1.0}, r"averaging must be a number in \[0, 1\), got 1.0"),
+        ({"norm_decay": math.nan}, r"norm_decay must be a number in \[0, 1\), got nan"),
+        ({"lr": -1.0}, "lr must be a number of at least 0, got -1.0"),
+        ({"warmup": "1"}, "warmup must be a number of at least 0, got '1'"),
+        ({"betas": (0.9, 1.0)}, r"betas must be two numbers in \[0, 1\)"),
+    ],
+)
+def test_schedule_free_plus_refuses_settings_out_of_range(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ScheduleFreePlus([torch.nn.Parameter(torch.ones(2))], **settings)
+
+
+def test_schedule_free_plus_refuses_to_lose_its_sums_in_a_checkpoint():
+    optimizer = ScheduleFreePlus([torch.nn.Parameter(torch.ones(2))])
+    with pytest.raises(NotImplementedError, match="cannot be saved"):
+        optimizer.state_dict()
+    with pytest.raises(NotImplementedError, match="cannot be restored"):
+        optimizer.load_state_dict({})

@@ -16,6 +16,8 @@ from agents.evaluation.arms.arm import Arm, Choice, choose, grid_arms, mean_loss
 from agents.evaluation.arms.factories import adamw, import_optional, plateau, warmup_cosine
 from agents.evaluation.arms.short_list import ADAMW, default_arms
 from agents.evaluation.arms.table import (
+    GREEDY,
+    MUON,
     ORTHOGONAL,
     RANDOM,
     SCHEDULE_FREE,
@@ -42,15 +44,19 @@ NEEDS = {
     "Mechanic AdamW": "mechanic_pytorch",
     "SOAP": "pytorch_optimizer",
     "PILOT": "pilot",
+    grid_arms(GREEDY)[2].name: "transformers.optimization",
 }
-ARMS = {arm.name: arm for arm in [*untuned_arms(), grid_arms(SGD)[2], grid_arms(RANDOM)[0]]}
+ARMS = {
+    arm.name: arm
+    for arm in [*untuned_arms(), *(grid_arms(s)[2] for s in (SGD, RANDOM, MUON, GREEDY))]
+}
 
 
 def available(name):
     if name in NEEDS:
         reason = f"{name} needs {NEEDS[name]}, of the extra 'benchmark'"
         pytest.importorskip(NEEDS[name], reason=reason)
-    if name == "Muon + AdamW" and not hasattr(torch.optim, "Muon"):
+    if name.startswith("Muon") and not hasattr(torch.optim, "Muon"):
         pytest.skip("Muon needs torch 2.9")
     return ARMS[name]
 
@@ -93,7 +99,7 @@ def test_every_arm_trains_on_every_heldout_task(name):
 def test_arms_are_picklable_and_their_names_are_unique():
     arms = [*untuned_arms(), *(arm for s in SEARCHES.values() for arm in grid_arms(s))]
     names = [arm.name for arm in arms]
-    assert len(set(names)) == len(names) == 13 + 21 + 21 + 5 + 21 + 7 + 7
+    assert len(set(names)) == len(names) == 14 + 21 + 21 + 5 + 21 + 7 + 7 + 7 + 7
     assert [arm.name for arm in pickle.loads(pickle.dumps(arms))] == names
     assert set(NEEDS) <= set(ARMS)
 
@@ -102,7 +108,9 @@ def test_arms_are_picklable_and_their_names_are_unique():
 def test_a_missing_package_is_named_with_its_extra(name, monkeypatch):
     monkeypatch.setitem(sys.modules, NEEDS[name], None)
     with pytest.raises(ImportError, match=r'install "\.\[benchmark\]"'):
-        ARMS[name].factory([torch.nn.Parameter(torch.ones(2))], 10)
+        arm = ARMS[name]
+        optimizer = arm.factory([torch.nn.Parameter(torch.ones(2))], 10)
+        arm.watch(optimizer, 10)
 
 
 def test_a_name_missing_in_a_package_is_an_import_error():
@@ -188,12 +196,36 @@ def test_each_search_chooses_among_its_own_settings():
 
 def test_tuned_arms_use_the_learning_rate_of_their_choice():
     assert {choice.schedule for choice in SCHEDULE_FREE.choices} == {"constant"}
-    assert {choice.schedule for choice in SOAP.choices} == {"cosine"}
+    assert {choice.schedule for choice in SOAP.choices + MUON.choices} == {"cosine"}
     for search, module in ((SCHEDULE_FREE, "schedulefree"), (SOAP, "pytorch_optimizer")):
         pytest.importorskip(module)
         arm = next(arm for arm in grid_arms(search) if " 0.03," in arm.name)
         optimizer = arm.factory([torch.nn.Parameter(torch.ones(2))], 10)
         assert optimizer.param_groups[0]["lr"] == 0.03
+
+
+def test_both_parts_of_tuned_muon_use_the_learning_rate_of_their_choice():
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("Muon needs torch 2.9")
+    arm = next(arm for arm in grid_arms(MUON) if " 0.03," in arm.name)
+    module = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(3)))
+    assert arm.takes_module
+    assert [group["lr"] for group in arm.factory(module, 10).param_groups] == [0.03, 0.03]
+
+
+def test_greedy_rates_rise_while_the_loss_falls_and_fall_where_it_does_not():
+    pytest.importorskip("transformers")
+    arm = next(arm for arm in grid_arms(GREEDY) if " 0.01," in arm.name)
+    for losses, low, high in (
+        ([1.0 - 0.01 * t for t in range(60)], 1.1e-2, 1.4e-2),
+        ([1.0] * 60, 0.7e-2, 0.9e-2),
+        ([1.0] * 2000, 1e-4, 1e-4),  # the lower bound
+    ):
+        optimizer = arm.factory([torch.nn.Parameter(torch.ones(2))], len(losses))
+        watch = arm.watch(optimizer, len(losses))
+        for loss in losses:
+            watch(loss)
+        assert low <= optimizer.param_groups[0]["lr"] <= high
 
 
 def test_the_key_of_orthogonal_adam_has_the_default_policys_rule():
