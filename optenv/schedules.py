@@ -18,6 +18,11 @@ def _cosine(progress: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
 
 
+def _linear(progress: float) -> float:
+    """Compute a straight line from 1 to 0."""
+    return min(max(1.0 - progress, 0.0), 1.0)
+
+
 def _wsd(progress: float) -> float:
     """Compute "warmup-stable-decay" without the warmup (Hu et al., 2024).
 
@@ -31,4 +36,5 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": _constant,
     "cosine": _cosine,
     "wsd": _wsd,
+    "linear": _linear,
 }

@@ -54,7 +54,10 @@ CLOCK: dict[str, Any] = {
 }  # fmt: skip
 
 #: Descriptions of base schedules whose names do not say what they are.
-DESCRIPTIONS = {"wsd": "constant, then falls to zero over the last 30 %"}
+DESCRIPTIONS = {
+    "linear": "falls linearly to zero",
+    "wsd": "constant, then falls to zero over the last 30 %",
+}
 
 #: When a policy's own base schedule is followed.
 SCHEDULES = ("auto", "always", None)

@@ -183,6 +183,7 @@ def test_the_learning_rate_is_base_times_schedule_times_multiplier(schedule: str
             "constant": 1.0,
             "cosine": (1 + math.cos(math.pi * step / 5)) / 2,
             "wsd": 1.0 if step < 4 else 0.2 / 0.3,
+            "linear": 1 - step / 5,
         }
         assert info["lr"] == pytest.approx(1e-2 * factor[schedule] * math.exp(s))
 

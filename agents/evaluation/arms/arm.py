@@ -22,6 +22,7 @@ from optenv.actions import SCHEDULES
 from ..row import Row
 
 __all__ = [
+    "TRIED_SCHEDULES",
     "Arm",
     "ArmEntry",
     "Choice",
@@ -34,6 +35,9 @@ __all__ = [
     "mean_losses",
     "tuned_arms",
 ]
+
+#: Schedules that are tried for each task, unless a search says otherwise.
+TRIED_SCHEDULES = ("constant", "cosine", "wsd")
 
 #: ``(params, announced length of the run)`` to optimizer.
 Factory = Callable[[Any, int], Optimizer]
@@ -127,7 +131,7 @@ class ArmEntry:
 
 
 def grid(
-    rates: Iterable[float], schedules: Iterable[str] = tuple(SCHEDULES)
+    rates: Iterable[float], schedules: Iterable[str] = TRIED_SCHEDULES
 ) -> tuple[Choice, ...]:
     """Return every learning rate with every schedule.
 

@@ -17,7 +17,7 @@ from optenv.rules import RuleSpec
 
 from ...policy.files import load_policy
 from ..row import SHARED, TUNED
-from .arm import Arm, ArmEntry, Choice, Search, grid
+from .arm import TRIED_SCHEDULES, Arm, ArmEntry, Choice, Search, grid
 from .factories import (
     adam_hd,
     adamw,
@@ -81,7 +81,7 @@ def random_choices(trials: int = RANDOM_TRIALS, seed: int = 0) -> tuple[Choice, 
     Raises:
         ValueError: ``trials`` is not a positive integer.
     """
-    generator, schedules = random.Random(seed), list(SCHEDULES)
+    generator, schedules = random.Random(seed), TRIED_SCHEDULES
     low, high = map(math.log, RANDOM_LR_BOUNDS)
 
     def draw() -> Choice:
