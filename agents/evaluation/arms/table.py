@@ -170,6 +170,14 @@ _UNTUNED: dict[str, ArmEntry] = {
         ),
         "the default policy's rule without the policy, lr 1e-2, stable then decayed",
     ),
+    "Orthogonal Adam linear": ArmEntry(
+        Arm(
+            "Orthogonal Adam linear",
+            partial(orthogonal_adam, lr=2e-2, spec=DEFAULT_POLICY_RULE),
+            SCHEDULES["linear"],
+        ),
+        "the default policy's rule without the policy, lr 2e-2, falling linearly to 0",
+    ),
     "PILOT": ArmEntry(
         Arm("PILOT", pilot, _COSINE),
         "rule adapted during the run (Altuuaim et al., 2026), lr 1e-3, cosine",

@@ -99,7 +99,7 @@ def test_every_arm_trains_on_every_heldout_task(name):
 def test_arms_are_picklable_and_their_names_are_unique():
     arms = [*untuned_arms(), *(arm for s in SEARCHES.values() for arm in grid_arms(s))]
     names = [arm.name for arm in arms]
-    assert len(set(names)) == len(names) == 14 + 21 + 21 + 5 + 21 + 7 + 7 + 7 + 7
+    assert len(set(names)) == len(names) == 15 + 21 + 21 + 5 + 21 + 7 + 7 + 7 + 7
     assert [arm.name for arm in pickle.loads(pickle.dumps(arms))] == names
     assert set(NEEDS) <= set(ARMS)
 
