@@ -102,12 +102,16 @@ def test_the_table_of_the_rule_alone_matches_the_stored_runs(
 ):
     monkeypatch.setattr(store, "run_jobs", refuse)
     (tmp_path / store.FILE).write_bytes(lzma.open(STORED).read())
-    rule = "Orthogonal Adam WSD"
+    rules = {
+        "Orthogonal Adam linear": "the rule, linear",
+        "Orthogonal Adam WSD": "the rule, WSD",
+    }
     text = benchmark(
         "--policy", "default", "--lr", rate, "--no-controls", "--arm", "AdamW tuned",
-        "--arm", rule, "--workers", 0, "--no-progress", "--out", tmp_path,
+        *(word for rule in rules for word in ("--arm", rule)), "--workers", 0,
+        "--no-progress", "--out", tmp_path,
     ).output  # fmt: skip
-    for name, shown in (("default lr", row), (rule, "the rule at one setting")):
+    for name, shown in (("default lr", row), *rules.items()):
         standing = re.search(rf"^{name} .*?(\d\.\d+ \[.*)$", text, re.MULTILINE)[1]
         words = standing.split()
         best, tied, _ = [word for word in words if word.count("/") == 2][1].split("/")
