@@ -139,7 +139,7 @@ def number(flag: str, help: str) -> Any:
     is_eager=True,
     callback=take_folder,
     help="Folder of a training that was stopped or killed: it goes on there exactly as if "
-    "it had not been, with the options in its config.json. Or a model.zip: another training "
+    "it had not been, by the options in its config.json. Or a model.zip: another training "
     "begins with this model, up to --timesteps in all, with the environment in the "
     "config.json beside it.",
 )
