@@ -66,6 +66,7 @@ class Checkpoint(NamedTuple):
         parts: Mapping[str, Checkpoint],
         *,
         timesteps: int,
+        done: int,
         finished: bool = False,
         exact: bool = False,
     ) -> Checkpoint:
@@ -74,10 +75,13 @@ class Checkpoint(NamedTuple):
         Args:
             parts: parts by name.
             timesteps: control steps of the whole training, over all runs.
+            done: control steps that the model has made, those of earlier trainings too.
             finished: see the class.
             exact: see the class.
         """
-        whole = {"timesteps": timesteps, "finished": finished, "exact": exact}
+        whole = {
+            "timesteps": timesteps, "done": done, "finished": finished, "exact": exact
+        }  # fmt: skip
         arrays = {
             f"{name}/{key}": array
             for name, part in parts.items()

@@ -131,7 +131,9 @@ def learn(
     export_policy(model, folder / "policy")
     # A model that says that it is finished comes last: its policy is then there
     if finished or not recorder.has_saved:
-        end = Checkpoint.join({}, timesteps=recorder.timesteps, finished=finished)
+        end = Checkpoint.join(
+            {}, timesteps=timesteps, done=model.num_timesteps, finished=finished
+        )
         _save_model(folder, end, model)
     if progress and recorder.late_ends:
         echo(f"training: {recorder.summary()}")
@@ -200,7 +202,7 @@ class _Recorder(BaseCallback):
         assert self.average is not None
         model = model_state.take(self.model)
         if model is None:
-            return Checkpoint.join({}, timesteps=self.timesteps)
+            return Checkpoint.join({}, timesteps=self.timesteps, done=self.num_timesteps)
         means = [tensor.numpy() for part in self.average.content() for tensor in part]
         numbers = {
             "started": self.started,
@@ -211,7 +213,9 @@ class _Recorder(BaseCallback):
         arrays = {"late_ends": late, **{f"mean/{i}": m for i, m in enumerate(means)}}
         own = Checkpoint(numbers, arrays)
         parts = {"model": model, "recorder": own}
-        return Checkpoint.join(parts, timesteps=self.timesteps, exact=True)
+        return Checkpoint.join(
+            parts, timesteps=self.timesteps, done=self.num_timesteps, exact=True
+        )
 
     def _on_rollout_start(self) -> None:
         assert self.average is not None and self.rollouts is not None
@@ -310,13 +314,16 @@ def _learn_unrolled(
     saved_at = model.num_timesteps
     last_return: float | None = None
 
+    def checkpoint(**states: bool) -> Checkpoint:
+        parts, done = {"learner": model.state()}, model.num_timesteps
+        return Checkpoint.join(parts, timesteps=timesteps, done=done, **states)
+
     def callback(learner: UnrolledLR, mean_return: float) -> bool:
         nonlocal saved_at, last_return, has_saved
         last_return = mean_return
         if learner.num_timesteps - saved_at >= save_every:
             saved_at, has_saved = learner.num_timesteps, True
-            parts = {"learner": learner.state()}
-            _save_model(folder, Checkpoint.join(parts, timesteps=timesteps, exact=True))
+            _save_model(folder, checkpoint(exact=True))
             with learner.averaged():
                 learner.save(folder / "policy")
         return not stopped()
@@ -331,9 +338,7 @@ def _learn_unrolled(
     finished = finished and not stopped()
     model.save(folder / "policy")
     if finished or not has_saved:
-        parts = {"learner": model.state()}
-        end = Checkpoint.join(parts, timesteps=timesteps, finished=finished)
-        _save_model(folder, end)
+        _save_model(folder, checkpoint(finished=finished))
     if progress and last_return is not None:
         echo(f"training: mean return {last_return:.3g} in its last round")
     return finished

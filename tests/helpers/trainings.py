@@ -28,8 +28,10 @@ CASES = {
     "ppo-discrete": ("ppo-discrete", 1, {**FAST_PPO, "n_steps": 6}, {}),
     "ppo-rules": ("ppo-rules", 4, {**FAST_PPO, "n_steps": 6}, {}),
     "memoryless": ("memoryless", 4, {**FAST_PPO, "n_steps": 6}, {}),
-    "rl2": ("rl2", 4, {**FAST_PPO, "n_steps": 12}, {"runs": 2}),
-    "rl2 within episodes": ("rl2", 1, {**FAST_PPO, "n_steps": 5}, {"runs": 2}),
+    "rl2": ("rl2", 4, {**FAST_PPO, "n_steps": 6}, {"runs": 2, "horizon": 3}),
+    "rl2 within episodes": (
+        "rl2", 1, {**FAST_PPO, "n_steps": 5}, {"runs": 2, "horizon": 3}
+    ),
     "dqn": ("dqn", 4, {**FAST_DQN, "train_freq": 1}, {}),
     "dqn within episodes": ("dqn", 1, {**FAST_DQN, "train_freq": 4}, {}),
     "dqn with runs that end": (

@@ -122,7 +122,7 @@ def test_runs_that_cannot_be_made_again_are_warned_of(tmp_path, monkeypatch):
 def test_a_checkpoint_is_read_as_it_was_written(tmp_path):
     arrays = {"a": np.arange(6.0).reshape(2, 3), "b/0": np.array(3, np.int64)}
     inner = Checkpoint({"number": 0.1, "large": 2**100}, arrays)
-    whole = Checkpoint.join({"part": inner}, timesteps=7, exact=True)
+    whole = Checkpoint.join({"part": inner}, timesteps=7, done=3, exact=True)
     (tmp_path / MODEL).write_bytes(pack(io.BytesIO(), whole))
     found = read(tmp_path / MODEL)
     assert found.exact and not found.finished and found.numbers["timesteps"] == 7
