@@ -7,6 +7,7 @@ the environments, the replay buffer and the memory of a recurrent policy.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ def take(model: BaseAlgorithm) -> Checkpoint | None:
     if buffer is not None:
         values = vars(buffer)
         numbers["buffer"] = {name: int(values[name]) for name in COUNTERS if name in values}
-        for name, array in _rows(buffer).items():
+        for name, array in _without_repetitions(_rows(buffer)).items():
             arrays[f"buffer/{name}"] = array
     return Checkpoint(numbers, arrays)
 
@@ -102,12 +103,13 @@ def restore(model: BaseAlgorithm, state: Checkpoint) -> None:
         for name, value in saved.numbers.items():
             setattr(buffer, name, type(getattr(buffer, name))(value))
         for name, rows in _rows(buffer).items():
-            if rows.shape != saved.arrays[name].shape:
+            found = _with_repetitions(name, saved.arrays)
+            if rows.shape != found.shape:
                 raise ValueError(
                     f"{name} of the replay buffer are of shape {rows.shape}, those of the "
-                    f"training of shape {saved.arrays[name].shape}"
+                    f"training of shape {found.shape}"
                 )
-            rows[...] = saved.arrays[name]
+            rows[...] = found
 
 
 def restore_generators(model: BaseAlgorithm, state: Checkpoint) -> None:
@@ -163,3 +165,28 @@ def _rows(buffer: ReplayBuffer) -> dict[str, np.ndarray]:
         for name, value in vars(buffer).items()
         if isinstance(value, np.ndarray) and value.shape[:1] == (size,)
     }
+
+
+def _without_repetitions(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Leave out next observations that are the observations of the next row.
+
+    That is nearly half of a replay buffer: all are but the last ones of runs.
+    """
+    if "next_observations" not in rows:
+        return rows
+    after, before = rows["next_observations"], rows["observations"]
+    own = [
+        i for i in range(len(after))
+        if i + 1 == len(after) or after[i].tobytes() != before[i + 1].tobytes()
+    ]  # fmt: skip
+    kept = {"next_observations": after[own], "own": np.array(own, np.int64)}
+    return {**rows, **kept}
+
+
+def _with_repetitions(name: str, rows: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return an array of a replay buffer of what :func:`_without_repetitions` kept."""
+    if name != "next_observations":
+        return rows[name]
+    whole = np.roll(rows["observations"], -1, axis=0)
+    whole[rows["own"]] = rows[name]
+    return whole
