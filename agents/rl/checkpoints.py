@@ -118,26 +118,29 @@ def read(path: Path) -> Checkpoint | None:
         path: ``model.zip`` of a training.
 
     Returns:
-        The checkpoint; None if there is no file, or one without a checkpoint, such as
-        those of earlier versions.
+        The checkpoint; None if there is no file, or a model without a checkpoint, such as
+        one of an earlier version.
 
     Raises:
-        ValueError: the file is damaged, or of a later version.
+        ValueError: the file is no model, is damaged, or of a later version.
     """
     if not path.exists():
         return None
     try:
         with zipfile.ZipFile(path) as archive:
             if NUMBERS not in archive.namelist():
-                return None
+                if "data" in archive.namelist():
+                    return None
+                # The end of a file that was cut short may be that of a member
+                raise ValueError("it is no model, or damaged")
             numbers = json.loads(archive.read(NUMBERS))
             if numbers["version"] > VERSION:
                 raise ValueError("it was written by a later version of optenv")
             arrays = {}
             for name in archive.namelist():
                 if name.startswith(ARRAYS):
-                    with archive.open(name) as member:
-                        array = np.lib.format.read_array(member, allow_pickle=False)
+                    member = io.BytesIO(archive.read(name))  # checked by its sum
+                    array = np.lib.format.read_array(member, allow_pickle=False)
                     arrays[name.removeprefix(ARRAYS).removesuffix(".npy")] = array
     except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"cannot go on with {str(path)!r}: {error}") from error

@@ -76,12 +76,18 @@ def checkpoint_in(folder: Path) -> Checkpoint | None:
     """Return the checkpoint that a training in a folder can go on from exactly.
 
     Returns:
-        The checkpoint, or that of a finished training; None if there is none.
+        The checkpoint, or that of a finished training; None if the training was stopped
+        before its first one.
 
     Raises:
-        ValueError: the file is damaged, or of a later version.
+        ValueError: the file is damaged, or of another version.
     """
     checkpoint = checkpoints.read(folder / MODEL)
+    if checkpoint is None and (folder / MODEL).exists():
+        raise ValueError(
+            f"cannot go on exactly with {str(folder / MODEL)!r}, which an earlier version "
+            f"of optenv wrote; --resume {folder / MODEL} begins another training with it"
+        )
     usable = checkpoint is not None and (checkpoint.finished or checkpoint.exact)
     return checkpoint if usable else None
 

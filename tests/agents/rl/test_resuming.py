@@ -141,6 +141,8 @@ def test_files_that_are_no_checkpoints_are_refused_and_run_no_code(tmp_path):
         return tmp_path / name
 
     assert read(write("old.zip", data="{}")) is None
+    with pytest.raises(ValueError, match="it is no model, or damaged"):
+        read(write("member.zip", version="3"))
     later = json.dumps({"version": checkpoints.VERSION + 1})
     with pytest.raises(ValueError, match="later version"):
         read(write("later.zip", training_json=later))
