@@ -6,8 +6,8 @@
 Trains a small agent once without a break. Then it trains it again and kills the process
 (SIGKILL) at a random moment, goes on with ``train_agent.py --resume``, kills that, and so
 on to the end, and then begins anew until there were enough kills. Moments are uniform over
-a fourth of the time of a training. Files are written after every rollout or so, to be hit
-while they are written. 5 minutes on two cores.
+a fourth of the CPU time of a training. Files are written after every rollout or so, to be
+hit while they are written. About ten minutes.
 
 After every kill, ``model.zip`` and the policy must be readable, and at the end of each
 training the policy's two files and the model's networks must be those of the training
@@ -24,6 +24,7 @@ import argparse
 import contextlib
 import functools
 import importlib.util
+import math
 import multiprocessing
 import os
 import random
@@ -97,24 +98,28 @@ class Counts:
     unusable: list[str] = field(default_factory=list)
 
 
-def train(main: Any, arguments: list[str], folder: Path, reached: Any) -> None:
-    """Train in this process, in a folder, and share how many control steps are made."""
+def train(main: Any, arguments: list[str], folder: Path, shared: Any) -> None:
+    """Train in this process, in a folder.
+
+    Share how many control steps the model has made, and the seconds of CPU time.
+    """
     os.chdir(folder)
     with (folder / "output.txt").open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    learn = training.learn
+    learn, models = training.learn, []
 
-    def watched(model: Any, *args: Any, **kwargs: Any) -> bool:
-        def watch() -> None:
-            while True:
-                reached.value = model.num_timesteps
-                time.sleep(0.001)
-
-        threading.Thread(target=watch, daemon=True).start()
+    def noted(model: Any, *args: Any, **kwargs: Any) -> bool:
+        models.append(model)
         return learn(model, *args, **kwargs)
 
-    training.learn = watched
+    def watch() -> None:
+        while True:
+            shared[:] = [models[0].num_timesteps if models else 0, time.process_time()]
+            time.sleep(0.001)
+
+    training.learn = noted
+    threading.Thread(target=watch, daemon=True).start()
     sys.argv = ["train_agent.py", *arguments]
     main(arguments, standalone_mode=False)
 
@@ -133,13 +138,13 @@ def program() -> Any:
 
 @contextlib.contextmanager
 def running(arguments: list[str], folder: Path) -> Iterator[tuple[Any, Any]]:
-    """Yield a process that trains in a folder, and the control steps it has made."""
+    """Yield a process that trains in a folder, and what :func:`train` shares."""
     context = multiprocessing.get_context("fork")
-    reached = context.Value("q", 0, lock=False)
-    process = context.Process(target=train, args=(program(), arguments, folder, reached))
+    shared = context.Array("d", 2, lock=False)
+    process = context.Process(target=train, args=(program(), arguments, folder, shared))
     process.start()
     try:
-        yield process, reached
+        yield process, shared
     finally:
         process.kill()
         process.join()
@@ -179,10 +184,9 @@ def kill_trainings(agent: str, kills: int, seed: int, folder: Path) -> Counts:
     # 1. Without a break
     whole = folder / agent / "whole"
     whole.mkdir(parents=True)
-    begun = time.monotonic()
-    with running(arguments, whole) as (process, _):
+    with running(arguments, whole) as (process, shared):
         process.join()
-    seconds = time.monotonic() - begun
+        seconds = shared[1]
     expected = content(whole / "run")
     # 2. With kills
     while counts.kills < kills:
@@ -193,16 +197,17 @@ def kill_trainings(agent: str, kills: int, seed: int, folder: Path) -> Counts:
         while not ended:
             has_begun = (broken / "run" / "config.json").exists()
             now = ["--resume", "run", "--no-progress"] if has_begun else arguments
-            with running(now, broken) as (process, reached):
-                wait = rng.uniform(0.0, seconds / 4) if counts.kills < kills else None
-                process.join(wait)
+            with running(now, broken) as (process, shared):
+                left = rng.uniform(0.0, seconds / 4) if counts.kills < kills else math.inf
+                while process.exitcode is None and shared[1] < left:
+                    process.join(0.001)
                 ended = process.exitcode == 0
                 if process.exitcode is not None and not ended:
                     counts.unusable.append((broken / "output.txt").read_text()[-500:])
                     return counts
             if not ended:
                 counts.kills += 1
-                examine(broken / "run", reached.value, counts)
+                examine(broken / "run", int(shared[0]), counts)
         found = content(broken / "run")
         counts.different += [
             f"{broken.name}/{name}" for name, value in expected.items()

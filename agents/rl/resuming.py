@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import click
 from click.core import ParameterSource
 
+from optenv.atomic import unfinished
+
 from . import checkpoints
 from .checkpoints import MODEL, Checkpoint
 from .config_file import DICTIONARIES, UNUSED, read_config
@@ -151,7 +153,9 @@ def resumed(options: Mapping[str, Any]) -> Resumed | None:
     if missing:
         raise ValueError(f"{str(folder / 'config.json')!r} has no {', '.join(missing)}")
     _check_options(context, options, {**saved, **config})
-    # 2. How far it is
+    # 2. How far it is, and what a kill has left of the next file
+    for path in unfinished(folder):
+        path.unlink(missing_ok=True)
     checkpoint = checkpoint_in(folder) if config["candidates"] == 1 else None
     begun_with = saved.get("resume")
     model = folder / MODEL if checkpoint is not None else begun_with and Path(begun_with)

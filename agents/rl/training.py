@@ -20,7 +20,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
-from optenv.atomic import write_bytes, write_text
+from optenv.atomic import unfinished, write_bytes, write_text
 
 from ..policy.files import load_policy, save_policy
 from ..utils.averaging import TailAverage
@@ -51,7 +51,7 @@ def new_folder(path: Path, *, numbered: bool = False) -> Path:
     """
     candidates = (path.with_name(f"{path.name}-{i}") for i in itertools.count(2))
     folder = path
-    while folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    while folder.exists() and (not folder.is_dir() or _has_results(folder)):
         if not numbered:
             raise ValueError(
                 f"{str(path)!r} already holds results; give another --out, or remove it"
@@ -61,6 +61,11 @@ def new_folder(path: Path, *, numbered: bool = False) -> Path:
         folder = next(candidates)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _has_results(folder: Path) -> bool:
+    """Return whether a folder holds more than what a killed process did not finish."""
+    return bool({*folder.iterdir()} - {*unfinished(folder)})
 
 
 #: Parts of a training after each of which its files are written, unless told otherwise.

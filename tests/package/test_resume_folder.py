@@ -59,12 +59,14 @@ def test_a_killed_training_goes_on_in_its_folder(steps, tmp_path, monkeypatch):
     assert invoke(*ALONE, "--out", whole).exit_code == 0
     killed(monkeypatch, steps, *ALONE, "--out", broken)
     before = (broken / "config.json").read_bytes()
+    (broken / ".model-0123abcd.part.zip").write_bytes(b"unfinished")
     monkeypatch.setattr("sys.argv", ["train_agent.py", "--resume", "killed"])
     done = invoke("--resume", broken)
     assert done.exit_code == 0, done.output
     assert ("goes on after" in done.output) == (steps > 7)
     assert contents(broken) == contents(whole)
     assert (broken / "config.json").read_bytes() == before
+    assert not list(broken.glob(".*"))
     again = invoke("--resume", broken, "--agent", "ppo", "--timesteps", 240)
     assert again.exit_code == 0 and "it has come to its end already" in again.output
     assert contents(broken) == contents(whole)
@@ -137,6 +139,14 @@ def test_an_extended_training_goes_on_as_well(tmp_path, monkeypatch):
         killed(monkeypatch, steps, *longer, "--out", folder)
         assert invoke("--resume", folder).exit_code == 0
         assert contents(folder) == contents(whole)
+
+
+def test_a_folder_with_nothing_but_an_unfinished_file_is_empty(tmp_path):
+    (tmp_path / ".config-0123abcd.part.json").write_text("{")
+    assert training.new_folder(tmp_path) == tmp_path
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="already holds results"):
+        training.new_folder(tmp_path)
 
 
 @pytest.mark.slow
