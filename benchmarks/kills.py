@@ -86,7 +86,7 @@ AGENTS["rl2"] += ["--env-arg", "tasks=quadratic"]
 
 @dataclass
 class Counts:
-    """What happened to the trainings of an agent."""
+    """Numbers of what happened to the trainings of an agent."""
 
     interval: int
     kills: int = 0

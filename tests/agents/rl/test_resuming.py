@@ -9,7 +9,9 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 
+from agents import load_policy
 from agents.rl import checkpoints, training
 from agents.rl.checkpoints import MODEL, Checkpoint, pack, read
 from tests.helpers.trainings import (
@@ -62,6 +64,19 @@ def test_a_killed_training_goes_on_bit_for_bit(whole, tmp_path, monkeypatch):
     assert files(tmp_path) == files(folder)
     assert [*before.values(), *after.values()] == expected
     assert read(tmp_path / MODEL).finished
+
+
+@pytest.mark.parametrize("case", ["ppo", "dqn", "unrolled-lr"])
+def test_more_threads_change_no_more_than_the_last_digits(case, tmp_path):
+    train(case, tmp_path / "one", total=96)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        train(case, tmp_path / "two", total=96)
+    finally:
+        torch.set_num_threads(threads)
+    one, two = (load_policy(tmp_path / name).state_dict() for name in ("one", "two"))
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("case", ["ppo within episodes", "dqn", "unrolled-lr"])
