@@ -236,7 +236,10 @@ def main(**options: Any) -> None:
                 model, timesteps, folder, progress=options["progress"],
                 save_every=options["save_every"], resume=checkpoint,
             ):  # fmt: skip
-                stop(f"interrupted; what was learned so far is in {folder}")
+                stop(
+                    f"interrupted; what was learned so far is in {folder}; --resume "
+                    f"{folder} goes on"
+                )
             words = shlex.join(["python", "train_agent.py", *command[1:]])
             training.sign(policy, words, config["base_lr"])
             echo(f"training: done after {minutes_since(begun)}, policy in {policy}.*")

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import csv
-import json
+import os
+import subprocess
+import sys
+import time
 import zipfile
 
 import pytest
 
 from agents.rl import training
 from agents.rl.checkpoints import MODEL, read
-from tests.helpers.cli import invoke
+from tests.helpers.cli import SCRIPT, invoke
 from tests.helpers.trainings import Killed, disturb_generators, kill_after
 
-#: Rollouts of 8 × 6 control steps.
-TINY = [
-    "--num-envs", 8, "--no-progress", "--set", "n_epochs=1", "--set", "n_steps=6",
+#: Any agent on small runs.
+SMALL = [
+    "--num-envs", 8, "--no-progress", "--timesteps", 240, "--save-every", 48,
     "--env-arg", "tasks=quadratic", "--env-arg", "updates_per_step=2",
-    "--env-arg", "horizon=6", "--timesteps", 240, "--save-every", 48,
+    "--env-arg", "horizon=6",
 ]  # fmt: skip
+#: PPO with rollouts of 8 × 6 control steps.
+TINY = [*SMALL, "--set", "n_epochs=1", "--set", "n_steps=6"]
 ALONE = [*TINY, "--no-evaluate"]
 #: An evaluation of seconds.
 EVALUATED = [
@@ -149,6 +154,39 @@ def test_a_folder_with_nothing_but_an_unfinished_file_is_empty(tmp_path):
         training.new_folder(tmp_path)
 
 
+def start(hash_seed, *arguments):
+    """Start a process whose sets have an order of their own."""
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *map(str, arguments)],
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.training
+@pytest.mark.parametrize("agent", ["ppo", "dqn"])
+def test_other_processes_give_the_same_weights_also_after_a_kill(agent, tmp_path):
+    of_dqn = ["learning_starts=48", "gradient_steps=2", "batch_size=32"]
+    own = [word for text in of_dqn for word in ("--set", text)]
+    own += ["--candidates", 1, "--members", 1]
+    arguments = {"ppo": ALONE, "dqn": ["--agent", "dqn", *own, *SMALL, "--no-evaluate"]}[
+        agent
+    ]
+    whole, broken = tmp_path / "whole", tmp_path / "killed"
+    output, _ = start("1", *arguments, "--out", whole).communicate()
+    assert (whole / "policy.json").exists(), output
+    process = start("2", *arguments, "--out", broken)
+    while process.poll() is None and not (broken / "policy.json").exists():
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    output, _ = start("3", "--resume", broken).communicate()
+    assert "goes on after" in output
+    one, two = ((each / "policy.safetensors").read_bytes() for each in (whole, broken))
+    assert one == two
+
+
 @pytest.mark.slow
 def test_a_killed_evaluation_is_made_again_with_the_same_results(tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "killed"
@@ -167,35 +205,6 @@ def test_a_killed_evaluation_is_made_again_with_the_same_results(tmp_path, monke
     assert contents(broken) == contents(whole)
     assert rows(broken) == rows(whole)
     assert len(rows(whole)) > 2
-
-
-@pytest.mark.slow
-@pytest.mark.training
-def test_candidates_go_on_and_finished_ones_are_kept(tmp_path, monkeypatch):
-    arguments = [
-        *ALONE, "--candidates", 2, "--members", 2, "--workers", 1, "--set", "n_epochs=2"
-    ]  # fmt: skip
-    whole, parallel, broken = (tmp_path / name for name in ("whole", "two", "killed"))
-    assert invoke(*arguments, "--out", whole).exit_code == 0
-    # 1. The number of processes changes nothing
-    assert invoke(*arguments[:-2], "--set", "n_epochs=2", "--workers", 2, "--out", parallel)
-    assert {p: b for p, b in contents(parallel).items() if p.suffix == ".safetensors"} == {
-        p: b for p, b in contents(whole).items() if p.suffix == ".safetensors"
-    }
-    # 2. A folder as a kill in the second candidate leaves it
-    broken.rmdir()
-    whole.rename(broken)
-    expected = contents(broken)
-    kept = (broken / "candidate-0" / MODEL).stat().st_mtime_ns
-    for path in [*broken.glob("policy.*"), *(broken / "candidate-1").glob("policy.*")]:
-        path.unlink()
-    (broken / "candidate-1" / MODEL).unlink()
-    (broken / "selection.csv").unlink()
-    done = invoke("--resume", broken)
-    assert done.exit_code == 0, done.output
-    assert contents(broken) == expected
-    assert (broken / "candidate-0" / MODEL).stat().st_mtime_ns == kept
-    assert json.loads((broken / "config.json").read_text())["candidates"] == 2
 
 
 def rows(folder):
