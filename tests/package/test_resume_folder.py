@@ -147,11 +147,12 @@ def test_an_extended_training_goes_on_as_well(tmp_path, monkeypatch):
 
 
 def test_a_folder_with_nothing_but_an_unfinished_file_is_empty(tmp_path):
-    (tmp_path / ".config-0123abcd.part.json").write_text("{")
-    assert training.new_folder(tmp_path) == tmp_path
-    (tmp_path / "config.json").write_text("{}")
+    folder = tmp_path / "whole"
+    (folder / ".config-0123abcd.part.json").write_text("{")
+    assert training.new_folder(folder) == folder
+    (folder / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="already holds results"):
-        training.new_folder(tmp_path)
+        training.new_folder(folder)
 
 
 def start(hash_seed, *arguments):
