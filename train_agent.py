@@ -7,10 +7,10 @@
     python train_agent.py --config runs/ppo_seed0/config.json --seed 1      # train it again
     python train_agent.py --env-arg tasks=digits --set learning_rate=1e-3 --no-evaluate
 
-The folder ``--out`` gets config.json, model.zip (of Stable-Baselines3's algorithms),
-policy.safetensors and policy.json (for agents.LearnedOptimizer), TensorBoard logs, eval.csv
-and curves.png. Model and policy are written at intervals, so that a killed training can be
-resumed (--save-every, --resume). Ctrl-C and SIGTERM end it with the policy so far.
+The folder ``--out`` gets config.json, model.zip, policy.safetensors and policy.json (for
+agents.LearnedOptimizer), TensorBoard logs, eval.csv and curves.png. Model and policy are
+written at intervals (--save-every): ``--resume runs/ppo_seed0`` goes on with a killed
+training exactly where it was. Ctrl-C and SIGTERM end a training with the policy so far.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ from agents.rl.cli import (
 )
 from agents.rl.config_file import take_defaults
 from agents.rl.presets import PRESETS
+from agents.rl.resuming import resumed, take_folder
 from agents.rl.seeds import train_candidates
 from agents.utils.interrupts import terminated_as_interrupted
 from agents.utils.progress import echo
@@ -134,8 +135,12 @@ def number(flag: str, help: str) -> Any:
 )
 @click.option(
     "--resume",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Go on from this model.zip, up to --timesteps in all, with the environment in the "
+    type=click.Path(exists=True, path_type=Path),
+    is_eager=True,
+    callback=take_folder,
+    help="Folder of a training that was stopped or killed: it goes on there exactly as if "
+    "it had not been, by the options in its config.json. Or a model.zip: another training "
+    "begins with this model, up to --timesteps in all, with the environment in the "
     "config.json beside it.",
 )
 @click.option(
@@ -165,21 +170,26 @@ def main(**options: Any) -> None:
     # 1. Check everything that can be checked before anything is made.
     try:
         tasks = select_tasks(options["eval_task"], HELDOUT, options["eval_length"])
-        config = configure(options)
+        again = resumed(options)
+        config = configure(options) if again is None else again.config
         if options["policy"] is None:
-            check_candidates(options, config)
+            if again is None:
+                check_candidates(options, config)
             model = factory.build(
-                options["agent"], config, seed=options["seed"], resume=options["resume"]
-            )
+                options["agent"], config, seed=options["seed"],
+                resume=options["resume"] if again is None else again.model,
+            )  # fmt: skip
             check_policy(model, options)
-            timesteps = factory.remaining(model, config["timesteps"])
+            timesteps = config["timesteps"]
+            if again is None or again.checkpoint is None:
+                timesteps = factory.remaining(model, timesteps)
         else:
             check_evaluation(options)
             load_policy(options["policy"])
         name = f"{options['agent']}_seed{options['seed']}"
         folder = training.new_folder(
             options["out"] or Path("runs") / name, numbered=options["out"] is None
-        )
+        ) if again is None else again.folder  # fmt: skip
     except (OSError, TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     policy = options["policy"] or folder / "policy"
@@ -200,28 +210,38 @@ def main(**options: Any) -> None:
         # 2. Train. The baselines do not wait for it, unless it takes all processes.
         baselines = start() if options["do_evaluate"] and not several else None
         if options["policy"] is None:
-            # The arguments given are among env_arguments.
-            given = {k: v for k, v in options.items() if k not in ("config", "env_arg")}
-            training.write_config(folder / "config.json", {**given, **config})
+            command = sys.argv if again is None else again.command
+            checkpoint = None if again is None else again.checkpoint
+            if again is None:
+                # The arguments given are among env_arguments.
+                given = {k: v for k, v in options.items() if k not in ("config", "env_arg")}
+                training.write_config(folder / "config.json", {**given, **config})
             echo(
                 f"training: {options['agent']} on {config['env_id']}, "
                 f"{config['timesteps']:,} control steps, results in {folder}"
             )
             rounded = rollouts.rounded(model, timesteps)
-            if rounded != timesteps:
+            if checkpoint is not None:
+                echo(f"training: goes on after {model.num_timesteps:,} control steps")
+            elif rounded != timesteps:
                 echo(
                     f"training: it makes {rollouts.unit(model):,} control steps at a time, "
                     f"and so ends at {model.num_timesteps + rounded:,}"
                 )
             if several:
                 learn_several(options, config, folder)
+            elif again is not None and again.finished:
+                echo("training: it has come to its end already")
             elif not training.learn(
                 model, timesteps, folder, progress=options["progress"],
-                save_every=options["save_every"],
+                save_every=options["save_every"], resume=checkpoint,
             ):  # fmt: skip
-                stop(f"interrupted; what was learned so far is in {folder}")
-            command = shlex.join(["python", "train_agent.py", *sys.argv[1:]])
-            training.sign(policy, command, config["base_lr"])
+                stop(
+                    f"interrupted; what was learned so far is in {folder}; --resume "
+                    f"{folder} goes on"
+                )
+            words = shlex.join(["python", "train_agent.py", *command[1:]])
+            training.sign(policy, words, config["base_lr"])
             echo(f"training: done after {minutes_since(begun)}, policy in {policy}.*")
         if not options["do_evaluate"]:
             return
@@ -276,7 +296,7 @@ def learn_several(options: dict[str, Any], config: dict[str, Any], folder: Path)
         stop(
             f"interrupted; the policies so far are in {folder}; `python -m "
             "agents.evaluation --suite selection --policy ...` evaluates those that ended, "
-            "--resume goes on from a model.zip in them"
+            f"--resume {folder} goes on"
         )
 
 

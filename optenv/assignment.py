@@ -46,11 +46,12 @@ class Rotation:
         self._alike = [members[label] for label in labels]
         self._places = {each.name: i for i, each in enumerate(self.instances)}
         self.num_structures = len(members)
-        self._next = 0
+        #: Place in the set of the instance that comes next.
+        self.next_place = 0
 
     def start(self, seed: int) -> None:
         """Begin with the instance number ``seed``, modulo the size of the set."""
-        self._next = seed % len(self.instances)
+        self.next_place = seed % len(self.instances)
 
     def whole(self, count: int, rng: np.random.Generator) -> list[Instance]:
         """Choose instances of one structure for all ``count`` runs of a group.
@@ -60,7 +61,7 @@ class Rotation:
             rng: draws the instances, if they are drawn.
         """
         total = len(self.instances)
-        first = self._next if self.cycles else int(rng.integers(total))
+        first = self.next_place if self.cycles else int(rng.integers(total))
         alike = self._alike[first]
         if not self.cycles:
             others = rng.integers(len(alike), size=count - 1)
@@ -69,7 +70,7 @@ class Rotation:
         taken = 1
         while taken < min(count, len(alike)) and (first + taken) % total in alike:
             taken += 1
-        self._next = (first + taken) % total
+        self.next_place = (first + taken) % total
         start = alike.index(first)
         return [self.instances[alike[(start + j) % len(alike)]] for j in range(count)]
 

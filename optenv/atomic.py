@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["is_full", "replacing", "write_bytes", "write_text"]
+__all__ = ["is_full", "replacing", "unfinished", "write_bytes", "write_text"]
 
 
 @contextlib.contextmanager
@@ -63,6 +63,15 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Write a file of text in UTF-8 in one step, see :func:`replacing`."""
     write_bytes(path, text.encode())
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Return the files in a folder and below that a killed process had begun to write.
+
+    They have never taken the places of those that they were to replace. Another process
+    may still be writing one.
+    """
+    return [path for path in folder.rglob(".*-*.part*") if path.is_file()]
 
 
 def is_full(error: OSError) -> bool:

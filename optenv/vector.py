@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -428,6 +428,51 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 self._rotation.start(pairs[first][1])
         if first == 0:
             self._np_random, self._np_random_seed = self._generators[0], pairs[0][1]
+
+    def random_state(self) -> dict[str, Any]:
+        """Return the state of what a reset of all runs draws from, as values of JSON.
+
+        :meth:`set_random_state` restores it, also in another process.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first reset, which seeds the batch.
+        """
+        if not self.started:
+            raise gym.error.ResetNeeded("call reset() before random_state()")
+        return {
+            "runs": [each.bit_generator.state for each in self._generators],
+            "structure": self._structure.bit_generator.state,
+            "instance": None if self._rotation is None else self._rotation.next_place,
+        }
+
+    def set_random_state(self, state: Mapping[str, Any]) -> None:
+        """Restore the state of what a reset of all runs draws from.
+
+        The next reset has to be of all runs, without a seed: it begins the runs that one
+        began when the state was taken.
+
+        Args:
+            state: result of :meth:`random_state` of a batch with the same arguments.
+
+        Raises:
+            ValueError: it is of another number of runs.
+        """
+        if len(state["runs"]) != self.num_envs:
+            raise ValueError(
+                f"the state is of {len(state['runs'])} runs, not of {self.num_envs}"
+            )
+        generators = [np.random.Generator(np.random.PCG64()) for _ in state["runs"]]
+        self._structure = np.random.Generator(np.random.PCG64())
+        pairs = zip(
+            [*generators, self._structure],
+            [*state["runs"], state["structure"]],
+            strict=True,
+        )
+        for generator, value in pairs:
+            generator.bit_generator.state = value
+        self._generators, self._np_random = generators, generators[0]
+        if self._rotation is not None:
+            self._rotation.next_place = int(state["instance"])
 
     def adopt(self, generator: np.random.Generator, seed: int) -> None:
         """Let the only run of a batch of one draw from ``generator``, made of ``seed``."""

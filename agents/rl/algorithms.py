@@ -177,7 +177,6 @@ register(
         name="UnrolledLR",
         cls=UnrolledLR,
         actions=(actions.Continuous,),
-        resumable=False,
     )
 )
 register(
@@ -185,7 +184,6 @@ register(
         name="UnrolledRule",
         cls=UnrolledRule,
         actions=(actions.Continuous,),
-        resumable=False,
         averages=False,  # each learns an update rule of its own
     )
 )

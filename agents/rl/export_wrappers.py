@@ -25,6 +25,7 @@ from optenv.trials import TrialEnv, TrialVectorEnv
 from optenv.vector import LearningRateVectorEnv
 
 from .group_advantage import LeaveOneOutReward
+from .journal import Journal
 
 __all__ = ["NEUTRAL", "Wrapping", "wrapping"]
 
@@ -44,7 +45,7 @@ NEUTRAL: frozenset[type[Any]] = frozenset(
         wrappers.PassiveEnvChecker, wrappers.RecordEpisodeStatistics,
         wrappers.RecordVideo, wrappers.RenderCollection, wrappers.TimeLimit,
         # 3. Wrappers of batches
-        vector.VectorWrapper, vector.VectorRewardWrapper, VectorRecorder,
+        vector.VectorWrapper, vector.VectorRewardWrapper, VectorRecorder, Journal,
         vector_wrappers.DictInfoToList, vector_wrappers.HumanRendering,
         vector_wrappers.NormalizeReward, vector_wrappers.RecordEpisodeStatistics,
         vec_env.VecEnvWrapper, vec_env.VecCheckNan, vec_env.VecMonitor,

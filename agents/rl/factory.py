@@ -19,10 +19,11 @@ from optenv.checks import known
 from optenv.sb3 import SB3VecEnv
 
 from ..utils.arguments import check_arguments
-from . import algorithms
+from . import algorithms, checkpoints
 from .algorithms import Algorithm
 from .export import check_reward
 from .group_advantage import LeaveOneOutReward, is_group_normalised, normalising_arguments
+from .journal import Journal
 from .presets import PRESETS
 from .unrolled import UnrolledLR
 
@@ -117,7 +118,12 @@ def configuration(agent: str, **changes: Any) -> dict[str, Any]:
 
 
 def make_env(
-    env_id: str, num_envs: int, arguments: Mapping[str, Any], *, copies: int = 1
+    env_id: str,
+    num_envs: int,
+    arguments: Mapping[str, Any],
+    *,
+    copies: int = 1,
+    journal: bool = False,
 ) -> VecEnv:
     """Make a batched environment for Stable-Baselines3, with episode statistics.
 
@@ -129,6 +135,8 @@ def make_env(
             id's.
         copies: runs of each task; from 2 on, rewards are relative to the other copies',
             see :class:`~agents.rl.group_advantage.LeaveOneOutReward`.
+        journal: note what the runs are made of, for checkpoints of a training, see
+            :class:`~agents.rl.journal.Journal`.
 
     Raises:
         ValueError, TypeError: an unknown id, or arguments that are not valid.
@@ -154,7 +162,7 @@ def make_env(
     )
     if batch.unwrapped.action.per_tensor:  # type: ignore[attr-defined]
         batch = optenv.PerTensor(batch)
-    env = VecMonitor(SB3VecEnv(batch))
+    env = VecMonitor(SB3VecEnv(Journal(batch) if journal else batch))
     return LeaveOneOutReward(env, copies) if copies > 1 else env
 
 
@@ -328,7 +336,11 @@ def _return_arguments(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make_unrolled(
-    agent: str, config: Mapping[str, Any], *, seed: int | None = None
+    agent: str,
+    config: Mapping[str, Any],
+    *,
+    seed: int | None = None,
+    resume: Path | None = None,
 ) -> UnrolledLR:
     """Make a preset's learner that unrolls.
 
@@ -336,9 +348,11 @@ def make_unrolled(
         agent: key of :data:`~agents.rl.presets.PRESETS`.
         config: see :func:`build`; ``copies`` must divide ``num_envs``.
         seed: seed of the learner and its tasks; 0 by default.
+        resume: see :func:`make_model`.
 
     Raises:
-        ValueError, TypeError: an argument is unknown or not valid.
+        ValueError, TypeError: an argument is unknown or not valid, or the file does not
+            hold a learner of the same kind and size.
     """
     env_id, overrides = config["env_id"], config["overrides"]
     num_envs, copies = config["num_envs"], config["copies"]
@@ -373,7 +387,15 @@ def make_unrolled(
         seed=0 if seed is None else seed,
         **{**given, **overrides},
     )
-    return made
+    if resume is None:
+        return made
+    state = checkpoints.read(resume)
+    try:
+        if state is None or "learner" not in state.numbers:
+            raise ValueError("it holds no learner that unrolls")
+        return made.continued(state.under("learner"))
+    except ValueError as error:
+        raise ValueError(f"cannot go on with {str(resume)!r}: {error}") from error
 
 
 def build(
@@ -402,10 +424,10 @@ def build(
     if resume is not None and not algorithm.resumable:
         raise ValueError(f"agent {agent!r} cannot go on from a model; leave out --resume")
     if algorithm.buffer is None:
-        return make_unrolled(agent, config, seed=seed)
+        return make_unrolled(agent, config, seed=seed, resume=resume)
     env = make_env(
         config["env_id"], config["num_envs"], config["env_arguments"],
-        copies=config["copies"],
+        copies=config["copies"], journal=True,
     )  # fmt: skip
     return make_model(
         agent, env, seed=seed, overrides=config["overrides"], resume=resume,

@@ -28,6 +28,8 @@ from ..utils.interrupts import terminated_as_interrupted
 from ..utils.progress import echo
 from ..utils.workers import Workers, stopped
 from . import factory, training
+from .checkpoints import MODEL
+from .resuming import checkpoint_in
 
 __all__ = ["Candidate", "mean_gaps", "train_candidates"]
 
@@ -71,13 +73,16 @@ def train_candidates(
 ) -> None:
     """Train ``count`` policies, and write the average of the best ones.
 
+    Trainings that ``folder`` holds already go on exactly where they stopped, and those that
+    are finished are kept.
+
     Args:
         agent: key of :data:`~agents.rl.presets.PRESETS`.
         seed: seed of the first training; the others follow in steps of :data:`STRIDE`.
         config: see :func:`agents.rl.factory.build`; with ``timesteps``, and with
             ``base_lr``, the base learning rate of the evaluation, unless it is the rule's.
         folder: folder of ``policy.*``, ``selection.csv``, and a folder for each candidate,
-            from whose ``model.zip`` its training can be resumed alone.
+            in which its training can be resumed alone.
         count: number of trainings.
         members: number of policies that are averaged.
         workers: number of processes that train and evaluate.
@@ -91,7 +96,7 @@ def train_candidates(
     ]
 
     def ended(candidate: Candidate, minutes: float) -> None:
-        if progress:
+        if progress and minutes:
             echo(f"{candidate.folder.name}: trained in {minutes:.1f} minutes")
 
     with contextlib.closing(Workers(workers)) as processes:
@@ -112,20 +117,27 @@ def train_candidates(
 
 
 def _train(candidate: Candidate) -> float:
-    """Train in a worker process, and return the minutes that it took."""
+    """Train in a worker process, and return the minutes that it took; 0 if it had ended."""
     if stopped():  # it had not started when the user interrupted
         raise CancelledError
     begun = time.monotonic()
     config, folder = candidate.config, candidate.folder
-    folder.mkdir(parents=True)
-    single = {"agent": candidate.agent, "seed": candidate.seed, **config}
-    single |= {"candidates": 1, "members": 1}
-    training.write_config(folder / "config.json", single)
-    model = factory.build(candidate.agent, config, seed=candidate.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = checkpoint_in(folder)
+    if checkpoint is not None and checkpoint.finished:
+        return 0.0
+    if checkpoint is None:
+        single = {"agent": candidate.agent, "seed": candidate.seed, **config}
+        single |= {"candidates": 1, "members": 1}
+        training.write_config(folder / "config.json", single)
+    model = factory.build(
+        candidate.agent, config, seed=candidate.seed,
+        resume=None if checkpoint is None else folder / MODEL,
+    )  # fmt: skip
     with terminated_as_interrupted():
         finished = training.learn(
             model, config["timesteps"], folder, progress=False,
-            save_every=candidate.save_every,
+            save_every=candidate.save_every, resume=checkpoint,
         )  # fmt: skip
     if not finished:
         raise CancelledError

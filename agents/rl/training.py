@@ -15,16 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
-from optenv.atomic import write_bytes, write_text
+from optenv.atomic import unfinished, write_bytes, write_text
 
 from ..policy.files import load_policy, save_policy
 from ..utils.averaging import TailAverage
 from ..utils.progress import echo, progress_bar
 from ..utils.workers import stopped
+from . import model_state
+from .checkpoints import MODEL, Checkpoint, pack
 from .export import check_export, export_policy
 from .rollouts import Rollouts, rounded
 from .unrolled import UnrolledLR
@@ -48,7 +51,7 @@ def new_folder(path: Path, *, numbered: bool = False) -> Path:
     """
     candidates = (path.with_name(f"{path.name}-{i}") for i in itertools.count(2))
     folder = path
-    while folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    while folder.exists() and (not folder.is_dir() or _has_results(folder)):
         if not numbered:
             raise ValueError(
                 f"{str(path)!r} already holds results; give another --out, or remove it"
@@ -58,6 +61,11 @@ def new_folder(path: Path, *, numbered: bool = False) -> Path:
         folder = next(candidates)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _has_results(folder: Path) -> bool:
+    """Return whether a folder holds more than what a killed process did not finish."""
+    return bool({*folder.iterdir()} - {*unfinished(folder)})
 
 
 #: Parts of a training after each of which its files are written, unless told otherwise.
@@ -71,14 +79,15 @@ def learn(
     *,
     progress: bool,
     save_every: int | None = None,
+    resume: Checkpoint | None = None,
 ) -> bool:
     """Train a model, and write ``model.zip`` and the exported policy.
 
     At the end both hold the average of the policies in the last part of the training, see
     :class:`~agents.utils.averaging.TailAverage`. Before that they are written at intervals,
     so that a killed process leaves a training to resume: the policy as it would be if the
-    training ended there, and the model as it is, without an average, to go on. A learner
-    that unrolls writes the policy alone.
+    training ended there, and the model as it is, with all that the training needs to go on
+    exactly (:mod:`agents.rl.checkpoints`). An interrupt leaves the last of these models.
 
     Args:
         model: see :func:`agents.rl.factory.build`.
@@ -88,41 +97,62 @@ def learn(
         progress: show a progress bar, and print what the training came to.
         save_every: control steps from one writing of the files to the next, which waits
             for the end of a rollout; by default a part of :data:`CHECKPOINTS`.
+        resume: checkpoint in the file that the model was loaded from: its training goes on
+            as if it had not stopped, for the ``timesteps`` that it began with.
 
     Returns:
         True if the training went to its end, False if the user interrupted it.
 
     Raises:
-        ValueError: the model could not be exported after the training.
+        ValueError: the model could not be exported after the training; or the checkpoint
+            is of another training.
         OSError: a file cannot be written; it is left as it was.
     """
-    timesteps = rounded(model, timesteps)
+    if resume is None:
+        timesteps = rounded(model, timesteps)
+    else:
+        timesteps = resume.numbers["timesteps"]
     save_every = save_every or max(1, timesteps // CHECKPOINTS)
     if isinstance(model, UnrolledLR):
-        return _learn_unrolled(model, timesteps, folder, save_every, progress=progress)
+        return _learn_unrolled(
+            model, timesteps, folder, save_every, progress=progress, resume=resume
+        )
     check_export(model)
     finished = True
     model.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
-    recorder = _Recorder(folder, timesteps, save_every)
-    with progress_bar(timesteps, "training", progress, "control step") as advance:
+    recorder = _Recorder(folder, timesteps, save_every, resume)
+    if resume is not None:
+        model_state.restore(model, resume.under("model"))
+    begun_at = model.num_timesteps if resume is None else recorder.started
+    left = begun_at + timesteps - model.num_timesteps
+    with progress_bar(left, "training", progress, "control step") as advance:
         recorder.advance = advance
         try:
-            model.learn(timesteps, callback=recorder, reset_num_timesteps=False)
+            model.learn(left, callback=recorder, reset_num_timesteps=False)
         except KeyboardInterrupt:
             finished = False
+    finished = finished and not stopped()
     recorder.close()
-    _save_model(model, folder)
     export_policy(model, folder / "policy")
+    # A model that says that it is finished comes last: its policy is then there
+    if finished or not recorder.has_saved:
+        end = Checkpoint.join(
+            {}, timesteps=timesteps, done=model.num_timesteps, finished=finished
+        )
+        _save_model(folder, end, model)
     if progress and recorder.late_ends:
         echo(f"training: {recorder.summary()}")
     return finished
 
 
-def _save_model(model: BaseAlgorithm, folder: Path) -> None:
+def _save_model(
+    folder: Path, checkpoint: Checkpoint, model: BaseAlgorithm | None = None
+) -> None:
     """Write ``model.zip``."""
     file = io.BytesIO()
-    model.save(file)
-    write_bytes(folder / "model.zip", file.getvalue())
+    if model is not None:
+        model.save(file)
+    write_bytes(folder / MODEL, pack(file, checkpoint))
 
 
 class _Recorder(BaseCallback):
@@ -132,9 +162,16 @@ class _Recorder(BaseCallback):
         folder: folder of the model and the policy.
         timesteps: control steps of the training, over all runs.
         save_every: control steps from one saving to the next.
+        resume: checkpoint of the training to go on with, if any.
     """
 
-    def __init__(self, folder: Path, timesteps: int, save_every: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        timesteps: int,
+        save_every: int,
+        resume: Checkpoint | None = None,
+    ) -> None:
         super().__init__()
         self.folder, self.timesteps, self.save_every = folder, timesteps, save_every
         self.average: TailAverage | None = None  # until the training starts
@@ -143,22 +180,64 @@ class _Recorder(BaseCallback):
         self.advanced = self.started = 0
         #: Return, divergence and validation loss of each run that ended in the last tenth.
         self.late_ends: list[tuple[float, bool, float]] = []
+        self.has_saved = resume is not None
+        self.resume = resume
+        if resume is not None:
+            numbers, arrays = resume.under("recorder")
+            self.started = numbers["started"]
+            self.late_ends = [
+                (float(a), bool(b), float(c)) for a, b, c in arrays["late_ends"]
+            ]
 
     def _on_training_start(self) -> None:
+        self.advanced = self.num_timesteps
+        if self.resume is None:
+            self.started = self.num_timesteps
         self.next_save = self.num_timesteps + self.save_every
-        self.average = TailAverage(self.timesteps, self.num_timesteps, running=True)
-        self.rollouts = Rollouts(self.model, self.num_timesteps + self.timesteps)
-        self.advanced = self.started = self.num_timesteps
+        self.average = TailAverage(self.timesteps, self.started, running=True)
+        self.rollouts = Rollouts(self.model, self.started + self.timesteps)
+        if self.resume is not None:
+            numbers, arrays = self.resume.under("recorder")
+            means = [arrays[f"mean/{i}"] for i in range(numbers["means"])]
+            content = [[torch.from_numpy(array) for array in means]] if means else []
+            self.average.restore(numbers["count"], content)
+
+    def checkpoint(self) -> Checkpoint:
+        """Return all that the training needs to go on from the rollout that begins."""
+        assert self.average is not None
+        model = model_state.take(self.model)
+        if model is None:
+            return Checkpoint.join({}, timesteps=self.timesteps, done=self.num_timesteps)
+        means = [tensor.numpy() for part in self.average.content() for tensor in part]
+        numbers = {
+            "started": self.started,
+            "count": self.average.count,
+            "means": len(means),
+        }
+        late = np.array(self.late_ends, np.float64).reshape(-1, 3)
+        arrays = {"late_ends": late, **{f"mean/{i}": m for i, m in enumerate(means)}}
+        own = Checkpoint(numbers, arrays)
+        parts = {"model": model, "recorder": own}
+        return Checkpoint.join(
+            parts, timesteps=self.timesteps, done=self.num_timesteps, exact=True
+        )
 
     def _on_rollout_start(self) -> None:
         assert self.average is not None and self.rollouts is not None
+        if self.resume is not None:  # the average and the file hold this state
+            model_state.restore_generators(self.model, self.resume.under("model"))
+            self.resume = None
+            self.rollouts.begin()
+            return
         state = self.model.policy.state_dict()
         self.average.update(self.num_timesteps, state.values())
         if self.num_timesteps >= self.next_save:
             # Here, since before a rollout the model has learned from all its steps
             self.next_save = self.num_timesteps + self.save_every
+            checkpoint = self.checkpoint()
             with self.rollouts.restored():
-                _save_model(self.model, self.folder)
+                _save_model(self.folder, checkpoint, self.model)
+                self.has_saved = True
                 with self._averaged():
                     export_policy(self.model, self.folder / "policy")
         self.rollouts.begin()
@@ -225,26 +304,46 @@ class _Recorder(BaseCallback):
 
 
 def _learn_unrolled(
-    model: UnrolledLR, timesteps: int, folder: Path, save_every: int, *, progress: bool
+    model: UnrolledLR,
+    timesteps: int,
+    folder: Path,
+    save_every: int,
+    *,
+    progress: bool,
+    resume: Checkpoint | None,
 ) -> bool:
     """Train a learner that unrolls; see :func:`learn`."""
-    finished, saved_at = True, model.num_timesteps
+    finished, has_saved = True, resume is not None
+    if resume is not None:
+        model.restored(resume.under("learner"))
+    saved_at = model.num_timesteps
     last_return: float | None = None
 
+    def checkpoint(**states: bool) -> Checkpoint:
+        parts, done = {"learner": model.state()}, model.num_timesteps
+        return Checkpoint.join(parts, timesteps=timesteps, done=done, **states)
+
     def callback(learner: UnrolledLR, mean_return: float) -> bool:
-        nonlocal saved_at, last_return
+        nonlocal saved_at, last_return, has_saved
         last_return = mean_return
         if learner.num_timesteps - saved_at >= save_every:
-            saved_at = learner.num_timesteps
+            saved_at, has_saved = learner.num_timesteps, True
+            _save_model(folder, checkpoint(exact=True))
             with learner.averaged():
                 learner.save(folder / "policy")
         return not stopped()
 
     try:
-        model.learn(timesteps, callback, progress)
+        if resume is None:
+            model.learn(timesteps, callback, progress)
+        else:
+            model.go_on(callback, progress)
     except KeyboardInterrupt:
         finished = False
+    finished = finished and not stopped()
     model.save(folder / "policy")
+    if finished or not has_saved:
+        _save_model(folder, checkpoint(finished=finished))
     if progress and last_return is not None:
         echo(f"training: mean return {last_return:.3g} in its last round")
     return finished

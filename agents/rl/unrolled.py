@@ -28,7 +28,8 @@ from ..policy.module import Policy
 from ..policy.spec import PolicySpec
 from ..utils.arguments import refuse_unknown
 from ..utils.averaging import TailAverage
-from ..utils.progress import progress_range
+from ..utils.progress import progress_bar as progress
+from .checkpoints import Checkpoint
 
 __all__ = ["Callback", "UnrolledLR"]
 
@@ -131,6 +132,7 @@ class UnrolledLR:
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=meta_lr)
         self.num_timesteps = 0
         self._average: TailAverage | None = None  # until learning begins
+        self._rounds = self._done = 0  # rounds of the learning, and those done
         self._total_return = 0.0  # of the present round, over all runs
 
     def _initialise(self) -> None:
@@ -161,19 +163,129 @@ class UnrolledLR:
         """
         positive_int("total_timesteps", total_timesteps)
         size = sum(group.size for group in self.groups) * self.settings.horizon
-        rounds = -(-total_timesteps // size)
-        average = self._average = TailAverage(rounds, running=False)
+        self._rounds, self._done = -(-total_timesteps // size), 0
+        self._average = TailAverage(self._rounds, running=False)
+        return self.go_on(callback, progress_bar)
+
+    def go_on(self, callback: Callback | None = None, progress_bar: bool = False) -> Self:
+        """Go on with learning that a callback has stopped, or that was :meth:`restored`.
+
+        Args:
+            callback: see :meth:`learn`.
+            progress_bar: see :meth:`learn`.
+
+        Returns:
+            The learner.
+
+        Raises:
+            RuntimeError: it has not begun.
+        """
+        average = self._average
+        if average is None:
+            raise RuntimeError("learning has not begun; call learn()")
+        left = self._rounds - self._done
         try:
-            for i in progress_range(rounds, progress_bar, "training", "round"):
-                mean_return = self._train_runs()
-                average.update(i, self._parameters())
-                result = None if callback is None else callback(self, mean_return)
-                if result is not None and not result:
-                    break
+            with progress(left, "training", progress_bar, "round") as advance:
+                while self._done < self._rounds:
+                    mean_return = self._train_runs()
+                    average.update(self._done, self._parameters())
+                    self._done += 1
+                    result = None if callback is None else callback(self, mean_return)
+                    if result is not None and not result:
+                        break
+                    advance()
         finally:
             if average.count:
                 self._set(average.mean())
         return self
+
+    def state(self) -> Checkpoint:
+        """Return the state of the learner between two rounds, for a callback to keep.
+
+        A learner that was made with the same arguments and :meth:`restored` goes on with
+        the same numbers, bit for bit. Runs are begun anew in every round, and are no part
+        of it.
+        """
+        numbers = {
+            "class": type(self).__name__,
+            "num_timesteps": self.num_timesteps,
+            "rounds": self._rounds,
+            "done": self._done,
+            "snapshots": 0 if self._average is None else self._average.count,
+            "rng": self.rng.bit_generator.state,
+        }
+        tensors = {"generator": self.generator.get_state()}
+        snapshots = [] if self._average is None else self._average.content()
+        moments = self.optimizer.state_dict()["state"]
+        for i, p in enumerate(self._parameters()):
+            tensors[f"parameters/{i}"] = p.detach()
+            for j, snapshot in enumerate(snapshots):
+                tensors[f"snapshots/{j}/{i}"] = snapshot[i]
+            for name, value in moments.get(i, {}).items():
+                tensors[f"optimizer/{i}/{name}"] = value
+        return Checkpoint(
+            numbers, {name: value.numpy().copy() for name, value in tensors.items()}
+        )
+
+    def restored(self, state: Checkpoint) -> Self:
+        """Take over the :meth:`state` of another learner; :meth:`go_on` goes on with it.
+
+        Raises:
+            ValueError: it is of another class, or its policy of another size.
+        """
+        self.continued(state)
+        numbers, arrays = state
+        self.rng.bit_generator.state = numbers["rng"]
+        self.generator.set_state(torch.from_numpy(arrays["generator"]))
+        self._rounds, self._done = numbers["rounds"], numbers["done"]
+        self._average = TailAverage(self._rounds, running=False)
+        snapshots = [
+            [torch.from_numpy(arrays[f"snapshots/{j}/{i}"]) for i in self._indices()]
+            for j in range(numbers["snapshots"])
+        ]
+        self._average.restore(len(snapshots), snapshots)
+        return self
+
+    def continued(self, state: Checkpoint) -> Self:
+        """Take over what another learner has learned, to begin to :meth:`learn` with it.
+
+        These are the policy, the moments of Adam and the number of control steps. Tasks
+        and noise are drawn from the seed and that number.
+
+        Raises:
+            ValueError: it is of another class, or its policy of another size.
+        """
+        # 1. Check everything before anything changes
+        numbers, arrays = state
+        if numbers.get("class") != type(self).__name__:
+            raise ValueError(
+                f"the state is of {numbers.get('class')!r}, not of {type(self).__name__}"
+            )
+        values = [torch.from_numpy(arrays[f"parameters/{i}"]) for i in self._indices()]
+        for p, value in zip(self._parameters(), values, strict=True):
+            if p.shape != value.shape:
+                raise ValueError(
+                    f"the state is of a policy with parameters {tuple(value.shape)} where "
+                    f"this one has {tuple(p.shape)}"
+                )
+        # 2. Parameters, moments, steps
+        self._set(values)
+        self.num_timesteps = numbers["num_timesteps"]
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, array in arrays.items():
+            if key.startswith("optimizer/"):
+                _, i, name = key.split("/")
+                moments.setdefault(int(i), {})[name] = torch.from_numpy(array)
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        # 3. Tasks and noise of its own
+        self.rng = np.random.default_rng(self.seed + self.num_timesteps)
+        self.generator.manual_seed(self.seed + self.num_timesteps)
+        return self
+
+    def _indices(self) -> range:
+        """Return the numbers of the parameters that are learned."""
+        return range(len(self._parameters()))
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:

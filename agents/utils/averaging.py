@@ -65,6 +65,18 @@ class TailAverage:
             for mean, value in zip(means, values, strict=True)
         ]
 
+    def content(self) -> list[list[Tensor]]:
+        """Return what the mean is made of: the running mean, or all snapshots."""
+        return [self._means] if self._running and self._means else self._snapshots
+
+    def restore(self, count: int, content: list[list[Tensor]]) -> None:
+        """Go on with ``count`` snapshots, of which ``content`` is the :meth:`content`."""
+        self.count = count
+        if not self._running:
+            self._snapshots = content
+        elif content:
+            (self._means,) = content
+
     def mean(self) -> Sequence[Tensor]:
         """Return the means of the parameters; nothing if no snapshot was late enough."""
         if self._running:

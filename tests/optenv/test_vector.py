@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import gymnasium as gym
@@ -11,6 +12,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+import optenv
 from optenv import tasks
 from tests.helpers.small_runs import (
     MLP,
@@ -284,3 +286,24 @@ def test_seeds_may_be_a_list_or_a_tuple() -> None:
     expected = rollout(env, actions, seed=5)
     for seed in ([5, 6, 7], (5, 6, 7)):
         assert_same(rollout(env, actions, seed=seed), expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"tasks": ["quadratic", "logistic"]}, {"instances": "quadratic"}]
+)
+def test_a_random_state_begins_the_same_runs_in_another_batch(arguments) -> None:
+    arguments = {"num_envs": 3, "groups": 2, "horizon": 4, **arguments}
+    first = optenv.LearningRateVectorEnv(**arguments)
+    with pytest.raises(gym.error.ResetNeeded, match="before random_state"):
+        first.random_state()
+    first.reset(seed=5)
+    first.reset()
+    state = json.loads(json.dumps(first.random_state()))
+    expected = [first.reset()[0], first.reset()[0]]
+    other = optenv.LearningRateVectorEnv(**arguments)
+    other.set_random_state(state)
+    for observation in expected:
+        np.testing.assert_array_equal(other.reset()[0], observation)
+    assert other.random_state() == first.random_state()
+    with pytest.raises(ValueError, match="of 3 runs, not of 2"):
+        optenv.LearningRateVectorEnv(2).set_random_state(state)

@@ -10,6 +10,7 @@ import torch
 
 from agents import load_policy
 from agents.evaluation.tasks.heldout import task_named
+from agents.rl import factory, training
 from agents.rl.presets import PRESETS
 from agents.rl.seeds import STRIDE, mean_gaps, train_candidates
 from optenv.telemetry import FEATURES
@@ -76,3 +77,57 @@ def test_the_best_candidates_are_averaged_and_all_keep_their_folder(tmp_path):
     ]
     mean = torch.stack([policy.members[0](seen) for policy in own]).mean(0)
     torch.testing.assert_close(merged(seen), mean.clamp(-1, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.training
+def test_candidates_go_on_after_a_kill_and_with_any_number_of_processes(tmp_path):
+    preset = PRESETS["ppo"]
+    config = {
+        **preset,
+        "env_arguments": {
+            **preset["env"], "tasks": "quadratic", "updates_per_step": 2, "horizon": 6
+        },
+        "num_envs": 8,
+        "timesteps": 192,
+        "overrides": {"n_epochs": 1, "n_steps": 6},
+    }  # fmt: skip
+
+    def train(folder, workers):
+        train_candidates(
+            "ppo", 5, config, folder, count=2, members=2, workers=workers,
+            tasks=[task_named("friedman").lasting(0.02)], progress=False, save_every=48,
+        )  # fmt: skip
+        files = [*folder.rglob("policy.*")]
+        return {path.relative_to(folder): path.read_bytes() for path in files}
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    expected = train(one, workers=1)
+    assert len(expected) == 6
+    assert train(two, workers=2) == expected
+    # A kill in the training of the second candidate leaves the first
+    kept = (two / "candidate-0" / "model.zip").stat().st_mtime_ns
+    for path in [*two.glob("*.*"), *(two / "candidate-1").glob("policy.*")]:
+        path.unlink()
+    checkpoint = _first_checkpoint(config, tmp_path / "part")
+    (two / "candidate-1" / "model.zip").write_bytes(checkpoint)
+    assert train(two, workers=1) == expected
+    assert (two / "candidate-0" / "model.zip").stat().st_mtime_ns == kept
+
+
+def _first_checkpoint(config, folder):
+    """Return the file that the second candidate has after its first rollout."""
+    folder.mkdir()
+    model, files = factory.build("ppo", config, seed=5 + STRIDE), []
+
+    class Stopped(Exception):
+        pass
+
+    def stop(path, data):
+        files.append(data)
+        raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(training, "write_bytes", stop)
+        training.learn(model, config["timesteps"], folder, progress=False, save_every=48)
+    return files[0]

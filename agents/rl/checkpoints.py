@@ -1,0 +1,147 @@
+"""Checkpoint of a training: all that it needs to go on as if it had never stopped.
+
+It is part of ``model.zip``: to the members that Stable-Baselines3 writes and reads, it adds
+``training.json`` with numbers and ``training/*.npy`` with arrays. Neither can hold code.
+Model and checkpoint are one file, which is replaced in one step, so that they always
+belong together. ``model.zip`` of a learner that unrolls has these members alone.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+__all__ = ["MODEL", "Checkpoint", "pack", "read"]
+
+#: Name of the file of a training's model.
+MODEL = "model.zip"
+
+#: Members of the file that hold a checkpoint.
+NUMBERS, ARRAYS = "training.json", "training/"
+
+#: Version of the members.
+VERSION = 1
+
+
+class Checkpoint(NamedTuple):
+    """State of a training.
+
+    Attributes:
+        numbers: values of JSON. ``"finished"`` is True at the end of a training, and
+            ``"exact"`` if it can go on as if it had not stopped.
+        arrays: arrays by name.
+    """
+
+    numbers: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+
+    @property
+    def finished(self) -> bool:
+        """True if the training had come to its end."""
+        return bool(self.numbers["finished"])
+
+    def under(self, name: str) -> Checkpoint:
+        """Return the part of the checkpoint that was joined under a name."""
+        prefix = f"{name}/"
+        arrays = {
+            key.removeprefix(prefix): array
+            for key, array in self.arrays.items()
+            if key.startswith(prefix)
+        }
+        return Checkpoint(self.numbers[name], arrays)
+
+    @property
+    def exact(self) -> bool:
+        """True if the training can go on as if it had not stopped."""
+        return bool(self.numbers["exact"])
+
+    @staticmethod
+    def join(
+        parts: Mapping[str, Checkpoint],
+        *,
+        timesteps: int,
+        done: int,
+        finished: bool = False,
+        exact: bool = False,
+    ) -> Checkpoint:
+        """Join parts of a checkpoint under their names.
+
+        Args:
+            parts: parts by name.
+            timesteps: control steps of the whole training, over all runs.
+            done: control steps that the model has made, those of earlier trainings too.
+            finished: see the class.
+            exact: see the class.
+        """
+        whole = {
+            "timesteps": timesteps, "done": done, "finished": finished, "exact": exact
+        }  # fmt: skip
+        arrays = {
+            f"{name}/{key}": array
+            for name, part in parts.items()
+            for key, array in part.arrays.items()
+        }
+        numbers = {name: part.numbers for name, part in parts.items()}
+        return Checkpoint({**whole, **numbers}, arrays)
+
+
+def pack(file: io.BytesIO, checkpoint: Checkpoint) -> bytes:
+    """Add a checkpoint to a file.
+
+    Args:
+        file: what Stable-Baselines3 has written, or an empty file.
+        checkpoint: what to add.
+
+    Returns:
+        The bytes of the file.
+    """
+    with zipfile.ZipFile(file, "a") as archive:
+        numbers = {"version": VERSION, **checkpoint.numbers}
+        archive.writestr(NUMBERS, json.dumps(numbers))
+        for name, array in checkpoint.arrays.items():
+            member = archive.open(f"{ARRAYS}{name}.npy", "w", force_zip64=True)
+            with member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+    return file.getvalue()
+
+
+def read(path: Path) -> Checkpoint | None:
+    """Read the checkpoint in a file.
+
+    Args:
+        path: ``model.zip`` of a training.
+
+    Returns:
+        The checkpoint; None if there is no file, or a model without a checkpoint, such as
+        one of an earlier version.
+
+    Raises:
+        ValueError: the file is no model, is damaged, or of a later version.
+    """
+    if not path.exists():
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if NUMBERS not in archive.namelist():
+                if "data" in archive.namelist():
+                    return None
+                # The end of a file that was cut short may be that of a member
+                raise ValueError("it is no model, or damaged")
+            numbers = json.loads(archive.read(NUMBERS))
+            if numbers["version"] > VERSION:
+                raise ValueError("it was written by a later version of optenv")
+            arrays = {}
+            for name in archive.namelist():
+                if name.startswith(ARRAYS):
+                    member = io.BytesIO(archive.read(name))  # checked by its sum
+                    array = np.lib.format.read_array(member, allow_pickle=False)
+                    arrays[name.removeprefix(ARRAYS).removesuffix(".npy")] = array
+    except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"cannot go on with {str(path)!r}: {error}") from error
+    return Checkpoint(numbers, arrays)

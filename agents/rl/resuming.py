@@ -1,0 +1,190 @@
+"""Trainings that go on in their folder, exactly as if they had not stopped.
+
+``train_agent.py --resume DIR`` reads all it needs from the folder: ``config.json`` says
+what is trained, and the checkpoint in ``model.zip`` how far it is. A training that was
+killed before its first checkpoint begins anew, with the same seed and so the same result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+from click.core import ParameterSource
+
+from optenv.atomic import unfinished
+
+from . import checkpoints
+from .checkpoints import MODEL, Checkpoint
+from .config_file import DICTIONARIES, UNUSED, read_config
+
+__all__ = ["Resumed", "checkpoint_in", "resumed", "take_folder"]
+
+#: Entries of ``config.json`` that make up the configuration of a training.
+CONFIGURATION = (
+    "env_id", "timesteps", "num_envs", "copies", "candidates", "members", "base_lr",
+    "env_arguments", "algorithm", "overrides",
+)  # fmt: skip
+
+#: Options that a training that goes on may be given, if they are as they were.
+KEPT = {
+    "env_id": "--env",
+    "timesteps": "--timesteps",
+    "num_envs": "--num-envs",
+    "copies": "--copies",
+    "candidates": "--candidates",
+    "members": "--members",
+    "base_lr": "--base-lr",
+    "seed": "--seed",
+}
+
+#: Options that say what another training would be.
+REFUSED = {
+    "env_arg": "--env-arg",
+    "overrides": "--set",
+    "out": "--out",
+    "config": "--config",
+    "policy": "--policy",
+}
+
+
+class Resumed(NamedTuple):
+    """A training that goes on.
+
+    Attributes:
+        folder: its folder.
+        config: its configuration, see :func:`agents.rl.factory.build`; with
+            ``timesteps``, ``candidates`` and ``members``.
+        command: arguments of the program that began it.
+        checkpoint: what it goes on from; None if it begins anew.
+        model: file to load its model from; None for a new model.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    command: list[str]
+    checkpoint: Checkpoint | None
+    model: Path | None
+
+    @property
+    def finished(self) -> bool:
+        """True if the training has come to its end, and its policy is there."""
+        return self.checkpoint is not None and self.checkpoint.finished
+
+
+def checkpoint_in(folder: Path) -> Checkpoint | None:
+    """Return the checkpoint that a training in a folder can go on from exactly.
+
+    Returns:
+        The checkpoint, or that of a finished training; None if the training was stopped
+        before its first one.
+
+    Raises:
+        ValueError: the file is damaged, or of another version.
+    """
+    checkpoint = checkpoints.read(folder / MODEL)
+    if checkpoint is None and (folder / MODEL).exists():
+        raise ValueError(
+            f"cannot go on exactly with {str(folder / MODEL)!r}, which an earlier version "
+            f"of optenv wrote; --resume {folder / MODEL} begins another training with it"
+        )
+    usable = checkpoint is not None and (checkpoint.finished or checkpoint.exact)
+    return checkpoint if usable else None
+
+
+def take_folder(
+    context: click.Context, option: click.Parameter, path: Path | None
+) -> Path | None:
+    """Make the options of the training in a folder the defaults.
+
+    It is the callback of the eager option ``--resume``.
+
+    Returns:
+        The path.
+
+    Raises:
+        click.BadParameter: the folder has no ``config.json``, or one that is not valid.
+    """
+    if path is None or not path.is_dir():
+        return path
+    names = [str(each.name) for each in context.command.params]
+    try:
+        config = read_config(path / "config.json", names)
+    except FileNotFoundError:
+        raise click.BadParameter(
+            f"{str(path)!r} has no config.json, and so no training to go on with; give "
+            "its folder, or a model.zip"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(str(error)) from error
+    left_out = (*DICTIONARIES, *UNUSED, "resume", "agent")
+    context.default_map = {
+        **(context.default_map or {}),
+        **{k: v for k, v in config.items() if k not in left_out and v is not None},
+        "agent": config.get("agent", "ppo"),
+    }
+    return path
+
+
+def resumed(options: Mapping[str, Any]) -> Resumed | None:
+    """Read the training that ``--resume`` goes on with in its folder.
+
+    Args:
+        options: values of all options of ``train_agent.py``, by name.
+
+    Returns:
+        The training; None unless ``--resume`` names a folder.
+
+    Raises:
+        ValueError: other options say what the training should be, or its files are not
+            valid.
+        OSError: a file cannot be read.
+    """
+    folder = options["resume"]
+    if folder is None or not folder.is_dir():
+        return None
+    # 1. What it is
+    context = click.get_current_context()
+    saved = read_config(folder / "config.json", list(options))
+    config = {name: saved[name] for name in CONFIGURATION if name in saved}
+    missing = [name for name in CONFIGURATION if name not in saved]
+    if missing:
+        raise ValueError(f"{str(folder / 'config.json')!r} has no {', '.join(missing)}")
+    _check_options(context, options, {**saved, **config})
+    # 2. How far it is, and what a kill has left of the next file
+    for path in unfinished(folder):
+        path.unlink(missing_ok=True)
+    checkpoint = checkpoint_in(folder) if config["candidates"] == 1 else None
+    begun_with = saved.get("resume")
+    model = folder / MODEL if checkpoint is not None else begun_with and Path(begun_with)
+    return Resumed(folder, config, list(saved.get("command", [])), checkpoint, model)
+
+
+def _check_options(
+    context: click.Context, options: Mapping[str, Any], saved: Mapping[str, Any]
+) -> None:
+    """Refuse options that would make another training of it."""
+
+    def is_given(name: str) -> bool:
+        return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+    folder = options["resume"]
+    if options["agent"] != saved.get("agent"):
+        raise ValueError(
+            f"the training in {str(folder)!r} is of agent {saved.get('agent')!r}; give "
+            f"--agent {saved.get('agent')}, or leave it out"
+        )
+    changed = [
+        f"{flag} {options[name]} (it is {saved.get(name)})"
+        for name, flag in KEPT.items()
+        if is_given(name) and options[name] != saved.get(name)
+    ]
+    changed += [flag for name, flag in REFUSED.items() if is_given(name)]
+    if changed:
+        raise ValueError(
+            f"--resume {folder} goes on with the training as it is: leave out "
+            f"{', '.join(changed)}; --resume {folder / MODEL} begins another training with "
+            "its model"
+        )
