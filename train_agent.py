@@ -3,11 +3,12 @@
 
     python train_agent.py                       # PPO on optenv/LearningRate-v0
     python train_agent.py --agent dqn           # DQN on optenv/DiscreteLearningRate-v0
+    python train_agent.py --engine rllib --num-workers 2        # runs in two processes
     python train_agent.py --policy runs/ppo_seed0/policy        # evaluate it once more
     python train_agent.py --config runs/ppo_seed0/config.json --seed 1      # train it again
     python train_agent.py --env-arg tasks=digits --set learning_rate=1e-3 --no-evaluate
 
-The folder ``--out`` gets config.json, model.zip (of Stable-Baselines3's algorithms),
+The folder ``--out`` gets config.json, model.zip (of Stable-Baselines3 or of RLlib),
 policy.safetensors and policy.json (for agents.LearnedOptimizer), TensorBoard logs, eval.csv
 and curves.png. Model and policy are written at intervals, so that a killed training can be
 resumed (--save-every, --resume). Ctrl-C and SIGTERM end it with the policy so far.
@@ -30,6 +31,8 @@ from agents import load_policy
 from agents.evaluation import BaselineRuns, start_baselines
 from agents.evaluation.arms.learned import learned_arm
 from agents.evaluation.cli_options import (
+    address_option,
+    engine_option,
     length_option,
     seed_ranges,
     seeds_option,
@@ -40,7 +43,7 @@ from agents.evaluation.cli_options import (
 from agents.evaluation.report.plots import plot_curves
 from agents.evaluation.report.tables import format_table, write_csv
 from agents.evaluation.tasks.heldout import HELDOUT
-from agents.rl import factory, rollouts, training
+from agents.rl import engines, factory, rollouts, training
 from agents.rl.cli import (
     check_candidates,
     check_evaluation,
@@ -156,6 +159,21 @@ def number(flag: str, help: str) -> Any:
 @seeds_option("--eval-seeds", 3)
 @tuning_seeds_option(help="Other seeds, to tune AdamW on.")
 @workers_option(1, 2, "Processes that train candidates, and run policy and baselines.")
+@engine_option("--workers-engine")
+@click.option(
+    "--engine",
+    type=click.Choice(engines.ENGINES),
+    default="sb3",
+    help="Library that trains: Stable-Baselines3 in one process, or RLlib (extra ray; PPO "
+    "and RL²) with the runs in --num-workers processes of a Ray cluster.",
+)
+@click.option(
+    "--num-workers",
+    type=click.IntRange(1),
+    help="Processes of --engine rllib, among which --num-envs are divided.  [default: "
+    f"{engines.NUM_WORKERS}]",
+)
+@address_option()
 @click.option("--progress/--no-progress", default=True, help="Report the progress.")
 @terminated_as_interrupted()
 def main(**options: Any) -> None:
@@ -164,23 +182,23 @@ def main(**options: Any) -> None:
 
     # 1. Check everything that can be checked before anything is made.
     try:
+        engines.check_engine(options)
         tasks = select_tasks(options["eval_task"], HELDOUT, options["eval_length"])
         config = configure(options)
         if options["policy"] is None:
             check_candidates(options, config)
-            model = factory.build(
-                options["agent"], config, seed=options["seed"], resume=options["resume"]
-            )
+            model = engines.build(options, config)
             check_policy(model, options)
             timesteps = factory.remaining(model, config["timesteps"])
         else:
             check_evaluation(options)
             load_policy(options["policy"])
+        click.get_current_context().with_resource(engines.connected(options))
         name = f"{options['agent']}_seed{options['seed']}"
         folder = training.new_folder(
             options["out"] or Path("runs") / name, numbered=options["out"] is None
         )
-    except (OSError, TypeError, ValueError) as error:
+    except (ImportError, OSError, TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     policy = options["policy"] or folder / "policy"
     several = options["policy"] is None and config["candidates"] > 1
@@ -194,7 +212,10 @@ def main(**options: Any) -> None:
                 f"baselines: AdamW is tuned on {len(tasks)} tasks, then all are run, in "
                 f"{options['workers']} processes"
             )
-            runs = start_baselines(tasks, tuning, seeds, options["workers"], report=echo)
+            runs = start_baselines(
+                tasks, tuning, seeds, options["workers"], report=echo,
+                engine=engines.jobs_engine(options),
+            )  # fmt: skip
             return stack.enter_context(contextlib.closing(runs))
 
         # 2. Train. The baselines do not wait for it, unless it takes all processes.
@@ -270,7 +291,7 @@ def learn_several(options: dict[str, Any], config: dict[str, Any], folder: Path)
             options["agent"], options["seed"], config, folder,
             count=config["candidates"], members=config["members"],
             workers=options["workers"], progress=options["progress"],
-            save_every=options["save_every"],
+            save_every=options["save_every"], engine=engines.jobs_engine(options),
         )  # fmt: skip
     except KeyboardInterrupt:
         stop(

@@ -446,11 +446,11 @@ def build(
     )  # fmt: skip
 
 
-def remaining(model: BaseAlgorithm | UnrolledLR, timesteps: int) -> int:
+def remaining(model: Any, timesteps: int) -> int:
     """Return the number of control steps that a model still has to make.
 
     Args:
-        model: new or resumed model.
+        model: new or resumed model, of any engine.
         timesteps: control steps in all, over all runs.
 
     Raises:

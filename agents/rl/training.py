@@ -26,6 +26,7 @@ from ..utils.averaging import TailAverage
 from ..utils.progress import echo, progress_bar
 from ..utils.workers import stopped
 from .export import check_export, export_policy
+from .rllib.model import RLlibModel
 from .rollouts import Rollouts, rounded
 from .unrolled import UnrolledLR
 
@@ -65,7 +66,7 @@ CHECKPOINTS = 50
 
 
 def learn(
-    model: BaseAlgorithm | UnrolledLR,
+    model: BaseAlgorithm | UnrolledLR | RLlibModel,
     timesteps: int,
     folder: Path,
     *,
@@ -81,7 +82,8 @@ def learn(
     that unrolls writes the policy alone.
 
     Args:
-        model: see :func:`agents.rl.factory.build`.
+        model: see :func:`agents.rl.factory.build` and
+            :func:`agents.rl.rllib.build.build_rllib`.
         timesteps: control steps to make, over all runs; they are rounded up to what the
             algorithm can make, see :func:`agents.rl.rollouts.rounded`.
         folder: folder of the files.
@@ -98,6 +100,8 @@ def learn(
     """
     timesteps = rounded(model, timesteps)
     save_every = save_every or max(1, timesteps // CHECKPOINTS)
+    if isinstance(model, RLlibModel):
+        return model.learn(timesteps, folder, save_every, progress=progress)
     if isinstance(model, UnrolledLR):
         return _learn_unrolled(model, timesteps, folder, save_every, progress=progress)
     check_export(model)
@@ -266,7 +270,7 @@ def write_config(path: Path, config: Mapping[str, Any]) -> None:
         path: path of a JSON file.
         config: configuration; values that are not JSON are written as text.
     """
-    packages = ("optenv", "torch", "gymnasium", "stable-baselines3", "numpy")
+    packages = ("optenv", "torch", "gymnasium", "stable-baselines3", "ray", "numpy")
     versions = {"python": platform.python_version()}
     for name in packages:
         try:

@@ -1,4 +1,4 @@
-"""Jobs as tasks of a Ray cluster: the counterpart of :class:`agents.utils.workers.Workers`."""
+"""Jobs as tasks of a Ray cluster: the counterpart of :mod:`agents.utils.workers`."""
 
 from __future__ import annotations
 

@@ -77,9 +77,7 @@ def run_jobs(
     return [by_job[id(job)] for job in jobs]
 
 
-def _run_by_seed(
-    jobs: Sequence[Job], workers: Pool, on_ends: Sequence[OnEnd]
-) -> list[Row]:
+def _run_by_seed(jobs: Sequence[Job], workers: Pool, on_ends: Sequence[OnEnd]) -> list[Row]:
     """Run jobs seed by seed, so that processes find the batches of the run before.
 
     Args:

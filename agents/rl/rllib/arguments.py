@@ -129,8 +129,7 @@ def _network(given: Mapping[str, Any], recurrent: bool) -> dict[str, Any]:
             valid = inspect.signature(ActorCriticPolicy).parameters
             why = "RLlib's network has" if name in valid else "there is"
             raise TypeError(
-                f"{why} no {name!r} among policy_kwargs; "
-                f"{suggestion(name, list(defaults))}"
+                f"{why} no {name!r} among policy_kwargs; {suggestion(name, list(defaults))}"
             )
     network = {**defaults, **given}
     widths = network["net_arch"]

@@ -7,46 +7,32 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import io
-import json
 import logging
 import shutil
-import tempfile
-import time
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from stable_baselines3.common.logger import configure
 from torch import Tensor, nn
 
 from optenv import actions
-from optenv.atomic import write_bytes
 from optenv.checks import known
 
 from ...policy.build import build
-from ...policy.files import save_policy
 from ...policy.layers import join
 from ...policy.module import Policy
-from ...utils.averaging import TailAverage
 from ...utils.progress import echo, progress_bar
 from ...utils.ray_cluster import check_ray, cluster
 from ...utils.workers import stopped
 from ..export import check_reward
+from . import checkpoint
 from .arguments import translate
+from .recorder import Recorder, module_of
 
-__all__ = ["AGENTS", "RLlibModel", "check_model_file"]
+__all__ = ["AGENTS", "RLlibModel"]
 
 #: Classes of presets that RLlib can train, and whether they have a memory.
 AGENTS = {"PPO": False, "RL2": True}
-
-#: File in a ``model.zip`` that tells where the training was.
-NOTE = "optenv.json"
-
-#: Name that RLlib gives the one module of an algorithm.
-MODULE = "default_policy"
 
 
 class RLlibModel:
@@ -97,65 +83,60 @@ class RLlibModel:
                 f"num_envs ({num_envs}) must be a multiple of num_workers ({num_workers}), "
                 "among which runs are divided"
             )
-        self._name, self._env_id, self.described = name, env_id, dict(described)
-        self._env_arguments, self._num_envs = dict(env_arguments), num_envs
-        self._num_workers, self._address, self._seed = num_workers, address, seed
         action = actions.make(described["action"])
         if action.not_exported:
             raise ValueError(f"{action.not_exported} (action {action.kind!r})")
         if action.per_tensor:
             raise ValueError(
-                "RLlib cannot train actions on single tensors; give --engine sb3"
+                f"RLlib cannot train action {action.kind!r}, which is on single tensors; "
+                "give --engine sb3"
             )
-        check_reward(self.described)
+        check_reward(described)
+        self._name, self._env_id, self.described = name, env_id, dict(described)
+        self._env_arguments, self._num_envs = dict(env_arguments), num_envs
+        self._num_workers, self._address, self._seed = num_workers, address, seed
         self._arguments = translate(arguments, num_envs, recurrent=AGENTS[name])
-        self.num_timesteps = 0 if resume is None else check_model_file(resume, name)
         self._resume = resume
+        self.num_timesteps = 0 if resume is None else checkpoint.steps_of(resume, name)
         self.unit = self._arguments.rollout
 
     def learn(
-        self,
-        timesteps: int,
-        folder: Path,
-        save_every: int,
-        *,
-        progress: bool,
+        self, timesteps: int, folder: Path, save_every: int, *, progress: bool
     ) -> bool:
-        """Train, and write ``model.zip`` and the policy; see :func:`agents.rl.training.learn`.
+        """Train, and write model and policy; see :func:`agents.rl.training.learn`.
 
-        A process that dies is replaced; the rollout is completed by the others, and no
-        control step of theirs is lost.
+        A process that dies is replaced. The others complete its rollout, and lose nothing.
 
         Returns:
             True if the training went to its end, False if the user interrupted it.
         """
-        finished = True
-        with cluster(self._num_workers + 1, self._address), self._algorithm() as algorithm:
-            recorder = _Recorder(self, algorithm, folder, timesteps, save_every)
-            end = self.num_timesteps + timesteps
-            with progress_bar(timesteps, "training", progress, "control step") as advance:
-                try:
-                    while self.num_timesteps < end:
-                        recorder.before_rollout()
-                        before = self.num_timesteps
-                        result = algorithm.train()
-                        sampled = result["env_runners"]
-                        self.num_timesteps += int(sampled["num_env_steps_sampled"])
-                        advance(self.num_timesteps - before)
-                        recorder.after_rollout(result)
-                        if stopped():
-                            finished = False
-                            break
-                except KeyboardInterrupt:
-                    finished = False
+        end, finished = self.num_timesteps + timesteps, False
+        with cluster(self._num_workers + 1, self._address), self.algorithm() as algorithm:
+            recorder = Recorder(
+                algorithm, folder, name=self._name, start=self.num_timesteps,
+                timesteps=timesteps, save_every=save_every,
+                make_policy=lambda state, steps: self._policy(algorithm, state, steps),
+            )  # fmt: skip
+            with (
+                progress_bar(timesteps, "training", progress, "control step") as advance,
+                contextlib.suppress(KeyboardInterrupt),
+            ):
+                while self.num_timesteps < end and not stopped():
+                    recorder.before_rollout()
+                    result = algorithm.train()
+                    made = int(result["env_runners"]["num_env_steps_sampled"])
+                    self.num_timesteps += made
+                    advance(made)
+                    recorder.after_rollout(self.num_timesteps, result)
+                finished = self.num_timesteps >= end
             recorder.close()
         if progress and recorder.last_return is not None:
-            echo(f"training: mean return {recorder.last_return:.3g} in its last rollout")
+            echo(f"training: mean return {recorder.last_return:.3g} in its last rollouts")
         return finished
 
     @contextlib.contextmanager
-    def _algorithm(self) -> Iterator[Any]:
-        """Make RLlib's algorithm, or load it; end its processes after it."""
+    def algorithm(self) -> Iterator[Any]:
+        """Make RLlib's algorithm, or load it, and end its processes after it."""
         logging.getLogger("ray.rllib").setLevel(logging.ERROR)
         from ray.rllib.algorithms.ppo import PPOConfig
         from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -199,162 +180,24 @@ class RLlibModel:
         algorithm = config.build_algo()
         try:
             if self._resume is not None:
-                with _unpacked(self._resume) as path:
-                    algorithm.restore_from_path(path / "checkpoint")
+                checkpoint.restore(algorithm, self._resume)
             yield algorithm
         finally:
             algorithm.stop()
-            shutil.rmtree(algorithm.logdir, ignore_errors=True)
+            shutil.rmtree(algorithm.logdir, ignore_errors=True)  # it is empty
 
-    def save(self, algorithm: Any, path: Path) -> None:
-        """Write ``model.zip`` in one step: RLlib's checkpoint, and where the training was."""
-        note = {"engine": "rllib", "class": self._name, "num_timesteps": self.num_timesteps}
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary)
-            algorithm.save_to_path(str(folder / "checkpoint"))
-            file = io.BytesIO()
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-                archive.writestr(NOTE, json.dumps(note))
-                for each in sorted(folder.rglob("*")):
-                    archive.write(each, each.relative_to(folder))
-        write_bytes(path, file.getvalue())
-
-    def policy(self, module: Any, state: Mapping[str, Tensor]) -> Policy:
-        """Return a module's policy with other parameters.
+    def _policy(self, algorithm: Any, state: Mapping[str, Tensor], steps: int) -> Policy:
+        """Return the policy of the algorithm's module with other parameters.
 
         Args:
-            module: an :class:`agents.rl.rllib.module.ActorCritic`.
-            state: its parameters by name.
+            algorithm: algorithm of RLlib.
+            state: parameters of the module, by name.
+            steps: control steps of the training so far.
         """
-        weights = {
-            name.removeprefix("actor."): value
-            for name, value in state.items()
-            if name.startswith("actor.")
-        }
-        actor = _like(module.actor, weights)
-        lstm = None
-        if module.memory:
-            prefix = "lstms.actor."
-            lstm = _like(
-                module.lstms["actor"],
-                {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)},
-            )
+        module = copy.deepcopy(module_of(algorithm))
+        module.load_state_dict(dict(state))
+        lstm: nn.LSTM | None = module.lstms["actor"] if module.memory else None
         return build(
-            self.described, join([actor]), lstm=lstm, algorithm=self._name,
-            timesteps=self.num_timesteps, seed=self._seed,
+            self.described, join([module.actor]), lstm=lstm, algorithm=self._name,
+            timesteps=steps, seed=self._seed,
         )  # fmt: skip
-
-
-def _like(module: nn.Module, state: Mapping[str, Tensor]) -> Any:
-    """Return a copy of a module with other parameters."""
-    copied = copy.deepcopy(module)
-    copied.load_state_dict(dict(state))
-    return copied
-
-
-class _Recorder:
-    """Log the rollouts, save the model now and then, and average the late policies."""
-
-    def __init__(
-        self, model: RLlibModel, algorithm: Any, folder: Path, timesteps: int, save_every: int
-    ) -> None:
-        self._model, self._algorithm, self._folder = model, algorithm, folder
-        self._save_every, self._begun = save_every, time.monotonic()
-        self._started = model.num_timesteps
-        self._next_save = model.num_timesteps + save_every
-        self._average = TailAverage(timesteps, model.num_timesteps, running=True)
-        self._logger = configure(str(folder / "tensorboard"), ["tensorboard"])
-        self.last_return: float | None = None
-
-    @property
-    def _module(self) -> Any:
-        return self._algorithm.learner_group._learner.module[MODULE].unwrapped()
-
-    def before_rollout(self) -> None:
-        """Take the policy into the average, and save it if it is time to."""
-        model = self._model
-        self._average.update(model.num_timesteps, self._module.state_dict().values())
-        if model.num_timesteps >= self._next_save:
-            self._next_save = model.num_timesteps + self._save_every
-            model.save(self._algorithm, self._folder / "model.zip")
-            self._export()
-
-    def after_rollout(self, result: Mapping[str, Any]) -> None:
-        """Log what RLlib reports of a rollout and of the updates after it."""
-        model, sampled = self._model, result["env_runners"]
-        seconds = time.monotonic() - self._begun
-        logged = {"time/fps": (model.num_timesteps - self._started) / seconds}
-        learned = result.get("learners", {}).get(MODULE, {})
-        logged |= {
-            f"train/{name}": float(value)
-            for name, value in learned.items()
-            if isinstance(value, int | float | np.number)
-        }
-        if sampled.get("num_episodes"):
-            self.last_return = float(sampled["episode_return_mean"])
-            losses = np.maximum(np.array(sampled["validation_loss"], float), 1e-12)
-            logged |= {
-                "rollout/ep_rew_mean": self.last_return,
-                "rollout/ep_len_mean": float(sampled["episode_len_mean"]),
-                "optenv/diverged": float(np.mean(sampled["diverged"])),
-                "optenv/log_validation_loss": float(np.median(np.log(losses))),
-            }
-        logged["rollout/workers"] = self._algorithm.env_runner_group.num_healthy_remote_workers()
-        for name, value in logged.items():
-            self._logger.record(name, value)
-        self._logger.dump(model.num_timesteps)
-
-    def close(self) -> None:
-        """Give the model the average of its late policies, and write model and policy."""
-        if self._average.count:
-            self._module.load_state_dict(self._averaged())
-            self._algorithm.env_runner_group.sync_weights(
-                from_worker_or_learner_group=self._algorithm.learner_group,
-                inference_only=True,
-            )
-        self._model.save(self._algorithm, self._folder / "model.zip")
-        self._export()
-        self._logger.close()
-
-    def _averaged(self) -> dict[str, Tensor]:
-        """Return the parameters that the model would have if the training ended now."""
-        state = self._module.state_dict()
-        if not self._average.count:
-            return dict(state)
-        return dict(zip(state, self._average.mean(), strict=True))
-
-    def _export(self) -> None:
-        policy = self._model.policy(self._module, self._averaged())
-        save_policy(policy, self._folder / "policy")
-
-
-def check_model_file(path: Path, name: str) -> int:
-    """Return the number of control steps after which a ``model.zip`` was written.
-
-    Args:
-        path: path of the file.
-        name: ``"class"`` of the preset that is to go on.
-
-    Raises:
-        ValueError: the file is not a model of RLlib, or one of another class.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            note = json.loads(archive.read(NOTE))
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"cannot go on with {str(path)!r}: it is no model of the engine rllib"
-        ) from error
-    if note["class"] != name:
-        raise ValueError(
-            f"cannot go on with {str(path)!r}: it is a model of {note['class']}, not {name}"
-        )
-    return int(note["num_timesteps"])
-
-
-@contextlib.contextmanager
-def _unpacked(path: Path) -> Iterator[Path]:
-    """Unpack an archive for the time within."""
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
-        archive.extractall(folder)
-        yield Path(folder)

@@ -28,7 +28,7 @@ HIDDEN_GAIN, ACTOR_GAIN, CRITIC_GAIN = math.sqrt(2), 0.01, 1.0
 PARTS = ("actor", "critic")
 
 
-class ActorCritic(TorchRLModule, ValueFunctionAPI):
+class ActorCritic(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
     """Separate networks for the action and for the value of an observation.
 
     Each has hidden layers with ``tanh``. With ``lstm_hidden_size``, each sees the
@@ -55,6 +55,7 @@ class ActorCritic(TorchRLModule, ValueFunctionAPI):
                 from ..rl2 import chrono_initialise
 
                 for lstm in self.lstms.values():
+                    assert isinstance(lstm, nn.LSTM)
                     chrono_initialise(lstm, config["memory"])
         widths = [width + self.memory, *config["net_arch"]]
         self.actor = _perceptron([*widths, outputs], ACTOR_GAIN)
@@ -66,12 +67,14 @@ class ActorCritic(TorchRLModule, ValueFunctionAPI):
         """Return the state at the start of an episode, empty without an LSTM."""
         if not self.memory:
             return {}
-        return {f"{part}_{i}": np.zeros(self.memory, np.float32) for part in PARTS for i in "hc"}
+        return {
+            f"{part}_{i}": np.zeros(self.memory, np.float32) for part in PARTS for i in "hc"
+        }
 
     def _forward(self, batch: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Return the parameters of the distribution of actions, and the next state."""
         features, state = self._remember(PARTS[0], batch)
-        outputs = {Columns.ACTION_DIST_INPUTS: self._distribution(features)}
+        outputs: dict[str, Any] = {Columns.ACTION_DIST_INPUTS: self._distribution(features)}
         if self.memory:  # the critic's state is kept as well, for the start of a minibatch
             outputs[Columns.STATE_OUT] = {**state, **self._remember(PARTS[1], batch)[1]}
         return outputs

@@ -19,7 +19,7 @@ __all__ = ["ENDS", "Runner", "record_end"]
 ENDS = ("diverged", "validation_loss")
 
 
-class Runner(SingleAgentEnvRunner):
+class Runner(SingleAgentEnvRunner):  # type: ignore[misc]
     """Env runner whose tasks are its own.
 
     RLlib gives runner ``i`` the seed ``seed + i``, and a batch of environments with a seed
