@@ -6,6 +6,7 @@ Importing this module needs Ray (extra ``ray``).
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,18 @@ class Runner(SingleAgentEnvRunner):  # type: ignore[misc]
     def make_env(self) -> None:
         """Make the environments; the first reset takes the seed that is set here."""
         entropy = [self.config.seed or 0, self.worker_index or 0]
-        if self.worker_index and ray.get_runtime_context().was_current_actor_reconstructed:
+        if self.worker_index and _is_replacement():
             entropy.append(os.getpid())
         self._seed = int(np.random.SeedSequence(entropy).generate_state(1)[0] % 2**31)
         update_global_seed_if_necessary(self.config.framework_str, self._seed)
         super().make_env()
+
+
+def _is_replacement() -> bool:
+    """Return whether this actor was started because its process died."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray calls a deprecated function of its own
+        return bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
 
 def record_end(*, episode: Any, metrics_logger: Any, **_: Any) -> None:
