@@ -19,6 +19,8 @@ __all__ = ["check_ray", "cluster"]
 
 #: Folder that holds the packages of this project, an installation or a checkout.
 HOME = Path(__file__).parents[2]
+#: Times that a cluster is started, if Ray gives up on it: a busy machine takes its time.
+STARTS = 4
 #: Packages that a cluster's machines get from this one.
 PACKAGES = ("optenv", "agents")
 
@@ -85,7 +87,14 @@ def _start(cpus: int) -> None:
 
     path = os.pathsep.join(filter(None, [str(HOME), os.environ.get("PYTHONPATH")]))
     with _environment(PYTHONPATH=path, OMP_NUM_THREADS="1"):
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **_quiet())
+        for attempt in range(1, STARTS + 1):
+            try:
+                ray.init(address="local", num_cpus=cpus, include_dashboard=False, **_quiet())
+                return
+            except Exception as error:  # Ray has no class for it
+                ray.shutdown()
+                if "timed out" not in str(error) or attempt == STARTS:
+                    raise
 
 
 def _connect(address: str) -> None:
