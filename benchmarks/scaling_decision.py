@@ -24,6 +24,8 @@ __all__ = ["Exchanged", "count_bytes"]
 #: Processes, and updates that are counted.
 WORLD, STEPS = 2, 80
 
+#: Operations among them that exchange nothing.
+IDLE = ("wait", "wrap")
 #: Namespaces of collective operations.
 NAMESPACES = ("c10d", "_c10d_functional")
 
@@ -53,7 +55,7 @@ class _Counter(TorchDispatchMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         name = function.name().split("::")
-        if name[0] in NAMESPACES and "wait" not in name[1]:
+        if name[0] in NAMESPACES and not name[1].startswith(IDLE):
             given = args[0] if isinstance(args[0], list | tuple) else [args[0]]
             if name[1].startswith("_allgather_base"):
                 given = [args[1]]  # the first is the output
