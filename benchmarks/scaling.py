@@ -185,12 +185,11 @@ def rllib_table(found: dict[str, Any]) -> str:
         [
             *lines,
             "",
-            f"Two processes make {statistics.median(ratios):.2f} times the control steps of "
-            f"one in the same time (median of {len(ratios)} pairs of rollouts). With a core free for each, "
-            f"the CPU times give {alone:.2f} times. A control "
-            f"step by RLlib takes {overhead:.2f} times the CPU time of one by "
-            f"Stable-Baselines3, and sends {one['bytes']:,.0f} bytes to the process that "
-            "learns.",
+            f"Two processes make {statistics.median(ratios):.2f} times the control steps "
+            f"of one in the same time (median of {len(ratios)} pairs of rollouts). With a "
+            f"core free for each, CPU times give {alone:.2f} times. A control step by RLlib "
+            f"takes {overhead:.2f} times the CPU time of one by Stable-Baselines3, and "
+            f"sends {one['bytes']:,.0f} bytes to the process that learns.",
         ]
     )
 
@@ -211,9 +210,7 @@ def ray_table(found: dict[str, Any]) -> str:
         f"| `{name}` | {statistics.median(each):.1f} s | {starts[name]:.1f} s |"
         for name, each in seconds.items()
     ]
-    ratios = [
-        b / a for a, b in zip(seconds["processes"], seconds["ray"], strict=True)
-    ]
+    ratios = [b / a for a, b in zip(seconds["processes"], seconds["ray"], strict=True)]
     return "\n".join(
         [
             *lines,
@@ -251,10 +248,10 @@ def cluster_table(measured: dict[str, Any]) -> str:
     total, longest = sum(seconds), max(seconds)
     lines += [
         "",
-        f"Of the benchmark: {len(seconds):,} runs take {total / 3600:.1f} hours of CPU time, "
-        f"the longest {longest:.0f} s. The runs of tuning, of comparison and of controls "
-        "come after each other, so that N processes take at least a third of the longest "
-        "run's time for each of the three, and at best 1/N of the total.",
+        f"Of the benchmark: {len(seconds):,} runs take {total / 3600:.1f} hours of CPU "
+        f"time, the longest {longest:.0f} s. The runs of tuning, of comparison and of "
+        "controls come after each other, so that N processes take at least three times as "
+        "long as the longest run, and at best 1/N of the total.",
         "",
         "| processes | at best | bound by the longest runs |",
         "|---|---|---|",

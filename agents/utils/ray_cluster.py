@@ -89,7 +89,9 @@ def _start(cpus: int) -> None:
     with _environment(PYTHONPATH=path, OMP_NUM_THREADS="1"):
         for attempt in range(1, STARTS + 1):
             try:
-                ray.init(address="local", num_cpus=cpus, include_dashboard=False, **_quiet())
+                ray.init(
+                    address="local", num_cpus=cpus, include_dashboard=False, **_quiet()
+                )
                 return
             except Exception as error:  # Ray has no class for it
                 ray.shutdown()
