@@ -187,8 +187,8 @@ def rllib_table(found: dict[str, Any]) -> str:
             "",
             f"Two processes make {statistics.median(ratios):.2f} times the control steps "
             f"of one in the same time (median of {len(ratios)} pairs of rollouts). With a "
-            f"core free for each, CPU times give {alone:.2f} times. A control step by RLlib "
-            f"takes {overhead:.2f} times the CPU time of one by Stable-Baselines3, and "
+            f"core free for each, CPU times give {alone:.2f} times. A control step by "
+            f"RLlib takes {overhead:.2f} times the CPU time of one by Stable-Baselines3, and "
             f"sends {one['bytes']:,.0f} bytes to the process that learns.",
         ]
     )

@@ -6,9 +6,11 @@ Ray is imported only when a cluster is asked for (extra ``ray``).
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,7 +80,7 @@ def cluster(cpus: int, address: str | None = None) -> Iterator[None]:
         yield
     finally:
         with _handlers_kept():
-            ray.shutdown()
+            _shut_down()
 
 
 def _start(cpus: int) -> None:
@@ -94,9 +96,23 @@ def _start(cpus: int) -> None:
                 )
                 return
             except Exception as error:  # Ray has no class for it
-                ray.shutdown()
                 if "timed out" not in str(error) or attempt == STARTS:
                     raise
+            _shut_down()
+
+
+def _shut_down() -> None:
+    """Leave the cluster, and end it if this process has started it.
+
+    Ray drops the handles of its processes without waiting for them, of which Python warns
+    when it collects them, at any time later.
+    """
+    import ray
+
+    ray.shutdown()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def _connect(address: str) -> None:

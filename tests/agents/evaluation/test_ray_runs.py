@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from agents.evaluation.__main__ import main
 from agents.evaluation.runs.store import FILE, Store
 from agents.utils.engines import Engine
-from tests.helpers.clusters import ray_cluster
+from agents.utils.ray_cluster import cluster
 
 ray = pytest.importorskip("ray", reason="ray is not installed (extra: ray)")
 
@@ -32,7 +32,7 @@ SMALL = [
 @pytest.fixture(scope="module", autouse=True)
 def one_cluster() -> Iterator[None]:
     """Start one cluster for all tests of this file."""
-    with ray_cluster(2):
+    with cluster(2):
         yield
 
 

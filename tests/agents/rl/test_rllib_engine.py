@@ -23,8 +23,8 @@ from agents.rl.rllib import checkpoint
 from agents.rl.rllib.build import build_rllib
 from agents.rl.rllib.model import RLlibModel
 from agents.rl.rllib.recorder import Recorder, module_of
+from agents.utils.ray_cluster import cluster
 from tests.agents.rl.test_learning import SETTINGS, TEST, best_constant, returns
-from tests.helpers.clusters import ray_cluster
 
 pytest.importorskip("ray", reason="ray is not installed (extra: ray)")
 from ray.rllib.core.columns import Columns
@@ -42,7 +42,7 @@ TRAIN = [name.removesuffix("/test") for name in TEST]
 @pytest.fixture(scope="module", autouse=True)
 def one_cluster() -> Iterator[None]:
     """Start one cluster for all tests of this file."""
-    with ray_cluster(3):
+    with cluster(3):
         yield
 
 
