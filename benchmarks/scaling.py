@@ -41,7 +41,7 @@ MEASURED = HOME / "benchmarks" / "scaling.json"
 PAGE = HOME / "docs" / "scaling.md"
 
 #: Widths of a perceptron 64-width-10, sizes of its batches, and runs at once.
-WIDTHS, BATCH_SIZES, RUNS = (32, 512, 4096), (32, 256), (1, 16, 128)
+WIDTHS, BATCH_SIZES, RUNS = (32, 1024), (32, 128), (1, 16, 64)
 #: Updates of a control step, of which the slope is the cost of an update.
 FEW, MANY = 1, 9
 
@@ -188,8 +188,8 @@ def rllib_table(found: dict[str, Any]) -> str:
             f"Two processes make {statistics.median(ratios):.2f} times the control steps "
             f"of one in the same time (median of {len(ratios)} pairs of rollouts). With a "
             f"core free for each, CPU times give {alone:.2f} times. A control step by "
-            f"RLlib takes {overhead:.2f} times the CPU time of one by Stable-Baselines3, and "
-            f"sends {one['bytes']:,.0f} bytes to the process that learns.",
+            f"RLlib takes {overhead:.2f} times the CPU time of one by Stable-Baselines3, "
+            f"and sends {one['bytes']:,.0f} bytes to the process that learns.",
         ]
     )
 
