@@ -3,14 +3,16 @@
 
     python train_agent.py                       # PPO on optenv/LearningRate-v0
     python train_agent.py --agent dqn           # DQN on optenv/DiscreteLearningRate-v0
+    python train_agent.py --engine rllib --num-workers 2        # runs in two processes
     python train_agent.py --policy runs/ppo_seed0/policy        # evaluate it once more
     python train_agent.py --config runs/ppo_seed0/config.json --seed 1      # train it again
     python train_agent.py --env-arg tasks=digits --set learning_rate=1e-3 --no-evaluate
 
-The folder ``--out`` gets config.json, model.zip, policy.safetensors and policy.json (for
-agents.LearnedOptimizer), TensorBoard logs, eval.csv and curves.png. Model and policy are
-written at intervals (--save-every): ``--resume runs/ppo_seed0`` goes on with a killed
-training exactly where it was. Ctrl-C and SIGTERM end a training with the policy so far.
+The folder ``--out`` gets config.json, model.zip (of Stable-Baselines3 or of RLlib),
+policy.safetensors and policy.json (for agents.LearnedOptimizer), TensorBoard logs, eval.csv
+and curves.png. Model and policy are written at intervals (--save-every): ``--resume
+runs/ppo_seed0`` goes on with a killed training exactly where it was (not by RLlib). Ctrl-C
+and SIGTERM end a training with the policy so far.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from agents import load_policy
 from agents.evaluation import BaselineRuns, start_baselines
 from agents.evaluation.arms.learned import learned_arm
 from agents.evaluation.cli_options import (
+    address_option,
+    engine_option,
     length_option,
     seed_ranges,
     seeds_option,
@@ -40,7 +44,7 @@ from agents.evaluation.cli_options import (
 from agents.evaluation.report.plots import plot_curves
 from agents.evaluation.report.tables import format_table, write_csv
 from agents.evaluation.tasks.heldout import HELDOUT
-from agents.rl import factory, rollouts, training
+from agents.rl import engines, factory, rollouts, training
 from agents.rl.cli import (
     check_candidates,
     check_evaluation,
@@ -161,6 +165,21 @@ def number(flag: str, help: str) -> Any:
 @seeds_option("--eval-seeds", 3)
 @tuning_seeds_option(help="Other seeds, to tune AdamW on.")
 @workers_option(1, 2, "Processes that train candidates, and run policy and baselines.")
+@engine_option("--workers-engine")
+@click.option(
+    "--engine",
+    type=click.Choice(engines.ENGINES),
+    default="sb3",
+    help="Library that trains: Stable-Baselines3 in one process, or RLlib (extra ray; PPO "
+    "and RL²) with the runs in --num-workers processes of a Ray cluster.",
+)
+@click.option(
+    "--num-workers",
+    type=click.IntRange(1),
+    help="Processes of --engine rllib, among which --num-envs are divided.  [default: "
+    f"{engines.NUM_WORKERS}]",
+)
+@address_option()
 @click.option("--progress/--no-progress", default=True, help="Report the progress.")
 @terminated_as_interrupted()
 def main(**options: Any) -> None:
@@ -169,16 +188,16 @@ def main(**options: Any) -> None:
 
     # 1. Check everything that can be checked before anything is made.
     try:
+        engines.check_engine(options)
         tasks = select_tasks(options["eval_task"], HELDOUT, options["eval_length"])
         again = resumed(options)
         config = configure(options) if again is None else again.config
         if options["policy"] is None:
             if again is None:
                 check_candidates(options, config)
-            model = factory.build(
-                options["agent"], config, seed=options["seed"],
-                resume=options["resume"] if again is None else again.model,
-            )  # fmt: skip
+            model = engines.build(
+                options, config, options["resume"] if again is None else again.model
+            )
             check_policy(model, options)
             timesteps = config["timesteps"]
             if again is None or again.checkpoint is None:
@@ -186,11 +205,12 @@ def main(**options: Any) -> None:
         else:
             check_evaluation(options)
             load_policy(options["policy"])
+        click.get_current_context().with_resource(engines.connected(options))
         name = f"{options['agent']}_seed{options['seed']}"
         folder = training.new_folder(
             options["out"] or Path("runs") / name, numbered=options["out"] is None
         ) if again is None else again.folder  # fmt: skip
-    except (OSError, TypeError, ValueError) as error:
+    except (ImportError, OSError, TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     policy = options["policy"] or folder / "policy"
     several = options["policy"] is None and config["candidates"] > 1
@@ -204,7 +224,10 @@ def main(**options: Any) -> None:
                 f"baselines: AdamW is tuned on {len(tasks)} tasks, then all are run, in "
                 f"{options['workers']} processes"
             )
-            runs = start_baselines(tasks, tuning, seeds, options["workers"], report=echo)
+            runs = start_baselines(
+                tasks, tuning, seeds, options["workers"], report=echo,
+                engine=engines.jobs_engine(options),
+            )  # fmt: skip
             return stack.enter_context(contextlib.closing(runs))
 
         # 2. Train. The baselines do not wait for it, unless it takes all processes.
@@ -290,7 +313,7 @@ def learn_several(options: dict[str, Any], config: dict[str, Any], folder: Path)
             options["agent"], options["seed"], config, folder,
             count=config["candidates"], members=config["members"],
             workers=options["workers"], progress=options["progress"],
-            save_every=options["save_every"],
+            save_every=options["save_every"], engine=engines.jobs_engine(options),
         )  # fmt: skip
     except KeyboardInterrupt:
         stop(

@@ -3,6 +3,7 @@
     python -m agents.evaluation --policy runs/ppo_seed0     # everything: many hours
     python -m agents.evaluation --task cancer --task diabetes --seeds 2     # minutes
     python -m agents.evaluation --suite selection --policy A --policy B     # choose
+    python -m agents.evaluation --engine ray --address auto --workers 0     # a cluster
     python -m agents.evaluation --list      # all arms and tasks, as Markdown
 
 The folder ``--out`` gets rows.jsonl (every run, as soon as it has ended), choices.json
@@ -22,12 +23,14 @@ from typing import Any
 import click
 import torch
 
+from ..utils.engines import Engine
 from ..utils.progress import progress_bar
-from ..utils.workers import Workers
 from .arms.controls import CONTROLS
 from .arms.select import PolicyArms, SelectedArms, load_policy_arms, select_arms
 from .arms.table import ARMS
 from .cli_options import (
+    address_option,
+    engine_option,
     length_option,
     seed_ranges,
     seeds_option,
@@ -109,8 +112,13 @@ def print_catalog(context: click.Context, option: click.Parameter, value: bool) 
 @seeds_option()
 @tuning_seeds_option()
 @workers_option(
-    0, 2, "Processes that make the runs, with one thread each; 0 runs in this one."
+    0,
+    2,
+    "Processes that make the runs, with one thread each; 0 runs in this one, or with "
+    "--engine ray and --address on all CPUs of the cluster.",
 )
+@engine_option()
+@address_option()
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -146,10 +154,13 @@ def main(**options: Any) -> None:
         tasks = select_tasks(options["tasks"], suite, options["length"])
         if not all(map(math.isfinite, options["rates"])):
             raise ValueError(f"learning rates must be finite, got {options['rates']}")
+        engine = Engine(options["engine"], options["address"])
         policies = load_policy_arms(
             options["policies"], options["rates"], controls=options["controls"]
         )
         selected = select_arms(options["arms"])
+        connection = engine.connected(options["workers"])
+        click.get_current_context().with_resource(connection)
         folder.mkdir(parents=True, exist_ok=True)
         click.get_current_context().with_resource(exclusive(folder))
         store = Store(folder / FILE)
@@ -158,7 +169,7 @@ def main(**options: Any) -> None:
 
     # 2. Make the runs that are missing.
     try:
-        rows, choices = run(selected, policies, tasks, store, options)
+        rows, choices = run(selected, policies, tasks, store, engine, options)
     except KeyboardInterrupt:
         click.echo(
             f"interrupted; the same command goes on from the {len(store)} runs that are "
@@ -182,6 +193,7 @@ def run(
     policies: list[PolicyArms],
     tasks: list[HeldoutTask],
     store: Store,
+    engine: Engine,
     options: dict[str, Any],
 ) -> tuple[list[Row], Choices]:
     """Run everything that is not in the store.
@@ -198,8 +210,9 @@ def run(
     total = phases.total + controls * len(tasks) * len(seeds)
     workers = None
     with contextlib.ExitStack() as stack:
-        if options["workers"]:
-            workers = stack.enter_context(contextlib.closing(Workers(options["workers"])))
+        if options["workers"] or engine.name == "ray":
+            started = engine.start(options["workers"])
+            workers = stack.enter_context(contextlib.closing(started))
         bar = progress_bar(total, "benchmark", options["progress"])
         runner = StoredRuns(store, workers, stack.enter_context(bar))
         rows, choices = phases.run(runner)

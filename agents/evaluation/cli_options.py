@@ -11,11 +11,14 @@ from typing import Any
 
 import click
 
+from ..utils.engines import ENGINES
 from .tasks.heldout import task_named
 from .tasks.problem import HeldoutTask
 
 __all__ = [
     "FIRST_TUNING_SEED",
+    "address_option",
+    "engine_option",
     "length_option",
     "seed_ranges",
     "seeds_option",
@@ -57,6 +60,26 @@ def workers_option(minimum: int, default: int | None, help: str) -> Decorator:
     """
     return click.option(
         "--workers", type=click.IntRange(minimum), default=default, help=help
+    )
+
+
+def engine_option(flag: str = "--engine") -> Decorator:
+    """Return the option for the kind of worker processes."""
+    return click.option(
+        flag,
+        type=click.Choice(ENGINES),
+        default="processes",
+        help="Kind of the processes of --workers: of this machine, or of a Ray cluster "
+        "(extra ray).",
+    )
+
+
+def address_option() -> Decorator:
+    """Return the option for the address of a Ray cluster."""
+    return click.option(
+        "--address",
+        metavar="HOST:PORT|auto",
+        help="Ray cluster to use.  [default: one is started on this machine]",
     )
 
 

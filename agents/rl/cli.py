@@ -15,7 +15,8 @@ from optenv import actions
 from ..policy.spec import MAX_NUMBER
 from . import factory
 from .export import check_export, describe
-from .presets import PRESETS
+from .presets import PRESETS, RLLIB
+from .rllib.model import RLlibModel
 
 __all__ = [
     "check_candidates",
@@ -66,7 +67,8 @@ def configure(options: dict[str, Any]) -> dict[str, Any]:
     """
     saved = options["config"] or {}
     _check_agent("the file of --config", options["agent"], saved)
-    preset = {**PRESETS[options["agent"]], **_resumed(options)}
+    engine = RLLIB if options.get("engine") == "rllib" else {}
+    preset = {**PRESETS[options["agent"]], **engine, **_resumed(options)}
     names = ("env_id", "timesteps", "num_envs", "copies", "candidates", "members")
     chosen = {name: options[name] or preset[name] for name in names}
     if options["resume"] is not None and chosen["env_id"] == preset["env_id"]:
@@ -219,12 +221,16 @@ def check_policy(model: Any, options: dict[str, Any]) -> None:
         ValueError: no optimizer could act by the policy; or it would choose the batch size,
             which no task of the evaluation lets it do, and is to be evaluated.
     """
-    if not isinstance(model, BaseAlgorithm):  # a learner that unrolls, whose policy it is
+    if isinstance(model, RLlibModel):  # which has been checked
+        described = model.described
+    elif isinstance(model, BaseAlgorithm):
+        check_export(model)
+        described = describe(model.get_env())
+    else:  # a learner that unrolls, whose policy it is
         return
-    check_export(model)
     if not options["do_evaluate"]:
         return
-    action = actions.make(describe(model.get_env())["action"])
+    action = actions.make(described["action"])
     if action.sets_batch_size:
         raise ValueError(
             "the tasks of the evaluation have batches of one size, and a policy with "

@@ -31,6 +31,7 @@ __all__ = [
     "IDS",
     "algorithm_of_preset",
     "build",
+    "check_fit",
     "configuration",
     "env_arguments",
     "make_env",
@@ -38,6 +39,7 @@ __all__ = [
     "make_unrolled",
     "preset",
     "remaining",
+    "vector_arguments",
 ]
 
 #: All environments: those whose episodes are runs, and those of trials; those of one
@@ -148,22 +150,35 @@ def make_env(
             f"unknown environment {env_id!r}; valid: {valid}, and these with a family of "
             f"{families}, such as optenv/LearningRate-CNN-v0"
         )
-    if "num_envs" in arguments:
-        raise ValueError("num_envs is not an argument of the runs; use --num-envs")
-    action = arguments.get("action", {})
-    if isinstance(action, dict):
-        action = {"kind": IDS[env_id]["action"], **action}
     batch = gym.make_vec(
         env_id,
         num_envs,
         vectorization_mode="vector_entry_point",
         autoreset_mode=AutoresetMode.DISABLED,
-        **{**arguments, "action": action},
+        **vector_arguments(env_id, arguments),
     )
     if batch.unwrapped.action.per_tensor:  # type: ignore[attr-defined]
         batch = optenv.PerTensor(batch)
     env = VecMonitor(SB3VecEnv(Journal(batch) if journal else batch))
     return LeaveOneOutReward(env, copies) if copies > 1 else env
+
+
+def vector_arguments(env_id: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of an environment for ``gymnasium.make_vec``.
+
+    Args:
+        env_id: a key of :data:`IDS`.
+        arguments: see :func:`make_env`.
+
+    Raises:
+        ValueError: the number of runs is among them.
+    """
+    if "num_envs" in arguments:
+        raise ValueError("num_envs is not an argument of the runs; use --num-envs")
+    action = arguments.get("action", {})
+    if isinstance(action, dict):
+        action = {"kind": IDS[env_id]["action"], **action}
+    return {**arguments, "action": action}
 
 
 def make_model(
@@ -216,10 +231,7 @@ def make_model(
         raise ValueError(
             f"agent {agent!r} is not an algorithm of Stable-Baselines3; use build()"
         )
-    described = env.env_method("describe")[0]
-    _check_action(agent, env, described)
-    _check_trials(agent, described)
-    check_reward(described)
+    check_fit(agent, env)
     _check_train_freq({**(saved or {}), **overrides}.get("train_freq"))
 
     # 3. Adapt the arguments to the environment
@@ -265,6 +277,27 @@ def _differing(
         for name, value in arguments.items()
         if name not in preset_arguments or preset_arguments[name] != value
     }
+
+
+def check_fit(agent: str, env: VecEnv) -> dict[str, Any]:
+    """Refuse an environment that an agent cannot learn in.
+
+    Args:
+        agent: key of :data:`~agents.rl.presets.PRESETS`.
+        env: see :func:`make_env`.
+
+    Returns:
+        ``describe()`` of the environment.
+
+    Raises:
+        ValueError: the agent's algorithm cannot take its action, or it shows the policy
+            something that an optimizer does not know.
+    """
+    described: dict[str, Any] = env.env_method("describe")[0]
+    _check_action(agent, env, described)
+    _check_trials(agent, described)
+    check_reward(described)
+    return described
 
 
 def _check_action(agent: str, env: VecEnv, described: Mapping[str, Any]) -> None:
@@ -435,11 +468,11 @@ def build(
     )  # fmt: skip
 
 
-def remaining(model: BaseAlgorithm | UnrolledLR, timesteps: int) -> int:
+def remaining(model: Any, timesteps: int) -> int:
     """Return the number of control steps that a model still has to make.
 
     Args:
-        model: new or resumed model.
+        model: new or resumed model, of any engine.
         timesteps: control steps in all, over all runs.
 
     Raises:

@@ -190,6 +190,11 @@ UNROLLED_LR: dict[str, Any] = {
     "algorithm": {"segment": 5},
 }
 
+#: Entries in place of a preset's where RLlib trains it: rewards are the environment's, and
+#: one policy is trained. It runs presets of the classes ``PPO`` and ``RL2``; how their
+#: arguments translate is in :mod:`agents.rl.rllib.arguments`.
+RLLIB: dict[str, Any] = {"copies": 1, "candidates": 1, "members": 1}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "ppo": {**PPO, "env": SHORT, "timesteps": 73_728},
     "default": {

@@ -15,17 +15,20 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from .group_advantage import GroupNormalisedRolloutBuffer
+from .rllib.model import RLlibModel
 from .unrolled import UnrolledLR
 
 __all__ = ["Rollouts", "rounded", "unit"]
 
 
-def unit(model: BaseAlgorithm | UnrolledLR) -> int:
+def unit(model: BaseAlgorithm | UnrolledLR | RLlibModel) -> int:
     """Return the control steps, over all runs, that a training is a multiple of.
 
-    They are a whole rollout for PPO and RL² with relative rewards, a round of runs for
-    learners that unroll, and else a control step of each environment.
+    They are a whole rollout for PPO and RL² with relative rewards or by RLlib, a round of
+    runs for learners that unroll, and else a control step of each environment.
     """
+    if isinstance(model, RLlibModel):
+        return model.unit
     if isinstance(model, UnrolledLR):
         return sum(group.size for group in model.groups) * model.settings.horizon
     if isinstance(model, OnPolicyAlgorithm) and isinstance(
@@ -35,7 +38,7 @@ def unit(model: BaseAlgorithm | UnrolledLR) -> int:
     return model.n_envs
 
 
-def rounded(model: BaseAlgorithm | UnrolledLR, timesteps: int) -> int:
+def rounded(model: BaseAlgorithm | UnrolledLR | RLlibModel, timesteps: int) -> int:
     """Return ``timesteps`` more control steps, rounded up to what the model can make."""
     size = unit(model)
     return -(-timesteps // size) * size

@@ -24,9 +24,10 @@ from ..evaluation.tasks.problem import HeldoutTask
 from ..evaluation.tasks.selection import SELECTION
 from ..policy.ensemble import average
 from ..policy.files import load_policy, save_policy
+from ..utils.engines import PROCESSES, Engine
 from ..utils.interrupts import terminated_as_interrupted
 from ..utils.progress import echo
-from ..utils.workers import Workers, stopped
+from ..utils.workers import stopped
 from . import factory, training
 from .checkpoints import MODEL
 from .resuming import checkpoint_in
@@ -70,6 +71,7 @@ def train_candidates(
     tasks: Sequence[HeldoutTask] = SELECTION,
     progress: bool = True,
     save_every: int | None = None,
+    engine: Engine = PROCESSES,
 ) -> None:
     """Train ``count`` policies, and write the average of the best ones.
 
@@ -89,7 +91,10 @@ def train_candidates(
         tasks: tasks to select by.
         progress: report trainings that have ended, and show a bar during the evaluation.
         save_every: see :func:`agents.rl.training.learn`.
+        engine: kind of the processes. Those of a Ray cluster must all see ``folder``. A
+            candidate whose process died is trained anew.
     """
+    folder = folder.absolute()  # processes of a cluster run elsewhere
     candidates = [
         Candidate(agent, seed + i * STRIDE, config, folder / f"candidate-{i}", save_every)
         for i in range(count)
@@ -99,14 +104,15 @@ def train_candidates(
         if progress and minutes:
             echo(f"{candidate.folder.name}: trained in {minutes:.1f} minutes")
 
-    with contextlib.closing(Workers(workers)) as processes:
+    with contextlib.closing(engine.start(workers)) as processes:
         processes.map(_train, candidates, ended)
     policies = {c.folder.name: load_policy(c.folder / "policy") for c in candidates}
     rate = config.get("base_lr")
     arms = [learned_arm(name, policy, lr=rate) for name, policy in policies.items()]
     rows = evaluate(
-        arms, tasks, SELECTION_SEEDS, workers=workers, curve_points=0, progress=progress
-    )
+        arms, tasks, SELECTION_SEEDS, workers=workers, curve_points=0, progress=progress,
+        engine=engine,
+    )  # fmt: skip
     write_csv(rows, folder / "selection.csv")
     gaps = mean_gaps(rows)
     best = sorted(policies, key=gaps.__getitem__)[:members]

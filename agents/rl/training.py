@@ -29,6 +29,7 @@ from ..utils.workers import stopped
 from . import model_state
 from .checkpoints import MODEL, Checkpoint, pack
 from .export import check_export, export_policy
+from .rllib.model import RLlibModel
 from .rollouts import Rollouts, rounded
 from .unrolled import UnrolledLR
 
@@ -73,7 +74,7 @@ CHECKPOINTS = 50
 
 
 def learn(
-    model: BaseAlgorithm | UnrolledLR,
+    model: BaseAlgorithm | UnrolledLR | RLlibModel,
     timesteps: int,
     folder: Path,
     *,
@@ -90,7 +91,8 @@ def learn(
     exactly (:mod:`agents.rl.checkpoints`). An interrupt leaves the last of these models.
 
     Args:
-        model: see :func:`agents.rl.factory.build`.
+        model: see :func:`agents.rl.factory.build` and
+            :func:`agents.rl.rllib.build.build_rllib`.
         timesteps: control steps to make, over all runs; they are rounded up to what the
             algorithm can make, see :func:`agents.rl.rollouts.rounded`.
         folder: folder of the files.
@@ -113,6 +115,8 @@ def learn(
     else:
         timesteps = resume.numbers["timesteps"]
     save_every = save_every or max(1, timesteps // CHECKPOINTS)
+    if isinstance(model, RLlibModel):
+        return model.learn(timesteps, folder, save_every, progress=progress)
     if isinstance(model, UnrolledLR):
         return _learn_unrolled(
             model, timesteps, folder, save_every, progress=progress, resume=resume
@@ -365,7 +369,7 @@ def write_config(path: Path, config: Mapping[str, Any]) -> None:
         path: path of a JSON file.
         config: configuration; values that are not JSON are written as text.
     """
-    packages = ("optenv", "torch", "gymnasium", "stable-baselines3", "numpy")
+    packages = ("optenv", "torch", "gymnasium", "stable-baselines3", "ray", "numpy")
     versions = {"python": platform.python_version()}
     for name in packages:
         try:

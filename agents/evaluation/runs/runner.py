@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from statistics import fmean
 
+from ...utils.engines import PROCESSES, Engine, Pool
 from ...utils.progress import progress_bar
-from ...utils.workers import Workers
 from ..arms.arm import Arm, Choice
 from ..arms.short_list import ADAMW, default_arms
 from ..row import TUNED, Row
@@ -45,7 +45,7 @@ __all__ = ["BaselineRuns", "evaluate", "run_jobs", "start_baselines"]
 
 def run_jobs(
     jobs: Sequence[Job],
-    workers: Workers | None,
+    workers: Pool | None,
     on_end: OnEnd,
 ) -> list[Row]:
     """Run jobs and return their rows, in the order of the jobs.
@@ -77,9 +77,7 @@ def run_jobs(
     return [by_job[id(job)] for job in jobs]
 
 
-def _run_by_seed(
-    jobs: Sequence[Job], workers: Workers, on_ends: Sequence[OnEnd]
-) -> list[Row]:
+def _run_by_seed(jobs: Sequence[Job], workers: Pool, on_ends: Sequence[OnEnd]) -> list[Row]:
     """Run jobs seed by seed, so that processes find the batches of the run before.
 
     Args:
@@ -112,6 +110,7 @@ def evaluate(
     workers: int = 0,
     curve_points: int = CURVE_POINTS,
     progress: bool = True,
+    engine: Engine = PROCESSES,
 ) -> list[Row]:
     """Run every arm on every task with every seed.
 
@@ -122,6 +121,7 @@ def evaluate(
         workers: number of processes, with one thread each; 0 runs in this one.
         curve_points: points of the validation curve between start and end.
         progress: show a progress bar, where tqdm is installed.
+        engine: kind of the processes, if there are any.
 
     Returns:
         Rows by task, then arm, then seed. Runs that diverged have a loss of inf.
@@ -137,7 +137,7 @@ def evaluate(
         advance = stack.enter_context(progress_bar(len(jobs), "evaluation", progress))
         processes = None
         if workers > 0:
-            processes = stack.enter_context(contextlib.closing(Workers(workers)))
+            processes = stack.enter_context(contextlib.closing(engine.start(workers)))
         return run_jobs(jobs, processes, lambda job, row: advance())
 
 
@@ -181,6 +181,7 @@ class BaselineRuns:
         workers: number of processes.
         report: called, from another thread, with a line of text on what tuning chose and
             on the results of each task, as soon as they are known.
+        engine: kind of the processes.
 
     Attributes:
         total: number of runs.
@@ -197,6 +198,7 @@ class BaselineRuns:
         eval_seeds: Sequence[int],
         workers: int,
         report: Report | None = None,
+        engine: Engine = PROCESSES,
     ) -> None:
         self._phases = Phases(
             tasks, tuning_seeds, eval_seeds, default_arms(), {TUNED: ADAMW}
@@ -205,7 +207,7 @@ class BaselineRuns:
         self.done = 0
         self._tasks, self._seeds, self._report = tasks, eval_seeds, report
         self._outcome: Future[tuple[list[Row], Choices]] = Future()
-        self._workers = Workers(workers, BASELINES_NICENESS)
+        self._workers = engine.start(workers, BASELINES_NICENESS)
         # A daemon, so that a caller who forgets close() can still exit.
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
@@ -288,6 +290,7 @@ def start_baselines(
     eval_seeds: Sequence[int],
     workers: int = 1,
     report: Report | None = None,
+    engine: Engine = PROCESSES,
 ) -> BaselineRuns:
     """Tune and run the short list of arms in the background.
 
@@ -299,8 +302,9 @@ def start_baselines(
         eval_seeds: seeds that all arms are compared on.
         workers: number of processes.
         report: see :class:`BaselineRuns`.
+        engine: kind of the processes.
 
     Raises:
         ValueError: a seed is for both tuning and evaluation, or ``workers`` is below 1.
     """
-    return BaselineRuns(tasks, tuning_seeds, eval_seeds, workers, report)
+    return BaselineRuns(tasks, tuning_seeds, eval_seeds, workers, report, engine)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...utils.workers import Workers
+from ...utils.engines import Pool
 from ..row import Row
 from .jobs import Job, job_key
 from .runner import run_jobs
@@ -157,7 +157,7 @@ class StoredRuns:
     """
 
     def __init__(
-        self, store: Store, workers: Workers | None, advance: Callable[[], object]
+        self, store: Store, workers: Pool | None, advance: Callable[[], object]
     ) -> None:
         self._store, self._workers, self._advance = store, workers, advance
         self.reused = self.ran = 0

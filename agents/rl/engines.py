@@ -1,0 +1,141 @@
+"""Engines of a training: Stable-Baselines3 in this process, or RLlib in several."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from ..utils.engines import Engine
+from ..utils.ray_cluster import cluster
+from . import factory
+from .checkpoints import MODEL
+from .presets import RLLIB
+from .rllib.build import build_rllib
+from .rllib.model import RLlibModel
+from .unrolled import UnrolledLR
+
+__all__ = ["ENGINES", "build", "check_engine", "connected", "jobs_engine"]
+
+#: Names of the engines.
+ENGINES = ("sb3", "rllib")
+
+#: Processes of RLlib that step environments, unless told otherwise.
+NUM_WORKERS = 2
+
+
+def check_engine(options: Mapping[str, Any]) -> None:
+    """Refuse options that an engine does not have.
+
+    Args:
+        options: values of all options of ``train_agent.py``, by name.
+
+    Raises:
+        ValueError: there is one.
+    """
+    engine = options["engine"]
+    uses_ray = engine == "rllib" or options["workers_engine"] == "ray"
+    if options["address"] is not None and not uses_ray:
+        raise ValueError(
+            f"--address is that of a Ray cluster, got {options['address']!r}; give "
+            "--engine rllib or --workers-engine ray as well"
+        )
+    if engine == "sb3":
+        if options["num_workers"] is not None:
+            raise ValueError(
+                "--num-workers are processes of RLlib; give --engine rllib as well, or "
+                "--num-envs for runs at once in this process"
+            )
+    else:
+        for name, value in RLLIB.items():
+            if options[name] not in (None, value):
+                why = (
+                    "rewards are the environment's"
+                    if name == "copies"
+                    else "one policy is trained"
+                )
+                raise ValueError(
+                    f"with --engine rllib {why}; leave out --{name} {options[name]}"
+                )
+        if options["policy"] is not None:
+            raise ValueError(
+                "--policy evaluates a policy and trains none; leave out --engine rllib"
+            )
+    resume = options["resume"]
+    if resume is not None and resume.is_dir() and engine == "rllib":
+        raise ValueError(
+            f"--resume {resume} goes on exactly, which trainings by RLlib cannot; give "
+            f"--resume {resume / MODEL}, with which another training begins"
+        )
+    if resume is not None and not resume.is_dir():
+        _check_saved(resume.with_name("config.json"), engine)
+
+
+def _check_saved(path: Path, engine: str) -> None:
+    """Refuse to resume by one engine the training of another.
+
+    Raises:
+        ValueError: the configuration beside the model names another one.
+    """
+    if not path.exists():
+        return
+    saved = json.loads(path.read_text()).get("engine", "sb3")
+    if saved != engine:
+        raise ValueError(
+            f"{path} is of a training by {saved}; give --engine {saved} to go on with it"
+        )
+
+
+def jobs_engine(options: Mapping[str, Any]) -> Engine:
+    """Return the engine of the processes that train candidates and run baselines."""
+    if options["workers_engine"] == "ray":
+        return Engine("ray", options["address"])
+    return Engine(options["workers_engine"])
+
+
+@contextlib.contextmanager
+def connected(options: Mapping[str, Any]) -> Iterator[None]:
+    """Hold one connection to a Ray cluster within, if any engine needs one.
+
+    Args:
+        options: values of all options of ``train_agent.py``, by name.
+
+    Raises:
+        ImportError: Ray is not installed.
+        ValueError: there is no cluster at the address.
+    """
+    count = 0
+    if options["engine"] == "rllib" and options["policy"] is None:
+        count += (options["num_workers"] or NUM_WORKERS) + 1
+    if options["workers_engine"] == "ray":
+        count += options["workers"]
+    with cluster(count, options["address"]) if count else contextlib.nullcontext():
+        yield
+
+
+def build(
+    options: Mapping[str, Any], config: Mapping[str, Any], resume: Path | None
+) -> BaseAlgorithm | UnrolledLR | RLlibModel:
+    """Make the model of a training, by its engine.
+
+    Args:
+        options: values of all options of ``train_agent.py``, by name.
+        config: see :func:`agents.rl.factory.build`.
+        resume: file of a model to go on with; None makes a new one.
+
+    Raises:
+        ImportError: the engine needs Ray, which is not installed.
+        TypeError, ValueError: see :func:`agents.rl.factory.build` and
+            :func:`agents.rl.rllib.build.build_rllib`.
+    """
+    agent, given = options["agent"], {"seed": options["seed"], "resume": resume}
+    if options["engine"] == "sb3":
+        return factory.build(agent, config, **given)
+    workers = options["num_workers"] or NUM_WORKERS
+    return build_rllib(
+        agent, config, num_workers=workers, address=options["address"], **given
+    )
