@@ -24,7 +24,7 @@ from .tensors import inner_product, inner_products
 T = TypeVar("T")
 
 #: Examples, of all runs, whose places are computed at once.
-_AHEAD = 2**20
+AHEAD = 2**18
 
 
 class RunState(NamedTuple):
@@ -145,7 +145,7 @@ def advance(
     total, size = len(lr), task.batch_size if batch_size is None else batch_size
     rule = rule.bind(task.shapes, task.roles) if rule.shaped else rule
     # Batches are computed ahead, but not those of a long window all at once.
-    drawn, ahead = state.drawn, max(1, _AHEAD // (size * len(state.drawn)))
+    drawn, ahead = state.drawn, max(1, AHEAD // (size * len(state.drawn)))
     # One copy of the state a window, which the updates overwrite, spares allocations where
     # there are several. The caller's state stays as it is.
     inplace = counts is None and not differentiable and total > 1

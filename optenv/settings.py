@@ -209,8 +209,8 @@ class Settings:
         longest = self._total(self.updates_per_step[1])  # type: ignore[index]
         if longest > windows.MAX_UPDATES:
             raise ValueError(
-                f"horizon times updates_per_step must be at most {windows.MAX_UPDATES}, got "
-                f"horizon={self.horizon} and updates_per_step={self.updates_per_step!r}"
+                f"a run has at most {windows.MAX_UPDATES} updates, got horizon="
+                f"{self.horizon} and updates_per_step={self.updates_per_step!r}"
             )
         work = self.max_work
         if work is not None and (not is_number(work) or not 0 < work < math.inf):

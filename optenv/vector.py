@@ -265,11 +265,12 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         own = self._own_memory()
         refuse_beyond(
             limit_of(self.settings.max_memory),
-            f"an environment of {self.num_envs} runs",
+            f"an environment with num_envs={self.num_envs}, horizon="
+            f"{self.settings.horizon} and {self.runs} runs an episode",
             own,
             {
-                BATCH: (f"num_envs={self.num_envs}",),
-                RECORD: ("rendered", f"horizon={self.settings.horizon}"),
+                BATCH: ("num_envs", "the slots of the action"),
+                RECORD: ("num_envs", "rendered", "horizon", "runs"),
             },
         )
 
@@ -287,8 +288,9 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def memory(self) -> dict[str, int]:
         """Estimate the memory that the environment needs, in bytes by what it is for.
 
-        By this estimate, environments that need more than ``max_memory`` are refused. That
-        of losses and gradients is left out while a rough bound on it is below the limit.
+        By this estimate, environments that need more than ``max_memory`` are refused. The
+        part of losses and their gradients is measured on tensors without values, which may
+        take a second for each group.
 
         Raises:
             gymnasium.error.ResetNeeded: before the first reset, as tasks are drawn there.
@@ -303,7 +305,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """
         if not self.started:
             raise gym.error.ResetNeeded("call reset() before memory()")
-        return footprint.total(self._own_memory(), [g.footprint for _, g in self.groups])
+        groups = [group.measured_footprint() for _, group in self.groups]
+        return footprint.total(self._own_memory(), groups)
 
     def _observation_space(self) -> spaces.Box:
         """Make the single observation space, which subclasses extend."""

@@ -9,18 +9,18 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .. import windows
-from ..checks import quoted
+from .. import core, windows
 from ..memory_limit import MemoryLimit, refuse_beyond
 from ..tasks import GeneratedTask, Task
 from .activations import loss_memory
 from .setup import Setup
 
-__all__ = ["Footprint", "check", "check_before", "estimate", "held", "total"]
+__all__ = ["Footprint", "check", "check_before", "estimate", "held", "measured", "total"]
 
 #: Names of the parts of a footprint.
 PARAMETERS = "parameters and the state of the update rule"
 EXAMPLES = "examples"
+DRAWING = "drawing the examples of a run"
 LOSSES = "losses and their gradients"
 UPDATES = "the updates of a control step"
 
@@ -81,15 +81,14 @@ def estimate(
     rows = (copies if is_generated else size) * total * 8
     # 3. The updates of a control step.
     window = _longest_window(setup, total_updates)
-    ahead = min(2**20, size * window * task.batch_size)
+    ahead = min(core.AHEAD, size * window * task.batch_size)
     rates = 0 if setup.action.is_constant else window * (_NUMBER + number) * size
     return Footprint(
         held={PARAMETERS: held, EXAMPLES: examples + rows},
         working={
             PARAMETERS: made,
-            EXAMPLES: (0 if task.shares_examples else 2 * examples)
-            + rows
-            + 8 * task.drawing_numbers,
+            EXAMPLES: rows + (0 if task.shares_examples else 2 * examples),
+            DRAWING: 8 * task.drawing_numbers,
             UPDATES: 48 * ahead + window * (_UPDATE + number * size) + rates,
         },
     )
@@ -123,13 +122,33 @@ def check(
     _refuse(setup, task, size, everything, limit)
     rough = _rough_loss_memory(setup, task, size)
     if sum(everything.values()) + rough > limit.size:
-        # What is measured includes parameters and states.
-        known = found.parts[PARAMETERS]
-        enough = limit.size - sum(everything.values()) + known
-        measured = loss_memory(setup, task, size, enough, scaled) - known
-        everything[LOSSES] = found.working[LOSSES] = max(0, measured)
+        left = limit.size - sum(everything.values())
+        found = measured(setup, task, size, scaled, found, left)
+        everything[LOSSES] = found.working[LOSSES]
         _refuse(setup, task, size, everything, limit)
     return found
+
+
+def measured(
+    setup: Setup,
+    task: Task,
+    size: int,
+    scaled: bool,
+    found: Footprint,
+    enough: float = math.inf,
+) -> Footprint:
+    """Return a footprint with the memory of losses and gradients.
+
+    Args:
+        setup, task, size, scaled: as of :func:`estimate`.
+        found: its footprint.
+        enough: bytes after which to stop.
+    """
+    if LOSSES in found.working:
+        return found
+    known = found.parts[PARAMETERS]  # is measured as well
+    more = loss_memory(setup, task, size, enough + known, scaled) - known
+    return found._replace(working={**found.working, LOSSES: max(0, more)})
 
 
 def check_before(setup: Setup, sizes: Sequence[int], own: Mapping[str, int]) -> None:
@@ -194,28 +213,21 @@ def total(own: Mapping[str, int], groups: Sequence[Footprint | None]) -> dict[st
 def _refuse(
     setup: Setup, task: Task, size: int, parts: dict[str, int], limit: MemoryLimit
 ) -> None:
-    settings = setup.settings
-    runs, sizes = (
-        f"the number of runs ({size} in a group)",
-        f"the sizes of {quoted(task, 200)}",
-    )
+    settings, sizes = setup.settings, f"the sizes of the task {type(task).__name__}"
+    runs = () if size == 1 else ("num_envs",)
+    changes = () if settings.changes is None else (f"changes={settings.changes.most}",)
+    examples = (f"num_train={task.num_train}", f"num_validation={task.num_validation}")
+    count = "a run" if size == 1 else f"a group of {size} runs"
     refuse_beyond(
         limit,
-        f"a group of {size} runs of {task.num_params} parameters each",
+        f"{count} of {task.num_params} parameters",
         parts,
         {
-            PARAMETERS: (runs, sizes),
-            EXAMPLES: (
-                runs,
-                f"num_train={task.num_train} or num_validation={task.num_validation}",
-                sizes,
-            ),
-            LOSSES: (
-                runs,
-                f"batch_size={task.batch_size}",
-                sizes,
-            ),
-            UPDATES: (f"updates_per_step={settings.updates_per_step}", runs),
+            PARAMETERS: (*runs, sizes),
+            EXAMPLES: (*runs, *changes, *examples, sizes),
+            DRAWING: (sizes, *examples),
+            LOSSES: (*runs, f"batch_size={task.batch_size}", sizes),
+            UPDATES: (f"updates_per_step={settings.updates_per_step[1]:g}", *runs),  # type: ignore[index]
         },
     )
 
@@ -245,10 +257,10 @@ def _longest_window(setup: Setup, total_updates: int) -> int:
 def _rough_loss_memory(setup: Setup, task: Task, size: int) -> int:
     """Return more bytes than the losses of nearly all tasks take.
 
-    A forward pass keeps a few numbers for each multiplication at most; examples and random
+    A forward pass keeps fewer numbers than it makes multiplications; examples and random
     numbers are gathered several times.
     """
     examples = max(task.batch_size, task.reward_examples, task.num_validation)
-    passes = 10 * math.ceil(task.work * examples / task.batch_size)
-    gathered = 10 * examples * (task.example_numbers + 2 * task.noise)
+    passes = math.ceil(task.work * examples / task.batch_size)
+    gathered = 16 * examples * (task.example_numbers + 2 * task.noise)
     return size * setup.dtype.itemsize * (passes + gathered)

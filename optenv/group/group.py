@@ -104,6 +104,7 @@ class Group:
         self._task_on_device: tasks.Task | None = None
         #: Estimate of the memory of the runs; None before the first reset.
         self.footprint: footprint.Footprint | None = None
+        self._checked: tuple[tasks.Task, int, bool] | None = None
         #: Memory of the rest of the environment, bytes by what it is for.
         self.beside: Mapping[str, int] = {}
 
@@ -238,12 +239,23 @@ class Group:
                 # A copy: what a task caches of its examples should not outlive the run.
                 self._origin, self.task = task, copy.copy(task)
         check_size(self.action, self.task)
-        self.footprint = footprint.check(
-            self.setup, self.task, self.size, self.total_updates, self._scaled, self.beside
-        )
+        structure_now = (self.task, self.total_updates, self._scaled)
+        if structure_now != self._checked:
+            self.footprint = footprint.check(
+                self.setup, self.task, self.size, *structure_now[1:], self.beside
+            )
+            self._checked = structure_now
         self.boundaries = windows.lazy_boundaries(
             self.total_updates, self.settings.horizon, self.settings.spacing
         )
+
+    def measured_footprint(self) -> footprint.Footprint | None:
+        """Return the footprint with losses and gradients; None before the first reset."""
+        if self.footprint is not None:
+            self.footprint = footprint.measured(
+                self.setup, self.task, self.size, self._scaled, self.footprint
+            )
+        return self.footprint
 
     @property
     def examples(self) -> Tensor:
