@@ -15,7 +15,16 @@ from ..tasks import GeneratedTask, Task
 from .activations import loss_memory
 from .setup import Setup
 
-__all__ = ["Footprint", "check", "check_before", "estimate", "held", "measured", "total"]
+__all__ = [
+    "Footprint",
+    "check",
+    "check_before",
+    "estimate",
+    "held",
+    "measured",
+    "rough_loss_memory",
+    "total",
+]
 
 #: Names of the parts of a footprint.
 PARAMETERS = "parameters and the state of the update rule"
@@ -32,7 +41,10 @@ _NUMBER = 40
 
 
 #: Tasks of families that are drawn before the first reset.
-_TRIES = 8
+_TRIES = 4
+
+#: Number of parameters up to which the state of an update rule is made to see its size.
+_SMALL = 2**17
 
 
 class Footprint(NamedTuple):
@@ -101,6 +113,7 @@ def check(
     total_updates: int,
     scaled: bool,
     beside: Mapping[str, int],
+    thorough: bool = False,
 ) -> Footprint:
     """Estimate the memory of a group, and refuse it beyond a limit.
 
@@ -110,6 +123,7 @@ def check(
     Args:
         setup, task, size, total_updates, scaled: as of :func:`estimate`.
         beside: what the environment holds besides the group, bytes by what they are for.
+        thorough: whether to measure in any case.
 
     Raises:
         ValueError: it is more than the limit.
@@ -120,8 +134,8 @@ def check(
     for name, more in beside.items():
         everything[name] = everything.get(name, 0) + more
     _refuse(setup, task, size, everything, limit)
-    rough = _rough_loss_memory(setup, task, size)
-    if sum(everything.values()) + rough > limit.size:
+    rough = rough_loss_memory(setup, task, size)
+    if thorough or sum(everything.values()) + rough > limit.size:
         left = limit.size - sum(everything.values())
         found = measured(setup, task, size, scaled, found, left)
         everything[LOSSES] = found.working[LOSSES]
@@ -178,7 +192,9 @@ def check_before(setup: Setup, sizes: Sequence[int], own: Mapping[str, int]) -> 
     least = estimate(setup, smallest, size, length, scaled)
     beside = held(own, [least] * (len(sizes) - 1))
     for task in dict.fromkeys(given):
-        check(setup, task, size, length, scaled, beside)
+        # The bound was made for the tasks of the package.
+        from_outside = not type(task).__module__.startswith("optenv.")
+        check(setup, task, size, length, scaled, beside, from_outside)
 
 
 def held(own: Mapping[str, int], groups: Iterable[Footprint | None]) -> dict[str, int]:
@@ -237,9 +253,11 @@ def _state_numbers(setup: Setup, task: Task) -> int:
     if task.num_params > 2**32:  # beyond any memory, and perhaps beyond torch's integers
         return 0
     rule = setup.rule.bind(task.shapes, task.roles)
+    # The first tensor without values makes torch import more than a small state costs.
+    device = "cpu" if task.num_params <= _SMALL else "meta"
     with torch.no_grad():
-        state = rule.init(torch.empty(1, task.num_params, device="meta", dtype=setup.dtype))
-    return sum(part.numel() for part in state)
+        like = torch.zeros(1, task.num_params, device=device, dtype=setup.dtype)
+        return sum(part.numel() for part in rule.init(like))
 
 
 def _longest_window(setup: Setup, total_updates: int) -> int:
@@ -254,7 +272,7 @@ def _longest_window(setup: Setup, total_updates: int) -> int:
     return longest
 
 
-def _rough_loss_memory(setup: Setup, task: Task, size: int) -> int:
+def rough_loss_memory(setup: Setup, task: Task, size: int) -> int:
     """Return more bytes than the losses of nearly all tasks take.
 
     A forward pass keeps fewer numbers than it makes multiplications; examples and random
