@@ -51,6 +51,7 @@ from agents.rl.cli import (
 from agents.rl.config_file import take_defaults
 from agents.rl.presets import PRESETS
 from agents.rl.seeds import train_candidates
+from agents.utils.folder_lock import exclusive
 from agents.utils.interrupts import terminated_as_interrupted
 from agents.utils.progress import echo
 from optenv.atomic import is_full
@@ -180,6 +181,7 @@ def main(**options: Any) -> None:
         folder = training.new_folder(
             options["out"] or Path("runs") / name, numbered=options["out"] is None
         )
+        click.get_current_context().with_resource(exclusive(folder, "training"))
     except (OSError, TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     policy = options["policy"] or folder / "policy"

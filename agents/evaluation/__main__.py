@@ -22,6 +22,7 @@ from typing import Any
 import click
 import torch
 
+from ..utils.folder_lock import exclusive
 from ..utils.progress import progress_bar
 from ..utils.workers import Workers
 from .arms.controls import CONTROLS
@@ -47,7 +48,7 @@ from .report.tables import (
 )
 from .row import Row
 from .runs.jobs import Choices, Phases, control_jobs
-from .runs.store import FILE, Store, StoredRuns, exclusive
+from .runs.store import FILE, Store, StoredRuns
 from .tasks.folder import folder_tasks
 from .tasks.problem import HeldoutTask
 from .tasks.suites import SUITES
@@ -151,7 +152,7 @@ def main(**options: Any) -> None:
         )
         selected = select_arms(options["arms"])
         folder.mkdir(parents=True, exist_ok=True)
-        click.get_current_context().with_resource(exclusive(folder))
+        click.get_current_context().with_resource(exclusive(folder, "benchmark"))
         store = Store(folder / FILE)
     except (ImportError, OSError, TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
