@@ -23,8 +23,8 @@ def exclusive(folder: Path, program: str) -> Iterator[None]:
     """Keep other processes from a folder of results (on Unix).
 
     The kernel holds the lock for the process, and frees it when the process ends, in
-    whatever way: no file stays behind. Not all network file systems have such locks; on those that
-    refuse them, the folder is not locked.
+    whatever way: no file stays behind. Not all network file systems have such locks; on
+    those that refuse them, the folder is not locked.
 
     Args:
         folder: the folder, which exists.
