@@ -56,6 +56,7 @@ from agents.rl.config_file import take_defaults
 from agents.rl.presets import PRESETS
 from agents.rl.resuming import resumed, take_folder
 from agents.rl.seeds import train_candidates
+from agents.utils.folder_lock import exclusive
 from agents.utils.interrupts import terminated_as_interrupted
 from agents.utils.progress import echo
 from optenv.atomic import is_full
@@ -184,12 +185,17 @@ def number(flag: str, help: str) -> Any:
 @terminated_as_interrupted()
 def main(**options: Any) -> None:
     begun = time.monotonic()
+    context = click.get_current_context()
     torch.set_num_threads(1)  # the batched networks are too small for more to pay
 
     # 1. Check everything that can be checked before anything is made.
     try:
         engines.check_engine(options)
         tasks = select_tasks(options["eval_task"], HELDOUT, options["eval_length"])
+        resume = options["resume"]
+        if resume is not None and resume.is_dir():
+            # Before its files are read, since another process may be writing them
+            context.with_resource(exclusive(resume, "training"))
         again = resumed(options)
         config = configure(options) if again is None else again.config
         if options["policy"] is None:
@@ -205,11 +211,13 @@ def main(**options: Any) -> None:
         else:
             check_evaluation(options)
             load_policy(options["policy"])
-        click.get_current_context().with_resource(engines.connected(options))
+        context.with_resource(engines.connected(options))
         name = f"{options['agent']}_seed{options['seed']}"
         folder = training.new_folder(
             options["out"] or Path("runs") / name, numbered=options["out"] is None
         ) if again is None else again.folder  # fmt: skip
+        if again is None:
+            context.with_resource(exclusive(folder, "training"))
     except (ImportError, OSError, TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     policy = options["policy"] or folder / "policy"

@@ -41,6 +41,7 @@ from unusual_problems import PROBLEMS, Problem, Run
 from agents import LearnedOptimizer, load_policy
 from agents.utils.progress import progress_bar
 from agents.utils.workers import Workers
+from optenv.atomic import write_text
 from optenv.intervals import Interval, interval
 
 __all__ = ["ADAMW", "Comparison", "Job", "Row", "compare", "run_job", "summary", "table"]
@@ -272,7 +273,7 @@ def main() -> None:
         ratio = seconds[policy] / seconds[ADAMW]
         print(f"  CPU time of training: {ratio:.2f} times that with AdamW")
     if arguments.json is not None:
-        arguments.json.write_text(as_json(rows, comparisons) + "\n")
+        write_text(arguments.json, as_json(rows, comparisons) + "\n")
 
 
 if __name__ == "__main__":

@@ -41,10 +41,11 @@ from torch.optim import Optimizer
 from agents import LearnedOptimizer, load_policy
 from agents.evaluation.arms.arm import Arm
 from agents.evaluation.runs.jobs import make_jobs
-from agents.evaluation.runs.store import FILE, Store, StoredRuns, exclusive
+from agents.evaluation.runs.store import FILE, Store, StoredRuns
 from agents.evaluation.stats.intervals import Interval, interval
 from agents.evaluation.tasks.problem import HeldoutTask
 from agents.evaluation.tasks.selection import SELECTION
+from agents.utils.folder_lock import exclusive
 from agents.utils.progress import progress_bar
 
 __all__ = ["CautiousDecay", "Setting", "changes_of", "decayed", "setting", "table"]
@@ -241,7 +242,10 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     total = len(arms) * len(tasks) * arguments.seeds
     losses: dict[tuple[str, Setting], list[float]] = {}
-    with exclusive(arguments.out), progress_bar(total, "weight decay", "run") as advance:
+    with (
+        exclusive(arguments.out, "benchmark"),
+        progress_bar(total, "weight decay", "run") as advance,
+    ):
         runs = StoredRuns(Store(arguments.out / FILE), None, advance)
         # One task and seed after the other, since the batches are kept that long.
         for seed, task in itertools.product(range(arguments.seeds), tasks):

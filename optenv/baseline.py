@@ -19,6 +19,7 @@ from torch import Tensor
 from . import core, rules
 from .schedules import SCHEDULES
 from .tasks.base import Data, Task
+from .windows import Boundaries
 
 __all__ = ["BASELINE", "CACHE_SIZE", "Baseline"]
 
@@ -52,7 +53,7 @@ class Baseline:
         task: Task,
         data: Data,
         run: core.RunState,
-        boundaries: np.ndarray,
+        boundaries: np.ndarray | Boundaries,
         index: Sequence[int],
         evaluate: Evaluate,
     ) -> Tensor:
@@ -135,12 +136,14 @@ class Baseline:
         return digest.digest()
 
 
-def _train(task: Task, data: Data, params: Tensor, boundaries: np.ndarray) -> core.RunState:
+def _train(
+    task: Task, data: Data, params: Tensor, boundaries: np.ndarray | Boundaries
+) -> core.RunState:
     """Train runs of the baseline, from their initial parameters ``[n, P]``."""
     name, rate, schedule = BASELINE
     rule, total = rules.get(name), int(boundaries[-1])
     run = core.start(task, rule, data, params.detach())
-    for first, end in itertools.pairwise(boundaries.tolist()):
+    for first, end in itertools.pairwise(map(int, boundaries)):
         factors = [SCHEDULES[schedule](update / total) for update in range(first, end)]
         lr = params.new_tensor(factors).unsqueeze(1) * rate
         run = core.advance(task, rule, data, run, lr.expand(-1, len(params)))

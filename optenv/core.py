@@ -23,6 +23,9 @@ from .tensors import inner_product, inner_products
 
 T = TypeVar("T")
 
+#: Examples, of all runs, whose places are computed at once.
+AHEAD = 2**18
+
 
 class RunState(NamedTuple):
     """State of ``B`` training runs of one structure.
@@ -141,7 +144,8 @@ def advance(
     """
     total, size = len(lr), task.batch_size if batch_size is None else batch_size
     rule = rule.bind(task.shapes, task.roles) if rule.shaped else rule
-    rows = data.rows_from(state.drawn, total * size)
+    # Batches are computed ahead, but not those of a long window all at once.
+    drawn, ahead = state.drawn, max(1, AHEAD // (size * len(state.drawn)))
     # One copy of the state a window, which the updates overwrite, spares allocations where
     # there are several. The caller's state stays as it is.
     inplace = counts is None and not differentiable and total > 1
@@ -154,7 +158,11 @@ def advance(
         state = state._replace(losses=Losses.empty(torch.zeros_like(state.losses.mean)))
     with torch.set_grad_enabled(differentiable):
         for update in range(total):
-            batch = rows[:, update * size : (update + 1) * size]
+            place = update % ahead
+            if not place:
+                count = min(ahead, total - update)
+                rows = data.rows_from(drawn + update * size, count * size)
+            batch = rows[:, place * size : (place + 1) * size]
             before = None  # unless the update is probed
             if counts is not None or update == total - 1:
                 before = state.params

@@ -267,6 +267,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | `anytime` | `False` | whether the length of a run is hidden |
     | `changes` | `None` | changes of the task during a run: their number, kinds of them, or both, see `optenv.changes` |
     | `features` | `()` | names of further features |
+    | `max_memory` | `None` | largest memory in GiB that the environment may need; None: `OPTENV_MAX_MEMORY`, or three quarters of the machine's |
     | `device` | `"cpu"` | torch device |
     | `dtype` | `"float32"` | type of the runs and of both spaces |
     | `render_mode` | `None` | `"ansi"`: a line of text; `"rgb_array"`: a picture of the episode so far, see below |

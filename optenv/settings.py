@@ -13,6 +13,7 @@ import torch
 from . import actions, changes, instances, rewards, rules, tasks, windows
 from .checks import is_number, known, positive_int, suggestion
 from .instances import Instance
+from .memory_limit import limit_of
 from .ranges import as_range, int_range, log_uniform
 from .tasks.base import Task
 from .telemetry import (
@@ -125,6 +126,11 @@ class Settings:
             ``"final"``, ``"baseline"`` or ``"time"``; see :mod:`optenv.rewards`.
         on_divergence: ``"end"`` to end a diverged run, or ``"absorb"`` to keep it, at the
             worst potential, to the end of its horizon.
+        max_memory: largest memory that the environment may need, in GiB. One that would
+            need more by an estimate (:meth:`optenv.LearningRateVectorEnv.memory`) is
+            refused before it takes any. None for the environment variable
+            ``OPTENV_MAX_MEMORY``, or else three quarters of the memory of the device; see
+            :func:`optenv.memory_limit.limit_of`.
         device: torch device of the runs.
         dtype: ``"float32"`` or ``"float64"``, of the runs and of both spaces.
 
@@ -155,6 +161,7 @@ class Settings:
     anytime: bool = False
     changes: Any = None
     features: tuple[str, ...] = ()
+    max_memory: float | None = None
     device: str | torch.device = "cpu"
     dtype: str = "float32"
 
@@ -199,6 +206,12 @@ class Settings:
             raise ValueError(
                 f"updates_per_step must be at least 1, got {self.updates_per_step!r}"
             )
+        longest = self._total(self.updates_per_step[1])  # type: ignore[index]
+        if longest > windows.MAX_UPDATES:
+            raise ValueError(
+                f"a run has at most {windows.MAX_UPDATES} updates, got horizon="
+                f"{self.horizon} and updates_per_step={self.updates_per_step!r}"
+            )
         work = self.max_work
         if work is not None and (not is_number(work) or not 0 < work < math.inf):
             raise ValueError(f"max_work must be a positive number or None, got {work!r}")
@@ -236,6 +249,8 @@ class Settings:
                 raise NotImplementedError("tensors on it have no values")
         except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
             raise ValueError(f"cannot use device {self.device!r}: {error}") from None
+
+        limit_of(self.max_memory, device)
 
     def _check_validation(self) -> None:
         """Check the arguments about validation losses.
@@ -319,6 +334,14 @@ class Settings:
         if spread is None:
             spread = self.reparametrize
         return Structure(instance.task, length, spread > 0)
+
+    def longest_run(self) -> int:
+        """Return the greatest length of a run in updates, whatever its task.
+
+        With ``max_work`` that depends on the task; it is the least length then.
+        """
+        low, high = cast(Any, self.updates_per_step)
+        return self._total(high if self.max_work is None else low)
 
     def _total(self, updates_per_step: float) -> int:
         """Compute the length of a run in updates."""

@@ -18,8 +18,9 @@ from .actions import Action, validate
 from .actions import make as make_action
 from .assignment import Rotation, Rows, partition, read, refuse_mixture
 from .autoreset import check_options, join_infos, reset_mask, split_final
-from .group import IDENTITY, Group
+from .group import IDENTITY, Group, footprint
 from .instances import Instance
+from .memory_limit import limit_of, refuse_beyond
 from .rendering import RENDER_MODES, Renderer
 from .telemetry import OBSERVATION_BOUND
 
@@ -27,6 +28,10 @@ __all__ = ["GROUP_SIZE", "LearningRateVectorEnv", "observation_space"]
 
 #: Runs in a group of a mixed batch, unless the argument ``groups`` is given.
 GROUP_SIZE = 32
+
+#: Names of what takes memory besides the groups, and bytes of a run: its generator, and its
+#: entries of infos.
+BATCH, RECORD, _RUN = "generators and observations", "the record of the episodes", 6000
 
 #: Type of each further value of a step where tasks change.
 _OF_TASKS: dict[str, type] = {"mean_loss": float, "forgetting": float, "changes": int}
@@ -227,6 +232,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.render_mode = render_mode
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        self._check_memory()
         # 2. Make the spaces.
         self.action = make_action(self.settings.action)
         self.single_action_space = self.action.space(
@@ -244,9 +250,63 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         has_set = self.settings.instances is not None
         self._rotation = Rotation(self.settings) if has_set else None
         self.groups = self._default_groups = self._make_groups(groups)
+        sizes = [group.size for _, group in self.groups]
+        footprint.check_before(self.groups[0][1].setup, sizes, self._own_memory())
         self._generators: list[np.random.Generator] = []
         self._ended = np.zeros(num_envs, np.bool_)
         self._estimated_reward = np.zeros(num_envs)
+
+    def _check_memory(self) -> None:
+        """Refuse a batch of more runs than there may be memory for, before it is made.
+
+        Raises:
+            ValueError: it does; the message says what to lower.
+        """
+        own = self._own_memory()
+        refuse_beyond(
+            limit_of(self.settings.max_memory),
+            f"an environment with num_envs={self.num_envs}, horizon="
+            f"{self.settings.horizon} and {self.runs} runs an episode",
+            own,
+            {
+                BATCH: ("num_envs", "the slots of the action"),
+                RECORD: ("num_envs", "rendered", "horizon", "runs"),
+            },
+        )
+
+    def _own_memory(self) -> dict[str, int]:
+        """Estimate the memory besides that of the groups, bytes by what it is for."""
+        action, chosen = make_action(self.settings.action), self.settings
+        number = np.dtype(settings.DTYPES[chosen.dtype][1]).itemsize
+        width = len(chosen.observed) + len(chosen.features)
+        width += action.observed * action.slots + action.slots * action.outputs
+        found = {BATCH: self.num_envs * (_RUN + 8 * number * width)}
+        if self.renderer is not None:
+            found[RECORD] = self.renderer.memory(chosen.horizon)
+        return found
+
+    def memory(self) -> dict[str, int]:
+        """Estimate the memory that the environment needs, in bytes by what it is for.
+
+        By this estimate, environments that need more than ``max_memory`` are refused. The
+        part of losses and their gradients is measured on tensors without values, which may
+        take a second for each group.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first reset, as tasks are drawn there.
+
+        Example:
+            >>> import gymnasium as gym
+            >>> import optenv
+            >>> env = gym.make_vec("optenv/LearningRate-v0", num_envs=2)
+            >>> _ = env.reset(seed=0)
+            >>> 2**10 < sum(env.unwrapped.memory().values()) < 2**30
+            True
+        """
+        if not self.started:
+            raise gym.error.ResetNeeded("call reset() before memory()")
+        groups = [group.measured_footprint() for _, group in self.groups]
+        return footprint.total(self._own_memory(), groups)
 
     def _observation_space(self) -> spaces.Box:
         """Make the single observation space, which subclasses extend."""
@@ -526,6 +586,9 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                         if given is None
                         else [given[i] for i in chosen]
                     )
+                    if len(index) == group.size:  # its structure is drawn anew
+                        others = [g.footprint for _, g in self.groups if g is not group]
+                        group.beside = footprint.held(self._own_memory(), others)
                     first = group.reset(index, generators, self._structure, instances)
                 observation[chosen, : first.shape[1]] = first.cpu().numpy()
                 if self.renderer is not None:

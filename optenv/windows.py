@@ -6,14 +6,32 @@ of unknown length, windows begin at fixed updates.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 
 from .checks import is_number
 
-__all__ = ["MAX_SPACING", "boundaries", "check_spacing", "opens_window"]
+__all__ = [
+    "MAX_SPACING",
+    "MAX_UPDATES",
+    "Boundaries",
+    "boundaries",
+    "check_spacing",
+    "lazy_boundaries",
+    "opens_window",
+]
 
 #: Largest spacing: half of the control steps fall into the first thousandth of a run.
 MAX_SPACING = 10.0
+
+#: Largest number of updates of a run of an environment. Its examples, of which a batch has
+#: at most 2^20, can still be counted by 64 bits.
+MAX_UPDATES = 2**40
+
+#: Control steps up to which the boundaries of a run are an array.
+_KEPT = 2**16
 
 
 def check_spacing(spacing: float) -> float:
@@ -48,16 +66,88 @@ def boundaries(total_updates: int, horizon: int, spacing: float = 1.0) -> np.nda
     Raises:
         ValueError: an argument is out of its range.
     """
+    steps = _number_of_steps(total_updates, horizon, spacing)
+    found = _at(np.arange(steps + 1), total_updates, steps, spacing)
+    return np.maximum.accumulate(found)
+
+
+def lazy_boundaries(
+    total_updates: int, horizon: int, spacing: float = 1.0
+) -> np.ndarray | Boundaries:
+    """Return what :func:`boundaries` does, computed where it is asked for in long runs.
+
+    So the memory that a run takes does not grow with its horizon.
+
+    Args:
+        total_updates, horizon, spacing: as of :func:`boundaries`.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    steps = _number_of_steps(total_updates, horizon, spacing)
+    if steps <= _KEPT:
+        return boundaries(total_updates, horizon, spacing)
+    return Boundaries(total_updates, steps, spacing)
+
+
+class Boundaries:
+    """Boundaries of the windows of a run, as :func:`boundaries` has them in an array.
+
+    Args:
+        total_updates: length of the run in updates.
+        steps: number of control steps.
+        spacing: as of :func:`boundaries`.
+
+    Example:
+        >>> from optenv.windows import Boundaries
+        >>> int(Boundaries(10**10, 10**9)[-1])
+        10000000000
+    """
+
+    def __init__(self, total_updates: int, steps: int, spacing: float = 1.0) -> None:
+        self._total, self._steps, self._spacing = total_updates, steps, spacing
+
+    def __len__(self) -> int:
+        return self._steps + 1
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return the boundary of an index, or those of an array of indices, int64.
+
+        Raises:
+            IndexError: there is no such control step.
+        """
+        places = np.atleast_1d(np.asarray(index))
+        if ((places >= len(self)) | (places < -len(self))).any():
+            raise IndexError(f"index must be below {len(self)}, got {index!r}")
+        places = np.where(places < 0, places + len(self), places)
+        found = _at(places, self._total, self._steps, self._spacing)
+        return found if np.ndim(index) else found[0]
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield all boundaries in their order."""
+        for begin in range(0, len(self), _KEPT):
+            yield from self[np.arange(begin, min(begin + _KEPT, len(self)))].tolist()
+
+
+def _number_of_steps(total_updates: int, horizon: int, spacing: float) -> int:
+    """Return the number of control steps of a run.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
     if total_updates < 1:
         raise ValueError(f"total_updates must be at least 1, got {total_updates!r}")
     if horizon < 1:
         raise ValueError(f"horizon must be at least 1, got {horizon!r}")
     check_spacing(spacing)
-    steps = min(horizon, total_updates)
-    index = np.arange(steps + 1)
+    return min(horizon, total_updates)
+
+
+def _at(index: np.ndarray, total_updates: int, steps: int, spacing: float) -> np.ndarray:
+    """Compute the boundaries of control steps ``index [n]``."""
     ideal = np.rint(total_updates * (index / steps) ** spacing).astype(np.int64)
     # Early windows would be empty in a short run: each gets at least one update.
-    return np.maximum.accumulate(np.maximum(ideal, index))
+    return np.maximum(ideal, index)
 
 
 def opens_window(update: int, spacing: float = 1.0) -> bool:

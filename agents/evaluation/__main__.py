@@ -24,6 +24,7 @@ import click
 import torch
 
 from ..utils.engines import Engine
+from ..utils.folder_lock import exclusive
 from ..utils.progress import progress_bar
 from .arms.controls import CONTROLS
 from .arms.select import PolicyArms, SelectedArms, load_policy_arms, select_arms
@@ -50,7 +51,7 @@ from .report.tables import (
 )
 from .row import Row
 from .runs.jobs import Choices, Phases, control_jobs
-from .runs.store import FILE, Store, StoredRuns, exclusive
+from .runs.store import FILE, Store, StoredRuns
 from .tasks.folder import folder_tasks
 from .tasks.problem import HeldoutTask
 from .tasks.suites import SUITES
@@ -162,7 +163,7 @@ def main(**options: Any) -> None:
         connection = engine.connected(options["workers"])
         click.get_current_context().with_resource(connection)
         folder.mkdir(parents=True, exist_ok=True)
-        click.get_current_context().with_resource(exclusive(folder))
+        click.get_current_context().with_resource(exclusive(folder, "benchmark"))
         store = Store(folder / FILE)
     except (ImportError, OSError, TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from optenv.actions import Action
+from optenv.atomic import replacing
 from optenv.rules.switching import NAMES
 from optenv.telemetry import (
     FEATURES,
@@ -416,7 +417,8 @@ class Explanation(list[dict[str, Any]]):
         for panel in panels[:3]:
             panel.grid(alpha=0.3)
         if path is not None:
-            figure.savefig(path, dpi=120)
+            with replacing(path) as part:
+                figure.savefig(part, dpi=120)
         return figure
 
     def _rates(self) -> tuple[list[float], list[float]]:

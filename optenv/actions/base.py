@@ -313,6 +313,11 @@ class Action:
         """Return the values ``[B]`` of the hyperparameters that :attr:`sets` names."""
         return {}
 
+    @property
+    def is_constant(self) -> bool:
+        """True if the base schedule is known to be 1 throughout a run."""
+        return self.schedule == "constant" and type(self).factor is Action.factor
+
     def factor(self, progress: float) -> float:
         """Return the base schedule at a progress in [0, 1]."""
         return SCHEDULES[self.schedule](progress)

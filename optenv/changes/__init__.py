@@ -22,6 +22,7 @@ from ..checks import check_new_name, known, positive_int, quoted, suggestion
 from ..tasks import Data, GeneratedTask, Task, TaskSampler
 from ..tasks.base import check_finite
 from ..tasks.stages import NEVER, Stages
+from ..windows import Boundaries
 from . import kinds
 from .kinds import Change
 from .losses import StageLosses
@@ -407,7 +408,7 @@ def draw_steps(
     return steps
 
 
-def start_at(data: Data, steps: np.ndarray, boundaries: np.ndarray) -> Data:
+def start_at(data: Data, steps: np.ndarray, boundaries: np.ndarray | Boundaries) -> Data:
     """Return the data with stages that begin before control steps.
 
     Args:

@@ -5,9 +5,17 @@ step to step is one value, :class:`ControlState`; to keep it is to take a snapsh
 length of a window is known on the host, so that no step waits for the device.
 """
 
+from . import footprint
 from .group import Group
 from .identity import IDENTITY
 from .observation import estimated_reward
 from .state import ControlState, StepResult
 
-__all__ = ["IDENTITY", "ControlState", "Group", "StepResult", "estimated_reward"]
+__all__ = [
+    "IDENTITY",
+    "ControlState",
+    "Group",
+    "StepResult",
+    "estimated_reward",
+    "footprint",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -18,7 +18,7 @@ from ..instances import Instance
 from ..ranges import log_uniform
 from ..settings import Settings, Structure
 from ..telemetry import record_validation
-from . import draws, stages, window
+from . import draws, footprint, stages, window
 from .costs import mean_cost
 from .identity import examples_seen, identify
 from .losses import (
@@ -67,7 +67,7 @@ class Group:
         family: family and split that the task was drawn from, or None.
         instances: instance of each run; None for data that were drawn anew.
         boundaries: updates before which the control steps begin, see
-            :func:`optenv.windows.boundaries`.
+            :func:`optenv.windows.lazy_boundaries`.
         data: examples of the runs.
         state: state of the runs.
         steps: control steps done, ``[B]`` on the host.
@@ -81,7 +81,7 @@ class Group:
     total_updates: int
     family: tuple[str, str] | None
     instances: list[Instance | None]
-    boundaries: np.ndarray
+    boundaries: np.ndarray | windows.Boundaries
     data: tasks.Data
     state: ControlState
     steps: np.ndarray
@@ -102,6 +102,11 @@ class Group:
         self.family = None
         self.instances = [None] * size
         self._task_on_device: tasks.Task | None = None
+        #: Estimate of the memory of the runs; None before the first reset.
+        self.footprint: footprint.Footprint | None = None
+        self._checked: tuple[tasks.Task, int, bool] | None = None
+        #: Memory of the rest of the environment, bytes by what it is for.
+        self.beside: Mapping[str, int] = {}
 
     @property
     def rule(self) -> rules.Rule:
@@ -234,9 +239,23 @@ class Group:
                 # A copy: what a task caches of its examples should not outlive the run.
                 self._origin, self.task = task, copy.copy(task)
         check_size(self.action, self.task)
-        self.boundaries = windows.boundaries(
+        structure_now = (self.task, self.total_updates, self._scaled)
+        if structure_now != self._checked:
+            self.footprint = footprint.check(
+                self.setup, self.task, self.size, *structure_now[1:], self.beside
+            )
+            self._checked = structure_now
+        self.boundaries = windows.lazy_boundaries(
             self.total_updates, self.settings.horizon, self.settings.spacing
         )
+
+    def measured_footprint(self) -> footprint.Footprint | None:
+        """Return the footprint with losses and gradients; None before the first reset."""
+        if self.footprint is not None:
+            self.footprint = footprint.measured(
+                self.setup, self.task, self.size, self._scaled, self.footprint
+            )
+        return self.footprint
 
     @property
     def examples(self) -> Tensor:

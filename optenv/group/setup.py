@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from .. import actions, rewards, rules, tasks
+from ..memory_limit import MemoryLimit, limit_of
 from ..settings import DTYPES, Settings
 
 __all__ = ["Setup"]
@@ -25,6 +26,7 @@ class Setup:
         sampler: sampler of tasks.
         device: device of the runs.
         dtype: type of their parameters.
+        limit: limit on the memory of the environment.
     """
 
     settings: Settings
@@ -35,11 +37,13 @@ class Setup:
     sampler: tasks.TaskSampler
     device: torch.device
     dtype: torch.dtype
+    limit: MemoryLimit
 
     @classmethod
     def of(cls, settings: Settings) -> Setup:
         """Make what the settings name."""
         reward = rewards.get(settings.reward)
+        device = torch.device(settings.device)
         return cls(
             settings=settings,
             rule=rules.get(settings.rule),
@@ -47,6 +51,7 @@ class Setup:
             reward=reward,
             sources=reward.sources or rewards.OBJECTIVES[settings.objective],
             sampler=tasks.make(settings.tasks),
-            device=torch.device(settings.device),
+            device=device,
             dtype=DTYPES[settings.dtype][0],
+            limit=limit_of(settings.max_memory, device),
         )

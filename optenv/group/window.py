@@ -17,6 +17,7 @@ from ..actions import Decision
 from ..modifiers import MODIFIERS, UNMODIFIED, Modifiers
 from ..rules import switching
 from ..tasks import Data, Task
+from ..windows import Boundaries
 from .setup import Setup
 from .state import ControlState
 
@@ -42,7 +43,7 @@ def plan(
     task: Task,
     state: ControlState,
     decision: Decision,
-    boundaries: np.ndarray,
+    boundaries: np.ndarray | Boundaries,
     steps: np.ndarray,
     active: np.ndarray | None,
 ) -> Window:
@@ -64,9 +65,11 @@ def plan(
     if decision.batch_factor is None and (runs == 1 or steps.min() == steps.max()):
         position = min(int(steps[0]), len(boundaries) - 2)
         begin, end = int(boundaries[position]), int(boundaries[position + 1])
-        shared = [setup.action.factor(min(at / total, 1.0)) for at in range(begin, end)]
+        shared: list[float] = []
+        if not setup.action.is_constant:
+            shared = [setup.action.factor(min(at / total, 1.0)) for at in range(begin, end)]
         if all(factor == 1.0 for factor in shared):
-            lr = peak.expand(len(shared), runs)
+            lr = peak.expand(end - begin, runs)
         else:
             factors = torch.tensor(shared, device=setup.device, dtype=setup.dtype)
             lr = factors.unsqueeze(1) * peak
@@ -90,6 +93,8 @@ def plan(
     if active is not None:
         counts = np.where(active, counts, 0)
     # 3. Their learning rates.
+    if setup.action.is_constant:
+        return Window(peak.expand(int(counts.max()), runs), counts, sizes)
     updates = first + passed * np.arange(counts.max())[:, None]
     progress = np.minimum(updates / total, 1.0)
     factor = [[setup.action.factor(each) for each in row] for row in progress.tolist()]

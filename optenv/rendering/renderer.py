@@ -22,6 +22,9 @@ __all__ = ["RENDER_MODES", "Renderer"]
 #: Modes of rendering, besides None.
 RENDER_MODES = ("ansi", "rgb_array")
 
+#: Bytes of a recorded control step, and of a picture with its figure, about.
+_STEP, _PICTURE = 700, 12 * 2**20
+
 #: Runs of the batch that a group stands for.
 Rows = slice | np.ndarray
 
@@ -57,6 +60,15 @@ class Renderer:
     def __getstate__(self) -> dict[str, Any]:
         """Leave the figures out of copies; they are drawn anew."""
         return {**self.__dict__, "_pictures": {}}
+
+    def memory(self, steps: int) -> int:
+        """Estimate the bytes that the record and the pictures of the episodes take.
+
+        Args:
+            steps: control steps of a run.
+        """
+        pictures = _PICTURE if self.mode == "rgb_array" else 0
+        return self.rendered * (self.runs * steps * _STEP + pictures)
 
     def begin(
         self, rows: Rows, group: Group, index: np.ndarray, *, same_episode: bool = False

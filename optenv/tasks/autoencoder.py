@@ -11,9 +11,9 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import known, positive, positive_int
+from ..checks import known, positive
 from . import layers
-from .base import Batch
+from .base import Batch, set_sizes
 from .images import ImageTask, image_fields
 
 __all__ = ["NETWORKS", "VAE", "Autoencoder", "sample_autoencoder", "sample_vae"]
@@ -55,8 +55,7 @@ class Autoencoder(ImageTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         known("network", self.network, NETWORKS)
-        for name in ("width", "depth", "latent"):
-            object.__setattr__(self, name, positive_int(name, getattr(self, name)))
+        set_sizes(self, "width", "depth", "latent")
         if self.network == "convolutional" and self.side % 2**self.depth:
             raise ValueError(
                 f"side must be a multiple of {2**self.depth} for {self.depth} "

@@ -31,12 +31,16 @@ __all__ = [
     "normal_numbers",
     "order_keys",
     "random_bits",
+    "set_sizes",
     "unflatten",
     "uniform_numbers",
 ]
 
-#: Largest number of training examples of a run.
+#: Largest number of training examples of a run, and of those for validation.
 MAX_EXAMPLES = 2**20
+
+#: Largest values of sizes that a task goes through one by one: layers, steps in time.
+MAX_SIZES = {"depth": 1000, "stages": 30, "steps": 100_000}
 
 
 def _primes(above: int, count: int) -> Tensor:
@@ -406,17 +410,17 @@ class Task(ABC):
     num_validation: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "num_train", "num_validation"):
-            object.__setattr__(self, name, positive_int(name, getattr(self, name)))
+        set_sizes(self, "batch_size", "num_train", "num_validation")
         if self.batch_size > self.num_train:
             raise ValueError(
                 f"batch_size must be at most num_train ({self.num_train}), "
                 f"got {self.batch_size}"
             )
-        if self.num_train > MAX_EXAMPLES:
-            raise ValueError(
-                f"num_train must be at most {MAX_EXAMPLES}, got {self.num_train}"
-            )
+        for name in ("num_train", "num_validation"):
+            if getattr(self, name) > MAX_EXAMPLES:
+                raise ValueError(
+                    f"{name} must be at most {MAX_EXAMPLES}, got {getattr(self, name)}"
+                )
 
     @property
     @abstractmethod
@@ -495,7 +499,7 @@ class Task(ABC):
     @property
     def num_params(self) -> int:
         """Number of parameters of one run, ``P``."""
-        return sum(int(np.prod(shape)) for shape in self.shapes)
+        return sum(math.prod(shape) for shape in self.shapes)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -535,6 +539,24 @@ class Task(ABC):
         """
         return 128
 
+    @property
+    def example_numbers(self) -> int:
+        """Numbers of an example, its inputs and targets, about.
+
+        The memory of an environment is estimated by it, before examples are drawn.
+        """
+        return (self.num_features or 1) + 1
+
+    @property
+    def drawing_numbers(self) -> int:
+        """Numbers that drawing the examples of one run needs besides these, about."""
+        return 0
+
+    @property
+    def shares_examples(self) -> bool:
+        """True if all runs share their examples, as :attr:`Data.shared` tells."""
+        return False
+
     def unflatten(self, params: Tensor) -> tuple[Tensor, ...]:
         """Split flat parameters ``[B, P]`` into views ``[B, *shape]``."""
         return unflatten(params, self._shapes)
@@ -543,6 +565,23 @@ class Task(ABC):
     def _shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of the parameters, computed once: every update needs them."""
         return self.shapes
+
+
+def set_sizes(task: Task, *names: str) -> None:
+    """Set fields of a new task to plain integers.
+
+    Args:
+        task: the task.
+        names: fields.
+
+    Raises:
+        ValueError: one is no positive integer, or more than its :data:`MAX_SIZES`.
+    """
+    for name in names:
+        value, most = positive_int(name, getattr(task, name)), MAX_SIZES.get(name)
+        if most is not None and value > most:
+            raise ValueError(f"{name} must be at most {most}, got {value}")
+        object.__setattr__(task, name, value)
 
 
 def check_finite(name: str, values: Tensor, dtype: torch.dtype | None = None) -> None:

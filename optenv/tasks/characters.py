@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import known, positive_int
+from ..checks import known
 from . import sequence_layers as layers
 from . import text
-from .base import Data, Task, order_keys
+from .base import Data, Task, order_keys, set_sizes
 
 __all__ = ["PASSAGES", "CharacterModel"]
 
@@ -54,8 +54,7 @@ class CharacterModel(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("length", "width", "depth"):
-            object.__setattr__(self, name, positive_int(name, getattr(self, name)))
+        set_sizes(self, "length", "width", "depth")
         known("split", self.split, text.FILES)
         if self.path is None:
             return
@@ -120,6 +119,14 @@ class CharacterModel(Task):
     @property
     def roles(self) -> tuple[str, ...]:
         return (*["embeddings"] * self.tables, *super().roles[self.tables :])
+
+    @property
+    def example_numbers(self) -> int:
+        return 4 * self.length  # a character is an int64
+
+    @property
+    def shares_examples(self) -> bool:
+        return True
 
     @property
     def work(self) -> int:

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import known, positive_int
+from ..checks import known
 from . import layers
-from .base import Batch
+from .base import Batch, set_sizes
 from .images import ImageTask, image_fields
 
 __all__ = ["CNN", "NORMS", "sample_structure"]
@@ -88,8 +88,7 @@ class CNN(ImageTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("width", "stages", "depth", "norm_groups"):
-            object.__setattr__(self, name, positive_int(name, getattr(self, name)))
+        set_sizes(self, "width", "stages", "depth", "norm_groups")
         known("norm", self.norm, NORMS)
         if self.norm == "group" and self.width % self.norm_groups:
             raise ValueError(

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import is_number, positive, positive_int
+from ..checks import is_number, positive
 from . import layers
-from .base import Batch
+from .base import Batch, set_sizes
 from .images import ImageTask, image_fields
 
 __all__ = ["Contrastive", "sample_structure"]
@@ -57,8 +57,7 @@ class Contrastive(ImageTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("width", "depth", "features"):
-            object.__setattr__(self, name, positive_int(name, getattr(self, name)))
+        set_sizes(self, "width", "depth", "features")
         if self.batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, got {self.batch_size}")
         object.__setattr__(self, "temperature", positive("temperature", self.temperature))

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import is_number, known, positive_int
+from ..checks import is_number, known
 from . import layers, sinusoids, stroke_fonts
-from .base import Batch
+from .base import Batch, set_sizes
 from .data import load_digits
 from .generated import Examples, GeneratedTask
 
@@ -99,8 +99,7 @@ class FewShot(GeneratedTask):
         known("activation", self.activation, layers.ACTIVATIONS)
         known("split", self.split, ("train", "test"))
         # 2. Numbers.
-        for name in ("shots", "queries", "ways", "width", "depth"):
-            object.__setattr__(self, name, positive_int(name, getattr(self, name)))
+        set_sizes(self, "shots", "queries", "ways", "width", "depth")
         if not is_number(self.init_spread) or not 0 <= self.init_spread < math.inf:
             raise ValueError(
                 f"init_spread must be a finite number, at least 0, got {self.init_spread!r}"
@@ -154,6 +153,11 @@ class FewShot(GeneratedTask):
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         return tuple(part.shape for part in self.parts)
+
+    @property
+    def example_numbers(self) -> int:
+        queries = self.queries * (1 if self.problem == "sinusoids" else self.ways)
+        return (self.support + queries) * (self.parts[0].shape[-1] + 2)
 
     @property
     def work(self) -> int:

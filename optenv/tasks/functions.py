@@ -222,6 +222,14 @@ class Function(GeneratedTask):
         return self.dim if self.gradient_noise else 0
 
     @property
+    def example_numbers(self) -> int:
+        return (self.dim**2 if self.rotate else 0) + 2 * self.dim
+
+    @property
+    def drawing_numbers(self) -> int:
+        return 6 * self.dim**2 if self.rotate else 0  # of the decomposition of a matrix
+
+    @property
     def work(self) -> int:
         # The rotation; about four products a coordinate; the noise.
         rotation = self.dim**2 if self.rotate else 0

@@ -45,6 +45,10 @@ class GeneratedTask(Task):
         if seed < 0:
             raise ValueError(f"data_seed must be at least 0, got {seed!r}")
 
+    @property
+    def shares_examples(self) -> bool:
+        return self.data_seed is not None
+
     @abstractmethod
     def examples(self, rng: np.random.Generator) -> Examples:
         """Draw ``num_train`` training examples, then ``num_validation`` for validation.

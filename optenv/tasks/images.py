@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import is_number, positive, positive_int, suggestion
+from ..checks import is_number, positive, suggestion
 from . import image_files, layers
+from .base import set_sizes
 from .bundled import read_photographs
 from .data import load_digits, noisy_labels
 from .generated import Examples, GeneratedTask, data_size
@@ -102,8 +103,7 @@ class ImageTask(GeneratedTask):
                 f"valid: {', '.join(source.splits)}"
             )
         # 2. Numbers.
-        for name in ("side", "classes"):
-            object.__setattr__(self, name, positive_int(name, getattr(self, name)))
+        set_sizes(self, "side", "classes")
         low, high = source.sides
         if not low <= self.side <= high:
             raise ValueError(
@@ -134,6 +134,10 @@ class ImageTask(GeneratedTask):
     @property
     def num_features(self) -> int:
         return self.side**2
+
+    @property
+    def example_numbers(self) -> int:
+        return self.side**2 + 2
 
     @property
     def work(self) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..checks import known
 from . import sequence_layers as layers
+from .base import set_sizes
 from .generated import LARGE_DATA_SIZE, Examples, GeneratedTask, data_size
 
 __all__ = ["NETWORKS", "LanguageModel", "TopicLanguageModel", "sample_language"]
@@ -58,6 +59,7 @@ class LanguageModel(GeneratedTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         known("network", self.network, NETWORKS)
+        set_sizes(self, "vocabulary", "length", "embedding", "width", "depth")
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -76,6 +78,16 @@ class LanguageModel(GeneratedTask):
     def work(self) -> int:
         places = self.length if self.network == "elman" else 1
         return super().work * places
+
+    @property
+    def example_numbers(self) -> int:
+        return 4 * self.length  # a token is an int64
+
+    @property
+    def drawing_numbers(self) -> int:
+        # Chances of a token after others, and of those after a token of each example.
+        total = self.num_train + self.num_validation
+        return 5 * CONTEXTS * self.vocabulary**2 + 2 * total * self.vocabulary
 
     def examples(self, rng: np.random.Generator) -> Examples:
         tokens = self._texts(rng)

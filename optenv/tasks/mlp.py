@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import is_number, known, positive_int
+from ..checks import is_number, known
 from . import data
+from .base import set_sizes
 from .generated import LARGE_DATA_SIZE, Examples, GeneratedTask, data_size
 from .layers import ACTIVATIONS
 
@@ -74,8 +75,7 @@ class MLP(GeneratedTask):
             known(name, getattr(self, name), valid)
         # A linear model has no hidden layers, and no width.
         hidden = () if self.depth == 0 else ("depth", "width")
-        for name in ("inputs", "outputs", *hidden):
-            object.__setattr__(self, name, positive_int(name, getattr(self, name)))
+        set_sizes(self, "inputs", "outputs", *hidden)
         if not isinstance(self.layer_norm, bool):
             raise TypeError(f"layer_norm must be True or False, got {self.layer_norm!r}")
         if not is_number(self.init_spread) or not 0 <= self.init_spread <= MAX_SPREAD:
@@ -109,6 +109,10 @@ class MLP(GeneratedTask):
     @property
     def num_features(self) -> int:
         return self.inputs
+
+    @property
+    def example_numbers(self) -> int:
+        return 2 * self.inputs + (2 if self.num_classes else self.outputs)
 
     def examples(self, rng: np.random.Generator) -> Examples:
         return data.SOURCES[self.source](self, rng)

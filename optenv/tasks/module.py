@@ -76,6 +76,14 @@ class ModuleTask(Task):
         names = {id(p): role for role, params in by_role.items() for p in params}
         return tuple(names[id(p)] for p in trained_parameters(module).values())
 
+    @property
+    def example_numbers(self) -> int:
+        return self.inputs[:1].numel() + self.targets[:1].numel() + 1
+
+    @property
+    def shares_examples(self) -> bool:
+        return True
+
     @cached_property
     def work(self) -> int:  # type: ignore[override]
         """Multiplications of a forward pass on one batch of one run, about.

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import is_number, known, positive_int
-from .base import Batch
+from ..checks import is_number, known
+from .base import Batch, set_sizes
 from .generated import Examples, GeneratedTask
 
 __all__ = ["EQUATIONS", "Derivatives", "PhysicsInformed", "Problem", "sample_structure"]
@@ -236,8 +236,7 @@ class PhysicsInformed(GeneratedTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         known("equation", self.equation, EQUATIONS)
-        for name in ("width", "depth"):
-            object.__setattr__(self, name, positive_int(name, getattr(self, name)))
+        set_sizes(self, "width", "depth")
         for name in ("boundary_weight", "init_spread"):
             value = getattr(self, name)
             if not is_number(value) or not 0 <= value < math.inf:
@@ -258,6 +257,10 @@ class PhysicsInformed(GeneratedTask):
         for fan_in, fan_out in pairwise(sizes):
             shapes += [(fan_out, fan_in), (fan_out,)]
         return tuple(shapes)
+
+    @property
+    def example_numbers(self) -> int:
+        return 2 * self.coordinates + 10
 
     @property
     def work(self) -> int:

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import known, positive_int
-from .base import Batch, Data, Task, order_keys
+from ..checks import known
+from .base import Batch, Data, Task, order_keys, set_sizes
 from .dynamics import SYSTEMS, System
 from .mlp import MLP
 
@@ -103,8 +103,7 @@ class PolicyGradient(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "width", "depth"):
-            object.__setattr__(self, name, positive_int(name, getattr(self, name)))
+        set_sizes(self, "steps", "width", "depth")
         known("system", self.system, SYSTEMS)
         known("gradient", self.gradient, GRADIENTS)
         known("split", self.split, self._system.ranges)
@@ -146,6 +145,10 @@ class PolicyGradient(Task):
     @property
     def noise(self) -> int:
         return self._system.start_size + self.steps * self._system.action_size
+
+    @property
+    def example_numbers(self) -> int:
+        return len(self._system.ranges[self.split]) + 1
 
     @property
     def work(self) -> int:

@@ -39,6 +39,10 @@ class Quadratic(GeneratedTask):
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         return ((self.dim,),)
 
+    @property
+    def example_numbers(self) -> int:
+        return 3 * self.dim
+
     def examples(self, rng: np.random.Generator) -> Examples:
         total = self.num_train + self.num_validation
         scale = np.exp(rng.uniform(-2.0, 2.0))

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import known, positive_int
+from ..checks import known
 from . import sequence_layers as layers
 from . import text
+from .base import set_sizes
 from .characters import PASSAGES, CharacterModel
 
 __all__ = ["CELLS", "RNN", "sample_structure"]
@@ -89,8 +90,7 @@ class RNN(CharacterModel):
     def __post_init__(self) -> None:
         super().__post_init__()
         known("cell", self.cell, CELLS)
-        for name in ("embedding", "width", "depth"):
-            object.__setattr__(self, name, positive_int(name, getattr(self, name)))
+        set_sizes(self, "embedding", "width", "depth")
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import positive_int
 from . import sequence_layers as layers
 from . import text
+from .base import set_sizes
 from .characters import PASSAGES, CharacterModel
 
 __all__ = ["Transformer", "sample_structure"]
@@ -54,8 +54,7 @@ class Transformer(CharacterModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("heads", "expansion"):
-            object.__setattr__(self, name, positive_int(name, getattr(self, name)))
+        set_sizes(self, "heads", "expansion")
         if self.width % self.heads:
             raise ValueError(f"heads must divide width ({self.width}), got {self.heads!r}")
 

@@ -9,11 +9,10 @@ same key, the last counts.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,7 @@ from ..row import Row
 from .jobs import Job, job_key
 from .runner import run_jobs
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
-
-__all__ = ["FILE", "Store", "StoredRuns", "exclusive"]
+__all__ = ["FILE", "Store", "StoredRuns"]
 
 #: Name of the file in the folder of results.
 FILE = "rows.jsonl"
@@ -83,28 +77,6 @@ class Store:
         with self.path.open("a") as file:  # closed at once, and so flushed
             file.write(line + "\n")
         self._rows[_canonical(key)] = row
-
-
-@contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing to the same folder of results (on Unix).
-
-    The lock belongs to the process and ends with it, however it ends.
-
-    Raises:
-        ValueError: another process holds it.
-    """
-    if fcntl is None:
-        yield
-        return
-    with (folder / FILE).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"another benchmark is running in {str(folder)!r}; give another --out"
-            ) from error
-        yield
 
 
 def _canonical(key: Mapping[str, Any]) -> str:

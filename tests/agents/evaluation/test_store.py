@@ -12,7 +12,7 @@ import pytest
 from agents.evaluation.arms.factories import adamw
 from agents.evaluation.arms.learned import learned_arm
 from agents.evaluation.runs.jobs import Job, job_key
-from agents.evaluation.runs.store import Store, StoredRuns, exclusive
+from agents.evaluation.runs.store import Store, StoredRuns
 from tests.helpers.benchmark_rows import ADAMW_ARM, row, short
 from tests.helpers.policies import random_policy
 
@@ -124,14 +124,3 @@ def test_a_damaged_line_is_named(line, tmp_path):
         file.write(line + "\n")
     with pytest.raises(ValueError, match=r"line 2 of .*rows.jsonl is not a run"):
         Store(path)
-
-
-def test_a_folder_is_locked_by_one_process_until_it_ends(tmp_path):
-    pytest.importorskip("fcntl")
-    with (
-        exclusive(tmp_path),
-        pytest.raises(ValueError, match="another benchmark is running"),
-    ):
-        exclusive(tmp_path).__enter__()
-    with exclusive(tmp_path):
-        pass

@@ -1,0 +1,149 @@
+"""Memory that the losses of a task and their gradients take, measured without taking it.
+
+The updates of a control step and the losses of the reward are computed on tensors of
+torch's ``meta`` device, which have shapes and no values. The memory that they would have is
+counted as they are made and dropped.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .. import core
+from ..tasks import Data, Task
+from .setup import Setup
+
+__all__ = ["loss_memory"]
+
+#: Operations after which a measurement ends, whatever it has found by then.
+_MOST_OPERATIONS = 20_000
+
+
+class _Enough(Exception):
+    """Raised to end a measurement."""
+
+
+class _Peak(TorchDispatchMode):
+    """Count of the bytes of the tensors that are alive.
+
+    Args:
+        enough: bytes after which to raise :class:`_Enough`.
+
+    Attributes:
+        peak: largest number of bytes at a time.
+    """
+
+    def __init__(self, enough: float) -> None:
+        super().__init__()
+        self.peak = self._alive = self._operations = 0
+        self._enough = enough
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for each in tree_leaves(result):
+            if isinstance(each, Tensor):
+                self._add(each)
+        self._operations += 1
+        if self.peak > self._enough or self._operations > _MOST_OPERATIONS:
+            raise _Enough
+        return result
+
+    def leave_out(self, tensors: Sequence[Any]) -> None:
+        """Leave tensors that exist already out of the count, and views of them."""
+        for each in tensors:
+            if isinstance(each, Tensor):
+                self._known.add(each.untyped_storage()._cdata)
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._known:  # a view
+            return
+        size = storage.nbytes()
+        self._known.add(key)
+        self._alive += size
+        self.peak = max(self.peak, self._alive)
+        weakref.finalize(storage, self._drop, key, size).atexit = False
+
+    def _drop(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._alive -= size
+
+
+def loss_memory(
+    setup: Setup, task: Task, size: int, enough: float, scaled: bool = False
+) -> int:
+    """Measure the memory of losses and gradients, in bytes.
+
+    It draws the examples of one run, to know their shapes.
+
+    Args:
+        setup: setup of the group.
+        task: structure of the runs.
+        size: number of runs, ``B``.
+        enough: bytes after which to stop.
+        scaled: whether parameter tensors have random factors.
+
+    Returns:
+        The largest number of bytes at a time, those of parameters and the state of the
+        update rule among them: exact up to ``enough``, and somewhat more than that beyond
+        it; 0 if the task cannot be computed without values.
+    """
+    example = task.sample([np.random.default_rng(0)])
+    counter = _Peak(enough)
+    try:
+        data = _without_values(setup, task, size, example, scaled)
+        counter.leave_out(data)
+        with counter:
+            _make_losses(setup, task, data)
+    except _Enough:
+        pass
+    except Exception:
+        # The task looks at values, or has tensors of its own on the CPU: the runs tell.
+        return 0
+    return counter.peak
+
+
+def _without_values(
+    setup: Setup, task: Task, size: int, example: Data, scaled: bool
+) -> Data:
+    """Return data of ``size`` runs in the shapes of those of one run."""
+    blocks = 1 if example.shared else size
+
+    def of_runs(values: Tensor) -> Tensor:
+        kind = setup.dtype if values.is_floating_point() else values.dtype
+        shape = (len(values) * blocks, *values.shape[1:])
+        return torch.empty(shape, dtype=kind, device="meta")
+
+    scale = (size, task.num_params)
+    return Data(
+        of_runs(example.inputs),
+        of_runs(example.targets),
+        torch.empty(size, example.rows.shape[1], dtype=torch.int64, device="meta"),
+        torch.empty(size, dtype=torch.int64, device="meta"),
+        example.num_train,
+        example.shared,
+        scale=torch.empty(scale, dtype=setup.dtype, device="meta") if scaled else None,
+    )
+
+
+def _make_losses(setup: Setup, task: Task, data: Data) -> None:
+    """Make two updates, and take the losses on all fixed examples."""
+    size = len(data.order)
+    params = torch.empty(size, task.num_params, dtype=setup.dtype, device="meta")
+    run = core.start(task, setup.rule, data, params)
+    rates = torch.empty(2, size, dtype=setup.dtype, device="meta")
+    run = core.advance(task, setup.rule, data, run, rates)
+    for examples in (data.train(task.reward_examples), data.validation()):
+        core.evaluate(task, run.evaluated, examples, data, run.buffers)

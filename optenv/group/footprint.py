@@ -1,0 +1,284 @@
+"""Estimate of the memory that a group of runs takes, before any of it is taken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from .. import core, windows
+from ..memory_limit import MemoryLimit, refuse_beyond
+from ..tasks import GeneratedTask, Task
+from .activations import loss_memory
+from .setup import Setup
+
+__all__ = [
+    "Footprint",
+    "check",
+    "check_before",
+    "estimate",
+    "held",
+    "measured",
+    "rough_loss_memory",
+    "total",
+]
+
+#: Names of the parts of a footprint.
+PARAMETERS = "parameters and the state of the update rule"
+EXAMPLES = "examples"
+DRAWING = "drawing the examples of a run"
+LOSSES = "losses and their gradients"
+UPDATES = "the updates of a control step"
+
+#: Bytes that an update of a control step takes until its end: its loss, a tensor.
+_UPDATE = 700
+
+#: Bytes of a learning rate as a number of Python in a list.
+_NUMBER = 40
+
+
+#: Tasks of families that are drawn before the first reset.
+_TRIES = 4
+
+#: Number of parameters up to which the state of an update rule is made to see its size.
+_SMALL = 2**17
+
+
+class Footprint(NamedTuple):
+    """Memory of a group of runs in bytes, about, by what it is for.
+
+    Attributes:
+        held: what the group holds between its steps.
+        working: what a step or a reset needs besides.
+    """
+
+    held: dict[str, int]
+    working: dict[str, int]
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Both together."""
+        names = dict.fromkeys([*self.held, *self.working])
+        return {n: self.held.get(n, 0) + self.working.get(n, 0) for n in names}
+
+
+def estimate(
+    setup: Setup, task: Task, size: int, total_updates: int, scaled: bool
+) -> Footprint:
+    """Estimate the memory of a group, but for the losses and their gradients.
+
+    Args:
+        setup: setup of the group.
+        task: structure of the runs.
+        size: number of runs, ``B``.
+        total_updates: length of each run in updates.
+        scaled: whether parameter tensors have random factors.
+    """
+    number = setup.dtype.itemsize
+    # 1. Parameters, gradients and rule states; a step or a reset makes new ones of each.
+    params = task.num_params
+    own = 2 + int("average" in setup.action.sets) + int(scaled)
+    state = _state_numbers(setup, task)
+    held = size * number * (own * params + state)
+    made = size * number * (4 * params + state) + 24 * params
+    # 2. Examples, which are drawn run by run, joined and converted.
+    total = task.num_train + task.num_validation
+    stages = 1 if setup.settings.changes is None else 1 + setup.settings.changes.most
+    copies = 1 if task.shares_examples else size
+    examples = copies * total * task.example_numbers * number * stages
+    is_generated = isinstance(task, GeneratedTask)
+    rows = (copies if is_generated else size) * total * 8
+    # 3. The updates of a control step.
+    window = _longest_window(setup, total_updates)
+    ahead = min(core.AHEAD, size * window * task.batch_size)
+    rates = 0 if setup.action.is_constant else window * (_NUMBER + number) * size
+    return Footprint(
+        held={PARAMETERS: held, EXAMPLES: examples + rows},
+        working={
+            PARAMETERS: made,
+            EXAMPLES: rows + (0 if task.shares_examples else 2 * examples),
+            DRAWING: 8 * task.drawing_numbers,
+            UPDATES: 48 * ahead + window * (_UPDATE + number * size) + rates,
+        },
+    )
+
+
+def check(
+    setup: Setup,
+    task: Task,
+    size: int,
+    total_updates: int,
+    scaled: bool,
+    beside: Mapping[str, int],
+    thorough: bool = False,
+) -> Footprint:
+    """Estimate the memory of a group, and refuse it beyond a limit.
+
+    The memory of losses and gradients is measured, on tensors without values, only where a
+    rough bound on it does not tell enough.
+
+    Args:
+        setup, task, size, total_updates, scaled: as of :func:`estimate`.
+        beside: what the environment holds besides the group, bytes by what they are for.
+        thorough: whether to measure in any case.
+
+    Raises:
+        ValueError: it is more than the limit.
+    """
+    limit = setup.limit
+    found = estimate(setup, task, size, total_updates, scaled)
+    everything = {**found.parts}
+    for name, more in beside.items():
+        everything[name] = everything.get(name, 0) + more
+    _refuse(setup, task, size, everything, limit)
+    rough = rough_loss_memory(setup, task, size)
+    if thorough or sum(everything.values()) + rough > limit.size:
+        left = limit.size - sum(everything.values())
+        found = measured(setup, task, size, scaled, found, left)
+        everything[LOSSES] = found.working[LOSSES]
+        _refuse(setup, task, size, everything, limit)
+    return found
+
+
+def measured(
+    setup: Setup,
+    task: Task,
+    size: int,
+    scaled: bool,
+    found: Footprint,
+    enough: float = math.inf,
+) -> Footprint:
+    """Return a footprint with the memory of losses and gradients.
+
+    Args:
+        setup, task, size, scaled: as of :func:`estimate`.
+        found: its footprint.
+        enough: bytes after which to stop.
+    """
+    if LOSSES in found.working:
+        return found
+    known = found.parts[PARAMETERS]  # is measured as well
+    more = loss_memory(setup, task, size, enough + known, scaled) - known
+    return found._replace(working={**found.working, LOSSES: max(0, more)})
+
+
+def check_before(setup: Setup, sizes: Sequence[int], own: Mapping[str, int]) -> None:
+    """Refuse groups whose tasks need more memory than there may be, before the first reset.
+
+    Fixed tasks and instances are checked as :func:`check` does. Of the tasks of families,
+    which are drawn at every reset, the smallest of a few counts.
+
+    Args:
+        setup: setup of the groups.
+        sizes: number of runs of each group.
+        own: memory besides that of the groups, bytes by what it is for.
+
+    Raises:
+        ValueError: they do.
+    """
+    settings = setup.settings
+    given = [each.task for each in settings.instances or ()]
+    sources = () if given else setup.sampler.sources
+    given += [each for each in sources if isinstance(each, Task)]
+    if not given:
+        rng = np.random.default_rng(0)
+        drawn = [setup.sampler.draw(rng) for _ in range(_TRIES)]
+        given = [min(drawn, key=lambda task: task.num_params)]
+    length, scaled = settings.longest_run(), settings.reparametrize > 0
+    size, smallest = max(sizes), min(given, key=lambda task: task.num_params)
+    least = estimate(setup, smallest, size, length, scaled)
+    beside = held(own, [least] * (len(sizes) - 1))
+    for task in dict.fromkeys(given):
+        # The bound was made for the tasks of the package.
+        from_outside = not type(task).__module__.startswith("optenv.")
+        check(setup, task, size, length, scaled, beside, from_outside)
+
+
+def held(own: Mapping[str, int], groups: Iterable[Footprint | None]) -> dict[str, int]:
+    """Return what an environment holds besides a group that is reset.
+
+    Args:
+        own: memory besides that of the groups, bytes by what it is for.
+        groups: the other groups; None for those that have not been reset, and hold nothing.
+    """
+    found = dict(own)
+    for group in groups:
+        if group is not None:
+            for name, more in group.held.items():
+                found[name] = found.get(name, 0) + more
+    return found
+
+
+def total(own: Mapping[str, int], groups: Sequence[Footprint | None]) -> dict[str, int]:
+    """Return what an environment needs, whose groups work one after the other.
+
+    Args:
+        own, groups: as of :func:`held`; all groups.
+    """
+    found = held(own, groups)
+    working = [group.working for group in groups if group is not None]
+    busiest = max(working, key=lambda parts: sum(parts.values()), default={})
+    for name, more in busiest.items():
+        found[name] = found.get(name, 0) + more
+    return found
+
+
+def _refuse(
+    setup: Setup, task: Task, size: int, parts: dict[str, int], limit: MemoryLimit
+) -> None:
+    settings, sizes = setup.settings, f"the sizes of the task {type(task).__name__}"
+    runs = () if size == 1 else ("num_envs",)
+    changes = () if settings.changes is None else (f"changes={settings.changes.most}",)
+    examples = (f"num_train={task.num_train}", f"num_validation={task.num_validation}")
+    count = "a run" if size == 1 else f"a group of {size} runs"
+    refuse_beyond(
+        limit,
+        f"{count} of {task.num_params} parameters",
+        parts,
+        {
+            PARAMETERS: (*runs, sizes),
+            EXAMPLES: (*runs, *changes, *examples, sizes),
+            DRAWING: (sizes, *examples),
+            LOSSES: (*runs, f"batch_size={task.batch_size}", sizes),
+            UPDATES: (f"updates_per_step={settings.updates_per_step[1]:g}", *runs),  # type: ignore[index]
+        },
+    )
+
+
+def _state_numbers(setup: Setup, task: Task) -> int:
+    """Return the number of values in the state of the update rule of a run."""
+    if task.num_params > 2**32:  # beyond any memory, and perhaps beyond torch's integers
+        return 0
+    rule = setup.rule.bind(task.shapes, task.roles)
+    # The first tensor without values makes torch import more than a small state costs.
+    device = "cpu" if task.num_params <= _SMALL else "meta"
+    with torch.no_grad():
+        like = torch.zeros(1, task.num_params, device=device, dtype=setup.dtype)
+        return sum(part.numel() for part in rule.init(like))
+
+
+def _longest_window(setup: Setup, total_updates: int) -> int:
+    """Return the largest number of updates of a control step: that of the last."""
+    settings = setup.settings
+    ends = windows.Boundaries(
+        total_updates, min(settings.horizon, total_updates), settings.spacing
+    )
+    longest = int(ends[-1] - ends[-2])
+    if setup.action.sets_batch_size:  # smaller batches make more updates
+        longest = math.ceil(longest / min(getattr(setup.action, "factors", (1.0,))))
+    return longest
+
+
+def rough_loss_memory(setup: Setup, task: Task, size: int) -> int:
+    """Return more bytes than the losses of nearly all tasks take.
+
+    A forward pass keeps fewer numbers than it makes multiplications; examples and random
+    numbers are gathered several times.
+    """
+    examples = max(task.batch_size, task.reward_examples, task.num_validation)
+    passes = math.ceil(task.work * examples / task.batch_size)
+    gathered = 16 * examples * (task.example_numbers + 2 * task.noise)
+    return size * setup.dtype.itemsize * (passes + gathered)

@@ -1,0 +1,168 @@
+"""Limit on the memory that an environment may need, and the refusal of one beyond it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from .checks import is_number
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
+
+__all__ = [
+    "SHARE",
+    "VARIABLE",
+    "MemoryLimit",
+    "limit_of",
+    "machine_memory",
+    "refuse_beyond",
+    "size_text",
+]
+
+#: Environment variable with the limit in GiB, which the argument ``max_memory`` overrides.
+VARIABLE = "OPTENV_MAX_MEMORY"
+
+#: Share of the machine's memory that is the limit if none is given.
+SHARE = 0.75
+
+_GIB = 2**30
+
+#: Files in which Linux tells how much memory a control group (a container) may take.
+_GROUP_FILES = (
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
+
+
+class MemoryLimit(NamedTuple):
+    """Limit on memory.
+
+    Attributes:
+        size: bytes; infinite for no limit.
+        origin: where the limit is from, for messages.
+    """
+
+    size: float
+    origin: str
+
+
+def limit_of(
+    max_memory: float | None = None, device: torch.device | None = None
+) -> MemoryLimit:
+    """Return the limit on the memory of an environment.
+
+    It is ``max_memory``, or else the environment variable :data:`VARIABLE`, or else
+    :data:`SHARE` of the memory of the device; of the CPU, that is what the process may take
+    of the machine (:func:`machine_memory`).
+
+    Args:
+        max_memory: GiB, or infinity for no limit; None for the default.
+        device: torch device of the runs; the CPU by default.
+
+    Raises:
+        TypeError: ``max_memory`` is no number.
+        ValueError: it is not positive, or the environment variable is no positive number.
+
+    Example:
+        >>> from optenv.memory_limit import limit_of
+        >>> limit_of(2).size == 2 * 2**30
+        True
+    """
+    if max_memory is not None:
+        return MemoryLimit(_gib("max_memory", max_memory), f"max_memory={max_memory:g}")
+    text = os.environ.get(VARIABLE)
+    if text is not None:
+        try:
+            given: Any = float(text)
+        except ValueError:
+            given = text
+        return MemoryLimit(_gib(VARIABLE, given), f"{VARIABLE}={text}")
+    if device is not None and device.type == "cuda":
+        whole, where = torch.cuda.get_device_properties(device).total_memory, str(device)
+    else:
+        whole, where = machine_memory(), "this machine"
+    return MemoryLimit(SHARE * whole, f"{SHARE:.0%} of the memory of {where}")
+
+
+def _gib(name: str, value: Any) -> float:
+    """Return a number of GiB in bytes.
+
+    Raises:
+        TypeError, ValueError: it is no number, or not positive.
+    """
+    if not is_number(value):
+        raise TypeError(f"{name} must be a number of GiB, got {value!r}")
+    if not value > 0:  # False for NaN
+        raise ValueError(f"{name} must be a positive number of GiB, got {value!r}")
+    return float(value) * _GIB
+
+
+@lru_cache(1)
+def machine_memory() -> int:
+    """Return the bytes of memory that this process may take.
+
+    That is the memory of the machine, or what its container (a control group of Linux) or
+    its limit of address space (``ulimit -v``) leave of it.
+    """
+    if not hasattr(os, "sysconf") or resource is None:  # on Windows
+        return 2**63
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for file in _GROUP_FILES:
+        try:
+            found.append(int(Path(file).read_text()))
+        except (OSError, ValueError):  # there is none, or it says "max"
+            continue
+    space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if space != resource.RLIM_INFINITY:
+        found.append(space)
+    return min(found)
+
+
+def refuse_beyond(
+    limit: MemoryLimit,
+    what: str,
+    parts: Mapping[str, int],
+    lower: Mapping[str, Iterable[str]],
+) -> None:
+    """Refuse what needs more memory than there may be.
+
+    Args:
+        limit: the limit.
+        what: needs the memory, for the message.
+        parts: bytes by the name of what they are for.
+        lower: what to lower for each part, such as ``"num_envs=4"``.
+
+    Raises:
+        ValueError: the parts are more than the limit. The message says how much each
+            needs, what to lower, and how to raise the limit.
+    """
+    total = sum(parts.values())
+    if total <= limit.size:
+        return
+    largest = sorted(parts, key=lambda name: -parts[name])
+    shown = [name for name in largest if parts[name] >= 0.05 * total]
+    needs = ", ".join(f"{size_text(parts[name])} for {name}" for name in shown)
+    advice = dict.fromkeys(each for name in shown[:2] for each in lower.get(name, ()))
+    raise ValueError(
+        f"{what} would need about {size_text(total)} of memory ({needs}), and the limit is "
+        f"{size_text(limit.size)} ({limit.origin}); lower {' or '.join(advice)}, or raise "
+        f"the limit by max_memory=... or the environment variable {VARIABLE}, both in GiB"
+    )
+
+
+def size_text(size: float) -> str:
+    """Return a number of bytes in words, such as ``"3.2 GiB"``."""
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.3g} PiB" if math.isfinite(size) else "infinite"
