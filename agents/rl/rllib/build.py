@@ -55,7 +55,8 @@ def build_rllib(
             f"{config['copies']!r}; give --copies 1"
         )
     env_id, given = config["env_id"], config["env_arguments"]
-    env = make_env(env_id, 1, given)
+    # Of the size that each process will have, which `groups` must divide
+    env = make_env(env_id, max(1, config["num_envs"] // num_workers), given)
     described = check_fit(agent, env)
     env.close()
     arguments = config.get("algorithm", preset(agent)["algorithm"])
