@@ -55,7 +55,7 @@ def build_rllib(
             f"{config['copies']!r}; give --copies 1"
         )
     env_id, given = config["env_id"], config["env_arguments"]
-    # Of the size that each process will have, which `groups` must divide
+    # As large as that of each process, since there are at least as many runs as groups
     env = make_env(env_id, max(1, config["num_envs"] // num_workers), given)
     described = check_fit(agent, env)
     env.close()
