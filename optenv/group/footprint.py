@@ -191,7 +191,8 @@ def check_before(setup: Setup, sizes: Sequence[int], own: Mapping[str, int]) -> 
     size, smallest = max(sizes), min(given, key=lambda task: task.num_params)
     least = estimate(setup, smallest, size, length, scaled)
     beside = held(own, [least] * (len(sizes) - 1))
-    for task in dict.fromkeys(given):
+    # Equal tasks once; by their text, since tasks with arrays cannot be hashed
+    for task in {repr(task): task for task in given}.values():
         # The bound was made for the tasks of the package.
         from_outside = not type(task).__module__.startswith("optenv.")
         check(setup, task, size, length, scaled, beside, from_outside)

@@ -75,9 +75,9 @@ BAD_ARGUMENTS: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("action", {"kind": "continuous", "start": 7.0}, ValueError, ["7.0", "±6.0"]),
     (
         "action",
-        {"kind": "continuous", "schedule": "linear"},
+        {"kind": "continuous", "schedule": "stairs"},
         ValueError,
-        ["'linear'", "cosine"],
+        ["'stairs'", "cosine"],
     ),
     (
         "action",
