@@ -13,6 +13,7 @@ import pytest
 
 from agents.rl import training
 from agents.rl.checkpoints import MODEL, read
+from agents.utils.folder_lock import exclusive
 from tests.helpers.cli import SCRIPT, invoke
 from tests.helpers.trainings import Killed, disturb_generators, kill_after
 
@@ -75,6 +76,19 @@ def test_a_killed_training_goes_on_in_its_folder(steps, tmp_path, monkeypatch):
     again = invoke("--resume", broken, "--agent", "ppo", "--timesteps", 240)
     assert again.exit_code == 0 and "it has come to its end already" in again.output
     assert contents(broken) == contents(whole)
+
+
+def test_a_training_that_is_running_is_not_gone_on_with(tmp_path):
+    folder = tmp_path / "whole"
+    assert invoke(*ALONE, "--out", folder).exit_code == 0
+    unfinished = folder / ".model-0123abcd.part.zip"
+    unfinished.write_bytes(b"being written")
+    with exclusive(folder, "training"):
+        done = invoke("--resume", folder)
+    assert done.exit_code == 2
+    assert "another training is running in" in " ".join(done.output.split())
+    assert unfinished.exists(), "the other process is still writing it"
+    assert invoke("--resume", folder).exit_code == 0
 
 
 def test_what_would_change_a_training_that_goes_on_is_refused(tmp_path, monkeypatch):
