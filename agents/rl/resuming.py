@@ -29,25 +29,12 @@ CONFIGURATION = (
 )  # fmt: skip
 
 #: Options that a training that goes on may be given, if they are as they were.
-KEPT = {
-    "env_id": "--env",
-    "timesteps": "--timesteps",
-    "num_envs": "--num-envs",
-    "copies": "--copies",
-    "candidates": "--candidates",
-    "members": "--members",
-    "base_lr": "--base-lr",
-    "seed": "--seed",
-}
+KEPT = (
+    "env_id", "timesteps", "num_envs", "copies", "candidates", "members", "base_lr", "seed"
+)  # fmt: skip
 
 #: Options that say what another training would be.
-REFUSED = {
-    "env_arg": "--env-arg",
-    "overrides": "--set",
-    "out": "--out",
-    "config": "--config",
-    "policy": "--policy",
-}
+REFUSED = ("env_arg", "overrides", "out", "config", "policy")
 
 
 class Resumed(NamedTuple):
@@ -176,12 +163,13 @@ def _check_options(
             f"the training in {str(folder)!r} is of agent {saved.get('agent')!r}; give "
             f"--agent {saved.get('agent')}, or leave it out"
         )
+    flags = {each.name: each.opts[0] for each in context.command.params}
     changed = [
-        f"{flag} {options[name]} (it is {saved.get(name)})"
-        for name, flag in KEPT.items()
+        f"{flags[name]} {options[name]} (it is {saved.get(name)})"
+        for name in KEPT
         if is_given(name) and options[name] != saved.get(name)
     ]
-    changed += [flag for name, flag in REFUSED.items() if is_given(name)]
+    changed += [flags[name] for name in REFUSED if is_given(name)]
     if changed:
         raise ValueError(
             f"--resume {folder} goes on with the training as it is: leave out "

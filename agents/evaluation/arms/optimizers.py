@@ -57,6 +57,39 @@ class ClosureOptimizer(Optimizer):
         raise NotImplementedError
 
 
+class NotSaved(Optimizer):
+    """Base class of optimizers with a state that ``state_dict`` would lose in silence."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Not supported.
+
+        Raises:
+            NotImplementedError: always, rather than lose a part of the state.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be saved")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Not supported.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be restored")
+
+
+def _check_settings(betas: tuple[float, float] = (0.0, 0.0), **settings: float) -> None:
+    """Refuse decay rates outside [0, 1), and other settings below 0 or not finite.
+
+    Raises:
+        ValueError: there is one; the message quotes it.
+    """
+    for name, value in settings.items():
+        if not (is_number(value) and 0 <= value < math.inf):
+            raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+    if len(betas) != 2 or not all(is_number(b) and 0 <= b < 1 for b in betas):
+        raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}")
+
+
 class AdamHD(ClosureOptimizer):
     r"""Adam with hypergradient descent on the learning rate (Adam-HD).
 
@@ -88,11 +121,7 @@ class AdamHD(ClosureOptimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
-        for name, value in {"lr": lr, "hyper_lr": hyper_lr, "eps": eps}.items():
-            if not (is_number(value) and 0 <= value < math.inf):
-                raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
-        if len(betas) != 2 or not all(is_number(b) and 0 <= b < 1 for b in betas):
-            raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}")
+        _check_settings(betas, lr=lr, hyper_lr=hyper_lr, eps=eps)
         super().__init__(params, dict(lr=lr, hyper_lr=hyper_lr, betas=betas, eps=eps))
 
     def update(self) -> None:
@@ -125,7 +154,7 @@ class AdamHD(ClosureOptimizer):
         state["direction"] = (state["mean"] / root).div_(1 - beta1 ** state["t"])
 
 
-class ScheduleFreePlus(Optimizer):
+class ScheduleFreePlus(NotSaved):
     r"""ScheduleFree+: Adam with averaging in place of a schedule and a Polyak step size.
 
     With the loss ``f`` and the gradient ``g`` at the parameters ``y``, a step is
@@ -180,11 +209,7 @@ class ScheduleFreePlus(Optimizer):
             if not (is_number(value) and 0 <= value < 1):
                 raise ValueError(f"{name} must be a number in [0, 1), got {value!r}")
         counts = dict(lr=lr, annealing=annealing, warmup=warmup, eps=eps)
-        for name, value in counts.items():
-            if not (is_number(value) and 0 <= value < math.inf):
-                raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
-        if len(betas) != 2 or not all(is_number(b) and 0 <= b < 1 for b in betas):
-            raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}")
+        _check_settings(betas, **counts)
         super().__init__(params, dict(betas=betas, **fractions, **counts))
         self._t, self._norm, self._weights, self._largest = 0, 0.0, 0.0, 0.0
         self._trains = True
@@ -269,22 +294,6 @@ class ScheduleFreePlus(Optimizer):
                 p.copy_(state.pop("y"))
         self._trains = True
 
-    def state_dict(self) -> dict[str, Any]:
-        """Not supported.
-
-        Raises:
-            NotImplementedError: always, rather than lose the sums over steps.
-        """
-        raise NotImplementedError("ScheduleFreePlus cannot be saved")
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Not supported.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        raise NotImplementedError("ScheduleFreePlus cannot be restored")
-
 
 class OrthogonalAdam(ClosureOptimizer):
     """Orthogonal Adam (:mod:`optenv.rules.orthogonal_adam`) without a policy.
@@ -308,8 +317,7 @@ class OrthogonalAdam(ClosureOptimizer):
         lr: float,
         spec: rules.RuleSpec = "orthogonal-adam",
     ) -> None:
-        if not (is_number(lr) and 0 <= lr < math.inf):
-            raise ValueError(f"lr must be a number of at least 0, got {lr!r}")
+        _check_settings(lr=lr)
         rule = rules.get(spec)
         if rule.name != "orthogonal-adam":
             raise ValueError(f"spec must be of the rule 'orthogonal-adam', got {spec!r}")
@@ -346,7 +354,7 @@ def hidden_weights(module: nn.Module) -> list[nn.Parameter]:
     return [p for p in weights[1:-1] if id(p) not in embeddings]
 
 
-class MuonAdamW(ClosureOptimizer):
+class MuonAdamW(NotSaved, ClosureOptimizer):
     """Muon for the :func:`hidden_weights` of a module, AdamW for all other parameters.
 
     Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024. Muon
@@ -398,19 +406,3 @@ class MuonAdamW(ClosureOptimizer):
         for group, optimizer in self._optimizers:
             optimizer.param_groups[0]["lr"] = group["lr"]
             optimizer.step()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Not supported.
-
-        Raises:
-            NotImplementedError: always, rather than lose the state of the two parts.
-        """
-        raise NotImplementedError("MuonAdamW cannot be saved")
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Not supported.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        raise NotImplementedError("MuonAdamW cannot be restored")
