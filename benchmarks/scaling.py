@@ -22,7 +22,6 @@ import argparse
 import json
 import lzma
 import os
-import re
 import statistics
 import time
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
+from throughput import Memory
 
 import optenv
 
@@ -73,22 +73,16 @@ def step_seconds(env: Any, seconds: float) -> float:
     return (time.process_time() - begin) / steps
 
 
-def memory() -> float:
-    """Return the memory of this process, in MB."""
-    text = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1e3  # type: ignore[index]
-
-
 def measure_costs(rounds: int) -> list[dict[str, float]]:
     """Measure control steps of few and of many updates, in turns."""
     found = []
     for width in WIDTHS:
         for batch_size in BATCH_SIZES:
             for runs in RUNS:
-                before = memory()
+                taken = Memory()
                 few = make_env(width, batch_size, runs, FEW)
                 step_seconds(few, 0.0)
-                grown = memory() - before
+                grown = taken.peak()
                 many = make_env(width, batch_size, runs, MANY)
                 step_seconds(many, 0.0)
                 pairs = [
