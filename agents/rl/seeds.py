@@ -92,7 +92,12 @@ def train_candidates(
         progress: report trainings that have ended, and show a bar during the evaluation.
         save_every: see :func:`agents.rl.training.learn`.
         engine: kind of the processes. Those of a Ray cluster must all see ``folder``. A
-            candidate whose process died is trained anew.
+            candidate whose process died goes on from its last checkpoint.
+
+    Raises:
+        ProcessDied: the process of a candidate died each time.
+        Exception: a candidate failed, which a note names, and the others that were being
+            trained have ended.
     """
     folder = folder.absolute()  # processes of a cluster run elsewhere
     candidates = [
@@ -105,7 +110,7 @@ def train_candidates(
             echo(f"{candidate.folder.name}: trained in {minutes:.1f} minutes")
 
     with contextlib.closing(engine.start(workers)) as processes:
-        processes.map(_train, candidates, ended)
+        processes.map(_train, candidates, ended, lambda candidate: candidate.folder.name)
     policies = {c.folder.name: load_policy(c.folder / "policy") for c in candidates}
     rate = config.get("base_lr")
     arms = [learned_arm(name, policy, lr=rate) for name, policy in policies.items()]

@@ -27,6 +27,7 @@ class Pool(Protocol):
         function: Callable[[Job], Result],
         jobs: Sequence[Job],
         ended: Callable[[Job, Result], object],
+        named: Callable[[Job], str] = repr,
     ) -> list[Result]:
         """Run a function on all jobs."""
 

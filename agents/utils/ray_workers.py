@@ -9,10 +9,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 
+from .outcomes import Outcomes, ProcessDied
 from .ray_cluster import check_ray, cluster
 
 __all__ = ["RETRIES", "RayWorkers", "check_count"]
@@ -80,31 +82,32 @@ class RayWorkers:
         function: Callable[[Job], Result],
         jobs: Sequence[Job],
         ended: Callable[[Job, Result], object],
+        named: Callable[[Job], str] = repr,
     ) -> list[Result]:
         """Run a function on all jobs; see :meth:`agents.utils.workers.Workers.map`.
 
         Raises:
             CancelledError: :meth:`close` was called meanwhile.
-            RuntimeError: a job's process died again and again.
+            ProcessDied: the process of a job died each time.
+            Exception: a job failed.
         """
         import ray
 
         waiting = deque(enumerate(jobs))
         running: dict[Any, int] = {}
-        results: dict[int, Result] = {}
-        while waiting or running:
+        outcomes = Outcomes(jobs, ended, named)
+        while (waiting and not outcomes.failed) or running:
             # Submit few at a time, so that close() has few to cancel; one more than can
             # run, so that no process waits for the next
-            while waiting and len(running) <= self._capacity():
+            while waiting and not outcomes.failed and len(running) <= self._capacity():
                 i, job = waiting.popleft()
                 running[self._submit(function, job)] = i
             for reference in ray.wait(list(running), timeout=0.5)[0]:
                 i = running.pop(reference)
-                results[i] = self._result(reference)
-                ended(jobs[i], results[i])
+                outcomes.take(i, partial(self._result, reference))
             if self._closed:
                 raise CancelledError
-        return [results[i] for i in range(len(jobs))]
+        return outcomes.results()
 
     def _capacity(self) -> int:
         """Return the number of jobs that can run at once."""
@@ -136,7 +139,7 @@ class RayWorkers:
                 raise CancelledError from None
             raise error.cause from error
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
-            raise RuntimeError(
+            raise ProcessDied(
                 f"a job was begun {RETRIES + 1} times, and its process died each time: "
                 f"{error}"
             ) from error

@@ -1,4 +1,9 @@
-"""Worker processes that run a list of jobs, and stop cleanly on Ctrl-C."""
+"""Worker processes that run a list of jobs, and stop cleanly on Ctrl-C.
+
+A process may die at any moment, as where memory runs out. It must take nothing with it but
+its job: so each process has queues of its own, and no lock is shared that a dead process
+could hold for ever.
+"""
 
 from __future__ import annotations
 
@@ -8,36 +13,40 @@ import os
 import pickle
 import signal
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import (
-    FIRST_COMPLETED,
     BrokenExecutor,
     CancelledError,
     Future,
     ProcessPoolExecutor,
-    wait,
 )
-from multiprocessing.synchronize import Event
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["Workers", "stopped"]
+from .outcomes import Outcomes, ProcessDied
+
+__all__ = ["RETRIES", "Workers", "stopped"]
+
+#: Times that a job is begun anew after the process that ran it has died.
+RETRIES = 2
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-#: In a worker process: set when it has to abandon its job.
-_stop: Event | None = None
+#: In a worker process: a number in shared memory, 1 when it has to abandon its job.
+_stop: Any = None
 
 
 def stopped() -> bool:
     """Return whether the calling job has to stop; always False outside a worker."""
-    return _stop is not None and _stop.is_set()
+    return _stop is not None and bool(_stop.value)
 
 
-def _enter(stop: Event, niceness: int) -> None:
+def _enter(stop: Any, niceness: int) -> None:
     """Initialise a worker process."""
     global _stop
     _stop = stop
@@ -57,7 +66,25 @@ def _die_with_parent() -> None:
 
 def _call(pickled: bytes) -> Any:
     function, job = pickle.loads(pickled)
-    return function(job)
+    try:
+        return function(job)
+    except Exception as error:
+        if _can_be_sent(error):
+            raise
+        # The parent would take a message that it cannot read for the death of the process.
+        sent = RuntimeError(f"{type(error).__qualname__}: {error}")
+        for note in getattr(error, "__notes__", ()):
+            sent.add_note(note)
+        raise sent from error
+
+
+def _can_be_sent(error: Exception) -> bool:
+    """Return whether an error can be pickled and read again."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -76,7 +103,9 @@ def _interrupts_ignored() -> Iterator[None]:
 class Workers:
     """Spawned worker processes with one torch thread each.
 
-    They end at :meth:`close`, at the exit of the parent process, and when it is killed.
+    A process that dies is replaced, and its job is begun anew, up to :data:`RETRIES` times,
+    with a warning. The processes end at :meth:`close`, at the exit of the parent process,
+    and when it is killed.
 
     Args:
         count: number of processes.
@@ -89,61 +118,147 @@ class Workers:
     def __init__(self, count: int, niceness: int = 0) -> None:
         if count < 1:
             raise ValueError(f"workers must be at least 1, got {count!r}")
-        context = multiprocessing.get_context("spawn")
-        self._count, self._stop = count, context.Event()
-        self._executor = ProcessPoolExecutor(
-            count, context, initializer=_enter, initargs=(self._stop, niceness)
-        )
+        self._context = multiprocessing.get_context("spawn")
+        # Memory without a lock, which a process could die with
+        self._stop, self._niceness = self._context.RawValue("b", 0), niceness
+        # Guards what follows; notified when a process is idle, and when all are to end.
+        self._changed = threading.Condition()
+        self._closed, self._has_started = False, False
+        self._executors: set[ProcessPoolExecutor] = set()
+        # Idle processes; None stands for one that has died and is to be replaced.
+        self._idle: list[ProcessPoolExecutor | None] = []
         with _interrupts_ignored():
             for _ in range(count):
-                self._executor.submit(os.getpid)  # each submission starts a process
+                self._idle.append(self._start())
+
+    def _start(self) -> ProcessPoolExecutor:
+        """Start a process."""
+        executor = ProcessPoolExecutor(
+            1, self._context, initializer=_enter, initargs=(self._stop, self._niceness)
+        )
+        self._executors.add(executor)
+        executor.submit(os.getpid).add_done_callback(self._note_start)
+        return executor
+
+    def _note_start(self, first: Future[int]) -> None:
+        if not first.cancelled() and first.exception() is None:
+            self._has_started = True
 
     def map(
         self,
         function: Callable[[Job], Result],
         jobs: Sequence[Job],
         ended: Callable[[Job, Result], object],
+        named: Callable[[Job], str] = repr,
     ) -> list[Result]:
         """Run a function on all jobs.
+
+        After the first error no more jobs are begun. Those that are running come to their
+        end before it is raised.
 
         Args:
             function: of one job; it is pickled.
             jobs: its arguments.
             ended: called in this process with each job and its result, as they end.
+            named: names a job, for a note of its error.
 
         Returns:
             The results in the order of ``jobs``.
 
         Raises:
             CancelledError: :meth:`close` was called meanwhile, or the interpreter exits.
-            BrokenProcessPool: a worker died.
+            ProcessDied: the process of a job died each time, or none could be started.
+            Exception: a job failed; if its error cannot be pickled, a RuntimeError.
         """
-        waiting = deque(enumerate(jobs))
+        waiting, deaths = deque(range(len(jobs))), [0] * len(jobs)
         running: dict[Future[Any], int] = {}
-        results: dict[int, Result] = {}
-        while waiting or running:
-            # Submit few at a time: at its exit the interpreter waits for all of them.
-            while waiting and len(running) <= self._count:
-                i, job = waiting.popleft()
-                running[self._submit(function, job)] = i
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                i = running.pop(future)
-                results[i] = future.result()
-                ended(jobs[i], results[i])
-        return [results[i] for i in range(len(jobs))]
+        outcomes = Outcomes(jobs, ended, named)
 
-    def _submit(self, function: Callable[[Job], Result], job: Job) -> Future[Any]:
-        # Plain pickle sends tensors as bytes. Torch's own reduction would share each tensor
-        # of a job's policy through a file of its own.
+        def can_start() -> bool:
+            return bool(waiting and self._idle and not outcomes.failed)
+
+        def can_go_on() -> bool:
+            return self._closed or can_start() or any(each.done() for each in running)
+
+        while (waiting and not outcomes.failed) or running:
+            # 1. Wait, and begin as many jobs as there are idle processes.
+            with self._changed:
+                self._changed.wait_for(can_go_on)
+                if self._closed:
+                    raise CancelledError
+                while can_start():
+                    i = waiting.popleft()
+                    # Plain pickle sends tensors as bytes. Torch's own reduction would
+                    # share each tensor of a job's policy through a file of its own.
+                    running[self._submit(pickle.dumps((function, jobs[i])))] = i
+            # 2. Take in those that have ended.
+            for future in [each for each in running if each.done()]:
+                i = running.pop(future)
+                if isinstance(future.exception(), BrokenExecutor):
+                    deaths[i] += 1
+                    if self._has_started and deaths[i] <= RETRIES:
+                        warnings.warn(
+                            f"a worker process died; its job is begun anew, {deaths[i]} of "
+                            f"{RETRIES} times",
+                            RuntimeWarning,
+                            stacklevel=2,
+                        )
+                        waiting.appendleft(i)
+                        continue
+                    outcomes.take(i, partial(self._died, deaths[i]))
+                else:
+                    outcomes.take(i, future.result)
+        return outcomes.results()
+
+    def _submit(self, pickled: bytes) -> Future[Any]:
+        """Have an idle process run a job.
+
+        Raises:
+            CancelledError: the interpreter exits.
+        """
         try:
-            return self._executor.submit(_call, pickle.dumps((function, job)))
+            executor = self._idle.pop() or self._start()
+            try:
+                future = executor.submit(_call, pickled)
+            except BrokenExecutor:  # it died while it was idle
+                self._executors.discard(executor)
+                executor = self._start()
+                future = executor.submit(_call, pickled)
         except BrokenExecutor:
             raise
-        except RuntimeError:  # no more submissions: closed
+        except RuntimeError:  # no more submissions
             raise CancelledError from None
+
+        def free(ended: Future[Any]) -> None:
+            died = not ended.cancelled() and isinstance(ended.exception(), BrokenExecutor)
+            with self._changed:
+                if died:
+                    self._executors.discard(executor)
+                self._idle.append(None if died else executor)
+                self._changed.notify_all()
+
+        future.add_done_callback(free)
+        return future
+
+    def _died(self, times: int) -> Any:
+        """Raise the error of a job whose process died."""
+        if not self._has_started:
+            raise ProcessDied(
+                "the worker processes died before they could begin; a program that uses "
+                'them must do its work under `if __name__ == "__main__":`'
+            )
+        raise ProcessDied(
+            f"a job was begun {times} times, and its process died each time, as it does "
+            "where memory runs out"
+        )
 
     def close(self) -> None:
         """Abandon running jobs, drop waiting ones, and end the processes."""
-        self._stop.set()
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._stop.value = 1
+        with self._changed:
+            self._closed = True
+            executors = [*self._executors]
+            self._changed.notify_all()
+        # Without the lock, which the ends of jobs take
+        for executor in executors:
+            executor.shutdown(wait=True, cancel_futures=True)

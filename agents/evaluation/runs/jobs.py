@@ -42,6 +42,7 @@ __all__ = [
     "control_jobs",
     "job_key",
     "make_jobs",
+    "named",
     "run_job",
     "run_together",
     "share_updates",
@@ -71,22 +72,23 @@ def run_job(job: Job) -> Row:
     try:
         return train(*job)
     except Exception as error:
-        error.add_note(f"{job.arm.name}, task {job.task.name}, seed {job.seed}")
+        error.add_note(named([job]))
         raise
 
 
 def run_together(jobs: Sequence[Job]) -> list[Row]:
     """Run jobs that :func:`share_updates` has put together, and return their rows."""
-    if len(jobs) == 1:
-        return [run_job(jobs[0])]
     first = jobs[0]
+    if len(jobs) == 1:
+        return [train(*first)]
     arms = [job.arm for job in jobs]
-    try:
-        return train_schedules(arms, first.task, first.seed, first.curve_points)
-    except Exception as error:
-        names = ", ".join(arm.name for arm in arms)
-        error.add_note(f"{names}, task {first.task.name}, seed {first.seed}")
-        raise
+    return train_schedules(arms, first.task, first.seed, first.curve_points)
+
+
+def named(jobs: Sequence[Job]) -> str:
+    """Name jobs of one task and seed, for the note of an error."""
+    arms = ", ".join(job.arm.name for job in jobs)
+    return f"{arms}, task {jobs[0].task.name}, seed {jobs[0].seed}"
 
 
 def share_updates(jobs: Sequence[Job]) -> list[list[Job]]:

@@ -26,6 +26,7 @@ from .jobs import (
     Job,
     Phases,
     make_jobs,
+    named,
     run_job,
     run_together,
     share_updates,
@@ -54,6 +55,12 @@ def run_jobs(
         jobs: jobs; the first ones are run first.
         workers: processes to run them in; None runs them in this one.
         on_end: called with a job and its row as soon as the job has ended.
+
+    Raises:
+        ProcessDied: the process of a job died each time.
+        Exception: a job failed; a note names the run. The results of those that have
+            ended, and of those that were running in other processes, have been handed to
+            ``on_end``.
     """
     if workers is None:
         rows = []
@@ -67,11 +74,10 @@ def run_jobs(
             on_end(job, row)
 
     groups = share_updates(jobs)
+    rows_of_groups = workers.map(run_together, groups, on_group_end, named)
     by_job = {
         id(job): row
-        for group, group_rows in zip(
-            groups, workers.map(run_together, groups, on_group_end), strict=True
-        )
+        for group, group_rows in zip(groups, rows_of_groups, strict=True)
         for job, row in zip(group, group_rows, strict=True)
     }
     return [by_job[id(job)] for job in jobs]

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from agents.evaluation.__main__ import main
 from agents.evaluation.runs.store import FILE, Store
 from agents.utils.engines import Engine
+from agents.utils.outcomes import ProcessDied
 from agents.utils.ray_cluster import cluster
 
 ray = pytest.importorskip("ray", reason="ray is not installed (extra: ray)")
@@ -104,8 +105,8 @@ def test_errors_of_a_job_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     with contextlib.closing(Engine("ray").start(1)) as pool:
         with pytest.raises(ValueError, match="got 3") as caught:
             pool.map(_refuses, [3], lambda *_: None)
-        assert caught.value.__notes__ == ["in a job"]
-        with pytest.raises(RuntimeError, match="begun 2 times"):
+        assert caught.value.__notes__ == ["in a job", "3"]
+        with pytest.raises(ProcessDied, match="begun 2 times"):
             pool.map(_dies, [0], lambda *_: None)
 
 
