@@ -61,7 +61,7 @@ def save_policy(policy: Policy, path: str | Path) -> Path:
         Path of the weights.
 
     Raises:
-        OSError: a file cannot be written.
+        OSError: a file cannot be written; the old policy is as it was before.
     """
     weights_path, json_path = _paths(path)
     weights_path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,8 +72,15 @@ def save_policy(policy: Policy, path: str | Path) -> Path:
     # An earlier save that was killed may have left the only description of the weights.
     _complete(weights_path, json_path)
     write_text(staged, text)
-    write_bytes(weights_path, weights)
-    write_text(json_path, text)
+    try:
+        write_bytes(weights_path, weights)
+    except OSError:  # the old weights are still there
+        staged.unlink(missing_ok=True)
+        raise
+    try:
+        write_text(json_path, text)
+    except OSError:  # what is on the disk already needs no more space
+        os.replace(staged, json_path)
     staged.unlink(missing_ok=True)
     return weights_path
 
@@ -97,6 +104,7 @@ def load_policy(path: str | Path) -> Policy:
         TypeError: ``path`` is neither a string nor a path.
         ValueError: the files do not belong together, are damaged, or are of a feature
             version that this version of the package does not know.
+        OSError: a file cannot be read.
 
     Example:
         >>> from agents import load_policy
@@ -186,12 +194,24 @@ def _read_description(file: Path) -> dict[str, Any]:
         depth = _nesting(text)
         if depth > MAX_NESTING:
             raise ValueError(f"nested {depth} deep; at most {MAX_NESTING} are allowed")
-        description = json.loads(text)
+        description = json.loads(text, object_pairs_hook=_without_duplicates)
+        # Escapes of JSON can make strings that are no text, and cannot be printed
+        json.dumps(description, ensure_ascii=False).encode()
     except ValueError as error:
         raise ValueError(f"{file} is not a policy description: {error}") from None
     if not isinstance(description, dict):
         raise ValueError(f"{file} is not a policy description: {quoted(description)}")
     return description
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a dictionary of JSON, unless a key in it stands for two values."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"key {quoted(key)} is there twice")
+        found[key] = value
+    return found
 
 
 def _nesting(text: str) -> int:

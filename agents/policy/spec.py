@@ -29,7 +29,7 @@ from optenv.telemetry import (
     own_features,
     registered_among,
 )
-from optenv.trials import EXTRA
+from optenv.trials import EXTRA, PREVIOUS_REWARDS
 
 from .normalisation import Normalisation
 
@@ -321,11 +321,38 @@ class PolicySpec:
                         f"[{1 / MAX_NUMBER:g}, {MAX_NUMBER:g}], got {quoted(value)}"
                     )
         # 4. Provenance, and entries that are unknown here
-        for name in ("timesteps", "seed", "runs", "seeds"):
-            _check_values(name, getattr(self, name), MAX_INTEGER)
+        self._check_provenance()
         for name, value in self.source.items():
             if name not in _DEFAULTS:
                 _check_values(name, value, MAX_INTEGER)
+
+    def _check_provenance(self) -> None:
+        """Refuse entries on the training that are of another type than theirs.
+
+        Raises:
+            ValueError: there is such an entry.
+        """
+        for name in ("algorithm", "command"):
+            value = getattr(self, name)
+            if not (value is None or isinstance(value, str)):
+                raise ValueError(f"{name} must be a string, got {quoted(value)}")
+        for name, least in (("timesteps", 0), ("runs", 1), ("seed", -MAX_INTEGER)):
+            if getattr(self, name) is not None:
+                _check_integer(name, getattr(self, name), least, MAX_INTEGER)
+        if self.previous_reward not in (None, *PREVIOUS_REWARDS):
+            raise ValueError(
+                f"unknown previous_reward {quoted(self.previous_reward)}; valid: "
+                f"{', '.join(PREVIOUS_REWARDS)}"
+            )
+        seeds = self.seeds
+        if seeds is not None:
+            if not isinstance(seeds, list) or len(seeds) > MAX_MEMBERS:
+                raise ValueError(
+                    f"seeds must be a list of at most {MAX_MEMBERS}, got {quoted(seeds)}"
+                )
+            for seed in seeds:
+                if seed is not None:
+                    _check_integer("seeds", seed, -MAX_INTEGER, MAX_INTEGER)
 
     def _check_range(self, entry: str, name: str, least: float, most: float) -> None:
         """Refuse a number of a dictionary that is out of its range.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
+from torch import nn
 
 import optenv
-from agents import SHIPPED, Policy
+from agents import SHIPPED, LearnedOptimizer, Policy
 from optenv import telemetry
 from tests.helpers.markers import slow
 
@@ -71,3 +73,19 @@ def random_policy(
 def switching_policy() -> Policy:
     """Return a random policy that chooses update rules and has a memory."""
     return random_policy("switching", {"kind": "rule"}, memory=3)
+
+
+def train_briefly(policy: Policy, steps: int = 4) -> None:
+    """Train a small model, and assert that it stays finite."""
+    generator = torch.Generator().manual_seed(0)
+    p = nn.Parameter(torch.randn(3, 4, generator=generator))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of lengths beyond training
+        total = None if policy.anytime else 6
+        optimizer = LearnedOptimizer([p], policy, total_steps=total)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = (p - 1.0).square().mean()
+            loss.backward()
+            optimizer.step(loss=loss)
+    assert p.isfinite().all(), policy.description
