@@ -57,9 +57,9 @@ from agents.rl.presets import PRESETS
 from agents.rl.resuming import resumed, take_folder
 from agents.rl.seeds import train_candidates
 from agents.utils.folder_lock import exclusive
+from agents.utils.full_disk import full_disk_explained
 from agents.utils.interrupts import terminated_as_interrupted
 from agents.utils.progress import echo
-from optenv.atomic import is_full
 
 
 def assignments(flag: str, name: str, help: str) -> Any:
@@ -302,16 +302,10 @@ def main(**options: Any) -> None:
 def stops_explained(folder: Path) -> Iterator[None]:
     """End the program in one line on an interrupt, and where the disk is full."""
     try:
-        yield
+        with full_disk_explained(folder, f"--resume {folder} goes on"):
+            yield
     except KeyboardInterrupt:
         stop(f"interrupted; the results so far are in {folder}")
-    except OSError as error:
-        if not is_full(error):
-            raise
-        raise click.ClickException(
-            f"{error.filename or folder} cannot be written: {error.strerror}; the files in "
-            f"{folder} are the last that were written as a whole"
-        ) from error
 
 
 def learn_several(options: dict[str, Any], config: dict[str, Any], folder: Path) -> None:

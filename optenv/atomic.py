@@ -13,7 +13,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["is_full", "replacing", "unfinished", "write_bytes", "write_text"]
+__all__ = [
+    "append_bytes",
+    "is_full",
+    "replacing",
+    "unfinished",
+    "write_bytes",
+    "write_text",
+]
 
 
 @contextlib.contextmanager
@@ -65,6 +72,29 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def append_bytes(path: str | Path, data: bytes) -> None:
+    """Append to a file, which is made if it is missing; all of the data or nothing.
+
+    The data is on the disk when this returns. A process that is killed meanwhile can leave
+    a part of it.
+
+    Raises:
+        OSError: it cannot be written; it names ``path``, which is as it was before.
+    """
+    with open(path, "ab", buffering=0) as file:
+        length = os.fstat(file.fileno()).st_size
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except BaseException as error:
+            file.truncate(length)
+            if isinstance(error, OSError) and error.filename is None:
+                raise OSError(error.errno, error.strerror, str(path)) from error
+            raise
+
+
 def unfinished(folder: Path) -> list[Path]:
     """Return the files in a folder and below that a killed process had begun to write.
 
@@ -75,8 +105,8 @@ def unfinished(folder: Path) -> list[Path]:
 
 
 def is_full(error: OSError) -> bool:
-    """Return whether a file could not be written for lack of space or quota."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    """Return whether a file could not be written for lack of space, quota or ``ulimit``."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _sync_folder(folder: Path) -> None:

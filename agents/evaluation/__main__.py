@@ -25,6 +25,7 @@ import torch
 
 from ..utils.engines import Engine
 from ..utils.folder_lock import exclusive
+from ..utils.full_disk import full_disk_explained
 from ..utils.progress import progress_bar
 from .arms.controls import CONTROLS
 from .arms.select import PolicyArms, SelectedArms, load_policy_arms, select_arms
@@ -168,25 +169,31 @@ def main(**options: Any) -> None:
     except (ImportError, OSError, TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
 
-    # 2. Make the runs that are missing.
-    try:
-        rows, choices = run(selected, policies, tasks, store, engine, options)
-    except KeyboardInterrupt:
-        click.echo(
-            f"interrupted; the same command goes on from the {len(store)} runs that are "
-            f"in {store.path}"
-        )
-        sys.exit(130)
+    with full_disk_explained(folder, "the same command goes on"):
+        # 2. Make the runs that are missing.
+        try:
+            rows, choices = run(selected, policies, tasks, store, engine, options)
+        except KeyboardInterrupt:
+            click.echo(f"interrupted; {goes_on(store)}")
+            sys.exit(130)
+        except Exception as error:
+            error.add_note(goes_on(store))
+            raise
 
-    # 3. Write and print the results.
-    controls = ("", *CONTROLS) if options["controls"] else ("",)
-    families = {
-        each.family(control): [each.name(lr, control) for lr in each.rates]
-        for each in policies
-        for control in controls
-    }
-    write(rows, families, choices, folder)
+        # 3. Write and print the results.
+        controls = ("", *CONTROLS) if options["controls"] else ("",)
+        families = {
+            each.family(control): [each.name(lr, control) for lr in each.rates]
+            for each in policies
+            for control in controls
+        }
+        write(rows, families, choices, folder)
     click.echo(f"all done in {(time.monotonic() - begun) / 60:.1f} minutes")
+
+
+def goes_on(store: Store) -> str:
+    """Say what is left of a benchmark that has stopped, and how it goes on."""
+    return f"the same command goes on from the {len(store)} runs that are in {store.path}"
 
 
 def run(
@@ -233,17 +240,20 @@ def write(
     click.echo(f"\n{format_table(rows)}\n")
     click.echo(f"{format_overshoots(rows)}\n")
     extended = with_worst_cases(rows, families)
-    summary, losses, profiles = (
-        folder / name for name in ("summary.csv", "losses.png", "profiles.png")
-    )
-    for path in (summary, losses, profiles):
-        path.unlink(missing_ok=True)  # if this call cannot write them, old ones mislead
+    writers = {
+        folder / "summary.csv": write_summary,
+        folder / "losses.png": plot_final_losses,
+        folder / "profiles.png": plot_profiles,
+    }
+    missing = [*writers]
     try:
-        write_summary(extended, summary)
-        plot_final_losses(extended, losses)
-        plot_profiles(extended, profiles)
+        for path, write_file in writers.items():
+            write_file(extended, path)
+            missing.remove(path)
         click.echo(f"{format_standings(extended)}\n")
     except ValueError as error:  # such as where runs are so short that nothing is learned
+        for path in missing:
+            path.unlink(missing_ok=True)  # those of an earlier call would mislead
         click.echo(f"no summary and no profiles: {error}\n")
     click.echo(f"results are in {folder}")
 

@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from optenv.atomic import append_bytes
+from optenv.checks import quoted
 
 from ...utils.engines import Pool
 from ..row import Row
@@ -25,6 +29,11 @@ __all__ = ["FILE", "Store", "StoredRuns"]
 
 #: Name of the file in the folder of results.
 FILE = "rows.jsonl"
+
+#: Types of the entries of a line that are not made of floats.
+_TYPES: dict[str, type] = {
+    "key": dict, "task": str, "arm": str, "seed": int, "updates": int, "learned": bool
+}  # fmt: skip
 
 
 class Store:
@@ -57,7 +66,14 @@ class Store:
         for i, line in enumerate(complete.splitlines(), 1):
             try:
                 key, row = _decode(line)
-            except (AttributeError, KeyError, TypeError, ValueError) as error:
+            except (
+                AttributeError,
+                IndexError,
+                KeyError,
+                RecursionError,
+                TypeError,
+                ValueError,
+            ) as error:
                 raise ValueError(
                     f"line {i} of {self.path} is not a run ({error!r}); remove it"
                 ) from error
@@ -72,10 +88,13 @@ class Store:
         return self._rows.get(_canonical(key))
 
     def add(self, key: Mapping[str, Any], row: Row) -> None:
-        """Append a run; it is in the file when this returns."""
+        """Append a run; it is on the disk when this returns.
+
+        Raises:
+            OSError: it cannot be written; the file is as it was before.
+        """
         line = json.dumps({**_encode(row), "key": key}, allow_nan=False)
-        with self.path.open("a") as file:  # closed at once, and so flushed
-            file.write(line + "\n")
+        append_bytes(self.path, f"{line}\n".encode())
         self._rows[_canonical(key)] = row
 
 
@@ -97,6 +116,9 @@ def _encode(value: Any) -> Any:
 def _decode(line: bytes) -> tuple[dict[str, Any], Row]:
     """Return the key and the row of a line."""
     fields = json.loads(line)
+    for name, kind in _TYPES.items():
+        if type(fields[name]) is not kind:
+            raise TypeError(f"{name} is {quoted(fields[name])}, no {kind.__name__}")
     return fields.pop("key"), Row(
         task=fields["task"],
         arm=fields["arm"],
@@ -109,10 +131,18 @@ def _decode(line: bytes) -> tuple[dict[str, Any], Row]:
         lr=float(fields["lr"]),
         cpu_seconds=float(fields["cpu_seconds"]),
         adamw_seconds=float(fields["adamw_seconds"]),
-        curve=[(update, float(loss)) for update, loss in fields["curve"]],
-        lr_trace=[(update, float(lr)) for update, lr in fields["lr_trace"]],
+        curve=_points(fields["curve"]),
+        lr_trace=_points(fields["lr_trace"]),
         shifts=[float(shift) for shift in fields["shifts"]],
     )
+
+
+def _points(values: Any) -> list[tuple[int, float]]:
+    """Return points of a curve, of which there is at least one."""
+    points = [(operator.index(update), float(value)) for update, value in values]
+    if not points:
+        raise ValueError("a curve has no points")
+    return points
 
 
 class StoredRuns:
