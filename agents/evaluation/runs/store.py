@@ -119,6 +119,9 @@ def _decode(line: bytes) -> tuple[dict[str, Any], Row]:
     for name, kind in _TYPES.items():
         if type(fields[name]) is not kind:
             raise TypeError(f"{name} is {quoted(fields[name])}, no {kind.__name__}")
+    curve = _points(fields["curve"])
+    if not curve:
+        raise ValueError("its curve has no points")
     return fields.pop("key"), Row(
         task=fields["task"],
         arm=fields["arm"],
@@ -131,18 +134,15 @@ def _decode(line: bytes) -> tuple[dict[str, Any], Row]:
         lr=float(fields["lr"]),
         cpu_seconds=float(fields["cpu_seconds"]),
         adamw_seconds=float(fields["adamw_seconds"]),
-        curve=_points(fields["curve"]),
+        curve=curve,
         lr_trace=_points(fields["lr_trace"]),
         shifts=[float(shift) for shift in fields["shifts"]],
     )
 
 
 def _points(values: Any) -> list[tuple[int, float]]:
-    """Return points of a curve, of which there is at least one."""
-    points = [(operator.index(update), float(value)) for update, value in values]
-    if not points:
-        raise ValueError("a curve has no points")
-    return points
+    """Return pairs of an update and a number."""
+    return [(operator.index(update), float(value)) for update, value in values]
 
 
 class StoredRuns:

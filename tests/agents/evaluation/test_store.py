@@ -14,6 +14,7 @@ from agents.evaluation.arms.learned import learned_arm
 from agents.evaluation.runs.jobs import Job, job_key
 from agents.evaluation.runs.store import Store, StoredRuns
 from tests.helpers.benchmark_rows import ADAMW_ARM, row, short
+from tests.helpers.damage import full_at
 from tests.helpers.policies import random_policy
 
 JOB = Job(ADAMW_ARM, short("friedman"), 0)
@@ -114,13 +115,47 @@ def test_an_incomplete_last_line_is_dropped_and_run_again(tmp_path):
     assert len(path.read_text().splitlines()) == len(Store(path)) == 2
 
 
+def test_a_run_that_does_not_fit_on_the_disk_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    store = Store(path)
+    store.add(job_key(JOB), ROW)
+    content, other = path.read_bytes(), JOB._replace(seed=1)
+    with full_at(len(content) + 100), pytest.raises(OSError, match="too large") as caught:
+        store.add(job_key(other), ROW)
+    assert caught.value.filename == str(path) and path.read_bytes() == content
+    assert store.get(job_key(other)) is None
+    store.add(job_key(other), ROW)
+    assert len(Store(path)) == 2
+
+
+def damaged_line(**changes):
+    """Return a line of a run with other entries; None leaves one out."""
+    entries = {**row("friedman", "AdamW", 0, 1.0), "key": job_key(JOB), **changes}
+    return json.dumps({name: v for name, v in entries.items() if v is not None}).encode()
+
+
+def test_an_undamaged_line_is_a_run(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(damaged_line() + b"\n")
+    assert Store(tmp_path / "rows.jsonl").get(job_key(JOB))["validation_loss"] == 1.0
+
+
 @pytest.mark.parametrize(
-    "line", ["nonsense", "{}", "[1]", "5", "null", '{"key": {}, "task": "a"}']
-)
-def test_a_damaged_line_is_named(line, tmp_path):
+    "line",
+    [
+        b"nonsense", b"", b"{}", b"[1]", b"5", b"null", b'{"key": {}, "task": "a"}',
+        b"\x00" * 500, b"\xff\xfe", b"[" * 200_000, damaged_line()[:-40],
+        damaged_line(key=5), damaged_line(task=1), damaged_line(seed="0"),
+        damaged_line(learned="yes"), damaged_line(updates=None), damaged_line(curve=[]),
+        damaged_line(curve=5), damaged_line(curve=[[1]]), damaged_line(curve=[["a", 1.0]]),
+        damaged_line(validation_loss="low"), damaged_line(train_loss=[1.0]),
+        damaged_line(shifts=None),  # as of an earlier version
+    ],
+)  # fmt: skip
+def test_a_damaged_line_is_named_and_nothing_is_changed(line, tmp_path):
     path = tmp_path / "rows.jsonl"
     Store(path).add(job_key(JOB), ROW)
-    with path.open("a") as file:
-        file.write(line + "\n")
+    content = path.read_bytes()
+    path.write_bytes(content + line + b"\n" + content)
     with pytest.raises(ValueError, match=r"line 2 of .*rows.jsonl is not a run"):
         Store(path)
+    assert path.read_bytes() == content + line + b"\n" + content

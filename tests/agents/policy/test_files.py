@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
 import multiprocessing
+import os
 import random
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -16,7 +19,7 @@ from agents import Policy, load_policy
 from agents.policy import files
 from agents.policy.files import save_policy
 from agents.policy.spec import MAX_HORIZON
-from tests.helpers.damage import ODD_VALUES, damaged, measured
+from tests.helpers.damage import ODD_VALUES, damaged, full_at, measured
 from tests.helpers.policies import random_policy, train_briefly
 
 NETWORK = {"name": "network", "weights": [0.1] * 22}
@@ -216,6 +219,45 @@ def test_a_save_that_ends_anywhere_leaves_the_old_policy_or_the_new(
         assert load_policy(tmp_path / "policy").description["seed"] == 2
     pair(tmp_path, 4)
     assert load_policy(tmp_path / "policy").description["seed"] == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "policy.json", "policy.safetensors",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_a_save_on_a_full_disk_leaves_the_old_policy_and_nothing_else(tmp_path, grows):
+    pair(tmp_path, 1)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    largest = (tmp_path / "policy.safetensors").stat().st_size
+    with full_at(largest - 100 if grows else 200), pytest.raises(OSError, match="too"):
+        pair(tmp_path, 2)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert load_policy(tmp_path / "policy").description["seed"] == 1
+    pair(tmp_path, 2)
+    assert load_policy(tmp_path / "policy").description["seed"] == 2
+
+
+@pytest.mark.parametrize("call", range(1, 4))
+def test_a_disk_that_fills_up_within_a_save_leaves_a_policy(tmp_path, monkeypatch, call):
+    """The third file is the new description once more, for which none is needed."""
+    pair(tmp_path, 1)
+    calls = []
+
+    def limited(write):
+        def write_if_there_is_space(path, data):
+            calls.append(path)
+            if len(calls) == call:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            write(path, data)
+
+        return write_if_there_is_space
+
+    for name in ("write_bytes", "write_text"):
+        monkeypatch.setattr(files, name, limited(getattr(files, name)))
+    context = pytest.raises(OSError, match="No space") if call < 3 else nullcontext()
+    with context:
+        pair(tmp_path, 2)
+    assert load_policy(tmp_path / "policy").description["seed"] == (1 if call < 3 else 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "policy.json", "policy.safetensors",
     ]  # fmt: skip
