@@ -229,8 +229,8 @@ def kill_saves(kills: int, seed: int, folder: Path) -> Counts:
 def report(what: str, counts: Counts) -> str:
     """Format a line of the table."""
     numbers = (
-        counts.kills, counts.begun or "–", counts.before_first, counts.in_writing, counts.between,
-        len(counts.faults) or "none",
+        counts.kills, counts.begun or "–", counts.before_first, counts.in_writing,
+        counts.between, len(counts.faults) or "none",
     )  # fmt: skip
     return f"| {what} | {' | '.join(map(str, numbers))} |"
 

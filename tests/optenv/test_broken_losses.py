@@ -2,60 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
-from optenv import tasks
 from optenv.tasks import Task
+from tests.helpers.broken_tasks import KINDS, RUNS, Broken, broken
 from tests.helpers.small_runs import ENV_IDS, random_actions
 
-RUNS = 8
-#: What a batch does that has a rare example in it.
-KINDS = ("nan", "inf", "-inf", "gradient nan", "gradient inf")
 #: The environments, and one of trials.
 IDS = [*ENV_IDS, "optenv/LearningRateTrial-v0"]
-
-
-@dataclass(frozen=True)
-class Broken(tasks.MLP):
-    """A task whose loss or gradient is not finite on batches with a rare example.
-
-    Attributes:
-        kind: one of :data:`KINDS`.
-        above: inputs above this are rare.
-        hit: whether each run has had such a batch, since the last call of a test.
-    """
-
-    kind: str = "nan"
-    above: float = 2.5
-    hit: ClassVar[Tensor] = torch.zeros(RUNS, dtype=torch.bool)
-
-    def loss(self, params: tuple[Tensor, ...], inputs: Tensor, targets: Tensor) -> Tensor:
-        loss = super().loss(params, inputs, targets)
-        bad = (inputs[..., 0] > self.above).any(1)
-        if len(bad) == RUNS:
-            Broken.hit |= bad
-        if not self.kind.startswith("gradient"):
-            return torch.where(bad, float(self.kind), loss)
-        weight = params[0].flatten(1)[:, 0]
-        nothing = torch.where(bad, weight - weight.detach(), 0.0)
-        steep = nothing * 1e30 * 1e30  # 0, with an infinite derivative
-        return loss + (
-            steep if self.kind == "gradient inf" else steep - nothing * 1e30 * 1e30
-        )
-
-
-def broken(kind: str, above: float = Broken.above) -> Broken:
-    return Broken(
-        batch_size=8, num_train=60, num_validation=24, inputs=4, outputs=3, width=6,
-        depth=1, activation="tanh", kind=kind, above=above,
-    )  # fmt: skip
 
 
 def rollouts(env_id: str, task: Task, on_divergence: str) -> list[Any]:

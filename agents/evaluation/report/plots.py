@@ -141,13 +141,20 @@ def _loss_panel(
         ax.set_xlim(0, updates[-1])
         finite = mean[np.isfinite(mean)]
         low, high = min([low, *finite]), max([high, *finite[:1]])
-    ax.set_yscale("log")
-    if low < high:
-        # Intervals may reach below zero, and a diverged run far above its start.
-        ax.set_ylim(low / (high / low) ** 0.08, high * (high / low) ** 0.08)
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter(ScalarFormatter())
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    # Intervals may reach below zero, and a diverged run far above its start.
+    if low == math.inf:
+        ax.text(0.5, 0.5, "no finite loss", transform=ax.transAxes, ha="center")
+        ax.set_yticks([])
+    elif low <= 0.0:  # a loss that has no logarithm
+        margin = 0.08 * (high - low) or 1.0
+        ax.set_ylim(low - margin, high + margin)
+    else:
+        ax.set_yscale("log")
+        if low < high:
+            ax.set_ylim(low / (high / low) ** 0.08, high * (high / low) ** 0.08)
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(ScalarFormatter())
+        ax.yaxis.set_minor_formatter(NullFormatter())
     tidy(ax)
 
 

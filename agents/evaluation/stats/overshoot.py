@@ -7,6 +7,7 @@ optimizer wins by doing less. Lengths of runs are meant to let tuned AdamW end w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,8 @@ def overshoots(rows: Sequence[Row], arm: str = TUNED) -> dict[str, float]:
     """Return the final validation loss over the lowest of the run, less 1, by task.
 
     Both are of the mean curve over the seeds of ``arm``, in which the noise of one
-    validation set does not make a minimum. A lowest loss of 0 counts as 1e-12.
+    validation set does not make a minimum. A lowest loss of 0 counts as 1e-12, and a final
+    loss that is not finite as an infinite overshoot.
 
     Raises:
         ValueError: there are no rows of ``arm``.
@@ -37,5 +39,8 @@ def overshoots(rows: Sequence[Row], arm: str = TUNED) -> dict[str, float]:
         raise ValueError(f"there are no rows of {arm!r}")
     means = {task: np.mean(losses, axis=0) for task, losses in curves.items()}
     return {
-        task: float(mean[-1] / max(mean.min(), 1e-12) - 1.0) for task, mean in means.items()
+        task: float(mean[-1] / max(mean.min(), 1e-12) - 1.0)
+        if math.isfinite(mean[-1])
+        else math.inf
+        for task, mean in means.items()
     }
