@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from optenv.atomic import unfinished
+
 from ..evaluation import evaluate
 from ..evaluation.arms.learned import learned_arm
 from ..evaluation.report.tables import write_csv
@@ -134,6 +136,8 @@ def _train(candidate: Candidate) -> float:
     begun = time.monotonic()
     config, folder = candidate.config, candidate.folder
     folder.mkdir(parents=True, exist_ok=True)
+    for path in unfinished(folder):  # of a process that has died
+        path.unlink(missing_ok=True)
     checkpoint = checkpoint_in(folder)
     if checkpoint is not None and checkpoint.finished:
         return 0.0

@@ -7,6 +7,7 @@ import importlib
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from agents.evaluation.row import DEFAULT, SHARED, TUNED
 from agents.policy.files import save_policy
 from tests.helpers.benchmark_rows import benchmark as invoke
 from tests.helpers.benchmark_rows import row
+from tests.helpers.damage import full_at
 from tests.helpers.paths import ROOT
 from tests.helpers.policies import random_policy
 
@@ -154,6 +156,28 @@ def test_without_learning_there_is_no_summary(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "Validation loss" in text
     assert "no summary and no profiles: the reference 'AdamW tuned' has learned" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("full", ["rows.jsonl", "choices.json", "curves.png"])
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(results, tmp_path, full):
+    out, arguments, _ = results
+    shutil.copytree(out, tmp_path / "out")
+    kept = (out / "rows.jsonl").read_bytes().splitlines(keepends=True)[:-1]
+    if full == "rows.jsonl":
+        (tmp_path / "out" / full).write_bytes(b"".join(kept))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    sizes = {"rows.jsonl": len(before["rows.jsonl"]) + 10, "choices.json": 50}
+    with full_at(sizes.get(full, 10_000)):
+        command = *TINY, "--workers", 0, "--out", tmp_path / "out", *arguments
+        result = invoke(*command)
+    assert result.exit_code == 1 and result.output.count("Error") == 1
+    assert f"Error: {tmp_path / 'out' / full} cannot be written: File" in result.output
+    assert "the same command goes on" in result.output
+    after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert after == before, "the old files are whole, and no others are there"
+    done(tmp_path / "out", *arguments)
+    assert len(lines(tmp_path / "out")) == len(lines(out))
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from agents import load_policy
 from agents.evaluation.tasks.heldout import task_named
 from agents.rl import factory, training
-from agents.rl.checkpoints import MODEL
+from agents.rl.checkpoints import MODEL, read
 from agents.rl.presets import PRESETS
 from agents.rl.seeds import train_candidates
 from optenv import tasks
@@ -53,31 +52,56 @@ class Faulty(tasks.Quadratic):
 
     Attributes:
         kind: see :func:`tests.helpers.broken_tasks.strike`.
-        folder: folder of ``candidate-1``, in whose training it happens after a checkpoint.
+        folder: folder of two candidates, which have both written a checkpoint by then.
     """
 
     kind: str = "raise"
     folder: str = ""
 
     def loss(self, params: tuple[Tensor, ...], inputs: Tensor, targets: Tensor) -> Tensor:
-        ready = [Path(self.folder) / f"candidate-{i}" / MODEL for i in range(2)]
-        if all(path.exists() for path in ready) and os.environ.get("CANDIDATE") == "1":
-            strike(self.kind, Path(self.folder) / "once")
+        folder = Path(self.folder)
+        if all((folder / f"candidate-{i}" / MODEL).exists() for i in range(2)):
+            strike(self.kind, folder / "once")
         return super().loss(params, inputs, targets)
 
 
 def train_two(folder, kind):
-    """Train two candidates in two processes."""
-    preset = PRESETS["ppo"]
+    """Train two candidates in two processes; return the weights of the better one."""
+    preset, task = PRESETS["ppo"], Faulty(8, kind=kind, folder=str(folder), dim=4)
     config = {
-        **preset,
-        "env_arguments": {
-            **preset["env"], **RUNS,
-            "tasks": Faulty(kind=kind, folder=str(folder), batch_size=8, dim=4),
-        },
-        "num_envs": 8, "timesteps": 1920, "overrides": {"n_epochs": 1, "n_steps": 6},
+        **preset, "num_envs": 8, "timesteps": 1920,
+        "env_arguments": {**preset["env"], **RUNS, "tasks": task},
+        "overrides": {"n_epochs": 1, "n_steps": 6},
     }  # fmt: skip
     train_candidates(
         "ppo", 0, config, folder, count=2, members=1, workers=2, save_every=48,
         tasks=[task_named("friedman").lasting(0.01)], progress=False,
     )  # fmt: skip
+    return (folder / "policy.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sound")
+    (folder / "once").touch()
+    return train_two(folder, "raise")
+
+
+@pytest.mark.slow
+def test_a_candidate_whose_process_is_killed_goes_on(sound, tmp_path):
+    with pytest.warns(RuntimeWarning, match="a worker process died; its job is begun anew"):
+        found = train_two(tmp_path, "kill")
+    assert (tmp_path / "once").exists() and found == sound
+
+
+@pytest.mark.slow
+def test_a_candidate_that_raises_is_named_and_the_other_is_trained(sound, tmp_path):
+    with pytest.raises(
+        RuntimeError, match="Exploded: the loss has exploded at 7"
+    ) as caught:
+        train_two(tmp_path, "raise")
+    (broken,) = caught.value.__notes__
+    (other,) = {"candidate-0", "candidate-1"} - {broken}
+    assert not read(tmp_path / broken / MODEL).finished
+    assert read(tmp_path / other / MODEL).finished
+    assert train_two(tmp_path, "raise") == sound

@@ -19,6 +19,7 @@ from agents.rl import factory, rollouts, training
 from agents.rl.presets import PRESETS
 from optenv import atomic
 from tests.helpers.cli import SCRIPT, invoke
+from tests.helpers.damage import full_at
 
 RUNS = {"tasks": "quadratic", "updates_per_step": 2, "horizon": 6}
 TINY = [
@@ -170,7 +171,42 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_good_files(tmp_path, monkey
     assert f"Error: {out / 'model.zip'} cannot be written: No space left" in last
     assert attributes(out)["num_timesteps"] == 2 * ROLLOUT
     assert load_policy(out / "policy").description["timesteps"] == 2 * ROLLOUT
-    assert not list(out.glob(".*"))
+    assert not list(out.glob(".*")) and f"--resume {out} goes on" in last
+    # Once there is space, it ends as if there always had been
+    monkeypatch.undo()
+    assert invoke("--resume", out).exit_code == 0
+    whole = tmp_path / "whole"
+    invoke(*TINY, "--timesteps", 10 * ROLLOUT, "--save-every", ROLLOUT, "--out", whole)
+    found, expected = ((each / "policy.safetensors").read_bytes() for each in (out, whole))
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("full", "size"), [("config.json", 300), ("policy.safetensors", 5000)]
+)
+def test_the_first_file_that_is_too_large_for_the_disk_is_named(full, size, tmp_path):
+    out = tmp_path / "a"
+    with full_at(size):
+        done = invoke(*TINY, "--timesteps", ROLLOUT, "--out", out)
+    assert done.exit_code == 1
+    assert f"Error: {out / full} cannot be written: File too large" in done.output
+    assert not (out / full).exists() and not list(out.glob(".*"))
+
+
+@pytest.mark.slow
+def test_a_full_disk_of_candidates_is_one_line_and_leaves_no_half_file(tmp_path):
+    out = tmp_path / "a"
+    arguments = [
+        *TINY, "--timesteps", 4 * ROLLOUT, "--save-every", ROLLOUT, "--candidates", 2,
+        "--members", 1, "--workers", 2, "--out", out,
+    ]  # fmt: skip
+    with full_at(50_000):  # of their processes as well
+        done = invoke(*arguments)
+    assert done.exit_code == 1, done.output
+    last = done.output.strip().splitlines()[-1]
+    assert "Error: " in last and "model.zip cannot be written: File too large" in last
+    assert "candidate-" in last and f"--resume {out} goes on" in last
+    assert not list(out.rglob(".*"))
 
 
 def begin(out):
