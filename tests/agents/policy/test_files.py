@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import itertools
 import json
-import multiprocessing
 import os
 import random
-import time
 from contextlib import nullcontext
 
 import pytest
 import torch
 
-from agents import Policy, load_policy
+from agents import load_policy
 from agents.policy import files
 from agents.policy.files import save_policy
 from agents.policy.spec import MAX_HORIZON
@@ -270,37 +267,6 @@ def test_a_staged_description_of_other_weights_is_no_policy(stem, tmp_path):
     write(stem, described(stem) | {"sha256": "0" * 64})
     with pytest.raises(ValueError, match="has sha256"):
         load_policy(stem)
-
-
-def save_in_turn(stem, ready):
-    """Save two policies over each other until the process is killed."""
-    described = random_policy().description
-    policies = [Policy({**described, "layers": [25, n, 1], "seed": n}) for n in (200, 900)]
-    ready.send(True)
-    for policy in itertools.cycle(policies):
-        save_policy(policy, stem)
-
-
-@pytest.mark.slow
-def test_killed_processes_leave_a_policy_that_loads(tmp_path):
-    generator, seen = random.Random(0), set()
-    stem = tmp_path / "policy"
-    save_policy(random_policy(), stem)
-    # Processes are forked from one that has imported this module: imports take seconds.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    for _ in range(30):
-        ready, sent = context.Pipe(duplex=False)
-        process = context.Process(target=save_in_turn, args=(stem, sent), daemon=True)
-        process.start()
-        assert ready.poll(60) and ready.recv()
-        time.sleep(generator.uniform(0.0, 0.1))
-        process.kill()
-        process.join()
-        ready.close()
-        sent.close()
-        seen.add(load_policy(stem).spec.layers[1])
-    assert {200, 900} <= seen
 
 
 # Random damage.
