@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -12,6 +13,18 @@ from typing import Any
 def is_number(value: Any) -> bool:
     """Return True for a real number; a bool, which Python counts as one, is none."""
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def parsed_json(text: str | bytes) -> Any:
+    """Parse JSON of a user's file.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deep.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def positive_int(name: str, value: Any) -> int:

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from optenv.checks import parsed_json
+
 __all__ = ["MODEL", "Checkpoint", "pack", "read"]
 
 #: Name of the file of a training's model.
@@ -133,7 +135,7 @@ def read(path: Path) -> Checkpoint | None:
                     return None
                 # The end of a file that was cut short may be that of a member
                 raise ValueError("it is no model, or damaged")
-            numbers = json.loads(archive.read(NUMBERS))
+            numbers = parsed_json(archive.read(NUMBERS))
             if numbers["version"] > VERSION:
                 raise ValueError("it was written by a later version of optenv")
             arrays = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import zipfile
 from typing import Any
 
@@ -14,6 +13,7 @@ from optenv import actions
 
 from ..policy.spec import MAX_NUMBER
 from . import factory
+from .config_file import read_object
 from .export import check_export, describe
 from .presets import PRESETS, RLLIB
 from .rllib.model import RLlibModel
@@ -159,7 +159,7 @@ def _resumed(options: dict[str, Any]) -> dict[str, Any]:
             f"{path} is missing, which says what environment {options['resume'].name} was "
             "trained in: copy it from the folder of that training"
         )
-    config = json.loads(path.read_text())
+    config = read_object(path)
     _check_agent(str(path), agent, config)
     names = ("env_id", "num_envs", "copies", "env_arguments", "base_lr")
     resumed = known | {name: config[name] for name in names if name in config}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from optenv.checks import quoted, suggestion
+from optenv.checks import parsed_json, quoted, suggestion
 
-__all__ = ["DICTIONARIES", "UNUSED", "read_config", "take_defaults"]
+__all__ = ["DICTIONARIES", "UNUSED", "read_config", "read_object", "take_defaults"]
 
 #: Entries of a configuration that are dictionaries, in place of or in addition to the
 #: preset's.
@@ -18,6 +17,22 @@ DICTIONARIES = ("env_arguments", "algorithm", "env_arg", "overrides")
 
 #: Entries that tell how a file came about, and that no other training takes over.
 UNUSED = ("out", "command", "versions", "commit")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: the file holds none.
+        OSError: it cannot be read.
+    """
+    try:
+        found = parsed_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{str(path)!r} must hold a JSON object, got {quoted(found)}")
+    return found
 
 
 def read_config(path: Path, options: list[str]) -> dict[str, Any]:
@@ -31,12 +46,7 @@ def read_config(path: Path, options: list[str]) -> dict[str, Any]:
         ValueError: it is no JSON object, has an unknown entry, or one of a wrong type.
         OSError: it cannot be read.
     """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} is no JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{str(path)!r} must hold a JSON object, got {quoted(config)}")
+    config = read_object(path)
     valid = list(dict.fromkeys([*options, *DICTIONARIES, *UNUSED]))
     for name, value in config.items():
         if name not in valid:

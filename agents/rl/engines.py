@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from ..utils.engines import Engine
 from ..utils.ray_cluster import cluster
 from . import factory
 from .checkpoints import MODEL
+from .config_file import read_object
 from .presets import RLLIB
 from .rllib.build import build_rllib
 from .rllib.model import RLlibModel
@@ -83,7 +83,7 @@ def _check_saved(path: Path, engine: str) -> None:
     """
     if not path.exists():
         return
-    saved = json.loads(path.read_text()).get("engine", "sb3")
+    saved = read_object(path).get("engine", "sb3")
     if saved != engine:
         raise ValueError(
             f"{path} is of a training by {saved}; give --engine {saved} to go on with it"

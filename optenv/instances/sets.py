@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import zlib
 from collections.abc import Iterable, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 
 from .. import tasks
 from ..atomic import write_text
-from ..checks import positive_int, quoted
+from ..checks import parsed_json, positive_int, quoted
 from ..ranges import as_range, log_uniform
 from .instance import Instance
 
@@ -140,7 +139,7 @@ class InstanceSet(Sequence[Instance]):
             if not line.strip():
                 continue
             try:
-                instances.append(Instance.from_dict(json.loads(line)))
+                instances.append(Instance.from_dict(parsed_json(line)))
             except (ValueError, TypeError) as error:
                 raise ValueError(
                     f"line {number} of {os.fspath(path)!r}: {error}"

@@ -223,6 +223,7 @@ def test_a_broken_file_is_refused_with_the_line(tmp_path: Path) -> None:
     good = MIXED[0].to_json()
     for bad, message in (
         ("{", "line 2"),
+        ("[" * 100_000, "line 2 .*nested too deep"),
         ("[]", "JSON object"),
         (good.replace('"seed"', '"sead"'), "'sead' of an instance; did you mean 'seed'"),
         (good.replace('"MLP"', '"Perceptron"'), "'Perceptron'; valid: .*MLP"),

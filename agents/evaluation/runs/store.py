@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from optenv.atomic import append_bytes
-from optenv.checks import quoted
+from optenv.checks import parsed_json, quoted
 
 from ...utils.engines import Pool
 from ..row import Row
@@ -66,14 +66,7 @@ class Store:
         for i, line in enumerate(complete.splitlines(), 1):
             try:
                 key, row = _decode(line)
-            except (
-                AttributeError,
-                IndexError,
-                KeyError,
-                RecursionError,
-                TypeError,
-                ValueError,
-            ) as error:
+            except (KeyError, OverflowError, TypeError, ValueError) as error:
                 raise ValueError(
                     f"line {i} of {self.path} is not a run ({error!r}); remove it"
                 ) from error
@@ -115,7 +108,9 @@ def _encode(value: Any) -> Any:
 
 def _decode(line: bytes) -> tuple[dict[str, Any], Row]:
     """Return the key and the row of a line."""
-    fields = json.loads(line)
+    fields = parsed_json(line)
+    if not isinstance(fields, dict):
+        raise TypeError(f"{quoted(fields)} is no object of JSON")
     for name, kind in _TYPES.items():
         if type(fields[name]) is not kind:
             raise TypeError(f"{name} is {quoted(fields[name])}, no {kind.__name__}")

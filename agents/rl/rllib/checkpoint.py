@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from optenv.atomic import write_bytes
+from optenv.checks import parsed_json
 
 __all__ = ["restore", "save", "steps_of"]
 
@@ -63,7 +64,7 @@ def steps_of(path: Path, name: str) -> int:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            note = json.loads(archive.read(NOTE))
+            note = parsed_json(archive.read(NOTE))
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"cannot go on with {str(path)!r}: it is no model of the engine rllib"

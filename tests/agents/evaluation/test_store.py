@@ -148,6 +148,7 @@ def test_an_undamaged_line_is_a_run(tmp_path):
         damaged_line(learned="yes"), damaged_line(updates=None), damaged_line(curve=[]),
         damaged_line(curve=5), damaged_line(curve=[[1]]), damaged_line(curve=[["a", 1.0]]),
         damaged_line(validation_loss="low"), damaged_line(train_loss=[1.0]),
+        damaged_line(lr=10**400),
         damaged_line(shifts=None),  # as of an earlier version
     ],
 )  # fmt: skip

@@ -13,6 +13,7 @@ from agents import LearnedOptimizer, load_policy
 from agents.policy.files import save_policy
 from agents.rl import training
 from agents.rl.cli import configure, parse_assignments
+from agents.rl.engines import check_engine
 from agents.rl.presets import PRESETS
 from optenv.settings import Settings
 from tests.helpers.policies import random_policy
@@ -79,6 +80,17 @@ def test_a_training_that_is_resumed_keeps_its_base_rate(tmp_path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(saved))
     resumed = {**NOTHING, "agent": "default", "resume": tmp_path / "model.zip"}
     assert configure(resumed)["base_lr"] == 0.003
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000, '{"agent": "default"'])
+def test_a_damaged_configuration_beside_a_model_is_named(text, tmp_path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    resumed = {**NOTHING, "agent": "default", "resume": tmp_path / "model.zip"}
+    resumed |= dict.fromkeys(("workers_engine", "num_workers", "policy", "address"))
+    resumed["engine"] = "sb3"
+    for read in (configure, check_engine):
+        with pytest.raises(ValueError, match=r"config\.json' (is no JSON|must hold)"):
+            read(resumed)
 
 
 def test_an_optimizer_begins_at_the_base_rate_of_its_policy(tmp_path) -> None:
