@@ -16,7 +16,7 @@ a break, bit for bit but for CPU times.
 **save_policy** saves two policies in turn under one name, as fast as it can, and is killed
 within a fiftieth of a second. Each time, one of the two policies must load as a whole.
 
-The program ends with an error otherwise. About five minutes. It needs a system that can
+The program ends with an error otherwise. About seven minutes. It needs a system that can
 fork.
 """
 

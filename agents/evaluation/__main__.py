@@ -192,7 +192,7 @@ def main(**options: Any) -> None:
 
 
 def goes_on(store: Store) -> str:
-    """Say what is left of a benchmark that has stopped, and how it goes on."""
+    """Say where the runs of a stopped benchmark are, and how it goes on."""
     return f"the same command goes on from the {len(store)} runs that are in {store.path}"
 
 
