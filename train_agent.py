@@ -56,6 +56,7 @@ from agents.rl.config_file import take_defaults
 from agents.rl.presets import PRESETS
 from agents.rl.resuming import resumed, take_folder
 from agents.rl.seeds import train_candidates
+from agents.utils.engines import MAX_WORKERS
 from agents.utils.folder_lock import exclusive
 from agents.utils.full_disk import full_disk_explained
 from agents.utils.interrupts import terminated_as_interrupted
@@ -176,7 +177,7 @@ def number(flag: str, help: str) -> Any:
 )
 @click.option(
     "--num-workers",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MAX_WORKERS),
     help="Processes of --engine rllib, among which --num-envs are divided.  [default: "
     f"{engines.NUM_WORKERS}]",
 )

@@ -34,6 +34,7 @@ from gymnasium.vector import AutoresetMode
 from throughput import Memory
 
 import optenv
+from optenv.atomic import write_text
 
 HOME = Path(__file__).parents[1]
 #: Numbers that were measured, by section.
@@ -302,11 +303,11 @@ def main() -> None:
         measure, table = SECTIONS[name]
         if measure is not None and not arguments.stored:
             measured[name] = measure(arguments.rounds)
-            MEASURED.write_text(json.dumps(measured, indent=1) + "\n")
+            write_text(MEASURED, json.dumps(measured, indent=1) + "\n")
         text = table(measured if measure is None else measured[name])
         print(f"{text}\n", flush=True)
         if arguments.write:
-            PAGE.write_text(replaced(PAGE.read_text(), name, text))
+            write_text(PAGE, replaced(PAGE.read_text(), name, text))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from stable_baselines3 import PPO
 import optenv
 from agents import load_policy
 from optenv import telemetry
+from optenv.atomic import replacing, write_text
 from optenv.rendering.picture import Comparison
 from optenv.rules import switching
 from optenv.sb3 import SB3VecEnv
@@ -98,7 +99,8 @@ def overview(path: Path) -> None:
     axes[1, 0].set_ylabel("learning rate")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center",
                   ncols=len(ARMS), frameon=False)  # fmt: skip
-    figure.savefig(path, dpi=100)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=100)
 
 
 def label_losses(axes: Axes) -> None:
@@ -291,11 +293,14 @@ def save(frames: list[Image.Image], path: Path) -> None:
     white = [level if level < 250 else 255 for level in palette.getpalette() or ()]
     palette.putpalette(white)
     few = [each.quantize(palette=palette, dither=dither) for each in frames]
-    if len(few) == 1:
-        few[0].save(path, optimize=True)
-        return
-    durations = [MILLISECONDS] * (len(few) - 1) + [PAUSE]
-    few[0].save(path, save_all=True, append_images=few[1:], duration=durations, loop=0)
+    arguments: dict[str, Any] = {"optimize": True}
+    if len(few) > 1:
+        durations = [MILLISECONDS] * (len(few) - 1) + [PAUSE]
+        arguments = {
+            "save_all": True, "append_images": few[1:], "duration": durations, "loop": 0
+        }  # fmt: skip
+    with replacing(path) as part:
+        few[0].save(part, **arguments)
 
 
 # Policies beside constant actions
@@ -482,7 +487,7 @@ def store_caption(file: str, caption: str) -> None:
     stored = PICTURES / "captions.json"
     captions = json.loads(stored.read_text()) if stored.exists() else {}
     captions[file] = caption
-    stored.write_text(json.dumps(captions, indent=1, sort_keys=True) + "\n")
+    write_text(stored, json.dumps(captions, indent=1, sort_keys=True) + "\n")
     print(file, (PICTURES / file).stat().st_size, caption, flush=True)
 
 

@@ -24,7 +24,12 @@ from .tensors import inner_product, inner_products
 T = TypeVar("T")
 
 #: Examples, of all runs, whose places are computed at once.
-AHEAD = 2**18
+AHEAD = 2**16
+
+#: Losses of a window that are kept before they are recorded. Each lies among tensors that
+#: are freed again, so that those of thousands of updates would leave gaps of many times
+#: their own size.
+LOSSES_KEPT = 64
 
 
 class RunState(NamedTuple):
@@ -154,6 +159,7 @@ def advance(
         rule_state = tuple(part.clone() for part in state.rule)
         state = state._replace(params=state.params.clone(), rule=rule_state)
     found: list[Tensor] = []
+    recorded: Losses | None = None
     if counts is not None:
         state = state._replace(losses=Losses.empty(torch.zeros_like(state.losses.mean)))
     with torch.set_grad_enabled(differentiable):
@@ -173,13 +179,16 @@ def advance(
                 before=before, by_tensor=by_tensor, inplace=inplace,
                 differentiable=differentiable,
             )  # fmt: skip
-            found.append(new.latest)
-            if counts is not None:
+            if counts is None:
+                found.append(new.latest)
+                if len(found) == LOSSES_KEPT and update < total - 1:
+                    recorded, found = Losses.numbers(found, recorded), []
+            else:
                 new = new._replace(losses=state.losses.record(new.latest))
                 new = where(counts > update, new, state)
             state = new
         if counts is None:
-            state = state._replace(losses=Losses.of(found))
+            state = state._replace(losses=Losses.of(found, recorded))
     return state
 
 

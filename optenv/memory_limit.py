@@ -25,6 +25,7 @@ __all__ = [
     "limit_of",
     "machine_memory",
     "refuse_beyond",
+    "refuse_count",
     "size_text",
 ]
 
@@ -132,6 +133,8 @@ def refuse_beyond(
     what: str,
     parts: Mapping[str, int],
     lower: Mapping[str, Iterable[str]],
+    *,
+    has_argument: bool = True,
 ) -> None:
     """Refuse what needs more memory than there may be.
 
@@ -140,6 +143,7 @@ def refuse_beyond(
         what: needs the memory, for the message.
         parts: bytes by the name of what they are for.
         lower: what to lower for each part, such as ``"num_envs=4"``.
+        has_argument: whether ``max_memory`` can raise the limit.
 
     Raises:
         ValueError: the parts are more than the limit. The message says how much each
@@ -152,11 +156,32 @@ def refuse_beyond(
     shown = [name for name in largest if parts[name] >= 0.05 * total]
     needs = ", ".join(f"{size_text(parts[name])} for {name}" for name in shown)
     advice = dict.fromkeys(each for name in shown[:2] for each in lower.get(name, ()))
+    argument = "max_memory=... or " if has_argument else ""
+    unit = "both in GiB" if has_argument else "in GiB"
     raise ValueError(
         f"{what} would need about {size_text(total)} of memory ({needs}), and the limit is "
         f"{size_text(limit.size)} ({limit.origin}); lower {' or '.join(advice)}, or raise "
-        f"the limit by max_memory=... or the environment variable {VARIABLE}, both in GiB"
+        f"the limit by {argument}the environment variable {VARIABLE}, {unit}"
     )
+
+
+def refuse_count(name: str, count: int, what: str, size: float) -> None:
+    """Refuse a number of things that need more memory than there may be.
+
+    Args:
+        name: of the argument that is the number, for the message.
+        count: its value.
+        what: the things.
+        size: bytes of one of them, about.
+
+    Raises:
+        ValueError: they do; the message says what to lower.
+    """
+    given = f"{name}={count}"
+    refuse_beyond(
+        limit_of(), given, {what: math.ceil(count * size)}, {what: [given]},
+        has_argument=False,
+    )  # fmt: skip
 
 
 def size_text(size: float) -> str:

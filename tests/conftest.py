@@ -19,3 +19,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def logs_of_sb3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give Stable-Baselines3 a folder for logs; by default it leaves one in ``/tmp``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SB3_LOGDIR", str(tmp_path_factory.mktemp("sb3")))
+        yield

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ..utils.engines import ENGINES
+from ..utils.engines import ENGINES, MAX_WORKERS
 from .tasks.heldout import task_named
 from .tasks.problem import HeldoutTask
 
@@ -47,7 +47,9 @@ def tuning_seeds_option(
     flag: str = "--tuning-seeds", help: str = "Other seeds, to tune on."
 ) -> Decorator:
     """Return the option for the number of tuning seeds."""
-    return click.option(flag, type=click.IntRange(1), default=2, help=help)
+    return click.option(
+        flag, type=click.IntRange(1, FIRST_TUNING_SEED), default=2, help=help
+    )
 
 
 def workers_option(minimum: int, default: int | None, help: str) -> Decorator:
@@ -59,7 +61,7 @@ def workers_option(minimum: int, default: int | None, help: str) -> Decorator:
         help: line of the help.
     """
     return click.option(
-        "--workers", type=click.IntRange(minimum), default=default, help=help
+        "--workers", type=click.IntRange(minimum, MAX_WORKERS), default=default, help=help
     )
 
 

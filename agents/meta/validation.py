@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from optenv.memory_limit import refuse_count
 from optenv.tasks.stacked import LOSSES, LossFunction, named_loss, trained_parameters
 
 from .families.episodes import Episodes, Examples, Family
@@ -240,6 +241,10 @@ def support_batch(support: Any, dimensions: int) -> Examples:
 # Tasks of a family.
 
 
+#: Number of tasks up to which their memory is not estimated.
+_UNCHECKED = 10_000
+
+
 def sample_episodes(family: Family, count: int, rng: np.random.Generator) -> Episodes:
     """Sample tasks, and check their types, shapes and class indices' dtype.
 
@@ -252,10 +257,15 @@ def sample_episodes(family: Family, count: int, rng: np.random.Generator) -> Epi
         TypeError: ``family`` is not a family, or does not return :class:`Episodes` of
             :class:`Examples` of tensors.
         ValueError: there are not ``count`` tasks, no examples, or different numbers of
-            inputs and targets; targets of the cross entropy are not int64.
+            inputs and targets; targets of the cross entropy are not int64; or the tasks
+            need more memory than there may be.
         Exception: an error of the family.
     """
     classifies = is_classification(loss_of(family))
+    if count > _UNCHECKED:
+        one = sample_episodes(family, 1, np.random.default_rng(0))
+        each = sum(values.nbytes for part in one for values in part)
+        refuse_count("the number of tasks", count, "the examples", 2 * each)
     episodes: Any = family.sample(count, rng)
     _check_type(family, "", episodes, Episodes)
     for name, part in zip(Episodes._fields, episodes, strict=True):

@@ -16,9 +16,7 @@ from optenv.modifiers import CLIP_MEMORY, CLIP_WARMUP
 
 from ..utils.warning import warn_user
 from .controller import Controller
-from .layerwise import DECIDED, REMEMBERED
-from .modify import AVERAGE
-from .probe import BUFFERS, STARTED
+from .slots import DECIDED, GOOD_PARAM, OWN, REMEMBERED
 from .tensors import GradientBatch, grad_norm, parameters_of
 
 __all__ = ["EARLY_STEPS", "GUARDS", "GradientGuard"]
@@ -45,9 +43,6 @@ ROLLBACK_PATIENCE = 5
 
 #: Decrease of the log-multiplier at a roll-back, which leaves a quarter of the rate.
 ROLLBACK_DECREASE = math.log(4.0)
-
-#: Key of the copy of a parameter, in its state, that a roll-back returns to.
-GOOD_PARAM = "good_param"
 
 
 class GradientGuard:
@@ -89,8 +84,7 @@ class GradientGuard:
             controller.forget_norms(batch)
             for p in batch.params:
                 of_param = batch.states[p]
-                kept = {*BUFFERS, STARTED, GOOD_PARAM, AVERAGE, DECIDED, REMEMBERED}
-                for name in of_param.keys() - kept:
+                for name in of_param.keys() - {*OWN}:
                     del of_param[name]
         if coefficient < 1.0:
             batch = batch.with_grads([grad * coefficient for grad in batch.grads])

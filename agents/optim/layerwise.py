@@ -22,28 +22,19 @@ from optenv.tensors import observe_tensors
 from ..policy.module import Policy
 from ..utils.warning import warn_user
 from . import clock
+from .slots import DECIDED, REMEMBERED
 from .tensors import GradientBatch, States
 
 __all__ = [
-    "DECIDED",
     "DECIDED_NUMEL",
-    "REMEMBERED",
     "TensorDecisions",
     "carry_over",
     "column",
     "remembered_numel",
 ]
 
-#: Key of a tensor's entry in its state: log-multiplier, last requested change of it, and
-#: history (:func:`optenv.tensors.empty_history`), on the CPU.
-DECIDED = "decided"
-
-#: Numbers of that entry.
+#: Numbers of the entry of a decision in the state of a tensor.
 DECIDED_NUMEL = 2 + len(History._fields)
-
-#: Key of a tensor's entry in its state for policies of trials and those with a memory: the
-#: encoding of the last action on the tensor, and the policy's hidden state, on the CPU.
-REMEMBERED = "remembered"
 
 
 class TensorDecisions:

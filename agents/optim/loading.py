@@ -12,7 +12,7 @@ from optenv.checks import quoted
 from ..policy.module import Policy
 from .controller import State
 from .groups import check_group, check_roles
-from .layerwise import DECIDED, REMEMBERED
+from .slots import DECIDED, REMEMBERED
 from .state import check_controller, check_parameter_states, check_settings
 from .tensors import States
 

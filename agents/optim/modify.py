@@ -14,19 +14,16 @@ from optenv.actions import Action
 from optenv.modifiers import CLIP_MEMORY, CLIP_WARMUP
 
 from ..policy.module import Policy
+from .slots import AVERAGE
 from .tensors import GradientBatch, grad_norm, wide
 
 __all__ = [
-    "AVERAGE",
     "allocate_averages",
     "clip_gradients",
     "initial_settings",
     "settings_in_force",
     "update_average",
 ]
-
-#: Key of the average of a parameter in its state.
-AVERAGE = "average"
 
 
 def initial_settings(policy: Policy) -> list[float]:

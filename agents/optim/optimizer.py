@@ -40,13 +40,14 @@ from .groups import (
 )
 from .guard import EARLY_STEPS, GradientGuard
 from .kernels import kernel_of
-from .layerwise import REMEMBERED, carry_over
+from .layerwise import carry_over
 from .lengths import Lengths
 from .loading import check_loaded, restore_dtypes
 from .loss_hook import LossCollector, check_loss, is_scalar
 from .modify import allocate_averages
 from .reports import Reports
 from .roles import MatrixFlags, groups_for
+from .slots import REMEMBERED
 from .state import check_ranges
 from .tensors import DeviceRates, GradientBatch, parameters_of
 

@@ -25,21 +25,16 @@ from .distributed import (
     is_sharded,
     row_shard,
 )
+from .slots import STARTED
 from .subsample import is_subsampled, scale, subsample, subsample_numel
 from .tensors import GradientBatch, States, real
 
-__all__ = ["BUFFERS", "STARTED", "UpdateProbe", "buffer_shape"]
+__all__ = ["UpdateProbe", "buffer_shape"]
 
 #: Buffers of float32 parameters are kept in bfloat16, so that gradient and update together
 #: take the memory of one copy of the gradients. Inner products over many numbers are
 #: hardly affected by the rounding.
 _BUFFER_DTYPES = {torch.float32: torch.bfloat16}
-
-#: Buffers in the state of a parameter, of which it has all or none.
-BUFFERS = ("last_grad", "last_step", "watched")
-
-#: Buffer that a parameter has only between :meth:`UpdateProbe.start` and ``finish``.
-STARTED = "last_param"
 
 #: Numbers that are measured together. Small tensors are slow one by one, and tensors
 #: larger than the processor's cache are slow in one piece.

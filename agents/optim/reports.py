@@ -156,7 +156,8 @@ class Reports:
         policy, *rest = summarized(self._policy, state, groups)
         rule = f"rule: {self._policy.rule.name}"
         lines = [f"{type(self).__name__} (", policy, rule, *rest]
-        hidden = ("params", "controller")  # as torch prints it, without the controller
+        # As torch prints it, without the controller and the second name of max_lr
+        hidden = ("params", "controller", clock.LIMIT)
         for i, group in enumerate(self.param_groups):
             lines.append(f"Parameter Group {i}")
             lines += [f"    {key}: {group[key]}" for key in group if key not in hidden]

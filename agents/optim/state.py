@@ -28,9 +28,9 @@ from .clock import CLOCK, PEAK, SCHEDULES
 from .distributed import is_sharded
 from .kernels import KernelOptions, kernel_of
 from .kernels.base import initial_slot
-from .layerwise import DECIDED, DECIDED_NUMEL, REMEMBERED, column, remembered_numel
-from .modify import AVERAGE
-from .probe import BUFFERS, STARTED, buffer_shape
+from .layerwise import DECIDED_NUMEL, column, remembered_numel
+from .probe import buffer_shape
+from .slots import AVERAGE, BUFFERS, DECIDED, GOOD_PARAM, REMEMBERED, STARTED
 from .tensors import real, wide
 
 __all__ = [
@@ -560,7 +560,7 @@ def _check_parameter_state(policy: Policy, name: str, state: Any, p: Tensor) -> 
     decided = [DECIDED] if policy.action.per_tensor else []
     decided += [REMEMBERED] if remembered_numel(policy) else []
     of_rule = [*sorted(kernel.slots), *kernel.kept]
-    valid = [*of_rule, *BUFFERS, STARTED, "good_param", *averaged, *decided]
+    valid = [*of_rule, *BUFFERS, STARTED, GOOD_PARAM, *averaged, *decided]
     if unknown := [key for key in state if key not in valid]:
         raise _invalid(name, unknown, f"entries out of {', '.join(valid)}")
     # 1. The slots of the rule: all, or none before the first step and after a roll-back
@@ -587,8 +587,8 @@ def _check_parameter_state(policy: Policy, name: str, state: Any, p: Tensor) -> 
         _check_means(name, state)
     # 2. What the probe and the guard keep
     check_buffers(name, state, p)
-    if "good_param" in state:
-        _check_moment(f"{name}: good_param", state["good_param"], p.shape, None)
+    if GOOD_PARAM in state:
+        _check_moment(f"{name}: {GOOD_PARAM}", state[GOOD_PARAM], p.shape, None)
     if DECIDED in state:
         _check_decided(f"{name}: {DECIDED}", state[DECIDED], policy.action.bound)
     if REMEMBERED in state:

@@ -10,6 +10,7 @@ import click
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from optenv import actions
+from optenv.memory_limit import refuse_count
 
 from ..policy.spec import MAX_NUMBER
 from . import factory
@@ -168,14 +169,19 @@ def _resumed(options: dict[str, Any]) -> dict[str, Any]:
     return resumed
 
 
+#: Bytes of a candidate: its policy, which all are loaded of in the end, and its rows.
+_CANDIDATE = 100_000
+
+
 def check_candidates(options: dict[str, Any], config: dict[str, Any]) -> None:
     """Refuse numbers of candidates and members that contradict each other or the agent.
 
     Raises:
-        ValueError: they do.
+        ValueError: they do, or the candidates need more memory than there may be.
     """
     count, members = config["candidates"], config["members"]
     algorithm = factory.algorithm_of_preset(options["agent"])
+    refuse_count("candidates", count, "the policies", _CANDIDATE)
     if members > count:
         raise ValueError(
             f"members ({members}) are chosen among the candidates ({count}); "

@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
@@ -21,6 +22,7 @@ from optenv.sb3 import SB3VecEnv
 from ..utils.arguments import check_arguments
 from . import algorithms, checkpoints
 from .algorithms import Algorithm
+from .experience import check_experience
 from .export import check_reward
 from .group_advantage import LeaveOneOutReward, is_group_normalised, normalising_arguments
 from .journal import Journal
@@ -242,12 +244,16 @@ def make_model(
     if isinstance(env, LeaveOneOutReward):
         arguments |= normalising_arguments(env, arguments, buffer)
 
+    limit = env.get_attr("settings")[0].max_memory
+    check_experience({**(saved or {}), **arguments}, env, max_memory=limit)
+
     # 4. Make the model, or load it
     try:
         if resume is None or saved is None:
-            return algorithm.cls(
+            made = algorithm.cls(
                 algorithm.policy, env, seed=seed, device="cpu", **arguments
             )
+            return _without_folder(made)
         renewed = (
             {key: arguments[key] for key in buffer.resumed} if relative else buffer.reset
         )
@@ -265,6 +271,16 @@ def make_model(
         )
     if seed is not None:  # other tasks than those that the model began with
         model.set_random_seed(seed + model.num_timesteps)
+    return _without_folder(model)
+
+
+def _without_folder(model: BaseAlgorithm) -> BaseAlgorithm:
+    """Return a model whose learning makes no folder for logs that nobody asked for.
+
+    By default, Stable-Baselines3 makes one in the temporary folder, which stays empty.
+    """
+    if not model.verbose and model.tensorboard_log is None:
+        model.set_logger(Logger(folder=None, output_formats=[]))
     return model
 
 

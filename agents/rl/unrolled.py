@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from optenv import actions
 from optenv.checks import is_number, positive, positive_int
-from optenv.group import Group
+from optenv.group import Group, footprint
 from optenv.settings import DTYPES, make
 
 from ..policy.files import save_policy
@@ -70,7 +70,8 @@ class UnrolledLR:
         num_timesteps: control steps made, over all runs.
 
     Raises:
-        ValueError, TypeError: an argument is not valid.
+        ValueError, TypeError: an argument is not valid, or more memory would be needed than
+            there may be (``max_memory`` of the environment).
 
     Example:
         ::
@@ -107,11 +108,12 @@ class UnrolledLR:
                 f"a learner that unrolls draws new tasks: give tasks instead of instances="
                 f"{self.settings.instances!r}"
             )
-        self.groups = [
-            Group(self.settings, positive_int("size", size))
-            for _ in range(positive_int("groups", groups))
-        ]
+        groups, size = positive_int("groups", groups), positive_int("size", size)
         self.segment = positive_int("segment", segment)
+        footprint.check_unrolled(self.settings, groups, size, self.segment)
+        self.groups = [Group(self.settings, size) for _ in range(groups)]
+        for group in self.groups:
+            group.segment = self.segment
         positive("clip", clip)
         positive("meta_lr", meta_lr)
         if not is_number(noise) or not 0 <= noise < math.inf:

@@ -10,13 +10,16 @@ from optenv.checks import known
 
 from .workers import Workers
 
-__all__ = ["ENGINES", "PROCESSES", "Engine", "Pool"]
+__all__ = ["ENGINES", "MAX_WORKERS", "PROCESSES", "Engine", "Pool"]
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 #: Names of the engines.
 ENGINES = ("processes", "ray")
+
+#: Largest number of processes that the commands take; they are started at once.
+MAX_WORKERS = 4096
 
 
 class Pool(Protocol):

@@ -9,6 +9,7 @@ import contextlib
 import gc
 import os
 import signal
+import socket
 import threading
 import warnings
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ __all__ = ["check_ray", "cluster"]
 HOME = Path(__file__).parents[2]
 #: Times that a cluster is started, if Ray gives up on it: a busy machine takes its time.
 STARTS = 4
+#: Seconds that the machine at an address may take to accept a connection.
+CONNECTION = 10.0
 #: Packages that a cluster's machines get from this one.
 PACKAGES = ("optenv", "agents")
 
@@ -125,12 +128,28 @@ def _connect(address: str) -> None:
         "env_vars": {"OMP_NUM_THREADS": "1"},
     }
     try:
+        _check_listens(address)
         ray.init(address=address, runtime_env=runtime, **_quiet())
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"no Ray cluster can be reached at {address!r} ({error}); start one with `ray "
             "start --head`, or leave out --address to start one on this machine"
         ) from error
+
+
+def _check_listens(address: str) -> None:
+    """Refuse an address at which nothing listens, for which Ray would wait for minutes.
+
+    Raises:
+        OSError: there is no such machine, or no connection to it.
+        ValueError: the port is no number.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:  # "auto", or one that Ray refuses at once
+        return
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
+        raise ValueError(f"a port is a number from 1 to 65535, got {port!r}")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTION).close()
 
 
 def _quiet() -> dict[str, Any]:

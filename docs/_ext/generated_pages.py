@@ -26,6 +26,7 @@ import optenv
 from agents import SHIPPED, load_policy
 from agents.rl.presets import PRESETS
 from optenv import actions, rules, telemetry
+from optenv.atomic import write_text
 from optenv.recording.columns import ACTION, OBSERVATION, names_of
 from optenv.settings import Settings
 
@@ -625,7 +626,7 @@ def write(folder: Path) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.read_text() != content:
-            path.write_text(content)
+            write_text(path, content)
     for path in folder.rglob("*.md"):
         if str(path.relative_to(folder)) not in pages:
             path.unlink()

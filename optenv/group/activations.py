@@ -7,6 +7,7 @@ counted as they are made and dropped.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from .. import core
 from ..tasks import Data, Task
 from .setup import Setup
 
-__all__ = ["loss_memory"]
+__all__ = ["graph_memory", "loss_memory"]
 
 #: Operations after which a measurement ends, whatever it has found by then.
 _MOST_OPERATIONS = 20_000
@@ -38,12 +39,13 @@ class _Peak(TorchDispatchMode):
         enough: bytes after which to raise :class:`_Enough`.
 
     Attributes:
+        alive: number of bytes now.
         peak: largest number of bytes at a time.
     """
 
     def __init__(self, enough: float) -> None:
         super().__init__()
-        self.peak = self._alive = self._operations = 0
+        self.peak = self.alive = self._operations = 0
         self._enough = enough
         self._known: set[int] = set()
 
@@ -72,13 +74,13 @@ class _Peak(TorchDispatchMode):
             return
         size = storage.nbytes()
         self._known.add(key)
-        self._alive += size
-        self.peak = max(self.peak, self._alive)
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
         weakref.finalize(storage, self._drop, key, size).atexit = False
 
     def _drop(self, key: int, size: int) -> None:
         self._known.discard(key)
-        self._alive -= size
+        self.alive -= size
 
 
 def loss_memory(
@@ -113,6 +115,35 @@ def loss_memory(
         # The task looks at values, or has tensors of its own on the CPU: the runs tell.
         return 0
     return counter.peak
+
+
+def graph_memory(setup: Setup, task: Task, size: int, scaled: bool = False) -> int:
+    """Measure the memory that the graph of one more update keeps, in bytes.
+
+    Args:
+        setup, task, size, scaled: as of :func:`loss_memory`.
+
+    Returns:
+        The growth by an update that another one with a graph precedes; 0 if the task cannot
+        be computed without values.
+    """
+    example = task.sample([np.random.default_rng(0)])
+    counter = _Peak(math.inf)
+    kept: list[int] = []
+    try:
+        data = _without_values(setup, task, size, example, scaled)
+        counter.leave_out(data)
+        with counter:
+            params = torch.empty(size, task.num_params, dtype=setup.dtype, device="meta")
+            run = core.start(task, setup.rule, data, params, differentiable=True)
+            for _ in range(3):  # the first one's parameters have no graph yet
+                rates = torch.empty(1, size, dtype=setup.dtype, device="meta")
+                rates.requires_grad_()
+                run = core.advance(task, setup.rule, data, run, rates, differentiable=True)
+                kept.append(counter.alive)
+    except Exception:
+        return 0  # see loss_memory
+    return max(0, kept[-1] - kept[-2])
 
 
 def _without_values(

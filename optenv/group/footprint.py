@@ -11,14 +11,16 @@ import torch
 
 from .. import core, windows
 from ..memory_limit import MemoryLimit, refuse_beyond
+from ..settings import Settings
 from ..tasks import GeneratedTask, Task
-from .activations import loss_memory
+from .activations import graph_memory, loss_memory
 from .setup import Setup
 
 __all__ = [
     "Footprint",
     "check",
     "check_before",
+    "check_unrolled",
     "estimate",
     "held",
     "measured",
@@ -32,13 +34,23 @@ EXAMPLES = "examples"
 DRAWING = "drawing the examples of a run"
 LOSSES = "losses and their gradients"
 UPDATES = "the updates of a control step"
+GRAPH = "the graph of the updates that are differentiated at once"
+GROUPS = "groups and their generators"
 
-#: Bytes that an update of a control step takes until its end: its loss, a tensor.
-_UPDATE = 700
+#: Bytes of a loss, a tensor of its own, besides its numbers.
+_LOSS = 700
+
+#: Bytes that the place of an example of a batch takes while it is computed.
+_PLACE = 100
 
 #: Bytes of a learning rate as a number of Python in a list.
 _NUMBER = 40
 
+#: Bytes of a group before its first reset, and of the generator of a run.
+_GROUP, _GENERATOR = 8_000, 1_200
+
+#: Memory of a graph with the gradients that are taken through it, in that of the graph.
+_WITH_GRADIENTS = 1.3
 
 #: Tasks of families that are drawn before the first reset.
 _TRIES = 4
@@ -93,7 +105,9 @@ def estimate(
     rows = (copies if is_generated else size) * total * 8
     # 3. The updates of a control step.
     window = _longest_window(setup, total_updates)
-    ahead = min(core.AHEAD, size * window * task.batch_size)
+    batch = size * task.batch_size
+    places = batch * min(window, max(1, core.AHEAD // batch))
+    losses = min(window, core.LOSSES_KEPT) * (_LOSS + number * size)
     rates = 0 if setup.action.is_constant else window * (_NUMBER + number) * size
     return Footprint(
         held={PARAMETERS: held, EXAMPLES: examples + rows},
@@ -101,7 +115,7 @@ def estimate(
             PARAMETERS: made,
             EXAMPLES: rows + (0 if task.shares_examples else 2 * examples),
             DRAWING: 8 * task.drawing_numbers,
-            UPDATES: 48 * ahead + window * (_UPDATE + number * size) + rates,
+            UPDATES: _PLACE * places + losses + rates,
         },
     )
 
@@ -114,6 +128,7 @@ def check(
     scaled: bool,
     beside: Mapping[str, int],
     thorough: bool = False,
+    segment: int = 0,
 ) -> Footprint:
     """Estimate the memory of a group, and refuse it beyond a limit.
 
@@ -124,12 +139,17 @@ def check(
         setup, task, size, total_updates, scaled: as of :func:`estimate`.
         beside: what the environment holds besides the group, bytes by what they are for.
         thorough: whether to measure in any case.
+        segment: control steps that are differentiated at once, whose graph is kept.
 
     Raises:
         ValueError: it is more than the limit.
     """
     limit = setup.limit
     found = estimate(setup, task, size, total_updates, scaled)
+    if segment:
+        updates = min(total_updates, segment * _longest_window(setup, total_updates))
+        kept = int(_WITH_GRADIENTS * updates * graph_memory(setup, task, size, scaled))
+        found = found._replace(working={**found.working, GRAPH: kept})
     everything = {**found.parts}
     for name, more in beside.items():
         everything[name] = everything.get(name, 0) + more
@@ -165,7 +185,9 @@ def measured(
     return found._replace(working={**found.working, LOSSES: max(0, more)})
 
 
-def check_before(setup: Setup, sizes: Sequence[int], own: Mapping[str, int]) -> None:
+def check_before(
+    setup: Setup, sizes: Sequence[int], own: Mapping[str, int], segment: int = 0
+) -> None:
     """Refuse groups whose tasks need more memory than there may be, before the first reset.
 
     Fixed tasks and instances are checked as :func:`check` does. Of the tasks of families,
@@ -175,6 +197,7 @@ def check_before(setup: Setup, sizes: Sequence[int], own: Mapping[str, int]) -> 
         setup: setup of the groups.
         sizes: number of runs of each group.
         own: memory besides that of the groups, bytes by what it is for.
+        segment: as of :func:`check`.
 
     Raises:
         ValueError: they do.
@@ -195,7 +218,26 @@ def check_before(setup: Setup, sizes: Sequence[int], own: Mapping[str, int]) -> 
     for task in {repr(task): task for task in given}.values():
         # The bound was made for the tasks of the package.
         from_outside = not type(task).__module__.startswith("optenv.")
-        check(setup, task, size, length, scaled, beside, from_outside)
+        check(setup, task, size, length, scaled, beside, from_outside, segment)
+
+
+def check_unrolled(settings: Settings, groups: int, size: int, segment: int) -> None:
+    """Refuse groups that are differentiated, before any of them is made.
+
+    Args:
+        settings: of the groups.
+        groups: number of groups.
+        size: number of runs of each.
+        segment: control steps that are differentiated at once.
+
+    Raises:
+        ValueError: they need more memory than there may be; the message says what to lower.
+    """
+    setup = Setup.of(settings)
+    own = {GROUPS: groups * (_GROUP + size * _GENERATOR)}
+    many = f"{groups} groups of {size} runs"
+    refuse_beyond(setup.limit, many, own, {GROUPS: (f"groups={groups}", f"size={size}")})
+    check_before(setup, [size] * groups, own, segment)
 
 
 def held(own: Mapping[str, int], groups: Iterable[Footprint | None]) -> dict[str, int]:
@@ -234,6 +276,7 @@ def _refuse(
     runs = () if size == 1 else ("num_envs",)
     changes = () if settings.changes is None else (f"changes={settings.changes.most}",)
     examples = (f"num_train={task.num_train}", f"num_validation={task.num_validation}")
+    updates = f"updates_per_step={settings.updates_per_step[1]:g}"  # type: ignore[index]
     count = "a run" if size == 1 else f"a group of {size} runs"
     refuse_beyond(
         limit,
@@ -244,7 +287,9 @@ def _refuse(
             EXAMPLES: (*runs, *changes, *examples, sizes),
             DRAWING: (sizes, *examples),
             LOSSES: (*runs, f"batch_size={task.batch_size}", sizes),
-            UPDATES: (f"updates_per_step={settings.updates_per_step[1]:g}", *runs),  # type: ignore[index]
+            UPDATES: (updates, *runs),
+            GRAPH: ("segment", *runs, updates),
+            GROUPS: ("groups", *runs),
         },
     )
 

@@ -107,6 +107,8 @@ class Group:
         self._checked: tuple[tasks.Task, int, bool] | None = None
         #: Memory of the rest of the environment, bytes by what it is for.
         self.beside: Mapping[str, int] = {}
+        #: Control steps that are differentiated at once, for the estimate.
+        self.segment = 0
 
     @property
     def rule(self) -> rules.Rule:
@@ -242,8 +244,9 @@ class Group:
         structure_now = (self.task, self.total_updates, self._scaled)
         if structure_now != self._checked:
             self.footprint = footprint.check(
-                self.setup, self.task, self.size, *structure_now[1:], self.beside
-            )
+                self.setup, self.task, self.size, *structure_now[1:], self.beside,
+                segment=self.segment,
+            )  # fmt: skip
             self._checked = structure_now
         self.boundaries = windows.lazy_boundaries(
             self.total_updates, self.settings.horizon, self.settings.spacing

@@ -13,6 +13,7 @@ import numpy as np
 from .. import tasks
 from ..atomic import write_text
 from ..checks import parsed_json, positive_int, quoted
+from ..memory_limit import refuse_count
 from ..ranges import as_range, log_uniform
 from .instance import Instance
 
@@ -20,6 +21,9 @@ __all__ = ["STANDARD_COUNT", "InstanceSet", "InstanceSpec", "get", "make"]
 
 #: Instances of a family and split in a standard set.
 STANDARD_COUNT = 100
+
+#: Bytes of an instance, about, with its task and its name.
+_INSTANCE = 800
 
 #: Value of the ``instances`` argument of the environments, see :func:`make`.
 InstanceSpec = "InstanceSet | Instance | str | os.PathLike[str] | Sequence[Any]"
@@ -87,16 +91,19 @@ class InstanceSet(Sequence[Instance]):
                 to the environment.
 
         Raises:
-            ValueError, TypeError: an argument is not valid.
+            ValueError, TypeError: an argument is not valid, or the instances need more
+                memory than there may be (:mod:`optenv.memory_limit`).
         """
         count = positive_int("count", count)
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
             raise ValueError(f"seed must be an integer, at least 0, got {seed!r}")
         rates = None if base_lr is None else as_range("base_lr", base_lr)
         lengths = None if updates is None else as_range("updates", updates)
+        sources = tasks.make(spec).sources
+        refuse_count("count", count, "the instances", len(sources) * _INSTANCE)
         drawn: list[Instance] = []
         first: dict[tuple[str, str], int] = {}  # the next free number
-        for source in tasks.make(spec).sources:
+        for source in sources:
             label = (
                 source if isinstance(source, tuple) else (type(source).__name__, "train")
             )

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..memory_limit import refuse_count
+
 __all__ = ["TEST", "TRAINING", "Character", "canonical_form", "characters", "drawings"]
 
 #: Fonts of the package ``hershey-fonts`` to learn on.
@@ -83,7 +85,11 @@ def drawings(character: Character, side: int, count: int, seed: int = 0) -> np.n
 
     Returns:
         Pictures ``[count, side, side]`` float32, ink 1 and paper 0.
+
+    Raises:
+        ValueError: they need more memory than there may be.
     """
+    refuse_count("count", count, "the pictures", 2 * 4 * side**2)
     rng = np.random.default_rng((seed, *character.key))
     return np.stack([_draw(character.strokes, side, rng) for _ in range(count)])
 

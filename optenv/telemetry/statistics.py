@@ -43,18 +43,33 @@ class Losses(NamedTuple):
         return Losses(seen, mean, self.deviation + delta * (loss - mean))
 
     @classmethod
-    def of(cls, losses: Sequence[Tensor]) -> Losses:
-        """Make the statistics of losses ``[B]``, at least one, in their order."""
-        like = losses[0]
-        if len(losses) == 1:
-            return cls(torch.ones_like(like), like, like - like)
-        single, found = is_single(like), losses
-        if single:
+    def numbers(cls, losses: Sequence[Tensor], before: Losses | None = None) -> Losses:
+        """Make the statistics of losses ``[B]``, at least one, in their order.
+
+        Args:
+            losses: the losses.
+            before: what this method returned for those before; None if there are none.
+
+        Returns:
+            Statistics of numbers of Python if there is a single run without a graph, which
+            is quicker.
+        """
+        found: Sequence[Any] = losses
+        if is_single(losses[0]):
             found = torch.cat([*losses]).tolist()
-        recorded = cls.empty(zeros_like(found[0]))
+        recorded = cls.empty(zeros_like(found[0])) if before is None else before
         for loss in found:
             recorded = recorded.record(loss)
-        return cls(*as_tensors(recorded, like)) if single else recorded
+        return recorded
+
+    @classmethod
+    def of(cls, losses: Sequence[Tensor], before: Losses | None = None) -> Losses:
+        """Make the statistics of losses as tensors ``[B]``, see :meth:`numbers`."""
+        like = losses[0]
+        if len(losses) == 1 and before is None:
+            return cls(torch.ones_like(like), like, like - like)
+        recorded = cls.numbers(losses, before)
+        return cls(*as_tensors(recorded, like)) if is_single(like) else recorded
 
 
 class Probe(NamedTuple):

@@ -13,11 +13,18 @@ import torch
 
 from optenv import core, memory_limit, rules, tasks, windows
 from optenv.group import footprint
-from optenv.group.activations import loss_memory
+from optenv.group.activations import graph_memory, loss_memory
 from optenv.group.setup import Setup
-from optenv.instances import Instance
-from optenv.memory_limit import MemoryLimit, limit_of, machine_memory, refuse_beyond
+from optenv.instances import Instance, InstanceSet
+from optenv.memory_limit import (
+    MemoryLimit,
+    limit_of,
+    machine_memory,
+    refuse_beyond,
+    refuse_count,
+)
 from optenv.settings import Settings
+from optenv.telemetry import Losses
 from tests.helpers.small_runs import assert_same
 
 LEARNING_RATE, TRIAL = "optenv/LearningRate-v0", "optenv/LearningRateTrial-v0"
@@ -33,8 +40,14 @@ def _small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 #: Arguments that ask for too much, and what the message advises to lower.
 TOO_MUCH: dict[str, tuple[dict[str, Any], str]] = {
-    "updates": ({"updates_per_step": HUGE}, "updates_per_step"),
-    "a range of updates": ({"updates_per_step": (1, HUGE)}, "updates_per_step"),
+    "updates": (
+        {"updates_per_step": HUGE, "action": {"schedule": "linear"}},
+        "updates_per_step",
+    ),
+    "a range of updates": (
+        {"updates_per_step": (1, HUGE), "action": {"schedule": "linear"}},
+        "updates_per_step",
+    ),
     "width": ({"tasks": tasks.MLP(width=10**6, depth=2)}, "the sizes of the task MLP"),
     "width beyond int64": (
         {"tasks": tasks.MLP(width=10**11, depth=2)},
@@ -74,7 +87,10 @@ def test_what_needs_too_much_memory_is_refused_before_it_takes_any(
     arguments, advice = TOO_MUCH[case]
     if case == "slots":
         env_id = env_id.replace("/", "/Layerwise")
+    if "schedule" in arguments.get("action", {}):
+        arguments = {**arguments, "action": {"kind": "continuous", **arguments["action"]}}
     gym.make(env_id)  # imports what is imported at first
+    torch.zeros(1, device="meta")  # so does this
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match="of memory") as error:
@@ -174,6 +190,46 @@ def test_batches_computed_in_parts_are_those_computed_at_once(
                 ]
             )
         assert_same(found[0], found[1])
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_few_losses_of_a_long_window_are_kept_and_its_statistics_are_the_same(
+    runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generators = [np.random.default_rng(i) for i in range(runs)]
+    rule, data, params = rules.get("adam"), SMALL.sample(generators), SMALL.init(generators)
+    start = core.start(SMALL, rule, data, params)
+    lr = torch.full((21, runs), 0.01)
+    of, most, found = Losses.of, [], []
+
+    def noted(losses: Any, before: Any = None) -> Any:
+        most.append(len(losses))
+        return of(losses, before)
+
+    monkeypatch.setattr(Losses, "of", noted)
+    for kept in (100, 5, 7):
+        monkeypatch.setattr(core, "LOSSES_KEPT", kept)
+        found.append(core.advance(SMALL, rule, data, start, lr))
+    assert most == [21, 1, 7]
+    assert_same(found[1], found[0])
+    assert_same(found[2], found[0])
+
+
+def test_a_window_of_a_constant_schedule_takes_no_more_memory_if_it_is_longer() -> None:
+    def parts(updates: int) -> dict[str, int]:
+        setup = Setup.of(Settings(tasks=SMALL, updates_per_step=updates))
+        return footprint.estimate(setup, SMALL, 64, 40 * updates, False).parts
+
+    assert parts(10**4) == parts(10**7)
+
+
+def test_a_batch_of_more_examples_than_are_computed_ahead_counts_whole() -> None:
+    def places(runs: int) -> int:
+        setup = Setup.of(Settings(tasks=SMALL))
+        found = footprint.estimate(setup, SMALL, runs, 400, False)
+        return found.parts[footprint.UPDATES]
+
+    assert places(2**16) > 7 * places(2**13) > 0
 
 
 def test_a_run_has_no_more_updates_than_can_be_counted() -> None:
@@ -302,7 +358,9 @@ def test_a_limit_can_be_raised_by_the_argument_and_the_variable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def make(**arguments: Any) -> gym.Env[Any, Any]:
-        return gym.make(LEARNING_RATE, tasks=SMALL, updates_per_step=10**7, **arguments)
+        action = {"kind": "continuous", "schedule": "linear"}
+        arguments |= {"updates_per_step": 3 * 10**7, "action": action}
+        return gym.make(LEARNING_RATE, tasks=SMALL, **arguments)
 
     with pytest.raises(ValueError, match="updates_per_step"):
         make()
@@ -325,6 +383,50 @@ def test_a_refusal_says_what_needs_most_and_what_to_lower() -> None:
         "the environment variable OPTENV_MAX_MEMORY, both in GiB"
     )
     refuse_beyond(limit, "it", {"one": 2**30}, {})
+
+
+def test_a_number_of_things_is_refused_in_words() -> None:
+    with pytest.raises(ValueError) as error:
+        refuse_count("count", 2**21, "the things", 2**10)
+    assert str(error.value) == (
+        "count=2097152 would need about 2 GiB of memory (2 GiB for the things), and the "
+        "limit is 1 GiB (OPTENV_MAX_MEMORY=1); lower count=2097152, or raise the limit by "
+        "the environment variable OPTENV_MAX_MEMORY, in GiB"
+    )
+    refuse_count("count", 2**20, "the things", 2**10)
+
+
+def test_too_many_instances_are_refused_before_one_is_drawn() -> None:
+    with pytest.raises(ValueError, match=r"count=1000000000 would need .* the instances"):
+        InstanceSet.sample(["cnn/train", "train"], HUGE)
+
+
+# Graphs of updates that are differentiated.
+
+
+def test_the_graph_of_an_update_grows_with_runs_and_counts_by_updates() -> None:
+    setup = Setup.of(Settings(tasks=SMALL, updates_per_step=10))
+    one, many = (graph_memory(setup, SMALL, runs) for runs in (1, 100))
+    assert 90 * one < many < 110 * one and one > 4 * SMALL.num_params
+    assert graph_memory(setup, Looks(dim=4), 1) == 0
+
+    def graph(segment: int) -> int:
+        found = footprint.check(setup, SMALL, 2, 400, False, {}, segment=segment)
+        return found.parts.get(footprint.GRAPH, 0)
+
+    assert graph(0) == 0 and graph(8) == pytest.approx(8 * graph(1), rel=1e-3)
+    assert graph(10**6) == graph(40)  # no more than the run
+
+
+def test_groups_to_differentiate_are_refused_before_one_is_made() -> None:
+    settings = Settings(tasks=SMALL, horizon=HUGE)
+    for arguments, advice in (
+        ((HUGE, 2, 8), "lower groups=1000000000 or size=2"),
+        ((8, HUGE, 8), "size=1000000000"),
+        ((8, 2, HUGE), "differentiated at once.*lower segment or num_envs"),
+    ):
+        with pytest.raises(ValueError, match=advice):
+            footprint.check_unrolled(settings, *arguments)
 
 
 # What an environment needs.

@@ -13,6 +13,7 @@ from functools import partial
 
 from optenv.actions import SCHEDULES
 from optenv.checks import positive_int
+from optenv.memory_limit import refuse_count
 from optenv.rules import RuleSpec
 
 from ...policy.files import load_policy
@@ -79,8 +80,10 @@ def random_choices(trials: int = RANDOM_TRIALS, seed: int = 0) -> tuple[Choice, 
         schedules, all equally likely.
 
     Raises:
-        ValueError: ``trials`` is not a positive integer.
+        ValueError: ``trials`` is not a positive integer, or more than there may be memory
+            for.
     """
+    refuse_count("trials", positive_int("trials", trials), "the settings", 250)
     generator, schedules = random.Random(seed), TRIED_SCHEDULES
     low, high = map(math.log, RANDOM_LR_BOUNDS)
 
@@ -90,7 +93,7 @@ def random_choices(trials: int = RANDOM_TRIALS, seed: int = 0) -> tuple[Choice, 
             float(f"{lr:.3g}"), schedules[int(len(schedules) * generator.random())]
         )
 
-    return tuple(draw() for _ in range(positive_int("trials", trials)))
+    return tuple(draw() for _ in range(trials))
 
 
 SGD = Search("SGD", sgd_momentum, grid(SGD_LR_GRID))

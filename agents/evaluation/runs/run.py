@@ -76,14 +76,7 @@ def train_schedules(
     # The trunk keeps the full learning rate, whatever the schedule of the first arm.
     constant = replace(arms[0], schedule=None)
     trunk = _Run(constant, task, seed, curve_points, times_adamw=curve_points > 0)
-    progress = [min(t / task.announced_updates, 1.0) for t in range(task.updates)]
-    branch_at = [
-        next(
-            (t for t, p in enumerate(progress) if arm.schedule and arm.schedule(p) != 1.0),
-            task.updates,
-        )
-        for arm in arms
-    ]
+    branch_at = [_first_change(arm, task) for arm in arms]
     rows: dict[int, Row] = {}
     for i in sorted(range(len(arms)), key=branch_at.__getitem__):
         twin = next((j for j in rows if arms[j].schedule is arms[i].schedule), None)
@@ -96,6 +89,15 @@ def train_schedules(
         branch.advance(task.updates)
         rows[i] = branch.row()
     return [rows[i] for i in range(len(arms))]
+
+
+def _first_change(arm: Arm, task: HeldoutTask) -> int:
+    """Return the first update that the schedule of an arm lowers, or the end of the run."""
+    if arm.schedule is None:
+        return task.updates
+    progress = (min(t / task.announced_updates, 1.0) for t in range(task.updates))
+    factors = map(arm.schedule, progress)
+    return next((t for t, factor in enumerate(factors) if factor != 1.0), task.updates)
 
 
 class _Run:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from optenv.intervals import Interval, interval
+from optenv.memory_limit import refuse_count
 
 __all__ = [
     "RESAMPLES",
@@ -55,7 +56,7 @@ def iqm(scores: Scores, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
 
     Raises:
         ValueError: there are no scores, a score is not finite, or ``resamples`` is not
-            positive.
+            positive, or more than there may be memory for.
     """
     from scipy.stats import trim_mean
 
@@ -126,6 +127,9 @@ def _bootstrap(
     """
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
+    # Indices, the samples that they draw, and the pooled ones
+    each = 3 * 8 * sum(map(len, samples))
+    refuse_count("resamples", resamples, "the bootstrap samples", each)
     # A leading axis of one draw: the sample itself.
     value = float(statistic([sample[None] for sample in samples])[0])
     if min(map(len, samples)) == 1:

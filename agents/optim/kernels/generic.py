@@ -15,16 +15,11 @@ from torch import Tensor
 from optenv.rules import Rule
 
 from ..distributed import full_tensor, shard_like
+from ..slots import OWN
 from ..tensors import real, wide
 from .base import Kernel, KernelOptions, Step
 
-__all__ = ["RESERVED_SLOTS", "generic_kernel"]
-
-#: Entries of a parameter's state that the optimizer keeps beside those of the rule.
-RESERVED_SLOTS = (
-    "average", "decided", "good_param", "last_grad", "last_param", "last_step",
-    "remembered", "watched",
-)  # fmt: skip
+__all__ = ["generic_kernel"]
 
 
 def generic_kernel(rule: Rule) -> Kernel:
@@ -36,11 +31,11 @@ def generic_kernel(rule: Rule) -> Kernel:
     Raises:
         ValueError: a slot of the rule has a name that the optimizer needs.
     """
-    taken = [name for name in rule.slots if name in RESERVED_SLOTS]
+    taken = [name for name in rule.slots if name in OWN]
     if taken:
         raise ValueError(
             f"rule {rule.name!r} cannot have slots {taken}; reserved for the optimizer: "
-            f"{', '.join(RESERVED_SLOTS)}"
+            f"{', '.join(sorted(OWN))}"
         )
     return Kernel(
         partial(_update, rule), frozenset(rule.slots), init=partial(_initial_slot, rule)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..experience import check_experience
 from ..factory import algorithm_of_preset, check_fit, make_env, preset, vector_arguments
 from ..presets import PRESETS
 from .model import AGENTS, RLlibModel
@@ -58,15 +59,20 @@ def build_rllib(
     # As large as that of each process, since there are at least as many runs as groups
     env = make_env(env_id, max(1, config["num_envs"] // num_workers), given)
     described = check_fit(agent, env)
+    arguments = {
+        **config.get("algorithm", preset(agent)["algorithm"]), **config["overrides"]
+    }  # fmt: skip
+    check_experience(
+        arguments, env, num_envs=config["num_envs"], max_memory=given.get("max_memory")
+    )
     env.close()
-    arguments = config.get("algorithm", preset(agent)["algorithm"])
     return RLlibModel(
         algorithm.name,
         env_id,
         vector_arguments(env_id, given),
         described,
         num_envs=config["num_envs"],
-        arguments={**arguments, **config["overrides"]},
+        arguments=arguments,
         num_workers=num_workers,
         address=address,
         seed=seed,

@@ -238,3 +238,8 @@ def test_sgd_arms_have_momentum_and_their_schedule():
     optimizer = arm.factory([torch.nn.Parameter(torch.ones(2))], 10)
     assert optimizer.defaults["momentum"] == 0.9 and optimizer.defaults["lr"] == 0.3
     assert arm.schedule is not None and arm.schedule(0.85) == pytest.approx(0.5)
+
+
+def test_more_settings_than_there_is_memory_for_are_refused():
+    with pytest.raises(ValueError, match=r"trials=1000000000000 would need .* of mem"):
+        random_choices(10**12)

@@ -138,3 +138,8 @@ def test_pictures_of_a_benchmark_are_drawn(draw, tmp_path):
     draw(benchmark({TUNED: 1.0}, tasks=1, seeds=1), tmp_path / "one.png")
     with pytest.raises(ValueError, match="no results of the arm 'AdamW tuned'"):
         draw([], tmp_path / "none.png")
+
+
+def test_more_resamples_than_there_is_memory_for_are_refused():
+    with pytest.raises(ValueError, match=r"resamples=1000000000000 would need .* of mem"):
+        iqm([[1.0, 2.0], [3.0, 4.0]], resamples=10**12)

@@ -212,3 +212,11 @@ def test_evaluation_in_another_precision_is_refused():
     for make in learner_makers(SINES):
         with pytest.raises(ValueError, match=r"got torch.float32 and torch.float64"):
             make().evaluate(DoubleSinusoids(5))
+
+
+def test_more_tasks_than_there_is_memory_for_are_refused_before_they_are_sampled():
+    learner = meta.MAML(perceptron(), SINES)
+    with pytest.raises(ValueError, match=r"tasks=1000000000 would need .* memory"):
+        learner.evaluate(tasks=10**9)
+    with pytest.raises(ValueError, match=r"tasks=1000000000 would need .* memory"):
+        meta.MAML(perceptron(), SINES, meta_batch=10**9).learn(1)

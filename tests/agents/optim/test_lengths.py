@@ -303,6 +303,24 @@ def test_other_values_are_no_numbers_of_steps(total):
         make(total_steps=total)
 
 
+@pytest.mark.filterwarnings("ignore:total_steps=.* is far beyond:UserWarning")
+@pytest.mark.parametrize("total", [10**12, 2**63 - 1])
+def test_the_state_does_not_grow_with_the_length_of_the_run(total):
+    def numbers(total):
+        optimizer = make(total_steps=total)
+        tensors = [optimizer.state_dict()["param_groups"][0]["controller"]["trace"]]
+        return [tensor.numel() for tensor in tensors]
+
+    assert numbers(total) == numbers(1000)
+
+
+def test_a_length_beyond_64_bits_is_refused():
+    with pytest.raises(
+        ValueError, match=f"total_steps must be at most {2**63 - 1}, got 1000"
+    ):
+        make(total_steps=10**400)
+
+
 def drivers():
     """Return a learned optimizer and a scheduler, both of the same length."""
     other = torch.optim.SGD([nn.Parameter(torch.ones(3))], 0.1)

@@ -73,6 +73,8 @@ def test_repr_shows_groups_without_the_controller():
     text = repr(learned(make_model(), lr=0.25))
     assert "Parameter Group 0" in text and "lr: 0.25" in text
     assert "controller" not in text and "tensor" not in text
+    limited = repr(learned(make_model(), lr=0.25, max_lr=1.0))
+    assert "max_lr: 1.0" in limited and "lr_limit" not in limited
 
 
 def test_repr_says_which_policy_runs_and_what_applies():

@@ -11,7 +11,8 @@ from torch import nn
 
 from agents import LearnedOptimizer
 from agents.optim import groups
-from agents.optim.layerwise import DECIDED, column
+from agents.optim.layerwise import column
+from agents.optim.slots import DECIDED
 from optenv import rules
 from tests.helpers.loops import STEPS, batches, learned, make_model, train, weights
 from tests.helpers.policies import EACH_SHIPPED, random_policy

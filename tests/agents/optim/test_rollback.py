@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from agents import LearnedOptimizer
-from agents.optim.guard import GOOD_PARAM, GUARDS, ROLLBACK_PATIENCE
+from agents.optim.guard import GUARDS, ROLLBACK_PATIENCE
+from agents.optim.slots import GOOD_PARAM
 from tests.helpers.loops import STEPS, batches, learned, make_model, train, weights
 from tests.helpers.policies import random_policy
 

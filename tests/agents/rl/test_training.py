@@ -30,6 +30,12 @@ def test_a_preset_builds_its_model_on_its_environment(agent):
     assert described["horizon"] == PRESETS[agent]["env"]["horizon"]
 
 
+def test_learning_makes_no_folder_for_logs_that_nobody_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("SB3_LOGDIR", str(tmp_path / "logs"))
+    small_model("ppo").learn(4)
+    assert not (tmp_path / "logs").exists()
+
+
 def test_training_keeps_the_average_of_the_late_policies(tmp_path):
     model = small_model("ppo")
     recorder = training._Recorder(tmp_path, 100, 1000)

@@ -17,7 +17,8 @@ from torch import nn
 from agents import LearnedOptimizer, load_policy
 from agents.optim import kernels
 from agents.optim.kernels.base import Kernel
-from agents.optim.kernels.generic import RESERVED_SLOTS, generic_kernel
+from agents.optim.kernels.generic import generic_kernel
+from agents.optim.slots import OWN
 from agents.policy.files import save_policy
 from optenv import rules
 from optenv.rules.arithmetic import safe_sqrt
@@ -304,7 +305,7 @@ def test_a_rule_that_contradicts_itself_is_refused(changed, error, message):
 
 
 def test_a_slot_that_the_optimizer_needs_is_refused():
-    slot = RESERVED_SLOTS[0]
+    slot = OWN[0]
     rules.register(rules.Rule("mine", 0.1, zeros_state, centred, slots=(slot,)))
     p = nn.Parameter(torch.ones(3))
     optimizer = LearnedOptimizer([p], random_policy("mine"), total_steps=STEPS)
