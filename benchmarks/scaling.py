@@ -42,7 +42,7 @@ MEASURED = HOME / "benchmarks" / "scaling.json"
 PAGE = HOME / "docs" / "scaling.md"
 
 #: Widths of a perceptron 64-width-10, sizes of its batches, and runs at once.
-WIDTHS, BATCH_SIZES, RUNS = (32, 1024), (32, 128), (1, 16, 64)
+WIDTHS, BATCH_SIZES, RUNS = (32, 256, 1024), (32, 128), (1, 16, 64, 256)
 #: Updates of a control step, of which the slope is the cost of an update.
 FEW, MANY = 1, 9
 
@@ -156,37 +156,43 @@ def measure_rllib(rounds: int) -> dict[str, Any]:
     """Time the engines of a training in turns."""
     import scaling_processes
 
-    arms = scaling_processes.measure_rllib(rounds)
-    return {name: {**arm._asdict(), "rate": arm.rate()} for name, arm in arms.items()}
+    return {
+        str(updates): {
+            name: {**arm._asdict(), "rate": arm.rate()}
+            for name, arm in scaling_processes.measure_rllib(rounds, updates).items()
+        }
+        for updates in scaling_processes.UPDATES
+    }
 
 
 def rllib_table(found: dict[str, Any]) -> str:
     """Format rates, and CPU times by control step."""
-    one, two, plain = found["RLlib, 1"], found["RLlib, 2"], found["SB3"]
     lines = [
-        "| engine | control steps per second | CPU time of a step: sampling, learning |",
-        "|---|---|---|",
+        "| updates of a control step | engine | control steps per second | CPU time of a "
+        "control step: sampling, learning |",
+        "|---|---|---|---|",
     ]
-    for name, each in found.items():
-        parts = f"{1e6 * each['sampling']:.0f} + {1e6 * each['learning']:.0f} µs"
-        if name == "SB3":
-            parts = f"{1e6 * each['learning']:.0f} µs in all"
-        label = name if name == "SB3" else f"{name} process{'es' * (name[-1] != '1')}"
-        lines.append(f"| {label} | {each['rate']:,.0f} | {parts} |")
-    ratios = [a / b for a, b in zip(one["seconds"], two["seconds"], strict=True)]
-    overhead = (one["sampling"] + one["learning"]) / plain["learning"]
-    alone = (one["sampling"] + one["learning"]) / (two["sampling"] / 2 + two["learning"])
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Two processes make {statistics.median(ratios):.2f} times the control steps "
-            f"of one in the same time (median of {len(ratios)} pairs of rollouts). With a "
-            f"core free for each, CPU times give {alone:.2f} times. A control step by "
-            f"RLlib takes {overhead:.2f} times the CPU time of one by Stable-Baselines3, "
-            f"and sends {one['bytes']:,.0f} bytes to the process that learns.",
-        ]
-    )
+    texts = []
+    for updates, arms in found.items():
+        for name, each in arms.items():
+            parts = f"{1e6 * each['sampling']:.0f} + {1e6 * each['learning']:.0f} µs"
+            if name == "SB3":
+                parts = f"{1e6 * each['learning']:.0f} µs in all"
+            label = name if name == "SB3" else f"{name} process{'es' * (name[-1] != '1')}"
+            lines.append(f"| {updates} | {label} | {each['rate']:,.0f} | {parts} |")
+        one, two, plain = arms["RLlib, 1"], arms["RLlib, 2"], arms["SB3"]
+        ratios = [a / b for a, b in zip(one["seconds"], two["seconds"], strict=True)]
+        total = one["sampling"] + one["learning"]
+        alone = total / (two["sampling"] / 2 + two["learning"])
+        texts.append(
+            f"With {updates} updates, two processes make {statistics.median(ratios):.2f} "
+            f"times the control steps of one in the same time (median of {len(ratios)} "
+            f"pairs of rollouts); CPU times give {alone:.2f} times, with a core free for "
+            f"each. A control step by RLlib takes {total / plain['learning']:.2f} times "
+            f"the CPU time of one by Stable-Baselines3, and sends {one['bytes']:,.0f} "
+            "bytes to the process that learns."
+        )
+    return "\n".join([*lines, "", *texts])
 
 
 def measure_ray(rounds: int) -> dict[str, Any]:
@@ -220,12 +226,14 @@ def ray_table(found: dict[str, Any]) -> str:
 def cluster_table(measured: dict[str, Any]) -> str:
     """Compute what a cluster would give, of what was measured on one machine."""
     # 1. RLlib: processes that sample at the same time, and one that learns after them
-    one = measured["rllib"]["RLlib, 1"]
+    updates, arms = max(measured["rllib"].items(), key=lambda item: int(item[0]))
+    one = arms["RLlib, 1"]
     sampling, learning, size = one["sampling"], one["learning"], one["bytes"]
     lines = [
-        f"Of RLlib: a control step takes {1e6 * sampling:.0f} µs of a process that "
-        f"samples, of which N work at the same time, and {1e6 * learning:.0f} µs of the "
-        f"one that learns, which waits for them; {size:,.0f} bytes.",
+        f"Of RLlib: a control step of {updates} updates takes {1e6 * sampling:.0f} µs of "
+        "a process that samples, of which N work at the same time, and "
+        f"{1e6 * learning:.0f} µs of the one that learns, which waits for them; "
+        f"{size:,.0f} bytes.",
         "",
         "| processes | control steps per second | of one | received by the learner |",
         "|---|---|---|---|",

@@ -25,11 +25,14 @@ from optenv.tasks import MLP
 
 __all__ = ["Arm", "engines", "measure_ray", "measure_rllib"]
 
-#: Runs at once, control steps of a rollout for each, and updates of a control step.
-RUNS, STEPS, UPDATES = 256, 20, 10
+#: Runs at once, and control steps of a rollout for each.
+RUNS, STEPS = 256, 20
+#: Updates of a control step: few, and as many as those of the preset ``default`` have on
+#: average.
+UPDATES = (10, 60)
 
-#: Tasks of the benchmark that are run, at a fraction of their length, and seeds.
-TASKS, LENGTH, SEEDS = ("cancer", "diabetes"), 0.1, 1
+#: Tasks of the benchmark that are run, and seeds.
+TASKS, SEEDS = ("cancer", "diabetes", "friedman", "code-lstm"), 2
 
 
 class Arm(NamedTuple):
@@ -53,21 +56,23 @@ class Arm(NamedTuple):
         return RUNS * STEPS / statistics.median(self.seconds)
 
 
-def configuration() -> dict[str, Any]:
+def configuration(updates: int) -> dict[str, Any]:
     """Return PPO on runs of one structure, so that all rollouts cost the same."""
     config = factory.configuration("ppo", num_envs=RUNS, copies=1)
     task = MLP(batch_size=32, num_train=1024, inputs=64, outputs=10, width=32, depth=1)
     config["env_arguments"] |= {
-        "tasks": task, "updates_per_step": UPDATES, "horizon": STEPS, "reparametrize": 0.0,
+        "tasks": task, "updates_per_step": updates, "horizon": STEPS, "reparametrize": 0.0,
         "rule": "adam",
     }  # fmt: skip
     config["overrides"] = {"n_steps": STEPS}
     return config
 
 
-def engines(stack: contextlib.ExitStack) -> dict[str, tuple[Callable[[], Any], Any]]:
+def engines(
+    stack: contextlib.ExitStack, updates: int
+) -> dict[str, tuple[Callable[[], Any], Any]]:
     """Start all engines; return what makes a rollout, and the algorithm of RLlib."""
-    model = factory.build("ppo", configuration(), seed=0)
+    model = factory.build("ppo", configuration(updates), seed=0)
     size = RUNS * STEPS
 
     def rollout() -> None:
@@ -75,7 +80,7 @@ def engines(stack: contextlib.ExitStack) -> dict[str, tuple[Callable[[], Any], A
 
     found: dict[str, tuple[Callable[[], Any], Any]] = {"SB3": (rollout, None)}
     for count in (1, 2):
-        made = build_rllib("ppo", configuration(), num_workers=count)
+        made = build_rllib("ppo", configuration(updates), num_workers=count)
         algorithm = stack.enter_context(made.algorithm())
         found[f"RLlib, {count}"] = (algorithm.train, algorithm)
     return found
@@ -104,15 +109,16 @@ def sent_bytes(algorithm: Any) -> float:
     return sum(each for each, _ in sizes) / sum(steps for _, steps in sizes)
 
 
-def measure_rllib(rounds: int) -> dict[str, Arm]:
+def measure_rllib(rounds: int, updates: int) -> dict[str, Arm]:
     """Time Stable-Baselines3 and RLlib with one and two processes, in turns.
 
     Args:
         rounds: timed rollouts of each; one before them is not timed.
+        updates: updates of a control step.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(cluster(4))
-        found = engines(stack)
+        found = engines(stack, updates)
         seconds: dict[str, list[float]] = {name: [] for name in found}
         sampling, learning = dict.fromkeys(found, 0.0), dict.fromkeys(found, 0.0)
         for i in range(rounds + 1):
@@ -139,7 +145,7 @@ def measure_rllib(rounds: int) -> dict[str, Arm]:
 
 def jobs() -> list[Job]:
     """Return the runs of the benchmark that are timed."""
-    tasks = [task_named(name, SUITES["benchmark"]).lasting(LENGTH) for name in TASKS]
+    tasks = [task_named(name, SUITES["benchmark"]) for name in TASKS]
     arms = select_arms(()).untuned
     return list(make_jobs(arms, tasks, range(SEEDS)))
 

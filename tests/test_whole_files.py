@@ -22,6 +22,7 @@ STATED = {
     "agents/evaluation/runs/store.py": "rows are appended; half a row is cut off",
     "benchmarks/dacbench_case.py": "a temporary folder",
     "benchmarks/kills.py": "the output of a process is appended as it comes",
+    "benchmarks/kills_of_files.py": "the output of a process is appended as it comes",
     "benchmarks/throughput.py": "a file of /proc",
 }
 
