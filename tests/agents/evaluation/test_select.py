@@ -28,7 +28,7 @@ pytest.importorskip("sklearn")
         (["--lr", "inf"], "learning rates must be finite, got (inf,)"),
         (["--seeds", "1001"], "1001 is not in the range 1<=x<=1000"),
         (["--length", "inf"], "factor must be a positive number, got inf"),
-        (["--workers", "-1"], "-1 is not in the range x>=0"),
+        (["--workers", "-1"], "-1 is not in the range 0<=x<=4096"),
     ],
 )
 def test_a_mistake_is_named_with_what_is_valid(arguments, message, tmp_path):
