@@ -53,6 +53,7 @@ from agents.rl.cli import (
     parse_assignments,
 )
 from agents.rl.config_file import take_defaults
+from agents.rl.export import export_policy
 from agents.rl.presets import PRESETS
 from agents.rl.resuming import resumed, take_folder
 from agents.rl.seeds import train_candidates
@@ -61,6 +62,7 @@ from agents.utils.folder_lock import exclusive
 from agents.utils.full_disk import full_disk_explained
 from agents.utils.interrupts import terminated_as_interrupted
 from agents.utils.progress import echo
+from optenv.checks import MAX_INTEGER
 
 
 def assignments(flag: str, name: str, help: str) -> Any:
@@ -78,7 +80,9 @@ def assignments(flag: str, name: str, help: str) -> Any:
 def number(flag: str, help: str) -> Any:
     """Return an option for a positive integer, which the preset has a default for."""
     return click.option(
-        flag, type=click.IntRange(1), help=f"{help}  [default: the preset's]"
+        flag,
+        type=click.IntRange(1, MAX_INTEGER),
+        help=f"{help}  [default: the preset's]",
     )
 
 
@@ -219,7 +223,7 @@ def main(**options: Any) -> None:
         ) if again is None else again.folder  # fmt: skip
         if again is None:
             context.with_resource(exclusive(folder, "training"))
-    except (ImportError, OSError, TypeError, ValueError) as error:
+    except (ImportError, OSError, OverflowError, TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     policy = options["policy"] or folder / "policy"
     several = options["policy"] is None and config["candidates"] > 1
@@ -264,6 +268,8 @@ def main(**options: Any) -> None:
                 learn_several(options, config, folder)
             elif again is not None and again.finished:
                 echo("training: it has come to its end already")
+                if not policy.with_suffix(".json").exists():  # removed, or not copied
+                    export_policy(model, policy)
             elif not training.learn(
                 model, timesteps, folder, progress=options["progress"],
                 save_every=options["save_every"], resume=checkpoint,

@@ -9,10 +9,22 @@ from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
+#: Largest integer of 64 bits.
+MAX_INTEGER = 2**63 - 1
+
 
 def is_number(value: Any) -> bool:
-    """Return True for a real number; a bool, which Python counts as one, is none."""
-    return isinstance(value, Real) and not isinstance(value, bool)
+    """Return True for a real number that a float can hold.
+
+    A bool, which Python counts as a number, is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
 
 
 def parsed_json(text: str | bytes) -> Any:
@@ -35,10 +47,12 @@ def positive_int(name: str, value: Any) -> int:
         value: an integer of Python or NumPy.
 
     Raises:
-        ValueError: it is no integer, or less than 1.
+        ValueError: it is no integer, less than 1, or more than :data:`MAX_INTEGER`.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        raise ValueError(f"{name} must be a positive integer, got {quoted(value)}")
+    if value > MAX_INTEGER:
+        raise ValueError(f"{name} must be at most {MAX_INTEGER}, got {quoted(value)}")
     return int(value)
 
 

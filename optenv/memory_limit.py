@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .checks import is_number
+from .checks import is_number, quoted
 
 try:
     import resource
@@ -81,11 +81,13 @@ def limit_of(
     if max_memory is not None:
         return MemoryLimit(_gib("max_memory", max_memory), f"max_memory={max_memory:g}")
     text = os.environ.get(VARIABLE)
-    if text is not None:
+    if text:  # an empty variable is as one that is not set
         try:
-            given: Any = float(text)
+            given = float(text)
         except ValueError:
-            given = text
+            raise ValueError(
+                f"{VARIABLE} must be a number of GiB, such as 4, got {text!r}"
+            ) from None
         return MemoryLimit(_gib(VARIABLE, given), f"{VARIABLE}={text}")
     if device is not None and device.type == "cuda":
         whole, where = torch.cuda.get_device_properties(device).total_memory, str(device)
@@ -101,7 +103,7 @@ def _gib(name: str, value: Any) -> float:
         TypeError, ValueError: it is no number, or not positive.
     """
     if not is_number(value):
-        raise TypeError(f"{name} must be a number of GiB, got {value!r}")
+        raise TypeError(f"{name} must be a number of GiB, got {quoted(value)}")
     if not value > 0:  # False for NaN
         raise ValueError(f"{name} must be a positive number of GiB, got {value!r}")
     return float(value) * _GIB
@@ -149,6 +151,8 @@ def refuse_beyond(
         ValueError: the parts are more than the limit. The message says how much each
             needs, what to lower, and how to raise the limit.
     """
+    # Of what no float can hold, any number beyond every limit says as much.
+    parts = {name: min(size, 2**200) for name, size in parts.items()}
     total = sum(parts.values())
     if total <= limit.size:
         return

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from optenv import windows
-from optenv.checks import is_number, positive_int, quoted
+from optenv.checks import is_number, positive_int
 
 from ..policy.module import Policy
 from ..utils.warning import warn_user
@@ -61,9 +61,6 @@ DESCRIPTIONS = {
 
 #: When a policy's own base schedule is followed.
 SCHEDULES = ("auto", "always", None)
-
-#: Largest number of steps of a run, an integer of 64 bits.
-MOST_STEPS = 2**63 - 1
 
 #: A warning is given for runs this many times longer, or shorter, than all of training.
 LENGTH_TOLERANCE = 2
@@ -230,15 +227,8 @@ def _refuse_budget(name: str, state: Mapping[str, Any]) -> None:
 
 
 def _number_of_steps(name: str, value: Any) -> int:
-    """Return a positive number of steps, which may be a float without a fraction.
-
-    Raises:
-        ValueError: it is none, or more than :data:`MOST_STEPS`.
-    """
-    steps = positive_int(name, _without_fraction(value))
-    if steps > MOST_STEPS:
-        raise ValueError(f"{name} must be at most {MOST_STEPS}, got {quoted(steps)}")
-    return steps
+    """Return a positive number of steps, which may be a float without a fraction."""
+    return positive_int(name, _without_fraction(value))
 
 
 def _without_fraction(value: Any) -> Any:

@@ -20,7 +20,7 @@ from typing import Any, Self
 from torch import nn
 
 from optenv import actions, rules, windows
-from optenv.checks import is_number, quoted
+from optenv.checks import MAX_INTEGER, is_number, quoted
 from optenv.telemetry import (
     FEATURE_VERSION,
     LOSS_FEATURE_SETS,
@@ -90,9 +90,6 @@ MAX_NUMBER = 1e6
 
 #: Smallest ``eps`` of a rule, by which float32 can divide.
 MIN_EPS = 1e-30
-
-#: Largest integer of any other entry, such as a number of updates or a seed.
-MAX_INTEGER = 2**63 - 1
 
 #: Largest number of updates of a run.
 MAX_UPDATES = 10**12

@@ -331,15 +331,17 @@ def test_the_limit_is_of_the_argument_the_variable_or_the_machine(
     assert limit_of() == MemoryLimit(2**30, f"{memory_limit.VARIABLE}=1")
     monkeypatch.delenv(memory_limit.VARIABLE)
     assert limit_of().size == memory_limit.SHARE * machine_memory()
+    monkeypatch.setenv(memory_limit.VARIABLE, "")
+    assert limit_of().size == memory_limit.SHARE * machine_memory()
     assert limit_of(math.inf).size == math.inf
 
 
-@pytest.mark.parametrize("text", ["", "much", "-1", "0", "nan"])
+@pytest.mark.parametrize("text", ["much", "2GB", "-1", "0", "nan"])
 def test_a_variable_that_is_no_limit_is_refused(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(memory_limit.VARIABLE, text)
-    with pytest.raises((TypeError, ValueError), match=f"{memory_limit.VARIABLE} must be a"):
+    with pytest.raises(ValueError, match=f"{memory_limit.VARIABLE} must be a"):
         gym.make(LEARNING_RATE, tasks=SMALL)
 
 
@@ -468,3 +470,16 @@ def test_an_instance_that_is_too_large_is_refused() -> None:
     env = gym.make(LEARNING_RATE, tasks=SMALL)
     with pytest.raises(ValueError, match="the sizes of the task MLP"):
         env.reset(seed=0, options={"instance": huge})
+
+
+@pytest.mark.parametrize(
+    "name", ["base_lr", "horizon", "max_memory", "max_work", "reparametrize", "spacing"]
+)
+def test_integers_that_no_float_can_hold_are_refused(name: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"{name} must "):
+        gym.make(LEARNING_RATE, tasks=SMALL, **{name: 10**400})
+
+
+def test_more_bytes_than_a_float_can_hold_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"PiB of memory.*lower count="):
+        memory_limit.refuse_count("count", 10**400, "the things", 1)
