@@ -51,7 +51,7 @@ def positive_int(name: str, value: Any) -> int:
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be a positive integer, got {quoted(value)}")
-    if value > MAX_INTEGER:
+    if int(value) > MAX_INTEGER:
         raise ValueError(f"{name} must be at most {MAX_INTEGER}, got {quoted(value)}")
     return int(value)
 

@@ -83,7 +83,7 @@ def write(stem, description):
         ({"normalisation": {"mean": [0], "std": [1], "clip": 1}}, "1 means, but .* see 25"),
         ({"normalisation": NORMAL | {"mean": [1e9] * 25}}, "mean must be finite, within"),
         ({"normalisation": NORMAL | {"std": [0.0] * 25}}, "std must lie in .*got"),
-        ({"normalisation": NORMAL | {"std": [10**400] * 25}}, "std must lie in"),
+        ({"normalisation": NORMAL | {"std": [10**400] * 25}}, "std must be numbers"),
         ({"normalisation": NORMAL | {"clip": float("inf")}}, "clip must be in .* inf"),
         ({"normalisation": NORMAL | {"mean": ["a"] * 25}}, "mean must be numbers"),
         ({"seed": 10**100}, "seed must be an integer, .* got 1000"),
