@@ -78,6 +78,19 @@ def test_a_killed_training_goes_on_in_its_folder(steps, tmp_path, monkeypatch):
     assert contents(broken) == contents(whole)
 
 
+def test_a_missing_policy_of_a_finished_training_is_exported_again(tmp_path):
+    folder = tmp_path / "whole"
+    assert invoke(*ALONE, "--out", folder).exit_code == 0
+    before = contents(folder)
+    assert len(before) == 2
+    for path in before:
+        (folder / path).unlink()
+    done = invoke("--resume", folder)
+    assert done.exit_code == 0, done.output
+    assert "come to its end already" in done.output
+    assert contents(folder) == before
+
+
 def test_a_training_that_is_running_is_not_gone_on_with(tmp_path):
     folder = tmp_path / "whole"
     assert invoke(*ALONE, "--out", folder).exit_code == 0
