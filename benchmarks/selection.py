@@ -25,15 +25,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from statistics import fmean
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from agents import LearnedOptimizer, load_policy
+from agents.evaluation.arms.learned import learned_arm
 from agents.evaluation.arms.optimizers import OrthogonalAdam
+from agents.evaluation.runs.run import train
 from agents.evaluation.tasks.problem import HeldoutTask
 from agents.evaluation.tasks.selection import SELECTION
 from agents.optim.roles import groups_for
@@ -105,32 +106,21 @@ def shrink(params: list[Tensor], part: float) -> None:
         p.mul_(1.0 - part)
 
 
-@dataclass(frozen=True)
-class PolicySetting:
-    """A policy and its base learning rate; None takes the policy's own."""
+def path_and_rate(text: str) -> tuple[str, float | None]:
+    """Divide the argument of a policy; ``default@0.1`` is that of version 0.1."""
+    path, at, lr = text.rpartition("@")
+    return (path, float(lr)) if at and lr != "0.1" else (text, None)
 
-    path: str
-    lr: float | None = None
-    policy: nn.Module = field(init=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "policy", load_policy(self.path))
+def policy_arm(path: str, lr: float | None) -> Arm:
+    """Return what trains with a policy, at its own base learning rate by default."""
+    arm = learned_arm(path, path, lr=lr)
 
-    def __call__(self, task: HeldoutTask, seed: int) -> tuple[float, float]:
-        """Train a task; return its initial and its final validation loss."""
-        problem, policy = task.build(seed), self.policy
-        module = problem.module
-        initial = problem.validation_loss(module)
-        params = groups_for(module, 0.0) if policy.action.roles else module.parameters()
-        optimizer = LearnedOptimizer(
-            params, policy, lr=self.lr, total_steps=task.announced_updates
-        )
-        for t in range(task.updates):
-            optimizer.zero_grad()
-            loss = problem.loss(module, problem.batch(t))
-            loss.backward()
-            optimizer.step(loss=loss.detach())
-        return initial, problem.validation_loss(module)
+    def run(task: HeldoutTask, seed: int) -> tuple[float, float]:
+        row = train(arm, task, seed, curve_points=1)
+        return row["initial_validation_loss"], row["validation_loss"]
+
+    return run
 
 
 def read_arm(text: str) -> Arm:
@@ -141,8 +131,7 @@ def read_arm(text: str) -> Arm:
         OSError: the policy's file cannot be read.
     """
     if "=" not in text:
-        path, _, lr = text.partition("@") if not text.endswith("@0.1") else (text, "", "")
-        return PolicySetting(path, float(lr) if lr else None)
+        return policy_arm(*path_and_rate(text))
     valid = [each.name for each in fields(RuleSetting)]
     given: dict[str, float] = {}
     for part in text.split(","):

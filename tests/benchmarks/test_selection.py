@@ -26,9 +26,10 @@ def test_arguments_are_settings_or_policies() -> None:
     assert setting == RuleSetting(1e-2, output=0.3, beta1=0.8)
     assert setting.rule() == RULE | {"beta1": 0.8}
     assert selection.read_arm("power_of_beta2=0.5").rule() == RULE | {"power": 0.5}
-    assert selection.read_arm("adam").lr is None
-    assert selection.read_arm("adam@2e-2").lr == 2e-2
-    assert selection.read_arm("adam@0.1").path == "adam@0.1"  # the policy of version 0.1
+    assert selection.path_and_rate("adam") == ("adam", None)
+    assert selection.path_and_rate("adam@2e-2") == ("adam", 2e-2)
+    assert selection.path_and_rate("adam@0.1") == ("adam@0.1", None)  # that of version 0.1
+    assert selection.path_and_rate("adam@0.1@2e-2") == ("adam@0.1", 2e-2)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,12 @@ def test_each_setting_changes_a_run() -> None:
     ]  # fmt: skip
     finals = {text: final(text) for text in texts}
     assert len({plain[1], *finals.values()}) == 1 + len(texts), finals
+
+
+def test_a_policy_trains_at_its_own_rate_or_another() -> None:
+    finals = [selection.read_arm(text)(TASK, 0) for text in ("adam", "adam@3e-2")]
+    assert finals[0][0] == finals[1][0] > max(finals[0][1], finals[1][1])
+    assert finals[0][1] != finals[1][1]
 
 
 def test_differences_are_to_the_first_arm_in_percent_of_its_way() -> None:
