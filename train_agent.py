@@ -223,7 +223,7 @@ def main(**options: Any) -> None:
         ) if again is None else again.folder  # fmt: skip
         if again is None:
             context.with_resource(exclusive(folder, "training"))
-    except (ImportError, OSError, OverflowError, TypeError, ValueError) as error:
+    except (ImportError, OSError, TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     policy = options["policy"] or folder / "policy"
     several = options["policy"] is None and config["candidates"] > 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def read_config(path: Path, options: list[str]) -> dict[str, Any]:
         options: names of the values of the options of ``train_agent.py``.
 
     Raises:
-        ValueError: it is no JSON object, has an unknown entry, or one of a wrong type.
+        ValueError: it is no JSON object, has an unknown entry, or one of a wrong type or
+            beyond all bounds.
         OSError: it cannot be read.
     """
     config = read_object(path)
@@ -53,6 +55,8 @@ def read_config(path: Path, options: list[str]) -> dict[str, Any]:
             raise ValueError(
                 f"{str(path)!r} has an unknown entry {name!r}; {suggestion(name, valid)}"
             )
+        if isinstance(value, float) and math.isinf(value):  # such as 1e400
+            raise ValueError(f"{name} of {str(path)!r} must be finite, got {value}")
         if name in DICTIONARIES and not isinstance(value, dict):
             raise ValueError(
                 f"{name} of {str(path)!r} must be an object, got {quoted(value)}"

@@ -13,6 +13,7 @@ from agents import LearnedOptimizer, load_policy
 from agents.policy.files import save_policy
 from agents.rl import training
 from agents.rl.cli import configure, parse_assignments
+from agents.rl.config_file import read_config
 from agents.rl.engines import check_engine
 from agents.rl.presets import PRESETS
 from optenv.settings import Settings
@@ -91,6 +92,14 @@ def test_a_damaged_configuration_beside_a_model_is_named(text, tmp_path) -> None
     for read in (configure, check_engine):
         with pytest.raises(ValueError, match=r"config\.json' (is no JSON|must hold)"):
             read(resumed)
+
+
+@pytest.mark.parametrize("number", ["1e400", "-Infinity"])
+def test_a_number_of_a_configuration_that_is_not_finite_is_named(number, tmp_path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"timesteps": ' + number + "}")
+    with pytest.raises(ValueError, match=r"timesteps of .*config\.json' must be finite"):
+        read_config(path, ["timesteps"])
 
 
 def test_an_optimizer_begins_at_the_base_rate_of_its_policy(tmp_path) -> None:
