@@ -13,12 +13,17 @@ from typing import Any
 MAX_INTEGER = 2**63 - 1
 
 
+def is_real(value: Any) -> bool:
+    """Return True for a real number, however large, that is no bool."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def is_number(value: Any) -> bool:
     """Return True for a real number that a float can hold.
 
     A bool, which Python counts as a number, is none.
     """
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if not is_real(value):
         return False
     try:
         float(value)
@@ -69,10 +74,10 @@ def positive(name: str, value: Any, below: float = math.inf) -> float:
         ValueError: it is not positive, or not less than ``below``.
     """
     if not is_number(value):
-        raise TypeError(f"{name} must be a number, got {value!r}")
+        raise TypeError(f"{name} must be a number, got {quoted(value)}")
     if not 0 < value < below:
         limit = "and finite" if below == math.inf else f"and less than {below}"
-        raise ValueError(f"{name} must be positive {limit}, got {value!r}")
+        raise ValueError(f"{name} must be positive {limit}, got {quoted(value)}")
     return float(value)
 
 

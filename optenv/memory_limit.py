@@ -105,7 +105,7 @@ def _gib(name: str, value: Any) -> float:
     if not is_number(value):
         raise TypeError(f"{name} must be a number of GiB, got {quoted(value)}")
     if not value > 0:  # False for NaN
-        raise ValueError(f"{name} must be a positive number of GiB, got {value!r}")
+        raise ValueError(f"{name} must be a positive number of GiB, got {quoted(value)}")
     return float(value) * _GIB
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .checks import is_number, positive_int, quoted
+from .checks import is_real, positive_int, quoted
 
 __all__ = ["as_range", "int_range", "log_uniform", "log_uniform_int"]
 
@@ -26,8 +26,10 @@ def as_range(name: str, value: Any, dtype: str = "float64") -> tuple[float, floa
             the first is the larger one.
     """
     pair = value if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2 or not all(map(is_number, pair)):
-        raise TypeError(f"{name} must be a number or a pair of numbers, got {value!r}")
+    if len(pair) != 2 or not all(map(is_real, pair)):
+        raise TypeError(
+            f"{name} must be a number or a pair of numbers, got {quoted(value)}"
+        )
     if not 0 < pair[0] <= pair[1] < math.inf:
         raise ValueError(
             f"{name} must be positive and finite (low <= high), got {quoted(value)}"

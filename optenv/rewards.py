@@ -52,7 +52,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import check_new_name, is_number, known
+from .checks import check_new_name, is_number, known, quoted
 from .elementwise import Number, asinh, clamp, invert, is_single, log, row, where
 
 __all__ = [
@@ -167,7 +167,8 @@ class Reward:
                 raise TypeError(f"{name} must be True or False, got {value!r}")
         if not is_number(self.diverged_potential):
             raise TypeError(
-                f"diverged_potential must be a number, got {self.diverged_potential!r}"
+                f"diverged_potential must be a number, "
+                f"got {quoted(self.diverged_potential)}"
             )
         if not math.isfinite(self.diverged_potential):
             raise ValueError(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from . import actions, changes, instances, rewards, rules, tasks, windows
-from .checks import is_number, known, positive_int, suggestion
+from .checks import is_number, known, positive_int, quoted, suggestion
 from .instances import Instance
 from .memory_limit import limit_of
 from .ranges import as_range, int_range, log_uniform
@@ -214,16 +214,19 @@ class Settings:
             )
         work = self.max_work
         if work is not None and (not is_number(work) or not 0 < work < math.inf):
-            raise ValueError(f"max_work must be a positive number or None, got {work!r}")
+            raise ValueError(
+                f"max_work must be a positive number or None, got {quoted(work)}"
+            )
         object.__setattr__(self, "spacing", windows.check_spacing(self.spacing))
         if not is_number(self.reparametrize) or not 0 <= self.reparametrize < math.inf:
             raise ValueError(
-                f"reparametrize must be a number, at least 0, got {self.reparametrize!r}"
+                f"reparametrize must be a number, at least 0, "
+                f"got {quoted(self.reparametrize)}"
             )
         known("loss_features", self.loss_features, LOSS_FEATURE_SETS)
         if not is_number(self.loss_dropout) or not 0 <= self.loss_dropout <= 1:
             raise ValueError(
-                f"loss_dropout must be a number in [0, 1], got {self.loss_dropout!r}"
+                f"loss_dropout must be a number in [0, 1], got {quoted(self.loss_dropout)}"
             )
         self._check_validation()
         # 3. Changes.
@@ -264,7 +267,7 @@ class Settings:
             raise TypeError(f"observe_validation must be True or False, got {observed!r}")
         if not is_number(share) or not 0 <= share <= 1:
             raise ValueError(
-                f"validation_dropout must be a number in [0, 1], got {share!r}"
+                f"validation_dropout must be a number in [0, 1], got {quoted(share)}"
             )
         every = int_range("validation_every", self.validation_every)
         if not observed and (share, every) != (0, (1, 1)):

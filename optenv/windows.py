@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .checks import is_number
+from .checks import is_number, quoted
 
 __all__ = [
     "MAX_SPACING",
@@ -41,7 +41,7 @@ def check_spacing(spacing: float) -> float:
         ValueError: it is no number in ``[1, MAX_SPACING]``.
     """
     if not is_number(spacing) or not 1.0 <= spacing <= MAX_SPACING:
-        raise ValueError(f"spacing must lie in [1, {MAX_SPACING:g}], got {spacing!r}")
+        raise ValueError(f"spacing must lie in [1, {MAX_SPACING:g}], got {quoted(spacing)}")
     return float(spacing)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from optenv.checks import is_number, positive
+from optenv.checks import is_number, positive, quoted
 
 from .families.episodes import Family
 from .inner import InnerRule, State
@@ -100,7 +100,8 @@ def _rate_range(rates: Any) -> tuple[float, float]:
     ends = tuple(rates) if isinstance(rates, (tuple, list)) else (rates, rates)
     if len(ends) != 2 or not all(map(is_number, ends)) or not ends[0] <= ends[1]:
         raise ValueError(
-            f"inner_lr must be a number or a pair of them, the lower first, got {rates!r}"
+            f"inner_lr must be a number or a pair of them, the lower first, "
+            f"got {quoted(rates)}"
         )
     return float(ends[0]), float(ends[1])
 

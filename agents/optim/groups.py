@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from optenv.actions import Action
-from optenv.checks import is_number
+from optenv.checks import is_number, quoted
 from optenv.rules import Rule
 
 from ..policy.module import Policy
@@ -86,9 +86,9 @@ def check_group(group: Mapping[str, Any], rule: Rule) -> None:
         numbers["max_lr"] = limit
     for name, value in numbers.items():
         if not is_number(value):
-            raise TypeError(f"{name} must be a number, got {value!r}")
+            raise TypeError(f"{name} must be a number, got {quoted(value)}")
         if not 0.0 <= value < float("inf"):
-            raise ValueError(f"{name} must be at least 0 and finite, got {value!r}")
+            raise ValueError(f"{name} must be at least 0 and finite, got {quoted(value)}")
     if numbers.get("max_lr") == 0:
         raise ValueError("max_lr must be above 0, got 0; lr=0 keeps a group as it is")
     # 2. Flags.
@@ -320,7 +320,7 @@ def _rule_with(rule: Rule, eps: Any, momentum: Any, refresh: Any, betas: Any) ->
     changed = {}
     for name, value in (("eps", eps), ("momentum", momentum), ("refresh", refresh)):
         if value is not None and not is_number(value):
-            raise TypeError(f"{name} must be a number, got {value!r}")
+            raise TypeError(f"{name} must be a number, got {quoted(value)}")
         # What is off need not be there.
         off = 1 if name == "refresh" else 0
         if value is not None and value != getattr(own, name, off):
@@ -331,7 +331,7 @@ def _rule_with(rule: Rule, eps: Any, momentum: Any, refresh: Any, betas: Any) ->
             or len(betas) != 2
             or not all(map(is_number, betas))
         ):
-            raise ValueError(f"betas must be two numbers, got {betas!r}")
+            raise ValueError(f"betas must be two numbers, got {quoted(betas)}")
         if tuple(betas) != (getattr(own, "beta1", None), getattr(own, "beta2", None)):
             changed["beta1"], changed["beta2"] = betas
     return _with_hyperparameters(rule, **changed) if changed else rule

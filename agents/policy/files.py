@@ -114,7 +114,9 @@ def load_policy(path: str | Path) -> Policy:
     # 1. Find the two files
     if not isinstance(path, (str, Path)):
         rate = f"; a learning rate is given by name: lr={path!r}" if is_number(path) else ""
-        raise TypeError(f"policy must be a name, a path or a Policy, got {path!r}{rate}")
+        raise TypeError(
+            f"policy must be a name, a path or a Policy, got {quoted(path)}{rate}"
+        )
     weights_path, json_path = _paths(
         {**SHIPPED, **EARLIER}.get(path, path) if isinstance(path, str) else path
     )

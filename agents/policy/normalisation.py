@@ -64,7 +64,7 @@ class Normalisation:
         clip: float | None = None,
     ) -> None:
         if not is_number(epsilon) or not 0 <= epsilon < math.inf:
-            raise ValueError(f"epsilon must be finite, at least 0, got {epsilon!r}")
+            raise ValueError(f"epsilon must be finite, at least 0, got {quoted(epsilon)}")
         spread = _vector("variance", variance)
         if not (spread >= 0).all():
             raise ValueError(f"variance must be at least 0, got {spread.min()}")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from optenv import actions
-from optenv.checks import is_number, positive, positive_int
+from optenv.checks import is_number, positive, positive_int, quoted
 from optenv.group import Group, footprint
 from optenv.settings import DTYPES, make
 
@@ -117,9 +117,9 @@ class UnrolledLR:
         positive("clip", clip)
         positive("meta_lr", meta_lr)
         if not is_number(noise) or not 0 <= noise < math.inf:
-            raise ValueError(f"noise must be a number, at least 0, got {noise!r}")
+            raise ValueError(f"noise must be a number, at least 0, got {quoted(noise)}")
         if not isinstance(seed, int):
-            raise TypeError(f"seed must be an integer, got {seed!r}")
+            raise TypeError(f"seed must be an integer, got {quoted(seed)}")
         self.noise, self.clip, self.seed = noise, clip, seed
         self.rng = np.random.default_rng(seed)
         self.generator = torch.Generator().manual_seed(seed)

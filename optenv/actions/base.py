@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from ..checks import is_number, known
+from ..checks import is_number, known, quoted
 from ..rules import Rule
 from ..schedules import SCHEDULES
 
@@ -117,7 +117,7 @@ class Action:
         for name in names:
             value = getattr(self, name)
             if not is_number(value):
-                raise TypeError(f"{name} must be a number, got {value!r}")
+                raise TypeError(f"{name} must be a number, got {quoted(value)}")
             object.__setattr__(self, name, float(value))
 
     def _as_positive(self, *names: str) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
-from ..checks import is_number
+from ..checks import is_number, quoted
 from .base import Action, Decision
 
 __all__ = ["BatchSize"]
@@ -55,7 +55,9 @@ class BatchSize(Action):
         if not isinstance(self.factors, (tuple, list)) or not all(
             map(is_number, self.factors)
         ):
-            raise TypeError(f"factors must be a tuple of numbers, got {self.factors!r}")
+            raise TypeError(
+                f"factors must be a tuple of numbers, got {quoted(self.factors)}"
+            )
         object.__setattr__(self, "factors", tuple(map(float, self.factors)))
         if (
             any(not 1 / MAX_FACTOR <= factor <= MAX_FACTOR for factor in self.factors)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
-from ..checks import is_number
+from ..checks import is_number, quoted
 from .base import Action
 
 __all__ = ["Discrete"]
@@ -32,7 +32,7 @@ class Discrete(Action):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not all(map(is_number, self.multipliers)):
-            raise TypeError(f"multipliers must be numbers, got {self.multipliers!r}")
+            raise TypeError(f"multipliers must be numbers, got {quoted(self.multipliers)}")
         object.__setattr__(self, "multipliers", tuple(map(float, self.multipliers)))
         if (
             any(not m > 0 for m in self.multipliers)

@@ -91,7 +91,9 @@ class Instance:
             if value is None:
                 continue
             if not is_number(value):
-                raise TypeError(f"{name} of an instance must be a number, got {value!r}")
+                raise TypeError(
+                    f"{name} of an instance must be a number, got {quoted(value)}"
+                )
             if not (0 < value if name == "base_lr" else 0 <= value) or value == np.inf:
                 raise ValueError(
                     f"{name} of an instance must be "

@@ -77,9 +77,9 @@ def whole(default: int) -> Any:
 def _number(name: str, value: Any, is_valid: Callable[[float], bool], valid: str) -> float:
     """Return a valid number as a float, and refuse any other value."""
     if not checks.is_number(value):
-        raise TypeError(f"{name} must be a number, got {value!r}")
+        raise TypeError(f"{name} must be a number, got {checks.quoted(value)}")
     if not is_valid(value):
-        raise ValueError(f"{name} must {valid}, got {value!r}")
+        raise ValueError(f"{name} must {valid}, got {checks.quoted(value)}")
     return float(value)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import is_number
+from ..checks import is_number, quoted
 from .adam import adam_state
 from .arithmetic import Number, debiased_root, mul, update_mean
 from .base import Hyperparameters, Rule, RuleState, hyperparameter, positive
@@ -62,7 +62,7 @@ WEIGHTS_PER_UNIT = INPUTS + 3
 def _network_weights(name: str, weights: Any) -> tuple[float, ...]:
     """Return the weights of a network, and refuse those of none."""
     if not isinstance(weights, Sequence) or not all(map(is_number, weights)):
-        raise TypeError(f"{name} must be a list of numbers, got {weights!r}")
+        raise TypeError(f"{name} must be a list of numbers, got {quoted(weights)}")
     count, per_unit = len(weights), WEIGHTS_PER_UNIT
     if (count and (count - 2) % per_unit) or 0 < count < per_unit:
         raise ValueError(

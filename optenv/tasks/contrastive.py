@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import is_number, positive
+from ..checks import is_number, positive, quoted
 from . import layers
 from .base import Batch, set_sizes
 from .images import ImageTask, image_fields
@@ -64,7 +64,7 @@ class Contrastive(ImageTask):
         for name in ("stripes", "blank"):
             value = getattr(self, name)
             if not is_number(value) or not 0 <= value <= 1:
-                raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
+                raise ValueError(f"{name} must be a number in [0, 1], got {quoted(value)}")
 
     @property
     def parts(self) -> tuple[layers.Part, ...]:

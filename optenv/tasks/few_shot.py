@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import is_number, known
+from ..checks import is_number, known, quoted
 from . import layers, sinusoids, stroke_fonts
 from .base import Batch, set_sizes
 from .data import load_digits
@@ -102,7 +102,8 @@ class FewShot(GeneratedTask):
         set_sizes(self, "shots", "queries", "ways", "width", "depth")
         if not is_number(self.init_spread) or not 0 <= self.init_spread < math.inf:
             raise ValueError(
-                f"init_spread must be a finite number, at least 0, got {self.init_spread!r}"
+                f"init_spread must be a finite number, at least 0, "
+                f"got {quoted(self.init_spread)}"
             )
         # 3. As many examples as there are.
         grid = sinusoids.VARIANTS[self.variant].support_grid

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import is_number, known, positive_int
+from ..checks import is_number, known, positive_int, quoted
 from .base import Batch, Data
 from .generated import Examples, GeneratedTask
 
@@ -199,14 +199,15 @@ class Function(GeneratedTask):
             value = getattr(self, name)
             if not is_number(value) or not least <= value < math.inf:
                 raise ValueError(
-                    f"{name} must be a finite number, at least {least:g}, got {value!r}"
+                    f"{name} must be a finite number, at least {least:g}, "
+                    f"got {quoted(value)}"
                 )
         spectrum = tuple(self.spectrum)
         object.__setattr__(self, "spectrum", spectrum)
         sound = all(is_number(h) and 0 < h < math.inf for h in spectrum)
         if spectrum and (not sound or len(spectrum) != self.dim):
             raise ValueError(
-                f"spectrum must have {self.dim} positive numbers, got {spectrum!r}"
+                f"spectrum must have {self.dim} positive numbers, got {quoted(spectrum)}"
             )
         if spectrum and self.function != "quadratic":
             raise ValueError(

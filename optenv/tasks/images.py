@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import is_number, positive, suggestion
+from ..checks import is_number, positive, quoted, suggestion
 from . import image_files, layers
 from .base import set_sizes
 from .bundled import read_photographs
@@ -117,10 +117,12 @@ class ImageTask(GeneratedTask):
         for name in ("init_spread", "contrast_spread"):
             value = getattr(self, name)
             if not is_number(value) or not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a number, at least 0, got {value!r}")
+                raise ValueError(
+                    f"{name} must be a number, at least 0, got {quoted(value)}"
+                )
         object.__setattr__(self, "contrast", positive("contrast", self.contrast))
         if self.folder is not None and not isinstance(self.folder, str):
-            raise TypeError(f"folder must be a path as a string, got {self.folder!r}")
+            raise TypeError(f"folder must be a path as a string, got {quoted(self.folder)}")
 
     @property
     @abstractmethod

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import is_number, known
+from ..checks import is_number, known, quoted
 from . import data
 from .base import set_sizes
 from .generated import LARGE_DATA_SIZE, Examples, GeneratedTask, data_size
@@ -80,7 +80,8 @@ class MLP(GeneratedTask):
             raise TypeError(f"layer_norm must be True or False, got {self.layer_norm!r}")
         if not is_number(self.init_spread) or not 0 <= self.init_spread <= MAX_SPREAD:
             raise ValueError(
-                f"init_spread must lie in [0, {MAX_SPREAD:g}], got {self.init_spread!r}"
+                f"init_spread must lie in [0, {MAX_SPREAD:g}], "
+                f"got {quoted(self.init_spread)}"
             )
 
         data.check_sizes(self.source, self)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
-from ..checks import is_number
+from ..checks import is_number, quoted
 from ..roles import parameters_by_role
 from .base import Batch, Data, Task, check_finite, order_keys
 from .stacked import LossFunction, flat, named_loss, trained_parameters
@@ -322,7 +322,7 @@ def from_module(
         )
     if not is_number(validation_fraction):
         raise TypeError(
-            f"validation_fraction must be a number, got {validation_fraction!r}"
+            f"validation_fraction must be a number, got {quoted(validation_fraction)}"
         )
     if not 0 < validation_fraction < 1:
         raise ValueError(

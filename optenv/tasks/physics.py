@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import is_number, known
+from ..checks import is_number, known, quoted
 from .base import Batch, set_sizes
 from .generated import Examples, GeneratedTask
 
@@ -241,7 +241,7 @@ class PhysicsInformed(GeneratedTask):
             value = getattr(self, name)
             if not is_number(value) or not 0 <= value < math.inf:
                 raise ValueError(
-                    f"{name} must be a finite number, at least 0, got {value!r}"
+                    f"{name} must be a finite number, at least 0, got {quoted(value)}"
                 )
 
     @property

@@ -17,7 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from optenv import rules
-from optenv.checks import is_number
+from optenv.checks import is_number, quoted
 from optenv.extras import install_hint
 
 from ...optim.kernels import update
@@ -85,9 +85,9 @@ def _check_settings(betas: tuple[float, float] = (0.0, 0.0), **settings: float) 
     """
     for name, value in settings.items():
         if not (is_number(value) and 0 <= value < math.inf):
-            raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+            raise ValueError(f"{name} must be a number of at least 0, got {quoted(value)}")
     if len(betas) != 2 or not all(is_number(b) and 0 <= b < 1 for b in betas):
-        raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}")
+        raise ValueError(f"betas must be two numbers in [0, 1), got {quoted(betas)}")
 
 
 class AdamHD(ClosureOptimizer):
@@ -207,7 +207,7 @@ class ScheduleFreePlus(NotSaved):
         )
         for name, value in fractions.items():
             if not (is_number(value) and 0 <= value < 1):
-                raise ValueError(f"{name} must be a number in [0, 1), got {value!r}")
+                raise ValueError(f"{name} must be a number in [0, 1), got {quoted(value)}")
         counts = dict(lr=lr, annealing=annealing, warmup=warmup, eps=eps)
         _check_settings(betas, **counts)
         super().__init__(params, dict(betas=betas, **fractions, **counts))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from optenv.checks import is_number
+from optenv.checks import is_number, quoted
 
 #: Inputs ``[n, ...]`` and targets ``[n, ...]``.
 Batch = tuple[Tensor, Tensor]
@@ -119,7 +119,7 @@ class HeldoutTask:
             ValueError: ``factor`` is not a positive finite number.
         """
         if not (is_number(factor) and 0 < factor < math.inf):
-            raise ValueError(f"factor must be a positive number, got {factor!r}")
+            raise ValueError(f"factor must be a positive number, got {quoted(factor)}")
         return replace(self, updates=max(1, round(self.updates * factor)))
 
     def build(self, seed: int) -> Problem:
