@@ -75,10 +75,6 @@ EARLY_UPDATES = 10
 #: Replaces zero as a divisor: its square, too, has an inverse in single precision.
 TINY = 1e-18
 
-#: Norm of a matrix below which it is not brought to norm 1: the square of its inverse, and
-#: the derivative of that, must be finite in single precision.
-LEAST_NORM = 1e-9
-
 
 @dataclass(frozen=True)
 class OrthogonalAdam(Adam):
@@ -219,7 +215,8 @@ def _orthogonalize_by_factors(
             if none_due:
                 result = apply_factors(own, strips)
             else:
-                result, fresh = factors_of_strips(strips)
+                fresh = factors_of_strips(strips)
+                result = torch.bmm(fresh, strips)
                 fresh = fresh.reshape(old.shape)
                 if not all_due:
                     stale = apply_factors(own, strips)
@@ -328,49 +325,42 @@ def orthogonalize_strips(x: Tensor) -> Tensor:
 
     Norms are to be those of :func:`orthogonalize_moderate`.
     """
-    polynomials, norm = _polynomials(x)
-    return _brought_to(torch.bmm(polynomials, x), norm)
+    return torch.bmm(factors_of_strips(x), x)
 
 
-def factors_of_strips(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthogonalise matrices as :func:`orthogonalize_strips`, and return the factors, too.
+def factors_of_strips(x: Tensor) -> Tensor:
+    """Compute the factors that orthogonalise matrices ``[n, r, c]`` from the left.
 
-    Returns:
-        The matrices ``[n, r, c]``, and the factors ``[n, r, r]`` whose products with the
-        given matrices they are.
-    """
-    polynomials, norm = _polynomials(x)
-    result = torch.bmm(polynomials, x)
-    length = torch.linalg.vector_norm(result, dim=(1, 2), keepdim=True)
-    ratio = torch.where(norm > 0, norm / length.clamp(min=TINY), 1.0)
-    return result * ratio, polynomials * ratio
-
-
-def _polynomials(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the polynomials of the Gram matrices of matrices ``[n, r, c]``.
-
-    Written with few operations: on small matrices each takes longer than its arithmetic.
+    They are polynomials of the Gram matrices, computed with few operations: on small
+    matrices each takes longer than its arithmetic. Of large ones, only the Gram matrix
+    itself passes over all numbers; norms are traces.
 
     Returns:
-        The product of both polynomials, ``[n, r, r]``, and the norms of the matrices,
-        ``[n, 1, 1]``.
+        Symmetric factors ``[n, r, r]``, whose products with the given matrices are
+        orthogonal, nearly, and of the norms of these.
     """
     (a, b, c), (d, e, f) = COEFFICIENTS
     inplace = not x.requires_grad
-    # 1. The Gram matrix of matrices of norm 1, divided by a bound of its largest eigenvalue
-    # that is tight where one dominates: the root of the sum of their squares.
-    norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
-    gram = mul(torch.bmm(x, x.mT), norm.clamp(min=LEAST_NORM).pow(-2), inplace)
+    # 1. The Gram matrix divided by its norm, and then by a bound of its largest eigenvalue
+    # that is tight where one dominates: the root of the norm of its square.
+    gram = torch.bmm(x, x.mT)
+    size = torch.linalg.vector_norm(gram, dim=(1, 2), keepdim=True).clamp(min=TINY)
+    gram = mul(gram, size.reciprocal(), inplace)
     square = torch.bmm(gram, gram)
     bound_sq = torch.linalg.vector_norm(square, dim=(1, 2), keepdim=True)
     inverse_sq = bound_sq.clamp(min=TINY).reciprocal()
     gram = mul(gram, inverse_sq.sqrt(), inplace)
+    norm_sq = gram.diagonal(dim1=1, dim2=2).sum(1)
     # 2. The factors q of both quintics, which all commute: x <- q_2 q_1 x.
     first = mul(square, c * inverse_sq, inplace).add_(gram, alpha=b)
     first = _add_identity(first, a)
     gram = torch.bmm(torch.bmm(gram, first), first)
     second = _add_identity(torch.baddbmm(gram, gram, gram, beta=e, alpha=f), d)
-    return torch.bmm(first, second), norm
+    # 3. Norms are kept: squared, they are traces, before and after. Zero has none to keep.
+    products = mul(torch.bmm(second, gram), second, inplace)
+    shrink = norm_sq / products.sum((1, 2)).clamp(min=TINY)
+    shrink = torch.where(norm_sq > TINY, shrink, 1.0)
+    return torch.bmm(first, mul(second, shrink.sqrt().view(-1, 1, 1), inplace))
 
 
 def apply_factors(factors: Tensor, strips: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from optenv.rules.switching import Moments
 
 from ..tensors import GradientBatch, grad_norm, real, wide
 from .base import Kernel, Step
-from .orthogonal_adam import orthogonalized
+from .orthogonal_stacks import orthogonalized
 
 __all__ = ["KERNELS", "MOMENTS", "update"]
 

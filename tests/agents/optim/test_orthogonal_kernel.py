@@ -162,8 +162,8 @@ def test_complex_parameters_move_as_their_two_real_parts() -> None:
 
 def test_stacked_matrices_are_updated_like_single_ones(monkeypatch) -> None:
     expected = end(None)
-    kernel = importlib.import_module("agents.optim.kernels.orthogonal_adam")
-    monkeypatch.setattr(kernel, "STACK_NUMEL", 1)
+    stacks = importlib.import_module("agents.optim.kernels.orthogonal_stacks")
+    monkeypatch.setattr(stacks, "STACK_NUMEL", 1)
     for found, alone in zip(expected, end(None), strict=True):
         torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-7)
 

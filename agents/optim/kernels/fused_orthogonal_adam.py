@@ -1,0 +1,265 @@
+"""Orthogonal Adam by torch's fused Adam, for parameters on the CPU.
+
+Of large matrices, memory traffic takes much of the time, and of small ones the calls. So
+the directions come to lie in one buffer as they are to be stacked, the norms are kept
+without another pass, and products are added to parameters where they are computed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from optenv.rules.adam import square_decay
+from optenv.rules.arithmetic import debiasing
+from optenv.rules.orthogonal_adam import TINY, factors_of_strips, is_due, nesterov_weights
+
+from .base import Step
+from .orthogonal_stacks import (
+    FACTORS,
+    Cut,
+    Stack,
+    by_factors,
+    is_matrix,
+    orthogonalize_stack,
+    stacks_of,
+)
+
+__all__ = ["update_fused"]
+
+#: Numbers in the matrices that go through an update together, which bounds the buffer
+#: (but for a matrix that alone has more).
+CHUNK_NUMEL = 2**20
+
+#: Equal matrices of which so many are a stack of their own: fewer may share one with
+#: others, by copies.
+FEW = 4
+
+
+def update_fused(step: Step) -> None:
+    """Update by torch's fused Adam, whose steps of matrices go to a buffer first.
+
+    Nesterov's numerator is that of Adam after the same gradient with another decay rate of
+    the mean; the mean is then corrected to the rate it should have had.
+    """
+    # Parameters that have counted as many updates take one call.
+    counts = step.count()
+    for count in dict.fromkeys(counts):
+        of_count = [i for i, each in enumerate(counts) if each == count]
+        part = step if len(of_count) == len(counts) else step.select(of_count)
+        _update_at(part, count)
+
+
+def _update_at(step: Step, count: float) -> None:
+    """Update parameters that have had the same number of gradients."""
+    h, lr = step.h, float(step.lr)
+    tensors = (step.params, step.grads, step.slots("exp_avg"), step.slots("exp_avg_sq"))
+    counters = step.slots("step")
+    # 1. The decay rate and the factor with which Adam's numerator is Nesterov's.
+    of_mean, of_grad = nesterov_weights(count, h.beta1)
+    of_last, of_new = of_mean * h.beta1, of_mean * (1 - h.beta1) + of_grad
+    decay = of_last / (of_last + of_new)
+    beta2 = square_decay(count, h.beta2, h.power)
+    root = debiasing(count, beta2) if h.power else 1.0  # a growing memory has no bias
+    factor = (of_last + of_new) * (1 - decay**count) * root
+
+    def fused_adam(
+        moved: list[Tensor],
+        grads: list[Tensor],
+        means: list[Tensor],
+        squares: list[Tensor],
+        rate: float,
+    ) -> None:
+        torch._fused_adamw_(
+            moved, grads, means, squares, [], counters[: len(moved)],
+            lr=rate * factor, beta1=decay, beta2=beta2, weight_decay=0.0,
+            eps=h.eps * root, amsgrad=False, maximize=False,
+        )  # fmt: skip
+
+    def correct(means: list[Tensor], grads: list[Tensor]) -> None:
+        if decay:
+            torch._foreach_lerp_(means, grads, 1 - h.beta1 / decay)
+
+    # 2. Vectors, embeddings and the output layer.
+    matrices = [i for i, p in enumerate(step.params) if is_matrix(p, step.matrices, i)]
+    apart = set(matrices)
+    rest = [i for i in range(len(step.params)) if i not in apart]
+    if rest:
+        params, grads, means, squares = ([each[i] for i in rest] for each in tensors)
+        fused_adam(params, grads, means, squares, lr)
+        correct(means, grads)
+    # 3. Matrices. A buffer of zeros becomes their directions, with a negative sign.
+    due = bool(is_due(count, h.refresh))
+    buffer: Tensor | None = None
+    for chunk in _chunks(tuple(step.params[i].shape for i in matrices)):
+        indices = [matrices[i] for i in chunk.members]
+        params, grads, means, squares = ([each[i] for i in indices] for each in tensors)
+        if buffer is None:  # the first chunk is the largest
+            buffer = torch.zeros(sum(chunk.sizes), dtype=params[0].dtype)
+        else:
+            buffer.zero_()
+        parts = buffer.split([*chunk.sizes, buffer.numel() - sum(chunk.sizes)])
+        directions = [part.view(p.shape) for part, p in zip(parts, params, strict=False)]
+        fused_adam(directions, grads, means, squares, 1.0)
+        states = [step.states[i] for i in indices]
+        _descend(params, directions, buffer, chunk, states, h.refresh > 1, due, lr)
+        correct(means, grads)
+
+
+class _Group(NamedTuple):
+    """Matrices that are orthogonalised together.
+
+    Attributes:
+        first, last: the first of a chunk, and the one after the last.
+        begin, end: their place in the buffer.
+        cut: strips of each.
+        stack: how they are stacked by copies; None for equal ones, whose strips follow each
+            other in the buffer.
+    """
+
+    first: int
+    last: int
+    begin: int
+    end: int
+    cut: Cut
+    stack: Stack | None
+
+
+class _Chunk(NamedTuple):
+    """Matrices that go through an update together, in the order of their groups.
+
+    Attributes:
+        members: their indices.
+        sizes: numbers in each.
+        groups: those that are orthogonalised together.
+    """
+
+    members: list[int]
+    sizes: list[int]
+    groups: list[_Group]
+
+
+@lru_cache(maxsize=256)
+def _chunks(shapes: tuple[tuple[int, ...], ...]) -> list[_Chunk]:
+    """Split matrices of these shapes into chunks, the largest first."""
+    chunks: list[list[int]] = []
+    numel = 0
+    for i, shape in enumerate(shapes):
+        numel += math.prod(shape)
+        if not chunks or numel > CHUNK_NUMEL:
+            chunks.append([])
+            numel = math.prod(shape)
+        chunks[-1].append(i)
+    found = [_chunk_of(members, shapes) for members in chunks]
+    return sorted(found, key=lambda chunk: -sum(chunk.sizes))
+
+
+def _chunk_of(members: list[int], shapes: Sequence[tuple[int, ...]]) -> _Chunk:
+    """Sort matrices into groups."""
+    # 1. Equal ones whose strips need no copies, if they are many; others are stacked.
+    cuts = {i: Cut.of(tuple(shapes[i])) for i in members}
+    equals: dict[tuple[int, ...], list[int]] = {}
+    for i in members:
+        equals.setdefault(tuple(shapes[i]), []).append(i)
+    found: list[tuple[list[int], Stack | None]] = []
+    mixed: list[int] = []
+    for own in equals.values():
+        if len(own) >= FEW and cuts[own[0]].lies_in_order:
+            found.append((own, None))
+        else:
+            mixed += own
+    for stack in stacks_of(tuple(cuts[i] for i in mixed)):
+        own = [mixed[i] for i in stack.members]
+        is_alone = len(own) == 1 and cuts[own[0]].lies_in_order
+        found.append((own, None if is_alone else stack))
+    # 2. Their places.
+    ordered = [i for own, _ in found for i in own]
+    sizes = [math.prod(shapes[i]) for i in ordered]
+    groups, first, begin = [], 0, 0
+    for own, stack_or_none in found:
+        last = first + len(own)
+        end = begin + sum(sizes[first:last])
+        groups.append(_Group(first, last, begin, end, cuts[own[0]], stack_or_none))
+        first, begin = last, end
+    return _Chunk(ordered, sizes, groups)
+
+
+def _descend(
+    params: list[Tensor],
+    directions: Sequence[Tensor],
+    buffer: Tensor,
+    chunk: _Chunk,
+    states: list[dict[str, Any]],
+    keeps: bool,
+    due: bool,
+    lr: float,
+) -> None:
+    """Add the orthogonalised directions of a chunk, times a rate, to its parameters.
+
+    Args:
+        params: the matrices, in the order of the chunk.
+        directions: of each, which lie in the buffer one after the other.
+        buffer: its numbers.
+        chunk: groups of the matrices.
+        states: in which factors are kept.
+        keeps: whether they are.
+        due: whether new ones are computed.
+        lr: the rate.
+    """
+    if torch.is_autocast_enabled("cpu"):  # half precision is too coarse
+        with torch.autocast("cpu", enabled=False):
+            _descend(params, directions, buffer, chunk, states, keeps, due, lr)
+            return
+    moved: list[Tensor] = []
+    updates: list[Tensor] = []
+    for first, last, begin, end, cut, stack in chunk.groups:
+        own, own_states = params[first:last], states[first:last]
+        if not keeps:
+            for state in own_states:
+                state.pop(FACTORS, None)  # of a time when they were kept
+        earlier = None
+        if keeps and not due and all(FACTORS in state for state in own_states):
+            earlier = [state[FACTORS] for state in own_states]
+        # 1. Matrices that are stacked by copies.
+        if stack is not None:
+            some, keeping = list(directions[first:last]), own_states if keeps else None
+            moved += own
+            if earlier is not None:
+                updates += by_factors(some, earlier)
+            else:
+                updates += orthogonalize_stack(some, stack, keeping)
+            continue
+        # 2. Others, by factors from the left, or of tall matrices from the right.
+        count = last - first
+        if cut.is_turned:
+            x = buffer[begin:end].view(count, cut.width, cut.height)
+        else:
+            x = buffer[begin:end].view(count * cut.strips, cut.height, cut.width)
+        if earlier is not None:
+            factors = earlier[0] if count == 1 else torch.cat(earlier)
+        else:
+            factors = factors_of_strips(x.mT if cut.is_turned else x)
+            if keeps:
+                for state, kept in zip(own_states, factors.split(cut.strips), strict=True):
+                    state[FACTORS] = kept.clone()
+        left, right = (x, factors) if cut.is_turned else (factors, x)
+        if count == 1 and earlier is None:
+            own[0].view(x.shape).baddbmm_(left, right, alpha=lr)
+            continue
+        # 3. Earlier factors do not keep norms: those of the strips are restored.
+        result = torch.bmm(left, right)
+        if earlier is not None:
+            norm, length = (
+                torch.linalg.vector_norm(each, dim=(1, 2), keepdim=True)
+                for each in (x, result)
+            )
+            result.mul_(norm / length.clamp(min=TINY))
+        moved += own
+        updates += result.view(count, *own[0].shape).unbind()
+    if moved:
+        torch._foreach_add_(moved, updates, alpha=lr)
