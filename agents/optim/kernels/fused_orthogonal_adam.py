@@ -68,20 +68,20 @@ def _update_at(step: Step, count: float) -> None:
     root = debiasing(count, beta2) if h.power else 1.0  # a growing memory has no bias
     factor = (of_last + of_new) * (1 - decay**count) * root
 
-    def fused_adam(
+    def fused_adam_(
         moved: list[Tensor],
         grads: list[Tensor],
         means: list[Tensor],
         squares: list[Tensor],
         rate: float,
     ) -> None:
-        torch._fused_adamw_(
+        torch._fused_adamw_(  # which reads the counters, all equal
             moved, grads, means, squares, [], counters[: len(moved)],
             lr=rate * factor, beta1=decay, beta2=beta2, weight_decay=0.0,
             eps=h.eps * root, amsgrad=False, maximize=False,
         )  # fmt: skip
 
-    def correct(means: list[Tensor], grads: list[Tensor]) -> None:
+    def correct_means_(means: list[Tensor], grads: list[Tensor]) -> None:
         if decay:
             torch._foreach_lerp_(means, grads, 1 - h.beta1 / decay)
 
@@ -91,8 +91,8 @@ def _update_at(step: Step, count: float) -> None:
     rest = [i for i in range(len(step.params)) if i not in apart]
     if rest:
         params, grads, means, squares = ([each[i] for i in rest] for each in tensors)
-        fused_adam(params, grads, means, squares, lr)
-        correct(means, grads)
+        fused_adam_(params, grads, means, squares, lr)
+        correct_means_(means, grads)
     # 3. Matrices. A buffer of zeros becomes their directions, with a negative sign.
     due = bool(is_due(count, h.refresh))
     buffer: Tensor | None = None
@@ -105,10 +105,10 @@ def _update_at(step: Step, count: float) -> None:
             buffer.zero_()
         parts = buffer.split([*chunk.sizes, buffer.numel() - sum(chunk.sizes)])
         directions = [part.view(p.shape) for part, p in zip(parts, params, strict=False)]
-        fused_adam(directions, grads, means, squares, 1.0)
+        fused_adam_(directions, grads, means, squares, 1.0)
         states = [step.states[i] for i in indices]
         _descend(params, directions, buffer, chunk, states, h.refresh > 1, due, lr)
-        correct(means, grads)
+        correct_means_(means, grads)
 
 
 class _Group(NamedTuple):

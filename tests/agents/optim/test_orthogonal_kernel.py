@@ -168,6 +168,32 @@ def test_stacked_matrices_are_updated_like_single_ones(monkeypatch) -> None:
         torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("refresh", [1, 4])
+@pytest.mark.parametrize("chunk", [2**20, 500])
+def test_matrices_of_any_shapes_follow_the_implementation_without_fused_adam(
+    refresh: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fused = importlib.import_module("agents.optim.kernels.fused_orthogonal_adam")
+    monkeypatch.setattr(fused, "CHUNK_NUMEL", chunk)
+    fused._chunks.cache_clear()
+    # Many equal ones, tall, in strips, in strips with rows of zeros, and of four sides.
+    shapes: list[tuple[int, ...]] = [(8, 12)] * 5 + [(12, 8)] * 4 + [(12, 3, 2, 2)] * 4
+    shapes += [(128, 160), (160, 128), (70, 80), (80, 70), (9, 5), (5,), (64, 300)] * 2
+    shapes += [(128, 160)] * 3
+    ends = []
+    for foreach in (None, True):
+        params = [torch.zeros(shape) for shape in shapes]
+        states: list[dict] = [{} for _ in shapes]
+        for t in range(15):
+            for p, grad in zip(params, gradients(shapes, torch.float32, t), strict=True):
+                p.grad = grad
+            kernel_step(params, states, foreach, refresh=refresh)
+        ends.append(params)
+    fused._chunks.cache_clear()
+    for found, expected in zip(*ends, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
 def test_autocast_does_not_change_a_step() -> None:
     expected = end(None)
     with torch.autocast("cpu", torch.bfloat16):
