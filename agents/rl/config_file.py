@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +13,40 @@ import click
 
 from optenv.checks import parsed_json, quoted, suggestion
 
-__all__ = ["DICTIONARIES", "UNUSED", "read_config", "read_object", "take_defaults"]
+__all__ = [
+    "CONFIGURATION",
+    "DICTIONARIES",
+    "UNUSED",
+    "checksum",
+    "read_config",
+    "read_object",
+    "take_defaults",
+]
 
 #: Entries of a configuration that are dictionaries, in place of or in addition to the
 #: preset's.
 DICTIONARIES = ("env_arguments", "algorithm", "env_arg", "overrides")
 
 #: Entries that tell how a file came about, and that no other training takes over.
-UNUSED = ("out", "command", "versions", "commit")
+UNUSED = ("out", "command", "versions", "commit", "checksum")
+
+#: Entries that make up a training: it goes on only if they are as they were.
+CONFIGURATION = (
+    "env_id", "timesteps", "num_envs", "copies", "candidates", "members", "base_lr",
+    "env_arguments", "algorithm", "overrides",
+)  # fmt: skip
+
+
+def checksum(config: Mapping[str, Any]) -> str:
+    """Return a number, in hexadecimal digits, that tells one training from another.
+
+    Args:
+        config: entries of a configuration file, of which it is of those that make up a
+            training.
+    """
+    own = {name: config.get(name) for name in ("agent", "seed", *CONFIGURATION)}
+    text = json.dumps(own, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_object(path: Path) -> dict[str, Any]:

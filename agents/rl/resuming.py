@@ -18,15 +18,9 @@ from optenv.atomic import unfinished
 
 from . import checkpoints
 from .checkpoints import MODEL, Checkpoint
-from .config_file import DICTIONARIES, UNUSED, read_config
+from .config_file import CONFIGURATION, DICTIONARIES, UNUSED, checksum, read_config
 
 __all__ = ["Resumed", "checkpoint_in", "resumed", "take_folder"]
-
-#: Entries of ``config.json`` that make up the configuration of a training.
-CONFIGURATION = (
-    "env_id", "timesteps", "num_envs", "copies", "candidates", "members", "base_lr",
-    "env_arguments", "algorithm", "overrides",
-)  # fmt: skip
 
 #: Options that a training that goes on may be given, if they are as they were.
 KEPT = (
@@ -139,6 +133,12 @@ def resumed(options: Mapping[str, Any]) -> Resumed | None:
     missing = [name for name in CONFIGURATION if name not in saved]
     if missing:
         raise ValueError(f"{str(folder / 'config.json')!r} has no {', '.join(missing)}")
+    if saved.get("checksum", checksum(saved)) != checksum(saved):
+        raise ValueError(
+            f"{str(folder / 'config.json')!r} has been edited since the training began, "
+            "which goes on as it is: undo that; or begin another training by --config "
+            f"{folder / 'config.json'} --out ..."
+        )
     _check_options(context, options, {**saved, **config})
     # 2. How far it is, and what a kill has left of the next file
     for path in unfinished(folder):

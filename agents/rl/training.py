@@ -28,6 +28,7 @@ from ..utils.progress import echo, progress_bar
 from ..utils.workers import stopped
 from . import model_state
 from .checkpoints import MODEL, Checkpoint, pack
+from .config_file import checksum
 from .export import check_export, export_policy
 from .rllib.model import RLlibModel
 from .rollouts import Rollouts, rounded
@@ -382,6 +383,7 @@ def write_config(path: Path, config: Mapping[str, Any]) -> None:
             "command": sys.argv,
             "versions": versions,
             "commit": _commit(),
+            "checksum": checksum(config),
         },
         indent=2,
         default=str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -122,6 +123,31 @@ def test_what_would_change_a_training_that_goes_on_is_refused(tmp_path, monkeypa
     empty = invoke("--resume", tmp_path / "whole")
     assert empty.exit_code == 2
     assert "has no config.json, and so no training" in " ".join(empty.output.split())
+
+
+def test_an_edited_configuration_is_refused_where_it_would_change_the_training(tmp_path):
+    folder = tmp_path / "whole"
+    assert invoke(*ALONE, "--out", folder).exit_code == 0
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    for changed in (
+        {"timesteps": 480},
+        {"seed": 1},
+        {"agent": "dqn"},
+        {"env_arguments": {**config["env_arguments"], "horizon": 12}},
+        {"algorithm": {**config["algorithm"], "gamma": 0.5}},
+    ):
+        path.write_text(json.dumps({**config, **changed}))
+        done = invoke("--resume", folder)
+        assert done.exit_code == 2, changed
+        assert "has been edited since the training began" in " ".join(done.output.split())
+    path.write_text(json.dumps({**config, "save_every": 96, "command": ["other"]}))
+    assert invoke("--resume", folder).exit_code == 0
+    # Another training may begin with an edited file.
+    path.write_text(json.dumps({**config, "timesteps": 96}))
+    other = invoke("--config", path, "--out", tmp_path / "killed", "--no-evaluate")
+    assert other.exit_code == 0, other.output
+    assert json.loads((tmp_path / "killed" / "config.json").read_text())["timesteps"] == 96
 
 
 def test_a_damaged_model_is_refused_and_left(tmp_path, monkeypatch):

@@ -36,6 +36,9 @@ __all__ = ["update_fused"]
 #: (but for a matrix that alone has more).
 CHUNK_NUMEL = 2**20
 
+#: Numbers in the strips of one matrix that go through several stages together.
+CACHED_NUMEL = 2**17
+
 #: Equal matrices of which so many are a stack of their own: fewer may share one with
 #: others, by copies.
 FEW = 4
@@ -248,18 +251,35 @@ def _descend(
                 for state, kept in zip(own_states, factors.split(cut.strips), strict=True):
                     state[FACTORS] = kept.clone()
         left, right = (x, factors) if cut.is_turned else (factors, x)
-        if count == 1 and earlier is None:
-            own[0].view(x.shape).baddbmm_(left, right, alpha=lr)
+        if count > 1:
+            result = torch.bmm(left, right)
+            if earlier is not None:
+                result.mul_(_shrinkage(x, result))
+            moved += own
+            updates += result.view(count, *own[0].shape).unbind()
             continue
-        # 3. Earlier factors do not keep norms: those of the strips are restored.
-        result = torch.bmm(left, right)
-        if earlier is not None:
-            norm, length = (
-                torch.linalg.vector_norm(each, dim=(1, 2), keepdim=True)
-                for each in (x, result)
-            )
-            result.mul_(norm / length.clamp(min=TINY))
-        moved += own
-        updates += result.view(count, *own[0].shape).unbind()
+        target = own[0].view(x.shape)
+        if earlier is None:
+            target.baddbmm_(left, right, alpha=lr)
+            continue
+        # 3. Some strips at a time, which stay in the processor's cache meanwhile.
+        some = max(1, CACHED_NUMEL // x[0].numel())
+        for strips, some_left, some_right, some_target in zip(
+            x.split(some),
+            left.split(some),
+            right.split(some),
+            target.split(some),
+            strict=True,
+        ):
+            result = torch.bmm(some_left, some_right)
+            some_target.addcmul_(result, _shrinkage(strips, result), value=lr)
     if moved:
         torch._foreach_add_(moved, updates, alpha=lr)
+
+
+def _shrinkage(before: Tensor, after: Tensor) -> Tensor:
+    """Return what brings matrices to the norms they had, which earlier factors change."""
+    norm, length = (
+        torch.linalg.vector_norm(each, dim=(1, 2), keepdim=True) for each in (before, after)
+    )
+    return norm / length.clamp(min=TINY)
