@@ -262,19 +262,23 @@ def _descend(
         if earlier is None:
             target.baddbmm_(left, right, alpha=lr)
             continue
-        # 3. Some strips at a time, which stay in the processor's cache meanwhile.
-        some = max(1, CACHED_NUMEL // x[0].numel())
-        for strips, some_left, some_right, some_target in zip(
-            x.split(some),
-            left.split(some),
-            right.split(some),
-            target.split(some),
-            strict=True,
-        ):
-            result = torch.bmm(some_left, some_right)
-            some_target.addcmul_(result, _shrinkage(strips, result), value=lr)
+        _descend_by_earlier(target, x, left, right, lr)
     if moved:
         torch._foreach_add_(moved, updates, alpha=lr)
+
+
+def _descend_by_earlier(
+    target: Tensor, x: Tensor, left: Tensor, right: Tensor, lr: float
+) -> None:
+    """Add products by earlier factors, of the norms of ``x``, times a rate to a target.
+
+    All are stacked strips of one matrix. A few at a time stay in the processor's cache.
+    """
+    count = max(1, CACHED_NUMEL // x[0].numel())
+    parts = (each.split(count) for each in (target, x, left, right))
+    for moved, before, from_left, from_right in zip(*parts, strict=True):
+        result = torch.bmm(from_left, from_right)
+        moved.addcmul_(result, _shrinkage(before, result), value=lr)
 
 
 def _shrinkage(before: Tensor, after: Tensor) -> Tensor:
