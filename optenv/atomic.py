@@ -16,6 +16,7 @@ from pathlib import Path
 __all__ = [
     "append_bytes",
     "is_full",
+    "remove_unfinished",
     "replacing",
     "unfinished",
     "write_bytes",
@@ -102,6 +103,12 @@ def unfinished(folder: Path) -> list[Path]:
     may still be writing one.
     """
     return [path for path in folder.rglob(".*-*.part*") if path.is_file()]
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process had begun to write in a folder and below."""
+    for path in unfinished(folder):
+        path.unlink(missing_ok=True)
 
 
 def is_full(error: OSError) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import click
 from click.core import ParameterSource
 
-from optenv.atomic import unfinished
+from optenv.atomic import remove_unfinished
 
 from . import checkpoints
 from .checkpoints import MODEL, Checkpoint
@@ -141,8 +141,7 @@ def resumed(options: Mapping[str, Any]) -> Resumed | None:
         )
     _check_options(context, options, {**saved, **config})
     # 2. How far it is, and what a kill has left of the next file
-    for path in unfinished(folder):
-        path.unlink(missing_ok=True)
+    remove_unfinished(folder)
     checkpoint = checkpoint_in(folder) if config["candidates"] == 1 else None
     begun_with = saved.get("resume")
     model = folder / MODEL if checkpoint is not None else begun_with and Path(begun_with)

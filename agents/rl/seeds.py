@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from optenv.atomic import unfinished
+from optenv.atomic import remove_unfinished
 
 from ..evaluation import evaluate
 from ..evaluation.arms.learned import learned_arm
@@ -136,8 +136,7 @@ def _train(candidate: Candidate) -> float:
     begun = time.monotonic()
     config, folder = candidate.config, candidate.folder
     folder.mkdir(parents=True, exist_ok=True)
-    for path in unfinished(folder):  # of a process that has died
-        path.unlink(missing_ok=True)
+    remove_unfinished(folder)
     checkpoint = checkpoint_in(folder)
     if checkpoint is not None and checkpoint.finished:
         return 0.0
