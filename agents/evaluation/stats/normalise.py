@@ -41,8 +41,8 @@ MAX_NORMALISED = 1.2
 #: Speed-up of a run that never reaches the target, and the lowest there is: that of an
 #: optimizer four times as slow, which is where performance profiles end too.
 MISSED_SPEEDUP = 0.25
-#: Relative tolerance between initial losses of one seed: parallel sums are not exact, and two
-#: machines train networks that are to be fine-tuned a little differently.
+#: Relative tolerance between initial losses of one seed: parallel sums are not exact, and
+#: two machines train networks that are to be fine-tuned a little differently.
 START_TOLERANCE = 5e-3
 
 
