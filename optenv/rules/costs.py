@@ -11,8 +11,8 @@ __all__ = ["COSTS", "relative_cost"]
 #: inputs (on one thread of a CPU; repetitions differ by a fifth). They stay as they are, so
 #: that rewards by time do: another CPU printed three times as much for all rules, and half
 #: as much beside Adam for orthogonal-adam, which has become cheaper since. A rule of your
-#: own gets a cost by an entry of its name. A rule that actions of ``optenv/UpdateRule-v0`` choose
-#: costs what it does by itself.
+#: own gets a cost by an entry of its name. A rule that actions of ``optenv/UpdateRule-v0``
+#: choose costs what it does by itself.
 COSTS: dict[str, float] = {
     "sgd": 3.8,
     "momentum": 10.3,
