@@ -6,7 +6,7 @@ singular directions equally far, instead of mostly the few that dominate (Carlso
 here with the two quintic polynomials that are best in the minimax sense (Amsel et al.,
 2025), computed on the small Gram matrix of a direction instead of on the direction: their
 product is a *factor* from the left. Where factors are kept for several updates, an update
-costs little more than Adam's (Gupta et al., 2018, and Vyas et al., 2025, keep theirs too).
+costs less (Gupta et al., 2018, and Vyas et al., 2025, keep theirs too).
 
 References:
     * Carlson et al., "Preconditioned Spectral Descent for Deep Learning", NeurIPS 2015.
@@ -337,7 +337,8 @@ def factors_of_strips(x: Tensor) -> Tensor:
 
     Returns:
         Symmetric factors ``[n, r, r]``, whose products with the given matrices are
-        orthogonal, nearly, and of the norms of these.
+        orthogonal, nearly, and of the norms of these, up to the precision of products of
+        matrices (which ``torch.set_float32_matmul_precision`` can lower).
     """
     (a, b, c), (d, e, f) = COEFFICIENTS
     inplace = not x.requires_grad

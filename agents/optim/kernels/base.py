@@ -141,6 +141,7 @@ def takes_fused(step: Step) -> bool:
         p.device.type == "cpu"
         and type(p) in (Tensor, torch.nn.Parameter)
         and p.dtype == state["exp_avg"].dtype == state["exp_avg_sq"].dtype == first.dtype
+        and p.shape == grad.shape == state["exp_avg"].shape == state["exp_avg_sq"].shape
         and p.is_floating_point()
         and state["step"].dtype == torch.float32
         and state["step"].device.type == "cpu"

@@ -1,7 +1,7 @@
 """Orthogonal Adam by torch's fused Adam, for parameters on the CPU.
 
 Of large matrices, memory traffic takes much of the time, and of small ones the calls. So
-the directions come to lie in one buffer as they are to be stacked, the norms are kept
+the directions come to lie in one buffer as they are to be stacked, new factors keep norms
 without another pass, and products are added to parameters where they are computed.
 """
 
@@ -23,10 +23,8 @@ from .base import Step
 from .orthogonal_stacks import (
     FACTORS,
     Cut,
-    Stack,
-    by_factors,
     is_matrix,
-    orthogonalize_stack,
+    orthogonalized_by_factors,
     stacks_of,
 )
 
@@ -103,14 +101,14 @@ def _update_at(step: Step, count: float) -> None:
         indices = [matrices[i] for i in chunk.members]
         params, grads, means, squares = ([each[i] for i in indices] for each in tensors)
         if buffer is None:  # the first chunk is the largest
-            buffer = torch.zeros(sum(chunk.sizes), dtype=params[0].dtype)
+            buffer = params[0].new_zeros(sum(chunk.sizes))
         else:
             buffer.zero_()
         parts = buffer.split([*chunk.sizes, buffer.numel() - sum(chunk.sizes)])
         directions = [part.view(p.shape) for part, p in zip(parts, params, strict=False)]
         fused_adam_(directions, grads, means, squares, 1.0)
         states = [step.states[i] for i in indices]
-        _descend(params, directions, buffer, chunk, states, h.refresh > 1, due, lr)
+        _descend(params, directions, buffer, chunk, states, h.refresh, due, lr)
         correct_means_(means, grads)
 
 
@@ -121,8 +119,8 @@ class _Group(NamedTuple):
         first, last: the first of a chunk, and the one after the last.
         begin, end: their place in the buffer.
         cut: strips of each.
-        stack: how they are stacked by copies; None for equal ones, whose strips follow each
-            other in the buffer.
+        by_copies: whether they are stacked by copies; strips of equal ones lie in the
+            buffer as they are stacked.
     """
 
     first: int
@@ -130,7 +128,7 @@ class _Group(NamedTuple):
     begin: int
     end: int
     cut: Cut
-    stack: Stack | None
+    by_copies: bool
 
 
 class _Chunk(NamedTuple):
@@ -169,25 +167,25 @@ def _chunk_of(members: list[int], shapes: Sequence[tuple[int, ...]]) -> _Chunk:
     equals: dict[tuple[int, ...], list[int]] = {}
     for i in members:
         equals.setdefault(tuple(shapes[i]), []).append(i)
-    found: list[tuple[list[int], Stack | None]] = []
+    found: list[tuple[list[int], bool]] = []
     mixed: list[int] = []
     for own in equals.values():
-        if len(own) >= FEW and cuts[own[0]].lies_in_order:
-            found.append((own, None))
+        if len(own) >= FEW and cuts[own[0]].fills:
+            found.append((own, False))
         else:
             mixed += own
     for stack in stacks_of(tuple(cuts[i] for i in mixed)):
         own = [mixed[i] for i in stack.members]
-        is_alone = len(own) == 1 and cuts[own[0]].lies_in_order
-        found.append((own, None if is_alone else stack))
+        is_alone = len(own) == 1 and cuts[own[0]].fills
+        found.append((own, not is_alone))
     # 2. Their places.
     ordered = [i for own, _ in found for i in own]
     sizes = [math.prod(shapes[i]) for i in ordered]
     groups, first, begin = [], 0, 0
-    for own, stack_or_none in found:
+    for own, by_copies in found:
         last = first + len(own)
         end = begin + sum(sizes[first:last])
-        groups.append(_Group(first, last, begin, end, cuts[own[0]], stack_or_none))
+        groups.append(_Group(first, last, begin, end, cuts[own[0]], by_copies))
         first, begin = last, end
     return _Chunk(ordered, sizes, groups)
 
@@ -198,7 +196,7 @@ def _descend(
     buffer: Tensor,
     chunk: _Chunk,
     states: list[dict[str, Any]],
-    keeps: bool,
+    refresh: int,
     due: bool,
     lr: float,
 ) -> None:
@@ -210,61 +208,70 @@ def _descend(
         buffer: its numbers.
         chunk: groups of the matrices.
         states: in which factors are kept.
-        keeps: whether they are.
-        due: whether new ones are computed.
+        refresh: number of updates for which they are.
+        due: whether all compute new ones.
         lr: the rate.
     """
     if torch.is_autocast_enabled("cpu"):  # half precision is too coarse
         with torch.autocast("cpu", enabled=False):
-            _descend(params, directions, buffer, chunk, states, keeps, due, lr)
+            _descend(params, directions, buffer, chunk, states, refresh, due, lr)
             return
+    keeps = refresh > 1
     moved: list[Tensor] = []
     updates: list[Tensor] = []
-    for first, last, begin, end, cut, stack in chunk.groups:
-        own, own_states = params[first:last], states[first:last]
-        if not keeps:
-            for state in own_states:
-                state.pop(FACTORS, None)  # of a time when they were kept
-        earlier = None
-        if keeps and not due and all(FACTORS in state for state in own_states):
-            earlier = [state[FACTORS] for state in own_states]
-        # 1. Matrices that are stacked by copies.
-        if stack is not None:
-            some, keeping = list(directions[first:last]), own_states if keeps else None
+    for first, last, begin, end, cut, by_copies in chunk.groups:
+        own, own_states, count = params[first:last], states[first:last], last - first
+        have = [] if due else [state[FACTORS] for state in own_states if FACTORS in state]
+        # 1. Matrices that are stacked by copies, or of which some have factors.
+        if by_copies or (keeps and 0 < len(have) < count):
+            some = list(directions[first:last])
             moved += own
-            if earlier is not None:
-                updates += by_factors(some, earlier)
-            else:
-                updates += orthogonalize_stack(some, stack, keeping)
+            updates += orthogonalized_by_factors(
+                some, own, own_states, [due] * count, refresh
+            )
             continue
-        # 2. Others, by factors from the left, or of tall matrices from the right.
-        count = last - first
+        # 2. Others: [strips, height, width] or, of tall matrices, [strips, width, height].
         if cut.is_turned:
-            x = buffer[begin:end].view(count, cut.width, cut.height)
+            tall = buffer[begin:end].view(count, cut.width, cut.strips, cut.height)
+            x = tall.transpose(1, 2).reshape(-1, cut.width, cut.height)
         else:
-            x = buffer[begin:end].view(count * cut.strips, cut.height, cut.width)
-        if earlier is not None:
-            factors = earlier[0] if count == 1 else torch.cat(earlier)
+            x = buffer[begin:end].view(-1, cut.height, cut.width)
+        earlier = keeps and len(have) == count
+        if earlier:
+            factors = have[0] if count == 1 else torch.cat(have)
         else:
             factors = factors_of_strips(x.mT if cut.is_turned else x)
-            if keeps:
-                for state, kept in zip(own_states, factors.split(cut.strips), strict=True):
+            for state, kept in zip(own_states, factors.split(cut.strips), strict=True):
+                if keeps:  # a copy, which keeps nothing else in memory and in files
                     state[FACTORS] = kept.clone()
+                else:
+                    state.pop(FACTORS, None)  # of a time when they were kept
+        # 3. Factors apply from the left, or to tall matrices from the right.
         left, right = (x, factors) if cut.is_turned else (factors, x)
-        if count > 1:
-            result = torch.bmm(left, right)
-            if earlier is not None:
-                result.mul_(_shrinkage(x, result))
+        if count == 1 and earlier:
+            _descend_by_earlier(_strips_of(own[0], cut), x, left, right, lr)
+            continue
+        if count == 1:
+            _strips_of(own[0], cut).baddbmm_(left, right, alpha=lr)
+            continue
+        result = torch.bmm(left, right)
+        if earlier:
+            result.mul_(_shrinkage(x, result))
+        if cut.is_turned and cut.strips > 1:
+            moved += [_strips_of(p, cut) for p in own]
+            updates += result.split(cut.strips)
+        else:
             moved += own
             updates += result.view(count, *own[0].shape).unbind()
-            continue
-        target = own[0].view(x.shape)
-        if earlier is None:
-            target.baddbmm_(left, right, alpha=lr)
-            continue
-        _descend_by_earlier(target, x, left, right, lr)
     if moved:
         torch._foreach_add_(moved, updates, alpha=lr)
+
+
+def _strips_of(p: Tensor, cut: Cut) -> Tensor:
+    """View a matrix as its strips, or as their transposes."""
+    if cut.is_turned:
+        return p.view(cut.width, cut.strips, cut.height).transpose(0, 1)
+    return p.view(cut.strips, cut.height, cut.width)
 
 
 def _descend_by_earlier(

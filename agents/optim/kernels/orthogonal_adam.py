@@ -24,10 +24,13 @@ from .orthogonal_stacks import FACTORS, factors_shape, is_matrix, orthogonalized
 
 __all__ = ["KERNELS"]
 
+#: Decay rate of the mean below which its correction after a fused step would lose digits.
+LEAST_BETA1 = 0.01
+
 
 def _orthogonal_adam(step: Step) -> None:
     """Update parameters by :func:`optenv.rules.orthogonal_adam.orthogonal_adam`."""
-    if takes_fused(step):
+    if takes_fused(step) and not 0 < step.h.beta1 < LEAST_BETA1:
         update_fused(step)
         return
     h, params = step.h, [real(p) for p in step.params]

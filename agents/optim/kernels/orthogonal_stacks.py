@@ -179,15 +179,14 @@ class Cut(NamedTuple):
         strips: their number.
         height, width: of each strip.
         is_turned: whether they are strips of the transpose.
-        lies_in_order: whether the numbers of the matrix are those of its strips, or of
-            their transposes, one after the other.
+        fills: whether the matrix is its strips, without rows of zeros.
     """
 
     strips: int
     height: int
     width: int
     is_turned: bool
-    lies_in_order: bool
+    fills: bool
 
     @classmethod
     def of(cls, shape: tuple[int, ...]) -> Cut:
@@ -197,8 +196,7 @@ class Cut(NamedTuple):
         is_turned = matrix[0] > matrix[1]
         rows, columns = sorted(matrix)
         strips, height = strips_of(rows)
-        in_order = strips == 1 or (strips * height == rows and not is_turned)
-        return cls(strips, height, columns, is_turned, in_order)
+        return cls(strips, height, columns, is_turned, strips * height == rows)
 
 
 class Stack(NamedTuple):

@@ -194,6 +194,59 @@ def test_matrices_of_any_shapes_follow_the_implementation_without_fused_adam(
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
+def test_matrices_that_have_factors_keep_them_beside_those_that_have_none() -> None:
+    shapes, ends = [(8, 12)] * 6, []
+    for foreach in (None, True):
+        params = [torch.zeros(shape) for shape in shapes]
+        states: list[dict] = [{} for _ in shapes]
+        for t in range(16):
+            for p, grad in zip(params, gradients(shapes, torch.float32, t), strict=True):
+                p.grad = grad
+            if t == 13:
+                del states[2]["factors"], states[4]["factors"]
+            kernel_step(params, states, foreach, refresh=40)
+        ends.append(params)
+    for found, expected in zip(*ends, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_default_device_is_not_that_of_the_directions() -> None:
+    ends = []
+    for device in ("cpu", "meta"):
+        param, state = torch.zeros(8, 12), dict[str, Any]()
+        for t in range(3):
+            param.grad = gradients([(8, 12)], torch.float32, t)[0]
+            with torch.device(device):
+                kernel_step([param], [state], None)
+        ends.append(param)
+    assert torch.equal(*ends) and ends[0].abs().min() > 0
+
+
+def test_data_of_another_shape_than_the_state_is_refused() -> None:
+    for shape in [(640, 640), (3, 2)]:
+        param, state = torch.zeros(64, 64), dict[str, Any]()
+        param.grad = torch.ones(64, 64)
+        kernel_step([param], [state], None)
+        param.grad = None
+        param.data = torch.zeros(shape)
+        param.grad = torch.ones(shape)
+        with pytest.raises(RuntimeError, match="size"):
+            kernel_step([param], [state], None)
+        assert not param.any()
+
+
+@pytest.mark.parametrize("beta1", [0.0, 1e-40, 1e-3])
+def test_the_mean_is_exact_for_any_decay_rate(beta1: float) -> None:
+    means = []
+    for foreach in (None, True):
+        param, state = torch.zeros(8, 12), dict[str, Any]()
+        for t in range(4):
+            param.grad = gradients([(8, 12)], torch.float32, t)[0]
+            kernel_step([param], [state], foreach, beta1=beta1)
+        means.append(state["exp_avg"])
+    torch.testing.assert_close(*means, rtol=1e-5, atol=1e-6)
+
+
 def test_autocast_does_not_change_a_step() -> None:
     expected = end(None)
     with torch.autocast("cpu", torch.bfloat16):
