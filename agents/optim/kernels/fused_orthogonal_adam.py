@@ -23,7 +23,9 @@ from .base import Step
 from .orthogonal_stacks import (
     FACTORS,
     Cut,
+    Stack,
     is_matrix,
+    orthogonalize_stack,
     orthogonalized_by_factors,
     stacks_of,
 )
@@ -119,7 +121,7 @@ class _Group(NamedTuple):
         first, last: the first of a chunk, and the one after the last.
         begin, end: their place in the buffer.
         cut: strips of each.
-        by_copies: whether they are stacked by copies; strips of equal ones lie in the
+        stack: how they are stacked by copies; None for equal ones, whose strips lie in the
             buffer as they are stacked.
     """
 
@@ -128,7 +130,7 @@ class _Group(NamedTuple):
     begin: int
     end: int
     cut: Cut
-    by_copies: bool
+    stack: Stack | None
 
 
 class _Chunk(NamedTuple):
@@ -167,25 +169,25 @@ def _chunk_of(members: list[int], shapes: Sequence[tuple[int, ...]]) -> _Chunk:
     equals: dict[tuple[int, ...], list[int]] = {}
     for i in members:
         equals.setdefault(tuple(shapes[i]), []).append(i)
-    found: list[tuple[list[int], bool]] = []
+    found: list[tuple[list[int], Stack | None]] = []
     mixed: list[int] = []
     for own in equals.values():
         if len(own) >= FEW and cuts[own[0]].fills:
-            found.append((own, False))
+            found.append((own, None))
         else:
             mixed += own
     for stack in stacks_of(tuple(cuts[i] for i in mixed)):
         own = [mixed[i] for i in stack.members]
         is_alone = len(own) == 1 and cuts[own[0]].fills
-        found.append((own, not is_alone))
+        found.append((own, None if is_alone else stack))
     # 2. Their places.
     ordered = [i for own, _ in found for i in own]
     sizes = [math.prod(shapes[i]) for i in ordered]
     groups, first, begin = [], 0, 0
-    for own, by_copies in found:
+    for own, stack_or_none in found:
         last = first + len(own)
         end = begin + sum(sizes[first:last])
-        groups.append(_Group(first, last, begin, end, cuts[own[0]], by_copies))
+        groups.append(_Group(first, last, begin, end, cuts[own[0]], stack_or_none))
         first, begin = last, end
     return _Chunk(ordered, sizes, groups)
 
@@ -219,16 +221,22 @@ def _descend(
     keeps = refresh > 1
     moved: list[Tensor] = []
     updates: list[Tensor] = []
-    for first, last, begin, end, cut, by_copies in chunk.groups:
+    for first, last, begin, end, cut, stack in chunk.groups:
         own, own_states, count = params[first:last], states[first:last], last - first
+        if not keeps:
+            for state in own_states:
+                state.pop(FACTORS, None)  # of a time when they were kept
         have = [] if due else [state[FACTORS] for state in own_states if FACTORS in state]
         # 1. Matrices that are stacked by copies, or of which some have factors.
-        if by_copies or (keeps and 0 < len(have) < count):
+        if stack is not None or (keeps and 0 < len(have) < count):
             some = list(directions[first:last])
             moved += own
-            updates += orthogonalized_by_factors(
-                some, own, own_states, [due] * count, refresh
-            )
+            if stack is not None and not keeps:
+                updates += orthogonalize_stack(some, stack, None)
+            else:
+                updates += orthogonalized_by_factors(
+                    some, own, own_states, [due] * count, refresh
+                )
             continue
         # 2. Others: [strips, height, width] or, of tall matrices, [strips, width, height].
         if cut.is_turned:
@@ -241,11 +249,10 @@ def _descend(
             factors = have[0] if count == 1 else torch.cat(have)
         else:
             factors = factors_of_strips(x.mT if cut.is_turned else x)
-            for state, kept in zip(own_states, factors.split(cut.strips), strict=True):
-                if keeps:  # a copy, which keeps nothing else in memory and in files
-                    state[FACTORS] = kept.clone()
-                else:
-                    state.pop(FACTORS, None)  # of a time when they were kept
+            if keeps:  # copies, which keep nothing else in memory and in files
+                parts = factors.split(cut.strips)
+                for state, part in zip(own_states, parts, strict=True):
+                    state[FACTORS] = part.clone()
         # 3. Factors apply from the left, or to tall matrices from the right.
         left, right = (x, factors) if cut.is_turned else (factors, x)
         if count == 1 and earlier:
