@@ -27,7 +27,7 @@ from .distributed import (
 )
 from .slots import STARTED
 from .subsample import is_subsampled, scale, subsample, subsample_numel
-from .tensors import GradientBatch, States, real
+from .tensors import GradientBatch, States, in_full_precision, real
 
 __all__ = ["UpdateProbe", "buffer_shape"]
 
@@ -82,6 +82,7 @@ class UpdateProbe:
                 # All at once: an interruption must not leave some of them
                 state.update(last_grad=last_grad, last_step=last_step, watched=watched)
 
+    @in_full_precision
     def start(self, batch: GradientBatch) -> None:
         """Buffer gradients and parameters before an update."""
         self.allocate(batch.params, batch.states)
@@ -94,6 +95,7 @@ class UpdateProbe:
         for state, param in zip(states, negated, strict=True):
             state[STARTED] = param
 
+    @in_full_precision
     def finish(self, states: States) -> None:
         """Buffer what the update since :meth:`start` changed."""
         started = [(p, state) for p, state in _of_parameters(states) if STARTED in state]
@@ -115,6 +117,7 @@ class UpdateProbe:
         if flags:
             torch._foreach_zero_(flags)
 
+    @in_full_precision
     def measure(self, batch: GradientBatch, dtype: torch.dtype) -> Probe:
         """Measure the inner products of a decision, as ``[1]`` CPU tensors of ``dtype``.
 
@@ -162,6 +165,7 @@ class UpdateProbe:
             total = torch.tensor(numbers, dtype=dtype, device="cpu")
         return Probe(*total[:, None])
 
+    @in_full_precision
     def measure_each(self, batch: GradientBatch, dtype: torch.dtype) -> tuple[Probe, Probe]:
         """Measure the inner products of a decision, also of each parameter by itself.
 

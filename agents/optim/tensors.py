@@ -6,11 +6,12 @@ The private functions of torch that the optimizer relies on are used here, in
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ __all__ = [
     "GradientBatch",
     "States",
     "grad_norm",
+    "in_full_precision",
     "parameters_of",
     "real",
     "wide",
@@ -31,8 +33,28 @@ __all__ = [
 #: State of each parameter, as a torch optimizer keeps it.
 States = Mapping[Tensor, dict[str, Any]]
 
+#: Kinds of devices that autocast is for.
+AUTOCASTS = ("cpu", "cuda", "mps", "xpu")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
 #: Data types with too few digits to compute in.
 HALF = (torch.float16, torch.bfloat16, torch.complex32)
+
+
+def in_full_precision(function: Callable[P, T]) -> Callable[P, T]:
+    """Let a function compute as it is written, whatever the caller's autocast asks for."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        for device in AUTOCASTS:
+            if torch.is_autocast_enabled(device):
+                with torch.autocast(device, enabled=False):
+                    return call(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -19,6 +19,7 @@ from optenv.rules.adam import square_decay
 from optenv.rules.arithmetic import debiasing
 from optenv.rules.orthogonal_adam import TINY, factors_of_strips, is_due, nesterov_weights
 
+from ..tensors import in_full_precision
 from .base import Step
 from .orthogonal_stacks import (
     FACTORS,
@@ -192,6 +193,7 @@ def _chunk_of(members: list[int], shapes: Sequence[tuple[int, ...]]) -> _Chunk:
     return _Chunk(ordered, sizes, groups)
 
 
+@in_full_precision
 def _descend(
     params: list[Tensor],
     directions: Sequence[Tensor],
@@ -214,10 +216,6 @@ def _descend(
         due: whether all compute new ones.
         lr: the rate.
     """
-    if torch.is_autocast_enabled("cpu"):  # half precision is too coarse
-        with torch.autocast("cpu", enabled=False):
-            _descend(params, directions, buffer, chunk, states, refresh, due, lr)
-            return
     keeps = refresh > 1
     moved: list[Tensor] = []
     updates: list[Tensor] = []

@@ -22,6 +22,7 @@ from optenv.rules.orthogonal_adam import (
 )
 
 from ..distributed import full_tensor, is_sharded, shard_like
+from ..tensors import in_full_precision
 
 #: Entry of a matrix's state: the factors that are kept, ``[k, h, h]``, with ``refresh``
 #: above 1. Neither sharded parameters have it nor steps that can be captured: they compute
@@ -75,7 +76,7 @@ def orthogonalized_by_factors(
             kept.setdefault((p.device, directions[i].dtype), []).append(i)
     for indices in kept.values():
         factors = [states[i][FACTORS] for i in indices]
-        found = by_factors([directions[i] for i in indices], factors)
+        found = _by_factors([directions[i] for i in indices], factors)
         for i, result in zip(indices, found, strict=True):
             results[i] = result
     # 2. New ones.
@@ -88,15 +89,12 @@ def orthogonalized_by_factors(
     return results
 
 
-def by_factors(directions: list[Tensor], factors: list[Tensor]) -> list[Tensor]:
+@in_full_precision
+def _by_factors(directions: list[Tensor], factors: list[Tensor]) -> list[Tensor]:
     """Orthogonalise matrices ``[r, ...]`` by factors ``[k, h, h]`` of earlier ones.
 
     Each strip keeps its norm, as by :func:`optenv.rules.orthogonal_adam.apply_factors`.
     """
-    device = directions[0].device
-    if torch.is_autocast_enabled(device.type):
-        with torch.autocast(device.type, enabled=False):
-            return by_factors(directions, factors)
     # 1. Matrices in several strips, and products of those in one piece.
     results, single = list(directions), []
     for i, (direction, factor) in enumerate(zip(directions, factors, strict=True)):
@@ -118,7 +116,7 @@ def by_factors(directions: list[Tensor], factors: list[Tensor]) -> list[Tensor]:
         norm, length = torch.stack(norms).split(len(single))
         ratios = norm / length.clamp(min=TINY)
         # Numbers on the host take one call; to read them from a device would wait for it.
-        on_host = device.type == "cpu"
+        on_host = ratios.is_cpu
         torch._foreach_mul_(products, ratios.tolist() if on_host else list(ratios.unbind()))
     return results
 
@@ -255,6 +253,7 @@ def stacks_of(cuts: tuple[Cut, ...]) -> list[Stack]:
     return stacks
 
 
+@in_full_precision
 def orthogonalize_stack(
     directions: list[Tensor], stack: Stack, states: Sequence[dict[str, Any]] | None
 ) -> list[Tensor]:
@@ -276,13 +275,12 @@ def orthogonalize_stack(
     stacked = strips[0]
     if len(strips) > 1:
         stacked = torch.cat([_filled_up(each, stack) for each in strips])
-    # 2. Orthogonalised: the half precision of a caller's autocast is too coarse for it.
-    with torch.autocast(stacked.device.type, enabled=False):
-        if states is None:
-            result = orthogonalize_strips(stacked)
-        else:
-            factors = factors_of_strips(stacked)
-            result = torch.bmm(factors, stacked)
+    # 2. Orthogonalised.
+    if states is None:
+        result = orthogonalize_strips(stacked)
+    else:
+        factors = factors_of_strips(stacked)
+        result = torch.bmm(factors, stacked)
     # 3. Back into shape.
     counts = [len(each) for each in strips]
     parts = result.split(counts) if len(strips) > 1 else (result,)

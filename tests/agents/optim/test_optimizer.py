@@ -432,17 +432,21 @@ def test_torchs_default_dtype_and_device_do_not_matter():
     assert torch.equal(found, expected)
 
 
-def test_autocast_does_not_change_a_step():
+@pytest.mark.parametrize("policy", [None, "default", "gradient-only", "dqn"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_does_not_change_a_step(policy, dtype):
     walks = []
     for enabled in (False, True):
-        p = nn.Parameter(torch.ones(3))
-        optimizer = LearnedOptimizer([p], random_policy(), total_steps=20)
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+        params = [nn.Parameter(torch.ones(shape)) for shape in ((3,), (4, 6), (6, 2))]
+        chosen = random_policy() if policy is None else policy
+        optimizer = LearnedOptimizer(params, chosen, total_steps=20)
+        with torch.autocast("cpu", dtype, enabled=enabled):
             for step in range(20):
-                p.grad = torch.linspace(-1, 1, 3) * (step + 1)
+                for p in params:
+                    p.grad = torch.linspace(-1, 1, p.numel()).view_as(p) * (step + 1)
                 optimizer.step(loss=1.0 / (step + 1))
-        walks.append(p.detach())
-    assert torch.equal(*walks)
+        walks.append(params)
+    assert all(map(torch.equal, *walks))
 
 
 def test_effective_lr_is_zero_before_the_first_step():
