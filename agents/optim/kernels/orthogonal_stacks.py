@@ -24,6 +24,18 @@ from optenv.rules.orthogonal_adam import (
 from ..distributed import full_tensor, is_sharded, shard_like
 from ..tensors import in_full_precision
 
+__all__ = [
+    "FACTORS",
+    "Cut",
+    "Stack",
+    "factors_shape",
+    "is_matrix",
+    "orthogonalize_stack",
+    "orthogonalized",
+    "orthogonalized_by_factors",
+    "stacks_of",
+]
+
 #: Entry of a matrix's state: the factors that are kept, ``[k, h, h]``, with ``refresh``
 #: above 1. Neither sharded parameters have it nor steps that can be captured: they compute
 #: factors at every update.
