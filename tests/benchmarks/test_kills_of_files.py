@@ -18,6 +18,7 @@ def kill(*arguments):
     return done.stdout.strip().splitlines()[-1].strip("| ").split(" | ")
 
 
+@pytest.mark.slow
 def test_killed_saves_leave_a_policy_that_loads():
     row = kill("--of", "save_policy", "--kills", "50")
     assert row[1] == "50" and row[-1] == "none"
