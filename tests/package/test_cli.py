@@ -85,7 +85,7 @@ FAST_DQN = ["--set", "learning_starts=100", "--set", "gradient_steps=1"]
         (["--env-arg", "num_envs=4"], "use --num-envs"),
         (["--resume", SCRIPT], "cannot go on with"),
         (["--policy", "nowhere"], "no policy at 'nowhere'"),
-        (["--timesteps", "0"], "0 is not in the range 1<=x<="),
+        (["--timesteps", "0"], "0 is not in the range 1<=x<=9223372036854775807"),
     ],
 )
 def test_an_invalid_argument_is_quoted_with_valid_ones(arguments, message, tmp_path):

@@ -188,11 +188,11 @@ def test_derivatives_stay_finite_long_after_the_last_gradient() -> None:
     assert derivative.isfinite().all() and derivative.any()
 
 
-@pytest.mark.parametrize("size", [1e-30, 1e-10, 1e20])
+@pytest.mark.parametrize("size", [2.0**-100, 2.0**-33, 2.0**67])  # products are exact
 def test_the_norm_is_kept_at_any_scale(size: float) -> None:
     x = torch.randn(1, 4, 3)
     found = orthogonalize(x * size) / size
-    torch.testing.assert_close(found, orthogonalize(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, orthogonalize(x), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(12, 30), (70, 100), (100, 70)])
