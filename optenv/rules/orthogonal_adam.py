@@ -46,6 +46,7 @@ __all__ = [
     "factors_of_strips",
     "is_due",
     "nesterov_weights",
+    "norm_ratio",
     "orthogonal_adam",
     "orthogonalize",
     "orthogonalize_flat",
@@ -369,14 +370,16 @@ def apply_factors(factors: Tensor, strips: Tensor) -> Tensor:
 
     Each keeps its Frobenius norm: earlier factors enlarge what is new.
     """
-    norm = torch.linalg.vector_norm(strips, dim=(1, 2), keepdim=True)
-    return _brought_to(torch.bmm(factors, strips), norm)
+    result = torch.bmm(factors, strips)
+    return mul(result, norm_ratio(strips, result), not result.requires_grad)
 
 
-def _brought_to(result: Tensor, norm: Tensor) -> Tensor:
-    """Bring matrices ``[n, r, c]``, in place where that can be, to norms ``[n, 1, 1]``."""
-    length = torch.linalg.vector_norm(result, dim=(1, 2), keepdim=True)
-    return mul(result, norm / length.clamp(min=TINY), not result.requires_grad)
+def norm_ratio(before: Tensor, after: Tensor) -> Tensor:
+    """Return what brings matrices ``[n, r, c]`` to the norms before, ``[n, 1, 1]``."""
+    norm, length = (
+        torch.linalg.vector_norm(each, dim=(1, 2), keepdim=True) for each in (before, after)
+    )
+    return norm / length.clamp(min=TINY)
 
 
 def _add_identity(matrices: Tensor, value: float) -> Tensor:

@@ -17,7 +17,12 @@ from torch import Tensor
 
 from optenv.rules.adam import square_decay
 from optenv.rules.arithmetic import debiasing
-from optenv.rules.orthogonal_adam import TINY, factors_of_strips, is_due, nesterov_weights
+from optenv.rules.orthogonal_adam import (
+    factors_of_strips,
+    is_due,
+    nesterov_weights,
+    norm_ratio,
+)
 
 from ..tensors import in_full_precision
 from .base import Step
@@ -261,7 +266,7 @@ def _descend(
             continue
         result = torch.bmm(left, right)
         if earlier:
-            result.mul_(_shrinkage(x, result))
+            result.mul_(norm_ratio(x, result))
         if cut.is_turned and cut.strips > 1:
             moved += [_strips_of(p, cut) for p in own]
             updates += result.split(cut.strips)
@@ -290,12 +295,4 @@ def _descend_by_earlier(
     parts = (each.split(count) for each in (target, x, left, right))
     for moved, before, from_left, from_right in zip(*parts, strict=True):
         result = torch.bmm(from_left, from_right)
-        moved.addcmul_(result, _shrinkage(before, result), value=lr)
-
-
-def _shrinkage(before: Tensor, after: Tensor) -> Tensor:
-    """Return what brings matrices to the norms they had, which earlier factors change."""
-    norm, length = (
-        torch.linalg.vector_norm(each, dim=(1, 2), keepdim=True) for each in (before, after)
-    )
-    return norm / length.clamp(min=TINY)
+        moved.addcmul_(result, norm_ratio(before, result), value=lr)
