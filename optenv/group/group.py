@@ -6,13 +6,14 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .. import changes, core, rewards, rules, tasks, windows
+from ..actions import Decision
 from ..baseline import Baseline
 from ..instances import Instance
 from ..ranges import log_uniform
@@ -51,6 +52,31 @@ def _outside_inference_mode(method: Callable[_P, _R]) -> Callable[_P, _R]:
             return method(*args, **kwargs)
 
     return call
+
+
+def _with_rows(array: np.ndarray, index: np.ndarray, values: Any) -> np.ndarray:
+    """Return a copy of an array with other values in the rows ``index [n]``."""
+    changed = array.copy()
+    changed[index] = values
+    return changed
+
+
+class _DrawnRuns(NamedTuple):
+    """What ``n`` new runs have drawn.
+
+    Attributes:
+        data: their examples.
+        params: their initial parameters, ``[n, P]``.
+        base_lr: their base learning rates, ``[n]``.
+        change_steps: control steps before which their tasks change, ``[n, K]``.
+        change_counts: numbers of changes, ``[n]``.
+    """
+
+    data: tasks.Data
+    params: Tensor
+    base_lr: Tensor
+    change_steps: np.ndarray
+    change_counts: np.ndarray
 
 
 class Group:
@@ -152,17 +178,62 @@ class Group:
         Raises:
             ValueError: inputs or targets are not finite.
         """
-        # 1. The structure, which all runs share.
         chosen = [None] * len(index) if instances is None else [*instances]
         everything = len(index) == self.size
+        # 1. The structure, which all runs share.
         if everything:
             self._draw_structure(structure, chosen[0])
-        # 2. What each run draws from its own key. The order of the draws fixes the meaning
-        # of a seed. The task of an instance is drawn from the instance's key instead.
+        # 2. What each run draws from its own key, and its state before the first update.
         keys = [np.random.default_rng(int(g.integers(2**62))) for g in generators]
-        pairs = [*zip(keys, chosen, strict=True)]
+        drawn = self._draw_runs([*zip(keys, chosen, strict=True)])
+        state = start(
+            self.setup,
+            self.task,
+            drawn.data,
+            drawn.params,
+            drawn.base_lr,
+            draws.draw_sees_loss(self.setup, keys),
+        )
+        every = draws.draw_validation_every(self.setup, keys)
+        state = self._with_baseline(drawn.data, state, range(len(index)), every)
+        observation, state = observe(self.setup, self.total_updates, state)
+        # 3. The new runs take the places of the old ones.
+        if everything:
+            self.data, self.state = drawn.data, state
+            self.steps = np.zeros(self.size, np.int64)
+            self.change_steps, self.change_counts = drawn.change_steps, drawn.change_counts
+            self.validation_every = every
+        else:
+            rows = torch.from_numpy(index).to(self.device)
+            self.data = self.data.put(rows, drawn.data)
+            self.state = core.put(self.state, rows, state)
+            self.steps = _with_rows(self.steps, index, 0)
+            self.change_steps = _with_rows(self.change_steps, index, drawn.change_steps)
+            self.change_counts = _with_rows(self.change_counts, index, drawn.change_counts)
+            self.validation_every = _with_rows(self.validation_every, index, every)
+        for i, own in zip(index.tolist(), chosen, strict=True):
+            self.instances[i] = own
+        return observation
+
+    def _draw_runs(
+        self, pairs: Sequence[tuple[np.random.Generator, Instance | None]]
+    ) -> _DrawnRuns:
+        """Draw the tasks and the initial parameters of new runs.
+
+        The order of the draws fixes the meaning of a seed.
+
+        Args:
+            pairs: key and instance of each run. The task of an instance is drawn from the
+                instance's key instead.
+
+        Raises:
+            ValueError: inputs or targets are not finite.
+        """
+        keys = [key for key, _ in pairs]
+        instances = [own for _, own in pairs]
         task_keys = [key if own is None else own.generator() for key, own in pairs]
         base_lr = [log_uniform(self.settings.base_lr, key) for key in task_keys]
+        # 1. The examples. Those that all runs share stay on the device.
         data = self.task.sample(task_keys)
         is_on_device = data.shared and self._task_on_device is self.task
         if is_on_device:
@@ -174,56 +245,28 @@ class Group:
                 tasks.base.check_finite(label, getattr(data, name), self.dtype)
         self._task_on_device = self.task
         data = data.to(self.device, self.dtype)
+        # 2. The initial parameters, and what instances fix.
         params = draws.draw_params(self.setup, self.task, keys)
-        if any(own is not None for own in chosen):
+        if any(own is not None for own in instances):
             data = draws.reorder(data, pairs)
             base_lr = [
                 drawn if own is None or own.base_lr is None else own.base_lr
-                for drawn, own in zip(base_lr, chosen, strict=True)
+                for drawn, own in zip(base_lr, instances, strict=True)
             ]
         if self._scaled:
-            scale = draws.draw_scale(self.setup, self.task, task_keys, chosen)
+            scale = draws.draw_scale(self.setup, self.task, task_keys, instances)
             data, params = data._replace(scale=scale), params / scale
-        wanted, change_counts = self.settings.changes, np.zeros(len(keys), np.int64)
+        # 3. The changes of the tasks, and when they come.
+        wanted, counts = self.settings.changes, np.zeros(len(keys), np.int64)
         if wanted is not None:
-            data, change_counts = draws.draw_changes(
+            data, counts = draws.draw_changes(
                 wanted, self.task, data, task_keys, is_on_device
             )
-        change_steps = draws.draw_change_steps(wanted, change_counts, self.num_steps, keys)
+        change_steps = draws.draw_change_steps(wanted, counts, self.num_steps, keys)
         if wanted is not None:
             data = changes.start_at(data, change_steps, self.boundaries)
-        state = start(
-            self.setup,
-            self.task,
-            data,
-            params,
-            torch.tensor(base_lr, dtype=self.dtype),
-            draws.draw_sees_loss(self.setup, keys),
-        )
-        validation_every = draws.draw_validation_every(self.setup, keys)
-        state = self._with_baseline(data, state, range(len(index)), validation_every)
-        observation, state = observe(self.setup, self.total_updates, state)
-        # 3. The new runs take the places of the old ones.
-        if everything:
-            self.data, self.state = data, state
-            self.steps = np.zeros(self.size, np.int64)
-            self.change_steps, self.change_counts = change_steps, change_counts
-            self.validation_every = validation_every
-        else:
-            rows = torch.from_numpy(index).to(self.device)
-            self.data = self.data.put(rows, data)
-            self.state = core.put(self.state, rows, state)
-            self.steps = self.steps.copy()
-            self.steps[index] = 0
-            self.change_steps = self.change_steps.copy()
-            self.change_steps[index] = change_steps
-            self.change_counts = self.change_counts.copy()
-            self.change_counts[index] = change_counts
-            self.validation_every = self.validation_every.copy()
-            self.validation_every[index] = validation_every
-        for i, own in zip(index.tolist(), chosen, strict=True):
-            self.instances[i] = own
-        return observation
+        rates = torch.tensor(base_lr, dtype=self.dtype)
+        return _DrawnRuns(data, params, rates, change_steps, counts)
 
     def _draw_structure(
         self, structure: np.random.Generator, instance: Instance | None
@@ -305,10 +348,10 @@ class Group:
         order = tasks.base.order_keys(keys).to(self.device)
         self.data = self.data._replace(order=self.data.order.index_copy(0, rows, order))
         if self.settings.changes is not None:
-            self.change_steps = self.change_steps.copy()
-            self.change_steps[index] = draws.draw_change_steps(
+            steps = draws.draw_change_steps(
                 self.settings.changes, self.change_counts[index], self.num_steps, keys
             )
+            self.change_steps = _with_rows(self.change_steps, index, steps)
             former = self.data.stages
             self.data = changes.start_at(self.data, self.change_steps, self.boundaries)
             if self.action.sets_batch_size:  # the other runs have starts of their own
@@ -327,8 +370,7 @@ class Group:
         observation, state = observe(self.setup, self.total_updates, state)
         restarted = torch.zeros(self.size, dtype=torch.bool, device=self.device)
         self.state = core.where(restarted.index_fill(0, rows, True), state, before)
-        self.steps = self.steps.copy()
-        self.steps[index] = 0
+        self.steps = _with_rows(self.steps, index, 0)
         return observation[rows]
 
     def _with_baseline(
@@ -381,86 +423,36 @@ class Group:
             differentiable: keep the graph from the rewards of this step and of later ones
                 back to the action, until :meth:`detach`.
         """
-        setup, task, continual = self.setup, self.task, self.settings.changes is not None
         before, action = self.state, action.to(self.device)
-        if continual:
+        changed = None
+        if self.settings.changes is not None:
             before = stages.enter(
                 before, self.change_steps, self.steps, self._losses_in(before)
             )
             changed = stages.changes_so_far(self.change_steps, self.steps)
-        # 1. Decode the action, and make the updates of the window.
-        decision = self.action.decode(
-            action, before.log_multiplier, before.part_multipliers
-        )
-        updates = window.plan(
-            setup, task, before, decision, self.boundaries, self.steps, active
-        )
-        decision = window.as_sized(task, decision, updates)
-        if continual and self.action.sets_batch_size:
-            self.data = stages.scheduled(
-                self.data, before, updates.counts, self.change_steps, self.steps, active
-            )
+        # 1. The decision, and the updates of the window.
+        decision, updates = self._plan(before, action, active)
         run = window.carry_out(
-            setup, task, self.data, before.run, decision, updates, differentiable
+            self.setup, self.task, self.data, before.run, decision, updates, differentiable
         )
         self.steps = self.steps + (1 if active is None else active)
-        planned = self.boundaries[np.minimum(self.steps, self.num_steps)]
-        # 2. The potential of the reward. A diverged run stays diverged.
-        loss = reward_losses(setup, task, self.data, run, differentiable)
-        judged = judged_losses(setup, loss, before.initial_loss, self.validation_every)
-        potential, diverges = setup.reward.evaluate(*judged)
-        diverged = before.diverged | diverges
-        state = before._replace(
-            run=run,
-            log_multiplier=decision.log_multiplier,
-            previous_action=decision.shift,
-            loss=loss,
-            potential=torch.where(before.diverged, before.potential, potential),
-            diverged=diverged,
-            planned=torch.from_numpy(planned).to(self.device),
-        )
-        if setup.reward.needs_cost:
-            state = state._replace(cost=mean_cost(setup, task, before, state, decision))
-        if decision.part_multipliers is not None and decision.part_shifts is not None:
-            state = state._replace(
-                part_multipliers=decision.part_multipliers,
-                part_shifts=decision.part_shifts,
-            )
-        if self.action.observed and not self.action.per_tensor and not self.action.memory:
-            shown = self.action.observe(action, decision)
-            state = state._replace(observed_action=shown.to(self.dtype))
-        if continual:
+        # 2. The state after them, and what is observed of it.
+        state = self._decided(before, action, decision)
+        state = self._judged(before, state._replace(run=run), decision, differentiable)
+        if changed is not None:
             state = stages.with_losses(state, changed, self._losses_in(state))
-        if state.validation:
-            due = self._validates() if active is None else self._validates() & active
-            given = given_validation_loss(
-                setup, task, self.data, run, loss, due, differentiable
-            )
-            state = state._replace(validation=record_validation(state.validation, given))
-        observation, state = observe(setup, self.total_updates, state)
+        state = self._validated(state, active, differentiable)
+        observation, state = observe(self.setup, self.total_updates, state)
         # 3. The end of the run, and the reward.
         at_end = self.steps >= self.num_steps
         terminated = torch.from_numpy(at_end).to(self.device)
         if self.settings.on_divergence == "end":
-            terminated = terminated | diverged
-        ended = terminated
-        if continual:
-            ended = stages.task_ended(
-                before, state, terminated, self.change_steps, self.steps
-            )
-        reward = setup.reward.earn(
-            rewards.Step(
-                before=before.potential,
-                after=state.potential,
-                ended=ended,
-                cost_before=before.cost,
-                cost_after=state.cost,
-                baseline=state.baseline,
-            )
+            terminated = terminated | state.diverged
+        reward = self._earn(before, state, terminated, changed)
+        estimate = estimated_reward(
+            before.history, state, at_end, self.settings.loss_features == "invariant"
         )
-        if continual:
-            left = (self.change_steps < self.num_steps).sum(1) - changed
-            reward = reward - stages.later_charge(setup, before, state, left)
+        diverged = state.diverged
         if active is not None:
             state = core.where(torch.from_numpy(active).to(self.device), state, before)
         self.state = state
@@ -470,17 +462,128 @@ class Group:
             terminated=terminated,
             diverged=diverged,
             lr=updates.lr[0],
-            estimated_reward=estimated_reward(
-                before.history, state, at_end, self.settings.loss_features == "invariant"
-            ),
+            estimated_reward=estimate,
             decision=decision,
             batch_size=updates.sizes,
         )
 
-    def _validates(self) -> np.ndarray:
-        """Return which runs observe a validation loss after this step, ``[B]`` bool."""
+    def _plan(
+        self, before: ControlState, action: Tensor, active: np.ndarray | None
+    ) -> tuple[Decision, window.Window]:
+        """Decode an action, and plan the updates of its window.
+
+        Where the action sets the batch size, changes of the tasks are moved to the updates
+        that their control steps begin with.
+        """
+        decision = self.action.decode(
+            action, before.log_multiplier, before.part_multipliers
+        )
+        updates = window.plan(
+            self.setup, self.task, before, decision, self.boundaries, self.steps, active
+        )
+        decision = window.as_sized(self.task, decision, updates)
+        if self.settings.changes is not None and self.action.sets_batch_size:
+            self.data = stages.scheduled(
+                self.data, before, updates.counts, self.change_steps, self.steps, active
+            )
+        return decision, updates
+
+    def _decided(
+        self, before: ControlState, action: Tensor, decision: Decision
+    ) -> ControlState:
+        """Return the state with what the controllers keep of a decision."""
+        state = before._replace(
+            log_multiplier=decision.log_multiplier, previous_action=decision.shift
+        )
+        if decision.part_multipliers is not None and decision.part_shifts is not None:
+            state = state._replace(
+                part_multipliers=decision.part_multipliers,
+                part_shifts=decision.part_shifts,
+            )
+        if self.action.observed and not self.action.per_tensor and not self.action.memory:
+            shown = self.action.observe(action, decision)
+            state = state._replace(observed_action=shown.to(self.dtype))
+        return state
+
+    def _judged(
+        self,
+        before: ControlState,
+        state: ControlState,
+        decision: Decision,
+        differentiable: bool,
+    ) -> ControlState:
+        """Return the state with the losses, the potential and the cost of the reward.
+
+        Args:
+            before: before the updates. A run that has diverged keeps its potential.
+            state: after them.
+            decision: on which they were made.
+            differentiable: keep the graph of the losses.
+        """
+        setup = self.setup
+        loss = reward_losses(setup, self.task, self.data, state.run, differentiable)
+        judged = judged_losses(setup, loss, before.initial_loss, self.validation_every)
+        potential, diverges = setup.reward.evaluate(*judged)
+        planned = self.boundaries[np.minimum(self.steps, self.num_steps)]
+        state = state._replace(
+            loss=loss,
+            potential=torch.where(before.diverged, before.potential, potential),
+            diverged=before.diverged | diverges,
+            planned=torch.from_numpy(planned).to(self.device),
+        )
+        if not setup.reward.needs_cost:
+            return state
+        return state._replace(cost=mean_cost(setup, self.task, before, state, decision))
+
+    def _validated(
+        self, state: ControlState, active: np.ndarray | None, differentiable: bool
+    ) -> ControlState:
+        """Return the state with the validation losses that runs observe after this step."""
+        if not state.validation:
+            return state
         every = self.validation_every
-        return (every > 0) & (self.steps % np.maximum(every, 1) == 0)
+        due = (every > 0) & (self.steps % np.maximum(every, 1) == 0)
+        if active is not None:
+            due = due & active
+        given = given_validation_loss(
+            self.setup, self.task, self.data, state.run, state.loss, due, differentiable
+        )
+        return state._replace(validation=record_validation(state.validation, given))
+
+    def _earn(
+        self,
+        before: ControlState,
+        state: ControlState,
+        terminated: Tensor,
+        changed: np.ndarray | None,
+    ) -> Tensor:
+        """Compute the rewards ``[B]`` of a control step.
+
+        Args:
+            before, state: before and after the step.
+            terminated: whether the run ends with it, ``[B]`` bool.
+            changed: changes of each run's task before the step, ``[B]``; None where tasks
+                do not change.
+        """
+        ended = terminated
+        if changed is not None:
+            ended = stages.task_ended(
+                before, state, terminated, self.change_steps, self.steps
+            )
+        reward = self.setup.reward.earn(
+            rewards.Step(
+                before=before.potential,
+                after=state.potential,
+                ended=ended,
+                cost_before=before.cost,
+                cost_after=state.cost,
+                baseline=state.baseline,
+            )
+        )
+        if changed is None:
+            return reward
+        left = (self.change_steps < self.num_steps).sum(1) - changed
+        return reward - stages.later_charge(self.setup, before, state, left)
 
     def detach(self) -> None:
         """Detach the state from the graph of the steps so far."""
