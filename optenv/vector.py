@@ -18,7 +18,7 @@ from .actions import Action, validate
 from .actions import make as make_action
 from .assignment import Rotation, Rows, partition, read, refuse_mixture
 from .autoreset import check_options, join_infos, reset_mask, split_final
-from .group import IDENTITY, Group, footprint
+from .group import IDENTITY, Group, StepResult, footprint
 from .instances import Instance
 from .memory_limit import limit_of, refuse_beyond
 from .rendering import RENDER_MODES, Renderer
@@ -33,8 +33,13 @@ GROUP_SIZE = 32
 #: entries of infos.
 BATCH, RECORD, _RUN = "generators and observations", "the record of the episodes", 6000
 
-#: Type of each further value of a step where tasks change.
+#: Types of the values of a step, of those where tasks change, and of those where actions
+#: set the batch size. All but the first two are entries of infos.
+_STEP: dict[str, type] = {
+    "reward": float, "terminated": bool, "loss": float, "lr": float, "diverged": bool,
+}  # fmt: skip
 _OF_TASKS: dict[str, type] = {"mean_loss": float, "forgetting": float, "changes": int}
+_OF_BATCHES: dict[str, type] = {"batch_size": int, "examples": int}
 
 
 def observation_space(dtype: str, action: Action, features: Sequence[str]) -> spaces.Box:
@@ -680,16 +685,14 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         observation = np.zeros(
             (self.num_envs, *self._run_space.shape), self._run_space.dtype
         )
-        reward = np.zeros(self.num_envs)
-        terminated = np.zeros(self.num_envs, np.bool_)
-        diverged = np.zeros(self.num_envs, np.bool_)
-        loss, lr, validation_loss = (np.zeros(self.num_envs) for _ in range(3))
-        continual = self.settings.changes is not None
-        of_tasks: dict[str, np.ndarray] = {
-            name: np.zeros(self.num_envs, kind)
-            for name, kind in (_OF_TASKS.items() if continual else ())
+        kinds = {
+            **_STEP,
+            **(_OF_TASKS if self.settings.changes is not None else {}),
+            **(_OF_BATCHES if self.action.sets_batch_size else {}),
         }
-        batch_size, examples = np.zeros((2, self.num_envs), np.int64)
+        values: dict[str, np.ndarray] = {
+            name: np.zeros(self.num_envs, kind) for name, kind in kinds.items()
+        }
         for rows, group in self.groups:
             mask = active[rows]
             taking_part = np.count_nonzero(mask)  # several times faster than mask.any()
@@ -701,60 +704,54 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 self.renderer.record(rows, group, mask, result)
             observed = result.observation.cpu().numpy()
             observation[rows, : observed.shape[1]] = observed
-            reward[rows] = result.reward.cpu().numpy()
-            terminated[rows] = result.terminated.cpu().numpy()
-            diverged[rows] = result.diverged.cpu().numpy()
-            loss[rows] = _finite_or_inf(group.state.loss[:, 0])
-            lr[rows] = result.lr.cpu().numpy()
-            if not whole:
-                # No products: those of runs that take no part may be infinite.
-                waiting = np.arange(self.num_envs)[rows][~mask]
-                for values in (reward, loss, lr):
-                    values[waiting] = 0.0
-                terminated[waiting] = diverged[waiting] = False
-            if continual:
-                stage_losses = group.state.stage_losses
-                for name, value in (
-                    ("mean_loss", stage_losses.mean),
-                    ("forgetting", stage_losses.forgetting),
-                ):
-                    of_tasks[name][rows] = np.where(mask, _finite_or_inf(value), 0.0)
-                of_tasks["changes"][rows] = stage_losses.changes.cpu().numpy() * mask
-            if self.action.sets_batch_size:
-                batch_size[rows] = np.where(mask, result.batch_size, 0)
-                examples[rows] = np.where(mask, group.examples.cpu().numpy(), 0)
+            for name, value in self._values(group, result).items():
+                # No products: values of runs that take no part may be infinite.
+                values[name][rows] = value if whole else np.where(mask, value, 0)
             self._estimated_reward[rows] = result.estimated_reward.cpu().numpy()
-            index = np.flatnonzero(terminated[rows])
-            if len(index):
-                final = group.validation_loss(index)
-                validation_loss[np.arange(self.num_envs)[rows][index]] = _finite_or_inf(
-                    final
-                )
-        if not np.count_nonzero(active):
-            return observation, reward, terminated, {}
-        info: dict[str, Any] = {
-            "loss": loss, "_loss": active.copy(),
-            "lr": lr, "_lr": active.copy(),
-            "diverged": diverged, "_diverged": active.copy(),
-        }  # fmt: skip
-        if continual:
-            for name, values in of_tasks.items():
-                info |= {name: values, "_" + name: active.copy()}
-        if self.action.sets_batch_size:
-            info |= {
-                "batch_size": batch_size, "_batch_size": active.copy(),
-                "examples": examples, "_examples": active.copy(),
-            }  # fmt: skip
+        reward, terminated = values.pop("reward"), values.pop("terminated")
+        info: dict[str, Any] = {}
+        if np.count_nonzero(active):
+            for name, of_runs in values.items():
+                info |= {name: of_runs, "_" + name: active.copy()}
         if np.count_nonzero(terminated):
             ends = self._identify(terminated)
             if self.action.sets_batch_size:  # said of all runs already
                 ends = {k: v for k, v in ends.items() if k.lstrip("_") != "examples"}
             info |= {
-                "validation_loss": validation_loss,
+                "validation_loss": self._validation_losses(terminated),
                 "_validation_loss": terminated.copy(),
                 **ends,
             }
         return observation, reward, terminated, info
+
+    def _values(self, group: Group, result: StepResult) -> dict[str, np.ndarray]:
+        """Return the reward, the end and the infos of a group's step, each ``[B]``."""
+        values = {
+            "reward": result.reward.cpu().numpy(),
+            "terminated": result.terminated.cpu().numpy(),
+            "loss": _finite_or_inf(group.state.loss[:, 0]),
+            "lr": result.lr.cpu().numpy(),
+            "diverged": result.diverged.cpu().numpy(),
+        }
+        if self.settings.changes is not None:
+            losses = group.state.stage_losses
+            values["mean_loss"] = _finite_or_inf(losses.mean)
+            values["forgetting"] = _finite_or_inf(losses.forgetting)
+            values["changes"] = losses.changes.cpu().numpy()
+        if self.action.sets_batch_size:
+            values["batch_size"] = result.batch_size
+            values["examples"] = group.examples.cpu().numpy()
+        return values
+
+    def _validation_losses(self, mask: np.ndarray) -> np.ndarray:
+        """Compute the validation losses of the runs in ``mask``; 0 for the others."""
+        losses = np.zeros(self.num_envs)
+        for rows, group in self.groups:
+            index = np.flatnonzero(mask[rows])
+            if len(index):
+                chosen = np.arange(self.num_envs)[rows][index]
+                losses[chosen] = _finite_or_inf(group.validation_loss(index))
+        return losses
 
 
 def _finite_or_inf(loss: torch.Tensor) -> np.ndarray:
