@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optenv.actions import Decision
 from optenv.telemetry import (
     OBSERVATION_BOUND,
     Control,
@@ -274,90 +275,118 @@ class Controller:
                 it the policy would not see what its actions do.
         """
         state, policy = self.state, self.policy
-        before: Tensor = state["log_multiplier"]
         # 1. The observation of the environment, from the same telemetry.
         features, history = self._features(probe, log_lr)
         if policy.needs_positive_losses:
             features, state["loss_shift"] = correct(features, state["loss_shift"])
-        observation = features
-        if self.tensors is not None:
-            observation = self._observe_each(features)
-        elif policy.action.observed:
-            observation = torch.cat([features, state["shown"]], dim=1)
-        if policy.on_trials:
-            observation = self._trial_observation(observation, history)
-        # 2. The action, decoded as in the environment.
+        observation = self._observation(features, history)
+        # 2. The action, decoded as in the environment, and carried out.
         recalled = state["memory"] if self.tensors is None else self.tensors.memories
         action, memory = policy.act(observation, recalled)
-        settings, roles = state["settings"], state["role_multipliers"]
-        if self.tensors is None:
-            decision = policy.action.decode(action, before, roles)
-        else:
-            decision = self.tensors.decode(action, before)
-        if limit < math.inf and self.tensors is None:
-            lowest = -policy.action.bound
-            highest = math.log(limit) if limit > 0.0 else lowest
-            decision = decision.limited(max(highest, lowest))
-        multiplier, shift = decision.log_multiplier, decision.shift
-        rule = (
-            torch.full((1,), -1, device="cpu") if decision.rule is None else decision.rule
-        )
-        values = [decision.hyperparameters[name] for name in policy.action.sets]
-        if values:
-            settings = torch.stack(values, dim=1).to(before.dtype)
+        decision = self._decode(action, limit)
         opened = state["budget"]
         if decision.batch_factor is not None:  # observed is the one that is carried out
             opened = budget.opened(policy, state, decision.batch_factor.item())
             size = torch.full_like(decision.batch_factor, opened["size"])
             decision = decision._replace(batch_factor=size / opened["own"])
-        shown, said = state["shown"], state["said"]
-        if self.tensors is None:
-            if decision.part_multipliers is not None:
-                roles = decision.part_multipliers
-            shown = policy.action.observe(action, decision).to(before.dtype)
-            said = policy.action.encode(action).to(before.dtype)
-        usable = all(bool(each.isfinite().all()) for each in (multiplier, settings, roles))
+        rule = (
+            torch.full((1,), -1, device="cpu") if decision.rule is None else decision.rule
+        )
+        chosen = self._set_by(action, decision)
+        usable = all(
+            bool(chosen[name].isfinite().all())
+            for name in ("log_multiplier", "settings", "role_multipliers")
+        )
         if not usable:  # weights are checked in policy files, but not in policies by hand
-            multiplier, shift = before, torch.zeros_like(before)
-            shown, said, memory = state["shown"], state["said"], recalled
-            settings, roles = state["settings"], state["role_multipliers"]
+            chosen = {name: state[name] for name in chosen}
+            chosen["previous_action"] = torch.zeros_like(state["log_multiplier"])
+            memory = recalled
             state["ignored_actions"] += 1
-        factors = roles.exp()
-        if policy.action.sets_batch_size:
-            factors = torch.full_like(before, opened["size"]).unsqueeze(0)
-        if self.tensors is not None:
+        if self.tensors is None:
+            state["memory"] = memory
+        else:
             self.tensors.keep(decision if usable else None, action, memory)
-            memory = state["memory"]
-            factors = self.tensors.spread().exp()
-        # 3. What later steps need to know.
+        state.update(chosen, budget=opened, chosen=rule.item(), scale=None, new_run=0.0)
+        # 3. The record, and a new window.
         losses = Losses(**state["losses"])
-        loss = losses.mean if losses.seen else None
         state.update(
-            log_multiplier=multiplier,
-            highest=torch.maximum(state["highest"], multiplier),
-            previous_action=shift,
-            chosen=rule.item(),
-            scale=None,
-            settings=settings,
-            role_multipliers=roles,
-            budget=opened,
-            shown=shown,
-            said=said,
-            new_run=0.0,
-            memory=memory,
+            highest=torch.maximum(state["highest"], state["log_multiplier"]),
             losses=NO_LOSSES._asdict(),
             history=history._asdict(),
             trace=trace.append(
                 state["trace"],
                 state["steps"],
                 features,
-                shift,
-                multiplier,
+                state["previous_action"],
+                state["log_multiplier"],
                 rule,
-                loss,
-                torch.cat([settings, factors], dim=1),
+                losses.mean if losses.seen else None,
+                torch.cat([state["settings"], self._factors()], dim=1),
             ),
         )
+
+    def _observation(self, features: Tensor, history: History) -> Tensor:
+        """Complete the observation of the policy, ``[1, F]``, or ``[T, F]`` per tensor.
+
+        Args:
+            features: telemetry features, ``[1, F]``.
+            history: after them.
+        """
+        observation = features
+        if self.tensors is not None:
+            observation = self._observe_each(features)
+        elif self.policy.action.observed:
+            observation = torch.cat([features, self.state["shown"]], dim=1)
+        if self.policy.on_trials:
+            observation = self._trial_observation(observation, history)
+        return observation
+
+    def _decode(self, action: Tensor, limit: float) -> Decision:
+        """Decode an action, with a multiplier of no more than ``limit``."""
+        of_action, before = self.policy.action, self.state["log_multiplier"]
+        if self.tensors is not None:
+            return self.tensors.decode(action, before)
+        decision = of_action.decode(action, before, self.state["role_multipliers"])
+        if limit == math.inf:
+            return decision
+        lowest = -of_action.bound
+        highest = math.log(limit) if limit > 0.0 else lowest
+        return decision.limited(max(highest, lowest))
+
+    def _set_by(self, action: Tensor, decision: Decision) -> State:
+        """Return the entries of the state that an action sets."""
+        state, of_action = self.state, self.policy.action
+        before: Tensor = state["log_multiplier"]
+        entries = {
+            "log_multiplier": decision.log_multiplier,
+            "previous_action": decision.shift,
+            "settings": state["settings"],
+            "role_multipliers": state["role_multipliers"],
+        }
+        values = [decision.hyperparameters[name] for name in of_action.sets]
+        if values:
+            entries["settings"] = torch.stack(values, dim=1).to(before.dtype)
+        if self.tensors is None:
+            if decision.part_multipliers is not None:
+                entries["role_multipliers"] = decision.part_multipliers
+            entries["shown"] = of_action.observe(action, decision).to(before.dtype)
+            entries["said"] = of_action.encode(action).to(before.dtype)
+        return entries
+
+    def _factors(self) -> Tensor:
+        """Return what the last action has set for the trace, besides its settings.
+
+        The factors of parts of the parameters ``[1, K]``, or the batch size ``[1, 1]``.
+        """
+        if self.tensors is not None:
+            return self.tensors.spread().exp()
+        if self.policy.action.sets_batch_size:
+            size = torch.full_like(
+                self.state["log_multiplier"], self.state["budget"]["size"]
+            )
+            return size.unsqueeze(0)
+        factors: Tensor = self.state["role_multipliers"].exp()
+        return factors
 
     def _record_validation(self, params: Sequence[Tensor]) -> None:
         """Enter the latest validation loss, if there is one since the last decision.
