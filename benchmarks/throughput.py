@@ -49,7 +49,8 @@ from gymnasium.vector import AutoresetMode
 from torch import nn
 
 import optenv
-from optenv.tasks.base import Batch, Task
+from optenv.tasks.base import Task
+from optenv.tasks.examples import Batch
 
 #: Numbers of runs in the table of families.
 BATCHES = (1, 16, 256)

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from . import core, rules
 from .schedules import SCHEDULES
-from .tasks.base import Data, Task
+from .tasks.base import Task
+from .tasks.examples import Data
 from .windows import Boundaries
 
 __all__ = ["BASELINE", "CACHE_SIZE", "Baseline"]

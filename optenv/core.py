@@ -17,7 +17,8 @@ from torch import Tensor
 
 from .modifiers import UNMODIFIED, Modifiers, average_weight, clip
 from .rules import Rule, RuleState
-from .tasks.base import Batch, Data, Task
+from .tasks.base import Task
+from .tasks.examples import Batch, Data
 from .telemetry import Losses, Probe, first_probe, probe
 from .tensors import inner_product, inner_products
 

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..tasks import MLP, Data, Function, ModuleTask, Quadratic, Task
-from ..tasks.base import normal_numbers, random_bits, uniform_numbers
 from ..tasks.characters import CharacterModel
 from ..tasks.images import ImageTask
+from ..tasks.random_bits import normal_numbers, random_bits, uniform_numbers
 
 __all__ = [
     "BatchSize",

@@ -101,7 +101,7 @@ def reorder(
     given = [i for i, (_, own) in enumerate(pairs) if own is not None]
     device = data.order.device
     rows = torch.tensor(given, device=device)
-    order = tasks.base.order_keys([pairs[i][0] for i in given]).to(device)
+    order = tasks.examples.order_keys([pairs[i][0] for i in given]).to(device)
     return data._replace(order=data.order.index_copy(0, rows, order))
 
 

@@ -62,7 +62,7 @@ def _with_rows(array: np.ndarray, index: np.ndarray, values: Any) -> np.ndarray:
 
 
 class _DrawnRuns(NamedTuple):
-    """What ``n`` new runs have drawn.
+    """Draws of ``n`` new runs.
 
     Attributes:
         data: their examples.
@@ -345,7 +345,7 @@ class Group:
         params = draws.draw_params(self.setup, self.task, keys)
         if self.data.scale is not None:
             params = params / self.data.scale[rows]
-        order = tasks.base.order_keys(keys).to(self.device)
+        order = tasks.examples.order_keys(keys).to(self.device)
         self.data = self.data._replace(order=self.data.order.index_copy(0, rows, order))
         if self.settings.changes is not None:
             steps = draws.draw_change_steps(

@@ -33,9 +33,10 @@ from . import (
     transformer,
 )
 from .autoencoder import VAE, Autoencoder
-from .base import Data, Task
+from .base import Task
 from .cnn import CNN
 from .contrastive import Contrastive
+from .examples import Data
 from .few_shot import FewShot
 from .functions import Function
 from .generated import GeneratedTask

@@ -14,7 +14,8 @@ from torch import Tensor
 from ..checks import known
 from . import sequence_layers as layers
 from . import text
-from .base import Data, Task, order_keys, set_sizes
+from .base import Task, set_sizes
+from .examples import Data, order_keys
 
 __all__ = ["PASSAGES", "CharacterModel"]
 

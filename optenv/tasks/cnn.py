@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..checks import known
 from . import layers
-from .base import Batch, set_sizes
+from .base import set_sizes
+from .examples import Batch
 from .images import ImageTask, image_fields
 
 __all__ = ["CNN", "NORMS", "sample_structure"]

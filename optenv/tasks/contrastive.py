@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..checks import is_number, positive, quoted
 from . import layers
-from .base import Batch, set_sizes
+from .base import set_sizes
+from .examples import Batch
 from .images import ImageTask, image_fields
 
 __all__ = ["Contrastive", "sample_structure"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .base import normal_numbers, random_bits, uniform_numbers
+from .random_bits import normal_numbers, random_bits, uniform_numbers
 
 __all__ = ["RunDraws"]
 
@@ -26,7 +26,7 @@ class RunDraws(TorchDispatchMode):
     torch calls them: torch tags them as such.
 
     Args:
-        keys: key of each run, ``[B]`` int64, see :meth:`optenv.tasks.base.Data.keys`.
+        keys: key of each run, ``[B]`` int64, see :meth:`optenv.tasks.examples.Data.keys`.
         stacked: whether tensors of random numbers have a leading dimension ``B``, as
             within ``vmap(..., randomness="different")``; otherwise there is one key.
 

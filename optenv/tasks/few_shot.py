@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..checks import is_number, known, quoted
 from . import layers, sinusoids, stroke_fonts
-from .base import Batch, set_sizes
+from .base import set_sizes
 from .data import load_digits
+from .examples import Batch
 from .generated import Examples, GeneratedTask
 
 __all__ = ["PROBLEMS", "FewShot", "sample_structure"]

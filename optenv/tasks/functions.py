@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checks import is_number, known, positive_int, quoted
-from .base import Batch, Data
+from .examples import Batch, Data
 from .generated import Examples, GeneratedTask
 
 __all__ = ["FORMULAS", "Formula", "Function", "sample_structure"]

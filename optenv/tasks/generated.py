@@ -10,7 +10,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from .base import Data, Task, order_keys
+from .base import Task
+from .examples import Data, order_keys
 
 __all__ = ["LARGE_DATA_SIZE", "Examples", "GeneratedTask", "data_size"]
 

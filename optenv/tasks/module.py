@@ -18,7 +18,8 @@ from torch.utils.module_tracker import ModuleTracker
 
 from ..checks import is_number, quoted
 from ..roles import parameters_by_role
-from .base import Batch, Data, Task, check_finite, order_keys
+from .base import Task, check_finite
+from .examples import Batch, Data, order_keys
 from .stacked import LossFunction, flat, named_loss, trained_parameters
 from .stateful import Objective, Stateful
 

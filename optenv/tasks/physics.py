@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..checks import is_number, known, quoted
-from .base import Batch, set_sizes
+from .base import set_sizes
+from .examples import Batch
 from .generated import Examples, GeneratedTask
 
 __all__ = ["EQUATIONS", "Derivatives", "PhysicsInformed", "Problem", "sample_structure"]

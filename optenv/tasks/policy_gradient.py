@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import known
-from .base import Batch, Data, Task, order_keys, set_sizes
+from .base import Task, set_sizes
 from .dynamics import SYSTEMS, System
+from .examples import Batch, Data, order_keys
 from .mlp import MLP
 
 __all__ = ["GRADIENTS", "PolicyGradient", "sample_structure"]

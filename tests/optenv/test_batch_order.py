@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from optenv.tasks import base
+from optenv.tasks.examples import _STRIDES, MAX_EXAMPLES, Data, order_keys
 
 SIZES = [1, 7, 60, 64, 100, 1000, 1021, 1024, 4095]
 
@@ -24,10 +24,10 @@ def orders(num_train: int, epochs: int, runs: int, batch_size: int = 1) -> Tenso
     return rows[:, : epochs * num_train].unflatten(1, (epochs, num_train))
 
 
-def data_of(num_train: int, runs: int) -> base.Data:
-    keys = base.order_keys([np.random.default_rng(i) for i in range(runs)])
+def data_of(num_train: int, runs: int) -> Data:
+    keys = order_keys([np.random.default_rng(i) for i in range(runs)])
     empty = torch.empty(0)
-    return base.Data(empty, empty, torch.empty(runs, num_train), keys, num_train)
+    return Data(empty, empty, torch.empty(runs, num_train), keys, num_train)
 
 
 @pytest.mark.parametrize("num_train", SIZES)
@@ -39,11 +39,11 @@ def test_each_epoch_visits_every_example_once(num_train: int, batch_size: int) -
 
 
 def test_strides_are_coprime_to_every_number_of_examples() -> None:
-    assert len(set(base._STRIDES)) == len(base._STRIDES)
+    assert len(set(_STRIDES)) == len(_STRIDES)
     # `bits & (len - 1)` picks each equally often only for a power of two.
-    assert len(base._STRIDES) & (len(base._STRIDES) - 1) == 0
-    for stride in base._STRIDES:
-        assert stride > base.MAX_EXAMPLES
+    assert len(_STRIDES) & (len(_STRIDES) - 1) == 0
+    for stride in _STRIDES:
+        assert stride > MAX_EXAMPLES
         assert (stride % torch.arange(2, math.isqrt(stride) + 1)).all()
 
 
@@ -100,9 +100,7 @@ def test_train_and_validation_examples_follow_the_rows(shared: bool) -> None:
     rows = torch.arange(runs * total).view(runs, total)
     if shared:
         rows = torch.stack([torch.randperm(total) for _ in range(runs)])
-    data = base.Data(
-        torch.randn(size, 2), torch.randn(size, 4), rows, rows[:, 0], 6, shared
-    )
+    data = Data(torch.randn(size, 2), torch.randn(size, 4), rows, rows[:, 0], 6, shared)
     for got, examples, picked in (
         (data.train(4), range(4), slice(None)),
         (data.train(99), range(6), slice(None)),

@@ -465,7 +465,7 @@ def test_users_can_add_a_kind_of_change(monkeypatch: pytest.MonkeyPatch) -> None
         def apply(self, values: Any, inputs: Any, targets: Any) -> Any:
             return inputs + values.view(-1, *[1] * (inputs.dim() - 1)), targets
 
-    monkeypatch.setattr(changes, "_REGISTERED", {})
+    monkeypatch.setattr(changes.request, "_REGISTERED", {})
     changes.register("brightness", Brightness())
     env = make(2, changes=["brightness", "labels"])
     assert rollout(env, [env.action_space.sample()] * 9, 0)[-1][4]["changes"].all()

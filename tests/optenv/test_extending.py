@@ -34,7 +34,7 @@ GUIDE = Path(__file__).parents[2] / "docs" / "extending.md"
 @pytest.fixture(autouse=True)
 def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Undo what a test registers."""
-    for module in (tasks, rewards, telemetry.registered, actions, rules, changes):
+    for module in (tasks, rewards, telemetry.registered, actions, rules, changes.request):
         monkeypatch.setattr(module, "_REGISTERED", dict(module._REGISTERED))
     before = dict(gym.registry)
     yield

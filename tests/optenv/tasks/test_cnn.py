@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from optenv import core, rules, tasks
 from optenv.tasks import CNN
-from optenv.tasks.base import Batch
+from optenv.tasks.examples import Batch
 from tests.helpers.small_runs import sample_runs
 
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}

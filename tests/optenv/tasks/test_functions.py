@@ -186,7 +186,7 @@ def test_ackley_has_gradient_zero_at_its_kink_and_rises_from_it() -> None:
 def test_losses_are_twice_differentiable(name: str) -> None:
     task = Function(function=name, dim=dims(name)[-1], gradient_noise=0.1)
     data, params = sample(task, 2)
-    batch = tasks.base.Batch(*data.train(1), torch.ones(2, 1, task.dim).double())
+    batch = tasks.examples.Batch(*data.train(1), torch.ones(2, 1, task.dim).double())
     params = params.requires_grad_()
 
     def loss(theta: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 import optenv
 from optenv import core, rules
 from optenv.tasks import ModuleTask
-from optenv.tasks.base import Batch
 from optenv.tasks.draws import RunDraws
+from optenv.tasks.examples import Batch
 from tests.helpers.small_runs import assert_identical, neutral_action, sample_runs
 
 RNG = np.random.default_rng(0)

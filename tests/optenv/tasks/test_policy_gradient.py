@@ -12,8 +12,8 @@ from torch import Tensor, distributions, nn
 
 from optenv import core
 from optenv.tasks import PolicyGradient
-from optenv.tasks.base import Batch
 from optenv.tasks.dynamics import SYSTEMS
+from optenv.tasks.examples import Batch
 from optenv.tasks.policy_gradient import Episodes
 from tests.helpers.small_runs import sample_runs
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from optenv import core, rules
 from optenv.tasks import Data, PolicyGradient
-from optenv.tasks.base import Batch
+from optenv.tasks.examples import Batch
 from optenv.tasks.generated import Examples, GeneratedTask
 
 

@@ -122,7 +122,7 @@ def test_work_is_the_number_of_multiplications_of_a_forward_pass(name: str) -> N
     data, params = sample_runs(task, 1, dtype=torch.float32)
     data = data._replace(rows=data.rows[:, : task.batch_size], num_train=task.batch_size)
     noise = data.noise(torch.zeros(1, dtype=torch.int64), task.batch_size, task.noise)
-    batch = tasks.base.Batch(*data.train(task.batch_size), noise)
+    batch = tasks.examples.Batch(*data.train(task.batch_size), noise)
     with FlopCounterMode(display=False) as counter:
         task.training_loss(task.unflatten(params), batch, torch.empty(1, 0))
     # An Elman network spares the recurrence at the first position.
