@@ -9,10 +9,11 @@
     python train_agent.py --env-arg tasks=digits --set learning_rate=1e-3 --no-evaluate
 
 The folder ``--out`` gets config.json, model.zip (of Stable-Baselines3 or of RLlib),
-policy.safetensors and policy.json (for agents.LearnedOptimizer), TensorBoard logs, eval.csv
-and curves.png. Model and policy are written at intervals (--save-every): ``--resume
-runs/ppo_seed0`` goes on with a killed training exactly where it was (not by RLlib). Ctrl-C
-and SIGTERM end a training with the policy so far.
+policy.safetensors and policy.json (for agents.LearnedOptimizer), TensorBoard logs,
+rows.jsonl (runs of the evaluation), eval.csv and curves.png. Model and policy are written
+at intervals (--save-every), and runs as soon as they have ended: ``--resume
+runs/ppo_seed0`` goes on with a killed training exactly where it was (not by RLlib), and
+with its evaluation. Ctrl-C and SIGTERM end a training with the policy so far.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from agents.evaluation.cli_options import (
 )
 from agents.evaluation.report.plots import plot_curves
 from agents.evaluation.report.tables import format_table, write_csv
+from agents.evaluation.runs.store import FILE, Store
 from agents.evaluation.tasks.heldout import HELDOUT
 from agents.rl import engines, factory, rollouts, training
 from agents.rl.cli import (
@@ -219,10 +221,13 @@ def main(**options: Any) -> None:
         context.with_resource(engines.connected(options))
         name = f"{options['agent']}_seed{options['seed']}"
         folder = training.new_folder(
-            options["out"] or Path("runs") / name, numbered=options["out"] is None
+            options["out"] or Path("runs") / name, numbered=options["out"] is None,
+            # Runs of an evaluation that was stopped
+            kept=() if options["policy"] is None or options["out"] is None else (FILE,),
         ) if again is None else again.folder  # fmt: skip
         if again is None:
             context.with_resource(exclusive(folder, "training"))
+        store = Store(folder / FILE) if options["do_evaluate"] else None
     except (ImportError, OSError, TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     policy = options["policy"] or folder / "policy"
@@ -230,7 +235,7 @@ def main(**options: Any) -> None:
     seeds, tuning = seed_ranges(options["eval_seeds"], options["tuning_seeds"])
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(stops_explained(folder))
+        stack.enter_context(stops_explained(options, folder))
 
         def start() -> BaselineRuns:
             echo(
@@ -239,7 +244,7 @@ def main(**options: Any) -> None:
             )
             runs = start_baselines(
                 tasks, tuning, seeds, options["workers"], report=echo,
-                engine=engines.jobs_engine(options),
+                engine=engines.jobs_engine(options), store=store,
             )  # fmt: skip
             return stack.enter_context(contextlib.closing(runs))
 
@@ -275,8 +280,8 @@ def main(**options: Any) -> None:
                 save_every=options["save_every"], resume=checkpoint,
             ):  # fmt: skip
                 stop(
-                    f"interrupted; what was learned so far is in {folder}; --resume "
-                    f"{folder} goes on"
+                    f"interrupted; what was learned so far is in {folder}; "
+                    f"{engines.goes_on(options, folder)}"
                 )
             words = shlex.join(["python", "train_agent.py", *command[1:]])
             training.sign(policy, words, config["base_lr"])
@@ -295,7 +300,7 @@ def main(**options: Any) -> None:
             rows = baselines.result(options["progress"])[0] + rows
             echo(f"baselines: done after {minutes_since(begun)}")
         except KeyboardInterrupt:
-            stop(f"interrupted; --policy {policy} evaluates the policy anew")
+            stop(f"interrupted; {engines.goes_on(options, folder, trained=True)}")
 
         # 4. Report.
         write_csv(rows, folder / "eval.csv")
@@ -306,10 +311,10 @@ def main(**options: Any) -> None:
 
 
 @contextlib.contextmanager
-def stops_explained(folder: Path) -> Iterator[None]:
+def stops_explained(options: dict[str, Any], folder: Path) -> Iterator[None]:
     """End the program in one line on an interrupt, and where the disk is full."""
     try:
-        with full_disk_explained(folder, f"--resume {folder} goes on"):
+        with full_disk_explained(folder, engines.goes_on(options, folder)):
             yield
     except KeyboardInterrupt:
         stop(f"interrupted; the results so far are in {folder}")

@@ -246,7 +246,7 @@ def main() -> None:
         exclusive(arguments.out, "benchmark"),
         progress_bar(total, "weight decay", "run") as advance,
     ):
-        runs = StoredRuns(Store(arguments.out / FILE), None, advance)
+        runs = StoredRuns(Store(arguments.out / FILE), None, lambda job, row: advance())
         # One task and seed after the other, since the batches are kept that long.
         for seed, task in itertools.product(range(arguments.seeds), tasks):
             rows = runs(list(make_jobs(arms, [task], [seed], 0)))

@@ -11,8 +11,9 @@ from .arms.arm import Arm
 from .arms.learned import learned_arm
 from .report.tables import format_summary, format_table, write_csv
 from .row import Row
+from .runs.baselines import BaselineRuns, start_baselines
 from .runs.run import train
-from .runs.runner import BaselineRuns, evaluate, start_baselines
+from .runs.runner import evaluate
 from .stats.summary import summarize
 from .tasks.problem import HeldoutTask
 

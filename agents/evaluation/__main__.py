@@ -222,7 +222,8 @@ def run(
             started = engine.start(options["workers"])
             workers = stack.enter_context(contextlib.closing(started))
         bar = progress_bar(total, "benchmark", options["progress"])
-        runner = StoredRuns(store, workers, stack.enter_context(bar))
+        advance = stack.enter_context(bar)
+        runner = StoredRuns(store, workers, lambda job, row: advance())
         rows, choices = phases.run(runner)
         # Controls are made of the policies' own runs, and so come after them.
         jobs = [j for each in controlled for j in control_jobs(each, rows, tasks, seeds)]

@@ -19,7 +19,7 @@ from .rllib.build import build_rllib
 from .rllib.model import RLlibModel
 from .unrolled import UnrolledLR
 
-__all__ = ["ENGINES", "build", "check_engine", "connected", "jobs_engine"]
+__all__ = ["ENGINES", "build", "check_engine", "connected", "goes_on", "jobs_engine"]
 
 #: Names of the engines.
 ENGINES = ("sb3", "rllib")
@@ -69,7 +69,7 @@ def check_engine(options: Mapping[str, Any]) -> None:
     if resume is not None and resume.is_dir() and engine == "rllib":
         raise ValueError(
             f"--resume {resume} goes on exactly, which trainings by RLlib cannot; give "
-            f"--resume {resume / MODEL}, with which another training begins"
+            f"--engine rllib --resume {resume / MODEL}, with which another training begins"
         )
     if resume is not None and not resume.is_dir():
         _check_saved(resume.with_name("config.json"), engine)
@@ -88,6 +88,23 @@ def _check_saved(path: Path, engine: str) -> None:
         raise ValueError(
             f"{path} is of a training by {saved}; give --engine {saved} to go on with it"
         )
+
+
+def goes_on(options: Mapping[str, Any], folder: Path, trained: bool = False) -> str:
+    """Say which options go on where the program was stopped.
+
+    Args:
+        options: values of all options of ``train_agent.py``, by name.
+        folder: of the results.
+        trained: whether the training has ended.
+    """
+    if options["policy"] is not None:
+        return f"--policy {options['policy']} --out {folder} goes on"
+    if options["engine"] != "rllib":
+        return f"--resume {folder} goes on"
+    if trained:
+        return f"--policy {folder / 'policy'} evaluates the policy"
+    return f"--engine rllib --resume {folder / MODEL} begins another training with it"
 
 
 def jobs_engine(options: Mapping[str, Any]) -> Engine:

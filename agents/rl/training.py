@@ -9,7 +9,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,13 @@ from .unrolled import UnrolledLR
 __all__ = ["learn", "new_folder", "sign", "write_config"]
 
 
-def new_folder(path: Path, *, numbered: bool = False) -> Path:
+def new_folder(path: Path, *, numbered: bool = False, kept: Collection[str] = ()) -> Path:
     """Make a folder for results.
 
     Args:
         path: path of the folder; the folders above it are made as well.
         numbered: if the path is taken, use the first free one of ``path-2``, ``path-3`` ...
+        kept: names of files that ``path`` may hold already, to go on with.
 
     Returns:
         Path of the new folder.
@@ -53,7 +54,7 @@ def new_folder(path: Path, *, numbered: bool = False) -> Path:
     """
     candidates = (path.with_name(f"{path.name}-{i}") for i in itertools.count(2))
     folder = path
-    while folder.exists() and (not folder.is_dir() or _has_results(folder)):
+    while folder.exists() and (not folder.is_dir() or _has_results(folder, kept)):
         if not numbered:
             raise ValueError(
                 f"{str(path)!r} already holds results; give another --out, or remove it"
@@ -65,9 +66,11 @@ def new_folder(path: Path, *, numbered: bool = False) -> Path:
     return folder
 
 
-def _has_results(folder: Path) -> bool:
-    """Return whether a folder holds more than what a killed process did not finish."""
-    return bool({*folder.iterdir()} - {*unfinished(folder)})
+def _has_results(folder: Path, kept: Collection[str]) -> bool:
+    """Return whether a folder holds more than is kept, or a process did not finish."""
+    return bool(
+        {*folder.iterdir()} - {*unfinished(folder)} - {folder / name for name in kept}
+    )
 
 
 #: Parts of a training after each of which its files are written, unless told otherwise.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import operator
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from optenv.checks import parsed_json, quoted
 from ...utils.engines import Pool
 from ..row import Row
 from .jobs import Job, job_key
-from .runner import run_jobs
+from .runner import OnEnd, run_jobs
 
 __all__ = ["FILE", "Store", "StoredRuns"]
 
@@ -50,6 +51,7 @@ class Store:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._rows: dict[str, Row] = {}
+        self._lock = threading.Lock()  # threads of a training and of its baselines add
         if not self.path.exists():
             return
         # 1. Drop what a killed process has left of its last line.
@@ -87,8 +89,9 @@ class Store:
             OSError: it cannot be written; the file is as it was before.
         """
         line = json.dumps({**_encode(row), "key": key}, allow_nan=False)
-        append_bytes(self.path, f"{line}\n".encode())
-        self._rows[_canonical(key)] = row
+        with self._lock:
+            append_bytes(self.path, f"{line}\n".encode())
+            self._rows[_canonical(key)] = row
 
 
 def _canonical(key: Mapping[str, Any]) -> str:
@@ -144,9 +147,11 @@ class StoredRuns:
     """A :data:`~agents.evaluation.runs.jobs.Runner` that reuses the runs of a store.
 
     Args:
-        store: store where finished runs are looked up and kept.
+        store: store where finished runs are looked up and kept; None keeps none.
         workers: processes to run in; None runs in this one.
-        advance: called once for every job, whether it had to be run or not.
+        on_end: called with every job and its row, whether it had to be run or not.
+        order: key to sort the jobs by that are run; by default the longest are first, so
+            that no worker ends long after the rest.
 
     Attributes:
         reused: number of jobs that were found in the store.
@@ -154,27 +159,36 @@ class StoredRuns:
     """
 
     def __init__(
-        self, store: Store, workers: Pool | None, advance: Callable[[], object]
+        self,
+        store: Store | None,
+        workers: Pool | None,
+        on_end: OnEnd,
+        order: Callable[[Job], Any] = lambda job: -job.task.updates,
     ) -> None:
-        self._store, self._workers, self._advance = store, workers, advance
+        self._store, self._workers = store, workers
+        self._on_end, self._order = on_end, order
         self.reused = self.ran = 0
 
     def __call__(self, jobs: Sequence[Job]) -> list[Row]:
-        """Return rows in the order of the jobs; the longest missing ones are run first."""
+        """Return rows in the order of the jobs."""
         # 1. Look up what has been run.
-        stored = [self._store.get(job_key(job)) for job in jobs]
-        for _ in filter(None, stored):
-            self.reused += 1
-            self._advance()
-        # 2. Run the others, the longest first, so that no worker ends long after the rest.
+        stored: list[Row | None] = [None] * len(jobs)
+        if self._store is not None:
+            stored = [self._store.get(job_key(job)) for job in jobs]
+        for job, row in zip(jobs, stored, strict=True):
+            if row is not None:
+                self.reused += 1
+                self._on_end(job, row)
+        # 2. Run the others.
         missing = [i for i, row in enumerate(stored) if row is None]
-        missing.sort(key=lambda i: -jobs[i].task.updates)
-        rows = run_jobs([jobs[i] for i in missing], self._workers, self._on_end)
+        missing.sort(key=lambda i: self._order(jobs[i]))
+        rows = run_jobs([jobs[i] for i in missing], self._workers, self._keep)
         # 3. Put both together, in the order of the jobs.
         new = dict(zip(missing, rows, strict=True))
         return [new[i] if row is None else row for i, row in enumerate(stored)]
 
-    def _on_end(self, job: Job, row: Row) -> None:
-        self._store.add(job_key(job), row)
+    def _keep(self, job: Job, row: Row) -> None:
+        if self._store is not None:
+            self._store.add(job_key(job), row)
         self.ran += 1
-        self._advance()
+        self._on_end(job, row)

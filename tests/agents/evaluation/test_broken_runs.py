@@ -31,7 +31,7 @@ def stored(path, jobs, workers):
         pool = None
         if workers:
             pool = stack.enter_context(contextlib.closing(PROCESSES.start(workers)))
-        runs = StoredRuns(Store(path), pool, lambda: None)
+        runs = StoredRuns(Store(path), pool, lambda job, row: None)
         return without_times(runs(jobs)), (runs.reused, runs.ran)
 
 

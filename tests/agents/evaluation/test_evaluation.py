@@ -25,6 +25,7 @@ from agents.evaluation.arms.short_list import ADAMW, default_arms
 from agents.evaluation.report.plots import plot_curves
 from agents.evaluation.row import SHARED, TUNED
 from agents.evaluation.runs.run import train
+from agents.evaluation.runs.store import FILE, Store
 from tests.helpers.benchmark_rows import ADAMW_ARM, row, short
 from tests.helpers.policies import random_policy
 
@@ -169,6 +170,30 @@ def test_baselines_in_the_background():
     expected = evaluate([*default_arms(), *both], [task], [0, 1], progress=False)
     found, expected = ([r["validation_loss"] for r in some] for some in (rows, expected))
     assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_baselines_that_were_stopped_go_on_from_their_rows(tmp_path):
+    pytest.importorskip("schedulefree")
+    pytest.importorskip("prodigyopt")
+    task, path = short("friedman", 3), tmp_path / FILE
+
+    def run():
+        """Return the rows of the baselines and of another arm, without CPU times."""
+        with closing(start_baselines([task], [10], [0], store=Store(path))) as baselines:
+            rows = baselines.evaluate([ADAMW_ARM], progress=False)
+            rows += baselines.result(progress=False)[0]
+        assert baselines.done == baselines.total
+        return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
+
+    rows = run()
+    whole = path.read_bytes().splitlines(keepends=True)
+    assert len(whole) == 1 + 21 + 5
+    path.write_bytes(b"".join(whole[:9]))
+    assert run() == rows
+    again = path.read_bytes().splitlines(keepends=True)
+    assert again[:9] == whole[:9] and len(again) == len(whole)
+    assert run() == rows and path.read_bytes() == b"".join(again)
 
 
 # Tuning

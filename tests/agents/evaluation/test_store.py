@@ -23,7 +23,7 @@ ROW = {**row("friedman", "AdamW", 0, math.inf), "train_loss": math.nan}
 
 def stored(path, jobs):
     """Return the rows of the jobs, and how many of them were reused and run."""
-    runs = StoredRuns(Store(path), None, lambda: None)
+    runs = StoredRuns(Store(path), None, lambda job, row: None)
     return runs(jobs), (runs.reused, runs.ran)
 
 
