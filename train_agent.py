@@ -57,7 +57,7 @@ from agents.rl.cli import (
 from agents.rl.config_file import take_defaults
 from agents.rl.export import export_policy
 from agents.rl.presets import PRESETS
-from agents.rl.resuming import resumed, take_folder
+from agents.rl.resuming import keep_beginning, resumed, take_folder
 from agents.rl.seeds import train_candidates
 from agents.utils.engines import MAX_WORKERS
 from agents.utils.folder_lock import exclusive
@@ -256,6 +256,8 @@ def main(**options: Any) -> None:
             if again is None:
                 # The arguments given are among env_arguments.
                 given = {k: v for k, v in options.items() if k not in ("config", "env_arg")}
+                if resume is not None and options["engine"] == "sb3":
+                    keep_beginning(resume, folder)
                 training.write_config(folder / "config.json", {**given, **config})
             echo(
                 f"training: {options['agent']} on {config['env_id']}, "

@@ -14,7 +14,6 @@ same folder runs only what is missing in rows.jsonl.
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 import click
 import torch
 
+from ..policy.spec import MAX_NUMBER
 from ..utils.engines import Engine
 from ..utils.folder_lock import exclusive
 from ..utils.full_disk import full_disk_explained
@@ -154,8 +154,9 @@ def main(**options: Any) -> None:
                 raise ValueError("--data is for the benchmark: its tasks are reported on")
             suite = (*suite, *folder_tasks(options["data"]))
         tasks = select_tasks(options["tasks"], suite, options["length"])
-        if not all(map(math.isfinite, options["rates"])):
-            raise ValueError(f"learning rates must be finite, got {options['rates']}")
+        for lr in options["rates"]:
+            if not 0 < lr <= MAX_NUMBER:
+                raise ValueError(f"--lr must be in (0, {MAX_NUMBER:g}], got {lr}")
         engine = Engine(options["engine"], options["address"])
         policies = load_policy_arms(
             options["policies"], options["rates"], controls=options["controls"]

@@ -122,7 +122,9 @@ def load_policy(path: str | Path) -> Policy:
     )
     staged = _staged(json_path)
     for file in (weights_path, json_path):
-        if not file.is_file() and not (file == json_path and staged.is_file()):
+        # Unlike Path.is_file, it is False for a name that is too long
+        found = os.path.isfile(file) or (file == json_path and os.path.isfile(staged))
+        if not found:
             raise FileNotFoundError(_not_found(path, file))
     # 2. Read the description, and the weights if it describes them. Of a policy that was
     # being replaced, that is the staged one; or, by now, the new one.
@@ -168,13 +170,13 @@ def earlier_name(fingerprint: str) -> str | None:
 
 def _not_found(path: str | Path, file: Path) -> str:
     """Compose the message on a policy whose file is missing."""
-    shipped, missing = list(SHIPPED), f"{file} does not exist"
+    shipped, missing = list(SHIPPED), f"{quoted(str(file), 300)[1:-1]} does not exist"
     files = "a policy is two files, NAME.safetensors and NAME.json"
     if isinstance(path, str) and path and Path(path).name == path and path != ".":
         hint = suggestion(path, shipped).replace("valid:", "shipped policies:")
-        return f"no policy at {path!r}: {hint}; as a path: {missing}, {files}"
+        return f"no policy at {quoted(path)}: {hint}; as a path: {missing}, {files}"
     return (
-        f"no policy at {str(path)!r}: {missing}; {files}; shipped policies: "
+        f"no policy at {quoted(str(path))}: {missing}; {files}; shipped policies: "
         f"{', '.join(shipped) or 'none'}"
     )
 
@@ -279,7 +281,7 @@ def _staged(json_path: Path) -> Path:
 def _paths(path: str | Path) -> tuple[Path, Path]:
     """Return the paths of weights and description."""
     path = Path(path)
-    if path.is_dir():  # a folder of results
+    if os.path.isdir(path):  # a folder of results; False for a name that is too long
         path = path / "policy"
     stem = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
     return Path(f"{stem}.safetensors"), Path(f"{stem}.json")

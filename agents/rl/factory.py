@@ -21,6 +21,7 @@ from optenv.sb3 import SB3VecEnv
 
 from ..utils.arguments import check_arguments
 from . import algorithms, checkpoints
+from .algorithm_arguments import check_ranges
 from .algorithms import Algorithm
 from .experience import check_experience
 from .export import check_reward
@@ -226,6 +227,7 @@ def make_model(
         **(_return_arguments(saved) if saved is not None else {}),
         **overrides,
     }
+    check_ranges(arguments)
 
     # 2. Check that algorithm and environment go together
     buffer = algorithm.buffer

@@ -14,13 +14,17 @@ from typing import Any, NamedTuple
 import click
 from click.core import ParameterSource
 
-from optenv.atomic import remove_unfinished
+from optenv.atomic import remove_unfinished, write_bytes
 
 from . import checkpoints
 from .checkpoints import MODEL, Checkpoint
 from .config_file import CONFIGURATION, DICTIONARIES, UNUSED, checksum, read_config
 
-__all__ = ["Resumed", "checkpoint_in", "resumed", "take_folder"]
+__all__ = ["Resumed", "checkpoint_in", "keep_beginning", "resumed", "take_folder"]
+
+#: Copy of the model that a training began with, in its folder: the file of that name may
+#: be another one by the time that the training has to begin anew.
+BEGINNING = "begun_with.zip"
 
 #: Options that a training that goes on may be given, if they are as they were.
 KEPT = (
@@ -143,9 +147,28 @@ def resumed(options: Mapping[str, Any]) -> Resumed | None:
     # 2. How far it is, and what a kill has left of the next file
     remove_unfinished(folder)
     checkpoint = checkpoint_in(folder) if config["candidates"] == 1 else None
-    begun_with = saved.get("resume")
-    model = folder / MODEL if checkpoint is not None else begun_with and Path(begun_with)
+    model = None if checkpoint is None else folder / MODEL
+    if checkpoint is None and saved.get("resume") is not None:
+        model = folder / BEGINNING
+        if not model.is_file():
+            raise ValueError(
+                f"the training in {str(folder)!r} has to begin anew, and the copy of the "
+                f"model that it began with is missing: {str(model)!r}"
+            )
     return Resumed(folder, config, list(saved.get("command", [])), checkpoint, model)
+
+
+def keep_beginning(model: Path, folder: Path) -> None:
+    """Copy the model that a training begins with into its folder.
+
+    Args:
+        model: file of the model, of ``--resume``.
+        folder: of the new training.
+
+    Raises:
+        OSError: it cannot be read, or not be written.
+    """
+    write_bytes(folder / BEGINNING, model.read_bytes())
 
 
 def _check_options(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from .. import core
 from ..tasks import Data, Task
@@ -52,6 +52,10 @@ class _Peak(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        given = tree_leaves((args, kwargs))
+        if any(isinstance(each, Tensor) and each.is_meta for each in given):
+            # Constants of a task's own loss meet tensors without values.
+            args, kwargs = tree_map(_on_meta, (args, kwargs or {}))
         result = func(*args, **(kwargs or {}))
         for each in tree_leaves(result):
             if isinstance(each, Tensor):
@@ -83,6 +87,11 @@ class _Peak(TorchDispatchMode):
         self.alive -= size
 
 
+def _on_meta(value: Any) -> Any:
+    """Return a tensor without its values, and any other value as it is."""
+    return value.to("meta") if isinstance(value, Tensor) and not value.is_meta else value
+
+
 def loss_memory(
     setup: Setup, task: Task, size: int, enough: float, scaled: bool = False
 ) -> int:
@@ -107,7 +116,7 @@ def loss_memory(
     try:
         data = _without_values(setup, task, size, example, scaled)
         counter.leave_out(data)
-        with counter:
+        with torch.device("meta"), counter:
             _make_losses(setup, task, data)
     except _Enough:
         pass
@@ -133,7 +142,7 @@ def graph_memory(setup: Setup, task: Task, size: int, scaled: bool = False) -> i
     try:
         data = _without_values(setup, task, size, example, scaled)
         counter.leave_out(data)
-        with counter:
+        with torch.device("meta"), counter:
             params = torch.empty(size, task.num_params, dtype=setup.dtype, device="meta")
             run = core.start(task, setup.rule, data, params, differentiable=True)
             for _ in range(3):  # the first one's parameters have no graph yet

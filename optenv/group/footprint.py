@@ -12,7 +12,7 @@ import torch
 from .. import core, windows
 from ..memory_limit import MemoryLimit, refuse_beyond
 from ..settings import Settings
-from ..tasks import GeneratedTask, Task
+from ..tasks import GeneratedTask, ModuleTask, Task
 from .activations import graph_memory, loss_memory
 from .setup import Setup
 
@@ -216,8 +216,9 @@ def check_before(
     beside = held(own, [least] * (len(sizes) - 1))
     # Equal tasks once; by their text, since tasks with arrays cannot be hashed
     for task in {repr(task): task for task in given}.values():
-        # The bound was made for the tasks of the package.
-        from_outside = not type(task).__module__.startswith("optenv.")
+        # The rough bound was made for the losses of the package.
+        own_loss = isinstance(task, ModuleTask)
+        from_outside = own_loss or not type(task).__module__.startswith("optenv.")
         check(setup, task, size, length, scaled, beside, from_outside, segment)
 
 

@@ -301,6 +301,31 @@ def test_losses_that_take_too_much_are_refused_by_their_measured_memory() -> Non
         gym.make_vec(LEARNING_RATE, num_envs=1000, tasks=Wide(dim=4))
 
 
+CONSTANT = torch.ones(300)
+
+
+@pytest.mark.parametrize("made", [lambda: torch.ones(300), lambda: CONSTANT])
+def test_the_memory_of_an_own_loss_counts_what_it_makes(made: Any) -> None:
+    """Numbers that no multiplication of matrices tells of, and constants on the CPU."""
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        distances = (outputs[:, None] - targets[None, :]).abs()
+        return (distances.unsqueeze(-1) * made()).mean()
+
+    def task(batch_size: int) -> tasks.ModuleTask:
+        examples = torch.randn(100, 4), torch.randn(100, 1)
+        return tasks.from_module(
+            lambda: torch.nn.Linear(4, 1), *examples, loss=loss, batch_size=batch_size
+        )
+
+    pairs = 4 * 60 * 60 * 300  # bytes
+    setup = Setup.of(Settings(tasks=task(60)))
+    assert 2 * pairs < loss_memory(setup, task(60), 1, math.inf) < 4 * pairs
+    with pytest.raises(ValueError, match="MiB for losses and their gradients"):
+        gym.make_vec(LEARNING_RATE, num_envs=100, tasks=task(60), max_memory=0.5)
+    gym.make_vec(LEARNING_RATE, num_envs=4, tasks=task(60), max_memory=0.5).close()
+
+
 class Looks(tasks.Quadratic):
     """Quadratic whose loss looks at values, and so needs some."""
 

@@ -19,6 +19,9 @@ from torch import Tensor, nn
 
 from optenv.checks import is_number, quoted
 
+#: Largest number of updates of a run: more than a machine makes in a year.
+MAX_UPDATES = 10**9
+
 #: Inputs ``[n, ...]`` and targets ``[n, ...]``.
 Batch = tuple[Tensor, Tensor]
 Split = Literal["train", "validation"]
@@ -116,10 +119,16 @@ class HeldoutTask:
         """Return the same task with ``factor`` times the updates, rounded, at least 1.
 
         Raises:
-            ValueError: ``factor`` is not a positive finite number.
+            ValueError: ``factor`` is not a positive finite number, or makes a run of more
+                than :data:`MAX_UPDATES`.
         """
         if not (is_number(factor) and 0 < factor < math.inf):
             raise ValueError(f"factor must be a positive number, got {quoted(factor)}")
+        if self.updates * factor > MAX_UPDATES:
+            raise ValueError(
+                f"a run has at most {MAX_UPDATES:,} updates, got {quoted(factor)} times "
+                f"the {self.updates:,} of {self.name}"
+            )
         return replace(self, updates=max(1, round(self.updates * factor)))
 
     def build(self, seed: int) -> Problem:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..algorithm_arguments import check_ranges
 from ..experience import check_experience
 from ..factory import algorithm_of_preset, check_fit, make_env, preset, vector_arguments
 from ..presets import PRESETS
@@ -62,6 +63,7 @@ def build_rllib(
     arguments = {
         **config.get("algorithm", preset(agent)["algorithm"]), **config["overrides"]
     }  # fmt: skip
+    check_ranges(arguments)
     check_experience(
         arguments, env, num_envs=config["num_envs"], max_memory=given.get("max_memory")
     )

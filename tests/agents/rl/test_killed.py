@@ -263,3 +263,31 @@ def test_a_terminated_training_ends_as_an_interrupted_one(tmp_path):
     made = attributes(out)["num_timesteps"]
     assert made % ROLLOUT == 0
     assert load_policy(out / "policy").description["timesteps"] == made
+
+
+@pytest.mark.training
+def test_a_continuation_begins_anew_with_the_model_that_it_began_with(
+    tmp_path, monkeypatch
+):
+    """Whatever has become of that file, and from whatever folder."""
+    monkeypatch.chdir(tmp_path)
+    invoke(*TINY, "--timesteps", ROLLOUT, "--out", "a")
+    more = ("--timesteps", 3 * ROLLOUT, "--no-evaluate", "--no-progress")
+    begun = invoke("--resume", "a/model.zip", *more, "--out", "b")
+    assert begun.exit_code == 0, begun.output
+    policy = tmp_path / "b" / "policy.safetensors"
+    expected = policy.read_bytes()
+    # What a kill before the first checkpoint leaves
+    for path in (policy, policy.with_suffix(".json"), tmp_path / "b" / "model.zip"):
+        path.unlink()
+    (tmp_path / "a" / "model.zip").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = invoke("--resume", tmp_path / "b", "--no-evaluate", "--no-progress")
+    assert again.exit_code == 0, again.output
+    assert policy.read_bytes() == expected
+    (tmp_path / "b" / "model.zip").unlink()
+    (tmp_path / "b" / "begun_with.zip").unlink()
+    lost = invoke("--resume", tmp_path / "b", "--no-evaluate")
+    assert lost.exit_code == 2
+    assert "has to begin anew, and the copy of the model" in " ".join(lost.output.split())
