@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
@@ -26,6 +27,9 @@ from .stateful import Objective, Stateful
 __all__ = ["ModuleTask", "from_module"]
 
 Made = TypeVar("Made")
+
+#: Class that cross entropy leaves out of the mean.
+IGNORED = -100
 
 #: Loss (a scalar) of a module alone.
 ModuleLoss = Callable[[nn.Module], Tensor]
@@ -55,7 +59,14 @@ class ModuleTask(Task):
         if not trained_parameters(module):
             raise ValueError(f"the factory's module has no parameters to train: {module!r}")
         for name, parameter in module.named_parameters():
+            if isinstance(parameter, UninitializedParameter):
+                raise ValueError(
+                    f"parameter {name!r} of the factory's module is not initialised; let "
+                    "the factory make one forward pass before it returns the module"
+                )
             check_finite(f"parameter {name!r} of the factory's module", parameter.detach())
+        if self.loss_function is F.cross_entropy and not self.targets.is_floating_point():
+            _check_classes(module, self.inputs, self.targets)
         # 2. A try on a batch, to see what it draws and writes, and whether copies can be
         # stacked.
         if self.of_module:
@@ -160,7 +171,14 @@ class ModuleTask(Task):
 
     def init(self, generators: Sequence[np.random.Generator]) -> Tensor:
         modules = [_seeded(self.factory, int(g.integers(2**62))) for g in generators]
-        return torch.stack([flat(module) for module in modules])
+        rows = [flat(module) for module in modules]
+        sizes = sorted({self.num_params, *(len(row) for row in rows)})
+        if len(sizes) > 1:
+            raise ValueError(
+                "the factory must return modules of the same shapes each time, got "
+                f"{' and '.join(map(str, sizes))} parameters"
+            )
+        return torch.stack(rows)
 
     def loss(self, params: tuple[Tensor, ...], inputs: Tensor, targets: Tensor) -> Tensor:
         if self.draws or self.buffers:
@@ -289,9 +307,11 @@ def from_module(
 
     Raises:
         ValueError: sizes do not fit; a value of the inputs, targets or parameters is not
-            finite; the loss is unknown or no scalar; module or loss draw by an operation
-            of torch for which runs have no numbers of their own, or with a generator; or
-            they keep a state that is no buffer. A note says which module it was.
+            finite; a target is none of the module's classes; a parameter of the module is
+            not initialised; the loss is unknown or no scalar; module or loss draw by an
+            operation of torch for which runs have no numbers of their own, or with a
+            generator; or they keep a state that is no buffer. A note says which module it
+            was.
         RuntimeError: the module does not accept the inputs (as it raises it).
         TypeError: the factory does not return a module, inputs or targets are no tensors,
             or ``validation_fraction`` is no number.
@@ -346,6 +366,30 @@ def from_module(
         targets=targets,
         loss_function=loss_function,
     )
+
+
+def _check_classes(module: nn.Module, inputs: Tensor, targets: Tensor) -> None:
+    """Refuse targets that are none of the classes of a module's outputs.
+
+    Raises:
+        ValueError: there is one.
+    """
+    like = next(module.parameters())
+    example = inputs[:1].to(like.device, like.dtype if inputs.is_floating_point() else None)
+    try:
+        trial = copy.deepcopy(module).eval()
+        with torch.no_grad():
+            outputs = _seeded(lambda: trial(example), 0)
+        classes = outputs.shape[1]
+    except Exception:  # which is raised where the module is tried on a batch
+        return
+    known = ((targets >= 0) & (targets < classes)) | (targets == IGNORED)
+    if not bool(known.all()):
+        first = int((~known).nonzero()[0, 0])
+        raise ValueError(
+            f"targets of 'cross_entropy' must be classes from 0 to {classes - 1}, of which "
+            f"the module has outputs, got {int(targets[~known][0])} at index {first}"
+        )
 
 
 def _without_data(

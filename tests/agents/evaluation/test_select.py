@@ -29,7 +29,10 @@ pytest.importorskip("sklearn")
         (["--seeds", "1001"], "1001 is not in the range 1<=x<=1000"),
         (["--length", "inf"], "factor must be a positive number, got inf"),
         (["--length", "1e308"], "at most 1,000,000,000 updates, got 1e+308 times"),
-        (["--policy", "default", "--lr", "1e308"], "--lr must be in (0, 1e+06], got 1e+308"),
+        (
+            ["--policy", "default", "--lr", "1e308"],
+            "--lr must be in (0, 1e+06], got 1e+308",
+        ),
         (["--policy", "default", "--lr", "nan"], "--lr must be in (0, 1e+06], got nan"),
         (["--workers", "-1"], "-1 is not in the range 0<=x<=4096"),
     ],

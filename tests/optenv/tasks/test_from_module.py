@@ -170,6 +170,19 @@ def dropped() -> nn.Module:
         (Tied, {"batch_size": 33}, ValueError, r"at most num_train \(32\), got 33"),
         (
             Tied,
+            {"targets": torch.cat([TARGETS[:-1], torch.tensor([3])])},  # in no batch tried
+            ValueError,
+            "classes from 0 to 2, of which the module has outputs, got 3 at index 39",
+        ),
+        (Tied, {"targets": TARGETS - 1}, ValueError, r"classes from 0 to 2.*got -1 at"),
+        (
+            lambda: nn.Sequential(nn.LazyLinear(3)),
+            {},
+            ValueError,
+            "parameter '0.weight' of the factory's module is not initialised",
+        ),
+        (
+            Tied,
             {"inputs": torch.zeros(1, 4), "targets": TARGETS[:1]},
             ValueError,
             "at least two examples, .*, got 1",
@@ -182,6 +195,27 @@ def test_modules_and_arguments_that_do_not_fit_are_refused(
     arguments = {"inputs": inputs_of("mlp").float(), "targets": TARGETS, **arguments}
     with pytest.raises(error, match=says):
         optenv.from_module(factory, **arguments)
+
+
+def test_modules_of_other_shapes_each_time_are_refused() -> None:
+    widths = iter(range(1, 100))
+
+    def factory() -> nn.Module:
+        width = next(widths)
+        return nn.Sequential(nn.Linear(4, width), nn.Linear(width, 3))
+
+    task = optenv.from_module(factory, inputs_of("mlp").float(), TARGETS)
+    with pytest.raises(ValueError, match=r"same shapes each time, got \d+ and \d+"):
+        task.init([np.random.default_rng(i) for i in range(2)])
+
+
+def test_examples_without_a_class_are_left_out_of_the_loss() -> None:
+    targets = TARGETS.clone()
+    targets[::2] = -100
+    task = optenv.from_module(lambda: nn.Linear(4, 3), inputs_of("mlp").float(), targets)
+    env = gym.make("optenv/LearningRate-v0", tasks=task, horizon=2)
+    env.reset(seed=0)
+    assert np.isfinite(env.step(neutral_action(env))[4]["loss"])
 
 
 @pytest.mark.parametrize("examples", [2, 10, 39, 40, 400])
