@@ -16,7 +16,17 @@ from optenv.checks import is_number, quoted
 
 from ..policy.spec import MAX_WEIGHTS
 
-__all__ = ["check_ranges"]
+__all__ = ["check_ranges", "refuse_configured"]
+
+#: Arguments of algorithms that a training sets itself, and what to give in their place.
+CONFIGURED = {
+    "_init_setup_model": "the model is always set up",
+    "device": "the small networks of agents are trained on the CPU",
+    "env": "give --env",
+    "policy": "it follows from the agent",
+    "seed": "give --seed",
+    "tensorboard_log": "logs are written to the folder of --out",
+}
 
 
 class _Range(NamedTuple):
@@ -80,6 +90,20 @@ NETWORK: dict[str, _Range] = {
     "n_quantiles": _COUNT,
     "log_std_init": _Range(-20, 20),
 }
+
+
+def refuse_configured(given: Mapping[str, Any]) -> None:
+    """Refuse arguments of an algorithm that a training sets itself.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for name, instead in CONFIGURED.items():
+        if name in given:
+            raise ValueError(
+                f"{name}={quoted(given[name])} is no argument to change of the algorithm: "
+                f"{instead}"
+            )
 
 
 def check_ranges(arguments: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from optenv import actions
 from optenv.memory_limit import refuse_count
 
-from ..policy.spec import MAX_NUMBER
+from ..policy.spec import MAX_NUMBER, MIN_EPS
 from . import factory
 from .config_file import read_object
 from .export import check_export, describe
@@ -90,8 +90,10 @@ def configure(options: dict[str, Any]) -> dict[str, Any]:
     base_lr = options["base_lr"]
     if base_lr is None and _rule_name(env_arguments) == _rule_name(preset["env"]):
         base_lr = preset.get("base_lr")
-    if base_lr is not None and not 0 < base_lr <= MAX_NUMBER:
-        raise ValueError(f"base_lr must be in (0, {MAX_NUMBER:g}], got {base_lr!r}")
+    if base_lr is not None and not MIN_EPS <= base_lr <= MAX_NUMBER:
+        raise ValueError(
+            f"base_lr must be in [{MIN_EPS:g}, {MAX_NUMBER:g}], got {base_lr!r}"
+        )
     return {
         **chosen,
         "base_lr": base_lr,

@@ -21,7 +21,7 @@ from optenv.sb3 import SB3VecEnv
 
 from ..utils.arguments import check_arguments
 from . import algorithms, checkpoints
-from .algorithm_arguments import check_ranges
+from .algorithm_arguments import check_ranges, refuse_configured
 from .algorithms import Algorithm
 from .experience import check_experience
 from .export import check_reward
@@ -51,6 +51,19 @@ IDS: dict[str, dict[str, object]] = registration.ALL
 
 #: Arguments that only environments of trials have.
 TRIAL_ARGUMENTS = ("runs", "previous_reward")
+
+#: Arguments of ``gymnasium.make_vec`` that a training sets itself, and what to give in
+#: their place.
+ENV_CONFIGURED = {
+    "autoreset_mode": "a training resets them itself",
+    "id": "use --env",
+    "num_envs": "use --num-envs",
+    "rendered": "a training renders nothing",
+    "render_mode": "a training renders nothing",
+    "vector_kwargs": "give them one by one",
+    "vectorization_mode": "a batch of runs is one process",
+    "wrappers": "policies would not know what these change",
+}
 
 #: The environment of learners that unroll.
 UNROLLED_ID = "optenv/LearningRate-v0"
@@ -174,10 +187,11 @@ def vector_arguments(env_id: str, arguments: Mapping[str, Any]) -> dict[str, Any
         arguments: see :func:`make_env`.
 
     Raises:
-        ValueError: the number of runs is among them.
+        ValueError: one is among them that a training sets itself.
     """
-    if "num_envs" in arguments:
-        raise ValueError("num_envs is not an argument of the runs; use --num-envs")
+    for name, instead in ENV_CONFIGURED.items():
+        if name in arguments:
+            raise ValueError(f"{name} is not an argument of the runs; {instead}")
     action = arguments.get("action", {})
     if isinstance(action, dict):
         action = {"kind": IDS[env_id]["action"], **action}
@@ -220,6 +234,7 @@ def make_model(
     of_class = {key: parameter.default for key, parameter in valid.items()}
     preset_arguments = preset(agent)["algorithm"]
     changed = _differing(defaults or {}, preset_arguments)
+    refuse_configured(overrides)
     check_arguments(name, {**changed, **overrides}, of_class)
     arguments = {
         **{key: of_class[key] for key in ("n_steps", "gamma") if key in of_class},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -50,6 +51,24 @@ def test_functions_and_unknown_arguments_are_left_to_the_algorithm() -> None:
     check_ranges({"learning_rate": lambda left: -left, "own": -1, "target_kl": None})
     check_ranges({"policy_kwargs": {"net_arch": [], "activation_fn": object}})
     assert not {*RANGES} & {*NETWORK}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--set", "env=3"], "env=3 is no argument to change of the algorithm: give --env"),
+        (["--set", "seed=4"], "seed=4 is no argument .*: give --seed"),
+        (["--set", "device=cuda"], "device='cuda' is no argument .* on the CPU"),
+        (["--env-arg", "num_envs=4"], "num_envs is not an argument .* use --num-envs"),
+        (["--env-arg", "autoreset_mode=1"], "autoreset_mode is not an argument of the"),
+    ],
+)
+def test_what_a_training_sets_itself_is_refused_in_words(
+    arguments: list[str], says: str, tmp_path
+) -> None:
+    result = invoke(*arguments, "--no-evaluate", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert re.search(says, " ".join(result.output.split())), result.output
 
 
 def test_an_argument_is_refused_before_anything_is_made(tmp_path) -> None:
