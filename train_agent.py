@@ -26,8 +26,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-import click
 import torch
+
+from optenv.extras import install_hint
+
+try:
+    import click
+except ImportError as error:  # the first of several packages that the extra has
+    raise SystemExit(f"{error}: {install_hint('train')}") from None
 
 from agents import load_policy
 from agents.evaluation import BaselineRuns, start_baselines

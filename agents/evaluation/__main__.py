@@ -19,8 +19,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
+
+from optenv.extras import install_hint
+
+try:
+    import click
+except ImportError as error:  # the first of several packages that the extra has
+    raise SystemExit(f"{error}: {install_hint('train')}") from None
 
 from ..policy.spec import MAX_NUMBER
 from ..utils.engines import Engine

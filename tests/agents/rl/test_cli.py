@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import runpy
+import sys
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from agents.rl.config_file import read_config
 from agents.rl.engines import check_engine
 from agents.rl.presets import PRESETS
 from optenv.settings import Settings
+from tests.helpers.cli import script
 from tests.helpers.policies import random_policy
 
 
@@ -115,3 +118,15 @@ def test_an_optimizer_begins_at_the_base_rate_of_its_policy(tmp_path) -> None:
     ]
     assert rates == [1e-3, 0.02]
     assert signed.fingerprint() == plain.fingerprint()  # so that saved states load
+
+
+@pytest.mark.parametrize("program", ["train_agent.py", "agents/evaluation/__main__.py"])
+def test_a_program_without_its_extra_says_how_to_install_it(
+    program: str, monkeypatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "click", None)
+    with pytest.raises(SystemExit, match=r'click.*: .*pip install "\.\[train\]"'):
+        if program == "train_agent.py":
+            script()
+        else:
+            runpy.run_module("agents.evaluation", run_name="__main__")
