@@ -2,8 +2,8 @@
 
 They are written to ``docs/generated/`` before each build, so that they say what the code
 does. Files at the top of that folder are included in pages that are written by hand; those
-in its subfolders are pages of their own. ``python docs/_ext/generated_pages.py`` writes them
-without a build, for readers of the sources.
+in its subfolders are pages of their own. ``python docs/_ext/generated_pages.py`` writes
+them without a build, for readers of the sources.
 """
 
 from __future__ import annotations
