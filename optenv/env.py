@@ -46,8 +46,11 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     ```
 
     ## Action Space
-    The learning rate is the base learning rate times `exp(s)`, with a log-multiplier `s` that
-    starts at 0 and stays within ±6.
+    The learning rate is the base learning rate times a schedule times `exp(s)`, with a
+    log-multiplier `s`. By default `s` starts at 0 and stays within ±6, and the schedule is
+    constant. The fields `start`, `bound` and `schedule` (a name in `optenv.schedules`) of the
+    argument `action` change that, as in `action={"schedule": "wsd"}`. The shipped policies
+    have other values: `default` starts at -2, with bound 8 and schedule `"wsd"`.
 
     | Id | Space | Effect of an action `a` |
     |----|-------|-------------------------|

@@ -2,7 +2,8 @@
 
 They are written to ``docs/generated/`` before each build, so that they say what the code
 does. Files at the top of that folder are included in pages that are written by hand; those
-in its subfolders are pages of their own.
+in its subfolders are pages of their own. ``python docs/_ext/generated_pages.py`` writes
+them without a build, for readers of the sources.
 """
 
 from __future__ import annotations
@@ -247,15 +248,16 @@ def control_ranges() -> str:
 
 
 def features() -> str:
-    """Write the table of observation features."""
+    """Write the table of observation features, with their places by default."""
     rows = []
-    for i, (name, meaning) in enumerate(telemetry.ALL_FEATURES.items()):
+    places = {name: i for i, name in enumerate(telemetry.FEATURES)}
+    for name, meaning in telemetry.ALL_FEATURES.items():
         sets = [key for key, of in telemetry.LOSS_FEATURE_SETS.items() if name in of]
         shown = ", ".join(f"`{key}`" for key in sets if key != "both")
         if name in telemetry.VALIDATION_FEATURES:
             shown = "with `observe_validation`"
-        rows.append((i, f"`{name}`", meaning, shown))
-    return table(("number", "name", "meaning", "of the loss, in the set"), rows)
+        rows.append((places.get(name, ""), f"`{name}`", meaning, shown))
+    return table(("index", "name", "meaning", "of the loss, in the set"), rows)
 
 
 def rule_table() -> str:
@@ -654,3 +656,9 @@ def setup(app: Any) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", escape_stars, priority=400)
     app.connect("builder-inited", lambda app: write(Path(app.srcdir) / "generated"))
     return {"parallel_read_safe": True}
+
+
+if __name__ == "__main__":
+    generated = Path(__file__).parents[1] / "generated"
+    write(generated)
+    print(f"wrote tables and pages to {generated}")
