@@ -58,7 +58,7 @@ def test_arguments_of_batches_are_refused_and_not_listed_by_single_environments(
     with pytest.raises(TypeError, match=f"^{name} is an argument of gym.make_vec") as error:
         gym.make(env_id, **{name: value})
     assert f"{name}={value!r}" in str(error.value)
-    with pytest.raises(TypeError, match="argument 'qqq'; valid: .*, render_mode") as error:
+    with pytest.raises(TypeError, match=r"argument 'qqq'; valid: .*, render_mode") as error:
         gym.make(env_id, qqq=1)
     assert name not in str(error.value)
 

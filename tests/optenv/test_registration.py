@@ -80,7 +80,9 @@ def test_a_dict_without_a_kind_changes_fields_of_the_action_of_the_id(env_id: st
         batch = gym.make_vec(env_id, 2, action=given)
         assert env.unwrapped.batch.action == batch.unwrapped.action == expected
     for make in (gym.make, gym.make_vec):
-        with pytest.raises(TypeError, match="'scedule'; valid fields: bound, .*, schedule"):
+        with pytest.raises(
+            TypeError, match=r"'scedule'; valid fields: bound, .*, schedule"
+        ):
             make(env_id, action={"scedule": "wsd"})
 
 
