@@ -141,7 +141,7 @@ def test_runs_with_a_budget_resume_bit_for_bit(cut: int) -> None:
     weights, saved = torch.load(buffer, weights_only=True)
     second.load_state_dict(weights)
     resumed = LearnedOptimizer(second.parameters(), policy, total_steps=40, batch_size=4)
-    with pytest.warns(UserWarning, match="batch_size=8, which goes on; batch_size=4"):
+    with pytest.warns(UserWarning, match="batch_size=8 overrides batch_size=4"):
         resumed.load_state_dict(saved)
     train(second, resumed, loaded, 25)
     for one, two in zip(first.parameters(), second.parameters(), strict=True):
