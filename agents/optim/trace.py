@@ -42,7 +42,7 @@ _DECISION = {
     "step": "steps taken before the decision",
     "moved": "requested change of the log learning rate; +0.1 asks for a rate 11 % higher",
     "multiplier": "factor that the policy applies to the learning rate, from this step on; "
-    "it starts at e to the power of the action's start, 1 by default",
+    "before the first decision, e to the power of the start of the policy's action",
     "schedule": "factor that warm-up, final decay and a torch scheduler apply to the "
     "learning rate at this step; 1 if there are none",
     "rate": "learning rate used at this step; with several groups, the highest",
