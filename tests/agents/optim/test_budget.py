@@ -164,7 +164,7 @@ def test_the_progress_is_the_share_of_the_budget_that_is_used() -> None:
     assert seen == sorted(seen) and seen[-1] == 1
     assert optimizer.log_dict()["batch_size"] == optimizer.batch_size
     assert "of the budget is used" in repr(optimizer)
-    assert "batch_size: examples of the next batches" in str(optimizer.explain())
+    assert "batch_size: number of examples in the next batches" in str(optimizer.explain())
     with pytest.warns(UserWarning, match="total_steps=30 are done; further steps"):
         train(module, optimizer, loaded, 1)
     assert optimizer.progress == 1
