@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from agents.evaluation.arms.select import select_arms
+from agents.evaluation.arms.select import require_packages, select_arms
 from agents.evaluation.runs.jobs import Job, make_jobs
 from agents.evaluation.runs.runner import run_jobs
 from agents.evaluation.tasks.heldout import task_named
@@ -147,6 +147,7 @@ def jobs() -> list[Job]:
     """Return the runs of the benchmark that are timed."""
     tasks = [task_named(name, SUITES["benchmark"]) for name in TASKS]
     arms = select_arms(()).untuned
+    require_packages(arms)
     return list(make_jobs(arms, tasks, range(SEEDS)))
 
 

@@ -148,14 +148,22 @@ def advance(
         The state after the updates, with the window's losses and a probe of its last
         update.
     """
+    # One loop serves three ways to make the updates:
+    # - with counts, some runs make fewer than U. Each update is made on all of them, and
+    #   `where` keeps the state of those that have made theirs; losses are recorded update
+    #   by update, as each run has a number of its own.
+    # - in place, if all runs make the same U > 1 updates and no graph is kept: the updates
+    #   overwrite one copy of parameters and rule state, which spares allocations. That is
+    #   safe as the caller's state is not written, as the graph of each gradient is gone
+    #   before the next update, and as `before`, which the probe of the last update needs,
+    #   is a copy of its own.
+    # - differentiable, the graph goes back through all updates: each makes new tensors.
     total, size = len(lr), task.batch_size if batch_size is None else batch_size
     rule = rule.bind(task.shapes, task.roles) if rule.shaped else rule
     # Batches are computed ahead, but not those of a long window all at once.
     drawn, ahead = state.drawn, max(1, AHEAD // (size * len(state.drawn)))
-    # One copy of the state a window, which the updates overwrite, spares allocations where
-    # there are several. The caller's state stays as it is.
+    rates = lr.unsqueeze(-1)
     inplace = counts is None and not differentiable and total > 1
-    given, rates = state.params, lr.unsqueeze(-1)
     if inplace:
         rule_state = tuple(part.clone() for part in state.rule)
         state = state._replace(params=state.params.clone(), rule=rule_state)
@@ -172,9 +180,7 @@ def advance(
             batch = rows[:, place * size : (place + 1) * size]
             before = None  # unless the update is probed
             if counts is not None or update == total - 1:
-                before = state.params
-                if inplace:
-                    before = before.clone() if update else given
+                before = state.params.clone() if inplace else state.params
             new = _update(
                 task, rule, data, state, rates[update], modifiers, batch,
                 before=before, by_tensor=by_tensor, inplace=inplace,

@@ -8,12 +8,13 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from .actions import validate
+from .actions import Action, validate
 from .assignment import read
 from .autoreset import check_options
 from .group import Group
 from .rendering import RENDER_MODES
-from .vector import LearningRateVectorEnv
+from .settings import check_names
+from .vector import BATCH_ARGUMENTS, LearningRateVectorEnv
 
 __all__ = ["LearningRateEnv"]
 
@@ -252,7 +253,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | `instances` | `None` | instances in place of `tasks`: a set, the name of a standard set, or a file |
     | `instance_order` | `"cycle"` | `"cycle"`: in turn, after a reset with a seed from that number on; `"draw"`: at random |
     | `rule` | `"adam"` | update rule (`"switching"` in `optenv/UpdateRule-v0`) |
-    | `action` | of the id | kind of action, or a dict of its fields |
+    | `action` | of the id | kind of action; a dict of its `kind` and fields; or a dict of fields to change in the id's |
     | `horizon` | `40` | control steps of a run |
     | `updates_per_step` | `10` | updates in a window on average, or a range to draw from |
     | `max_work` | `None` | limit on the multiplications of a run |
@@ -315,11 +316,27 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     #: Class of the batch of one that does the work.
     vector_class: type[LearningRateVectorEnv] = LearningRateVectorEnv
 
-    def __init__(self, *, render_mode: str | None = None, **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        render_mode: str | None = None,
+        own_action: str | dict[str, Any] | Action = "continuous",
+        **arguments: Any,
+    ) -> None:
+        for name in BATCH_ARGUMENTS:
+            if name in arguments:
+                raise TypeError(
+                    f"{name} is an argument of gym.make_vec in its default vectorization "
+                    "mode; a single environment, which is one run, does not have it, got "
+                    f"{name}={arguments[name]!r}"
+                )
+        own = self.vector_class.own_arguments
+        check_names(arguments, [name for name in own if name not in BATCH_ARGUMENTS])
         self.batch = self.vector_class(
             1,
             autoreset_mode=AutoresetMode.DISABLED,
             render_mode=render_mode,
+            own_action=own_action,
             **arguments,
         )
         self.render_mode = render_mode

@@ -9,7 +9,7 @@ import gymnasium as gym
 from . import tasks
 from .settings import check_names
 from .trials import TrialVectorEnv
-from .vector import LearningRateVectorEnv
+from .vector import BATCH_ARGUMENTS, LearningRateVectorEnv
 
 __all__ = [
     "ALL",
@@ -42,7 +42,7 @@ CONTROLS: dict[str, dict[str, object]] = {
 FAMILIES_OF: dict[str, tuple[str, ...]] = {"Update": ("functions",)}
 
 #: Arguments that gym.make or gym.make_vec give themselves, or that batches alone have.
-_OF_CALLER = ("num_envs", "groups", "autoreset_mode", "render_mode", "rendered")
+_OF_CALLER = (*BATCH_ARGUMENTS, "render_mode")
 
 #: Parts of the names of families that are abbreviations.
 ABBREVIATIONS = ("cnn", "mlp", "rnn", "vae")
@@ -143,5 +143,5 @@ def _register(env_id: str, arguments: dict[str, Any], trials: bool) -> None:
         env_id,
         entry_point=entry_points[0],
         vector_entry_point=entry_points[1],
-        kwargs=dict(arguments),
+        kwargs={**arguments, "own_action": arguments.get("action", "continuous")},
     )

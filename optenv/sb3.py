@@ -45,8 +45,8 @@ class SB3VecEnv(VecEnv):
         mode = env.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.DISABLED:
             raise ValueError(
-                "SB3VecEnv needs autoreset_mode=AutoresetMode.DISABLED "
-                f"(give it to make_vec), got {mode!r}"
+                "SB3VecEnv needs a batch that does not reset itself: "
+                f"{_line(env)}, got autoreset_mode={mode!r}"
             )
         self.env = env
         self._actions: np.ndarray | None = None
@@ -135,6 +135,18 @@ class SB3VecEnv(VecEnv):
         self, wrapper_class: Any, indices: VecEnvIndices = None
     ) -> list[bool]:
         return [False for _ in self._get_indices(indices)]
+
+
+def _line(env: VectorEnv[Any, Any, Any]) -> str:
+    """Write the call that makes a batch like this one which does not reset itself."""
+    spec, mode = env.spec, "gym.vector.AutoresetMode.DISABLED"
+    made = "optenv/LearningRate-v0" if spec is None else spec.id
+    given = f"autoreset_mode={mode}"
+    vectorization = None if spec is None else spec.kwargs.get("vectorization_mode")
+    if vectorization in ("sync", "async"):
+        given = f"vectorization_mode={vectorization!r}, vector_kwargs="
+        given += f"{{'autoreset_mode': {mode}}}"
+    return f"gym.make_vec({made!r}, {env.num_envs}, {given})"
 
 
 def _split(info: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:

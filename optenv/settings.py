@@ -75,7 +75,8 @@ class Settings:
             and hyperparameters, see :func:`optenv.rules.get`; ``"switching"`` where actions
             choose among rules, and only there.
         action: kind of action, a key of :data:`optenv.actions.ACTIONS`; a dict of its
-            ``kind`` and fields, or an action of :mod:`optenv.actions`.
+            ``kind`` and fields, or an action of :mod:`optenv.actions`. Environments also
+            take a dict without ``kind``: fields to change in the action of their id.
         horizon: control steps of a run.
         updates_per_step: updates between two control steps, on average over a run. A pair
             ``(low, high)`` draws it log-uniformly whenever a structure is drawn.

@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from . import settings
-from .actions import Action, validate
+from .actions import Action, completed, validate
 from .actions import make as make_action
 from .assignment import Rotation, Rows, partition, read, refuse_mixture
 from .autoreset import check_options, join_infos, reset_mask, split_final
@@ -24,10 +24,18 @@ from .memory_limit import limit_of, refuse_beyond
 from .rendering import RENDER_MODES, Renderer
 from .telemetry import OBSERVATION_BOUND
 
-__all__ = ["GROUP_SIZE", "LearningRateVectorEnv", "observation_space"]
+__all__ = [
+    "BATCH_ARGUMENTS",
+    "GROUP_SIZE",
+    "LearningRateVectorEnv",
+    "observation_space",
+]
 
 #: Runs in a group of a mixed batch, unless the argument ``groups`` is given.
 GROUP_SIZE = 32
+
+#: Arguments of batches, which single environments do not have.
+BATCH_ARGUMENTS = ("num_envs", "groups", "autoreset_mode", "rendered")
 
 #: Names of what takes memory besides the groups, and bytes of a run: its generator, and its
 #: entries of infos.
@@ -212,9 +220,12 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         rendered: int | None = None,
+        own_action: str | dict[str, Any] | Action = "continuous",
         **arguments: Any,
     ) -> None:
-        # 1. Check the arguments.
+        # 1. Check the arguments. Ids give their own action, too, so that a dict may change
+        # some fields of it alone.
+        arguments["action"] = completed(arguments.get("action", {}), own_action)
         self.settings = settings.make(arguments, self.own_arguments)
         counts = {
             "num_envs": num_envs,

@@ -33,8 +33,15 @@ from ..utils.engines import Engine
 from ..utils.folder_lock import exclusive
 from ..utils.full_disk import full_disk_explained
 from ..utils.progress import progress_bar
+from .arms.arm import Arm
 from .arms.controls import CONTROLS
-from .arms.select import PolicyArms, SelectedArms, load_policy_arms, select_arms
+from .arms.select import (
+    PolicyArms,
+    SelectedArms,
+    load_policy_arms,
+    require_packages,
+    select_arms,
+)
 from .arms.table import ARMS
 from .cli_options import (
     address_option,
@@ -57,7 +64,7 @@ from .report.tables import (
     write_summary,
 )
 from .row import Row
-from .runs.jobs import Choices, Phases, control_jobs
+from .runs.jobs import Choices, Phases, control_jobs, job_key
 from .runs.store import FILE, Store, StoredRuns
 from .tasks.folder import folder_tasks
 from .tasks.problem import HeldoutTask
@@ -164,15 +171,20 @@ def main(**options: Any) -> None:
             if not 0 < lr <= MAX_NUMBER:
                 raise ValueError(f"--lr must be in (0, {MAX_NUMBER:g}], got {lr}")
         engine = Engine(options["engine"], options["address"])
+        connection = engine.connected(options["workers"])
         policies = load_policy_arms(
             options["policies"], options["rates"], controls=options["controls"]
         )
         selected = select_arms(options["arms"])
-        connection = engine.connected(options["workers"])
+        baselines = phases_of(selected, [], tasks, options)
+        if is_new := not (folder / FILE).exists():
+            require_packages(baselines.arms_to_run(lambda job: None))
         click.get_current_context().with_resource(connection)
         folder.mkdir(parents=True, exist_ok=True)
         click.get_current_context().with_resource(exclusive(folder, "benchmark"))
         store = Store(folder / FILE)
+        if not is_new:  # arms whose runs are all stored need no package
+            require_packages(baselines.arms_to_run(lambda job: store.get(job_key(job))))
     except (ImportError, OSError, TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
 
@@ -203,6 +215,18 @@ def goes_on(store: Store) -> str:
     return f"the same command goes on from the {len(store)} runs that are in {store.path}"
 
 
+def phases_of(
+    selected: SelectedArms,
+    ours: list[Arm],
+    tasks: list[HeldoutTask],
+    options: dict[str, Any],
+) -> Phases:
+    """Return the phases of a benchmark of the selected arms, and of ours."""
+    seeds, tuning_seeds = seed_ranges(options["seeds"], options["tuning_seeds"])
+    arms = [*selected.untuned, *ours]
+    return Phases(tasks, tuning_seeds, seeds, arms, selected.searches, selected.shared)
+
+
 def run(
     selected: SelectedArms,
     policies: list[PolicyArms],
@@ -216,10 +240,9 @@ def run(
     Returns:
         Rows of all arms, and what tuning chose.
     """
-    seeds, tuning_seeds = seed_ranges(options["seeds"], options["tuning_seeds"])
+    seeds, _ = seed_ranges(options["seeds"], options["tuning_seeds"])
     ours = [arm for policy_arms in policies for arm in policy_arms.arms()]
-    arms = [*selected.untuned, *ours]
-    phases = Phases(tasks, tuning_seeds, seeds, arms, selected.searches, selected.shared)
+    phases = phases_of(selected, ours, tasks, options)
     controlled = policies if options["controls"] else []
     controls = sum(len(CONTROLS) * len(each.rates) for each in controlled)
     total = phases.total + controls * len(tasks) * len(seeds)

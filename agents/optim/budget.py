@@ -152,8 +152,8 @@ def warn_of_other_batch_size(loaded: Mapping[str, Any], before: Mapping[str, Any
     restored, given = loaded["budget"]["own"], before["budget"]["own"]
     if restored != given:
         warn_user(
-            f"the loaded state is of a run of batch_size={restored}, which goes on; "
-            f"batch_size={given}, which was given here, does not count"
+            f"the loaded batch_size={restored} overrides batch_size={given}, which was "
+            "given here"
         )
 
 

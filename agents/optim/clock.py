@@ -107,12 +107,12 @@ def check_total_steps(policy: Policy, total_steps: Any) -> int | None:
     if total > LENGTH_TOLERANCE * longest:
         warn_user(
             f"total_steps={total} is far beyond the runs that this policy was trained on, "
-            f"of at most {longest} updates; it may do badly"
+            f"of at most {longest} updates; performance may degrade"
         )
     if not policy.anytime and LENGTH_TOLERANCE * total < shortest:
         warn_user(
             f"total_steps={total} is far below the runs that this policy was trained on, "
-            f"of at least {shortest} updates; it may do badly"
+            f"of at least {shortest} updates; performance may degrade"
         )
     return total
 
@@ -133,12 +133,17 @@ def warn_of_unknown_length(used: str, better: str) -> None:
 
 def warn_of_other_length(loaded: Mapping[str, Any], made_for: int | None) -> None:
     """Warn if a loaded run has another length than the optimizer was made for."""
-    if loaded["total_steps"] != made_for:
-        warn_user(
-            f"the loaded state is of a run of total_steps={loaded['total_steps']}, which "
-            f"goes on; total_steps={made_for}, which was given here, does not count. "
-            "extend(total_steps) changes the length"
-        )
+    total = loaded["total_steps"]
+    if total == made_for:
+        return
+    text = (
+        f"the loaded total_steps={total} overrides total_steps={made_for}, which was given "
+        "here"
+    )
+    if total is not None and loaded["budget"] is None:  # else it cannot be extended
+        is_ahead = made_for is not None and made_for > loaded["steps"]
+        text += f"; extend({made_for if is_ahead else 'total_steps'}) changes it"
+    warn_user(text)
 
 
 def check_warmup_steps(warmup_steps: Any, total_steps: int | None) -> int:

@@ -3,19 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 from optenv.actions import Action
-from optenv.checks import quoted
+from optenv.checks import is_number, quoted
 
+from ..policy.files import load_policy
+from ..policy.module import Policy
 from .clock import LIMIT, PEAK, SCHEDULES
 from .guard import GUARDS
 from .state import check_ranges
 
-__all__ = ["check_arguments", "check_policy", "check_rates", "own_group"]
+__all__ = [
+    "check_arguments",
+    "check_policy",
+    "check_rates",
+    "given_policy",
+    "own_group",
+]
 
 #: What an optimizer writes into its groups. A group of another optimizer has them too.
 WRITTEN = ("controller", "effective_lr", PEAK)
+
+
+#: A number that is given in place of the policy is taken for a learning rate below this,
+#: unless it is an integer, and for a number of steps from here on.
+LARGEST_RATE = 10
+
+
+def given_policy(policy: str | Path | Policy, rate: str) -> Policy:
+    """Return a policy that a user gives: itself, or by its name or path.
+
+    Args:
+        policy: the policy.
+        rate: where a learning rate belongs, ``{}`` in it stands for the number: for the
+            message on one that is given in place of the policy.
+
+    Raises:
+        TypeError: it is something else; if that is a number, the message says where it
+            belongs.
+        FileNotFoundError, ValueError, OSError: as :func:`~agents.load_policy`.
+    """
+    if isinstance(policy, Policy):
+        return policy
+    if is_number(policy):
+        number: Any = policy
+        place = rate.format(quoted(number))
+        if isinstance(number, Integral) or number >= LARGEST_RATE:
+            place = f"a number of steps is given by name: total_steps={quoted(number)}"
+        raise TypeError(
+            f"policy must be a name, a path or a Policy, got {quoted(number)}; {place}"
+        )
+    return load_policy(policy)
 
 
 def own_group(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,14 +40,14 @@ def check_loaded(
     groups = final.get("param_groups")
     if not isinstance(groups, (list, tuple)) or not isinstance(final.get("state"), dict):
         raise ValueError(
-            "the state to load must have a dictionary 'state' and a list "
-            f"'param_groups', got {quoted(list(final))}"
+            "the state to load is not the state_dict of a LearnedOptimizer: it must have a "
+            f"dictionary 'state' and a list 'param_groups', got {quoted(list(final))}"
         )
     for i, group in enumerate(groups):
         if not isinstance(group, dict):
             raise ValueError(f"param_groups[{i}] must be a dictionary: {quoted(group)}")
     saved = next((g["controller"] for g in groups if "controller" in g), None)
-    state = check_controller(policy, saved)
+    state = check_controller(policy, saved, "LearnedOptimizer")
     for i, group in enumerate(groups):
         try:
             check_group({**defaults, **group}, policy.rule)

@@ -1,7 +1,12 @@
-r"""Unit of the losses that an optimizer is given.
+r"""Unit of the losses, for policies that observe logarithms of losses.
 
-One feature, ``predicted_decrease``, sets the slope of the loss, which comes from the
-gradients, against the loss itself. A loss in another unit than the gradients (a sum in
+It serves policies that observe the features of positive losses
+(:data:`optenv.telemetry.POSITIVE_LOSS_FEATURES`), as those of version 0.1 do: those with
+``policy.needs_positive_losses``. All other policies observe features that do not depend on
+the unit, or no losses, and nothing is corrected for them.
+
+One of these features, ``predicted_decrease``, sets the slope of the loss, which comes from
+the gradients, against the loss itself. A loss in another unit than the gradients (a sum in
 place of a mean, a value that a ``GradScaler`` has scaled, a large constant added) shifts it
 out of the range that the policy was trained on, and the policy may then raise the learning
 rate until training diverges. At the first decision with a step and a loss, this module
@@ -9,7 +14,7 @@ finds out whether the unit is plausible, and if not, how far to shift the featur
 
 A first loss of 0, or far below all later ones, does the same harm: the run then looks
 diverged. First losses that neither gradients nor parameters account for are forgotten
-(:func:`is_outgrown`), and ``loss_vs_initial`` is bounded.
+(:func:`is_outgrown`), and another of these features, ``loss_vs_initial``, is bounded.
 
 The test is on the elasticity of the loss, the relative change of the loss by the relative
 change of the parameters,

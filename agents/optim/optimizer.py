@@ -16,7 +16,6 @@ from torch.utils.hooks import RemovableHandle
 from optenv.checks import quoted
 
 from ..policies import ANYTIME, DEFAULT
-from ..policy.files import load_policy
 from ..policy.module import Policy
 from ..utils.warning import warn_user
 from . import clock
@@ -28,7 +27,7 @@ from .controller import (
     initial_state,
     next_run_state,
 )
-from .given import check_arguments, check_policy, check_rates, own_group
+from .given import check_arguments, check_policy, check_rates, given_policy, own_group
 from .groups import (
     allocate_groups,
     check_group,
@@ -108,7 +107,9 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
             ``total_steps``.
         total_steps: number of updates in the run. That is the number of calls of
             ``step``, but for those that are skipped, that find no gradients, or find all
-            learning rates at 0. An anytime policy needs none and has no use for it.
+            learning rates at 0. An anytime policy needs none and has no use for it. It is
+            an integer, or, like all numbers of steps here, a float without a fraction: they
+            are often a product or a quotient, as ``1e4`` or ``0.5 * total_steps``.
         lr: base learning rate, which the policy multiplies; it need not be right. By
             default that of the policy (``base_lr`` in its description), or else the usual
             one of its rule: 1e-3 for ``adam``, ``orthogonal-adam``, ``network`` and
@@ -221,7 +222,7 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
             policy = ANYTIME if total_steps is None else DEFAULT
             if total_steps is None:
                 clock.warn_of_unknown_length(ANYTIME, DEFAULT)
-        given = policy if isinstance(policy, Policy) else load_policy(policy)
+        given = given_policy(policy, "a learning rate is given by name: lr={}")
         check_arguments(schedule, guard, flags)
         check_policy(given.action, capturable, partitioned)
         # 2. The parameter groups, which are checked against the policy's rule.

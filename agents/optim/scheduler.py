@@ -18,12 +18,12 @@ from torch.utils.hooks import RemovableHandle
 from optenv.checks import positive, quoted
 
 from ..policies import ANYTIME
-from ..policy.files import load_policy
 from ..policy.module import Policy
 from ..utils.warning import warn_user
 from . import clock
 from .capture import refuse_capture
 from .controller import Controller, initial_state
+from .given import given_policy
 from .loss_hook import check_loss, is_scalar
 from .reports import numbers, summarized
 from .state import check_buffers, check_controller, check_scheduler
@@ -82,7 +82,8 @@ class LearnedLR(LRScheduler):
 
     Args:
         optimizer: an optimizer of torch, or one that behaves as they do.
-        total_steps: number of steps of the run; an anytime policy needs none.
+        total_steps: number of steps of the run, an integer or a float without a fraction
+            such as ``1e4``; an anytime policy needs none.
         policy: name of a shipped policy, path of a policy file, or a
             :class:`~agents.policy.Policy`. By default ``"anytime"`` if there is no
             ``total_steps``, else ``"momentum"`` for ``torch.optim.SGD`` and ``"adam"`` for
@@ -162,12 +163,18 @@ class LearnedLR(LRScheduler):
             if limit is not None:
                 positive("max_lr", limit)
         # 2. The policy.
+        if isinstance(total_steps, (str, Path, Policy)):
+            shown = "..." if isinstance(total_steps, Policy) else repr(str(total_steps))
+            raise ValueError(
+                f"total_steps must be a positive integer, got {quoted(total_steps)}; a "
+                f"policy is given by name: policy={shown}"
+            )
         if policy is None:
             named = SGD_POLICY if isinstance(optimizer, torch.optim.SGD) else OTHER_POLICY
             policy = ANYTIME if total_steps is None else named
             if total_steps is None:
                 clock.warn_of_unknown_length(ANYTIME, named)
-        given = policy if isinstance(policy, Policy) else load_policy(policy)
+        given = given_policy(policy, "the learning rate is that of the optimizer, lr={}")
         if not given.action.sets_one_rate:
             raise ValueError(
                 "this policy sets more than a learning rate (its action is "
@@ -415,7 +422,8 @@ class LearnedLR(LRScheduler):
         # 1. Check everything
         if not isinstance(state_dict, dict):
             raise ValueError(f"a state to load is a dictionary, got {quoted(state_dict)}")
-        restored = check_controller(self._policy, state_dict.get("controller"))
+        saved = state_dict.get("controller")
+        restored = check_controller(self._policy, saved, "LearnedLR")
         common = check_scheduler(state_dict, COMMON, len(self.optimizer.param_groups))
         params = parameters_of(self.optimizer.param_groups)
         buffers = state_dict["kept"]

@@ -20,7 +20,8 @@ from optenv.checks import is_number, quoted
 from optenv.rules import switching
 from optenv.telemetry import History, Losses, ValidationHistory
 
-from ..policy.files import earlier_name
+from ..policies import EARLIER
+from ..policy.files import name_of
 from ..policy.module import Policy
 from ..policy.spec import MAX_NUMBER, MIN_EPS
 from . import budget, trace
@@ -102,12 +103,13 @@ FLAGS = ("rolled_back", "probing", "negative")
 # The controller.
 
 
-def check_controller(policy: Policy, saved: Any) -> dict[str, Any]:
+def check_controller(policy: Policy, saved: Any, owner: str) -> dict[str, Any]:
     """Check the state of a controller, and return it with its tensors on the CPU.
 
     Args:
         policy: the policy of the controller.
         saved: state to load; entries that early versions did not have may be missing.
+        owner: name of the class whose state it is a part of, for the message.
 
     Raises:
         ValueError: it is not the state of a controller, it is of another policy or of an
@@ -117,8 +119,7 @@ def check_controller(policy: Policy, saved: Any) -> dict[str, Any]:
     # 1. A state of this policy
     if saved is None:
         raise ValueError(
-            "the state to load has no 'controller': it was not saved by an optimizer with "
-            "a policy"
+            f"the state to load is not the state_dict of a {owner} (it has no 'controller')"
         )
     if not isinstance(saved, Mapping):
         raise _invalid("controller", saved, "a dictionary")
@@ -129,16 +130,15 @@ def check_controller(policy: Policy, saved: Any) -> dict[str, Any]:
         )
     used, fingerprint = saved.get("policy"), policy.fingerprint()
     if used != fingerprint:
-        shown = used[:12] if isinstance(used, str) else quoted(used)
-        earlier = earlier_name(used) if isinstance(used, str) else None
-        if earlier is not None:
-            raise ValueError(
-                f"the state to load is of the policy {earlier!r}, which another one has "
-                f"replaced; to go on with it, give policy={earlier!r}"
-            )
+        name = name_of(used) if isinstance(used, str) else None
+        replaced = ", which another one has replaced" if name in EARLIER else ""
+        advice = "give the policy it was saved with"
+        if name is not None:
+            advice = f"to go on with it, give policy={name!r}"
         raise ValueError(
-            f"the state to load is of policy {shown}, but here is {fingerprint[:12]} "
-            "(which, if none is named, depends on whether there is a total_steps)"
+            f"the state to load was saved with {_named(used)}{replaced}; this {owner} uses "
+            f"{_named(fingerprint)}: {advice} (if none is named, the policy depends on "
+            "whether there is a total_steps)"
         )
     # 2. All of its entries, and no others
     action = policy.action
@@ -158,6 +158,15 @@ def check_controller(policy: Policy, saved: Any) -> dict[str, Any]:
     # 3. Entries that belong together
     _check_clock(policy, state)
     return state
+
+
+def _named(fingerprint: Any) -> str:
+    """Name a policy of the package, or any other by its fingerprint."""
+    if not isinstance(fingerprint, str):
+        return f"a policy of no known fingerprint, {quoted(fingerprint)}"
+    name = name_of(fingerprint)
+    shown = quoted(fingerprint[:12]).strip("'")
+    return f"the policy of fingerprint {shown}" if name is None else f"policy {name!r}"
 
 
 def _telemetry_dtype(state: Mapping[str, Any]) -> torch.dtype:

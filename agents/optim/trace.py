@@ -40,90 +40,95 @@ __all__ = [
 #: Columns of a decision ahead of the features, and their meanings.
 _DECISION = {
     "step": "steps taken before the decision",
-    "moved": "change that the policy asked for, of the log of the multiplier",
-    "multiplier": "factor of the learning rate by the policy, from this step on; before "
-    "the first decision, e to the power of the start of its action",
-    "schedule": "factor by warm-up and final fall at this step, times that of a torch "
-    "scheduler; 1 where there is none",
-    "rate": "learning rate in force at this step; the highest one of several groups",
-    "loss": "mean loss since the decision before; none if the policy was given none",
+    "moved": "requested change of the log learning rate; +0.1 asks for a rate 11 % higher",
+    "multiplier": "factor that the policy applies to the learning rate, from this step on; "
+    "before the first decision, e to the power of the start of the policy's action",
+    "schedule": "factor that warm-up, final decay and a torch scheduler apply to the "
+    "learning rate at this step; 1 if there are none",
+    "rate": "learning rate used at this step; with several groups, the highest",
+    "loss": "mean loss since the previous decision; none if no loss was given",
 }
 
 #: Columns that traces of version 0.1 do not have. -1 stands for a value that is unknown.
 _LATER = ("schedule", "rate", "loss")
 
 
-#: What the features tell, in plain words.
+#: Meanings of the features, with examples of their values.
 _FEATURES = {
-    "progress": "share of the run that is done: -1 at the start, 1 at the end",
-    "elapsed": "share of the run that is done: 0 at the end, -1 at 1/20 of it",
-    "remaining": "share of the run that is left: 0 at the start, -1 with 1/20 left",
-    "run_length": "steps of the run: 0 for 400, 1 for 20 times as many",
-    "log_multiplier": "multiplier before this decision: 0 is 1, +1 is 20, -1 is 1/20",
-    "learning_rate": "base rate times multiplier: 0 is the rule's usual rate, +1 is 7.4 "
-    "times as high",
-    "previous_action": "change that the decision before asked for, of the log of the "
-    "multiplier",
-    "has_loss": "1 if there were losses, else 0; all features of the loss are then 0",
-    "loss_vs_initial": "mean loss against the first: 0 the same, -1 is 1/7.4 of it",
-    "loss_vs_previous": "mean loss against the decision before: 0 the same, +0.5 is 4 % "
-    "higher, +1 is 13 %",
-    "loss_vs_best": "mean loss against the lowest so far: 0 the same, +0.5 is 4 % higher, "
-    "+1 is 13 %",
-    "loss_trend": "recent losses against longer ago: 0 the same, -0.5 is 4 % lower",
-    "loss_noise": "spread of the losses: 0 is 14 % of their mean, +1 is 7.4 times as much",
-    "grad_vs_initial": "gradient norm against the first: 0 the same, +1 is 7.4 times as "
+    "progress": "fraction of the run completed; -1: at the start, +1: at the end",
+    "elapsed": "log of the fraction of the run completed; -1: 1/20 of it, 0: all of it",
+    "remaining": "log of the fraction of the run that remains; 0: all of it, -1: 1/20",
+    "run_length": "log of the number of steps of the run; 0: 400 steps, +1: 20 times as "
+    "many",
+    "log_multiplier": "log of the multiplier before this decision; 0: multiplier 1, +1: "
+    "20, -1: 1/20",
+    "learning_rate": "log of the base rate times the multiplier; 0: the rule's usual rate, "
+    "+1: 7.4 times that rate",
+    "previous_action": "requested change of the log learning rate at the previous decision",
+    "has_loss": "1: losses were given; 0: none was, and all features of the loss are 0",
+    "loss_vs_initial": "mean loss relative to the first; 0: equal, -1: 1/7.4 of it",
+    "loss_vs_previous": "mean loss relative to the previous decision's; 0: equal, +0.5: "
+    "4 % higher, +1: 13 % higher",
+    "loss_vs_best": "mean loss relative to the lowest so far; 0: equal, +0.5: 4 % higher, "
+    "+1: 13 % higher",
+    "loss_trend": "recent losses relative to earlier ones; 0: equal, -0.5: 4 % lower",
+    "loss_noise": "standard deviation of the losses relative to their mean; 0: 14 %, +1: "
+    "7.4 times as much",
+    "grad_vs_initial": "gradient norm relative to the first; 0: equal, +1: 7.4 times as "
     "large",
-    "grad_vs_previous": "gradient norm against the decision before: 0 the same, +1 is 3.4 "
-    "times as large",
-    "cos_grads": "agreement of two gradients in a row: 1.5 the same direction, 0 none, "
-    "-1.5 opposite",
-    "cos_grads_mean": "mean agreement of gradients in a row: 1.5 the same direction, 0 "
-    "none, -1.5 opposite",
-    "cos_step": "agreement of the gradient with the last step: below 0 to go on the same "
-    "way, above 0 to turn back",
-    "cos_step_mean": "mean agreement of gradients with the last step: below 0 to go on the "
-    "same way, above 0 to turn back",
-    "cos_descent": "agreement of a step with its gradient: -1.5 straight down, 0 across",
-    "slope_ratio": "slope along the last step, after it: -0.9 unchanged, 0 at a minimum, "
-    "above 0 past it",
-    "step_size": "size of a step against the parameters: 0 is 0.1 %, +1 is 7.4 times as "
-    "large",
-    "predicted_decrease": "decrease that the slope promised against the loss: 0 is 0.7 %, "
-    "+1 is 20 times as much",
-    "param_growth": "size of the parameters against the first: 0 the same, +1 is 3.4 times "
+    "grad_vs_previous": "gradient norm relative to the previous decision's; 0: equal, +1: "
+    "3.4 times as large",
+    "cos_grads": "cosine between the last two gradients; +1.5: same direction, 0: "
+    "orthogonal, -1.5: opposite directions",
+    "cos_grads_mean": "average cosine between consecutive gradients; +1.5: same direction, "
+    "0: orthogonal, -1.5: opposite directions",
+    "cos_step": "cosine between the gradient and the last step; negative: the loss still "
+    "falls in the direction of the step, positive: it rises again",
+    "cos_step_mean": "average cosine between the gradient and the step before it; "
+    "negative: the loss still falls in the direction of the step, positive: it rises again",
+    "cos_descent": "cosine between a step and the gradient it used; -1.5: straight "
+    "downhill, 0: orthogonal to the gradient",
+    "slope_ratio": "slope of the loss along the last step, after it relative to before it; "
+    "-0.9: unchanged, 0: at a minimum, positive: past the minimum",
+    "step_size": "norm of the last step relative to that of the parameters; 0: 0.1 %, +1: "
+    "7.4 times as large",
+    "predicted_decrease": "decrease of the loss that the slope predicts, relative to the "
+    "loss; 0: 0.7 %, +1: 20 times as much",
+    "param_growth": "norm of the parameters relative to the first; 0: equal, +1: 3.4 times "
     "as large",
-    "loss_fall": "fall of the mean loss against how far it has ranged: 0 none, +0.5 is "
-    "4 %, below 0 a rise",
-    "loss_rise": "mean loss above the lowest: 0 the same, +0.5 is 4 % of how far losses "
-    "have ranged",
-    "loss_fall_noise": "fall of the mean loss in standard errors: +0.9 is 3 of them, below "
-    "0 a rise",
-    "loss_fall_usual": "fall of the mean loss against the usual change: +0.44 is as much, "
-    "below 0 a rise",
-    "loss_fall_trend": "mean loss below its average over time: +0.44 is one usual change, "
-    "below 0 above it",
-    "loss_usual_change": "usual change of the mean loss against its range: 0 is 5 %, +1 "
-    "is 7.4 times as much",
-    "loss_noise_range": "spread of single losses against the range of means: 0 is 5 %, +1 "
-    "is 7.4 times as much",
-    "has_validation": "1 if a validation loss has been given, else 0; all features of it "
-    "are then 0",
-    "validation_age": "decisions since the last validation loss: 0 for none, +1 for 6",
-    "validation_fall": "fall of the last validation loss against how far they have ranged: "
-    "0 none, +0.5 is 4 %, below 0 a rise",
-    "validation_rise": "last validation loss above the lowest: 0 the same, +0.5 is 4 % of "
-    "how far they have ranged",
-    "validation_usual_change": "usual change of the validation loss against its range: 0 "
-    "is 14 %, +1 is all of it",
-    "validation_gap": "last validation loss above the training loss: 0 the same, +0.5 is "
-    "12 % of how far training losses have ranged",
+    "loss_fall": "decrease of the mean loss since the previous decision, relative to the "
+    "range of the losses so far; 0: none, +0.5: 4 % of the range, negative: an increase",
+    "loss_rise": "mean loss above the lowest so far, relative to the range of the losses "
+    "so far; 0: equal to the lowest, +0.5: 4 % of the range above it",
+    "loss_fall_noise": "decrease of the mean loss in standard errors; 0: none, +0.9: 3 "
+    "standard errors, negative: an increase",
+    "loss_fall_usual": "decrease of the mean loss relative to its usual change; 0: none, "
+    "+0.44: the usual change, negative: an increase",
+    "loss_fall_trend": "mean loss below its moving average, relative to its usual change; "
+    "+0.44: below it by the usual change, negative: above it",
+    "loss_usual_change": "usual change of the mean loss relative to the range of the "
+    "losses so far; 0: 5 %, +1: 7.4 times as much",
+    "loss_noise_range": "standard deviation of the losses relative to the range of their "
+    "means so far; 0: 5 %, +1: 7.4 times as much",
+    "has_validation": "1: a validation loss has been given; 0: none has, and all features "
+    "of it are 0",
+    "validation_age": "log of the number of decisions since the last validation loss; 0: "
+    "none, +1: 6",
+    "validation_fall": "decrease of the last validation loss relative to the range of "
+    "validation losses so far; 0: none, +0.5: 4 % of the range, negative: an increase",
+    "validation_rise": "last validation loss above the lowest so far, relative to the "
+    "range of validation losses so far; 0: equal to the lowest, +0.5: 4 % of the range "
+    "above it",
+    "validation_usual_change": "usual change of the validation loss relative to the range "
+    "of validation losses so far; 0: 14 %, +1: all of the range",
+    "validation_gap": "last validation loss above the training loss, relative to the range "
+    "of training losses so far; 0: equal, +0.5: 12 % of the range above it",
 }
 
 #: Columns of some policies, and their meanings.
 _OTHERS = {
-    "rule": "update rule in force from this step on",
-    "batch_size": "examples of the next batches",
+    "rule": "update rule used from this step on",
+    "batch_size": "number of examples in the next batches",
 }
 
 #: Meanings of all columns of an :class:`Explanation`, in plain words.
@@ -450,11 +455,15 @@ def _meaning(name: str) -> str:
     role = name.removeprefix("multiplier_")
     if role in ("lowest", "highest"):
         return (
-            f"{role} factor of the learning rate of a parameter tensor, from this step on"
+            f"{role} factor that the policy applies to the learning rate of a parameter "
+            "tensor, from this step on"
         )
     if role != name:
-        return f"factor of the learning rate of {role}, from this step on"
-    return f"{name} from this step on, as the policy sets it"
+        return (
+            f"factor that the policy applies to the learning rate of {role}, from this "
+            "step on"
+        )
+    return f"value that the policy sets for {name}, from this step on"
 
 
 def _number(value: float | None) -> float:

@@ -24,13 +24,13 @@ import torch
 from safetensors.torch import load
 
 from optenv.atomic import write_bytes, write_text
-from optenv.checks import is_number, quoted, suggestion
+from optenv.checks import quoted, suggestion
 
 from ..policies import EARLIER, SHIPPED
 from .module import Policy
 from .spec import MAX_NESTING, PolicySpec
 
-__all__ = ["earlier_name", "load_policy", "save_policy"]
+__all__ = ["load_policy", "name_of", "save_policy"]
 
 #: Largest description, in bytes.
 MAX_DESCRIPTION_BYTES = 2**20
@@ -113,10 +113,7 @@ def load_policy(path: str | Path) -> Policy:
     """
     # 1. Find the two files
     if not isinstance(path, (str, Path)):
-        rate = f"; a learning rate is given by name: lr={path!r}" if is_number(path) else ""
-        raise TypeError(
-            f"policy must be a name, a path or a Policy, got {quoted(path)}{rate}"
-        )
+        raise TypeError(f"policy must be a name, a path or a Policy, got {quoted(path)}")
     weights_path, json_path = _paths(
         {**SHIPPED, **EARLIER}.get(path, path) if isinstance(path, str) else path
     )
@@ -162,9 +159,17 @@ def load_policy(path: str | Path) -> Policy:
     return policy.requires_grad_(False).eval()
 
 
-def earlier_name(fingerprint: str) -> str | None:
-    """Return the name of the policy of an earlier version with a fingerprint, if any."""
-    names = (name for name in EARLIER if load_policy(name).fingerprint() == fingerprint)
+def name_of(fingerprint: str) -> str | None:
+    """Return the name of the policy with a fingerprint, if one of the package has it.
+
+    Those of earlier versions have names such as ``"default@0.1"``. Policies are loaded one
+    after the other until it is found.
+    """
+    names = (
+        name
+        for name in (*SHIPPED, *EARLIER)
+        if load_policy(name).fingerprint() == fingerprint
+    )
     return next(names, None)
 
 

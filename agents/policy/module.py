@@ -94,6 +94,17 @@ class Policy(nn.Module):
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
 
+    def __repr__(self) -> str:
+        spec, name = self.spec, "" if self.name is None else f" {self.name!r}"
+        learned = self.description.get("algorithm", "unknown")
+        length = "anytime" if spec.anytime else f"horizon: {spec.horizon} decisions"
+        numbers = sum(p.numel() for p in self.parameters())
+        return (
+            f"{type(self).__name__}{name} (algorithm: {learned}, rule: {self.rule.name}, "
+            f"action: {self.action.kind}, schedule: {self.action.schedule},\n"
+            f"  {length}, parameters: {numbers:,}, fingerprint: {self.fingerprint()[:12]})"
+        )
+
     @property
     def spec(self) -> PolicySpec:
         """The description, checked, at its present state."""

@@ -50,6 +50,7 @@ __all__ = [
     "RuleChoice",
     "Update",
     "check_rule",
+    "completed",
     "make",
     "register",
     "validate",
@@ -151,6 +152,25 @@ def make(spec: str | dict[str, Any] | Action) -> Action:
     except TypeError as error:
         valid = ", ".join(_field_names(known[kind]))
         raise TypeError(f"action {spec!r}: {error}; valid fields: {valid}") from None
+
+
+def completed(spec: Any, own: str | dict[str, Any] | Action) -> Any:
+    """Return a description of an action, where a dict without a kind changes another one.
+
+    Args:
+        spec: as for :func:`make`; or a dict without ``"kind"``.
+        own: the action whose fields such a dict changes, as that of an environment's id.
+            A dict without a kind is one of ``"continuous"``.
+
+    Returns:
+        What :func:`make` takes; any other ``spec`` is returned as it is.
+    """
+    if not isinstance(spec, dict) or "kind" in spec:
+        return spec
+    if isinstance(own, Action):
+        own = own.to_dict()
+    base = {"kind": own} if isinstance(own, str) else own
+    return {"kind": Continuous.kind, **base, **spec}
 
 
 def check_rule(action: Action, rule: Rule) -> None:

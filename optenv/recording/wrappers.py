@@ -354,7 +354,8 @@ def _arguments(spec: Any) -> dict[str, Any] | None:
     if spec is None:
         return None
     of_batch = (*LearningRateVectorEnv.own_arguments, "vectorization_mode", "vector_kwargs")
-    arguments = {key: value for key, value in spec.kwargs.items() if key not in of_batch}
+    left_out = (*of_batch, "own_action")  # the id has it
+    arguments = {key: value for key, value in spec.kwargs.items() if key not in left_out}
     try:
         read: dict[str, Any] = json.loads(json.dumps(arguments))
     except (TypeError, ValueError):

@@ -262,10 +262,12 @@ def loss_features_of(names: Sequence[str]) -> str:
     return ("both" if invariant else "positive") if positive else "invariant"
 
 
-#: Names and descriptions of the features that are observed by default.
+#: The default set alone: names and descriptions of the features that are observed unless
+#: ``loss_features``, ``loss_dropout`` or ``observe_validation`` says otherwise.
+#: :data:`ALL_FEATURES` has all.
 FEATURES = {name: ALL_FEATURES[name] for name in observed_features("invariant")}
 
-#: Those of them that are 0 where no loss is given.
+#: Those of the default set that are 0 where no loss is given.
 LOSS_FEATURES = LOSS_FEATURE_SETS["invariant"]
 
 

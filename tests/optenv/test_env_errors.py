@@ -47,6 +47,22 @@ def test_an_unknown_argument_without_a_close_one_lists_the_valid_ones() -> None:
         gym.make(CONTINUOUS, qqq=1)
 
 
+@pytest.mark.parametrize("env_id", ENV_IDS)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_envs", 3), ("groups", 2), ("autoreset_mode", "Disabled"), ("rendered", 1)],
+)
+def test_arguments_of_batches_are_refused_and_not_listed_by_single_environments(
+    env_id: str, name: str, value: Any
+) -> None:
+    with pytest.raises(TypeError, match=f"^{name} is an argument of gym.make_vec") as error:
+        gym.make(env_id, **{name: value})
+    assert f"{name}={value!r}" in str(error.value)
+    with pytest.raises(TypeError, match=r"argument 'qqq'; valid: .*, render_mode") as error:
+        gym.make(env_id, qqq=1)
+    assert name not in str(error.value)
+
+
 # Argument, value, error, and parts of its message (besides the value, if it is plain).
 BAD_ARGUMENTS: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("tasks", "mnist", ValueError, [*tasks.SPLITS, *tasks.FAMILIES, *tasks.MORE_FAMILIES]),
@@ -64,7 +80,7 @@ BAD_ARGUMENTS: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("rule", torch.optim.Adam, ValueError, list(rules.RULES)),
     ("action", "relative", ValueError, list(actions.ACTIONS)),
     ("action", {"kind": "box"}, ValueError, ["'box'", *actions.ACTIONS]),
-    ("action", {"step": 1.0}, ValueError, ["no 'kind'", *actions.ACTIONS]),
+    ("action", {"steps": 1.0}, TypeError, ["'steps'", "valid fields: bound", "step"]),
     (
         "action",
         {"kind": "continuous", "steps": 1.0},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import math
@@ -66,7 +67,37 @@ def test_every_spec_names_classes_and_valid_arguments() -> None:
         assert registration.is_trial(env_id) is trial
         settings.make(arguments)
         assert EnvSpec.from_json(spec.to_json()) == spec
-        assert json.loads(spec.to_json())["kwargs"] == arguments
+        registered = {**arguments, "own_action": arguments["action"]}
+        assert json.loads(spec.to_json())["kwargs"] == registered
+
+
+@pytest.mark.parametrize("env_id", [*registration.ENVIRONMENTS, *registration.TRIALS])
+def test_a_dict_without_a_kind_changes_fields_of_the_action_of_the_id(env_id: str) -> None:
+    usual = gym.make(env_id).unwrapped.batch.action
+    expected = dataclasses.replace(usual, schedule="wsd")
+    for given in ({"schedule": "wsd"}, {"kind": usual.kind, "schedule": "wsd"}):
+        env = gym.make(env_id, action=given)
+        batch = gym.make_vec(env_id, 2, action=given)
+        assert env.unwrapped.batch.action == batch.unwrapped.action == expected
+    for make in (gym.make, gym.make_vec):
+        with pytest.raises(
+            TypeError, match=r"'scedule'; valid fields: bound, .*, schedule"
+        ):
+            make(env_id, action={"scedule": "wsd"})
+
+
+def test_a_dict_without_a_kind_changes_fields_of_the_action_of_a_new_id() -> None:
+    env_id, own = "mine/Stepping-v0", {"kind": "discrete", "multipliers": (0.5, 1.0)}
+    registration.register(env_id, action=own)
+    try:
+        for make in (gym.make, gym.make_vec):
+            env = make(env_id, action={"schedule": "wsd"}).unwrapped
+            action = getattr(env, "batch", env).action
+            assert action == optenv.actions.make({**own, "schedule": "wsd"})
+    finally:
+        del gym.registry[env_id]
+    direct = optenv.LearningRateVectorEnv(action={"schedule": "wsd"})
+    assert direct.action == optenv.actions.make({"kind": "continuous", "schedule": "wsd"})
 
 
 @pytest.mark.parametrize("env_id", COVERING)

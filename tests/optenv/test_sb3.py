@@ -109,6 +109,19 @@ def test_autoreset_modes_that_lose_an_observation_are_refused(mode: AutoresetMod
         SB3VecEnv(env)
 
 
+@pytest.mark.parametrize("vectorization", [None, "sync"])
+def test_the_message_on_another_mode_has_the_line_that_works(
+    vectorization: str | None,
+) -> None:
+    env = gym.make_vec(ENV_IDS[1], 2, vectorization_mode=vectorization)
+    with pytest.raises(ValueError, match="does not reset itself: ") as error:
+        SB3VecEnv(env)
+    line = str(error.value).split("itself: ")[1].split(", got")[0]
+    made = eval(line, {"gym": gym})
+    assert made.spec.id == ENV_IDS[1] and type(made) is type(env)
+    assert SB3VecEnv(made).num_envs == 2
+
+
 def test_attributes_and_methods_of_the_batch_are_available() -> None:
     env = batched(ENV_IDS[0], 3, **SHORT)
     assert env.get_attr("num_envs") == [3, 3, 3]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,17 @@ from torch import nn
 from ...policy.files import load_policy
 from ...policy.module import Policy
 from ..row import DEFAULT, SHARED, TUNED
-from .arm import Arm, Search, grid_arms
+from .arm import Arm, Search
 from .learned import learned_arm
 from .table import ARMS, SEARCHES, untuned_arms
 
-__all__ = ["PolicyArms", "SelectedArms", "load_policy_arms", "select_arms"]
+__all__ = [
+    "PolicyArms",
+    "SelectedArms",
+    "load_policy_arms",
+    "require_packages",
+    "select_arms",
+]
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,6 @@ def select_arms(names: Sequence[str] = ()) -> SelectedArms:
 
     Raises:
         ValueError: there is no arm of that name; the message lists the valid ones.
-        ImportError: the package of one of them is missing.
     """
     for name in names:
         if name not in ARMS:
@@ -49,11 +54,21 @@ def select_arms(names: Sequence[str] = ()) -> SelectedArms:
     wanted = {*(names or ARMS), DEFAULT, TUNED}
     untuned = [arm for arm in untuned_arms() if arm.name in wanted]
     searches = {name: search for name, search in SEARCHES.items() if name in wanted}
+    return SelectedArms(untuned, searches, SHARED in wanted)
 
-    # Make each optimizer once, so that a missing package is found out now rather than
-    # hours later.
-    tried = [grid_arms(search)[0] for search in searches.values()]
-    for arm in [*untuned, *tried]:
+
+def require_packages(arms: Iterable[Arm]) -> None:
+    """Make the optimizer of each arm once, so that a missing package is found out now.
+
+    Hours later, in the arm's first run, would be late.
+
+    Args:
+        arms: arms that have runs to make.
+
+    Raises:
+        ImportError: the package of one of them is missing.
+    """
+    for arm in arms:
         module = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
         try:
             params = module if arm.takes_module else module.parameters()
@@ -64,7 +79,6 @@ def select_arms(names: Sequence[str] = ()) -> SelectedArms:
             raise ImportError(
                 f"{arm.name} cannot run: {error}; name the arms that can, with --arm"
             ) from error
-    return SelectedArms(untuned, searches, SHARED in wanted)
 
 
 @dataclass(frozen=True)

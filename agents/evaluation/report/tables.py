@@ -17,10 +17,12 @@ from typing import Any
 
 from optenv.atomic import replacing, write_text
 
-from ..row import DEFAULT, TUNED, Row, ordered_arms
+from ..arms.controls import CONTROLS
+from ..row import DEFAULT, SHARED, TUNED, Row, ordered_arms
 from ..runs.jobs import Choices
 from ..stats.intervals import Estimate, Interval, interval
 from ..stats.normalise import (
+    MAX_NORMALISED,
     MISSED_SPEEDUP,
     difference,
     final_losses,
@@ -48,6 +50,26 @@ __all__ = [
 LOSS_TABLE_WIDTH = 120
 SUMMARY_WIDTH = 140
 
+#: What the arms are that all results are relative to.
+ARMS_LEGEND = {
+    DEFAULT: "AdamW with torch's default settings",
+    SHARED: "AdamW at one setting tuned for all tasks",
+    TUNED: "AdamW at the setting tuned for each task",
+}
+
+#: What the controls of a policy are.
+CONTROLS_LEGEND = {
+    "untrained": "the policy's network before its training",
+    "noise": "random moves of the learning rate, as large as the policy's",
+    "replay": "the policy's mean schedule, whatever happens",
+}
+
+#: End of the name of the arm that is the worst of a policy's.
+WORST = ", worst lr"
+
+#: How far ahead of the reference a run counts, in % of the gap.
+MOST_AHEAD = f"{100.0 * (MAX_NORMALISED - 1.0):g} %"
+
 
 # Losses of each task
 
@@ -69,19 +91,33 @@ def format_table(rows: Sequence[Row], width: int = LOSS_TABLE_WIDTH) -> str:
         for arm in arms
     }
     # 1. Losses of all arms.
-    title = f"Validation loss, mean ± 95 % interval over {seeds} seeds"
-    parts = [_grid(title, tasks, cells, width)]
+    title = [f"Validation loss, mean ± 95 % interval over {seeds} seeds", *_legend(arms)]
+    parts = [_grid("\n".join(title), tasks, cells, width)]
     # 2. Each learned arm against every baseline.
     learned = {row["arm"] for row in rows if row["learned"]}
     baselines = [arm for arm in arms if arm not in learned]
     for arm in (arm for arm in arms if arm in learned and baselines):
-        title = (
-            f"{arm} minus the baseline, seed by seed: below 0 is better, * excludes 0\n"
-            "(gap: from initial to tuned AdamW's loss, how much of it is left open)"
-        )
+        text = [f"{arm} minus the baseline, seed by seed: below 0 is better, * excludes 0"]
         columns = _differences(rows, arm, baselines)
-        parts.append(_grid(title, [*tasks, "all tasks"], columns, width))
+        if TUNED in baselines:
+            text += [
+                f"gap to tuned: how much of the way from the initial to {TUNED}'s loss is "
+                "left open, below 0 beyond it;",
+                "without a limit, so that one task may make up the mean over all tasks "
+                "(IQM and ahead, where they are",
+                f"given, count no run as more than {MOST_AHEAD} beyond)",
+            ]
+        parts.append(_grid("\n".join(text), [*tasks, "all tasks"], columns, width))
     return "\n\n".join(parts)
+
+
+def _legend(arms: Sequence[str]) -> list[str]:
+    """Tell what the arms are whose names do not say it, a line each."""
+    lines = [f"{name}: {text}" for name, text in ARMS_LEGEND.items() if name in arms]
+    for control in CONTROLS:
+        if any(f" {control} lr " in arm for arm in arms):
+            lines.append(f"{control}: {CONTROLS_LEGEND[control]}")
+    return lines
 
 
 def _differences(
@@ -151,8 +187,10 @@ def format_summary(
     title = [
         f"{tasks} tasks, {summaries[0].runs} runs an arm; "
         "[95 % interval of the stratified bootstrap over seeds]",
-        "IQM: interquartile mean of final losses, 0 as at the start, 1 as "
-        f"{reference}; area: the same over the whole run, mean",
+        "IQM: interquartile mean of final losses, 0 as at the start or worse, 1 as "
+        f"{reference}; area: mean over the whole run;",
+        f"in both, no run counts as more than {MOST_AHEAD} of the gap (from the initial to "
+        f"{reference}'s loss) ahead",
         f"P(better): probability that a run beats one of {reference}; "
         f"reached: runs that reach the target, {target}",
         f"speed-up, CPU: {reference}'s updates and CPU time to it over the arm's, "
@@ -161,6 +199,9 @@ def format_summary(
     if names := " and ".join(summaries[0].records):
         tie = f"{100 * TIE_TOLERANCE:g} % of the gap"
         title.append(f"{names}: tasks won / won or tied within {tie} / lost")
+    title.append("diverged: runs that end above their initial loss")
+    if any(each.arm.endswith(WORST) for each in summaries):
+        title.append("worst lr: at the base learning rate that is worst for each task")
     columns = {
         "IQM": [_estimate(each.iqm) for each in summaries],
         "area": [f"{each.area:.3f}" for each in summaries],
@@ -191,7 +232,10 @@ def format_records(rows: Sequence[Row], width: int = SUMMARY_WIDTH) -> str:
     title = (
         "Ours against each baseline: tasks won / won or tied within "
         f"{100 * TIE_TOLERANCE:g} % of the gap / lost;\n"
-        "ahead: mean over tasks, % of AdamW tuned's gap, and 95 % interval over seeds"
+        f"ahead: mean over tasks, in % of the gap, from the initial to {TUNED}'s loss, and "
+        "95 % interval over seeds;\n"
+        f"no run counts as more than {MOST_AHEAD} ahead of {TUNED}, or as worse than its "
+        "initial loss"
     )
     columns = {
         arm: [
@@ -225,7 +269,7 @@ def with_worst_cases(
     extended = list(rows)
     for family, arms in families.items():
         if len(arms) > 1:
-            extended += worst_case(rows, arms, f"{family}, worst lr")
+            extended += worst_case(rows, arms, f"{family}{WORST}")
     return extended
 
 

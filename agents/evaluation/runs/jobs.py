@@ -218,10 +218,40 @@ class Phases:
         arms = {task.name: self._arms_of(choices[task.name]) for task in self._tasks}
         return run(list(make_jobs(arms, self._tasks, self._seeds))), choices
 
-    def _choose(self, rows: Sequence[Row]) -> Choices:
-        """Choose a setting for each task and column, given the rows of the tuning."""
+    def arms_to_run(self, stored: Callable[[Job], Row | None]) -> list[Arm]:
+        """Return the arms that have runs to make, each once.
+
+        A search whose tuning is not done counts by the settings that are left to try, as
+        what it will choose is unknown.
+
+        Args:
+            stored: returns the row of a job that need not be run, or None.
+        """
+        found = [(job, stored(job)) for job in self._tuning]
+        left = {job.arm.name: job.arm for job, row in found if row is None}
+        tuned = {
+            column: search
+            for column, search in self._searches.items()
+            if not left.keys() & search.choice_by_arm.keys()
+        }
+        choices = self._choose([row for _, row in found if row is not None], tuned)
+        arms = {task.name: self._arms_of(choices[task.name]) for task in self._tasks}
+        for job in make_jobs(arms, self._tasks, self._seeds):
+            if job.arm.name not in left and stored(job) is None:
+                left[job.arm.name] = job.arm
+        return list(left.values())
+
+    def _choose(
+        self, rows: Sequence[Row], searches: Mapping[str, Search] | None = None
+    ) -> Choices:
+        """Choose a setting for each task and column, given the rows of the tuning.
+
+        Args:
+            rows: rows of the tuning, of all arms of the searches.
+            searches: searches to choose for, by default all.
+        """
         choices: Choices = {task.name: {} for task in self._tasks}
-        for column, search in self._searches.items():
+        for column, search in (self._searches if searches is None else searches).items():
             means = mean_losses(rows, search)
             if self._shared and column == TUNED:
                 shared = choose_shared(means, search)

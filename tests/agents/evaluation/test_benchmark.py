@@ -98,6 +98,25 @@ def test_a_second_call_reuses_all_runs(results):
     assert tables[0].split("all done")[0] == tables[1].split("all done")[0]
 
 
+def test_arms_whose_runs_are_stored_need_no_package(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    arms = ("--arm", "SOAP", "--arm", "Schedule-Free AdamW tuned", "--length", 0.01)
+    arms += ("--task", TASKS[0], "--tuning-seeds", 1, "--no-progress", "--workers", 0)
+    first = invoke(*arms, "--seeds", 1, "--out", out)
+    assert first.exit_code == 0, first.output
+    for package in ("pytorch_optimizer", "schedulefree"):
+        monkeypatch.setitem(sys.modules, package, None)
+    again = invoke(*arms, "--seeds", 1, "--out", out)
+    assert again.exit_code == 0 and "\n0 runs done" in f"\n{again.output}"
+    written = (out / "rows.jsonl").read_bytes()
+    more = invoke(*arms, "--seeds", 2, "--out", out)
+    assert more.exit_code == 2 and "SOAP cannot run" in more.output
+    left = [line for line in written.splitlines(keepends=True) if b'"SOAP"' in line]
+    (out / "rows.jsonl").write_bytes(b"".join(left))
+    less = invoke(*arms, "--seeds", 1, "--out", out)
+    assert less.exit_code == 2 and "Schedule-Free AdamW 0.0001" in less.output
+
+
 @pytest.mark.slow
 def test_a_changed_policy_reruns_its_own_arms_alone(tmp_path):
     policy, out = tmp_path / "mine" / "policy", tmp_path / "out"

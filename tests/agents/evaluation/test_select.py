@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from agents.evaluation.arms.select import load_policy_arms, select_arms
+from agents.evaluation.arms.arm import grid_arms
+from agents.evaluation.arms.select import load_policy_arms, require_packages, select_arms
 from agents.evaluation.arms.table import SEARCHES, untuned_arms
 from agents.evaluation.row import SHARED
 from agents.evaluation.tasks.benchmark import BENCHMARK
@@ -59,12 +60,20 @@ def test_a_missing_package_is_named_before_anything_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["SOAP", "SOAP tuned"])
-def test_a_missing_package_raises_when_arms_are_selected(name, monkeypatch):
+def test_a_missing_package_raises_before_its_arm_runs(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    selected = select_arms([name])
+    tried = [arm for search in selected.searches.values() for arm in grid_arms(search)]
     with pytest.raises(
         ImportError, match=r'SOAP.* cannot run: .*install "\.\[benchmark\]"'
     ):
-        select_arms([name])
+        require_packages([*selected.untuned, *tried])
+
+
+def test_arguments_are_checked_before_packages(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "prodigyopt", None)
+    result = invoke("--arm", "Prodigy", "--address", "auto", "--out", tmp_path / "run")
+    assert result.exit_code == 2 and "give --engine ray as well" in result.output
 
 
 def test_policies_are_named_after_their_folders(tmp_path, monkeypatch):

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from agents.evaluation import format_table, write_csv
+from agents.evaluation.arms.controls import CONTROLS
 from agents.evaluation.report.plots import plot_curves
-from agents.evaluation.row import TUNED
+from agents.evaluation.report.tables import CONTROLS_LEGEND, WORST, format_standings
+from agents.evaluation.row import DEFAULT, SHARED, TUNED
 from agents.evaluation.stats.intervals import interval
 from agents.evaluation.stats.normalise import difference, remaining_gap
 from tests.helpers.benchmark_rows import row
@@ -100,3 +102,24 @@ def test_pictures_are_drawn(results, ours, tmp_path):
     assert (tmp_path / "curves.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="no results"):
         plot_curves([], tmp_path / "none.png")
+
+
+def test_legends_tell_what_arms_are_and_how_far_a_run_counts():
+    arms = {DEFAULT: 1.2, SHARED: 1.1, TUNED: 1.0, "mine lr 1": 0.9, "mine noise lr 1": 1.1}
+    rows = [
+        row(task, arm, seed, loss, learned=arm == "mine lr 1")
+        for task in ("a", "b")
+        for arm, loss in {**arms, f"mine{WORST}": 1.0}.items()
+        for seed in range(2)
+    ]
+    losses, gaps = format_table(rows).split("minus the baseline")
+    assert f"{SHARED}: AdamW at one setting tuned for all tasks\n" in losses
+    assert "\nnoise: random moves" in losses and "\nreplay:" not in losses
+    assert "without a limit" in gaps and "20 % beyond" in gaps
+    standings = format_standings(rows)
+    assert standings.count("no run counts as more than 20 %") == 2
+    assert "\ndiverged: " in standings and "\nworst lr: " in standings
+
+
+def test_every_control_has_a_legend():
+    assert tuple(CONTROLS_LEGEND) == CONTROLS

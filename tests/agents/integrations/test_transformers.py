@@ -222,7 +222,7 @@ def test_a_run_that_is_resumed_for_longer_gets_the_new_length(tmp_path):
     arguments = {"save_strategy": "steps", "save_steps": 20}
     fit(Learned, tmp_path, arguments=arguments)
     run, _ = trainer(Learned, tmp_path / "rest", arguments={"max_steps": 2 * STEPS})
-    loaded = pytest.warns(UserWarning, match=f"run of total_steps={STEPS}")
+    loaded = pytest.warns(UserWarning, match=f"loaded total_steps={STEPS} overrides")
     with loaded, pytest.warns(UserWarning, match=f"ends after {2 * STEPS} steps"):
         run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-20"))
     optimizer = unwrapped(run.optimizer)

@@ -141,7 +141,7 @@ def test_runs_with_a_budget_resume_bit_for_bit(cut: int) -> None:
     weights, saved = torch.load(buffer, weights_only=True)
     second.load_state_dict(weights)
     resumed = LearnedOptimizer(second.parameters(), policy, total_steps=40, batch_size=4)
-    with pytest.warns(UserWarning, match="batch_size=8, which goes on; batch_size=4"):
+    with pytest.warns(UserWarning, match="batch_size=8 overrides batch_size=4"):
         resumed.load_state_dict(saved)
     train(second, resumed, loaded, 25)
     for one, two in zip(first.parameters(), second.parameters(), strict=True):
@@ -164,7 +164,7 @@ def test_the_progress_is_the_share_of_the_budget_that_is_used() -> None:
     assert seen == sorted(seen) and seen[-1] == 1
     assert optimizer.log_dict()["batch_size"] == optimizer.batch_size
     assert "of the budget is used" in repr(optimizer)
-    assert "batch_size: examples of the next batches" in str(optimizer.explain())
+    assert "batch_size: number of examples in the next batches" in str(optimizer.explain())
     with pytest.warns(UserWarning, match="total_steps=30 are done; further steps"):
         train(module, optimizer, loaded, 1)
     assert optimizer.progress == 1

@@ -487,3 +487,24 @@ def test_leaving_out_the_length_says_which_policy_that_means():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         LearnedOptimizer([p], "anytime")
+
+
+def test_the_warning_on_another_loaded_length_names_the_call_that_changes_it():
+    saved = make(total_steps=30)
+    take(saved, 8)
+    longer, shorter = make(total_steps=60), make(total_steps=5)
+    says = r"total_steps=30 overrides total_steps=60, .*; extend\(60\) changes it$"
+    with pytest.warns(UserWarning, match=says):
+        longer.load_state_dict(saved.state_dict())
+    assert longer.total_steps == 30
+    longer.extend(60)
+    assert longer.total_steps == 60
+    with pytest.warns(UserWarning, match=r"=5, .*; extend\(total_steps\) changes it$"):
+        shorter.load_state_dict(saved.state_dict())
+
+
+@pytest.mark.parametrize("bounds", [(1, 5), (10**4, 10**5)])
+def test_the_warning_on_an_unusual_length_says_what_may_happen(bounds):
+    policy = still(total_updates=list(bounds))
+    with pytest.warns(UserWarning, match="total_steps=20 .*; performance may degrade$"):
+        make(policy)

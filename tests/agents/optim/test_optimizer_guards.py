@@ -20,13 +20,36 @@ from tests.helpers.policies import EACH_SHIPPED, random_policy
 
 def test_a_state_of_another_policy_is_refused():
     model = make_model()
-    saved = learned(model).state_dict()
+    optimizer = learned(model)
     policy = random_policy()
     with torch.no_grad():
         next(policy.parameters())[0, 0] += 1e-3
     other = LearnedOptimizer(model.parameters(), policy, total_steps=STEPS)
-    with pytest.raises(ValueError, match=r"is of policy .*, but here is"):
+    before, here = (each.policy.fingerprint()[:12] for each in (optimizer, other))
+    says = f"with the policy of fingerprint {before}; .* uses the policy of .* {here}"
+    with pytest.raises(ValueError, match=says):
+        other.load_state_dict(optimizer.state_dict())
+
+
+def test_a_state_of_another_shipped_policy_is_refused_by_the_names_of_both():
+    model = make_model()
+    saved = LearnedOptimizer(model.parameters(), total_steps=STEPS).state_dict()
+    other = LearnedOptimizer(model.parameters(), "adam", total_steps=STEPS)
+    with pytest.raises(ValueError, match=r"saved with policy 'default'; .*") as error:
         other.load_state_dict(saved)
+    assert "this LearnedOptimizer uses policy 'adam'" in str(error.value)
+    assert "give policy='default' (if none is named, the policy" in str(error.value)
+
+
+@pytest.mark.parametrize("make", [torch.optim.AdamW, torch.optim.SGD])
+def test_a_state_of_an_optimizer_without_a_policy_is_refused_in_words(make):
+    model = make_model()
+    saved = make(model.parameters()).state_dict()
+    says = r"is not the state_dict of a LearnedOptimizer \(it has no 'controller'\)"
+    with pytest.raises(ValueError, match=says):
+        learned(model).load_state_dict(saved)
+    with pytest.raises(ValueError, match="is not the state_dict of a LearnedOptimizer"):
+        learned(model).load_state_dict(model.state_dict())
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -134,11 +157,22 @@ def test_a_policy_of_another_type_is_refused():
         LearnedOptimizer([nn.Parameter(torch.zeros(2))], 5, total_steps=5)
 
 
-def test_a_learning_rate_in_place_of_the_policy_is_told_where_it_belongs():
-    with pytest.raises(TypeError, match=r"0\.001; a learning rate is given by .*lr=0\.001"):
-        LearnedOptimizer([nn.Parameter(torch.zeros(2))], 1e-3)
-    with pytest.raises(TypeError, match=r"got \[\]$"):
-        LearnedOptimizer([nn.Parameter(torch.zeros(2))], [])
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (1e-3, r"0\.001; a learning rate is given by name: lr=0\.001$"),
+        (400, "400; a number of steps is given by name: total_steps=400$"),
+        (1, "1; a number of steps is given by name: total_steps=1$"),
+        (4e2, r"400\.0; a number of steps is given by name: total_steps=400\.0$"),
+        ([], r"got \[\]$"),
+        (True, "got True$"),
+    ],
+)
+def test_a_number_in_place_of_the_policy_is_told_where_it_belongs(given, says):
+    with pytest.raises(TypeError, match=says):
+        LearnedOptimizer([nn.Parameter(torch.zeros(2))], given)
+    with pytest.raises(TypeError, match=says):
+        LearnedOptimizer.for_model(make_model(), given)
 
 
 def test_opposite_infinities_do_not_cancel():
@@ -259,13 +293,6 @@ def test_a_loss_that_is_not_a_scalar_is_refused_before_anything_moves():
     ):
         optimizer.step(loss=torch.ones(3))
     assert torch.equal(weights(model), before)
-
-
-def test_the_state_of_another_optimizer_is_refused():
-    p = nn.Parameter(torch.ones(1))
-    optimizer = LearnedOptimizer([p], random_policy(), total_steps=5)
-    with pytest.raises(ValueError, match="it was not saved by an optimizer with a policy"):
-        optimizer.load_state_dict(torch.optim.AdamW([p]).state_dict())
 
 
 def test_a_loss_passed_as_the_closure_is_refused():

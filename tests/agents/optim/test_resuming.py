@@ -60,7 +60,7 @@ def test_resuming_from_a_state_dict_is_bit_exact(rule, cut):
         model.parameters(), random_policy(rule=rule), total_steps=STEPS // 2
     )
     model.load_state_dict(state)
-    with pytest.warns(UserWarning, match="total_steps=60, which goes on"):
+    with pytest.warns(UserWarning, match="total_steps=60 overrides total_steps=30"):
         resumed.load_state_dict(optimizer_state)
     train(model, resumed, list(batches())[cut:])
     assert torch.equal(weights(model), expected)

@@ -262,14 +262,20 @@ def test_optimizers_that_cannot_be_driven_are_refused():
         LearnedLR(optimizer, 0)
     with pytest.raises(ValueError, match="total_steps is missing"):
         LearnedLR(optimizer, policy="adam")
+    with pytest.raises(ValueError, match=r"got 'adam'; .* by name: policy='adam'"):
+        LearnedLR(optimizer, "adam")
+    with pytest.raises(TypeError, match=r"0\.1; the learning rate is that of the optim"):
+        LearnedLR(optimizer, 60, 0.1)
+    with pytest.raises(TypeError, match="by name: total_steps=60"):
+        LearnedLR(optimizer, 60, 60)
     scheduler = LearnedLR(optimizer, 60)
     with pytest.raises(ValueError, match=r"shape \[2\]"):
         scheduler.step(torch.ones(2))
     other = torch.optim.lr_scheduler.StepLR(optimizer, 5).state_dict()
-    with pytest.raises(ValueError, match="it was not saved by an optimizer with a policy"):
+    with pytest.raises(ValueError, match="is not the state_dict of a LearnedLR"):
         scheduler.load_state_dict(other)
     state = LearnedLR(torch.optim.SGD([p], lr=0.1), 60, "adam").state_dict()
-    with pytest.raises(ValueError, match=r"is of policy .* but here is"):
+    with pytest.raises(ValueError, match=r"policy 'adam'; .* uses policy 'momentum'"):
         scheduler.load_state_dict(state)
 
 

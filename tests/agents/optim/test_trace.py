@@ -106,7 +106,7 @@ def test_a_decision_tells_the_rate_its_factors_and_the_loss():
     assert schedule[0] == pytest.approx(1 / 5) and schedule[20] == 1
     last = max(schedule)
     assert schedule[last] == pytest.approx((STEPS - last) / (0.3 * STEPS))
-    assert "schedule: factor by warm-up and final fall" in str(rows)
+    assert "schedule: factor that warm-up, final decay" in str(rows)
 
 
 @pytest.mark.parametrize("schedule", ["auto", "always"])
@@ -197,6 +197,14 @@ def test_every_column_has_a_meaning_in_plain_words(trained):
     assert set(ALL_FEATURES) <= set(MEANINGS)
     for name, meaning in MEANINGS.items():
         assert not re.search(r"squash|centred|halved|k=|nats", meaning), name
+
+
+def test_examples_of_values_in_meanings_are_separated_from_what_they_mean():
+    for name in ALL_FEATURES:
+        if re.search(r"\d", MEANINGS[name]):
+            what, _, examples = MEANINGS[name].partition("; ")
+            assert not re.search(r"[+-]\d", what), name
+            assert re.match(r"[+-]?\d[.\d]*: |negative: ", examples), name
 
 
 def test_before_the_first_decision_the_explanation_is_empty():

@@ -317,7 +317,7 @@ def test_it_is_explained_in_plain_words() -> None:
     optimizer = made()
     walk(optimizer, range(40), usual)
     text = str(optimizer.explain())
-    assert "validation_fall: fall of the last validation loss" in text
+    assert "validation_fall: decrease of the last validation loss" in text
     assert set(VALIDATION_FEATURES) <= set(optimizer.explain()[0])
     assert "validation_fall" not in str(made(random_policy()).explain())
 

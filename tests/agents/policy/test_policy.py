@@ -256,3 +256,23 @@ def test_a_model_that_a_policy_cannot_represent_is_refused(make, arguments, says
     with pytest.raises(ValueError, match=says):
         export_policy(model, tmp_path / "policy")
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["default", "anytime", "dqn", "rl2"])
+def test_a_policy_prints_what_it_is_in_two_lines(name):
+    policy = load_policy(name)
+    shown = repr(policy)
+    assert shown.startswith(f"Policy {name!r} (algorithm: ") and shown.count("\n") == 1
+    assert ("anytime," in shown) == policy.anytime
+    assert policy.anytime or f"horizon: {policy.description['horizon']}" in shown
+    for each in (
+        policy.description["algorithm"], f"rule: {policy.rule.name},",
+        f"action: {policy.action.kind}, schedule: {policy.action.schedule},",
+        f"parameters: {sum(p.numel() for p in policy.parameters()):,}",
+        f"fingerprint: {policy.fingerprint()[:12]}",
+    ):  # fmt: skip
+        assert each in shown
+
+
+def test_a_policy_without_a_name_prints_none():
+    assert repr(random_policy()).startswith("Policy (algorithm: unknown, rule: adam")

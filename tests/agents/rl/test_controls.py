@@ -81,7 +81,7 @@ def assert_explains_its_control(optimizer: LearnedOptimizer, env_id: str) -> Non
         assert lowest[0] == highest[0] == pytest.approx(rows[0]["multiplier"])
         for row, low, high in zip(rows[1:], lowest[1:], highest[1:], strict=True):
             assert low < row["multiplier"] < high
-        assert "lowest factor of the learning rate of a parameter" in str(rows)
+        assert "lowest factor that the policy applies to the learning rate" in str(rows)
         return
     assert [group["name"] for group in optimizer.param_groups] == [
         "matrices", "output", "vectors",
