@@ -65,10 +65,10 @@ from agents.rl.export import export_policy
 from agents.rl.presets import PRESETS
 from agents.rl.resuming import keep_beginning, resumed, take_folder
 from agents.rl.seeds import train_candidates
-from agents.utils.engines import MAX_WORKERS
 from agents.utils.folder_lock import exclusive
 from agents.utils.full_disk import full_disk_explained
 from agents.utils.interrupts import terminated_as_interrupted
+from agents.utils.job_engines import MAX_WORKERS
 from agents.utils.progress import echo
 from optenv.checks import MAX_INTEGER
 

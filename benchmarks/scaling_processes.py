@@ -19,7 +19,7 @@ from agents.evaluation.tasks.heldout import task_named
 from agents.evaluation.tasks.suites import SUITES
 from agents.rl import factory
 from agents.rl.rllib.build import build_rllib
-from agents.utils.engines import Engine
+from agents.utils.job_engines import Engine
 from agents.utils.ray_cluster import cluster
 from optenv.tasks import MLP
 

@@ -27,7 +27,7 @@ from . import (
     telemetry,
 )
 from .env import LearningRateEnv
-from .memory import keep_freed_memory
+from .freed_memory import keep_freed_memory
 from .per_tensor import PerTensor
 from .registration import ENVIRONMENTS, TRIALS, register_all
 from .tasks import from_module

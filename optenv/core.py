@@ -20,7 +20,7 @@ from .rules import Rule, RuleState
 from .tasks.base import Task
 from .tasks.examples import Batch, Data
 from .telemetry import Losses, Probe, first_probe, probe
-from .tensors import inner_product, inner_products
+from .tensor_telemetry import inner_product, inner_products
 
 T = TypeVar("T")
 

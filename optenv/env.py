@@ -146,7 +146,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | `optenv/UpdateRule-v0` | `Box(-4, 4, (33,))` | the features, and a 1 at the rule that the last action chose (no 1 before the first action) |
     | `optenv/Hyperparameters-v0` | `Box(-4, 4, (30,))` | the features, and the last action but for its learning rate (0 before the first action) |
     | `optenv/RoleLearningRate-v0` | `Box(-4, 4, (29,))` | the features, and for each role its log-multiplier minus the mean of all, divided by 3 |
-    | `optenv/LayerwiseLearningRate-v0` | `Box(-4, 4, (921,))` | the features, and for each of 64 tensors the 14 of `optenv.tensors.TENSOR_FEATURES` (0 beyond the tensors of the model): by the same formulas, from its own gradient, step, values and log-multiplier, and its share of the decrease of the loss that the last step predicts |
+    | `optenv/LayerwiseLearningRate-v0` | `Box(-4, 4, (921,))` | the features, and for each of 64 tensors the 14 of `optenv.tensor_telemetry.TENSOR_FEATURES` (0 beyond the tensors of the model): by the same formulas, from its own gradient, step, values and log-multiplier, and its share of the decrease of the loss that the last step predicts |
     | `optenv/Update-v0` | `Box(-4, 4, (38,))` | the features, and 13 entries about parameters, gradients and losses, see below |
     | `optenv/BatchSize-v0` | `Box(-4, 4, (26,))` | the features, and the base-2 logarithm of the last batch size over the task's own, divided by 3 |
 

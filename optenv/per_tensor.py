@@ -54,7 +54,7 @@ class PerTensor(VectorWrapper):  # type: ignore[type-arg] # generic since Gymnas
                         learning rate moves by ``step`` times the action
     Observation         ``Box(-4, 4, (39,))``: the features of the run (25, and those
                         that ``features`` names), then those of the tensor (14, see
-                        :data:`optenv.tensors.TENSOR_FEATURES`)
+                        :data:`optenv.tensor_telemetry.TENSOR_FEATURES`)
     ==================  =============================================================
 
     Of trials, a sub-environment observes 3 numbers more: the previous action of the tensor,

@@ -29,9 +29,9 @@ except ImportError as error:  # the first of several packages that the extra has
     raise SystemExit(f"{error}: {install_hint('train')}") from None
 
 from ..policy.spec import MAX_NUMBER
-from ..utils.engines import Engine
 from ..utils.folder_lock import exclusive
 from ..utils.full_disk import full_disk_explained
+from ..utils.job_engines import Engine
 from ..utils.progress import progress_bar
 from .arms.arm import Arm
 from .arms.controls import CONTROLS

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ..utils.engines import ENGINES, MAX_WORKERS
+from ..utils.job_engines import ENGINES, MAX_WORKERS
 from .tasks.heldout import task_named
 from .tasks.problem import HeldoutTask
 

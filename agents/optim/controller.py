@@ -39,7 +39,7 @@ from .distributed import all_reduce_sum, is_distributed, mean_loss
 from .layerwise import TensorDecisions
 from .loss_hook import check_loss
 from .loss_unit import correct, is_outgrown, without_losses
-from .modify import initial_settings
+from .modifiers import initial_settings
 from .probe import UpdateProbe
 from .tensors import GradientBatch, States, parameters_of
 
@@ -63,7 +63,7 @@ class Controller:
     Args:
         policy: the policy; its weights are not changed.
         state: from :func:`initial_state`, :func:`next_run_state` or
-            :func:`agents.optim.state.check_controller`.
+            :func:`agents.optim.state_checks.check_controller`.
         synchronize: whether the processes of ``torch.distributed`` share one model and
             use the mean of their losses.
         partitioned: whether each of them holds other parameters of that model.

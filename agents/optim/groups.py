@@ -19,7 +19,7 @@ from ..policy.module import Policy
 from .clock import end_of_run, limit_of
 from .kernels import CAPTURABLE, FUSED, allocate, allocate_kept, switching, update
 from .kernels.base import KernelOptions
-from .modify import clip_gradients, settings_in_force, update_average
+from .modifiers import clip_gradients, settings_in_force, update_average
 from .tensors import DeviceRates, GradientBatch
 
 __all__ = [

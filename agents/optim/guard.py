@@ -16,7 +16,7 @@ from optenv.modifiers import CLIP_MEMORY, CLIP_WARMUP
 
 from ..utils.warning import warn_user
 from .controller import Controller
-from .slots import DECIDED, GOOD_PARAM, OWN, REMEMBERED
+from .state_keys import DECIDED, GOOD_PARAM, OWN, REMEMBERED
 from .tensors import GradientBatch, grad_norm, parameters_of
 
 __all__ = ["EARLY_STEPS", "GUARDS", "GradientGuard"]

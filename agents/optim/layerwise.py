@@ -17,12 +17,12 @@ from torch import Tensor
 
 from optenv.actions import Action, Decision
 from optenv.telemetry import Control, History, Losses, Probe
-from optenv.tensors import observe_tensors
+from optenv.tensor_telemetry import observe_tensors
 
 from ..policy.module import Policy
 from ..utils.warning import warn_user
 from . import clock
-from .slots import DECIDED, REMEMBERED
+from .state_keys import DECIDED, REMEMBERED
 from .tensors import GradientBatch, States
 
 __all__ = [

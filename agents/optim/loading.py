@@ -12,8 +12,8 @@ from optenv.checks import quoted
 from ..policy.module import Policy
 from .controller import State
 from .groups import check_group, check_roles
-from .slots import DECIDED, REMEMBERED
-from .state import check_controller, check_parameter_states, check_settings
+from .state_checks import check_controller, check_parameter_states, check_settings
+from .state_keys import DECIDED, REMEMBERED
 from .tensors import States
 
 __all__ = ["check_loaded", "restore_dtypes"]

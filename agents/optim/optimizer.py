@@ -19,6 +19,7 @@ from ..policies import ANYTIME, DEFAULT
 from ..policy.module import Policy
 from ..utils.warning import warn_user
 from . import clock
+from .arguments import check_arguments, check_policy, check_rates, given_policy, own_group
 from .budget import warn_of_other_batch_size
 from .capture import GraphUpdates, check_devices, is_capturing, refuse_capture
 from .controller import (
@@ -27,7 +28,6 @@ from .controller import (
     initial_state,
     next_run_state,
 )
-from .given import check_arguments, check_policy, check_rates, given_policy, own_group
 from .groups import (
     allocate_groups,
     check_group,
@@ -40,14 +40,14 @@ from .groups import (
 from .guard import EARLY_STEPS, GradientGuard
 from .kernels import kernel_of
 from .layerwise import carry_over
-from .lengths import Lengths
 from .loading import check_loaded, restore_dtypes
 from .loss_hook import LossCollector, check_loss, is_scalar
-from .modify import allocate_averages
+from .modifiers import allocate_averages
 from .reports import Reports
 from .roles import MatrixFlags, groups_for
-from .slots import REMEMBERED
-from .state import check_ranges
+from .run_length import Lengths
+from .state_checks import check_ranges
+from .state_keys import REMEMBERED
 from .tensors import DeviceRates, GradientBatch, parameters_of
 
 __all__ = ["LearnedOptimizer"]

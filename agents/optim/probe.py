@@ -25,7 +25,7 @@ from .distributed import (
     is_sharded,
     row_shard,
 )
-from .slots import STARTED
+from .state_keys import STARTED
 from .subsample import is_subsampled, scale, subsample, subsample_numel
 from .tensors import GradientBatch, States, in_full_precision, real
 

@@ -21,12 +21,12 @@ from ..policies import ANYTIME
 from ..policy.module import Policy
 from ..utils.warning import warn_user
 from . import clock
+from .arguments import given_policy
 from .capture import refuse_capture
 from .controller import Controller, initial_state
-from .given import given_policy
 from .loss_hook import check_loss, is_scalar
 from .reports import numbers, summarized
-from .state import check_buffers, check_controller, check_scheduler
+from .state_checks import check_buffers, check_controller, check_scheduler
 from .tensors import GradientBatch, grad_norm, parameters_of
 from .trace import Explanation
 

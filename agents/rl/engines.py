@@ -9,7 +9,7 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from ..utils.engines import Engine
+from ..utils.job_engines import Engine
 from ..utils.ray_cluster import cluster
 from . import factory
 from .checkpoints import MODEL

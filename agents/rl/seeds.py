@@ -26,8 +26,8 @@ from ..evaluation.tasks.problem import HeldoutTask
 from ..evaluation.tasks.selection import SELECTION
 from ..policy.ensemble import average
 from ..policy.files import load_policy, save_policy
-from ..utils.engines import PROCESSES, Engine
 from ..utils.interrupts import terminated_as_interrupted
+from ..utils.job_engines import PROCESSES, Engine
 from ..utils.progress import echo
 from ..utils.workers import stopped
 from . import factory, training

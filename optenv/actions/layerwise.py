@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ..checks import positive_int
-from ..tensors import TENSOR_FEATURES
+from ..tensor_telemetry import TENSOR_FEATURES
 from .base import Action, Decision
 
 __all__ = ["LayerwiseMultipliers"]
@@ -23,8 +23,8 @@ class LayerwiseMultipliers(Action):
     The learning rate of tensor ``t`` is the base rate times the schedule times
     ``exp(s_t)``. The mean over all tensors is the log-multiplier that the features of the
     run describe. A policy decides on one tensor at a time, from an observation of the run
-    and of that tensor (:mod:`optenv.tensors`): so it acts on any number of tensors, in any
-    order.
+    and of that tensor (:mod:`optenv.tensor_telemetry`): so it acts on any number of
+    tensors, in any order.
 
     Attributes:
         bound, start, schedule: see :class:`Action`.

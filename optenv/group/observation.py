@@ -15,7 +15,7 @@ from ..telemetry import (
     relative_fall,
 )
 from ..telemetry import observe as observe_features
-from ..tensors import observe_tensors, of_run
+from ..tensor_telemetry import observe_tensors, of_run
 from .setup import Setup
 from .state import ControlState
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import changes, core
 from ..tasks import Data, Task
 from ..telemetry import History, ValidationHistory
-from ..tensors import empty_history
+from ..tensor_telemetry import empty_history
 from .losses import reward_losses
 from .setup import Setup
 from .state import ControlState

@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from ..actions import Action, make
 from ..telemetry import own_features, registered_among
-from ..tensors import TENSOR_FEATURES
+from ..tensor_telemetry import TENSOR_FEATURES
 
 __all__ = [
     "ACTION",

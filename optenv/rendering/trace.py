@@ -15,7 +15,7 @@ from ..group import Group, StepResult
 from ..rules import switching
 from ..tasks import Function
 from ..telemetry import Probe
-from ..tensors import of_run
+from ..tensor_telemetry import of_run
 
 __all__ = [
     "MEASURES",

@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 import optenv
 from optenv import PerTensor, tasks
 from optenv.telemetry import FEATURES, Control, Losses, Probe
-from optenv.tensors import TENSOR_FEATURES, empty_history, observe_tensors
+from optenv.tensor_telemetry import TENSOR_FEATURES, empty_history, observe_tensors
 from tests.helpers.small_runs import MLP, QUADRATIC
 
 ID = "optenv/LayerwiseLearningRate-v0"

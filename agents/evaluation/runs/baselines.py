@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from statistics import fmean
 from typing import Any
 
-from ...utils.engines import PROCESSES, Engine
+from ...utils.job_engines import PROCESSES, Engine
 from ...utils.progress import progress_bar
 from ..arms.arm import Arm, Choice
 from ..arms.short_list import ADAMW, default_arms

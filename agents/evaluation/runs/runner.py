@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 
-from ...utils.engines import PROCESSES, Engine, Pool
+from ...utils.job_engines import PROCESSES, Engine, Pool
 from ...utils.progress import progress_bar
 from ..row import Row
 from ..tasks.problem import HeldoutTask

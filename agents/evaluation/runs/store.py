@@ -21,7 +21,7 @@ from typing import Any
 from optenv.atomic import append_bytes
 from optenv.checks import parsed_json, quoted
 
-from ...utils.engines import Pool
+from ...utils.job_engines import Pool
 from ..row import Row
 from .jobs import Job, job_key
 from .runner import OnEnd, run_jobs

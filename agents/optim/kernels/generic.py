@@ -15,7 +15,7 @@ from torch import Tensor
 from optenv.rules import Rule
 
 from ..distributed import full_tensor, shard_like
-from ..slots import OWN
+from ..state_keys import OWN
 from ..tensors import real, wide
 from .base import Kernel, KernelOptions, Step
 

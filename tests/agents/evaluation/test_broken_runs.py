@@ -14,7 +14,7 @@ from agents.evaluation.report.plots import plot_curves
 from agents.evaluation.row import DEFAULT, TUNED
 from agents.evaluation.runs.jobs import Job
 from agents.evaluation.runs.store import Store, StoredRuns
-from agents.utils.engines import PROCESSES
+from agents.utils.job_engines import PROCESSES
 from tests.helpers.benchmark_rows import ADAMW_ARM, row, short
 from tests.helpers.broken_tasks import faulty_task
 

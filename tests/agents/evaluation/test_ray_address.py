@@ -18,7 +18,7 @@ from agents.evaluation.__main__ import main
 from agents.evaluation.tasks.heldout import task_named
 from agents.rl.presets import PRESETS
 from agents.rl.seeds import train_candidates
-from agents.utils.engines import PROCESSES, Engine
+from agents.utils.job_engines import PROCESSES, Engine
 from agents.utils.ray_cluster import cluster
 
 pytest.importorskip("ray", reason="ray is not installed (extra: ray)")

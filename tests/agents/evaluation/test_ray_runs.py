@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from agents.evaluation.__main__ import main
 from agents.evaluation.runs.store import FILE, Store
-from agents.utils.engines import Engine
+from agents.utils.job_engines import Engine
 from agents.utils.outcomes import ProcessDied
 from agents.utils.ray_cluster import cluster
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from agents import LearnedLR, LearnedOptimizer
 from agents.optim.clock import CLOCK
-from agents.optim.state import ADDED
+from agents.optim.state_checks import ADDED
 from optenv.telemetry import observed_features
 from tests.helpers.damage import ODD_VALUES, measured, paths, replaced
 from tests.helpers.policies import random_policy, switching_policy

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import optenv
 from agents import LearnedOptimizer, Policy, check_export, export_policy, load_policy
-from agents.optim.slots import REMEMBERED
+from agents.optim.state_keys import REMEMBERED
 from agents.policy.files import save_policy
 from agents.rl.rl2 import RL2, LstmPolicy
 from optenv.sb3 import SB3VecEnv

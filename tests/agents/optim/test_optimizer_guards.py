@@ -12,7 +12,7 @@ from torch import nn
 from agents import LearnedOptimizer
 from agents.optim import groups
 from agents.optim.layerwise import column
-from agents.optim.slots import DECIDED
+from agents.optim.state_keys import DECIDED
 from optenv import rules
 from tests.helpers.loops import STEPS, batches, learned, make_model, train, weights
 from tests.helpers.policies import EACH_SHIPPED, random_policy

@@ -11,7 +11,7 @@ from torch import nn
 
 from agents import LearnedOptimizer
 from agents.optim.guard import GUARDS, ROLLBACK_PATIENCE
-from agents.optim.slots import GOOD_PARAM
+from agents.optim.state_keys import GOOD_PARAM
 from tests.helpers.loops import STEPS, batches, learned, make_model, train, weights
 from tests.helpers.policies import random_policy
 

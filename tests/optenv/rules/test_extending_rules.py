@@ -18,7 +18,7 @@ from agents import LearnedOptimizer, load_policy
 from agents.optim import kernels
 from agents.optim.kernels.base import Kernel
 from agents.optim.kernels.generic import generic_kernel
-from agents.optim.slots import OWN
+from agents.optim.state_keys import OWN
 from agents.policy.files import save_policy
 from optenv import rules
 from optenv.rules.arithmetic import safe_sqrt

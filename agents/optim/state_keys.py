@@ -25,7 +25,7 @@ STARTED = "last_param"
 GOOD_PARAM = "good_param"
 
 #: Decision on a tensor, of policies that act on single ones: log-multiplier, last requested
-#: change of it, and history (:func:`optenv.tensors.empty_history`), on the CPU.
+#: change of it, and history (:func:`optenv.tensor_telemetry.empty_history`), on the CPU.
 DECIDED = "decided"
 
 #: Memory of such policies at a tensor, if they are of trials or recurrent: the encoding of

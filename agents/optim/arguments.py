@@ -14,7 +14,7 @@ from ..policy.files import load_policy
 from ..policy.module import Policy
 from .clock import LIMIT, PEAK, SCHEDULES
 from .guard import GUARDS
-from .state import check_ranges
+from .state_checks import check_ranges
 
 __all__ = [
     "check_arguments",

@@ -31,7 +31,7 @@ from .kernels import KernelOptions, kernel_of
 from .kernels.base import initial_slot
 from .layerwise import DECIDED_NUMEL, column, remembered_numel
 from .probe import buffer_shape
-from .slots import AVERAGE, BUFFERS, DECIDED, GOOD_PARAM, REMEMBERED, STARTED
+from .state_keys import AVERAGE, BUFFERS, DECIDED, GOOD_PARAM, REMEMBERED, STARTED
 from .tensors import real, wide
 
 __all__ = [

@@ -14,7 +14,7 @@ from optenv.actions import Action
 from optenv.modifiers import CLIP_MEMORY, CLIP_WARMUP
 
 from ..policy.module import Policy
-from .slots import AVERAGE
+from .state_keys import AVERAGE
 from .tensors import GradientBatch, grad_norm, wide
 
 __all__ = [
