@@ -72,7 +72,7 @@ FAST_DQN = ["--set", "learning_starts=100", "--set", "gradient_steps=1"]
         (["--eval-task", "mnist"], "unknown held-out task 'mnist'; valid tasks: photo-cnn"),
         (["--agent", "dqn", "--timesteps", "9"], "must exceed learning_starts (20,480)"),
         (["--set", "learning_rate=abc"], "learning_rate must be a number, got 'abc'"),
-        (["--set", "policy_kwargs=3"], "cannot make a PPO model of"),
+        (["--set", "policy_kwargs=3"], "policy_kwargs must be a dict, got 3"),
         (["--policy", "default", "--no-evaluate"], "which --no-evaluate leaves out"),
         (["--policy", "default", "--save-every", 9], "trains none; leave out --save-every"),
         (

@@ -438,7 +438,7 @@ def test_the_layers_are_those_of_the_contracts(generated: Path) -> None:
     for contract in contracts["contracts"]:
         assert (f"**{contract['name']}.**" in text) == (contract["type"] == "layers")
     assert "`optenv`" in text
-    layer = "`clock`, `kernels`, `loss_hook`, `loss_unit`, `modify`, `probe`, `roles`, "
+    layer = "`clock`, `kernels`, `loss_hook`, `loss_unit`, `modifiers`, `probe`, `roles`, "
     assert f"{layer}`trace`" in text
 
 

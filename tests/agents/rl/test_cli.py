@@ -20,6 +20,7 @@ from agents.rl.engines import check_engine
 from agents.rl.presets import PRESETS
 from optenv.settings import Settings
 from tests.helpers.cli import script
+from tests.helpers.paths import ROOT
 from tests.helpers.policies import random_policy
 
 
@@ -129,4 +130,4 @@ def test_a_program_without_its_extra_says_how_to_install_it(
         if program == "train_agent.py":
             script()
         else:
-            runpy.run_module("agents.evaluation", run_name="__main__")
+            runpy.run_path(str(ROOT / program), run_name="__main__")
