@@ -237,6 +237,11 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 raise TypeError(f"{name} must be an integer, got {value!r}")
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs!r}")
+        if rendered is not None and render_mode is None:
+            raise ValueError(
+                f"rendered={rendered!r} has no effect without a render_mode; valid: "
+                f"{', '.join(map(repr, RENDER_MODES))}"
+            )
         if not 1 <= counts["rendered"] <= num_envs:
             raise ValueError(f"rendered must lie in [1, {num_envs}], got {rendered!r}")
         self.renderer: Renderer | None = None

@@ -35,6 +35,7 @@ __all__ = [
     "algorithm_of_preset",
     "build",
     "check_fit",
+    "checked_arguments",
     "configuration",
     "env_arguments",
     "make_env",
@@ -42,7 +43,6 @@ __all__ = [
     "make_unrolled",
     "preset",
     "remaining",
-    "vector_arguments",
 ]
 
 #: All environments: those whose episodes are runs, and those of trials; those of one
@@ -171,7 +171,7 @@ def make_env(
         num_envs,
         vectorization_mode="vector_entry_point",
         autoreset_mode=AutoresetMode.DISABLED,
-        **vector_arguments(env_id, arguments),
+        **checked_arguments(arguments),
     )
     if batch.unwrapped.action.per_tensor:  # type: ignore[attr-defined]
         batch = optenv.PerTensor(batch)
@@ -179,12 +179,8 @@ def make_env(
     return LeaveOneOutReward(env, copies) if copies > 1 else env
 
 
-def vector_arguments(env_id: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def checked_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments of an environment for ``gymnasium.make_vec``.
-
-    Args:
-        env_id: a key of :data:`IDS`.
-        arguments: see :func:`make_env`.
 
     Raises:
         ValueError: one is among them that a training sets itself.
@@ -192,10 +188,7 @@ def vector_arguments(env_id: str, arguments: Mapping[str, Any]) -> dict[str, Any
     for name, instead in ENV_CONFIGURED.items():
         if name in arguments:
             raise ValueError(f"{name} is not an argument of the runs; {instead}")
-    action = arguments.get("action", {})
-    if isinstance(action, dict):
-        action = {"kind": IDS[env_id]["action"], **action}
-    return {**arguments, "action": action}
+    return dict(arguments)
 
 
 def make_model(

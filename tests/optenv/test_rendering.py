@@ -116,7 +116,9 @@ def test_some_runs_of_a_batch_are_rendered() -> None:
     assert (first < 255).any() and all((frame == 255).all() for frame in others)
     assert len(others) == 4 and [*batch.renderer.traces] == [0]
     with pytest.raises(ValueError, match=r"rendered must lie in \[1, 5\], got 6"):
-        gym.make_vec("optenv/LearningRate-v0", 5, rendered=6)
+        gym.make_vec("optenv/LearningRate-v0", 5, render_mode="ansi", rendered=6)
+    with pytest.raises(ValueError, match=r"rendered=1 has no effect without a render_mode"):
+        gym.make_vec("optenv/LearningRate-v0", 5, rendered=1)
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])

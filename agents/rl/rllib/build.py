@@ -8,7 +8,7 @@ from typing import Any
 
 from ..algorithm_arguments import check_ranges
 from ..experience import check_experience
-from ..factory import algorithm_of_preset, check_fit, make_env, preset, vector_arguments
+from ..factory import algorithm_of_preset, check_fit, checked_arguments, make_env, preset
 from ..presets import PRESETS
 from .model import AGENTS, RLlibModel
 
@@ -71,7 +71,7 @@ def build_rllib(
     return RLlibModel(
         algorithm.name,
         env_id,
-        vector_arguments(env_id, given),
+        checked_arguments(given),
         described,
         num_envs=config["num_envs"],
         arguments=arguments,
