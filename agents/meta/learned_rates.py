@@ -1,6 +1,6 @@
 """Learners of initial parameters together with inner learning rates.
 
-Each of Meta-SGD, LSLR and hypergradient descent stands behind its inner rule.
+Each of Meta-SGD, LSLR and hypergradient descent follows its inner rule in this file.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class MetaSGD(InnerRuleLearner):
         module, family: see :class:`~agents.meta.MetaLearner`.
         inner_lr: initial value of all rates; for a pair, each is sampled uniformly between
             the two.
-        inner_steps: number of inner steps while learning. With more steps than that, rates
-            learned for one step may diverge.
+        inner_steps: number of inner steps while learning. Adapting with more steps may
+            diverge.
         **outer: arguments of :class:`~agents.meta.MetaLearner`.
 
     Raises:
@@ -215,7 +215,7 @@ class HypergradientLR(InnerRuleLearner):
         \alpha_{k,j} = \alpha_{k-1,j} \exp(b_j \cos(g_{k,j}, g_{k-1,j})), \qquad
         \theta_{k+1,j} = \theta_{k,j} - \alpha_{k,j}\, g_{k,j}
 
-    with gradients :math:`g_k = \nabla L^S(\theta_k)`. Far beyond the number of steps in
+    with gradients :math:`g_k = \nabla L^S(\theta_k)`. With many more steps than while
     learning, the rates may grow until the inner loop diverges.
 
     Args:
