@@ -1,4 +1,4 @@
-"""Record a trained policy and the base learning rate on named instances, and report.
+"""Record runs of a policy, and runs with the base learning rate, and make a report.
 
 python examples/record_policy.py
 """
