@@ -52,8 +52,8 @@ class MetaLearner(Learner):
         \mathbb{E}\, L^Q(\theta_K) \quad\text{with}\quad
         \theta_{k+1} = U_\phi(\theta_k, \nabla L^S(\theta_k))
 
-    over :math:`\theta_0` and :math:`\phi`. The subclasses choose the rule; your own subclass
-    may pass any :class:`~agents.meta.InnerRule`.
+    over :math:`\theta_0` and :math:`\phi`. The subclasses choose the rule; your own may
+    pass any :class:`~agents.meta.InnerRule`.
 
     The module runs in the mode in which it is given. In training mode, batch normalisation
     uses the statistics of the examples of one call, so that predictions are transductive,
