@@ -43,7 +43,7 @@ def record_policy(path: str) -> None:
 
 
 def record_base_rate(path: str) -> None:
-    """Record the same runs with the base learning rate and the schedule alone.
+    """Record the same runs with only the base learning rate and the schedule.
 
     The action begins at a log-multiplier of -2, and moves it by 1 at most.
     """

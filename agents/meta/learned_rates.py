@@ -207,8 +207,8 @@ class HypergradientLR(InnerRuleLearner):
 
     Meta-learns initial parameters and, for each parameter tensor :math:`j`, the initial
     learning rate :math:`\alpha_{0,j}` and the hypergradient rate :math:`b_j`. The inner
-    update is that of hypergradient descent in its multiplicative, normalised form (Baydin
-    et al., 2018, sections 3 and 4.2):
+    update is hypergradient descent in its multiplicative, normalised form (Baydin et al.,
+    2018, sections 3 and 4.2):
 
     .. math::
 

@@ -126,7 +126,7 @@ def flatten(
 
 
 def batched(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the info of a single environment into that of a batch of one."""
+    """Turn the info of a single environment into the info of a batch of one."""
     columns: dict[str, Any] = {}
     for name, value in info.items():
         if isinstance(value, Mapping):

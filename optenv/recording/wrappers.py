@@ -147,8 +147,8 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
 class VectorRecorder(VectorWrapper):  # type: ignore[type-arg] # generic since Gymnasium 1.3
     """Record every control step of a batch of environments to a Parquet file.
 
-    The columns are those of :class:`Recorder`. A step that only resets an environment, as
-    in the mode ``NEXT_STEP``, has no row.
+    For the columns see :class:`Recorder`. A step that only resets an environment, as in the
+    mode ``NEXT_STEP``, has no row.
 
     Args:
         env: batch made by ``gymnasium.make_vec`` of an environment of the package, in any

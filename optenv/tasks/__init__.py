@@ -145,7 +145,7 @@ def register(name: str, family: Family) -> Family:
     Args:
         name: name that is not in use yet, without a slash.
         family: function ``(rng, split) -> Task``. All its randomness should come from
-            ``rng``, so that an environment depends on its seed alone.
+            ``rng``, so that an environment depends only on its seed.
 
     Returns:
         The family.

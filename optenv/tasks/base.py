@@ -33,7 +33,7 @@ class Task(ABC):
 
     Subclasses are frozen dataclasses and implement :attr:`shapes`, :meth:`sample`,
     :meth:`init` and :meth:`loss`. All randomness comes from the given generators, so that a
-    run depends on its seed alone.
+    run depends only on its seed.
 
     A loss that draws random numbers (dropout, a variational autoencoder, a policy gradient)
     says how many in :attr:`noise`; one with running statistics (BatchNorm) how many in

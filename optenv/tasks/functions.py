@@ -123,7 +123,7 @@ FORMULAS: dict[str, Formula] = {
 
 @dataclass(frozen=True)
 class Function(GeneratedTask):
-    r"""Minimise a test function, shifted and rotated anew for every run.
+    r"""Minimise a test function with a random shift and rotation for every run.
 
     The loss at parameters :math:`\theta` is :math:`f(\rho R (\theta - s)) - \min f` with a
     random rotation or reflection :math:`R`, a random shift :math:`s` and the half-width

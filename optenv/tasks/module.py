@@ -31,7 +31,7 @@ Made = TypeVar("Made")
 #: Class that cross entropy leaves out of the mean.
 IGNORED = -100
 
-#: Loss (a scalar) of a module alone.
+#: Function from a module to a loss (a scalar), without data.
 ModuleLoss = Callable[[nn.Module], Tensor]
 
 
@@ -316,7 +316,7 @@ def from_module(
             or ``validation_fraction`` is no number.
 
     Example:
-        A loss without data, on points that are drawn anew for every update::
+        A loss without data, on points that are drawn again for every update::
 
             def loss(module):
                 points = torch.rand(16, 1)
@@ -394,7 +394,7 @@ def _check_classes(module: nn.Module, inputs: Tensor, targets: Tensor) -> None:
 def _without_data(
     factory: Callable[[], nn.Module], loss: str | LossFunction | ModuleLoss
 ) -> ModuleTask:
-    """Make the task of a loss of the module alone.
+    """Make the task of a loss that depends only on the module.
 
     Raises:
         TypeError: the loss is no function.

@@ -53,7 +53,7 @@ class Episodes(NamedTuple):
 class PolicyGradient(Task):
     r"""Train a policy by reinforcement learning: REINFORCE, or the pathwise gradient.
 
-    An example is an episode of :math:`T` steps, drawn anew at every update. The loss is the
+    An example is a new episode of :math:`T` steps at every update. The loss is the
     negative mean reward of a step, :math:`L = -\frac{1}{nT} \sum_{i,t} r_{it}`. It is of
     the order of 1, and below zero for rewards that are positive.
 

@@ -35,7 +35,7 @@ LARGEST_INTEGER = 2**24
 
 
 class Objective(nn.Module):
-    """Module whose output is a loss, a function of another module alone.
+    """Module whose output is a loss that depends only on another module.
 
     Args:
         module: the other module.

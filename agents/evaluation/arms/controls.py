@@ -31,7 +31,7 @@ Shifts = Sequence[float]
 
 
 class OpenLoopPolicy(Policy):
-    """A policy that moves the log-multiplier by given amounts, whatever it observes.
+    """A policy that moves the log-multiplier by given amounts, ignoring observations.
 
     It counts its decisions, so that an instance serves only one run; a
     :class:`~agents.LearnedOptimizer` makes its own copy.

@@ -114,7 +114,7 @@ def load_policy_arms(
     """Load policies, each once, and name them after their folders.
 
     Args:
-        paths: names or paths, as :func:`~agents.load_policy` takes them.
+        paths: names or paths of policies, see :func:`~agents.load_policy`.
         rates: base learning rates.
         controls: whether to refuse policies for which there are no controls.
 

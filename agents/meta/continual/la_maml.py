@@ -30,7 +30,7 @@ class LaMAML(Replay):
     Args:
         module, loss, memory, replayed, seed: see :class:`~agents.meta.Replay`.
         lr: initial value of all rates. With small perceptrons, 0.1 to 0.3 suit streams of
-            digits, and 0.01 to 0.06 those of sine waves, where 0.15 diverges.
+            digits, and 0.01 to 0.06 streams of sine waves, where 0.15 diverges.
         rate_lr: learning rate :math:`\beta` of the rates. On digits, 2 is better than 0.3;
             on sine waves, 0.01 to 0.3 make little difference.
         clip: maximal norm of each of the two gradients.
