@@ -1,4 +1,4 @@
-"""Cost of a change of the task to a schedule that has decayed its learning rate.
+"""Loss after changes of the task, with a constant and with a decayed learning rate.
 
     python benchmarks/changing_tasks.py
 
@@ -8,9 +8,9 @@ constant, or follows a cosine from the same peak to 0. Each schedule has the pea
 best for it, out of a grid, with and without changes. About a minute of CPU time.
 
 How to read it: ``loss`` is the loss on the last task at the end of a run, ``mean`` the mean
-over all its tasks then; with ``return`` and ``forgetting`` they are means over runs, and
-``+-`` is the standard error of the loss. Without changes the cosine ends lower. With
-changes it has hardly any rate left for the last task.
+loss over all its tasks at that time. These, ``return`` and ``forgetting`` are means over
+runs; ``+-`` is the standard error of the loss. Without changes the cosine ends lower. With
+changes its learning rate is almost 0 when the last task begins.
 """
 
 from __future__ import annotations

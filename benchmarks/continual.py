@@ -4,11 +4,11 @@
     python benchmarks/continual.py --stream sines --learner OML --iterations 5000
 
 Streams are five tasks of rotated digits, five of digits with permuted pixels, and ten sine
-waves (Javed & White, 2019). Examples come ten at a time and once, so that all learners have
-the same batches. Scores are on the tests of all tasks, with 95 % intervals over streams.
+waves (Javed & White, 2019). Every example comes once, in batches of ten, the same for all
+learners. Scores are on the tests of all tasks, with 95 % intervals over streams.
 Differences are paired: all learners have the same streams, and on each stream, all learners
 from scratch have the same initial network, a new one for each stream. The digits of the
-test split are used neither for learning nor for tuning. All of it takes 15 minutes of CPU
+test split are used neither for learning nor for tuning. Everything takes 15 minutes of CPU
 time.
 
 Fairness of the comparison:

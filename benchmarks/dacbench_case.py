@@ -8,13 +8,13 @@ and random images in place of MNIST: 256 for training, 64 for validation, 64 for
 One step is one batch and one validation; an episode is a reset and 100 steps. Images and
 labels are noise: the case measures speed, and no figure is about learning.
 
-DACBench imports torchvision for ``datasets`` and ``transforms`` alone. If torchvision is
+DACBench needs only ``datasets`` and ``transforms`` of torchvision. If torchvision is
 installed, it is used, with the same images in MNIST's file format. If not, a **stand-in**
 defined below replaces it while DACBench is imported. At each access to an image it does
 what torchvision does: a PIL image made of the stored bytes, its copy as a float tensor
 divided by 255, then a normalised copy. It leaves out most of torchvision's checks of
-arguments and its usage logging, and so flatters DACBench a little: on one machine
-torchvision 0.28 gave identical tensors and took 1.14 to 1.29 times its CPU time an access.
+arguments and its usage logging, which favours DACBench a little: on one machine torchvision
+0.28 gave identical tensors and took 1.14 to 1.29 times the stand-in's CPU time per access.
 DACBench's own code (loaders, environment, reward, state) runs as published in both cases.
 """
 

@@ -1,9 +1,9 @@
-"""Tasks with few examples, on which a network learns by heart; for ``weight_decay.py``.
+"""Tasks with few examples, on which a network overfits; for ``weight_decay.py``.
 
-They belong to no suite: nothing is trained on them, policies are not selected by them, and
-they are not reported. Their data are those of selection tasks, scikit-learn's digits
-(which policies are trained on), and generated tables. No data set of a task of the
-benchmark is used, and no convolution with BatchNorm, which is kept for the benchmark, too.
+They belong to no suite: policies are neither trained nor selected on them, and the
+benchmark does not report them. Their data are data of selection tasks, scikit-learn's
+digits (on which policies are trained), and generated tables. They use no data set of the
+benchmark, and no convolution with BatchNorm, which is reserved for the benchmark, too.
 
 Each network sees the same few rows again and again; validation is on other rows.
 """

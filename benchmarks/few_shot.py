@@ -5,11 +5,10 @@
     python benchmarks/few_shot.py --data digits --ways 4
 
 Trains each learner of this file on the training classes, and prints accuracies on tasks of
-the held-out ones with 95 % intervals over tasks, ranked; "less the best" is the paired
+held-out classes with 95 % intervals over tasks, ranked; "less the best" is the paired
 difference to the first row. All learners have the same convolutional network and the same
-number of tasks. Inner learning rates are the published ones, except for that of Reptile,
-which was chosen on three of the training alphabets. A run takes 3 to 14 minutes of CPU
-time.
+number of tasks. Inner learning rates are the published ones, except Reptile's, which was
+chosen on three of the training alphabets. A run takes 3 to 14 minutes of CPU time.
 """
 
 from __future__ import annotations

@@ -5,19 +5,20 @@
     python benchmarks/gpu.py --device cpu --model perceptron     # to try the program
 
 For a perceptron of a million parameters, a transformer of 133 tensors and one of thirty
-million parameters, times AdamW (foreach, then fused), the learned optimizer, and where the
-device has CUDA graphs the learned optimizer whose updates are replayed from a graph
+million parameters, it times AdamW (foreach, then fused), the learned optimizer and, if the
+device has CUDA graphs, the learned optimizer with updates replayed from a graph
 (``guard="probe", capturable=True``). Each arm trains a copy of the same model on the same
 random tokens, in turns, in blocks of steps that end with a wait for the device.
 
 How to read it: *step* is the time of ``step`` alone, from one wait for the device to the
-next, *update* that of forward and backward pass and step; medians over the blocks, and in
-brackets their ratio to AdamW's (foreach). *memory* is the most that was allocated on the
-device during a block, above what parameters and gradients of all arms take. A decision
-falls into some blocks, which the median leaves out; *total* is the time of all steps.
+next; *update* is the time of forward pass, backward pass and step. Both are medians over
+the blocks, with their ratio to AdamW's (foreach) in brackets. *memory* is the most that was
+allocated on the device during a block, in excess of the parameters and gradients of all
+arms. A decision falls into some blocks, which the median leaves out; *total* is the time of
+all steps.
 
-It has been run on a CPU only (``--device cpu``): no CUDA device was at hand, so that no
-number of one is in the documentation.
+It has been run only on a CPU (``--device cpu``), as no CUDA device was available.
+Therefore the documentation has no numbers for one.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""Trainings that are killed at random moments, again and again, and go on exactly.
+"""Trainings that are killed at random moments and resumed exactly, again and again.
 
     python benchmarks/kills.py                                  # all agents, 20 kills each
     python benchmarks/kills.py --agent ppo --kills 100 --seed 1
 
-Trains a small agent once without a break. Then it trains it again and kills the process
-(SIGKILL) at a random moment, goes on with ``train_agent.py --resume``, kills that, and so
-on to the end, and then begins anew until there were enough kills. Moments are uniform over
-a fourth of the CPU time of a training. Files are written after every rollout or so, to be
-hit while they are written. About ten minutes.
+Trains a small agent once without a break. Then it trains it again, kills the process
+(SIGKILL) at a random moment, resumes with ``train_agent.py --resume``, kills that process,
+and so on to the end of the training; it starts further trainings until there were enough
+kills. Moments are uniform over a fourth of the CPU time of a training. Files are written
+after every rollout or so, so that some kills happen during a write. About ten minutes.
 
-After every kill, ``model.zip`` and the policy must be readable, and at the end of each
-training the policy's two files and the model's networks must be those of the training
+After every kill, ``model.zip`` and the policy must be readable. At the end of each
+training, the policy's two files and the model's networks must equal those of the training
 without a break, bit for bit. The program ends with an error otherwise.
 
-How to read it: *in writing* counts the kills that left an unfinished file beside its place,
+How to read it: *in writing* counts the kills that left an unfinished temporary file,
 *steps lost* are the control steps that the killed process had made after its last
 checkpoint, of *interval* steps (``--save-every``). It needs a system that can fork.
 """

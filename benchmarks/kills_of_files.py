@@ -6,15 +6,15 @@
 The counterpart of ``kills.py``, which kills trainings.
 
 **The benchmark**, ``python -m agents.evaluation``, runs once without a break. Then it runs
-again, and is killed (SIGKILL, with its worker processes, as where a machine dies) at a
-random moment; the same command goes on, is killed, and so on, and begins anew until there
-were enough kills. Moments are uniform over half of the time of the benchmark without a
-break. No run that was in the file before may be missing after, none may be there twice,
-and at the end all rows, choices, tables and pictures must be those of the benchmark without
-a break, bit for bit but for CPU times.
+again, and is killed (SIGKILL, with its worker processes, as if the machine died) at a
+random moment; the same command continues it, is killed, and so on; it is restarted until
+there were enough kills. Moments are uniform over half of the time of the benchmark without
+a break. After a kill, no stored run may be missing or be there twice. At the end, all rows,
+choices, tables and pictures must equal those of the benchmark without a break, bit for bit
+except CPU times.
 
 **save_policy** saves two policies in turn under one name, as fast as it can, and is killed
-within a fiftieth of a second. Each time, one of the two policies must load as a whole.
+within a fiftieth of a second. Each time, one of the two policies must load completely.
 
 The program ends with an error otherwise. About seven minutes. It needs a system that can
 fork.

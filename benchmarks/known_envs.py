@@ -1,8 +1,8 @@
 """Bernoulli bandits and random tabular MDPs (Duan et al., 2016), for ``known_ground.py``.
 
-This file only has the environments, which run hundreds of trials at once, in numpy. All
-random numbers of a trial are drawn when it begins, so that learners that are compared on a
-seed meet the same instances and the same noise.
+This file only has the environments, which run hundreds of trials at once, in NumPy. All
+random numbers of a trial are drawn when it begins, so that learners with the same seed get
+the same instances and the same noise.
 """
 
 from __future__ import annotations

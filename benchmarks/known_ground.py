@@ -1,16 +1,16 @@
-"""RL² on the bandits and the tabular MDPs that it was published on (Duan et al., 2016).
+"""RL² on the bandits and the tabular MDPs of its publication (Duan et al., 2016).
 
     python benchmarks/known_ground.py --problem bandit-10
     python benchmarks/known_ground.py --problem mdp-10 --timesteps 1000000 --seed 1
 
 Trains ``agents.rl.rl2.RL2`` by a recipe of this file, and measures its total reward per
-trial on instances that it was not trained on, against other learners on the same instances.
-7 to 10 minutes of CPU time for each problem; ``--timesteps`` makes it shorter.
+trial on held-out instances, against other learners on the same instances. It takes 7 to 10
+minutes of CPU time for each problem; ``--timesteps`` makes it shorter.
 
-How to read it: while it trains, a line gives the mean reward of recent trials. In the
+How to read it: during training, a line gives the mean reward of recent trials. In the
 table, *mean* is the total reward of a trial with its 95 % interval over instances, higher
 is better; *RL² ahead by* is the paired difference to the learner of the line; *published*
-is the paper's figure, on other instances.
+is the paper's value, on other instances.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Learners that ``known_ground.py`` compares RL² with, and a function that plays trials.
+"""Learners with which ``known_ground.py`` compares RL², and a function that plays trials.
 
-This file only has the learners. A learner is made for a batch of trials and maps each of
-their observations to actions. All observe what RL² does, but for :class:`Planning`, which
-knows the instance.
+A learner is made for a batch of trials and maps each of their observations to actions. All
+learners get the same observations as RL², except :class:`Planning`, which knows the
+instance.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Implementations of MAML for ``meta_speed.py`` to compare.
 
-All sample the same sine waves, begin with the same parameters, and make outer steps by
-Adam. They differ in the inner loop.
+All sample the same sine waves, start from the same parameters, and use Adam for the outer
+steps. They differ in the inner loop.
 """
 
 from __future__ import annotations

@@ -6,15 +6,15 @@ Measures whether a policy with a memory (an LSTM) does better on the second and 
 a task than on the first. It trains each task three times, from new parameters and on other
 batches, and keeps its memory in between (``LearnedOptimizer.new_run``). It is compared with
 the same policy with the memory cleared before each run, and with a policy without memory.
-There are as many trials as runs, in which the same parameters and batches come first,
-second and third, so that differences between the runs are not due to them. A few
-minutes for all twenty tasks; ``--lr`` and ``--repeats`` multiply that.
+There are as many trials as runs, and each set of parameters and batches comes first in one
+trial, second in another and third in another, so that differences between the runs are not
+due to them. A few minutes for all twenty tasks; ``--lr`` and ``--repeats`` multiply that.
 
 How to read it: the score of a run is the decrease of log((L + 0.003 L0) / (1.003 L0)), with
-the validation loss L and the initial one L0. It is the return of the environment, on other
-examples; higher is better. The table has a line for each task; below it are means over
-tasks and paired differences, with 95 % t intervals over tasks. A memory pays if *last run
-less memory cleared* and *last run less without memory* are above 0.
+the validation loss L and the initial validation loss L0. It is the return of the
+environment, on other examples; higher is better. The table has a line for each task; below
+it are means over tasks and paired differences, with 95 % t intervals over tasks. A memory
+helps if *last run less memory cleared* and *last run less without memory* are above 0.
 """
 
 from __future__ import annotations

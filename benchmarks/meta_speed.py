@@ -3,11 +3,11 @@
 An iteration samples 25 sine waves (Finn et al., 2017) with 10 examples in the support and
 10 in the query, adapts a 1-40-40-1 ReLU perceptron to each by 1 or 5 steps of gradient
 descent with learning rate 0.01, and makes one step of Adam along the gradient through these
-steps. First, all implementations must have the same losses from the same parameters on the
-same tasks. Then they are timed in turns, one iteration each in random order, in one process
-and one thread. The table has medians over the rounds: of the times, and of the ratios to
-ours within a round, with a 95 % interval from order statistics. Packages that are not
-installed are left out.
+steps. First, all implementations are checked to have the same losses from the same
+parameters on the same tasks. Then they are timed in turns, one iteration each in random
+order, in one process and one thread. The table has medians over the rounds: of the times,
+and of the ratios to ours within a round, with a 95 % interval from order statistics.
+Packages that are not installed are left out.
 
     pip install ".[meta-speed]"
     python benchmarks/meta_speed.py

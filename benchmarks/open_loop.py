@@ -1,8 +1,8 @@
 """A policy against open-loop arms in its own environment; library of ``schedules.py``.
 
 An open-loop arm acts without looking at the run: a constant action, or a *schedule*, which
-is a sequence of actions, one for each control step. All arms act on the same runs, of tasks
-that nothing was trained on. This file only has functions: ``schedules.py`` is the command.
+is a sequence of actions, one for each control step. All arms act on the same runs of
+held-out tasks. This file only has functions: ``schedules.py`` is the command.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""Return of a policy in its own environment, less that of the best constant multiplier.
+"""Return of a policy in its own environment, minus the best constant multiplier's.
 
     python benchmarks/own_tasks.py --policy runs/ppo_seed0/policy
 
-Measures whether a policy has learned at least what a grid search finds. Tasks are drawn
-from the families of the train split, with a seed of their own. For every structure, the
-best of seven constant multipliers (with the policy's base schedule) is selected on the very
-runs that the policy makes, which favours it. A few minutes; ``--structures`` and
+Measures whether a policy is at least as good as a grid search. Tasks are drawn from the
+families of the train split, with a separate seed. For every structure, the best of seven
+constant multipliers (with the policy's base schedule) is selected on the same runs that the
+policy makes, which favours the multiplier. A few minutes; ``--structures`` and
 ``--updates-per-step`` make it shorter or longer.
 
 How to read it: the difference is in nats of loss, with mean, median and worst over
-structures, and the mean of each family. Below 0 the policy has not learned what a grid
-search finds; above 0 it does better.
+structures, and the mean of each family. Below 0 the policy is worse than the grid search;
+above 0 it is better.
 """
 
 from __future__ import annotations

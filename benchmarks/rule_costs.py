@@ -2,7 +2,7 @@
 
     python benchmarks/rule_costs.py
 
-prints the time of an update of one parameter, in units of the time that one multiplication
+Prints the time of an update of one parameter, in units of the time that one multiplication
 takes in the forward pass of a stack of linear layers. The rules update the layers of 64
 runs, as in the environments. ``optenv.rules.COSTS`` has these numbers.
 """

@@ -7,13 +7,13 @@
     python benchmarks/scaling.py --cluster      # a model of 64 machines, of the others
     python benchmarks/scaling.py --all --write  # everything, into docs/scaling.md
 
-Prints tables in Markdown. What was measured is kept in benchmarks/scaling.json, from which
-``--cluster`` computes; with ``--write``, tables replace those between the marks of their
-names in docs/scaling.md. ``--rllib`` and ``--ray`` need the extra ``ray``. Each takes some
+Prints tables in Markdown. Measurements are kept in benchmarks/scaling.json, which
+``--cluster`` uses; with ``--write``, tables replace those between the marks of their names
+in docs/scaling.md. ``--rllib`` and ``--ray`` need the extra ``ray``. Each takes some
 minutes on an idle machine.
 
-How to read it: engines are timed in turns, and what is compared are medians of rounds.
-CPU times hardly depend on other work on the machine; wall-clock times do.
+How to read it: engines are timed in turns, and medians over rounds are compared. CPU times
+hardly depend on other work on the machine; wall-clock times do.
 """
 
 from __future__ import annotations

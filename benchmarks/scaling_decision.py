@@ -1,8 +1,8 @@
-"""Bytes that ``LearnedOptimizer`` exchanges between processes under FSDP2, counted.
+"""Number of bytes that ``LearnedOptimizer`` exchanges between processes under FSDP2.
 
-``python benchmarks/scaling.py --decision`` prints them. Two processes train a sharded
+``python benchmarks/scaling.py --decision`` prints it. Two processes train a sharded
 perceptron on the CPU (gloo), and every collective operation within ``step`` is counted
-with the size of what it is given.
+with the size of its input.
 """
 
 from __future__ import annotations

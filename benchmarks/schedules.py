@@ -10,13 +10,13 @@ How to read it: returns are in nats of loss, higher is better. The third column 
 paired difference, policy less arm: above 0 the policy is better. Intervals are 95 % t
 intervals over structures (network, batch size, length).
 
-- *untrained*: the same network with the weights that a training begins with.
+- *untrained*: the same network with a training's initial weights.
 - *same actions, shuffled over runs*: the policy's actions of each step, permuted over runs.
-  Better than this means that the policy reacts to its run.
+  If the policy is better, it reacts to its run.
 - *its mean schedule*: the mean log-multiplier of each step (and the most frequent rule).
 - *best constant action*: chosen on the test runs themselves, which favours it.
-- *best of random schedules*: with as many control steps as the policy's training had, on
-  tasks of the training's split.
+- *best of random schedules*: found with as many control steps as the policy's training had,
+  on tasks of the training's split.
 """
 
 from __future__ import annotations

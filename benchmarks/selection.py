@@ -1,4 +1,4 @@
-"""Policies, and the rule of ``default`` at settings of its own, on the selection tasks.
+"""Policies, and the rule of ``default`` without a policy, on the selection tasks.
 
     python benchmarks/selection.py default runs/default_seed0/policy@2e-2
     python benchmarks/selection.py lr=2e-2 lr=2e-2,constant=0.7 lr=2e-2,output=0.3 --seeds 2
@@ -8,17 +8,17 @@ policy, by its name or path, with ``@`` and a base learning rate if it is not th
 own; or settings of the rule ``orthogonal-adam`` without a policy (the hyperparameters of
 ``default`` where none are given):
 
-- *lr*: the learning rate; *constant*: the part of the run that it is constant for, after
-  which it falls to 0 as a *power* (1 is linear); *rise*: the part that it rises over first;
+- *lr*: the learning rate; *constant*: the fraction of the run for which it is constant,
+  after which it falls to 0 as a *power* (1 is linear); *rise*: the fraction of the warm-up;
 - *matrices*, *output*, *embeddings*, *vectors*: factors of the rates of these roles;
-- *weight_decay*: of matrices and output layer;
-- *average*: part of the run, at its end, over which parameters are averaged;
+- *weight_decay*: weight decay of matrices and output layer;
+- *average*: fraction of the run, at its end, over which parameters are averaged;
 - *beta1*, *beta2*, *power_of_beta2*: hyperparameters of the rule.
 
-How to read it: final validation loss minus that of the first arm, in % of the way that the
-first arm goes from the initial loss; below 0 is better than the first. Means over seeds, of
-the same initial parameters and batches; the last column is the mean over tasks. A second or
-two of CPU time for each seed and short task.
+How to read it: final validation loss minus the first arm's, in % of the first arm's
+decrease from the initial loss; below 0 is better than the first. Means over seeds, with the
+same initial parameters and batches; the last column is the mean over tasks. A second or two
+of CPU time for each seed and short task.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Mean squared errors of meta-learners on sine waves, by the published protocols.
 
 Trains each learner by its recipe in this file, and prints mean squared errors on fresh
-tasks with 95 % intervals over tasks, beside the published ones. All of them take 17 minutes
-of CPU time.
+tasks with 95 % intervals over tasks, beside the published ones. All learners together take
+17 minutes of CPU time.
 
-    python benchmarks/sinusoids.py                        # all of them
+    python benchmarks/sinusoids.py                        # all learners
     python benchmarks/sinusoids.py --learner MAML --iterations 5000
 """
 

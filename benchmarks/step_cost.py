@@ -1,18 +1,18 @@
-"""CPU time of one ``LearnedOptimizer`` step against one of ``torch.optim.AdamW``.
+"""CPU time of a ``LearnedOptimizer`` step, relative to ``torch.optim.AdamW``.
 
     python benchmarks/step_cost.py --policy adam
     python benchmarks/step_cost.py --policy adam --guard probe --implementation fused
 
-Both optimizers use the same implementation (foreach or fused), or with ``--implementation
-auto`` AdamW uses foreach and the learned optimizer what it chooses by itself; on a
-perceptron of a million parameters (8 tensors) and on a transformer of 133 tensors. They are
-timed alternately, in one process and one thread, in blocks of 25 steps, over a whole run. A
-few minutes with the policy ``adam``; for ``default``, whose rule is slower, ``--steps 300``
-is enough.
+Both optimizers use the same implementation (foreach or fused); with ``--implementation
+auto``, AdamW uses foreach and the learned optimizer its own choice. The models are a
+perceptron of a million parameters (8 tensors) and a transformer of 133 tensors. The
+optimizers are timed alternately, in one process and one thread, in blocks of 25 steps, over
+a whole run. A few minutes with the policy ``adam``; for ``default``, whose rule is slower,
+``--steps 300`` is enough.
 
-How to read it: *ratio* is the time of a learned step over AdamW's. That of the totals holds
-everything that a run costs, decisions included; the median over blocks leaves out blocks
-with a decision and is less noisy.
+How to read it: *ratio* is the time of a learned step divided by AdamW's. The ratio of the
+totals includes the whole cost of a run, with its decisions; the median over blocks leaves
+out blocks with a decision and is less noisy.
 """
 
 from __future__ import annotations

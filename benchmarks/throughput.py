@@ -1,4 +1,4 @@
-"""Updates per CPU-second of the environment, against loops that do less.
+"""Updates per CPU-second of the environment, and of loops that do less.
 
     python benchmarks/throughput.py [--dacbench]
     python benchmarks/throughput.py --single
@@ -16,15 +16,15 @@ case are timed alternately, in one process and one thread. A few minutes.
    environment is timed in the same process (``dacbench_case.py``), against 64 runs with 25
    updates a step, and with DACBench's 1 update a step for 64 runs and for one.
 3. One run of the perceptron of case 1: ``gymnasium.make`` and a batch of one run, stepping
-   with 1, 3 and 10 updates a step, against the loop that one writes by hand: a module of
-   ``torch.nn``, batches of a shuffled order, ``torch.optim.Adam``. With ``--single``, these
-   alone are timed.
+   with 1, 3 and 10 updates a step, against a loop written by hand: a module of
+   ``torch.nn``, batches of a shuffled order, ``torch.optim.Adam``. With ``--single``, only
+   these are timed.
 
 With ``--families``, one structure of each family is timed instead, with 10 updates a step
-and in batches of 1, 16 and 256 runs, beside the memory that the environment takes.
-``--batch-size`` sets the examples of an update, which structures draw from 4 on: losses of
-up to 256 examples are evaluated at each control step, whatever an update has. Freed memory
-is kept (``optenv.keep_freed_memory``), in all loops alike.
+and in batches of 1, 16 and 256 runs, and the memory of the environment is printed.
+``--batch-size`` sets the number of examples of an update, which structures otherwise draw,
+from 4 on; losses of up to 256 examples are evaluated at each control step, even if updates
+use fewer. Freed memory is kept (``optenv.keep_freed_memory``), in all loops alike.
 
 How to read it: speeds are medians over rounds, and depend on the machine. Ratios are
 medians of ratios within a round: *ratio to the bare loop* 0.7 means that the environment

@@ -3,22 +3,22 @@
     python benchmarks/unusual.py
     python benchmarks/unusual.py --policy default --policy gradient-only --seeds 5
 
-Trains small networks that no policy is trained, selected or reported on, each for at most a
-thousand updates: with other losses than regression and cross-entropy, of other kinds than
+Trains small networks on which no policy is trained, selected or reported, each for at most
+a thousand updates: with other losses than regression and cross-entropy, of other kinds than
 perceptrons, and in loops whose data, batches or parameters change
-(``benchmarks/unusual_problems``). Compares the final values, on held-out data where there
-are any, of the optimizer with each policy and of AdamW. Both have the default learning
-rate, the same initial parameters and the same random draws. Ten minutes of CPU time for
-two policies and three seeds.
+(``benchmarks/unusual_problems``). Compares the final values, on held-out data if there are
+any, of the optimizer with each policy and of AdamW. Both have the default learning rate,
+the same initial parameters and the same random draws. Ten minutes of CPU time for two
+policies and three seeds.
 
-How to read it: lower values are better. ``difference`` is that of the final values, policy
-minus AdamW, in % of the way that AdamW goes: from the initial value to its final one, mean
-over seeds. ± is the half-width of its 95 % t interval over the seeds, which are paired.
+How to read it: lower values are better. ``difference`` is the difference of the final
+values, policy minus AdamW, in % of AdamW's decrease from the initial to its final value;
+mean over seeds. ± is the half-width of its 95 % t interval over the paired seeds.
 
-- *behind*: by more than 2 %, and the interval excludes 0, or a value is not finite;
-- *unclear*: by more than 2 %, but the interval includes 0, or there is one seed only;
-- *not behind*: all others, of which those are *ahead* that are better by more than 2 %,
-  with an interval that excludes 0.
+- *behind*: worse by more than 2 %, and the interval excludes 0, or a value is not finite;
+- *unclear*: worse by more than 2 %, but the interval includes 0, or there is only one seed;
+- *not behind*: all others; they are *ahead* if they are better by more than 2 %, with an
+  interval that excludes 0.
 """
 
 from __future__ import annotations

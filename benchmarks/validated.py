@@ -1,18 +1,19 @@
-"""Gain by giving validation losses to a policy, where a network learns by heart.
+"""Gain by passing validation losses to a policy, on tasks where a network overfits.
 
     python benchmarks/validated.py --policy default
     python benchmarks/validated.py --policy runs/default_seed0/policy --tasks few --seeds 5
 
 Trains on the tasks of ``few_examples.py`` and on the selection tasks of at most 1,000
-updates: with AdamW's default, with a policy, and with the same policy that is told
-``optimizer.validated(loss)`` on one half of the validation examples at regular intervals.
-Losses are compared on the other half, which no optimizer gets to know.
+updates: with AdamW's default, with a policy (*blind*), and with the same policy that gets
+losses on one half of the validation examples at regular intervals, by
+``optimizer.validated(loss)`` (*told*). Losses are compared on the other half, which no
+optimizer sees.
 
 How to read it: lower is better. *early* is the lowest of AdamW's losses at the same
-intervals, an AdamW that is stopped at the right time with hindsight. Columns of differences
-are in % of the way that AdamW goes, from the initial loss to its lowest one; mean over
-seeds, ± the half-width of the 95 % t interval. *told* minus *blind*: what the validation
-losses bring. Fifteen minutes of CPU time with three seeds.
+intervals, as if AdamW were stopped at the right time with hindsight. Columns of differences
+are in % of AdamW's decrease from the initial to its lowest loss; mean over seeds, ± the
+half-width of the 95 % t interval. *told* minus *blind* is the effect of the validation
+losses. Fifteen minutes of CPU time with three seeds.
 """
 
 from __future__ import annotations

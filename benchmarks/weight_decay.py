@@ -1,26 +1,27 @@
-"""Weight decay with ``LearnedOptimizer``: what it changes in the validation loss.
+"""Effect of weight decay with ``LearnedOptimizer`` on the validation loss.
 
     python benchmarks/weight_decay.py --policy default
     python benchmarks/weight_decay.py --policy adam --tasks few --setting 0.1,plain,all
 
-Measures, on tasks that the benchmark does not report, the final validation loss with decay
-against that without. The groups of tasks (``--tasks``): *short*, the selection tasks of at
-most 800 updates; *long*, the other selection tasks; *few*, the tasks with few examples of
+Compares, on tasks that the benchmark does not report, the final validation loss with and
+without decay. The groups of tasks (``--tasks``) are *short*, the selection tasks of at most
+800 updates; *long*, the other selection tasks; *few*, the tasks with few examples of
 ``few_examples.py``; or the name of a task. Runs are kept in ``--out``, so that the same
-command goes on where it was stopped, and another one only makes the runs that are missing.
+command continues where it was stopped, and another one only makes the missing runs.
 
-A setting (``--setting DECAY,FORM,ON``) is a weight decay, its form, and what decays:
+A setting (``--setting DECAY,FORM,ON``) is a weight decay, its form, and the parameters that
+decay:
 
-- *plain*: each step takes ``effective_lr * weight_decay`` off every weight;
-- *cautious*: only off those which the update also moves towards zero, or does not move
+- *plain*: each step multiplies every weight by ``1 - effective_lr * weight_decay``;
+- *cautious*: only weights that the update also moves towards zero, or does not move
   (Chen et al., "Cautious Weight Decay", 2025);
 - *matrices*: matrices and the output layer, as with ``LearnedOptimizer.for_model``;
 - *all*: all parameters.
 
 How to read it: 100 times the log of the ratio of the losses, about the change in %; mean
-over seeds with its 95 % t interval; * where that excludes 0, below 0 decay is better. The
-last column is the mean over tasks, with its interval over seeds. Runs with and without
-decay are paired: they have the same initial parameters and batches.
+over seeds with its 95 % t interval, * if it excludes 0. Below 0, decay is better. The last
+column is the mean over tasks, with its interval over seeds. Runs with and without decay are
+paired: they have the same initial parameters and batches.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A loop of one's own: the loss goes to ``step`` by name.
+"""Your own training loop: pass the loss to ``step`` by name.
 
 python examples/plain_loop.py
 """

@@ -1,4 +1,4 @@
-"""Record a trained policy and the base learning rate on named instances, and report.
+"""Record runs of a policy, and runs with the base learning rate, and make a report.
 
 python examples/record_policy.py
 """
@@ -43,7 +43,7 @@ def record_policy(path: str) -> None:
 
 
 def record_base_rate(path: str) -> None:
-    """Record the same runs with the base learning rate and the schedule alone.
+    """Record the same runs with only the base learning rate and the schedule.
 
     The action begins at a log-multiplier of -2, and moves it by 1 at most.
     """

@@ -1,4 +1,4 @@
-"""accelerate: its ``step`` passes no loss on, so that it is taken from the criterion.
+"""accelerate: its ``step`` does not pass a loss on, so the criterion provides it.
 
 python examples/with_accelerate.py
 """

@@ -1,4 +1,4 @@
-"""DistributedDataParallel: each process gives its own loss, and the policy their mean.
+"""DistributedDataParallel: each process passes its own loss; the policy gets their mean.
 
 torchrun --standalone --nproc_per_node 2 examples/with_ddp.py
 """
@@ -56,8 +56,8 @@ def train() -> None:
 def main() -> None:
     dist.init_process_group("gloo")
     train()
-    gc.collect()  # nothing may use the group when it is gone,
-    dist.barrier()  # in no process
+    gc.collect()  # nothing may use the group after it is destroyed,
+    dist.barrier()  # in any process
     dist.destroy_process_group()
 
 

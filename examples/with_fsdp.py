@@ -37,7 +37,7 @@ def train() -> None:
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for part in (model[0], model[3], model[5], model):
         fully_shard(part, mesh=mesh)
-    # Of the parameters as they are now, spread over the processes.
+    # It gets the parameters after they have been sharded.
     optimizer = LearnedOptimizer(model.parameters(), total_steps=EPOCHS * len(loader))
     for epoch in range(EPOCHS):
         sampler.set_epoch(epoch)
@@ -60,8 +60,8 @@ def train() -> None:
 def main() -> None:
     dist.init_process_group("gloo")
     train()
-    gc.collect()  # nothing may use the group when it is gone,
-    dist.barrier()  # in no process
+    gc.collect()  # nothing may use the group after it is destroyed,
+    dist.barrier()  # in any process
     dist.destroy_process_group()
 
 

@@ -32,7 +32,7 @@ class Classifier(lightning.LightningModule):
         self.log("accuracy", (logits.argmax(1) == labels).float().mean())
 
     def configure_optimizers(self) -> LearnedOptimizer:
-        # Steps of the optimizer, whatever the epochs, devices and accumulated batches.
+        # Optimizer steps, given the epochs, devices and accumulated batches.
         total_steps = int(self.trainer.estimated_stepping_batches)
         return LearnedOptimizer(self.parameters(), total_steps=total_steps)
 

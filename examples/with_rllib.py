@@ -54,7 +54,7 @@ config = (
 
 
 def export(algorithm, path: str) -> None:
-    """Write the actor as a policy: its encoder, and its head, whose first output counts."""
+    """Export the actor as a policy: its encoder, and the first output of its head."""
     module = algorithm.get_module()
     encoder, head = module.encoder.encoder.net.mlp, module.pi.net.mlp
     make_distribution = module.get_inference_action_dist_cls().from_logits

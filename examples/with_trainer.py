@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer: ``LearnedTrainer`` makes the optimizer and hands it the losses.
+"""Hugging Face's Trainer: ``LearnedTrainer`` makes the optimizer and passes it the losses.
 
 python examples/with_trainer.py
 """

@@ -1,10 +1,10 @@
 """Comparison of optimizers on tasks that no policy is trained on.
 
 An *arm* is an optimizer under test with its schedule, a *search* tunes one, a *row* is the
-result of one run, and a *control* is a learned policy without what it has learned or sees.
-Folders, each of which imports only from those before it: ``tasks`` and ``arms``, ``runs``
-(make and store rows), ``stats`` (compare them), ``report`` (print and plot them). The
-command is ``python -m agents.evaluation``.
+result of one run, and a *control* is a learned policy deprived of its training or of its
+observations. The folders, each of which imports only from earlier ones, are ``tasks`` and
+``arms``, ``runs`` (make and store rows), ``stats`` (compare them) and ``report`` (print and
+plot them). The command is ``python -m agents.evaluation``.
 """
 
 from .arms.arm import Arm

@@ -211,7 +211,7 @@ def main(**options: Any) -> None:
 
 
 def goes_on(store: Store) -> str:
-    """Say where the runs of a stopped benchmark are, and how it goes on."""
+    """Say where the runs of a stopped benchmark are, and how to continue it."""
     return f"the same command goes on from the {len(store)} runs that are in {store.path}"
 
 
@@ -255,7 +255,7 @@ def run(
         advance = stack.enter_context(bar)
         runner = StoredRuns(store, workers, lambda job, row: advance())
         rows, choices = phases.run(runner)
-        # Controls are made of the policies' own runs, and so come after them.
+        # Controls are made from the policies' own runs, which must be finished.
         jobs = [j for each in controlled for j in control_jobs(each, rows, tasks, seeds)]
         rows += runner(jobs)
     click.echo(f"{runner.ran} runs done, {runner.reused} reused of {store.path}")
@@ -284,7 +284,7 @@ def write(
         click.echo(f"{format_standings(extended)}\n")
     except ValueError as error:  # such as where runs are so short that nothing is learned
         for path in missing:
-            path.unlink(missing_ok=True)  # those of an earlier call would mislead
+            path.unlink(missing_ok=True)  # an earlier call's files would mislead
         click.echo(f"no summary and no profiles: {error}\n")
     click.echo(f"results are in {folder}")
 

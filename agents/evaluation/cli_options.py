@@ -1,7 +1,7 @@
-"""Options that the commands which compare optimizers share, and their checks.
+"""Options, and their checks, for commands that compare optimizers on held-out tasks.
 
-They are used by ``python -m agents.evaluation``, and made for any other command that runs
-arms on held-out tasks. Each function returns a decorator for a click command.
+``python -m agents.evaluation`` uses them, and other such commands may. Each function
+returns a decorator for a click command.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
     "workers_option",
 ]
 
-#: Tuning seeds begin here; evaluation seeds are below.
+#: First tuning seed; evaluation seeds are below it.
 FIRST_TUNING_SEED = 1000
 
 Decorator = Callable[[Any], Any]
@@ -57,7 +57,7 @@ def workers_option(minimum: int, default: int | None, help: str) -> Decorator:
 
     Args:
         minimum: 0 if everything can run in this process, else 1.
-        default: number of processes; None leaves it to the command.
+        default: default number of processes; None leaves it to the command.
         help: line of the help.
     """
     return click.option(
@@ -88,21 +88,21 @@ def address_option() -> Decorator:
 def length_option(
     flag: str = "--length", help: str = "Factor on the number of updates of the tasks."
 ) -> Decorator:
-    """Return the option for the length of the runs, relative to that of the tasks."""
+    """Return the option for the length of the runs, relative to the tasks' lengths."""
     return click.option(
         flag, type=click.FloatRange(0, min_open=True), default=1.0, help=help
     )
 
 
 def seed_ranges(seeds: int, tuning_seeds: int) -> tuple[range, range]:
-    """Return the seeds of the comparison and those of the tuning, which share none."""
+    """Return the seeds of the comparison and the seeds of the tuning, without overlap."""
     return range(seeds), range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + tuning_seeds)
 
 
 def select_tasks(
     names: Sequence[str], suite: Sequence[HeldoutTask], length: float
 ) -> list[HeldoutTask]:
-    """Return the tasks of a suite that are called ``names``, each once, by default all.
+    """Return the named tasks of a suite, each once; all tasks if there are no names.
 
     Args:
         names: names of tasks.

@@ -1,4 +1,4 @@
-"""One run's result, and the names of the arms that others are compared with.
+"""Result of one run, and the names of the arms with which others are compared.
 
 Everything else in this package builds on rows: runs make them, the statistics compare
 them, and the report prints them. This module imports nothing from the package.
@@ -23,8 +23,8 @@ SHARED = "AdamW shared"
 class Row(TypedDict):
     """Result of one run.
 
-    Runs of one task and seed share initial parameters, batches and validation set,
-    whatever their optimizer, so that arms can be compared seed by seed.
+    Runs of one task and seed share initial parameters, batches and validation set, for all
+    optimizers, so that arms can be compared seed by seed.
 
     Attributes:
         task: name of the held-out task.
@@ -32,16 +32,18 @@ class Row(TypedDict):
         seed: seed of the initial parameters, the batches and the validation set.
         updates: length of the run.
         learned: whether the arm is a learned policy (its controls are not).
-        train_loss: mean over the last tenth of the updates; inf if non-finite.
-        validation_loss: at the end of the run; inf if non-finite.
-        initial_validation_loss: before the first update.
-        lr: learning rate that the optimizer was constructed with.
-        cpu_seconds: CPU time of the updates, without validation.
-        adamw_seconds: CPU time of as many updates with AdamW, measured beside them.
-        curve: ``(update, validation loss)`` from 0 to the last update.
-        lr_trace: ``(update, learning rate in force)``.
-        shifts: change of the log-multiplier, in nats, that each decision of a policy
-            asked for; empty for all other optimizers.
+        train_loss: mean training loss over the last tenth of the updates; inf if
+            non-finite.
+        validation_loss: validation loss at the end of the run; inf if non-finite.
+        initial_validation_loss: validation loss before the first update.
+        lr: learning rate with which the optimizer was constructed.
+        cpu_seconds: CPU time of the updates, without validation, in seconds.
+        adamw_seconds: CPU time of as many updates with AdamW, measured during the run, in
+            seconds.
+        curve: pairs ``(update, validation loss)`` from 0 to the last update.
+        lr_trace: pairs ``(update, learning rate in force)``.
+        shifts: change of the log-multiplier, in nats, chosen at each decision of a policy;
+            empty for all other optimizers.
     """
 
     task: str

@@ -2,9 +2,9 @@
 
 Few-shot learners (:data:`LEARNERS`) learn on a family of tasks: gradient-based ones, which
 share one inner loop, and amortized ones, which need none. Online learners
-(:data:`ONLINE_LEARNERS`) learn from a stream of tasks; :class:`OML` meta-learns beforehand
-what they begin with. :class:`UnrolledLR` and :class:`UnrolledRule` differentiate through
-training runs, and are re-exported from the package's RL part.
+(:data:`ONLINE_LEARNERS`) learn from a stream of tasks; :class:`OML` meta-learns initial
+parameters for them. :class:`UnrolledLR` and :class:`UnrolledRule` differentiate through
+training runs, and are re-exported from :mod:`agents.rl`.
 """
 
 from ..rl.unrolled import UnrolledLR
@@ -75,8 +75,8 @@ __all__ = [
     "omniglot",
 ]
 
-#: Few-shot learners by name. Every one is held to the contract in
-#: ``tests/agents/meta/test_learner_contract.py``.
+#: Few-shot learners by name. ``tests/agents/meta/test_learner_contract.py`` tests what all
+#: of them guarantee.
 LEARNERS: dict[str, type[Learner]] = {
     cls.__name__: cls
     for cls in (
@@ -85,7 +85,7 @@ LEARNERS: dict[str, type[Learner]] = {
     )
 }
 
-#: Learners of one stream by name, held to the same contract as far as it applies.
+#: Learners of one stream, by name.
 ONLINE_LEARNERS: dict[str, type[OnlineLearner]] = {
     cls.__name__: cls for cls in (OnlineSGD, Replay, LaMAML)
 }

@@ -1,6 +1,6 @@
 """Amortized learners: predict from the support in one forward pass, without inner steps.
 
-They are here to compare gradient-based learners with: prototypes, attention to the support,
+They serve as baselines for gradient-based learners: prototypes, attention to the support,
 and conditional neural processes.
 """
 
@@ -46,8 +46,8 @@ class AmortizedLearner(Learner):
     learning, the module is in the mode in which it is given; in :meth:`predict` and
     :meth:`evaluate`, it is in evaluation mode.
 
-    A subclass implements :meth:`outputs`. The constructor calls it on one task, so that all
-    attributes which it needs are to be set before.
+    A subclass implements :meth:`outputs`. The constructor calls it on one task, so the
+    subclass must set all attributes that it needs before.
 
     Args:
         module: network, which is copied; learning begins with its parameters.
@@ -190,8 +190,8 @@ class Prototypical(AmortizedLearner):
         **outer: arguments of :class:`~agents.meta.Learner`.
 
     Raises:
-        ValueError: the family's tasks are not classification, or a support has no example
-            of a class below its highest.
+        ValueError: the family's tasks are not classification, or a support lacks examples
+            of a class.
 
     Example:
         >>> from agents import meta

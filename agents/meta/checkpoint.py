@@ -1,7 +1,7 @@
 """Files of learners: the values that a file can hold, and the checks of a file.
 
 :meth:`agents.meta.Learner.save` writes a dictionary with the keys :data:`KEYS`. It holds
-numbers, strings and tensors alone, so that ``torch.load(weights_only=True)`` reads it.
+only numbers, strings and tensors, so that ``torch.load(weights_only=True)`` reads it.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def _to_plain(name: str, value: Any) -> Any:
     """Return a value made up of Python's own types and tensors.
 
     Args:
-        name: of the argument, for the message.
+        name: name of the argument, for the message.
         value: number of Python or NumPy, string, tensor, or list, tuple or dict of them.
 
     Raises:
-        TypeError: it is anything else.
+        TypeError: ``value`` is anything else.
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -88,8 +88,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except OSError:
         raise
     except Exception:
-        # torch raises errors of many types, which advise the author of the file to load it
-        # without `weights_only`. Its user must not.
+        # torch raises errors of many types, which advise loading the file without
+        # `weights_only` if its author is trusted. Here this would be bad advice.
         raise ValueError(
             f"{str(path)!r} is not a learner's file: torch.load cannot read it as tensors, "
             "numbers and strings"
@@ -130,9 +130,9 @@ def restore_module(
     """Copy the frozen parameters and the buffers of a file into a module.
 
     Args:
-        module: changed in place.
-        state: from :func:`module_state`.
-        path: of the file, for the message.
+        module: module, changed in place.
+        state: result of :func:`module_state`.
+        path: path of the file, for the message.
 
     Raises:
         ValueError: the module has parameters or buffers of other names or shapes.

@@ -1,12 +1,12 @@
 """The inner loop: adapt the parameters of each task by an update rule, step by step.
 
 All gradient-based learners share :func:`unroll`. It computes gradients as the environments
-do (:func:`optenv.core.loss_and_grad`), and :class:`FixedRule` applies their update rules:
-from the same parameters, both take the same path.
+do (:func:`optenv.core.loss_and_grad`), and :class:`FixedRule` applies the environments'
+update rules: from the same parameters, both make the same updates.
 
 A rule is a module whose parameters, if it has any, are learned in the outer loop. It works
 on the flat parameters ``[B, P]`` of ``B`` tasks at once, changes nothing in place, and is
-differentiable. Learned rules stand beside the learners that use them, in
+differentiable. Learned rules are in the modules of the learners that use them,
 :mod:`~agents.meta.learned_rates`, :mod:`~agents.meta.meta_lstm` and
 :mod:`~agents.meta.mlp_rule`.
 """
@@ -66,8 +66,8 @@ class InnerRule(nn.Module):
             params: ``[B, P]`` parameters of each task.
             grad: ``[B, P]`` gradient of the loss.
             loss: ``[B]`` loss of each task on its support.
-            state: from :meth:`start`, or from the step before.
-            step: index of the step, from 0 on.
+            state: state from :meth:`start` or from the previous step.
+            step: index of the step, from 0.
 
         Returns:
             New parameters ``[B, P]`` and new state.
@@ -81,8 +81,8 @@ class FixedRule(InnerRule):
     Args:
         lr: learning rate.
         spec: name, or name and hyperparameters, see :func:`optenv.rules.get`.
-        mask: ``[P]``, 1 for parameters that adapt and 0 for those that stay; None adapts
-            all.
+        mask: ``[P]``, 1 for parameters that adapt and 0 for fixed ones; by default (None),
+            all adapt.
         shapes: shapes of the parameters in their order within ``P``; some rules need them.
 
     Raises:
@@ -133,11 +133,12 @@ def unroll(
     Args:
         network: the stacked networks of the tasks.
         rule: update rule.
-        params: ``[B, P]`` parameters to begin with.
+        params: ``[B, P]`` initial parameters.
         batch: function from the index of a step to its examples.
         steps: number of steps.
-        differentiable: keep the graph, back to ``params`` and the rule's parameters.
-        first_order: in a differentiable loop, treat gradients as constants.
+        differentiable: whether to keep the graph back to ``params`` and the rule's
+            parameters.
+        first_order: whether a differentiable loop treats gradients as constants.
 
     Yields:
         Parameters ``[B, P]`` before the first step and after each step.

@@ -1,6 +1,6 @@
 """Learners of initial parameters together with inner learning rates.
 
-Each of Meta-SGD, LSLR and hypergradient descent stands behind its inner rule.
+Each of Meta-SGD, LSLR and hypergradient descent follows its inner rule in this file.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class MetaSGD(InnerRuleLearner):
         module, family: see :class:`~agents.meta.MetaLearner`.
         inner_lr: initial value of all rates; for a pair, each is sampled uniformly between
             the two.
-        inner_steps: number of inner steps while learning. With more steps than that, rates
-            learned for one step may diverge.
+        inner_steps: number of inner steps while learning. Adapting with more steps may
+            diverge.
         **outer: arguments of :class:`~agents.meta.MetaLearner`.
 
     Raises:
@@ -207,15 +207,15 @@ class HypergradientLR(InnerRuleLearner):
 
     Meta-learns initial parameters and, for each parameter tensor :math:`j`, the initial
     learning rate :math:`\alpha_{0,j}` and the hypergradient rate :math:`b_j`. The inner
-    update is that of hypergradient descent in its multiplicative, normalised form (Baydin
-    et al., 2018, sections 3 and 4.2):
+    update is hypergradient descent in its multiplicative, normalised form (Baydin et al.,
+    2018, sections 3 and 4.2):
 
     .. math::
 
         \alpha_{k,j} = \alpha_{k-1,j} \exp(b_j \cos(g_{k,j}, g_{k-1,j})), \qquad
         \theta_{k+1,j} = \theta_{k,j} - \alpha_{k,j}\, g_{k,j}
 
-    with gradients :math:`g_k = \nabla L^S(\theta_k)`. Far beyond the number of steps in
+    with gradients :math:`g_k = \nabla L^S(\theta_k)`. With many more steps than while
     learning, the rates may grow until the inner loop diverges.
 
     Args:

@@ -52,8 +52,8 @@ class MetaLearner(Learner):
         \mathbb{E}\, L^Q(\theta_K) \quad\text{with}\quad
         \theta_{k+1} = U_\phi(\theta_k, \nabla L^S(\theta_k))
 
-    over :math:`\theta_0` and :math:`\phi`. The subclasses choose the rule; a subclass of
-    your own passes any :class:`~agents.meta.InnerRule`.
+    over :math:`\theta_0` and :math:`\phi`. The subclasses choose the rule; your own may
+    pass any :class:`~agents.meta.InnerRule`.
 
     The module runs in the mode in which it is given. In training mode, batch normalisation
     uses the statistics of the examples of one call, so that predictions are transductive,
@@ -287,7 +287,7 @@ class InnerRuleLearner(MetaLearner):
 
     Args:
         module, family: see :class:`~agents.meta.MetaLearner`.
-        inner_lr: inner learning rate to begin with.
+        inner_lr: initial inner learning rate.
         inner_steps: number of inner steps while learning.
         **outer: arguments of :class:`~agents.meta.MetaLearner`, except ``rule``.
     """
@@ -314,9 +314,9 @@ class InnerRuleLearner(MetaLearner):
 
         Args:
             module: the network.
-            inner_lr: not yet checked.
+            inner_lr: inner learning rate, not yet checked.
             inner_steps: number of inner steps while learning.
-            seed: of the learner, for the rule's initial parameters.
+            seed: seed of the learner, for the rule's initial parameters.
 
         Raises:
             ValueError, TypeError: ``inner_lr`` or the module is not valid.

@@ -19,9 +19,9 @@ from .validation import parameters_of, refuse_fixed
 class MAML(InnerRuleLearner):
     r"""Model-agnostic meta-learning (Finn, Abbeel & Levine, 2017).
 
-    Meta-learns initial parameters from which a few steps of gradient descent go far. The
-    inner update is :math:`\theta_{k+1} = \theta_k - \alpha \nabla L^S(\theta_k)`, and the
-    outer gradient is taken through it.
+    Meta-learns initial parameters from which a few steps of gradient descent reach a low
+    loss. The inner update is :math:`\theta_{k+1} = \theta_k - \alpha \nabla
+    L^S(\theta_k)`; the outer gradient is computed through it.
 
     Args:
         module, family: see :class:`~agents.meta.MetaLearner`.

@@ -15,7 +15,7 @@ from .inner import InnerRule, State
 from .learner import InnerRuleLearner
 from .validation import refuse_fixed
 
-#: Bias with which the forget gate of the parameters begins, close to 1 after the sigmoid.
+#: Initial bias of the forget gate of the parameters, close to 1 after the sigmoid.
 FORGET_BIAS = 5.0
 
 
@@ -24,11 +24,11 @@ class LstmRule(InnerRule):
 
     One LSTM serves all parameters, each with a state of its own. Its inputs are log and
     sign of the gradient and of the loss; the gates :math:`f` and :math:`i` depend on its
-    output, on the parameter, and on the gates of the step before. They begin close to
-    gradient descent: :math:`f` near 1 and :math:`i` near ``lr``.
+    output, on the parameter, and on the previous step's gates. Their initial values are
+    close to gradient descent: :math:`f` near 1 and :math:`i` near ``lr``.
 
     Args:
-        steps: number of steps that the rule is learned for.
+        steps: largest number of steps.
         lr: initial value of the input gate.
         hidden: units of the LSTM.
     """

@@ -22,8 +22,8 @@ from .validation import sizes_of
 class MlpRule(InnerRule):
     """The MLP rule with learned weights, and a learned rate for each parameter tensor.
 
-    See :func:`optenv.rules.network`. The outputs of the MLP are 0 at first, with which the
-    rule equals Adam.
+    See :func:`optenv.rules.network`. The initial outputs of the MLP are 0, so that the rule
+    equals Adam.
 
     Args:
         sizes: number of elements of each parameter tensor.
@@ -66,7 +66,7 @@ class LearnedRule(InnerRuleLearner):
         \frac{e^{a} \hat m + b \sqrt{\hat v}}{\sqrt{\hat v} + \epsilon},
 
     where :math:`a` and :math:`b` are the outputs of a small MLP for each parameter. Its
-    inputs are those common in learned optimizers (Metz et al., 2020).
+    inputs are common in learned optimizers (Metz et al., 2020).
 
     Args:
         module, family: see :class:`~agents.meta.MetaLearner`.

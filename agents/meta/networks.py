@@ -15,8 +15,8 @@ MIN_DEVIATION = 0.01
 def convolutional(ways: int | None, filters: int = 32, side: int = 28) -> nn.Sequential:
     """Make a network of four convolutions of stride 2 with batch norm, and a linear layer.
 
-    It is that for Omniglot in Finn et al. (2017), with half the filters. Batch norm uses
-    the statistics of the batch, in tests too, so that predictions are transductive.
+    It is the network for Omniglot in Finn et al. (2017), with half the filters. Batch norm
+    uses the statistics of the batch, in tests too, so that predictions are transductive.
 
     Args:
         ways: number of classes; None leaves out the linear layer, for an embedding.

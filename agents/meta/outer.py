@@ -26,8 +26,8 @@ from .checkpoint import (
 from .families.episodes import Episodes, Family
 from .validation import is_classification, loss_of, sample_episodes
 
-#: Function called after each outer step with the learner and the loss. A false return value
-#: other than None ends the learning.
+#: Function called after each outer step with the learner and the loss. Learning ends if it
+#: returns a false value other than None.
 Callback = Callable[["Learner", float], object]
 
 

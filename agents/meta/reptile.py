@@ -39,8 +39,9 @@ class Reptile(InnerRuleLearner):
         inner_batch: examples of an inner step while learning, each epoch in a new order;
             None for the whole support. Adaptation always uses the whole support.
         rule: update rule of the inner loop, see :func:`optenv.rules.get`.
-        meta_lr: share of the way to the trained parameters that the first outer step goes;
-            it decreases linearly, to 0 at the end of a call of :meth:`learn`.
+        meta_lr: initial step size :math:`\beta` of the outer loop, a fraction of the
+            difference to the trained parameters. It decreases linearly, to 0 at the end of
+            a call of :meth:`learn`.
         meta_batch: tasks of an outer step.
         **outer: arguments of :class:`~agents.meta.MetaLearner`.
 

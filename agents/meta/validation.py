@@ -1,7 +1,7 @@
 """Validation of modules, supports, and the tasks that families sample.
 
-Everything that a user passes is checked where it comes in, so that an error names the
-argument and quotes its value instead of coming from the depth of the inner loop.
+All arguments are checked where users pass them, so that an error names the argument and
+quotes its value, instead of being raised deep within the inner loop.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def check_one_task(inputs: Tensor, dimensions: int) -> None:
 
     Raises:
         TypeError: ``inputs`` is not a tensor.
-        ValueError: it has more dimensions.
+        ValueError: ``inputs`` has more dimensions.
     """
     if not isinstance(inputs, Tensor):
         raise TypeError(f"inputs must be a tensor [n, ...], got {inputs!r}")
@@ -241,7 +241,7 @@ def support_batch(support: Any, dimensions: int) -> Examples:
 # Tasks of a family.
 
 
-#: Number of tasks up to which their memory is not estimated.
+#: Largest number of tasks whose memory is not estimated before they are sampled.
 _UNCHECKED = 10_000
 
 
@@ -258,7 +258,7 @@ def sample_episodes(family: Family, count: int, rng: np.random.Generator) -> Epi
             :class:`Examples` of tensors.
         ValueError: there are not ``count`` tasks, no examples, or different numbers of
             inputs and targets; targets of the cross entropy are not int64; or the tasks
-            need more memory than there may be.
+            need more memory than the limit.
         Exception: an error of the family.
     """
     classifies = is_classification(loss_of(family))

@@ -19,10 +19,10 @@ def check_arguments(
     Args:
         owner: name of the class or function, for the message.
         given: keyword arguments.
-        defaults: its arguments with their defaults.
+        defaults: arguments of ``owner`` with their defaults.
 
     Raises:
-        TypeError: one is unknown, or a string where the default is a number.
+        TypeError: an argument is unknown, or a string although its default is a number.
     """
     for name, value in given.items():
         if name not in defaults:
@@ -36,7 +36,7 @@ def refuse_unknown(owner: type, given: Mapping[str, Any]) -> None:
     """Refuse keyword arguments that no constructor of a class has taken.
 
     Args:
-        owner: the class; the arguments of all its bases' constructors are valid.
+        owner: the class; arguments of the constructors of its bases are valid, too.
         given: keyword arguments that are left over.
 
     Raises:

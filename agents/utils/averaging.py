@@ -9,25 +9,25 @@ from torch import Tensor
 
 __all__ = ["TAIL_SHARE", "TailAverage"]
 
-#: Last share of a training over which parameters are averaged.
+#: Fraction of a training, at its end, over which parameters are averaged.
 TAIL_SHARE = 0.4
 
 
 class TailAverage:
     """Mean of the parameters over the last :data:`TAIL_SHARE` of a training.
 
-    The noise of single updates cancels in it (Izmailov et al., 2018).
+    It averages out the noise of single updates (Izmailov et al., 2018).
 
     Args:
         total: length of the training, in any unit.
         start: position at which the training begins, in that unit.
-        running: keep one running mean, for trainings with many snapshots; otherwise all
-            snapshots are kept, and averaged at the end. Both give the same mean up to
-            rounding. Each agent keeps to one, so that its results can be reproduced bit
-            for bit.
+        running: whether to keep only a running mean, for trainings with many snapshots;
+            otherwise all snapshots are kept, and averaged at the end. Both give the same
+            mean up to rounding. Each agent always uses the same way, so that its results
+            can be reproduced bit for bit.
 
     Attributes:
-        begin: position from which on snapshots are averaged.
+        begin: position from which snapshots are averaged.
         count: number of snapshots so far.
 
     Example:
@@ -46,10 +46,10 @@ class TailAverage:
         self._snapshots: list[list[Tensor]] = []
 
     def update(self, position: float, tensors: Iterable[Tensor]) -> None:
-        """Take the parameters at a position into the average, if it is late enough.
+        """Add a snapshot of the parameters to the average, if the training is far enough.
 
         Args:
-            position: of the training, in the unit of ``total``.
+            position: position in the training, in the unit of ``total``.
             tensors: parameters, always the same ones in the same order.
         """
         if position < self.begin:
@@ -66,11 +66,11 @@ class TailAverage:
         ]
 
     def content(self) -> list[list[Tensor]]:
-        """Return what the mean is made of: the running mean, or all snapshots."""
+        """Return the state for :meth:`restore`: the running mean, or all snapshots."""
         return [self._means] if self._running and self._means else self._snapshots
 
     def restore(self, count: int, content: list[list[Tensor]]) -> None:
-        """Go on with ``count`` snapshots, of which ``content`` is the :meth:`content`."""
+        """Restore the state after ``count`` snapshots from their :meth:`content`."""
         self.count = count
         if not self._running:
             self._snapshots = content
@@ -78,7 +78,7 @@ class TailAverage:
             (self._means,) = content
 
     def mean(self) -> Sequence[Tensor]:
-        """Return the means of the parameters; nothing if no snapshot was late enough."""
+        """Return the means of the parameters; empty if there are no snapshots."""
         if self._running:
             return self._means
         return [

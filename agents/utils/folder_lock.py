@@ -1,4 +1,4 @@
-"""Lock on a folder of results, so that two programs do not write to it at a time."""
+"""Lock on a folder of results, so that only one program at a time writes to it."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ except ImportError:  # not on Windows
 
 __all__ = ["exclusive"]
 
-#: Locks of the processes of this machine, on Linux.
+#: File that lists the locks of all processes of this machine, on Linux.
 _LOCKS = Path("/proc/locks")
 
 
 @contextlib.contextmanager
 def exclusive(folder: Path, program: str) -> Iterator[None]:
-    """Keep other processes from a folder of results (on Unix).
+    """Lock a folder of results against other processes (on Unix).
 
-    The kernel holds the lock for the process, and frees it when the process ends, in
-    whatever way: no file stays behind. Not all network file systems have such locks; on
-    those that refuse them, the folder is not locked.
+    The kernel holds the lock for the process, and frees it however the process ends: no
+    file is left over. On network file systems without such locks, the folder is not locked.
 
     Args:
-        folder: the folder, which exists.
-        program: what is running, such as ``"benchmark"``, for the message.
+        folder: existing folder.
+        program: name of the running program, such as ``"benchmark"``, for the message.
 
     Raises:
-        ValueError: another process holds it; the message names the folder and the process.
+        ValueError: another process holds the lock; the message names the folder and the
+            process.
         OSError: the folder cannot be opened.
     """
     if fcntl is None:
@@ -55,7 +55,7 @@ def exclusive(folder: Path, program: str) -> Iterator[None]:
 
 
 def _holder(inode: int) -> str:
-    """Name the process that holds a lock, in brackets; nothing if it is not known."""
+    """Name the process that holds a lock, in brackets; empty if it is unknown."""
     try:
         lines = _LOCKS.read_text().splitlines()
     except OSError:

@@ -15,11 +15,11 @@ __all__ = ["full_disk_explained"]
 
 @contextlib.contextmanager
 def full_disk_explained(folder: Path, then: str) -> Iterator[None]:
-    """End the program in one line where a file cannot be written for lack of space.
+    """End the program with a one-line message if the disk is full.
 
     Args:
         folder: folder of the results.
-        then: what to do once there is space.
+        then: advice for when there is space again, for the message.
 
     Raises:
         click.ClickException: the disk is full; the message names the file.

@@ -13,9 +13,9 @@ __all__ = ["terminated_as_interrupted"]
 
 @contextlib.contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """Raise KeyboardInterrupt on SIGTERM within; restore the former handler after it.
+    """Raise KeyboardInterrupt on SIGTERM within; restore the former handler afterwards.
 
-    Python takes signals in its main thread alone. In others this changes nothing.
+    Python handles signals only in its main thread. In other threads this does nothing.
 
     Example::
 

@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 #: Names of the engines.
 ENGINES = ("processes", "ray")
 
-#: Largest number of processes that the commands take; they are started at once.
+#: Largest number of processes that commands accept, as all are started at once.
 MAX_WORKERS = 4096
 
 
@@ -43,7 +43,7 @@ class Engine(NamedTuple):
 
     Attributes:
         name: one of :data:`ENGINES`.
-        address: of a running Ray cluster; None starts one on this machine.
+        address: address of a running Ray cluster; None starts one on this machine.
 
     Example::
 
@@ -57,19 +57,19 @@ class Engine(NamedTuple):
     def connected(
         self, count: int, *, option: str = "--engine"
     ) -> contextlib.AbstractContextManager[None]:
-        """Check the engine, and hold the connection to its cluster within.
+        """Check the engine, and return a context that holds the connection to its cluster.
 
-        Processes that are started meanwhile use it. For processes of this machine it does
-        nothing else.
+        Processes that are started within it use this connection. For processes of this
+        machine the context does nothing.
 
         Args:
             count: number of processes that will run at once.
-            option: of the command line that names the engine, for messages.
+            option: command-line option that names the engine, for messages.
 
         Raises:
-            ImportError: it needs Ray, which is not installed.
-            ValueError: it is unknown; an address is given to another than Ray; 0
-                processes are asked of a cluster of this machine; or there is no cluster at
+            ImportError: the engine needs Ray, which is not installed.
+            ValueError: the engine is unknown; an address is given, but the engine is not
+                Ray; ``count`` is 0 for a cluster of this machine; or there is no cluster at
                 the address.
         """
         known("engine", self.name, ENGINES)
@@ -87,12 +87,12 @@ class Engine(NamedTuple):
         return contextlib.nullcontext()
 
     def start(self, count: int, niceness: int = 0) -> Pool:
-        """Start processes, one thread each.
+        """Start processes with one thread each.
 
         Args:
-            count: number of processes; Ray takes 0 for all CPUs of a running cluster.
-            niceness: how far to lower the priority of processes of this machine; Ray's
-                keep theirs.
+            count: number of processes; with Ray, 0 means all CPUs of a running cluster.
+            niceness: amount by which to lower the priority of processes of this machine;
+                Ray ignores it.
 
         Raises:
             ImportError, ValueError: see :meth:`connected`.

@@ -13,19 +13,19 @@ Result = TypeVar("Result")
 
 
 class ProcessDied(RuntimeError):
-    """A process died each time that it ran a job."""
+    """Error of a job whose process died at every attempt."""
 
 
 class Outcomes(Generic[Job, Result]):
-    """Results of jobs, and the first error of one.
+    """Results of jobs, and the first error of a job.
 
-    After an error no more jobs should be started, and those that run already should come
-    to their end: their results are not lost.
+    After an error no more jobs should be started, but running ones should be finished, so
+    that their results are not lost.
 
     Args:
         jobs: all jobs.
-        ended: called with each job and its result.
-        named: names a job, for a note of its error.
+        ended: function that is called with each job and its result.
+        named: function that names a job, for a note on its error.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Outcomes(Generic[Job, Result]):
         return self._error is not None
 
     def take(self, i: int, result: Callable[[], Result]) -> None:
-        """Take in the end of job ``i``: what ``result`` returns or raises.
+        """Record the result that ``result`` returns for job ``i``, or the error it raises.
 
         Raises:
             CancelledError: the job was abandoned.

@@ -1,4 +1,4 @@
-"""Progress of long computations: a bar on a terminal, and a line now and then elsewhere."""
+"""Progress of long computations: a bar on a terminal, occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["echo", "progress_bar", "progress_range"]
 
 #: Shortest time between two lines, in seconds, where there is no terminal.
 LINE_INTERVAL = 30.0
-#: Smallest fraction of the work between two lines, so that no log has more than ten of it.
+#: Smallest fraction of the work between two lines, so that a log has at most ten of them.
 LINE_FRACTION = 0.1
 
 
@@ -28,7 +28,7 @@ class _Lines:
         total: number of units of work.
         label: name of the work.
         unit: name of a unit.
-        stream: where the lines go.
+        stream: text stream to write to.
     """
 
     def __init__(self, total: int, label: str, unit: str, stream: TextIO) -> None:
@@ -37,7 +37,7 @@ class _Lines:
         self._done = self._last_done = 0
 
     def update(self, count: int = 1) -> None:
-        """Count units that are done; write a line if it is time for one."""
+        """Count finished units; write a line if one is due."""
         self._done += count
         if self._done - self._last_done < LINE_FRACTION * self._total:
             return
@@ -47,7 +47,7 @@ class _Lines:
             self._write(now)
 
     def close(self) -> None:
-        """Write the last line, unless the work was too short for any."""
+        """Write the last line, unless the work was too short for a line."""
         now = time.monotonic()
         if now - self._begun >= LINE_INTERVAL:
             self._write(now)
@@ -68,14 +68,14 @@ def progress_bar(
 ) -> Iterator[Callable[..., object]]:
     """Show the progress of some work on standard error.
 
-    On a terminal it is a bar, where tqdm is installed. Elsewhere a bar would fill the log
-    with its redrawings. There it is a line for each further :data:`LINE_FRACTION` of the
-    work, at most one in :data:`LINE_INTERVAL` seconds, and one at the end.
+    On a terminal it is a bar, if tqdm is installed. Elsewhere, where a bar would fill the
+    log, it is a line for each further :data:`LINE_FRACTION` of the work, at most one in
+    :data:`LINE_INTERVAL` seconds, and one at the end.
 
     Args:
         total: number of units of work.
         label: name of the work.
-        shown: show it at all.
+        shown: whether to show the progress.
         unit: name of a unit of work, in the singular.
 
     Yields:

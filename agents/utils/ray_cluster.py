@@ -1,6 +1,6 @@
-"""A Ray cluster for the time of a computation: one of this machine, or one that is running.
+"""A Ray cluster for a computation: one on this machine, or one that is running already.
 
-Ray is imported only when a cluster is asked for (extra ``ray``).
+Ray (extra ``ray``) is imported only when a cluster is needed.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ __all__ = ["check_ray", "cluster"]
 
 #: Folder that holds the packages of this project, an installation or a checkout.
 HOME = Path(__file__).parents[2]
-#: Times that a cluster is started, if Ray gives up on it: a busy machine takes its time.
+#: Number of attempts to start a cluster, as Ray's start may time out on a busy machine.
 STARTS = 4
-#: Seconds that the machine at an address may take to accept a connection.
+#: Seconds within which the machine at an address must accept a connection.
 CONNECTION = 10.0
-#: Packages that a cluster's machines get from this one.
+#: Packages that a cluster's machines get from this machine.
 PACKAGES = ("optenv", "agents")
 
 
 def check_ray() -> None:
-    """Refuse to go on without Ray.
+    """Check that Ray is installed.
 
     Raises:
-        ImportError: it is not installed; the message says how to install it.
+        ImportError: Ray is not installed; the message says how to install it.
     """
     try:
         import ray  # noqa: F401
@@ -46,18 +46,19 @@ def check_ray() -> None:
 def cluster(cpus: int, address: str | None = None) -> Iterator[None]:
     """Connect this process to a Ray cluster within.
 
-    Workers find this package and its dependencies: those of a cluster of this machine
-    look where this process looks; those of a running cluster get a copy of ``optenv`` and
-    ``agents``, and need what these import. Each uses one thread of torch.
+    Workers of a cluster on this machine import packages from the same places as this
+    process. Workers of a running cluster get a copy of ``optenv`` and ``agents``; the
+    dependencies must be installed there. Each worker uses one thread of torch.
 
     If this process is connected already, by an outer ``with`` or by ``ray.init``, that
     cluster is used, and stays connected.
 
     Args:
-        cpus: number of processes at once, of a cluster of this machine. More than its
-            cores are allowed.
-        address: of a running cluster, such as ``"10.0.0.1:6379"``, or ``"auto"`` on one of
-            its machines. By default a cluster is started on this machine, and ended.
+        cpus: number of processes at once of a cluster on this machine, which may exceed the
+            number of cores.
+        address: address of a running cluster, such as ``"10.0.0.1:6379"``, or ``"auto"`` on
+            one of its machines. By default (None), a cluster is started on this machine,
+            and ended afterwards.
 
     Raises:
         ImportError: Ray is not installed.
@@ -107,8 +108,8 @@ def _start(cpus: int) -> None:
 def _shut_down() -> None:
     """Leave the cluster, and end it if this process has started it.
 
-    Ray drops the handles of its processes without waiting for them, of which Python warns
-    when it collects them, at any time later.
+    Ray drops the handles of its processes without waiting for them. Python would warn of
+    this when it collects them later, so they are collected here, without the warning.
     """
     import ray
 
@@ -138,7 +139,7 @@ def _connect(address: str) -> None:
 
 
 def _check_listens(address: str) -> None:
-    """Refuse an address at which nothing listens, for which Ray would wait for minutes.
+    """Check that something listens at an address; Ray would wait for minutes otherwise.
 
     Raises:
         OSError: there is no such machine, or no connection to it.
@@ -153,7 +154,7 @@ def _check_listens(address: str) -> None:
 
 
 def _quiet() -> dict[str, Any]:
-    """Return arguments of ``ray.init`` by which it writes errors alone."""
+    """Return arguments of ``ray.init`` with which it logs only errors."""
     return {"log_to_driver": False, "logging_level": "ERROR"}
 
 
@@ -174,7 +175,7 @@ def _environment(**variables: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _handlers_kept() -> Iterator[None]:
-    """Restore the handler of SIGTERM after it; Ray installs one of its own."""
+    """Restore the handler of SIGTERM afterwards, as Ray installs its own."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

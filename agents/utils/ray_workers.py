@@ -22,9 +22,9 @@ __all__ = ["RETRIES", "RayWorkers", "check_count"]
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-#: Times that a job is begun anew after the process or the machine that ran it has died.
+#: Number of times that a job is restarted after its process or machine has died.
 RETRIES = 5
-#: Seconds that running jobs have at :meth:`RayWorkers.close` to save what they have.
+#: Seconds that running jobs have at :meth:`RayWorkers.close` to save their state.
 GRACE = 60.0
 
 
@@ -51,13 +51,13 @@ def _call(pickled: bytes) -> Any:
 class RayWorkers:
     """Processes of a Ray cluster that run jobs, each with one CPU and one torch thread.
 
-    A job whose process or machine dies is begun anew, up to :data:`RETRIES` times; results
-    arrive once. Without an address, a cluster is started on this machine; it ends at
-    :meth:`close`, at the exit of this process, and when it is killed.
+    A job whose process or machine dies is restarted, up to :data:`RETRIES` times, and
+    returns one result. Without an address, a cluster is started on this machine; it ends at
+    :meth:`close`, at the exit of this process, and when this process is killed.
 
     Args:
-        count: largest number of jobs at once. 0 takes all CPUs of the cluster, also those
-            that join it later; it needs an address.
+        count: largest number of jobs at once. 0 uses all CPUs of the cluster, including
+            those that join it later; it needs an address.
         address: see :func:`agents.utils.ray_cluster.cluster`.
 
     Raises:
@@ -88,7 +88,7 @@ class RayWorkers:
 
         Raises:
             CancelledError: :meth:`close` was called meanwhile.
-            ProcessDied: the process of a job died each time.
+            ProcessDied: the process of a job died at every attempt.
             Exception: a job failed.
         """
         import ray

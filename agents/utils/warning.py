@@ -1,4 +1,4 @@
-"""Warnings that point at the user's line, however deep in the package they arise."""
+"""Warnings that point at the user's line, even if they arise deep in the package."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _INTERNAL = (
 
 
 def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn as of the innermost frame that is neither in this package nor in torch.
+    """Warn at the innermost frame that is neither in this package nor in torch.
 
     Args:
         message: text of the warning.
-        category: its class.
+        category: class of the warning.
     """
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_INTERNAL):

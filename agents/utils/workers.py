@@ -1,8 +1,8 @@
 """Worker processes that run a list of jobs, and stop cleanly on Ctrl-C.
 
-A process may die at any moment, as where memory runs out. It must take nothing with it but
-its job: so each process has queues of its own, and no lock is shared that a dead process
-could hold for ever.
+A process may die at any moment, for instance when memory runs out. Only its job may be
+affected: so each process has its own queues, and there is no shared lock that a dead
+process could hold forever.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from .outcomes import Outcomes, ProcessDied
 
 __all__ = ["RETRIES", "Workers", "stopped"]
 
-#: Times that a job is begun anew after the process that ran it has died.
+#: Number of times that a job is restarted after its process has died.
 RETRIES = 2
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-#: In a worker process: a number in shared memory, 1 when it has to abandon its job.
+#: In a worker process: a number in shared memory that becomes 1 to stop its job.
 _stop: Any = None
 
 
@@ -71,7 +71,7 @@ def _call(pickled: bytes) -> Any:
     except Exception as error:
         if _can_be_sent(error):
             raise
-        # The parent would take a message that it cannot read for the death of the process.
+        # The parent would mistake an error that it cannot unpickle for the process's death.
         sent = RuntimeError(f"{type(error).__qualname__}: {error}")
         for note in getattr(error, "__notes__", ()):
             sent.add_note(note)
@@ -103,13 +103,13 @@ def _interrupts_ignored() -> Iterator[None]:
 class Workers:
     """Spawned worker processes with one torch thread each.
 
-    A process that dies is replaced, and its job is begun anew, up to :data:`RETRIES` times,
+    A process that dies is replaced, and its job is restarted, up to :data:`RETRIES` times,
     with a warning. The processes end at :meth:`close`, at the exit of the parent process,
-    and when it is killed.
+    and when the parent process is killed.
 
     Args:
         count: number of processes.
-        niceness: how far to lower their priority, as in the command ``nice``.
+        niceness: amount by which to lower their priority, as in the command ``nice``.
 
     Raises:
         ValueError: ``count`` is below 1.
@@ -119,13 +119,13 @@ class Workers:
         if count < 1:
             raise ValueError(f"workers must be at least 1, got {count!r}")
         self._context = multiprocessing.get_context("spawn")
-        # Memory without a lock, which a process could die with
+        # Memory without a lock, since a process could die while it holds one
         self._stop, self._niceness = self._context.RawValue("b", 0), niceness
-        # Guards what follows; notified when a process is idle, and when all are to end.
+        # Guards the attributes below; notified when a process is idle, and at the end.
         self._changed = threading.Condition()
         self._closed, self._has_started = False, False
         self._executors: set[ProcessPoolExecutor] = set()
-        # Idle processes; None stands for one that has died and is to be replaced.
+        # Idle processes; None stands for a dead one that has to be replaced.
         self._idle: list[ProcessPoolExecutor | None] = []
         with _interrupts_ignored():
             for _ in range(count):
@@ -153,21 +153,23 @@ class Workers:
     ) -> list[Result]:
         """Run a function on all jobs.
 
-        After the first error no more jobs are begun. Those that are running come to their
-        end before it is raised.
+        After the first error no more jobs are started. It is raised after the running ones
+        have ended.
 
         Args:
-            function: of one job; it is pickled.
+            function: function of one job, which is pickled.
             jobs: its arguments.
-            ended: called in this process with each job and its result, as they end.
-            named: names a job, for a note of its error.
+            ended: function that is called in this process with each job and its result, as
+                jobs end.
+            named: function that names a job, for a note on its error.
 
         Returns:
             The results in the order of ``jobs``.
 
         Raises:
             CancelledError: :meth:`close` was called meanwhile, or the interpreter exits.
-            ProcessDied: the process of a job died each time, or none could be started.
+            ProcessDied: the process of a job died at every attempt, or no process could be
+                started.
             Exception: a job failed; if its error cannot be pickled, a RuntimeError.
         """
         waiting, deaths = deque(range(len(jobs))), [0] * len(jobs)
@@ -181,7 +183,7 @@ class Workers:
             return self._closed or can_start() or any(each.done() for each in running)
 
         while (waiting and not outcomes.failed) or running:
-            # 1. Wait, and begin as many jobs as there are idle processes.
+            # 1. Wait, and start as many jobs as there are idle processes.
             with self._changed:
                 self._changed.wait_for(can_go_on)
                 if self._closed:
@@ -191,7 +193,7 @@ class Workers:
                     # Plain pickle sends tensors as bytes. Torch's own reduction would
                     # share each tensor of a job's policy through a file of its own.
                     running[self._submit(pickle.dumps((function, jobs[i])))] = i
-            # 2. Take in those that have ended.
+            # 2. Record the results of those that have ended.
             for future in [each for each in running if each.done()]:
                 i = running.pop(future)
                 if isinstance(future.exception(), BrokenExecutor):
@@ -259,6 +261,6 @@ class Workers:
             self._closed = True
             executors = [*self._executors]
             self._changed.notify_all()
-        # Without the lock, which the ends of jobs take
+        # Without the lock, which jobs that end need
         for executor in executors:
             executor.shutdown(wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Problem, its run, and helpers that make most runs short."""
+"""Base of the problems: a problem, its run, and helpers that shorten most definitions."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ __all__ = [
     "observation_names",
 ]
 
-#: Beginnings of the names of the columns of observations and actions.
+#: Prefixes of the names of the columns of observations and actions.
 OBSERVATION, ACTION = "observation.", "action."
 
 #: Columns by name: values ``[B]``, and a mask ``[B]`` of the valid ones.
@@ -54,7 +54,7 @@ def observation_names(described: Mapping[str, Any], size: int) -> list[str]:
 
     Args:
         described: ``describe()`` of the environment.
-        size: number of entries; those without a name of their own are numbered.
+        size: number of entries; entries without a name are numbered.
     """
     action = make(described["action"])
     registered = registered_among(described["features"])
@@ -108,10 +108,10 @@ def flatten(
     """Turn an info into columns; entries of dictionaries in it become columns as well.
 
     Args:
-        info: of a batch, arrays ``[B, ...]`` each with a mask under its name with a leading
-            underscore.
-        valid: mask ``[B]`` of entries without one.
-        prefix: beginning of the names.
+        info: info of a batch: arrays ``[B, ...]``, each with a mask ``[B]`` under its name
+            with a leading underscore.
+        valid: mask ``[B]`` for arrays without a mask.
+        prefix: prefix of the columns' names.
     """
     columns: Columns = {}
     for name, values in info.items():
@@ -126,7 +126,7 @@ def flatten(
 
 
 def batched(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the info of a single environment into that of a batch of one."""
+    """Turn the info of a single environment into the info of a batch of one."""
     columns: dict[str, Any] = {}
     for name, value in info.items():
         if isinstance(value, Mapping):

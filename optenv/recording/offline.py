@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Episode", "episodes", "to_minari"]
 
-#: Entries of a description that all recordings of a data set share.
+#: Entries of a description that all recordings of a data set must have in common.
 COMMON = ("features", "action")
 
 
@@ -31,12 +31,12 @@ class Episode(NamedTuple):
 
     Attributes:
         number: number of the episode in its file.
-        seed: seed that it was reset with; None if it had none.
+        seed: seed of its reset; None if it had none.
         observations: ``[T + 1, F]``, the last one after the last step.
-        actions: ``[T, K]``, or ``[T]`` of discrete actions.
+        actions: ``[T, K]``; ``[T]`` for discrete actions.
         rewards: ``[T]``.
-        terminated: ``[T]`` bool, True at an end.
-        truncated: ``[T]`` bool, True at the end of an episode that was cut.
+        terminated: ``[T]`` bool, True at the end of the episode.
+        truncated: ``[T]`` bool, True at the last step if the episode was cut off.
     """
 
     number: int
@@ -51,15 +51,15 @@ class Episode(NamedTuple):
 def episodes(path: str | os.PathLike[str]) -> Iterator[Episode]:
     """Yield the episodes of a recording.
 
-    An episode that was cut, by a reset or by the end of the recording, loses its last step,
-    the observation after which is unknown, and counts as truncated. One of a single step
-    is left out then.
+    An episode that was cut off, by a reset or by the end of the recording, counts as
+    truncated. It loses its last step, because the observation after it is unknown. If it
+    has no other step, it is left out.
 
     Args:
-        path: path of a file of a recorder.
+        path: path of a recorder's file.
 
     Raises:
-        ValueError: it is no recording.
+        ValueError: the file is no recording.
         OSError: the file cannot be read.
     """
     table = read(path)
@@ -111,12 +111,12 @@ def to_minari(
 ) -> MinariDataset:
     """Make an offline data set of Minari from recordings.
 
-    It lies in Minari's folder (``~/.minari/datasets``, or the absolute path in the
-    environment variable ``MINARI_DATASETS_PATH``), and names the environment if its
-    arguments are JSON values.
+    The data set is stored in Minari's folder (``~/.minari/datasets``, or the absolute path
+    in the environment variable ``MINARI_DATASETS_PATH``). It names the environment if the
+    environment's arguments are JSON values.
 
     Args:
-        paths: path of a file of a recorder, or several of one environment.
+        paths: path of a recorder's file, or several paths for one environment.
         dataset_id: name of the data set, such as ``"optenv/learning-rate/ppo-v0"``.
         **about: arguments of ``minari.create_dataset_from_buffers``, such as ``author`` or
             ``description``; ``algorithm_name`` is by default the label of the recording.
@@ -125,8 +125,9 @@ def to_minari(
         The data set.
 
     Raises:
-        ValueError: a file is no recording, or has no episode; or the recordings are of
-            environments with other observations or actions; or Minari refuses the name.
+        ValueError: a file is no recording; there is no episode of two or more steps; the
+            recordings differ in their environments, observations or actions; or Minari
+            refuses the name.
         ImportError: Minari is not installed (extra ``record``).
     """
     try:

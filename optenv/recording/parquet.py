@@ -24,7 +24,7 @@ __all__ = ["FORMAT", "ParquetFile", "array", "describe", "read", "vectors_or_nul
 #: Version of the format, and the key of the metadata in a file.
 FORMAT, KEY = 1, b"optenv"
 
-#: Characters of a message that lists names of columns.
+#: Largest number of characters of a message that lists names of columns.
 MESSAGE = 3000
 
 
@@ -46,9 +46,9 @@ def array(values: np.ndarray, valid: np.ndarray | None = None) -> pa.Array:
     """Make an Arrow array, with nulls where values are not valid.
 
     Args:
-        values: ``[n]`` of numbers, or of text or None; ``[n, k]`` becomes a list each.
-            Objects of another type become text.
-        valid: mask ``[n]``; all are valid by default.
+        values: ``[n]``, numbers, or text and None; or ``[n, k]``, whose rows become lists.
+            Objects of other types become text.
+        valid: mask ``[n]``; by default, all are valid.
     """
     pa, _ = arrow()
     if values.ndim == 1 and values.dtype != object:
@@ -74,9 +74,9 @@ def vectors_or_null(vectors: Sequence[np.ndarray | None], dtype: Any) -> pa.Arra
 
 
 class ParquetFile:
-    """Parquet file that is written beside its place, and renamed once it is whole.
+    """Parquet file that is written under another name, and renamed once it is complete.
 
-    A table may have columns that those before did not have; these then have nulls there.
+    A table may have new columns, in which earlier rows have nulls.
 
     Args:
         path: path of the file.
@@ -112,7 +112,7 @@ class ParquetFile:
         """Write a row group.
 
         Args:
-            columns: arrays of one length by name.
+            columns: arrays of the same length, by name.
         """
         pa, _ = arrow()
         table = pa.table(dict(columns))
@@ -133,7 +133,7 @@ class ParquetFile:
         self._writer = pq.ParquetWriter(self._part, self._schema, compression="zstd")
 
     def _widen(self, schema: pa.Schema) -> None:
-        """Write the row groups so far anew, with further columns."""
+        """Rewrite the row groups so far with further columns."""
         _, pq = arrow()
         self._writer.close()
         before = self._part.with_suffix(".before")
@@ -147,7 +147,7 @@ class ParquetFile:
             before.unlink()
 
     def close(self) -> None:
-        """Finish the file, and put it in its place."""
+        """Finish the file, and move it to its path."""
         if self.closed:
             return
         self.closed = True
@@ -159,7 +159,7 @@ class ParquetFile:
 
 
 def _conform(table: pa.Table, schema: Any) -> pa.Table:
-    """Bring a table to a schema, with nulls in the columns that it lacks."""
+    """Convert a table to a schema, with nulls in the columns that it lacks."""
     pa, _ = arrow()
     names = set(table.column_names)
     return pa.table(
@@ -174,10 +174,10 @@ def _conform(table: pa.Table, schema: Any) -> pa.Table:
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what a recording is of.
+    """Return the metadata of a recording.
 
     Args:
-        path: path of a file of a recorder.
+        path: path of a recorder's file.
 
     Returns:
         A dictionary of ``format``, ``optenv`` (its version), ``label``, ``id`` of the
@@ -185,7 +185,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         ``description`` (``describe()``), and ``dtype`` of its observations.
 
     Raises:
-        ValueError: it is no recording, or one of a later format.
+        ValueError: the file is no recording, or has a later format.
         OSError: the file cannot be read.
     """
     pa, pq = arrow()
@@ -210,15 +210,16 @@ def read(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> 
     """Read a recording.
 
     Args:
-        path: path of a file of a recorder.
-        columns: names of columns; all of them by default.
+        path: path of a recorder's file.
+        columns: names of columns; by default, all.
 
     Returns:
         A ``pyarrow.Table`` with a row for each control step, in the order of time;
-        ``table["reward"].to_numpy()`` is a column of it, and ``to_pandas()`` a data frame.
+        ``table["reward"].to_numpy()`` is one of its columns, ``table.to_pandas()`` a data
+        frame.
 
     Raises:
-        ValueError: it is no recording, or has no such column.
+        ValueError: the file is no recording, or has no such column.
         OSError: the file cannot be read.
     """
     _, pq = arrow()
@@ -228,6 +229,6 @@ def read(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> 
         if name not in valid:
             hint = suggestion(name, valid)[:MESSAGE]  # single tensors have many columns
             raise ValueError(f"{str(path)!r} has no column {name!r}; {hint}")
-    # Names with dots are no paths of nested columns here.
+    # read_table takes a name with dots for a path of nested columns, too: select by name.
     table = pq.read_table(os.fspath(path), columns=columns)
     return table if columns is None else table.select(list(columns))

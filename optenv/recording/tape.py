@@ -1,4 +1,4 @@
-"""Rows of the control steps of a batch, on their way to a file."""
+"""Buffer of a recording's rows, which writes them to a file in row groups."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from .parquet import ParquetFile, array, vectors_or_null
 
 __all__ = ["Tape"]
 
-#: Values in a row group, and its least and largest number of rows.
+#: Number of values in a row group, and its least and largest number of rows.
 GROUP_VALUES, GROUP_ROWS = 2**21, (1024, 65_536)
 
-#: Entries of the info of a reset that are costs so far, and so none of the whole run.
+#: Entries of a reset's info that are costs so far, so that they do not hold for later rows.
 COSTS = ("examples", "work")
 
-#: Entry of the info of a reset that differs among the runs of a trial.
+#: Entry of a reset's info that differs among the runs of a trial.
 OF_A_RUN = "initial_loss"
 
-#: Entry of an info that comes at the end of a run.
+#: Entry of an info that is only there at the end of a run.
 AT_END = "validation_loss"
 
 
@@ -29,7 +29,7 @@ class Tape:
 
     Args:
         file: file to write to.
-        num_envs: number of environments, B.
+        num_envs: number of environments, ``B``.
         observations: names of the columns of an observation.
         actions: names of the columns of an action.
     """
@@ -49,7 +49,7 @@ class Tape:
         self._vectors: tuple[list[np.ndarray], list[np.ndarray]] = [], []
         self._finals: list[np.ndarray | None] = []
         self._rows = self._episodes = 0
-        # State of each environment: its episode, its run in a trial, its step in that run.
+        # State of each environment: its episode, its run in the trial, its step in the run.
         self.observation = np.zeros((num_envs, len(self._observations)))
         self._episode, self._run, self._step, self._steps, self._seed, self._resets = (
             np.zeros((6, num_envs), np.int64)
@@ -68,11 +68,11 @@ class Tape:
         """Begin episodes.
 
         Args:
-            chosen: mask ``[B]`` of the environments.
+            chosen: mask ``[B]`` of the environments that begin an episode.
             observation: their first observations, ``[B, F]``.
             info: info of the reset.
             steps: number of control steps of their runs, ``[B]``.
-            seeds: seeds that they were reset with.
+            seeds: seeds of the reset; None for no seeds.
         """
         self.observation = np.where(chosen[:, None], observation, self.observation)
         self.observation = self.observation.astype(observation.dtype)
@@ -105,23 +105,23 @@ class Tape:
         """Add a row for each environment that takes part in a step.
 
         Args:
-            active: mask ``[B]`` of these.
-            action: ``[B, ...]``.
+            active: mask ``[B]`` of these environments.
+            action: actions ``[B, ...]``.
             result: observations ``[B, F]`` after the step, before a reset; rewards,
                 terminated and truncated ``[B]``.
             info: info of the step.
-            seconds: time of agent and environment for the batch.
+            seconds: time of the agent and of the environment for the batch, in seconds.
         """
         count = int(active.sum())
         if not count:
             return
         observation, reward, terminated, truncated = result
-        # 1. Runs of a trial: a new one begins its steps anew.
+        # 1. Runs of a trial: a new run counts its steps from 0.
         if "run" in info:
             run, valid = info["run"]
             new = valid & active & (run != self._run)
             self._run[new], self._step[new] = run[new], 0
-            if OF_A_RUN in self._identity:  # that of the reset is the first run's
+            if OF_A_RUN in self._identity:  # the reset's entry is the first run's
                 known = self._identity[OF_A_RUN][1]
                 known &= ~new | (self._run == 0)
         ended = terminated | truncated
@@ -164,7 +164,7 @@ class Tape:
         self._finals += [
             observation[i].copy() if ended[i] else None for i in np.flatnonzero(active)
         ]
-        # 3. On to the next step.
+        # 3. The state for the next step.
         self._rows += count
         self._step[active] += 1
         self.observation = np.where(active[:, None], observation, self.observation)
@@ -201,7 +201,7 @@ class Tape:
 def _merged(
     before: tuple[np.ndarray, np.ndarray] | None, values: np.ndarray, valid: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Put the valid ones of new values over those before."""
+    """Replace earlier values by new ones where these are valid."""
     if before is None or before[0].shape != values.shape:
         return values, valid
     known, known_valid = before
@@ -212,7 +212,7 @@ def _merged(
 def _joined(
     parts: Sequence[tuple[np.ndarray, np.ndarray] | None], lengths: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Join the parts of a column, of which some blocks have none."""
+    """Join the parts of a column; blocks without it get invalid values."""
     like = next(part[0] for part in parts if part is not None)
     values, valid = [], []
     for part, length in zip(parts, lengths, strict=True):

@@ -23,23 +23,23 @@ from .tape import Tape
 
 __all__ = ["Recorder", "VectorRecorder"]
 
-#: Entries of the info of a step in SAME_STEP mode that are about ended episodes.
+#: Entries of a step's info in SAME_STEP mode that describe episodes that have ended.
 FINAL = ("final_info", "final_obs")
 
 
 class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
     """Record every control step of a single environment to a Parquet file.
 
-    The file is written beside its place, and put there by :meth:`close`. A row is a control
-    step:
+    The file is written under another name; :meth:`close` moves it to ``path``. A row is a
+    control step:
 
     ===========================  =====================================================
     Column                       Meaning
     ===========================  =====================================================
     ``env``                      index of the environment in a batch; here 0
     ``episode``                  number of the episode in the file, from 0
-    ``seed``                     seed of the environment's last reset with one, below
-                                 ``2**63``
+    ``seed``                     last seed, below ``2**63``, with which the environment
+                                 was reset
     ``resets``                   resets since then: 0 in the episode of that seed
     ``run``                      number of the run in its episode, from 0: trials have
                                  several
@@ -49,13 +49,14 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
     ``action.<component>``       component of the action; ``action.index`` of a
                                  discrete one
     ``reward``                   reward of the step
-    ``terminated``               end of the episode with this step
+    ``terminated``               whether the episode ends with this step
     ``truncated``                likewise, by a limit from outside
-    ``run_ended``                end of the run with this step
+    ``run_ended``                whether the run ends with this step
     ``family``, ``instance``...  entries of the info of ``reset()``, on each row of the
                                  episode
     ``loss``, ``lr``...          entries of the info of ``step()``, null where it has
-                                 none; those of dictionaries have names with dots
+                                 none; entries of nested dictionaries have names with
+                                 dots
     ``agent_seconds``            time from the end of the last step to the call of this
                                  one, divided by the number of rows of the step
     ``env_seconds``              time in the environment, divided likewise
@@ -63,15 +64,15 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
     ===========================  =====================================================
 
     Args:
-        env: environment of the package. Wrappers that change observations or actions go
-            around the recorder.
+        env: environment of the package. Wrappers that change observations or actions must
+            be around the recorder.
         path: path of the new file.
-        label: name of the policy, which reports show; the file's name by default.
+        label: name of the policy for reports; by default, the file's name.
         overwrite: whether to replace a file that exists.
 
     Raises:
-        TypeError: it is no environment of the package.
-        ValueError: its observations are changed by a wrapper.
+        TypeError: ``env`` is no environment of the package.
+        ValueError: a wrapper within ``env`` changes the shape of observations or actions.
         FileExistsError: there is a file, and ``overwrite`` is False.
         ImportError: pyarrow is not installed (extra ``record``).
 
@@ -146,21 +147,21 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs)
 class VectorRecorder(VectorWrapper):  # type: ignore[type-arg] # generic since Gymnasium 1.3
     """Record every control step of a batch of environments to a Parquet file.
 
-    The columns are those of :class:`Recorder`. A step that only resets an environment, as
-    in the mode ``NEXT_STEP``, has no row.
+    For the columns see :class:`Recorder`. A step that only resets an environment, as in the
+    mode ``NEXT_STEP``, has no row.
 
     Args:
         env: batch made by ``gymnasium.make_vec`` of an environment of the package, in any
             mode of vectorization and of autoreset. :class:`optenv.PerTensor`,
             :class:`optenv.sb3.SB3VecEnv` and wrappers that change observations or actions
-            go around the recorder.
+            must be around the recorder.
         path: path of the new file.
-        label: name of the policy, which reports show; the file's name by default.
+        label: name of the policy for reports; by default, the file's name.
         overwrite: whether to replace a file that exists.
 
     Raises:
-        TypeError: it is no batch of environments of the package.
-        ValueError: its observations are changed by a wrapper.
+        TypeError: ``env`` is no batch of environments of the package.
+        ValueError: a wrapper within ``env`` changes the shape of observations or actions.
         FileExistsError: there is a file, and ``overwrite`` is False.
         ImportError: pyarrow is not installed (extra ``record``).
 
@@ -227,15 +228,15 @@ class VectorRecorder(VectorWrapper):  # type: ignore[type-arg] # generic since G
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Take one control step in every environment, and record it."""
-        # 1. The step. In NEXT_STEP mode, environments that have ended are reset by it.
+        # 1. The step. In NEXT_STEP mode, it resets environments whose episodes have ended.
         called = time.perf_counter()
         result = self.env.step(actions)
         done = time.perf_counter()
         observation, reward, terminated, truncated, info = result
         is_next = self._mode is AutoresetMode.NEXT_STEP
         resetting = self._ended if is_next else np.zeros(self.num_envs, np.bool_)
-        # 2. What it ended with: in SAME_STEP mode, observation and info are of the next
-        # episode, and those of the end are beside them.
+        # 2. Observation and info at the end of episodes. In SAME_STEP mode, the result has
+        # them in "final_obs" and "final_info"; its others belong to the next episode.
         ended, last = terminated | truncated, observation
         beginning = {
             key: value for key, value in info.items() if key.strip("_") not in FINAL
@@ -259,7 +260,7 @@ class VectorRecorder(VectorWrapper):  # type: ignore[type-arg] # generic since G
             resets = ended
         else:
             resets = resetting
-        # 3. The rows, and the episodes that begin.
+        # 3. The rows, and the start of new episodes.
         self._tape.add(
             ~resetting, np.asarray(actions), (last, reward, terminated, truncated),
             columns, (called - self._returned, done - called),
@@ -272,7 +273,7 @@ class VectorRecorder(VectorWrapper):  # type: ignore[type-arg] # generic since G
 
     def close(self, **kwargs: Any) -> None:
         """Finish the file, and close the batch."""
-        if hasattr(self, "_tape"):  # Gymnasium also closes what could not be made
+        if hasattr(self, "_tape"):  # Gymnasium also closes it if __init__ has failed
             self._tape.close()
         super().close(**kwargs)
 
@@ -281,7 +282,7 @@ def _described(env: VectorEnv[Any, Any, Any]) -> dict[str, Any]:
     """Return ``describe()`` of the environments of a batch.
 
     Raises:
-        TypeError: they are none of the package.
+        TypeError: they are not environments of the package.
     """
     base: Any = env.unwrapped
     if isinstance(base, LearningRateVectorEnv):
@@ -314,7 +315,7 @@ def _tape(
     label: str | None,
     overwrite: bool,
 ) -> Tape:
-    """Open the file of a recorder."""
+    """Open a recorder's file."""
     is_batch = isinstance(env, VectorEnv)
     observed = env.single_observation_space if is_batch else env.observation_space
     acted = env.single_action_space if is_batch else env.action_space

@@ -1,10 +1,9 @@
 """Renderings of episodes: a line of text, or a picture, of every sub-environment.
 
-- :mod:`~optenv.rendering.trace` records what there is to draw, for as long as a render mode
-  asks for it.
+- :mod:`~optenv.rendering.trace` records the values to draw, if there is a render mode.
 - :mod:`~optenv.rendering.contour` computes the losses around the path of two parameters.
 - :mod:`~optenv.rendering.picture` draws panels of curves, of coloured rows, and of a path.
-  These modules alone import matplotlib, with the first picture.
+  Only these modules import matplotlib, with the first picture.
 """
 
 from __future__ import annotations

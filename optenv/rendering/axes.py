@@ -16,17 +16,17 @@ def grown(
     old: tuple[float, float] | None,
     headroom: float = 0.0,
 ) -> tuple[float, float]:
-    """Return limits of an axis that hold all values.
+    """Return limits of an axis that contain all values.
 
-    They stay as they are while they do, and grow by half otherwise, so that an axis
-    changes a few times in an episode.
+    Limits that contain them stay unchanged, others grow by half, so that an axis changes
+    only a few times in an episode.
 
     Args:
         values: finite numbers; positive ones for a logarithmic axis.
         is_log: whether the axis is logarithmic.
         least: least span, in powers of ten or relative to the largest value.
-        old: limits before.
-        headroom: part of the axis above the values that stays free.
+        old: present limits; None if there are none yet.
+        headroom: fraction of the axis that stays free above the values.
     """
     low, high = float(values.min()), float(values.max())
     if is_log:
@@ -58,7 +58,7 @@ def ticks_between(low: float, high: float, is_log: bool) -> list[float]:
             ticks = [tick for tick in ticks if low <= tick <= high]
             if len(ticks) >= 3:
                 return ticks[:: math.ceil(len(ticks) / 5)]
-    # The finest of steps of 1, 2 or 5 that gives at most five of them.
+    # The smallest step of 1, 2 or 5 times a power of ten that gives at most five ticks.
     step = 10.0 ** math.floor(math.log10(max(high - low, 1e-300)) - 1)
     for factor in (1, 2, 5, 10, 20, 50):
         size = factor * step
@@ -69,15 +69,15 @@ def ticks_between(low: float, high: float, is_log: bool) -> list[float]:
 
 
 def few(count: int) -> list[int]:
-    """Return numbers of at most about eight rows out of ``count``."""
+    """Return evenly spaced indices of at most eight out of ``count`` rows."""
     return list(range(0, count, math.ceil(count / 8)))
 
 
 def number(value: float) -> str:
-    """Write a number in three digits, one close to 1 in five."""
+    """Format a number with three digits, or with five if it is close to 1."""
     if not math.isfinite(value):
         return ""
-    if 0.99 < value < 1.02:  # decay rates are told by what they lack to 1
+    if 0.99 < value < 1.02:  # of a decay rate, the difference to 1 matters
         return f"{value:.5g}"
     if value != 0 and not 1e-3 <= abs(value) < 1e4:
         digits, exponent = f"{value:.2e}".split("e")
@@ -86,5 +86,5 @@ def number(value: float) -> str:
 
 
 def power(exponent: float) -> str:
-    """Write a power of two, or one over it."""
+    """Format a power of two as a factor, ``×4`` or ``÷4``."""
     return f"×{2**exponent:g}" if exponent >= 0 else f"÷{2**-exponent:g}"

@@ -19,10 +19,10 @@ POINTS = 91
 #: Least half-width of the window.
 LEAST = 0.25
 
-#: Margin around what the window shows, relative to its half-width.
+#: Half-width of the window, relative to the half-width of the points that it shows.
 PADDING = 1.3
 
-#: Largest half-width of the window, relative to the first one. Diverging runs leave it.
+#: Largest half-width of the window, relative to its first one. Diverging runs leave it.
 LARGEST = 6.0
 
 
@@ -41,7 +41,7 @@ class Surface(NamedTuple):
 
 
 def minimizers(group: Group, run: int) -> np.ndarray:
-    """Return the known minima of a run, ``[M, 2]``: those of test functions."""
+    """Return the known minima of a run, ``[M, 2]``; only test functions have some."""
     if not isinstance(group.task, Function):
         return np.empty((0, 2))
     return group.task.minimizers(group.data)[run].cpu().double().numpy()
@@ -53,7 +53,7 @@ def window(
     """Return a square window around points.
 
     Args:
-        points: ``[n, 2]``; those that are not finite do not count.
+        points: ``[n, 2]``; points that are not finite are ignored.
         smallest: least half-width.
         largest: largest half-width, around the first of the points.
 
@@ -70,14 +70,14 @@ def window(
 
 
 def surface(group: Group, run: int, extent: tuple[float, float, float, float]) -> Surface:
-    """Compute the loss of a run, on the examples of its reward, on a grid of parameters.
+    """Compute the loss that a run's reward uses, on a grid of parameters.
 
     Args:
         group: group of runs with two parameters.
-        run: number of the run in it.
+        run: index of the run in the group.
         extent: smallest and largest value of the first and of the second parameter.
     """
-    # One run for each point of the grid, all with the examples of this one.
+    # One run for each point of the grid, all with this run's examples.
     first, second = torch.linspace(*extent[:2], POINTS), torch.linspace(*extent[2:], POINTS)
     grid = torch.cartesian_prod(second, first).flip(-1).to(group.device, group.dtype)
     rows = torch.full((len(grid),), run, device=group.device)

@@ -17,10 +17,10 @@ from .trace import Trace
 
 __all__ = ["Curves", "Named", "Points", "Rates"]
 
-#: Least width of axes, in pixels, above which there is room for a title and a value.
+#: Width of axes, in pixels, from which there is room for a title and a value.
 _ROOMY = 130
 
-#: Positive values are on a logarithmic axis from this ratio of the largest to the smallest.
+#: Ratio of the largest to the smallest value above which an axis is logarithmic.
 _WIDE = 10.0
 
 
@@ -32,8 +32,8 @@ class Curves(StepsPanel):
         cell: place of the panel.
         title: text above the axes.
         color: colour of the title, and of the first curve.
-        span: least part of the axis, in powers of ten or relative to the values.
-        limits: fixed limits of the axis.
+        span: least span of the axis, in powers of ten or relative to the values.
+        limits: fixed limits of the axis; by default (None), they grow with the values.
     """
 
     steps = False
@@ -80,7 +80,7 @@ class Curves(StepsPanel):
             at: control steps of the values, ``[n]``.
             curves: values ``[n]`` of each line.
             trace: the episode.
-            is_new: whether it has just begun.
+            is_new: whether the last call was about another episode.
 
         Returns:
             Whether the axis has changed.
@@ -120,7 +120,7 @@ class Curves(StepsPanel):
 
     def share_axes(self, panels: Sequence[Any]) -> None:
         known = [panel._limits for panel in panels if panel._limits is not None]
-        if not known or self is not panels[0]:  # the first one does so for all
+        if not known or self is not panels[0]:  # the first panel does it for all
             return
         is_log = all(panel._is_log for panel in panels)
         limits = grown(np.array(known), is_log, 0.0, None)
@@ -152,10 +152,10 @@ class Points(Curves):
 
 
 def _held(trace: Trace, values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return values of the control steps of every run for a line of steps.
+    """Return the values of a step line that shows one value for each control step.
 
-    The last one of each run is repeated, and followed by a NaN where another run begins.
-    See :func:`_held_at` for their places.
+    The last value of each run is repeated, and a NaN separates it from the next run.
+    :func:`_held_at` returns their positions on the axis of control steps.
     """
     array = np.asarray(values, float)
     parts = [p for p in np.split(array, trace.starts[1:]) if len(p)]
@@ -164,14 +164,14 @@ def _held(trace: Trace, values: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def _held_at(trace: Trace) -> np.ndarray:
-    """Return the places of the values of :func:`_held`."""
+    """Return the positions of the values of :func:`_held` on the axis of control steps."""
     parts = [p for p in np.split(np.arange(trace.steps), trace.starts[1:]) if len(p)]
     ended = [np.concatenate([part, [part[-1] + 1] * 2]) for part in parts]
     return np.concatenate(ended)[:-1] if ended else np.arange(0)
 
 
 class Named(Curves):
-    """A value of each control step, by its name."""
+    """Curve of a named value of each control step."""
 
     steps = True
 
@@ -192,7 +192,7 @@ class Named(Curves):
 
 
 class Rates(Curves):
-    """Learning rate of each control step, or those of a few parts of the parameters."""
+    """Learning rate of each control step, in total or for a few parts of the parameters."""
 
     steps = True
 

@@ -51,7 +51,7 @@ class Rules(StepsPanel):
 
 
 class Multipliers(StepsPanel):
-    """Multipliers of the learning rate of every part: a row of a heat map each."""
+    """Heat map of learning-rate multipliers: a row for each parameter tensor or role."""
 
     def __init__(self, figure: Figure, cell: Cell, trace: Trace) -> None:
         super().__init__(figure, cell, "multiplier of each tensor")

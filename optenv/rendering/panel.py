@@ -1,4 +1,4 @@
-"""Panels of a picture: axes with artists that every frame draws anew."""
+"""Panels of a picture: axes with artists that are redrawn in every frame."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .trace import Trace
 
 __all__ = ["HEIGHT", "SMALL", "WIDTH", "Cell", "Panel", "Place", "StepsPanel", "over_steps"]
 
-#: Group of a run, and the run's number in it.
+#: Group of a run, and the run's index in it.
 Place = tuple[Group, int] | None
 
 #: Size of a picture in pixels: even numbers, which video formats need.
@@ -58,7 +58,7 @@ class Cell(NamedTuple):
 
 
 class Panel:
-    """Axes with artists that a frame draws anew, and others that are the background.
+    """Axes with artists that are redrawn in every frame, on a background.
 
     Args:
         figure: figure of the picture.
@@ -81,29 +81,29 @@ class Panel:
     def write(self, x: float, text: str, **style: Any) -> Any:
         """Write text above the axes, where it covers no curve.
 
-        A title of matplotlib would look for its place whenever it is drawn.
+        Matplotlib would compute the place of a title each time it is drawn.
 
         Args:
             x: place between the left end (0) and the right end (1) of the axes.
             text: the text.
-            **style: of the text.
+            **style: properties of the text.
         """
         above = 1 + 6 / (self.cell.axes[3] * HEIGHT)
         return self.axes.text(x, above, text, transform=self.axes.transAxes, **style)
 
     def animate(self, artist: Any) -> Any:
-        """Let an artist be drawn by every frame."""
+        """Redraw an artist in every frame, and return it."""
         artist.set_animated(True)
         self.animated.append(artist)
         return artist
 
     def update(self, trace: Trace, place: Place, is_new: bool) -> bool:
-        """Take in the present state of an episode.
+        """Update the artists to the present state of an episode.
 
         Args:
             trace: the episode.
-            place: group of its run, and the run's number in it; None if they are not at
-                hand.
+            place: group of its run, and the run's index in it; None if they are not
+                available.
             is_new: whether the last call was about another episode.
 
         Returns:
@@ -112,7 +112,7 @@ class Panel:
         raise NotImplementedError
 
     def share_axes(self, panels: Sequence[Any]) -> None:
-        """Let the axes hold what those of several panels of the same kind do."""
+        """Give the axes limits that contain the values of panels of the same kind."""
 
     def draw(self) -> None:
         """Draw the animated artists onto the background."""
@@ -169,7 +169,7 @@ class StepsPanel(Panel):
 
 
 def over_steps(panels: Sequence[StepsPanel]) -> list[Panel]:
-    """Label the axis of the control steps below the lowest of several panels."""
+    """Label the axis of control steps only below the lowest panel; return the panels."""
     *others, lowest = panels
     for panel in others:
         panel.axes.tick_params(labelbottom=False)

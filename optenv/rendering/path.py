@@ -50,7 +50,7 @@ class PathPanel(Panel):
         )  # fmt: skip
 
     def update(self, trace: Trace, place: Place, is_new: bool) -> bool:
-        assert place is not None  # it tells the losses
+        assert place is not None  # needed to compute the losses
         begin = max(k for k, step in enumerate(trace.at) if step == trace.starts[-1])
         path = np.array(trace.path)
         minimizers = contour.minimizers(*place)

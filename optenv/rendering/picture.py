@@ -1,7 +1,8 @@
 """Picture of an episode: curves over the control steps, and the path of two parameters.
 
-Figure and canvas are kept from frame to frame. What stays (axes, ticks, titles, contours)
-is drawn once, and again when an axis grows; a frame then only draws the curves onto a copy.
+Figure and canvas are kept from frame to frame. The background (axes, ticks, titles,
+contours) is drawn once, and again when an axis grows. A frame only draws the curves onto a
+copy of it.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ class _Drawing:
         return self._figure.text(x / WIDTH, middle, text, va="center", **style)
 
     def _draw_background(self, changed: Sequence[Panel], everything: bool) -> None:
-        """Draw what stays, or the part of it that has changed.
+        """Draw the background, or only the panels that have changed.
 
         Args:
-            changed: panels whose axes have.
-            everything: whether to draw all of it.
+            changed: panels whose axes have changed.
+            everything: whether to draw the whole background.
         """
         if everything or self._background is None:
             self._canvas.draw()
@@ -60,7 +61,7 @@ class _Drawing:
             self._background = self._canvas.copy_from_bbox(self._figure.bbox)
 
     def _frame(self) -> np.ndarray:
-        """Return a copy of the canvas, by channel, which is several times faster."""
+        """Return a copy of the canvas, made by channel, which is several times faster."""
         frame = np.empty((HEIGHT, WIDTH, 3), np.uint8)
         drawn = np.asarray(self._canvas.buffer_rgba())
         for channel in range(3):
@@ -82,7 +83,7 @@ class _Drawing:
             width: its width.
             heights: relative heights of the axes.
             margin: space left of the axes.
-            used: number of cells that are used, the first ones; all by default.
+            used: number of cells to return, the first ones; by default, all.
         """
         above, below, last = 22, 10, 36  # titles; ticks; ticks, numbers and a label
         space = HEIGHT - _HEADER - (above + below) * len(heights) - (last - below)
@@ -124,8 +125,8 @@ class _Drawing:
         )
 
     def _named(self, trace: Trace, left: float, width: float) -> list[Panel]:
-        """Make the panels of what actions set by name."""
-        # As high as other panels, also if there are few.
+        """Make the panels of named values, such as hyperparameters that actions set."""
+        # No higher than other panels, even if there are few.
         count = len(trace.named)
         rows = self._rows(left, width, [1.0] * max(3, count), used=count)
         return over_steps(
@@ -140,7 +141,7 @@ class Picture(_Drawing):
     """Picture of one sub-environment, from one episode to the next.
 
     Args:
-        trace: of an episode whose layout the picture gets.
+        trace: an episode, which determines the layout of the picture.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -160,7 +161,7 @@ class Picture(_Drawing):
 
         Args:
             trace: the episode.
-            place: group of its run, and the run's number in it.
+            place: group of its run, and the run's index in it.
 
         Returns:
             Image ``[HEIGHT, WIDTH, 3]`` uint8.
@@ -216,8 +217,7 @@ class Comparison(_Drawing):
     """Two episodes beside each other, on the same axes.
 
     Args:
-        traces: the whole episodes, by the titles above them. They must be of one
-            environment.
+        traces: complete episodes of one environment, by the titles above them.
     """
 
     def __init__(self, traces: dict[str, Trace]) -> None:
@@ -234,7 +234,7 @@ class Comparison(_Drawing):
                 panels += self._named(trace, left + part, half - part)
             self._write(left + 12, title, size=10, weight="bold")
             self._halves.append((trace, panels))
-        # 2. Axes that hold the curves of all of them.
+        # 2. Axes that contain the curves of all episodes.
         for trace, panels in self._halves:
             for panel in panels:
                 panel.update(trace, None, True)
@@ -267,7 +267,7 @@ class Comparison(_Drawing):
 
 
 def _layout(trace: Trace) -> Any:
-    """Return what the arrangement of a picture depends on."""
+    """Return the properties of an episode that determine the layout of its picture."""
     return (
         bool(trace.path), tuple(trace.parts), trace.has_map, trace.chooses_rule,
         tuple(trace.named),

@@ -22,10 +22,10 @@ __all__ = ["RENDER_MODES", "Renderer"]
 #: Modes of rendering, besides None.
 RENDER_MODES = ("ansi", "rgb_array")
 
-#: Bytes of a recorded control step, and of a picture with its figure, about.
+#: Approximate bytes of a recorded control step, and of a picture with its figure.
 _STEP, _PICTURE = 700, 12 * 2**20
 
-#: Runs of the batch that a group stands for.
+#: Indices in the batch of the runs of a group.
 Rows = slice | np.ndarray
 
 
@@ -34,9 +34,9 @@ class Renderer:
 
     Args:
         mode: one of :data:`RENDER_MODES`.
-        num_envs: sub-environments of the batch.
-        rendered: number of those that are rendered, the first ones.
-        runs: runs of an episode.
+        num_envs: number of sub-environments of the batch.
+        rendered: number of sub-environments that are rendered, the first ones.
+        runs: number of runs of an episode.
 
     Raises:
         ValueError: the mode is unknown.
@@ -58,14 +58,14 @@ class Renderer:
         self._pictures: dict[int, Picture] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the figures out of copies; they are drawn anew."""
+        """Leave the figures out of copies, which then redraw them."""
         return {**self.__dict__, "_pictures": {}}
 
     def memory(self, steps: int) -> int:
-        """Estimate the bytes that the record and the pictures of the episodes take.
+        """Estimate the memory in bytes of the recorded episodes and their pictures.
 
         Args:
-            steps: control steps of a run.
+            steps: number of control steps of a run.
         """
         pictures = _PICTURE if self.mode == "rgb_array" else 0
         return self.rendered * (self.runs * steps * _STEP + pictures)
@@ -73,12 +73,12 @@ class Renderer:
     def begin(
         self, rows: Rows, group: Group, index: np.ndarray, *, same_episode: bool = False
     ) -> None:
-        """Record that runs begin.
+        """Record the start of runs.
 
         Args:
-            rows: runs of the batch that the group stands for.
-            group: their group.
-            index: numbers of the runs in the group.
+            rows: indices in the batch of the group's runs.
+            group: group of the runs.
+            index: indices in the group of the runs that start.
             same_episode: whether they follow other runs of their episodes.
         """
         numbers = np.arange(self.num_envs)[rows]
@@ -98,9 +98,9 @@ class Renderer:
         """Record a control step.
 
         Args:
-            rows: runs of the batch that the group stands for.
-            group: their group, after the step.
-            mask: which of them took part, ``[B]`` bool.
+            rows: indices in the batch of the group's runs.
+            group: the group, after the step.
+            mask: mask ``[B]`` of its runs that took part in the step.
             result: result of the step.
         """
         numbers = np.arange(self.num_envs)[rows]
@@ -115,11 +115,11 @@ class Renderer:
         """Render every sub-environment.
 
         Args:
-            groups: runs of the batch that each group stands for, and the group.
+            groups: for each group, the indices in the batch of its runs, and the group.
 
         Returns:
-            A line of text each, or an image ``[H, W, 3]`` uint8 each. Those that are not
-            rendered have no text, and share an empty image.
+            A line of text each, or an image ``[H, W, 3]`` uint8 each. Sub-environments that
+            are not rendered have an empty text, or share a white image.
         """
         others = self.num_envs - self.rendered
         if self.mode == "ansi":
@@ -142,7 +142,7 @@ class Renderer:
 def _places(
     groups: Sequence[tuple[Rows, Group]], num_envs: int
 ) -> dict[int, tuple[Group, int]]:
-    """Return the group of every run of a batch, and the run's number in it."""
+    """Return the group of every run of a batch, and the run's index in it."""
     numbers = np.arange(num_envs)
     return {
         int(number): (group, i)

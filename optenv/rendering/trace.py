@@ -1,4 +1,4 @@
-"""Record of an episode for its rendering, made step by step."""
+"""Record of an episode for its rendering, extended at every control step."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ __all__ = [
     "two_parameters",
 ]
 
-#: Statistics of a run, by the names that pictures give them. The first is in force between
-#: two control steps; the others are those of the last update before a control step.
+#: Names in pictures of a run's statistics: the loss between two control steps, and three
+#: statistics of the last update before a control step.
 MEASURES = ("loss", "gradient norm", "gradient cosine", "relative step")
 
-#: Parts of a decision that are recorded by themselves. All other parts are drawn by their
+#: Parts of a decision that are recorded separately. All other parts are drawn under their
 #: names, so that a new kind of action needs no code here.
 _RECORDED = (
     "log_multiplier", "shift", "rule", "hyperparameters", "part_multipliers", "part_shifts",
 )  # fmt: skip
 
-#: Largest number of entries of a part of a decision that are drawn as series of their own.
+#: Largest number of entries of a part of a decision for which each entry has a curve.
 _MOST_ENTRIES = 4
 
 #: Largest number of parts of the parameters whose learning rates are drawn as curves.
@@ -48,26 +48,26 @@ _MOST_CURVES = 4
 class Trace:
     """Values of one episode of a sub-environment that a rendering draws.
 
-    Points are values at the beginning of a run and after each of its control steps. Held
-    values are in force during a control step.
+    Points are values at the beginning of a run and after each of its control steps. Other
+    values hold during a control step.
 
     Attributes:
-        title: what the runs are about.
-        run_steps: control steps of a run.
-        runs: runs of the episode.
+        title: task and update rule, the title of the picture.
+        run_steps: number of control steps of a run.
+        runs: number of runs of the episode.
         chooses_rule: whether actions choose the update rule.
         parts: column of the log-multiplier of each part of the parameters that has a
             learning rate of its own, see :func:`parts`.
-        per_tensor: whether these are the parameter tensors.
-        starts: control steps of the episode before which its runs began.
-        at: control steps of the episode before each point.
-        points: points by the names in :data:`MEASURES`; a row of NaN stands between runs.
-        path: parameters at each point if there are two of them, else empty.
+        per_tensor: whether these parts are the parameter tensors.
+        starts: number of control steps of the episode before each of its runs.
+        at: number of control steps of the episode before each point.
+        points: values at each point, by the names in :data:`MEASURES`; NaN between runs.
+        path: parameters at each point if there are two parameters; otherwise empty.
         lr: learning rate of each control step.
         rule: update rule of each control step; None if actions do not choose it.
         named: further values of each control step by name.
-        multipliers: log-multipliers ``[K]`` of each control step, whose columns
-            :attr:`parts` names.
+        multipliers: log-multipliers ``[K]`` of each control step; :attr:`parts` names the
+            columns.
         reward: last reward.
         diverged: whether the last run has diverged.
     """
@@ -93,12 +93,12 @@ class Trace:
 
     @property
     def steps(self) -> int:
-        """Control steps of the episode so far."""
+        """Number of control steps of the episode so far."""
         return len(self.lr)
 
     @property
     def length(self) -> int:
-        """Control steps of the whole episode, if no run diverges."""
+        """Number of control steps of the whole episode, if no run diverges."""
         return self.run_steps * self.runs
 
     @property
@@ -116,7 +116,7 @@ class Trace:
 
         Args:
             values: values of :data:`MEASURES`.
-            params: parameters; only two are recorded.
+            params: parameters of the run; recorded only if there are two.
         """
         if self.starts:
             self._add_point([math.nan] * len(MEASURES), [math.nan] * len(params))
@@ -147,7 +147,7 @@ class Trace:
         reward: float,
         diverged: bool,
     ) -> None:
-        """Record a control step: what it decided, and the state after it."""
+        """Record a control step: the decision, and the state after it."""
         self.lr.append(lr)
         self.rule.append(rule)
         for name, value in named.items():
@@ -192,8 +192,8 @@ def new_trace(group: Group, run: int, runs: int) -> Trace:
 
     Args:
         group: group of the run.
-        run: number of the run in it.
-        runs: runs of the episode.
+        run: index of the run in the group.
+        runs: number of runs of the episode.
     """
     own, family, task = group.instances[run], group.family, group.task
     name = "/".join(family) if family else type(task).__name__
@@ -232,10 +232,10 @@ def measures(group: Group) -> np.ndarray:
 
 
 def named_values(decision: Decision) -> dict[str, Tensor]:
-    """Return the values of a decision that are drawn by their names, ``[B]`` each.
+    """Return the values of a decision that are drawn under their names, ``[B]`` each.
 
-    That is each hyperparameter, and every part of the decision that has no place of its own
-    in a picture: a number for each run, or a few.
+    These are the hyperparameters, and every part of the decision that has no panel of its
+    own and is a number, or a few numbers, for each run.
     """
     named = dict(decision.hyperparameters)
     for name, value in decision._asdict().items():
@@ -285,8 +285,8 @@ def parts(group: Group) -> dict[str, int]:
     """Return the parts of the parameters that have learning rates of their own.
 
     Returns:
-        The column of their log-multipliers by name: roles that the task has, or numbers of
-        parameter tensors.
+        The columns of their log-multipliers, by name: the task's roles, or the numbers of
+        the parameter tensors.
     """
     if group.action.per_tensor:
         return {str(number): number for number in range(len(group.task.shapes))}

@@ -1,5 +1,5 @@
 """Reports of recorded runs: ``python -m optenv.report --help``.
 
-The modules are ``runs`` (what a recording holds, run by run), ``figure``, ``tables`` and
-``style`` (of all the project's figures).
+The modules are ``runs`` (the runs of a recording), ``figure``, ``tables`` and ``style``
+(the style of all figures of the project).
 """

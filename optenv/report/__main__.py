@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _distinct(recordings: list[Recording], files: Sequence[str]) -> list[Recording]:
-    """Name recordings by their files, where labels are the same."""
+    """Add the file's name to labels that several recordings share."""
     labels = [each.label for each in recordings]
     return [
         replace(each, label=f"{each.label} ({file})") if labels.count(each.label) > 1

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["draw"]
 
-#: Groups of runs, and components of the action, that are drawn at most.
+#: Largest numbers of groups of runs, and of components of the action, that are drawn.
 MAX_GROUPS, MAX_COMPONENTS = 30, 6
-#: Heights in inches: of the panel of times, and of those in the grid.
+#: Heights in inches of the panel of times, and of panels in the grid (least and largest).
 TIME_HEIGHT, MIN_PANEL, MAX_PANEL = 1.4, 2.4, 4.0
-#: Characters of the name of a group.
+#: Largest number of characters of a group's name.
 NAME_LENGTH = 28
 
 
@@ -39,7 +39,7 @@ def draw(recordings: Sequence[Recording], path: str | os.PathLike[str]) -> None:
 
     Args:
         recordings: recordings to compare.
-        path: file to write; its suffix chooses the format.
+        path: path of the picture; its suffix determines the format.
 
     Raises:
         ValueError: there are no recordings.
@@ -92,7 +92,7 @@ def draw(recordings: Sequence[Recording], path: str | os.PathLike[str]) -> None:
         panel.set_title(_component_title(name), fontsize=10)
     for each in choosing:
         _draw_shares(next(remaining), each, several=len(recordings) > 1)
-    # 3. Say what bands are, and what is left out.
+    # 3. Explain the bands, and say how many components are left out.
     text = "lines: median over runs; bands: 25 to 75 % and 5 to 95 % of the runs"
     if len(components) > len(drawn):
         text += f"; {len(components) - len(drawn)} more components are not drawn"
@@ -102,13 +102,13 @@ def draw(recordings: Sequence[Recording], path: str | os.PathLike[str]) -> None:
 
 
 def _filled(heights: list[float], total: float) -> list[float]:
-    """Add an empty row, so that the others are no higher than they should be."""
+    """Add an empty row that takes the rest of the total height, if there is much of it."""
     spare = total - sum(heights)
     return [*heights, spare] if spare > 0.3 else heights
 
 
 def _column(parent: SubFigure, heights: Sequence[float], columns: int) -> list[Axes]:
-    """Make rows of panels of these heights."""
+    """Make rows of panels with the given relative heights."""
     made = parent.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
     return list(made.flat)
 
@@ -165,7 +165,7 @@ def _shortened(name: str) -> str:
 def _draw_curve(ax: Axes, recording: Recording, values: np.ndarray, color: str) -> None:
     """Draw median and bands of a column over progress."""
     curve = over_progress(recording, values)
-    # An action holds to the next one, the last one to the end.
+    # An action holds until the next one, the last one until the end.
     progress = np.append(curve.progress, 1.0)
     low, lower, middle, upper, high = np.append(
         curve.quantiles, curve.quantiles[:, -1:], axis=1

@@ -26,13 +26,13 @@ __all__ = [
     "shares",
 ]
 
-#: Columns that runs can be grouped by.
+#: Columns by which runs can be grouped.
 GROUPINGS = ("instance", "family", "split", "structure")
 
 #: Quantiles over runs that are drawn: outer band, inner band, median.
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
-#: Points of a curve over progress, at most.
+#: Largest number of points of a curve over progress.
 BINS = 40
 
 #: Columns that a report needs.
@@ -44,11 +44,11 @@ NEEDED = (
 
 @dataclass(frozen=True)
 class Curve:
-    """Quantiles over runs of a number at each point of their progress.
+    """Quantiles over runs of a value, as a function of progress.
 
     Attributes:
-        progress: ``[P]`` in [0, 1].
-        quantiles: ``[len(QUANTILES), P]``.
+        progress: fraction of a run's control steps, ``[P]`` in [0, 1].
+        quantiles: quantiles :data:`QUANTILES` of the value, ``[len(QUANTILES), P]``.
     """
 
     progress: np.ndarray
@@ -57,23 +57,24 @@ class Curve:
 
 @dataclass(frozen=True)
 class Recording:
-    """Runs of a file, of which only whole ones have a return.
+    """Runs of a file: ``R`` complete ones with a return, and ``N`` rows of all runs.
 
     Attributes:
         label: name of the policy.
-        group: group of each whole run, ``[R]``.
-        returns: its return.
-        final_loss: loss after its last step.
-        diverged: whether it has diverged.
-        incomplete: number of runs that were cut.
+        group: group of each complete run, ``[R]``.
+        returns: return of each complete run, ``[R]``.
+        final_loss: loss after the last step of each complete run, ``[R]``.
+        diverged: whether each complete run has diverged, ``[R]`` bool.
+        incomplete: number of runs that were cut off.
         progress: progress of each row, the step divided by the number of steps, ``[N]``.
-        steps: number of control steps of the run of each row.
-        lr: learning rate of each row.
-        components: actions of each row, by name of the component.
-        rules: update rule that each row chose, an index into ``rule_names``; None if the
-            action does not choose one.
+        steps: number of control steps of each row's run, ``[N]``.
+        lr: learning rate of each row, ``[N]``.
+        components: action of each row, ``[N]``, by name of the component.
+        rules: update rule that each row chose, ``[N]``, an index into ``rule_names``; None
+            if the action does not choose one.
         rule_names: names of these rules.
-        seconds: time of a control step of each row, by part: agent and environment.
+        seconds: time of each row's control step in seconds, ``[N]``, by part: agent and
+            environment.
     """
 
     label: str
@@ -100,12 +101,12 @@ def load(path: str | os.PathLike[str], by: str = "instance") -> Recording:
     """Load the runs of a recording.
 
     Args:
-        path: path of a file of a recorder.
+        path: path of a recorder's file.
         by: one of :data:`GROUPINGS`. Runs without an instance are grouped by family, and
             runs without a family by structure.
 
     Raises:
-        ValueError: it is no recording, has no whole run, or ``by`` is unknown.
+        ValueError: the file is no recording or has no complete run, or ``by`` is unknown.
         OSError: the file cannot be read.
     """
     known("grouping", by, GROUPINGS)
@@ -115,7 +116,7 @@ def load(path: str | os.PathLike[str], by: str = "instance") -> Recording:
     if "episode" not in names:
         raise ValueError(f"{str(path)!r} has no control step")
     column = {name: table[name].to_numpy() for name in NEEDED}
-    # 1. Divide the rows into runs: those of an environment are in the order of time.
+    # 1. Divide the rows into runs, each sorted by its steps.
     order = np.lexsort((column["step"], column["run"], column["episode"]))
     keys = np.stack([column["episode"], column["run"]])[:, order]
     starts = np.flatnonzero((np.diff(keys, prepend=-1) != 0).any(0))
@@ -162,7 +163,7 @@ def load(path: str | os.PathLike[str], by: str = "instance") -> Recording:
 
 
 def _groups(table: Any, by: str, rows: np.ndarray) -> np.ndarray:
-    """Return the group of each run, of whose rows one is given."""
+    """Return the group of each run, given the index of one of its rows."""
     columns = {name: table[name].take(rows).to_pylist() for name in GROUPINGS}
     groups = columns[by]
     for name in ("family", "structure"):  # a name for runs that have none
@@ -174,32 +175,32 @@ def _groups(table: Any, by: str, rows: np.ndarray) -> np.ndarray:
 
 
 def _points(recording: Recording) -> tuple[int, np.ndarray]:
-    """Return the number of points of a curve, and the point of each row."""
+    """Return the number of points of a curve, and the index of each row's point."""
     points = min(BINS, int(recording.steps.min()))
     place = (recording.progress * points + 1e-9).astype(int)
     return points, np.minimum(place, points - 1)
 
 
 def over_progress(recording: Recording, values: np.ndarray) -> Curve:
-    """Return quantiles over runs of a column at each point of their progress.
+    """Compute quantiles over runs of a column, as a function of progress.
 
     Args:
         recording: the recording.
-        values: ``[N]``, a value for each row.
+        values: value of each row, ``[N]``.
     """
     points, place = _points(recording)
     parts = [values[place == i] for i in range(points)]
     filled = [i for i, part in enumerate(parts) if len(part)]
-    # Infinite values are ranked, and not interpolated.
+    # By rank, without interpolation, as values may be infinite.
     quantiles = [np.quantile(parts[i], QUANTILES, method="inverted_cdf") for i in filled]
     return Curve(np.array(filled) / points, np.array(quantiles).T)
 
 
 def shares(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
-    """Return the shares of the update rules over progress.
+    """Compute the shares of the update rules, as a function of progress.
 
     Args:
-        recording: the recording, of actions that choose a rule.
+        recording: recording whose actions choose a rule.
 
     Returns:
         Progress ``[P]`` and shares ``[rules, P]``.
@@ -214,7 +215,7 @@ def shares(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
 
 
 def groups_of(recordings: Sequence[Recording]) -> list[str]:
-    """Return the groups of all recordings, in order of names and numbers."""
+    """Return the groups of all recordings, sorted by names and numbers."""
     names = {str(name) for each in recordings for name in each.group}
     return sorted(names, key=_natural)
 

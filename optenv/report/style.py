@@ -12,9 +12,9 @@ __all__ = ["new_figure", "tidy"]
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return a figure of this size in inches.
+    """Return a figure of the given width and height in inches.
 
-    It is not pyplot's, so that no backend is chosen and no figure is left open.
+    It is made without pyplot, so that no backend is chosen and no figure is left open.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

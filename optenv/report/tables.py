@@ -13,7 +13,7 @@ __all__ = ["markdown"]
 
 
 def markdown(recordings: Sequence[Recording]) -> str:
-    """Write the returns of each group of runs, and the times of a control step.
+    """Format the returns of each group of runs, and the times of a control step.
 
     Args:
         recordings: recordings to compare.
@@ -35,7 +35,7 @@ def _returns(recordings: Sequence[Recording]) -> str:
 
 
 def _measures(recording: Recording, own: np.ndarray) -> list[str]:
-    """Format the measures of some runs: a median of losses, as some may be infinite."""
+    """Format the measures of some runs, with the median loss, as losses may be infinite."""
     loss = np.quantile(recording.final_loss[own], 0.5, method="inverted_cdf")
     return [
         f"{int(own.sum())}",
@@ -67,7 +67,7 @@ def _times(recordings: Sequence[Recording]) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
-    """Write a table whose first ``left`` columns are aligned to the left."""
+    """Format a table whose first ``left`` columns are aligned to the left."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     rule = [
         "-" * width if i < left else "-" * (width - 1) + ":"

@@ -2,10 +2,10 @@
 
 A *family* draws structures: a function from a random generator and a split to a
 :class:`Task`. Families have three disjoint splits. The structures of ``train`` and ``test``
-differ in size, and their tasks on digits use different images; those of ``ood`` differ in
-kind, too: other data, networks or functions. The families of the package are listed in
-:data:`FAMILIES` and :data:`MORE_FAMILIES`; :func:`register` adds one from outside the
-package.
+differ in size, and their tasks on digits use different images. The structures of ``ood``
+also differ in kind: they have other data, networks or functions. The families of the
+package are listed in :data:`FAMILIES` and :data:`MORE_FAMILIES`; :func:`register` adds one
+from outside the package.
 """
 
 from __future__ import annotations
@@ -80,10 +80,10 @@ __all__ = [
     "register",
 ]
 
-#: Draw a structure of a split, one of :data:`SPLITS`.
+#: Function ``(rng, split) -> Task`` that draws a structure of a split.
 Family = Callable[[np.random.Generator, str], Task]
 
-#: Families of the package that the name of a split alone stands for, by name.
+#: Families, by name, that ``tasks="train"``, ``"test"`` and ``"ood"`` draw from.
 FAMILIES: dict[str, Family] = {
     "quadratic": quadratic.sample_structure,
     "logistic": mlp.sample_logistic,
@@ -93,8 +93,8 @@ FAMILIES: dict[str, Family] = {
     "language": language.sample_language,
 }
 
-#: Further families of the package, which ``"train"``, ``"test"`` and ``"ood"`` leave out:
-#: shipped policies were trained without them.
+#: Further families, by name. ``tasks="train"``, ``"test"`` and ``"ood"`` leave them out, as
+#: the shipped policies were trained without them.
 MORE_FAMILIES: dict[str, Family] = {
     "functions": functions.sample_structure,
     "physics": physics.sample_structure,
@@ -108,9 +108,9 @@ MORE_FAMILIES: dict[str, Family] = {
     "few-shot": few_shot.sample_structure,
 }
 
-#: Modules that structures can need, by family, or by family and split. They are looked for
-#: when these are chosen: not all structures need them, so that an episode in the middle of
-#: a training would be the first to fail.
+#: Modules that structures can need, by family, or by family and split. They are checked
+#: when tasks are chosen. As only some structures need them, an environment without this
+#: check could fail at an episode in the middle of a training.
 NEEDED: dict[str, tuple[str, ...]] = {
     "digits": ("sklearn",),
     "cnn": ("sklearn",),
@@ -124,7 +124,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
 }
 
 #: Names of the splits of every family. Structures of ``"test"`` differ from those of
-#: ``"train"`` in size, and those of ``"ood"`` (out of distribution) from both in more.
+#: ``"train"`` in size; those of ``"ood"`` (out of distribution) also differ in kind.
 SPLITS = ("train", "test", "ood")
 
 #: Families registered from outside the package.
@@ -139,12 +139,13 @@ def register(name: str, family: Family) -> Family:
 
     An environment with ``tasks=name`` draws structures of the family's train split, one
     with ``tasks=f"{name}/test"`` those of its test split, and likewise for ``"ood"``, if
-    the function knows it. The names of the splits still stand for :data:`FAMILIES` alone.
+    ``family`` knows that split. A split alone, such as ``tasks="train"``, still draws only
+    from :data:`FAMILIES`.
 
     Args:
-        name: unused so far, without a slash.
+        name: name that is not in use yet, without a slash.
         family: function ``(rng, split) -> Task``. All its randomness should come from
-            ``rng``, so that an environment depends on its seed alone.
+            ``rng``, so that an environment depends only on its seed.
 
     Returns:
         The family.
@@ -179,7 +180,7 @@ def _known() -> dict[str, Family]:
 
 
 def families() -> dict[str, tuple[str, ...]]:
-    """Return the splits of every family by its name, ``"train"`` first."""
+    """Return the splits of every family, by name, ``"train"`` first."""
     return dict.fromkeys(_known(), SPLITS)
 
 
@@ -188,7 +189,7 @@ class TaskSampler:
     """Sampler of structures, uniform over its sources.
 
     Attributes:
-        sources: tasks, or pairs of the names of a family and a split.
+        sources: tasks, or pairs ``(family, split)`` of names.
     """
 
     sources: tuple[Task | tuple[str, str], ...]
@@ -207,10 +208,10 @@ class TaskSampler:
         return self.draw_named(rng)[1]
 
     def draw_named(self, rng: np.random.Generator) -> tuple[tuple[str, str] | None, Task]:
-        """Draw a structure, and say of which family and split it is.
+        """Draw a structure, and return it with its family and split.
 
         Returns:
-            The names of family and split, None if the source is a task; and the task.
+            The pair ``(family, split)``, or None if the source is a task; and the task.
 
         Raises:
             TypeError: a registered family returns something else than a task.
@@ -229,10 +230,9 @@ def make(spec: TaskSpec) -> TaskSampler:
     """Read the ``tasks`` argument of the environments.
 
     Args:
-        spec: a split (``"train"``, ``"test"`` or ``"ood"``: that of all of
-            :data:`FAMILIES`), a family (``"digits"``: its train split), a family and a
-            split (``"digits/test"``, ``"cnn/ood"``), a :class:`Task`, or a sequence of
-            those.
+        spec: a split (``"train"``, ``"test"`` or ``"ood"``) of all :data:`FAMILIES`; a
+            family (``"digits"``), for its train split; a family and a split
+            (``"digits/test"``, ``"cnn/ood"``); a :class:`Task`; or a sequence of these.
 
     Raises:
         ValueError: a name is unknown, or the sequence is empty.
@@ -274,7 +274,7 @@ def _check_packages(sources: Sequence[Task | tuple[str, str]]) -> None:
     """Refuse families that need packages which are not installed.
 
     Raises:
-        ImportError: there are some; the message names them, and what to install.
+        ImportError: a package is missing; the message says how to install it.
     """
     for source in sources:
         if not isinstance(source, tuple):

@@ -22,8 +22,9 @@ __all__ = ["NETWORKS", "VAE", "Autoencoder", "sample_autoencoder", "sample_vae"]
 #: Values of :attr:`Autoencoder.network`.
 NETWORKS = ("perceptron", "convolutional")
 
-#: Log variance of the likelihood, in units of its parameter. It has far to go: steps that
-#: suit the weights would take thousands of updates.
+#: Log variance of the likelihood per unit of its parameter. It changes much during
+#: training: without this factor, learning rates that suit the weights would need thousands
+#: of updates for it.
 VARIANCE_GAIN = 10.0
 
 
@@ -33,8 +34,8 @@ class Autoencoder(ImageTask):
 
     The loss is half the mean squared error of a pixel. Encoder and decoder are each other's
     mirror image: perceptrons with ``depth`` hidden layers; or ``depth`` convolutions of
-    3 × 3 pixels, each of which halves the sides, with twice the channels of the one before.
-    The convolutions of the decoder follow a doubling of the pixels.
+    3 × 3 pixels. Each convolution of the encoder halves the sides and doubles the channels;
+    the decoder doubles the sides before each convolution.
 
     Attributes:
         network: ``"perceptron"`` or ``"convolutional"``.
@@ -146,7 +147,7 @@ class VAE(Autoencoder):
 
     with :math:`m` and :math:`\log s^2` from the encoder, one sample :math:`\varepsilon` for
     each example and update, and a variance :math:`\sigma^2` that is trained, too (Rybkin et
-    al., 2021). It is a density that is judged: the loss goes below zero where images are
+    al., 2021). As the likelihood is a density, the loss becomes negative when images are
     reconstructed well. Evaluations use the same :math:`\varepsilon` throughout a run.
 
     Attributes:
@@ -167,7 +168,7 @@ class VAE(Autoencoder):
 
     @property
     def _code_gain(self) -> float:
-        return 0.1  # codes of about the variance that the prior has
+        return 0.1  # codes then have about the prior's variance
 
     @property
     def parts(self) -> tuple[layers.Part, ...]:
@@ -224,12 +225,12 @@ def _fields(rng: np.random.Generator, split: str) -> dict[str, Any]:
 def sample_autoencoder(rng: np.random.Generator, split: str) -> Autoencoder:
     """Draw an autoencoder; the splits have different widths.
 
-    Those of ``"ood"`` are trained on photographs, those of the others on textures, figures
-    and digits.
+    Structures of ``"ood"`` train on photographs, the others on textures, figures and
+    digits.
     """
     return Autoencoder(**_fields(rng, split))
 
 
 def sample_vae(rng: np.random.Generator, split: str) -> VAE:
-    """Draw a variational autoencoder; splits are as those of :func:`sample_autoencoder`."""
+    """Draw a variational autoencoder; for the splits see :func:`sample_autoencoder`."""
     return VAE(**_fields(rng, split), beta=float(rng.choice((0.5, 1.0, 2.0))))

@@ -1,8 +1,8 @@
 """Tasks: data, initial parameters and a loss, for a batch of runs.
 
-A :class:`Task` object is one *structure*: everything that runs must share to be stacked
-(architecture, batch size, number of examples). Everything else (data, labels, scales,
-initial parameters, batch order) is drawn from each run's own generator.
+A :class:`Task` object is one *structure*: everything that runs must have in common to be
+stacked (architecture, batch size, number of examples). Everything else (data, labels,
+scales, initial parameters, batch order) is drawn from each run's own generator.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .examples import MAX_EXAMPLES, Batch, Data
 
 __all__ = ["Task", "check_finite", "set_sizes", "unflatten"]
 
-#: Largest values of sizes that a task goes through one by one: layers, steps in time.
+#: Upper limits of sizes over which a task loops: layers, stages, time steps.
 MAX_SIZES = {"depth": 1000, "stages": 30, "steps": 100_000}
 
 
@@ -33,7 +33,7 @@ class Task(ABC):
 
     Subclasses are frozen dataclasses and implement :attr:`shapes`, :meth:`sample`,
     :meth:`init` and :meth:`loss`. All randomness comes from the given generators, so that a
-    run depends on its seed alone.
+    run depends only on its seed.
 
     A loss that draws random numbers (dropout, a variational autoencoder, a policy gradient)
     says how many in :attr:`noise`; one with running statistics (BatchNorm) how many in
@@ -79,8 +79,8 @@ class Task(ABC):
     def loss(self, params: tuple[Tensor, ...], inputs: Tensor, targets: Tensor) -> Tensor:
         """Compute the mean loss ``[B]`` over a batch.
 
-        The features of ``loss_features="positive"`` see negative values as 0, those of
-        ``"invariant"`` see them as they are; for rewards see
+        It may be negative. The features of ``loss_features="positive"`` treat negative
+        losses as 0, those of ``"invariant"`` use them unchanged; for rewards see
         :mod:`optenv.rewards`.
 
         Args:
@@ -97,9 +97,9 @@ class Task(ABC):
 
     @property
     def draws(self) -> bool:
-        """True if the loss draws random numbers by :attr:`Batch.keys`.
+        """True if the loss draws random numbers with :attr:`Batch.keys`.
 
-        That is for losses that don't know how many they need for each example.
+        This is for losses that do not know how many numbers they need for each example.
         """
         return False
 
@@ -133,7 +133,7 @@ class Task(ABC):
         """Compute the loss ``[B]`` that rewards and validation use.
 
         Args:
-            params, batch, buffers: as of :meth:`training_loss`.
+            params, batch, buffers: see :meth:`training_loss`.
         """
         return self.loss(params, batch.inputs, batch.targets)
 
@@ -153,9 +153,9 @@ class Task(ABC):
 
     @property
     def work(self) -> int:
-        """Multiplications of a forward pass on one batch of one run, about.
+        """Approximate number of multiplications in a forward pass on a batch of one run.
 
-        That is the number of parameters times that of the places where they are used.
+        By default, every parameter is used once for each example.
         """
         return self.num_params * self.batch_size
 
@@ -166,7 +166,7 @@ class Task(ABC):
 
     @property
     def num_features(self) -> int | None:
-        """Number of features of an input, if they may come in any order; None otherwise.
+        """Number of features of an input, if their order is arbitrary; None otherwise.
 
         Inputs ``[B, n, ...]`` then have that many numbers for each example.
         """
@@ -174,28 +174,28 @@ class Task(ABC):
 
     @property
     def reward_examples(self) -> int:
-        """Largest number of examples on which the loss of the reward is taken.
+        """Largest number of examples on which the loss of the reward is computed.
 
-        Tasks with costly examples that say much, such as sequences, choose fewer.
+        Tasks whose examples are costly and informative, such as sequences, use fewer.
         """
         return 128
 
     @property
     def example_numbers(self) -> int:
-        """Numbers of an example, its inputs and targets, about.
+        """Approximate count of numbers in the inputs and targets of an example.
 
-        The memory of an environment is estimated by it, before examples are drawn.
+        It serves to estimate the memory of an environment before examples are drawn.
         """
         return (self.num_features or 1) + 1
 
     @property
     def drawing_numbers(self) -> int:
-        """Numbers that drawing the examples of one run needs besides these, about."""
+        """Approximate count of further numbers in memory while examples are drawn."""
         return 0
 
     @property
     def shares_examples(self) -> bool:
-        """True if all runs share their examples, as :attr:`Data.shared` tells."""
+        """True if all runs share their examples, see :attr:`Data.shared`."""
         return False
 
     def unflatten(self, params: Tensor) -> tuple[Tensor, ...]:
@@ -216,7 +216,7 @@ def set_sizes(task: Task, *names: str) -> None:
         names: fields.
 
     Raises:
-        ValueError: one is no positive integer, or more than its :data:`MAX_SIZES`.
+        ValueError: one is no positive integer, or exceeds its limit in :data:`MAX_SIZES`.
     """
     for name in names:
         value, most = positive_int(name, getattr(task, name)), MAX_SIZES.get(name)
@@ -229,13 +229,13 @@ def check_finite(name: str, values: Tensor, dtype: torch.dtype | None = None) ->
     """Refuse a tensor with values that are not finite.
 
     Args:
-        name: of the tensor, for the message.
+        name: name of the tensor, for the message.
         values: tensor ``[N, ...]``; integers are always finite.
-        dtype: type that they are to be converted to; their own by default.
+        dtype: type to which the values will be converted; by default their own.
 
     Raises:
-        ValueError: a value is NaN or infinite, or too large for ``dtype``. The message says
-            which.
+        ValueError: a value is NaN or infinite, or too large for ``dtype``. The message
+            gives the first such value.
     """
     if not values.is_floating_point() or not values.numel():
         return
@@ -259,6 +259,6 @@ def unflatten(params: Tensor, shapes: Sequence[Sequence[int]]) -> tuple[Tensor, 
     runs, sizes = params.shape[0], [math.prod(shape) for shape in shapes]
     parts = torch.split_with_sizes(params, sizes, 1)
     return tuple(
-        part if len(shape) == 1 else part.view(runs, *shape)  # vectors are as they are
+        part if len(shape) == 1 else part.view(runs, *shape)  # vectors need no view
         for part, shape in zip(parts, shapes, strict=True)
     )

@@ -1,6 +1,6 @@
 """Data files that come with scikit-learn, read without importing it.
 
-The import takes a second and more, the files a few hundredths of one.
+Importing it takes a second or more, reading the files a few hundredths of a second.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def read_digits() -> tuple[np.ndarray, np.ndarray]:
     """Read the handwritten digits.
 
     Returns:
-        Images ``[1797, 64]`` float64, of values from 0 to 16, and labels ``[1797]`` int64.
+        Images ``[1797, 64]`` float64 with values from 0 to 16, and labels ``[1797]`` int64.
 
     Raises:
         ImportError: scikit-learn is not installed, or has no such file.
@@ -78,11 +78,11 @@ def _file(folder: str, name: str, what: str, needed: str) -> Path:
     """Return the path of a file of the data sets of scikit-learn.
 
     Args:
-        folder, name: of the file.
-        what, needed: tasks that need it, and packages, for the message.
+        folder, name: folder and name of the file.
+        what, needed: tasks that need the file, and packages to install, for the message.
 
     Raises:
-        ImportError: there is none.
+        ImportError: there is no such file.
     """
     spec = find_spec("sklearn")  # finds the package, and does not import it
     for place in (spec and spec.submodule_search_locations) or ():

@@ -19,8 +19,8 @@ from .examples import Data, order_keys
 
 __all__ = ["PASSAGES", "CharacterModel"]
 
-#: Numbers of training passages that structures are drawn with: from few, which are learned
-#: by heart, to more than most runs see.
+#: Numbers of training passages to choose from: from few, which a run memorises, to more
+#: than most runs see.
 PASSAGES = (128, 512, 2048, 16384)
 
 
@@ -40,7 +40,7 @@ class CharacterModel(Task):
             :data:`optenv.tasks.text.FILES`.
         path: text file to draw from instead; bytes that are neither printable ASCII nor a
             newline are read as blanks.
-        length: characters of a passage that are read, :math:`T`.
+        length: number of characters that the model reads of a passage, :math:`T`.
         width: units of the hidden layers.
         depth: number of layers.
         init_spread: standard deviation of the log gain of a run's initial weights.
@@ -81,11 +81,11 @@ class CharacterModel(Task):
     @property
     @abstractmethod
     def multiplications(self) -> int:
-        """Multiplications for each passage beside those by weights."""
+        """Number of multiplications for each passage, in addition to those by weights."""
 
     @abstractmethod
     def logits(self, params: tuple[Tensor, ...], tokens: Tensor) -> Tensor:
-        """Compute the logits of the character after each.
+        """Compute the logits of the next character at each position.
 
         Args:
             params: one tensor ``[B, *shape]`` per shape.
@@ -101,7 +101,7 @@ class CharacterModel(Task):
         """Draw initial values of a parameter, in its shape.
 
         Args:
-            index: of the parameter in :attr:`shapes`.
+            index: index of the parameter in :attr:`shapes`.
             rng: generator of the run.
         """
 
@@ -113,7 +113,7 @@ class CharacterModel(Task):
 
     @property
     def places(self) -> tuple[int, int]:
-        """Number of passages for training, and of those for validation; they overlap."""
+        """Number of passages for training and for validation; passages overlap."""
         codes, border = self._text
         return border - self.length, len(codes) - border - self.length
 

@@ -22,7 +22,7 @@ __all__ = ["CNN", "NORMS", "sample_structure"]
 #: Values of :attr:`CNN.norm`.
 NORMS = ("batch", "group", "none")
 
-#: Share of a batch in the running statistics, as in :class:`torch.nn.BatchNorm2d`.
+#: Weight of a batch in the running statistics, as in :class:`torch.nn.BatchNorm2d`.
 MOMENTUM = 0.1
 
 #: Normalisation of the maps of one convolution: ``(maps, scale, shift) -> maps``.
@@ -51,28 +51,28 @@ class Convolution(NamedTuple):
 class CNN(ImageTask):
     r"""Classify images with a small residual network.
 
-    The first convolution has ``width`` channels. Then come ``stages``, each of ``depth``
-    convolutions; a stage after the first begins with another convolution, which halves the
-    sides and doubles the channels. All have 3 × 3 pixels and are followed by the
-    normalisation and the activation; those of one stage may be residual,
+    The first convolution has ``width`` channels. ``stages`` stages follow, each of
+    ``depth`` convolutions. A stage after the first begins with another convolution, which
+    halves the sides and doubles the channels. All have 3 × 3 pixels and are followed by the
+    normalisation and the activation. The ``depth`` convolutions of a stage may be residual,
 
     .. math:: h_{l+1} = a(h_l + \mathrm{norm}(W_l * h_l)),
 
     as in He et al. (2016). The means over the four quarters of the last maps go to a linear
     layer. The loss is the mean cross-entropy.
 
-    ``norm="batch"`` (Ioffe and Szegedy, 2015) does as :class:`torch.nn.BatchNorm2d`:
-    training uses the statistics of the batch, evaluation the running ones, which are part
-    of the run's state. ``norm="group"`` (Wu and He, 2018) needs none.
+    ``norm="batch"`` (Ioffe and Szegedy, 2015) works as :class:`torch.nn.BatchNorm2d`:
+    training uses the statistics of the batch, evaluation the running statistics, which are
+    part of the run's state. ``norm="group"`` (Wu and He, 2018) needs no such state.
 
     Attributes:
         width: channels of the first stage.
         stages: number of stages.
         depth: convolutions of each stage.
-        residual: whether those are residual.
+        residual: whether the ``depth`` convolutions of each stage are residual.
         norm: ``"batch"``, ``"group"`` or ``"none"``.
-        norm_groups: groups of channels of ``norm="group"``, of which ``width`` is a
-            multiple.
+        norm_groups: number of groups of channels of ``norm="group"``; must divide
+            ``width``.
 
     Example::
 
@@ -153,7 +153,7 @@ class CNN(ImageTask):
 
         def normalise(maps: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
             mean, variance = (half.flatten().clone() for half in next(parts).chunk(2, 1))
-            # These copies are overwritten.
+            # It overwrites mean and variance, which are copies.
             maps = F.batch_norm(
                 maps, mean, variance, scale.flatten(), shift.flatten(), True, MOMENTUM
             )
@@ -180,8 +180,8 @@ class CNN(ImageTask):
         """Compute the mean cross-entropy ``[B]``.
 
         Args:
-            params, batch: as of :meth:`training_loss`.
-            batch_norm: normalisation of ``norm="batch"``, called once a convolution.
+            params, batch: see :meth:`training_loss`.
+            batch_norm: normalisation of ``norm="batch"``, called once per convolution.
         """
         normalise = batch_norm if self.norm == "batch" else self._group_norm
         logits = self._logits(params, batch.inputs, normalise)
@@ -213,8 +213,8 @@ class CNN(ImageTask):
 def sample_structure(rng: np.random.Generator, split: str) -> CNN:
     """Draw a convolutional classifier; the splits have different widths.
 
-    Those of ``"ood"`` are trained on photographs, those of the others on textures, figures
-    and digits.
+    Structures of ``"ood"`` train on photographs, the others on textures, figures and
+    digits.
     """
     widths = {"train": (4, 8, 16), "test": (6, 12), "ood": (10, 14)}[split]
     return CNN(

@@ -22,9 +22,9 @@ __all__ = ["Contrastive", "sample_structure"]
 class Contrastive(ImageTask):
     r"""Tell which of many views shows the same image (SimCLR, Chen et al., 2020).
 
-    Each image of a batch is seen twice, with random stripes and a random square that is
-    blank. A perceptron maps views to unit vectors :math:`z_i`; the loss is the mean over
-    the :math:`2n` views of
+    Each image of a batch gives two views, each with random stripes and a blank square at a
+    random place. A perceptron maps views to unit vectors :math:`z_i`; the loss is the mean
+    over the :math:`2n` views of
 
     .. math::
 
@@ -32,8 +32,8 @@ class Contrastive(ImageTask):
         {\sum_{j \neq i} \exp(z_i \cdot z_j / \tau)},
 
     where :math:`i'` is the other view of the same image. So the loss of a vector depends on
-    the others in its batch. Evaluations cut their examples into batches of ``batch_size``,
-    leave out the rest, and use the same views throughout a run.
+    the others in its batch. Evaluations split their examples into batches of
+    ``batch_size``, leave out the remainder, and use the same views throughout a run.
 
     Attributes:
         width: units of each hidden layer.
@@ -41,7 +41,7 @@ class Contrastive(ImageTask):
         features: size of the vectors.
         temperature: :math:`\tau`.
         stripes: standard deviation of the brightness of the rows and columns of a view.
-        blank: side of the blank square, as a fraction of that of the image.
+        blank: side of the blank square, as a fraction of the image's side.
 
     Example::
 
@@ -136,8 +136,8 @@ class Contrastive(ImageTask):
 def sample_structure(rng: np.random.Generator, split: str) -> Contrastive:
     """Draw a contrastive learner; the splits have different widths.
 
-    Those of ``"ood"`` are trained on photographs, those of the others on textures, figures
-    and digits.
+    Structures of ``"ood"`` train on photographs, the others on textures, figures and
+    digits.
     """
     widths = {"train": (16, 32, 64), "test": (24, 48), "ood": (40, 56)}[split]
     return Contrastive(

@@ -46,20 +46,23 @@ class Table(NamedTuple):
     classified: bool
 
 
-#: Sources that are tables of scikit-learn. The benchmark reports and selects policies on
-#: these, so that no structure of a train or test split may have one.
+#: Sources that are tables of scikit-learn. The benchmark evaluates and selects policies on
+#: them, so no structure of a train or test split may use one.
 TABLES = {
     "breast-cancer": Table(569, 30, 2, True),
     "wine": Table(178, 13, 3, True),
     "diabetes": Table(442, 10, 1, False),
 }
 
-#: Images of scikit-learn's digits (shuffled once, by a fixed seed) in the train split.
+#: Number of scikit-learn's digits (shuffled once, by a fixed seed) in the train split.
 DIGITS_TRAIN = 1197
 
 
 def mixture(task: DataShape, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw Gaussian mixtures: 1 to 3 clusters a class, noisy labels in half of the runs."""
+    """Draw Gaussian mixtures with 1 to 3 clusters per class.
+
+    Half of the runs have noisy labels.
+    """
     total = task.num_train + task.num_validation
     clusters = int(rng.integers(1, 4))
     distance = rng.uniform(0.5, 2.5)
@@ -107,7 +110,7 @@ def digits_autoencoder(
 def table(
     name: str, task: DataShape, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw different rows of a table, with permuted classes if its targets are classes."""
+    """Draw distinct rows of a table, with permuted classes if its targets are classes."""
     inputs, targets = load_table(name)
     index = rng.permutation(len(inputs))[: task.num_train + task.num_validation]
     targets = targets[index]
@@ -134,7 +137,7 @@ CLASSIFIED = (
 
 
 def check_sizes(source: str, task: DataShape) -> None:
-    """Check that the sizes of a task are those of its source, if that is a table.
+    """Check that the sizes of a task match its source, if the source is a table.
 
     Raises:
         ValueError: the task has other inputs or outputs, or more examples than the table.
@@ -180,7 +183,7 @@ def noisy_labels(classes: np.ndarray, outputs: int, rng: np.random.Generator) ->
 def _pick_digits(
     task: DataShape, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw different images of the task's split, with their labels."""
+    """Draw distinct images of the task's split, with their labels."""
     images, labels = load_digits(task.split)
     total = task.num_train + task.num_validation
     if total > len(images):
@@ -221,8 +224,8 @@ def load_table(name: str) -> tuple[np.ndarray, np.ndarray]:
         name: key of :data:`TABLES`.
 
     Returns:
-        Inputs ``[n, d]``, of which each column has zero mean and unit variance, and
-        targets: classes ``[n]``, or numbers ``[n, 1]`` that are standardised likewise.
+        Inputs ``[n, d]``, whose columns have zero mean and unit variance, and targets:
+        classes ``[n]``, or numbers ``[n, 1]`` standardised likewise.
 
     Raises:
         ImportError: scikit-learn is not installed.

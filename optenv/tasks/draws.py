@@ -1,7 +1,8 @@
-"""Random numbers of the runs in place of those of torch's global generator.
+"""Random numbers that belong to runs, in place of torch's global generator.
 
-Modules and losses draw by torch's functions: dropout, :func:`torch.randn_like`. Within
-:class:`RunDraws` they get numbers that depend on the key of the run and their place alone.
+Modules and losses draw random numbers with torch's functions, such as dropout or
+:func:`torch.randn_like`. Within :class:`RunDraws` these numbers depend only on the run's
+key and on how many numbers the run has drawn before.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ __all__ = ["RunDraws"]
 
 
 class RunDraws(TorchDispatchMode):
-    """Context in which torch's random functions return the numbers of runs.
+    """Context in which torch's random functions return numbers of the runs.
 
-    All operations that draw are met here below ``torch.func.vmap``, whatever function of
-    torch calls them: torch tags them as such.
+    It intercepts all operations that torch tags as random, whichever function calls them,
+    below ``torch.func.vmap``.
 
     Args:
         keys: key of each run, ``[B]`` int64, see :meth:`optenv.tasks.examples.Data.keys`.
@@ -31,7 +32,7 @@ class RunDraws(TorchDispatchMode):
             within ``vmap(..., randomness="different")``; otherwise there is one key.
 
     Attributes:
-        drawn: random numbers of each run so far.
+        drawn: number of random numbers that each run has drawn so far.
     """
 
     def __init__(self, keys: Tensor, stacked: bool) -> None:
@@ -51,8 +52,8 @@ class RunDraws(TorchDispatchMode):
         if draw is None:
             valid = sorted({op.overloadpacket.__name__ for op in _DRAWS})
             raise ValueError(
-                f"torch's operation {name!r} draws random numbers, which the runs have not "
-                f"of their own for it; those for which they have: {', '.join(valid)}"
+                f"torch's operation {name!r} draws random numbers, which is not supported; "
+                f"supported random operations: {', '.join(valid)}"
             )
         if kwargs.pop("generator", None) is not None:
             raise ValueError(
@@ -192,7 +193,7 @@ def _dropout(
 
 _aten = torch.ops.aten
 
-#: What torch's random operations return, by operation.
+#: Functions that replace torch's random operations, by operation.
 _DRAWS: dict[Any, Callable[..., Any]] = {
     _aten.bernoulli.default: _bernoulli,
     _aten.bernoulli.p: _bernoulli_p,

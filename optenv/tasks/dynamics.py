@@ -1,8 +1,7 @@
 """Classical control problems in torch, batched over runs and episodes.
 
-The physical constants of a run are a tensor ``[B, n, K]``; states are ``[B, n, S]``.
-Equations of cart-pole and pendulum are those of Gymnasium's ``CartPole-v1`` and
-``Pendulum-v1``.
+Physical constants are a tensor ``[B, n, K]``, states ``[B, n, S]``. Cart-pole and pendulum
+have the equations of Gymnasium's ``CartPole-v1`` and ``Pendulum-v1``.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class System(ABC):
     Attributes:
         constants: names of the physical constants, ``K`` of them.
         ranges: their ranges by split, which do not overlap.
-        start_size: number of random numbers that an initial state is made of.
+        start_size: number of random numbers from which an initial state is made.
         observation_size: number of observed quantities.
         action_size: number of actions: logits if they are discrete, forces otherwise.
         discrete: whether an action is a choice between two forces, so that the reward has
@@ -54,7 +53,7 @@ class System(ABC):
         """Return the observations ``[B, n, observation_size]`` of states."""
 
     def lasts(self, state: Tensor) -> Tensor:
-        """Return 1 for each episode ``[B, n]`` that goes on, and 0 for those at an end."""
+        """Return 1 for each episode ``[B, n]`` that continues, 0 for those at an end."""
         return torch.ones_like(state[..., 0])
 
     @abstractmethod
@@ -128,12 +127,12 @@ class CartPole(System):
         )
         linear = push - pole * length * angular * cosine / total
         rates = torch.stack([velocity, linear, turning, angular], -1)
-        # A finished episode stands still, so that no number of it can overflow.
+        # A finished episode keeps its state, so that its numbers cannot overflow.
         moved = state[..., :4] + self.interval * rates * alive.unsqueeze(-1)
         inside = (moved[..., 0].abs() <= self.max_position) & (
             moved[..., 2].abs() <= self.max_angle
         )
-        # The step in which an episode ends has its reward, too.
+        # The step in which an episode ends is rewarded, too.
         return torch.cat([moved, (alive * inside).unsqueeze(-1)], -1), alive
 
 

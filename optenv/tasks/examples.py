@@ -16,7 +16,7 @@ from .stages import Stages
 
 __all__ = ["MAX_EXAMPLES", "Batch", "Data", "order_keys"]
 
-#: Largest number of training examples of a run, and of those for validation.
+#: Largest number of training examples of a run, and of validation examples.
 MAX_EXAMPLES = 2**20
 
 
@@ -30,20 +30,20 @@ def _primes(above: int, count: int) -> Tensor:
     return torch.from_numpy(above + 1 + np.flatnonzero(sieve[above + 1 :])[:count])
 
 
-# Primes above the largest number of examples are coprime to all of them.
+# Primes above the largest number of examples are coprime to every number of examples.
 _STRIDES = _primes(MAX_EXAMPLES, 1024)
 
 
 class Batch(NamedTuple):
-    """Examples that a loss is taken on, of ``B`` runs.
+    """Examples of ``B`` runs on which a loss is computed.
 
     Attributes:
         inputs: ``[B, n, ...]``.
         targets: ``[B, n, ...]``.
-        noise: independent standard normal numbers, ``[B, n, K]`` with ``K`` as the task's
+        noise: independent standard normal numbers, ``[B, n, K]`` with ``K`` the task's
             :attr:`Task.noise`.
-        keys: key of each run for :func:`random_bits`, ``[B]`` int64, if the task
-            :attr:`Task.draws` by it; None otherwise.
+        keys: key of each run for :func:`random_bits`, ``[B]`` int64, if
+            :attr:`Task.draws` is True; None otherwise.
     """
 
     inputs: Tensor
@@ -83,9 +83,10 @@ class Data(NamedTuple):
         """Return inputs and targets ``[B, n, ...]`` of a training batch.
 
         Args:
-            examples: which examples, ``[B, n]``.
-            updates: number of the update that the batch is for, ``[B]`` int64, which the
-                task depends on if it changes; by default that of :meth:`at`.
+            examples: indices of training examples, ``[B, n]``.
+            updates: number of the update that uses the batch, ``[B]`` int64. It determines
+                the stage of a task that changes; by default, the stage set by :meth:`at`
+                or :meth:`in_stage` is used.
         """
         if self.stages is None:
             if self.rows.shape == (1, self.inputs.shape[0]) and not self.shared:
@@ -96,22 +97,22 @@ class Data(NamedTuple):
         return self._take_in_stage(stages, examples, stage, training=True)
 
     def at(self, updates: Tensor) -> Data:
-        """Return the data with the tasks that runs have at their updates ``[B]`` int64."""
+        """Return the data in the stages that runs are in at updates ``[B]`` int64."""
         if self.stages is None:
             return self
         return self.in_stage(self.stages.of_updates(updates))
 
     def in_stage(self, stage: Tensor) -> Data:
-        """Return the data with the tasks that runs have in a stage ``[B]`` int64."""
+        """Return the data in the given stage ``[B]`` int64 of each run."""
         if self.stages is None:
             return self
         return self._replace(stages=self.stages._replace(stage=stage))
 
     def batch_rows(self, first: Tensor, updates: int, batch_size: int) -> Tensor:
-        """Compute the examples of consecutive batches, ``[B, updates * batch_size]``.
+        """Compute indices of examples in batches in a row, ``[B, updates * batch_size]``.
 
-        Each epoch visits every training example once, in an order that depends on the run's
-        key and the epoch alone: the position in the epoch times a stride coprime to the
+        Each epoch visits every training example once, in an order that depends only on the
+        run's key and the epoch: the position in the epoch times a stride coprime to the
         number of examples, plus an offset.
 
         Args:
@@ -122,12 +123,12 @@ class Data(NamedTuple):
         return self.rows_from(first * batch_size, updates * batch_size)
 
     def rows_from(self, drawn: Tensor, count: int) -> Tensor:
-        """Compute the examples ``[B, count]`` that follow the first ones.
+        """Compute the indices ``[B, count]`` of the next training examples.
 
-        The order is that of :meth:`batch_rows`, whatever the batch size.
+        The order is that of :meth:`batch_rows`, for any batch size.
 
         Args:
-            drawn: number of examples that were drawn before, ``[B]`` int64.
+            drawn: number of examples drawn before, ``[B]`` int64.
             count: number of examples.
         """
         if drawn.shape[0] == 1 and drawn.is_cpu:
@@ -153,19 +154,19 @@ class Data(NamedTuple):
         """Compute keys for random numbers, ``[B]`` int64, from the run and the update.
 
         Args:
-            updates: number of the update they are for, ``[B]`` int64; negative numbers are
-                for evaluations.
+            updates: number of the update that uses them, ``[B]`` int64; negative numbers
+                stand for evaluations.
         """
         return mix(mix(self.order) + updates * GOLDEN)
 
     def noise(self, updates: Tensor, examples: int, width: int) -> Tensor:
         """Draw independent standard normal numbers ``[B, examples, width]``.
 
-        They depend on the run's key, the update and their place alone, so that a run sees
+        They depend only on the run's key, the update and their place, so that a run sees
         the same numbers in any batch of runs.
 
         Args:
-            updates: as of :meth:`keys`.
+            updates: see :meth:`keys`.
             examples: number of examples.
             width: numbers for each example.
         """
@@ -293,7 +294,7 @@ def order_keys(generators: Sequence[np.random.Generator]) -> Tensor:
 
 
 def _epoch(order: int, epoch: int, num_train: int, begin: int, count: int) -> Tensor:
-    """Compute the examples at some places of an epoch of a run, ``[count]``."""
+    """Compute the indices ``[count]`` of the examples from place ``begin`` of an epoch."""
     if num_train <= _KEPT_EPOCH:
         return _whole_epoch(order, epoch, num_train)[begin : begin + count]
     return _places(
@@ -301,23 +302,23 @@ def _epoch(order: int, epoch: int, num_train: int, begin: int, count: int) -> Te
     )
 
 
-#: Number of examples up to which the order of an epoch is kept: a run needs it many times.
+#: Largest number of examples for which the order of an epoch is cached.
 _KEPT_EPOCH = 2**13
 
 
 @lru_cache(64)
 def _whole_epoch(order: int, epoch: int, num_train: int) -> Tensor:
-    """Compute all examples of an epoch of a run, in their order."""
+    """Compute the indices ``[num_train]`` of all examples of an epoch, in their order."""
     return _places(order, epoch, num_train, torch.arange(num_train, device="cpu"))
 
 
 def _places(order: int, epoch: int, num_train: int, places: Tensor) -> Tensor:
-    """Compute the examples at places of an epoch of a run."""
+    """Compute the indices of the examples at places of an epoch of a run."""
     bits = mix(wrapped(order + epoch * GOLDEN))
     stride = int(_STRIDES[bits & (len(_STRIDES) - 1)])
     return (places * stride + _offset(bits)).remainder(num_train)
 
 
 def _offset(bits: Bits) -> Bits:
-    """Return the offset of the order of an epoch, of its bits."""
+    """Compute the offset of an epoch's order from the epoch's random bits."""
     return (bits >> 10) & (MAX_EXAMPLES - 1)

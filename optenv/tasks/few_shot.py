@@ -27,14 +27,14 @@ PROBLEMS = ("sinusoids", "glyphs", "digits")
 #: Width and height of a glyph in pixels; those of a digit are 8.
 GLYPH_SIDE = 14
 
-#: Fonts of each split: a part of :data:`.stroke_fonts.TRAINING` and of
-#: :data:`.stroke_fonts.TEST`, as reading them takes time.
+#: Fonts of each split: only some of :data:`.stroke_fonts.TRAINING` and
+#: :data:`.stroke_fonts.TEST`, as reading fonts takes time.
 FONTS = {
     "train": ("futural", "greek", "cyrillic", "japanese", "scriptc", "gothgbt"),
     "test": ("cyrilc_1", "gothgrt", "greeks", "scripts"),
 }
 
-#: Drawings of each character.
+#: Number of drawings of each character.
 DRAWINGS = 20
 
 
@@ -42,25 +42,25 @@ DRAWINGS = 20
 class FewShot(GeneratedTask):
     r"""Train a perceptron on a few examples of a task that each run draws.
 
-    The gradient is that of the loss on the support, which is the whole batch of every
-    update. Rewards and validation take the loss on queries, further examples of the same
-    task: rewards on one set of them, validation on another. So a run that learns its
-    support by heart is not rewarded for it.
+    Every update uses the gradient of the loss on the support, as one batch. Rewards and
+    validation use the loss on queries, further examples of the same task: rewards on one
+    set of queries, validation on another. So a run is not rewarded for overfitting its
+    support.
 
     Problems, as in the literature on few-shot learning:
 
     - ``sinusoids``: :math:`y = a \sin(f x + b)` with the mean squared error (Finn et al.,
       2017), see :mod:`optenv.tasks.sinusoids`.
     - ``glyphs``: tell randomly chosen characters of stroke fonts apart, as with Omniglot
-      (Lake et al., 2015), by the cross-entropy; needs the packages ``hershey-fonts`` and
+      (Lake et al., 2015), with the cross-entropy; needs the packages ``hershey-fonts`` and
       ``pillow``.
     - ``digits``: the same with scikit-learn's handwritten digits.
 
     Attributes:
         problem: ``"sinusoids"``, ``"glyphs"`` or ``"digits"``.
         shots: examples in the support: points of the wave, or pictures of each class.
-        queries: points of the wave, or pictures of each class, in a set of queries; a
-            variant of the waves may have a grid of them instead.
+        queries: points of the wave, or pictures of each class, in a set of queries; some
+            variants of the waves use a grid of points instead.
         ways: number of classes.
         variant: variant of the waves, ``"maml"``, ``"meta-sgd"`` or ``"reptile"``.
         width: units of each hidden layer.
@@ -70,7 +70,7 @@ class FewShot(GeneratedTask):
         split: fonts or digits to draw from, ``"train"`` or ``"test"``, which are disjoint.
 
     Raises:
-        ValueError: a value is not valid, or there are not as many classes or pictures.
+        ValueError: a value is not valid, or there are too few classes or pictures.
 
     Example::
 
@@ -106,7 +106,7 @@ class FewShot(GeneratedTask):
                 f"init_spread must be a finite number, at least 0, "
                 f"got {quoted(self.init_spread)}"
             )
-        # 3. As many examples as there are.
+        # 3. No more examples than there are.
         grid = sinusoids.VARIANTS[self.variant].support_grid
         if self.problem == "sinusoids":
             if grid is not None and self.shots > grid:
@@ -285,8 +285,8 @@ def _digits_per_class(split: str) -> int:
 def sample_structure(rng: np.random.Generator, split: str) -> FewShot:
     """Draw a task on waves or pictures; the splits have different widths.
 
-    Characters of ``"test"`` are of other fonts than those of ``"train"``. Those of
-    ``"ood"`` are handwritten digits, and its waves differ in their frequency, too.
+    Characters of ``"test"`` come from other fonts than those of ``"train"``. ``"ood"`` has
+    handwritten digits instead, and its waves also vary in frequency.
     """
     widths = {"train": (16, 32, 64), "test": (24, 48), "ood": (40,)}[split]
     pictures = "digits" if split == "ood" else "glyphs"

@@ -27,7 +27,7 @@ class Formula(NamedTuple):
         radius: half the width of the usual domain, which is centred at 0.
         minimizers: points where the minimum is attained; a single number stands for all
             coordinates.
-        minimum: published minimum for each coordinate.
+        minimum: published minimum, divided by the dimension.
         dims: smallest and largest dimension.
     """
 
@@ -62,7 +62,7 @@ def _rastrigin(z: Tensor) -> Tensor:
     return (z.square() + 20.0 * (math.pi * z).sin().square()).sum(-1)
 
 
-#: Root of 4 z^3 - 32 z + 5, where each coordinate of Styblinski-Tang is least.
+#: Root of 4 z^3 - 32 z + 5, where each term of Styblinski-Tang has its minimum.
 _STYBLINSKI_TANG = -2.9035340277711770
 
 
@@ -123,7 +123,7 @@ FORMULAS: dict[str, Formula] = {
 
 @dataclass(frozen=True)
 class Function(GeneratedTask):
-    r"""Minimise a test function, shifted and rotated anew for every run.
+    r"""Minimise a test function with a random shift and rotation for every run.
 
     The loss at parameters :math:`\theta` is :math:`f(\rho R (\theta - s)) - \min f` with a
     random rotation or reflection :math:`R`, a random shift :math:`s` and the half-width
@@ -151,19 +151,20 @@ class Function(GeneratedTask):
             :attr:`typical_gradient`.
         condition: condition number of ``quadratic``, whose curvatures are evenly spaced in
             the logarithm from 1 down to its inverse.
-        spectrum: ``dim`` curvatures of ``quadratic``, instead of those.
+        spectrum: ``dim`` curvatures of ``quadratic``, used instead of ``condition``.
         rotate: whether each run has a random rotation; otherwise it has none.
         shift: whether each run has a random shift; otherwise it has none.
         unit_domain: whether parameters are in units of the half-width of the usual domain;
-            otherwise in those of the published formula.
-        subtract_minimum: whether the least loss is 0, where rewards are ratios of losses
-            (see :mod:`optenv.rewards`); otherwise it is the published minimum, which only
-            matters for ``styblinski-tang``.
+            otherwise in units of the published formula.
+        subtract_minimum: whether the published minimum is subtracted, so that the least
+            loss is 0 and losses have meaningful ratios (see :mod:`optenv.rewards`). Only
+            ``styblinski-tang`` has a published minimum other than 0.
         normalize: whether the loss is divided by :attr:`typical_gradient`, so that one
             learning rate of gradient descent suits all functions.
 
     Raises:
-        ValueError: a value is not valid, or the function has no such dimension.
+        ValueError: a value is not valid, or the function does not exist in ``dim``
+            dimensions.
 
     Example::
 
@@ -228,7 +229,7 @@ class Function(GeneratedTask):
 
     @property
     def drawing_numbers(self) -> int:
-        return 6 * self.dim**2 if self.rotate else 0  # of the decomposition of a matrix
+        return 6 * self.dim**2 if self.rotate else 0  # for the QR decomposition
 
     @property
     def work(self) -> int:
@@ -238,14 +239,14 @@ class Function(GeneratedTask):
 
     @property
     def minimum(self) -> float:
-        """Least loss without noise: 0, or the published one without subtraction."""
+        """Least loss without noise: 0, or the published minimum if it is not subtracted."""
         if self.subtract_minimum:
             return 0.0
         return FORMULAS[self.function].minimum * self.dim * self._factor
 
     @cached_property
     def typical_gradient(self) -> float:
-        """Median norm of the gradient of ``f`` where runs begin, without rotation."""
+        """Median norm of the gradient of ``f`` at initial parameters, without rotation."""
         rng = np.random.default_rng(0)
         ends = rng.uniform(-0.5, 0.5, (2, 4096, self.dim)) * self.half_width
         begin = ends[0] - ends[1] if self.shift else ends[0]
@@ -273,14 +274,14 @@ class Function(GeneratedTask):
 
     @cached_property
     def _factor(self) -> float:
-        """Factor of the loss."""
+        """Factor by which the loss is multiplied."""
         return 1.0 / self.typical_gradient if self.normalize else 1.0
 
     def examples(self, rng: np.random.Generator) -> Examples:
         total = self.num_train + self.num_validation
         rotation, shift = np.empty((0,)), np.zeros(self.dim)
         if self.rotate:
-            # Signs that make it uniform among orthogonal matrices (Mezzadri, 2007).
+            # These signs make it uniform among orthogonal matrices (Mezzadri, 2007).
             rotation, triangle = np.linalg.qr(rng.standard_normal((self.dim, self.dim)))
             rotation *= np.sign(np.diag(triangle))
         if self.shift:

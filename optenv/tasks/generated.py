@@ -29,9 +29,9 @@ class GeneratedTask(Task):
     Subclasses implement :meth:`examples` instead of :meth:`sample`.
 
     Attributes:
-        data_seed: by default (None) each run draws its own examples. With a seed, all runs
-            share the examples of that seed, each in its own order. A set so large that no
-            run sees an example twice then costs no more than that of one run.
+        data_seed: seed of examples that all runs share, each in its own order; by default
+            (None), each run draws its own examples. Shared examples are stored once, so
+            that the set can be so large that no run sees an example twice.
     """
 
     data_seed: int | None = None
@@ -55,7 +55,7 @@ class GeneratedTask(Task):
         """Draw ``num_train`` training examples, then ``num_validation`` for validation.
 
         Returns:
-            Inputs and targets: arrays whose first dimension is that number of examples.
+            Inputs and targets, arrays of ``num_train + num_validation`` rows.
         """
 
     @cached_property
@@ -68,7 +68,7 @@ class GeneratedTask(Task):
         """Draw examples, and check their number.
 
         Raises:
-            ValueError: it is not that of training and validation together.
+            ValueError: it is not ``num_train + num_validation``.
         """
         inputs, targets = self.examples(rng)
         wanted = self.num_train + self.num_validation
@@ -102,14 +102,14 @@ class GeneratedTask(Task):
 def data_size(rng: np.random.Generator, small: Sequence[int], large: int) -> dict[str, int]:
     """Draw the number of training examples of a structure.
 
-    Real runs are of two kinds: those that learn a small set by heart, where it pays to
-    train long at a low rate, and those that hardly see an example twice.
+    Real runs are of two kinds: those that memorise a small training set, where it pays to
+    train long at a low learning rate, and those that hardly see an example twice.
 
     Args:
         rng: generator.
         small: sizes of small sets, one of which is drawn half of the time. Each run draws
             its own examples.
-        large: size of the large set that is returned otherwise, which all runs share.
+        large: size of the large set that is chosen otherwise and that all runs share.
 
     Returns:
         Arguments of :class:`GeneratedTask`.

@@ -1,16 +1,16 @@
 """Image data sets on the user's disk: Fashion-MNIST and Omniglot.
 
-They are looked for in a folder, and in folders of usual names in it.
+Their files are searched for in a given folder, and in subfolders with the usual names.
 
 Fashion-MNIST (Xiao et al., 2017)
     ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte`` and
-    ``t10k-labels-idx1-ubyte``, as they are or with ``.gz``; also in ``fashion-mnist`` or
+    ``t10k-labels-idx1-ubyte``, uncompressed or as ``.gz``; also in ``fashion-mnist`` or
     ``FashionMNIST/raw``.
 Omniglot (Lake et al., 2015)
     ``images_background*.zip`` and ``images_evaluation.zip``, or folders of these names;
     also in ``omniglot``, ``omniglot-small`` or ``omniglot-py``.
 
-The folder is an argument, or that of the environment variable ``OPTENV_DATA``.
+The folder is given as an argument or by the environment variable ``OPTENV_DATA``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 #: Environment variable with the folder of data sets.
 FOLDER_VARIABLE = "OPTENV_DATA"
 
-#: Folders in which a data set may be, besides the given one.
+#: Subfolders of the given folder in which a data set may be.
 FASHION_FOLDERS = ("fashion-mnist", "FashionMNIST/raw")
 OMNIGLOT_FOLDERS = ("omniglot", "omniglot-small", "omniglot-py")
 
@@ -50,7 +50,8 @@ def data_folder(folder: str | None = None) -> Path:
     """Return the folder of data sets.
 
     Args:
-        folder: the folder; None for that of the environment variable ``OPTENV_DATA``.
+        folder: path of the folder; by default (None), the value of the environment variable
+            ``OPTENV_DATA``.
 
     Raises:
         ValueError: neither is given.
@@ -69,11 +70,13 @@ def data_folder(folder: str | None = None) -> Path:
 
 
 def shrink(images: np.ndarray, side: int) -> np.ndarray:
-    """Reduce images ``[n, S, S]`` to ``[n, side, side]`` float32, by means over areas.
+    """Reduce images ``[n, S, S]`` to ``[n, side, side]`` float32 by means over areas.
+
+    A pixel that lies in several areas counts in part for each of them.
 
     Args:
         images: square images.
-        side: at most ``S``; a pixel that lies in several areas counts in part for each.
+        side: new width and height in pixels, at most ``S``.
     """
     size = images.shape[-1]
     if not 1 <= side <= size:
@@ -87,7 +90,7 @@ def shrink(images: np.ndarray, side: int) -> np.ndarray:
 
 
 def _find(folder: Path, inner: tuple[str, ...], *patterns: str) -> list[Path]:
-    """Return the files or folders that match, of the first place that has some."""
+    """Return the files or folders that match, from the first place that has any."""
     for place in (folder, *(folder / name for name in inner)):
         found = [path for pattern in patterns for path in sorted(place.glob(pattern))]
         if found:
@@ -102,7 +105,7 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     """Read an IDX file of bytes, with or without compression.
 
     Raises:
-        ValueError: the file is no such file, or is cut off.
+        ValueError: the file is not an IDX file of bytes, or is cut off.
     """
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else None
@@ -133,7 +136,7 @@ def fashion_mnist(folder: Path | str, split: str) -> tuple[np.ndarray, np.ndarra
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is not what its name says.
+        ValueError: a file is damaged, or there are more images than labels or fewer.
     """
     stem = {"train": "train", "test": "t10k"}[split]
     images, labels = (
@@ -156,7 +159,7 @@ def read_drawings(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
 
     Raises:
         ValueError: the path is neither a folder nor a zip archive.
-        OSError: it cannot be read.
+        OSError: the path cannot be read.
     """
     if path.is_dir():
         for file in sorted(path.rglob("*/*/*.png")):
@@ -212,8 +215,8 @@ def _all_drawings(folder: str) -> tuple[np.ndarray, tuple[tuple[str, str], ...]]
 def omniglot(folder: Path | str, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Read Omniglot's drawings of the alphabets of a split.
 
-    In the order of their names, the alphabets belong to ``"train"``, ``"train"``,
-    ``"test"``, and so on: the splits share no character.
+    Of the alphabets, sorted by name, every third belongs to ``"test"`` and the others to
+    ``"train"``. So the splits share no character.
 
     Args:
         folder: folder of the archives.

@@ -2,8 +2,8 @@
 
 A source is a function ``(task, generator) -> (images [N, S, S] float32, labels [N] int64)``
 with ``N = num_train + num_validation`` and ``S`` as the task's ``side``. Sources are
-generated (textures, shapes), come with scikit-learn (digits, photographs), or are files of
-the user's (:mod:`optenv.tasks.image_files`).
+generated (textures, shapes), come with scikit-learn (digits, photographs), or are the
+user's own files (:mod:`optenv.tasks.image_files`).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from .image_files import shrink
 
 __all__ = ["IMAGE_SPLITS", "SOURCES", "ImageTask", "Source", "image_fields"]
 
-#: Parts of the sources that structures of a split draw images from.
+#: Parts of the sources, one for each split of structures.
 IMAGE_SPLITS = ("train", "test", "ood")
 
-#: Side of the tiles of a photograph, each of which is for training or for validation.
+#: Side of the tiles of a photograph in pixels; a tile is for training or for validation.
 TILE = 32
 
 
@@ -65,14 +65,14 @@ class ImageTask(GeneratedTask):
         classes: number of classes.
         activation: ``"relu"``, ``"tanh"``, ``"gelu"`` or ``"silu"``.
         init_spread: standard deviation of the log gain of a run's initial weights.
-        contrast: median of the contrasts, the standard deviations of the runs' images.
+        contrast: median contrast; a run's contrast is its images' standard deviation.
         contrast_spread: standard deviation of the log contrast of a run.
         split: part of the source to draw from, ``"train"``, ``"test"`` or ``"ood"``, which
-            are disjoint. Generated images are the same in all splits. Photographs are in
-            ``"ood"`` alone.
+            are disjoint. Generated images are alike in all splits. Photographs are only in
+            ``"ood"``.
         folder: folder of data sets that are read from disk, see
-            :mod:`optenv.tasks.image_files`; None for that of the environment variable
-            ``OPTENV_DATA``.
+            :mod:`optenv.tasks.image_files`; by default (None), the value of the environment
+            variable ``OPTENV_DATA``.
     """
 
     source: str = "textures"
@@ -169,9 +169,9 @@ def _grid(side: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def textures(task: ImageTask, rng: np.random.Generator) -> Examples:
-    """Draw gratings in noise: a class has its orientation and frequency.
+    """Draw gratings in noise: each class has its own orientation and frequency.
 
-    Phase and contrast are random in each image, so that no pixel tells the class.
+    Phase and contrast are random in each image, so that no single pixel reveals the class.
     """
     total, classes = _total(task), task.classes
     x, y = _grid(task.side)
@@ -194,10 +194,10 @@ def textures(task: ImageTask, rng: np.random.Generator) -> Examples:
 
 
 def shapes(task: ImageTask, rng: np.random.Generator) -> Examples:
-    """Draw bright figures on a dark ground: a class has its contour.
+    """Draw bright figures on a dark ground: each class has its own contour.
 
-    Contours are random Fourier series of the radius. Place, size and, a little, orientation
-    are random in each image.
+    Contours are random Fourier series of the radius. Place and size are random in each
+    image, and the orientation varies a little.
     """
     total, classes = _total(task), task.classes
     x, y = _grid(task.side)
@@ -226,7 +226,7 @@ def shapes(task: ImageTask, rng: np.random.Generator) -> Examples:
 def _pick(
     task: ImageTask, images: np.ndarray, labels: np.ndarray, rng: np.random.Generator
 ) -> Examples:
-    """Draw different images of some of the classes, which are numbered anew.
+    """Draw distinct images of some of the classes, which are renumbered from 0.
 
     Args:
         task: the task.
@@ -270,10 +270,10 @@ def photographs() -> np.ndarray:
 
 
 def photos(task: ImageTask, rng: np.random.Generator) -> Examples:
-    """Draw crops of two photographs, in four orientations; a class is one of both.
+    """Draw crops of two photographs; a class is a photograph in one of four orientations.
 
     Every fourth tile of the photographs is for validation, the others are for training; a
-    crop lies within a tile. With two classes, no crop is turned. Each crop has zero mean.
+    crop lies within a tile. With two classes, no crop is rotated. Each crop has zero mean.
     """
     pictures, side = photographs(), task.side
     rows, columns = (size // TILE for size in pictures.shape[1:])
@@ -328,7 +328,7 @@ SOURCES: dict[str, Source] = {
 
 
 def image_fields(rng: np.random.Generator, split: str) -> dict[str, Any]:
-    """Draw the fields of a structure that say which images it is trained on.
+    """Draw the fields of a structure that determine its images.
 
     Args:
         rng: generator.

@@ -21,7 +21,7 @@ __all__ = ["NETWORKS", "LanguageModel", "TopicLanguageModel", "sample_language"]
 #: Values of :attr:`LanguageModel.network`.
 NETWORKS = ("residual", "elman")
 
-#: Number of classes of tokens. The next token depends on the class of the last but one.
+#: Number of classes of tokens. A token depends on the class of the token two before it.
 CONTEXTS = 4
 
 #: Number of topics of :class:`TopicLanguageModel`.
@@ -39,9 +39,9 @@ class LanguageModel(GeneratedTask):
     Attributes:
         network: ``"residual"``, a perceptron with pre-norm residual blocks that predicts
             the token after a context; or ``"elman"`` (Elman, 1990), a tanh recurrence
-            that predicts the token after each.
-        vocabulary: number of tokens.
-        length: tokens of a context.
+            that predicts the next token at each position.
+        vocabulary: number of different tokens.
+        length: number of tokens in a context.
         embedding: size of a token's embedding.
         width: units of each block, or of the recurrence.
         depth: residual blocks; an Elman network has one layer.
@@ -169,9 +169,9 @@ class LanguageModel(GeneratedTask):
 class TopicLanguageModel(LanguageModel):
     """Predict the next token of a source with hidden topics.
 
-    Tokens are drawn from the distribution of the topic, which goes on with a probability
-    between 0.8 and 0.98 and is otherwise drawn anew; the order of tokens within a topic
-    tells nothing. The rest is as in :class:`LanguageModel`.
+    Tokens are drawn from the distribution of the current topic. At each token the topic
+    stays, with a probability between 0.8 and 0.98, or is drawn again. The order of tokens
+    within a topic carries no information. Otherwise as :class:`LanguageModel`.
     """
 
     def _texts(self, rng: np.random.Generator) -> np.ndarray:

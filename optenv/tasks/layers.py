@@ -46,10 +46,10 @@ class Part(NamedTuple):
     """A parameter of a network.
 
     Attributes:
-        kind: ``"weight"``, which is drawn; ``"zero"`` (biases, shifts) or ``"one"``
-            (scales), which begin there.
-        shape: shape of one run's.
-        places: positions of an example at which a weight is used.
+        kind: ``"weight"``, with random initial values; ``"zero"`` (biases, shifts) or
+            ``"one"`` (scales), with that initial value.
+        shape: shape of one run's parameter.
+        places: number of positions of an example at which a weight is used.
         gain: factor of a weight's initial values.
     """
 
@@ -127,7 +127,7 @@ def multiplications(parts: Sequence[Part]) -> int:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Apply linear layers to ``x [B, n, inputs]``; returns ``[B, n, outputs]``."""
-    # In this order gradients of the weights get the layout of the weights.
+    # In this order gradients get the same memory layout as the weights.
     return torch.baddbmm(bias.unsqueeze(2), weight, x.mT).mT
 
 
@@ -138,9 +138,9 @@ def perceptron(
 
     Args:
         x: ``[B, n, inputs]``.
-        params: weights and biases, of which those of the layers are taken.
+        params: iterator over weights and biases; a weight and a bias per layer are taken.
         layers: number of linear layers.
-        activation: applied after all of them but the last.
+        activation: function applied after every layer except the last.
     """
     for layer in range(layers):
         x = linear(x, next(params), next(params))
@@ -150,7 +150,7 @@ def perceptron(
 
 
 def conv(maps: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) -> Tensor:
-    """Apply the 3 × 3 convolution of each run, with a border of zeros.
+    """Apply the 3 × 3 convolution of each run, with zero padding.
 
     Args:
         maps: feature maps, ``[n, B * inputs, H, W]``.

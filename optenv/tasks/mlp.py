@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-#: Largest spread of the gain of initial weights, a factor of ``e`` to it.
+#: Largest :attr:`MLP.init_spread`.
 MAX_SPREAD = 10.0
 
 
@@ -44,7 +44,7 @@ class MLP(GeneratedTask):
         source: source of the examples, a key of :data:`optenv.tasks.data.SOURCES`. Each run
             on a table of scikit-learn (``"breast-cancer"``, ``"wine"``, ``"diabetes"``)
             draws rows to train on, and others for validation.
-        inputs: number of inputs; a table has those of its columns.
+        inputs: number of inputs; for a table, its number of columns.
         outputs: number of classes or of regression targets.
         width: units of each hidden layer.
         depth: number of hidden layers.
@@ -52,7 +52,7 @@ class MLP(GeneratedTask):
         layer_norm: whether each hidden layer is normalised before its activation.
         init_spread: standard deviation of the log gain of a run's initial weights.
         split: part of the digits to draw from, ``"train"`` or ``"test"``, which are
-            disjoint; the other sources have no parts.
+            disjoint; other sources ignore it.
     """
 
     source: str = "mixture"
@@ -158,9 +158,9 @@ class MLP(GeneratedTask):
         for layer in range(self.depth + 1):
             weight, bias = next(remaining), next(remaining)
             normed = self.layer_norm and layer < self.depth
-            if normed:  # a layer norm wants the units innermost in memory
+            if normed:  # a layer norm is fastest with the units innermost in memory
                 hidden = torch.baddbmm(bias.unsqueeze(1), hidden, weight.mT)
-            else:  # faster: gradients of the weights get the layout of the weights
+            else:  # faster: gradients get the same memory layout as the weights
                 hidden = torch.baddbmm(bias.unsqueeze(2), weight, hidden.mT).mT
             if layer < self.depth:
                 if normed:
@@ -172,7 +172,7 @@ class MLP(GeneratedTask):
 
 
 def _draw(rng: np.random.Generator, split: str, **fields: Any) -> MLP:
-    """Draw an MLP with the given fields and random others.
+    """Draw an MLP with the given fields; its other fields are random.
 
     The splits have different widths. Structures of ``"ood"`` do not draw from the train
     part of the digits.
@@ -198,7 +198,7 @@ _DEEPER = (6, 7, 8)
 
 
 def _on_table(rng: np.random.Generator, *names: str) -> dict[str, Any]:
-    """Draw a table, and training examples: half of its rows, or all but the validation."""
+    """Draw a table, and train on half of its rows or on all except the validation rows."""
     source = str(rng.choice(names))
     sizes = data.TABLES[source]
     validation = sizes.rows // 4
@@ -215,7 +215,7 @@ def _on_table(rng: np.random.Generator, *names: str) -> dict[str, Any]:
 def sample_logistic(rng: np.random.Generator, split: str) -> MLP:
     """Draw a multinomial logistic regression; the splits have different inputs.
 
-    Those of ``"ood"`` are on real tables, those of the others on Gaussian mixtures.
+    Structures of ``"ood"`` use real tables, the others Gaussian mixtures.
     """
     if split == "ood":
         tables = _on_table(rng, "breast-cancer", "wine")
@@ -238,7 +238,7 @@ def sample_classification(rng: np.random.Generator, split: str) -> MLP:
 def sample_regression(rng: np.random.Generator, split: str) -> MLP:
     """Draw an MLP that learns a random sine network.
 
-    Those of ``"ood"`` are deeper, and learn a real table.
+    Structures of ``"ood"`` are deeper and learn a real table.
     """
     if split == "ood":
         depth = int(rng.choice(_DEEPER))
@@ -247,10 +247,10 @@ def sample_regression(rng: np.random.Generator, split: str) -> MLP:
 
 
 def sample_digits(rng: np.random.Generator, split: str) -> MLP:
-    """Draw an MLP classifier (3 in 5) or autoencoder on digits of the split's images.
+    """Draw an MLP classifier (3 in 5) or autoencoder on the split's digits.
 
-    Those of ``"ood"`` are deeper, all with layer norms, and have smaller or larger batches;
-    their images are those of ``"test"``.
+    Structures of ``"ood"`` are deeper, all with layer norms, and have smaller or larger
+    batches; they use the images of ``"test"``.
     """
     reconstruct = bool(rng.random() < 0.4)
     beyond: dict[str, Any] = {}

@@ -31,7 +31,7 @@ Made = TypeVar("Made")
 #: Class that cross entropy leaves out of the mean.
 IGNORED = -100
 
-#: Loss (a scalar) of a module alone.
+#: Function from a module to a loss (a scalar), without data.
 ModuleLoss = Callable[[nn.Module], Tensor]
 
 
@@ -67,8 +67,8 @@ class ModuleTask(Task):
             check_finite(f"parameter {name!r} of the factory's module", parameter.detach())
         if self.loss_function is F.cross_entropy and not self.targets.is_floating_point():
             _check_classes(module, self.inputs, self.targets)
-        # 2. A try on a batch, to see what it draws and writes, and whether copies can be
-        # stacked.
+        # 2. A trial pass on a batch, to find out what the module draws and writes, and
+        # whether copies can be stacked.
         if self.of_module:
             stacked = Stateful(Objective(module, cast(ModuleLoss, self.loss_function)))
         else:
@@ -98,10 +98,10 @@ class ModuleTask(Task):
 
     @cached_property
     def work(self) -> int:  # type: ignore[override]
-        """Multiplications of a forward pass on one batch of one run, about.
+        """Approximate number of multiplications in a forward pass on a batch of one run.
 
-        Those of matrix products, convolutions, attention and LSTMs are counted, in a pass
-        of a module of its own; where there are none, it is the base class's estimate.
+        Matrix products, convolutions, attention and LSTMs are counted in a pass of a new
+        module. If there are none, the base class's estimate is used.
         """
         with _FlopCounter(display=False, custom_mapping=CPU_FLOPS) as counter:
             _seeded(self._loss_of_a_new_module, 0)
@@ -109,7 +109,7 @@ class ModuleTask(Task):
 
     def _loss_of_a_new_module(self) -> Tensor:
         """Compute the loss of a new module on the first batch."""
-        module = copy.deepcopy(self.factory())  # which may return one and the same
+        module = copy.deepcopy(self.factory())  # it may return the same object each time
         like = next(iter(trained_parameters(module).values()))
         inputs, targets = (
             x[: self.batch_size].to(
@@ -182,7 +182,7 @@ class ModuleTask(Task):
 
     def loss(self, params: tuple[Tensor, ...], inputs: Tensor, targets: Tensor) -> Tensor:
         if self.draws or self.buffers:
-            return super().loss(params, inputs, targets)  # which refuses
+            return super().loss(params, inputs, targets)  # raises
         stateless = params[0].new_empty(len(params[0]), 0)
         examples = (inputs, targets)
         return self._stacked.run(params, examples, stateless, None, training=True)[0]
@@ -197,7 +197,7 @@ class ModuleTask(Task):
         self, params: tuple[Tensor, ...], batch: Batch, buffers: Tensor
     ) -> Tensor:
         examples = (batch.inputs, batch.targets)
-        # The loss itself may take gradients, as that of a differential equation does.
+        # The loss itself may compute gradients, such as a differential equation's residual.
         with torch.enable_grad():
             loss, _ = self._stacked.run(
                 params, examples, buffers, batch.keys, training=False
@@ -206,7 +206,7 @@ class ModuleTask(Task):
 
 
 class _NoModules(ModuleTracker):
-    """Tracker of modules that tracks none, so that all is counted together."""
+    """Tracker that tracks no modules, so that all operations are counted together."""
 
     def __enter__(self) -> _NoModules:
         return self
@@ -216,9 +216,9 @@ class _NoModules(ModuleTracker):
 
 
 class _FlopCounter(FlopCounterMode):
-    """Counter that does not tell modules apart.
+    """Counter of all operations together, instead of per module.
 
-    Torch's hooks for that fail where a loss takes derivatives by its inputs.
+    Torch's hooks per module fail if a loss differentiates with respect to its inputs.
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -242,7 +242,7 @@ def _attention_flops(
     return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
-#: Formulas beside those of torch's counter, which does not know these kernels of CPUs.
+#: Formulas for CPU kernels that torch's counter does not know.
 CPU_FLOPS = {
     torch.ops.aten.mkldnn_rnn_layer: _lstm_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
@@ -269,7 +269,7 @@ def from_module(
     batch_size: int | None = None,
     validation_fraction: float = 0.2,
 ) -> ModuleTask:
-    """Make a task of a module factory, and of tensors or a loss without data.
+    """Make a task of a module factory, with tensors or with a loss without data.
 
     ``gym.make_vec("optenv/LearningRate-v0", 16, tasks=from_module(...))`` then trains 16
     modules at once, each from its own initial parameters and in its own batch order.
@@ -278,8 +278,8 @@ def from_module(
     Updates are made in the mode in which the factory returns the module, usually training
     mode. Rewards and validation use ``eval()`` mode.
 
-    - Random numbers that module and loss draw by torch (dropout, ``torch.randn_like``) are
-      the run's own: they depend on its seed and the number of the update, and not on
+    - Random numbers that module and loss draw with torch (dropout, ``torch.randn_like``)
+      are the run's own: they depend on its seed and the number of the update, and not on
       torch's global generator.
     - Buffers that training writes to, such as the running statistics of a BatchNorm, are
       part of the run's state.
@@ -296,28 +296,27 @@ def from_module(
         loss: ``"cross_entropy"``, ``"mse"``, ``"l1"``, ``"bce_with_logits"``, or a function
             ``(outputs, targets) -> scalar mean loss``; without data, a function ``(module)
             -> scalar loss``. It may be negative, see :mod:`optenv.rewards`; the features of
-            ``loss_features="positive"`` see negative values as 0.
-        batch_size: examples in a batch; 32 by default, or all for training if they are
-            fewer. Without data it means nothing.
+            ``loss_features="positive"`` treat negative losses as 0.
+        batch_size: examples in a batch; by default 32, or all training examples if they
+            are fewer. Ignored without data.
         validation_fraction: fraction of the examples, the last ones, for validation.
-            Without data it means nothing.
+            Ignored without data.
 
     Returns:
         The task.
 
     Raises:
-        ValueError: sizes do not fit; a value of the inputs, targets or parameters is not
+        ValueError: sizes do not match; a value of the inputs, targets or parameters is not
             finite; a target is none of the module's classes; a parameter of the module is
-            not initialised; the loss is unknown or no scalar; module or loss draw by an
-            operation of torch for which runs have no numbers of their own, or with a
-            generator; or they keep a state that is no buffer. A note says which module it
-            was.
-        RuntimeError: the module does not accept the inputs (as it raises it).
+            not initialised; the loss is unknown or not a scalar; module or loss draw random
+            numbers with an unsupported operation of torch or with a generator of their own;
+            or they keep state outside buffers. A note on the error names the module.
+        RuntimeError: the module does not accept the inputs (its own error).
         TypeError: the factory does not return a module, inputs or targets are no tensors,
             or ``validation_fraction`` is no number.
 
     Example:
-        A loss without data, on points that are drawn anew for every update::
+        A loss without data, on points that are drawn again for every update::
 
             def loss(module):
                 points = torch.rand(16, 1)
@@ -369,10 +368,10 @@ def from_module(
 
 
 def _check_classes(module: nn.Module, inputs: Tensor, targets: Tensor) -> None:
-    """Refuse targets that are none of the classes of a module's outputs.
+    """Refuse targets for whose class the module has no output.
 
     Raises:
-        ValueError: there is one.
+        ValueError: there is such a target.
     """
     like = next(module.parameters())
     example = inputs[:1].to(like.device, like.dtype if inputs.is_floating_point() else None)
@@ -381,7 +380,7 @@ def _check_classes(module: nn.Module, inputs: Tensor, targets: Tensor) -> None:
         with torch.no_grad():
             outputs = _seeded(lambda: trial(example), 0)
         classes = outputs.shape[1]
-    except Exception:  # which is raised where the module is tried on a batch
+    except Exception:  # the trial pass on a batch raises it again
         return
     known = ((targets >= 0) & (targets < classes)) | (targets == IGNORED)
     if not bool(known.all()):
@@ -395,7 +394,7 @@ def _check_classes(module: nn.Module, inputs: Tensor, targets: Tensor) -> None:
 def _without_data(
     factory: Callable[[], nn.Module], loss: str | LossFunction | ModuleLoss
 ) -> ModuleTask:
-    """Make the task of a loss of the module alone.
+    """Make the task of a loss that depends only on the module.
 
     Raises:
         TypeError: the loss is no function.

@@ -32,7 +32,7 @@ class Problem(NamedTuple):
         source: ``f`` at the interior points, ``[N]``.
         condition: ``b`` and ``g`` at the points of the boundary, ``[N, 3]``.
         solution: solution ``u`` at the interior points, ``[N]``.
-        curvature: its ``u_xx`` at the interior points, ``[N]``.
+        curvature: ``u_xx`` of the solution at the interior points, ``[N]``.
     """
 
     boundary: np.ndarray
@@ -54,7 +54,7 @@ def _sides(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def _boundary_in_time(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Draw points of the start (a third) and of both ends, ``[count, 2]``."""
+    """Draw points at time 0 (a third of them) and at both ends, ``[count, 2]``."""
     start = rng.random(count) < 1 / 3
     x = np.where(start, rng.uniform(-1.0, 1.0, count), _sides(rng, count))
     return np.stack([x, np.where(start, 0.0, rng.random(count))], axis=1)
@@ -93,7 +93,7 @@ def _oscillator(rng: np.random.Generator, points: np.ndarray) -> Problem:
     sine, cosine = np.sin(damped * time) / damped, np.cos(damped * time)
     solution = decay * (cosine + damping * sine)
     slope = -(frequency**2) * decay * sine
-    # At rest at 1: half of the conditions set the position, the others the velocity.
+    # It starts at rest at 1: half of the conditions set the position, half the velocity.
     moves = rng.random(len(points)) < 0.5
     at_rest = np.array([[1.0, 0.0, 1.0], [0.0, 1.0 / frequency, 0.0]])
     return Problem(
@@ -148,9 +148,9 @@ class Equation(NamedTuple):
     """A kind of problem.
 
     Attributes:
-        problem: draws a problem at interior points ``[N, D]``.
+        problem: function ``(rng, interior points [N, D])`` that draws a problem.
         coordinates: ``D``: 1 for x in [-1, 1]; 2 for x, and t in [0, 1].
-        slopes: whether conditions at the boundary have derivatives.
+        slopes: whether conditions at the boundary contain derivatives.
     """
 
     problem: Callable[[np.random.Generator, np.ndarray], Problem]
@@ -172,10 +172,10 @@ class Derivatives(NamedTuple):
 
     Attributes:
         u: outputs, at all ``n`` points.
-        u_x: first derivatives by x, at the first ``slopes`` points.
-        u_xx: second derivatives by x, at the first ``interior`` points.
-        u_t: first derivatives by t, at the first ``interior`` points; zeros for one
-            coordinate.
+        u_x: first derivatives with respect to x, at the first ``slopes`` points.
+        u_xx: second derivatives with respect to x, at the first ``interior`` points.
+        u_t: first derivatives with respect to t, at the first ``interior`` points; zeros
+            for equations without t.
     """
 
     u: Tensor
@@ -186,7 +186,7 @@ class Derivatives(NamedTuple):
 
 @dataclass(frozen=True)
 class PhysicsInformed(GeneratedTask):
-    r"""Solve a differential equation by a network whose loss is the residual.
+    r"""Solve a differential equation with a network whose loss is the residual.
 
     A tanh network :math:`u_\theta(x)` or :math:`u_\theta(x, t)` on [-1, 1], with t in [0,
     1], is trained as a physics-informed network (Raissi et al., 2019) by
@@ -207,7 +207,7 @@ class PhysicsInformed(GeneratedTask):
 
     The loss of rewards and validation is not the residual but the mean squared error
     against the solution at the interior points. A run that lowers its training loss can
-    raise it for a while.
+    raise this error for a while.
 
     Attributes:
         equation: name of the equation, a key of :data:`EQUATIONS`.
@@ -270,7 +270,7 @@ class PhysicsInformed(GeneratedTask):
         return super().work * columns
 
     def examples(self, rng: np.random.Generator) -> Examples:
-        """Draw points with what the loss needs there.
+        """Draw points, and the numbers that the loss needs at each of them.
 
         Returns:
             Points of the interior and of the boundary, ``[N, 2, D]``; and 10 numbers for
@@ -296,8 +296,8 @@ class PhysicsInformed(GeneratedTask):
         return torch.from_numpy(np.stack([self._init(g) for g in generators]))
 
     def _init(self, rng: np.random.Generator) -> np.ndarray:
-        # Weights as Glorot and Bengio (2010), times the run's gain. Biases spread the bends
-        # of the first layer over the interval.
+        # Weights as Glorot and Bengio (2010), times the run's gain. Biases of the first
+        # layer spread the bends of its units over the interval.
         gain = np.exp(self.init_spread * rng.standard_normal())
         parts = []
         for layer, shape in enumerate(self.shapes[::2]):
@@ -355,17 +355,17 @@ class PhysicsInformed(GeneratedTask):
     def derivatives(
         self, params: tuple[Tensor, ...], points: Tensor, interior: int, slopes: int
     ) -> Derivatives:
-        """Compute outputs and their derivatives by the coordinates, forwards.
+        """Compute outputs and their derivatives with respect to the coordinates.
 
-        Each layer maps values, first and second derivatives together, by one product with
-        its weight.
+        In forward mode, each layer maps values, first and second derivatives together, by
+        one product with its weight.
 
         Args:
             params: one tensor ``[B, *shape]`` per shape.
             points: ``[B, n, D]``.
-            interior: number of points, the first ones, for second derivatives by x and
-                first ones by t.
-            slopes: number of points, the first ones, for first derivatives by x; at least
+            interior: number of points, the first ones, at which to compute ``u_xx`` and
+                ``u_t``.
+            slopes: number of points, the first ones, at which to compute ``u_x``; at least
                 ``interior``.
         """
         layers, runs, total = _layers(params), len(points), points.shape[1]
@@ -403,9 +403,9 @@ def _tanh(parts: Sequence[Tensor | None], interior: int, slopes: int) -> list[Te
     """Apply tanh to values and derivatives, by the chain rule.
 
     Args:
-        parts: values ``[B, w, n]``, first derivatives by x ``[B, w, slopes]``, second ones
-            ``[B, w, interior]`` and first ones by t; derivatives of size 1 stand for all
-            points, and None for zeros.
+        parts: values ``[B, w, n]``, and their derivatives: first with respect to x
+            ``[B, w, slopes]``, second with respect to x and first with respect to t
+            ``[B, w, interior]``. A single column stands for all points, None for zeros.
         interior, slopes: see :meth:`PhysicsInformed.derivatives`.
 
     Returns:

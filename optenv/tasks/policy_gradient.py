@@ -53,27 +53,27 @@ class Episodes(NamedTuple):
 class PolicyGradient(Task):
     r"""Train a policy by reinforcement learning: REINFORCE, or the pathwise gradient.
 
-    An example is an episode of :math:`T` steps, drawn anew at every update. The loss is the
+    An example is a new episode of :math:`T` steps at every update. The loss is the
     negative mean reward of a step, :math:`L = -\frac{1}{nT} \sum_{i,t} r_{it}`. It is of
     the order of 1, and below zero for rewards that are positive.
 
-    Its gradient is that of REINFORCE (Williams, 1992) with the rewards to come
-    :math:`G_{it} = \sum_{s \ge t} r_{is}` and as baseline their mean over the other
-    episodes of the batch, which leaves it unbiased:
+    Its gradient is estimated by REINFORCE (Williams, 1992), with the rewards to come
+    :math:`G_{it} = \sum_{s \ge t} r_{is}` and their mean over the other episodes of the
+    batch as the baseline, which keeps the estimate unbiased:
 
     .. math::
         -\frac{1}{nT} \sum_{i,t} \nabla \log \pi(a_{it} \mid o_{it})
         \left(G_{it} - \frac{1}{n-1} \sum_{j \ne i} G_{jt}\right).
 
     Derivatives of higher order are estimated without bias, too (DiCE, Foerster et al.,
-    2018). With the pathwise gradient, which needs forces and torques, the noise of the
-    actions is held fixed, and the reward differentiated through the dynamics.
+    2018). The pathwise gradient, for systems with continuous actions, holds the noise of
+    the actions fixed and differentiates the reward through the dynamics.
 
     The policy is a tanh perceptron that gives the logit of pushing right, or the means of
     normally distributed forces, whose log standard deviations are parameters. Each run
     draws the physical constants of its system, log-uniformly, and the gain of the initial
-    weights. Evaluations are on the same episodes throughout a run, those of training and
-    of validation on different ones.
+    weights. Evaluations use the same random numbers throughout a run, but rewards use
+    other numbers than validation.
 
     Attributes:
         system: system to control, a key of :data:`optenv.tasks.dynamics.SYSTEMS`.
@@ -164,7 +164,7 @@ class PolicyGradient(Task):
         constants = torch.from_numpy(
             np.stack([np.exp(g.uniform(low, high)).astype(np.float32) for g in generators])
         )
-        # All examples of a run have its constants; what differs is their noise.
+        # All examples of a run have its constants; they differ only in their noise.
         inputs = constants.repeat_interleave(total, 0)
         rows = torch.arange(runs * total).view(runs, total)
         keys = order_keys(generators)
@@ -207,7 +207,7 @@ class PolicyGradient(Task):
         start, noise = batch.noise.split([system.start_size, self.steps * size], -1)
         state = system.start(start)
         steps: list[tuple[Tensor, ...]] = []
-        if system.discrete:  # of the logistic distribution, to be compared with logits
+        if system.discrete:  # logistic noise, to be compared with logits
             noise = torch.special.ndtr(noise).logit()
         for chance in noise.split(size, -1):
             observation = system.observe(state)
@@ -224,12 +224,12 @@ class PolicyGradient(Task):
     def log_probabilities(self, params: tuple[Tensor, ...], episodes: Episodes) -> Tensor:
         """Compute the log-probabilities ``[B, n, T]`` of the actions of episodes.
 
-        Those of continuous actions are of densities, up to a constant; those of actions
-        after the end of an episode are 0.
+        For continuous actions they are log-densities, up to a constant. They are 0 for
+        actions after the end of an episode.
 
         Args:
             params: one tensor ``[B, *shape]`` per shape.
-            episodes: as of :meth:`rollout`.
+            episodes: see :meth:`rollout`.
         """
         size = episodes.rewards.shape[1:]
         outputs = self._network.forward(params, episodes.observations.flatten(1, 2))
@@ -245,14 +245,15 @@ class PolicyGradient(Task):
     def _differentiable_returns(
         self, params: tuple[Tensor, ...], episodes: Episodes
     ) -> Tensor:
-        """Return the returns ``[B, n]`` with the derivatives of their expectation."""
+        """Compute the returns ``[B, n]``, with the derivatives of their expectation."""
         log_p = self.log_probabilities(params, episodes)
         rewards = episodes.rewards
         to_come = rewards.flip(-1).cumsum(-1).flip(-1)
         count = rewards.shape[1]
         baseline = (to_come.sum(1, keepdim=True) - to_come) / (count - 1)
-        # Both factors are 1. They add to a reward the derivatives of the log-probabilities
-        # of the actions so far, and take from each action those of its baseline.
+        # ``until`` and ``alone`` equal 1 and only add derivatives: a reward times those of
+        # the log-probabilities of the actions so far, and minus each action's baseline
+        # times those of its log-probability.
         so_far = log_p.cumsum(-1)
         until = (so_far - so_far.detach()).exp()
         alone = (log_p - log_p.detach()).exp()

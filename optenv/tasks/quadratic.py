@@ -21,9 +21,10 @@ class Quadratic(GeneratedTask):
 
     :math:`f_i(\theta) = \frac12 \|\sqrt{h} \odot Q(\theta - x_i)\|^2` with :math:`x_i
     \sim N(x^*, \sigma^2 I)`, log-uniform curvatures :math:`h` and a random reflection
-    :math:`Q` (so that coordinates are not the eigenvectors). The gradient noise is that of
-    the batch. The condition number lies between 1 and 10,000, :math:`\sigma` between 0.01
-    and 1. Compare the noisy quadratic model of Zhang et al. (2019).
+    :math:`Q` (so that the eigenvectors are not the coordinate axes). The gradient noise
+    comes from the choice of the batch. The condition number lies between 1 and 10,000,
+    :math:`\sigma` between 0.01 and 1. Compare the noisy quadratic model of Zhang et al.
+    (2019).
 
     Attributes:
         dim: number of parameters.
@@ -100,7 +101,7 @@ class PowerLawQuadratic(Quadratic):
 def sample_structure(rng: np.random.Generator, split: str) -> Quadratic:
     """Draw a quadratic; the splits have different dimensions.
 
-    Those of ``"ood"`` have another spectrum, other noise and other batch sizes.
+    Structures of ``"ood"`` have another spectrum, other noise and other batch sizes.
     """
     dims = {"train": (16, 32, 64), "test": (24, 48, 96), "ood": (12, 40, 80)}[split]
     kind, sizes = Quadratic, (1, 4, 16)

@@ -1,6 +1,6 @@
-"""Random numbers that depend on a key and a place alone, whatever was drawn before.
+"""Random numbers that depend only on a key and a place, not on earlier draws.
 
-A run thus sees the same numbers in any batch of runs, and from any update on.
+So a run sees the same numbers in any batch of runs, and after a restart at any update.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ def mix(bits: Bits) -> Bits:
 
 
 def wrapped(bits: Bits) -> Bits:
-    """Return an integer modulo 2^64 in the range of int64, as torch's are already."""
+    """Wrap an integer into the range of int64, modulo 2^64; torch's are in it already."""
     return bits if isinstance(bits, Tensor) else (bits + 2**63) % 2**64 - 2**63
 
 
 def random_bits(keys: Tensor, begin: int, count: int) -> Tensor:
-    """Compute random bits ``[B, count]`` int64: a function of the key and the place alone.
+    """Compute random bits ``[B, count]`` int64, a function of only the key and the place.
 
     Args:
         keys: key of each run, ``[B]`` int64, see :meth:`optenv.tasks.Data.keys`.
-        begin: place of the first.
+        begin: first place.
         count: number of places.
     """
     place = torch.arange(begin + 1, begin + count + 1, device=keys.device)
@@ -54,12 +54,12 @@ def random_bits(keys: Tensor, begin: int, count: int) -> Tensor:
 
 
 def uniform_numbers(bits: Tensor) -> Tensor:
-    """Return numbers uniform in [0, 1), of random bits; float32, and multiples of 2^-24."""
+    """Convert random bits to uniform numbers in [0, 1), float32 multiples of 2^-24."""
     return (bits & _MASK) * (1.0 / (_MASK + 1))
 
 
 def normal_numbers(bits: Tensor) -> Tensor:
-    """Return standard normal numbers, of random bits; float32."""
+    """Convert random bits to standard normal numbers, float32."""
     # Box and Muller (1958), from the two lower thirds of the bits.
     low, high = bits & _MASK, (bits >> 24) & _MASK
     radius = ((low + 0.5) / (_MASK + 1)).log().mul(-2.0).sqrt()

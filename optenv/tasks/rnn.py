@@ -18,9 +18,9 @@ from .characters import PASSAGES, CharacterModel
 
 __all__ = ["CELLS", "RNN", "sample_structure"]
 
-#: Compute the state ``[B, n, w]`` at each position. The arguments are the contribution
-#: ``[B, n, gates * w]`` of each input, the recurrent weights ``[B, gates * w, w]`` and
-#: their bias ``[B, gates * w]``.
+#: Function that computes the state ``[B, n, w]`` at each position. The arguments are the
+#: contribution ``[B, n, gates * w]`` of each input, the recurrent weights
+#: ``[B, gates * w, w]`` and their bias ``[B, gates * w]``.
 Recurrence = Callable[[tuple[Tensor, ...], Tensor, Tensor], list[Tensor]]
 
 
@@ -122,7 +122,7 @@ class RNN(CharacterModel):
         return super().loss(params, inputs.mT, targets.mT)
 
     def logits(self, params: tuple[Tensor, ...], tokens: Tensor) -> Tensor:
-        """Compute the logits of the character after each.
+        """Compute the logits of the next character at each position.
 
         Args:
             params: one tensor ``[B, *shape]`` per shape.

@@ -26,8 +26,8 @@ class Variant(NamedTuple):
         frequency: range of the frequency.
         support_grid: number of evenly spaced inputs from which the support is sampled
             without repetition; None samples inputs uniformly.
-        query_grid: number of evenly spaced inputs that make up the query; None samples as
-            many as the family's ``queries``, uniformly.
+        query_grid: number of evenly spaced inputs that make up the query; None samples
+            ``queries`` inputs uniformly.
     """
 
     phase: tuple[float, float]
@@ -37,7 +37,7 @@ class Variant(NamedTuple):
 
 
 #: ``maml``: Finn et al. (2017); ``meta-sgd``: Li et al. (2017); ``reptile``: Nichol et al.
-#: (2018), whose inputs are 50 points. Errors of one are not comparable with another's.
+#: (2018), whose inputs are 50 points. Errors are not comparable between variants.
 VARIANTS: dict[str, Variant] = {
     "maml": Variant((0.0, math.pi)),
     "meta-sgd": Variant((0.0, math.pi), (0.8, 1.2), query_grid=100),
@@ -45,7 +45,7 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-#: Inputs and targets ``[B, n]`` of as many waves.
+#: Inputs and targets ``[B, n]`` of ``B`` waves.
 Points = tuple[np.ndarray, np.ndarray]
 
 

@@ -115,7 +115,7 @@ class Stacked:
         return self._map(self._call(params[0]), params, inputs)
 
     def _call(self, like: Tensor) -> Callable[[Sequence[Tensor], Tensor], Tensor]:
-        """Make the function from parameters and inputs of one copy to its outputs."""
+        """Return the function from parameters and inputs of one copy to its outputs."""
         buffers = {
             name: b.to(like.device, like.dtype if b.is_floating_point() else None)
             for name, b in self.buffers.items()
@@ -142,7 +142,7 @@ class Stacked:
             return torch.stack([one(*each) for each in copies])
 
     def choose(self, inputs: Tensor, targets: Tensor) -> None:
-        """Set :attr:`vectorized` by a try on examples ``[n, ...]``.
+        """Set :attr:`vectorized` by a trial pass on examples ``[n, ...]``.
 
         Raises:
             Exception: the module or the loss fail on the examples; a note says so.

@@ -1,7 +1,7 @@
 """Stages: the parts of a run between changes of its task.
 
-The data of runs whose task changes have :class:`Stages`. They turn the examples of the
-first stage into those of a later one, each run in a stage of its own.
+The :class:`Data` of runs whose task changes have :class:`Stages`. These turn examples of
+the first stage into examples of a later one; runs may be in different stages.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ NEVER = 2**62
 
 
 class Transformation(Protocol):
-    """Protocol of what turns examples into those of a stage.
+    """Protocol of a kind of change, which turns examples into those of a stage.
 
-    ``values`` are those of each run in its stage, ``[B, ...]``; ``context`` is what was
-    computed from the examples of the runs, tensors ``[B, ...]``. See
+    ``values`` are the value of the change for each run in its stage, ``[B, ...]``;
+    ``context`` are tensors ``[B, ...]`` computed from the examples of the runs. See
     :class:`optenv.changes.Change`.
     """
 
@@ -54,10 +54,10 @@ class Stages(NamedTuple):
     Attributes:
         kinds: kinds of change, in the order in which they are applied.
         values: values of each kind in each stage, ``[B, K + 1, ...]``.
-        contexts: what each kind needs to know of the examples, tensors ``[B, ...]``.
+        contexts: tensors ``[B, ...]`` of each kind, computed from the examples.
         starts: update before which each later stage begins, ``[B, K]`` int64, increasing;
-            :data:`NEVER` if the run does not come to it.
-        stage: stage whose examples are taken where no update is given, ``[B]`` int64.
+            :data:`NEVER` if the run does not reach it.
+        stage: stage to use where no update is given, ``[B]`` int64.
     """
 
     kinds: tuple[Transformation, ...]
@@ -71,13 +71,13 @@ class Stages(NamedTuple):
         return (updates.unsqueeze(1) >= self.starts).sum(1)
 
     def select(self, examples: Tensor, stage: Tensor, training: bool) -> Tensor:
-        """Return the examples ``[B, n]`` that stand for others in a stage."""
+        """Replace indices of examples ``[B, n]`` by those of the examples of a stage."""
         for kind, values, context in self._now(stage):
             examples = kind.select(values, examples, context, training)
         return examples
 
     def place(self, rows: Tensor, stage: Tensor) -> Tensor:
-        """Return the rows ``[B, n]`` of the data for those of the first stage."""
+        """Map rows of the data ``[B, n]`` in the first stage to the rows in a stage."""
         for kind, values, context in self._now(stage):
             rows = kind.place(values, rows, context)
         return rows
@@ -98,11 +98,11 @@ class Stages(NamedTuple):
         return [*zip(self.kinds, now, self.contexts, strict=True)]
 
     def examples_seen(self, updates: Tensor, batch_size: int) -> Tensor:
-        """Compute the number of training examples ``[B]`` of the first updates ``[B]``.
+        """Compute how many training examples ``[B]`` the runs' first updates have used.
 
         Args:
             updates: number of updates of each run, ``[B]`` int64.
-            batch_size: examples of a batch that no change makes smaller.
+            batch_size: the task's batch size, before changes make it smaller.
         """
         edges = torch.cat([torch.zeros_like(self.starts[:, :1]), self.starts], dim=1)
         ends = torch.cat([self.starts, torch.full_like(edges[:, :1], NEVER)], dim=1)

@@ -1,7 +1,7 @@
 """Copies of one module that have random numbers and buffers of their own.
 
-A pass of a copy gives its loss and its buffers after the pass. Random functions of torch
-take the numbers of the copy's run (:mod:`optenv.tasks.draws`).
+A pass of a copy returns its loss and its buffers after the pass. Torch's random functions
+return numbers of the copy's run (:mod:`optenv.tasks.draws`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LARGEST_INTEGER = 2**24
 
 
 class Objective(nn.Module):
-    """Module whose output is a loss, a function of another module alone.
+    """Module whose output is a loss that depends only on another module.
 
     Args:
         module: the other module.
@@ -53,8 +53,8 @@ class Objective(nn.Module):
 class Stateful(Stacked):
     """Copies of a module that have random numbers and buffers of their own.
 
-    Training is in the module's own mode, evaluation in ``eval()`` mode. What a pass does is
-    found out by :meth:`choose`.
+    Training is in the module's own mode, evaluation in ``eval()`` mode. :meth:`choose`
+    finds out what a pass draws and writes.
 
     Args:
         module: the module, which is not changed, see :class:`.Stacked`. An
@@ -77,7 +77,7 @@ class Stateful(Stacked):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Numbers in each of the written buffers, ``S`` together."""
+        """Number of elements of each written buffer, ``S`` in total."""
         return tuple(self.buffers[name].numel() for name in self.written)
 
     def initial_buffers(self) -> Tensor:
@@ -101,11 +101,11 @@ class Stateful(Stacked):
             examples: inputs and targets, ``[B, n, ...]``.
             buffers: ``[B, S]`` before, which are not changed in place.
             keys: key of each copy for random numbers, ``[B]`` int64; None if no pass draws.
-            training: whether in the module's own mode, instead of ``eval()`` mode.
+            training: True for the module's own mode, False for ``eval()`` mode.
 
         Raises:
-            ValueError: the loss is no scalar, or something draws by an operation of torch
-                for which runs have no numbers of their own.
+            ValueError: the loss is no scalar, or a random operation of torch is not
+                supported.
         """
         one = self._pass(params[0], training)
         state = self._state(buffers)
@@ -129,7 +129,7 @@ class Stateful(Stacked):
         )
 
     def _pass(self, like: Tensor, training: bool) -> Callable[..., tuple[Tensor, ...]]:
-        """Make the function of one copy: to its loss and its buffers after the pass."""
+        """Return the function of one copy to its loss and its buffers after the pass."""
         template = self.template if training else self.evaluated
         shared = {
             name: b.to(like.device, like.dtype if b.is_floating_point() else None)
@@ -144,7 +144,7 @@ class Stateful(Stacked):
             named = {**shared, **dict(mine)}
             x, y = values[ends[1] :]
             inputs = () if isinstance(template, Objective) else (x,)
-            # What the pass writes to buffers is in the dictionary afterwards.
+            # Afterwards the dictionary holds the buffers as the pass has written them.
             loss = self.loss_function(functional_call(template, named, inputs), y)
             if not isinstance(loss, Tensor) or loss.dim() != 0:
                 shape = list(loss.shape) if isinstance(loss, Tensor) else loss
@@ -175,12 +175,12 @@ class Stateful(Stacked):
         return state
 
     def choose(self, inputs: Tensor, targets: Tensor) -> None:
-        """Find out, on examples ``[n, ...]``, what passes draw and write, and how to stack.
+        """Find out on examples ``[n, ...]`` what passes draw and write, and how to stack.
 
         Raises:
             Exception: the module or the loss fail on the examples; a note says so.
-            ValueError: they draw random numbers that runs cannot have of their own, or keep
-                a state that is no buffer.
+            ValueError: they draw random numbers in an unsupported way, or keep state
+                outside buffers.
         """
         params = tuple(p.detach()[None] for p in trained_parameters(self.template).values())
         like = params[0]
@@ -223,9 +223,9 @@ class Stateful(Stacked):
         """Set :attr:`written` and :attr:`draws` by passes of one copy.
 
         Raises:
-            ValueError: they draw in a way that torch does not tell, or from the generator
-                of Python or NumPy; or a buffer changes its shape, or holds larger integers
-                than the state of a run does.
+            ValueError: they draw random numbers from torch's global generator in a way that
+                cannot be intercepted, or from the generator of Python or NumPy; or a buffer
+                changes its shape or exceeds :data:`LARGEST_INTEGER`.
         """
         # All buffers are taken as state, to see which of them are written to.
         names = self.written = tuple(self.buffers)
@@ -251,8 +251,8 @@ class Stateful(Stacked):
                         "a way that runs cannot share; leave that out, or call eval()"
                     )
             self.draws |= draws.drawn > 0
-            # Batch normalisation writes without a new version of the tensor, other modules
-            # may write the value that is there.
+            # Batch normalisation writes without increasing the tensor's version, and other
+            # modules may write the value that is already there.
             written |= {
                 name
                 for name, old, own, new in zip(names, before, state, after, strict=True)
@@ -285,7 +285,7 @@ class Stateful(Stacked):
         """Refuse passes that differ though they start from the same state.
 
         Raises:
-            ValueError: they do.
+            ValueError: they differ.
         """
         for one, two in zip(first, second, strict=True):
             if not torch.allclose(one, two, rtol=1e-3, equal_nan=True):
@@ -295,7 +295,7 @@ class Stateful(Stacked):
                 )
 
     def _origin(self, error: BaseException) -> str:
-        """Return which module raised an error, in words."""
+        """Describe the module that raised an error."""
         modules = {
             id(module): f"of module {name!r}, {type(module).__name__}"
             for template in (self.template, self.evaluated)

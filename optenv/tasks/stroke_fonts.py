@@ -1,6 +1,6 @@
-"""Characters of the Hershey stroke fonts, each drawing with random distortions.
+"""Characters of the Hershey stroke fonts, drawn with random distortions.
 
-They need the packages ``hershey-fonts`` and ``pillow`` (extra ``train``).
+This needs the packages ``hershey-fonts`` and ``pillow`` (extra ``train``).
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class Character(NamedTuple):
 def characters(fonts: Sequence[str], without: Sequence[str] = ()) -> list[Character]:
     """Read the characters of stroke fonts.
 
-    Fonts share characters, and some are others rotated by a right angle: of characters with
-    the same strokes, the first is kept.
+    Fonts share characters, and some characters are others rotated by a right angle. Of
+    characters with the same strokes, only the first is kept.
 
     Args:
         fonts: names of fonts of the package ``hershey-fonts``.
-        without: fonts whose characters are left out of all others.
+        without: names of fonts whose characters are left out.
 
     Raises:
         ValueError: a font does not exist.
@@ -81,13 +81,13 @@ def drawings(character: Character, side: int, count: int, seed: int = 0) -> np.n
         character: the character.
         side: width and height of a picture in pixels.
         count: number of drawings.
-        seed: of the drawings, together with the font and the character.
+        seed: random seed, used together with the font and the character.
 
     Returns:
         Pictures ``[count, side, side]`` float32, ink 1 and paper 0.
 
     Raises:
-        ValueError: they need more memory than there may be.
+        ValueError: the pictures need more memory than the limit.
     """
     refuse_count("count", count, "the pictures", 2 * 4 * side**2)
     rng = np.random.default_rng((seed, *character.key))
@@ -95,7 +95,7 @@ def drawings(character: Character, side: int, count: int, seed: int = 0) -> np.n
 
 
 def _read(fonts: Sequence[str]) -> Iterator[Character]:
-    """Yield the characters of fonts that are large enough."""
+    """Yield the characters of fonts, except those that are too small."""
     valid = _reader().default_font_names
     for font in fonts:
         if font not in valid:
@@ -121,7 +121,7 @@ def _reader() -> Any:
 
 @cache
 def _read_font(font: str, index: int) -> tuple[Character, ...]:
-    """Read the characters of a font that are large enough."""
+    """Read the characters of a font, except those that are too small."""
     reader = _reader()
     reader.load_default_font(font)
     found = []

@@ -1,4 +1,4 @@
-"""Characters of text files: Python's own source code, or a file of the user's."""
+"""Characters of text files: Python's own source code, or a user's file."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ FILES: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
-#: Fraction at the end of each file that is for validation.
+#: Fraction of each file, at its end, that is for validation.
 VALIDATION = 0.1
 
 
 def encode(text: bytes) -> np.ndarray:
-    """Return codes in [0, 96), int64: printable ASCII, newline; others become a blank."""
+    """Encode printable ASCII and newlines as int64 in [0, 96), other bytes as blanks."""
     raw = np.frombuffer(text, np.uint8).astype(np.int64)
     codes = np.where((raw >= 32) & (raw < 127), raw - 32, 0)
     return np.where(raw == 10, CHARACTERS - 1, codes)
@@ -81,7 +81,7 @@ def of_split(split: str) -> tuple[Tensor, int]:
 
 
 def of_file(path: str) -> tuple[Tensor, int]:
-    """Return the text of a file, as :func:`of_split` does.
+    """Return the text of a file, in the form of :func:`of_split`.
 
     Raises:
         FileNotFoundError: there is no such file.

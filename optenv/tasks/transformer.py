@@ -41,7 +41,7 @@ class Transformer(CharacterModel):
     :class:`~optenv.tasks.characters.CharacterModel`.
 
     Attributes:
-        heads: attention heads, which divide the width.
+        heads: number of attention heads; must divide ``width``.
         expansion: hidden units of a block's perceptron, as a multiple of the width.
 
     Example::
@@ -74,7 +74,7 @@ class Transformer(CharacterModel):
 
     @property
     def multiplications(self) -> int:
-        # Scores of all pairs of positions, and the sums of values that they weigh.
+        # Scores of all pairs of positions, and the sums of values weighted by them.
         return 2 * self.depth * self.length**2 * self.width
 
     def draw(self, index: int, rng: np.random.Generator) -> np.ndarray:
@@ -108,8 +108,8 @@ class Transformer(CharacterModel):
     def _attention(self, rest: Iterator[Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
         """Apply causal attention within passages.
 
-        Plain operations have derivatives of every order; torch's fused attention has the
-        first alone.
+        Plain operations have derivatives of every order, torch's fused attention only the
+        first.
 
         Args:
             rest: weights and biases of queries, keys and values, then of the output.

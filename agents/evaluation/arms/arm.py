@@ -1,10 +1,10 @@
 """An arm (an optimizer under test with its schedule) and a search, which tunes one.
 
 An :class:`Arm` is an optimizer as a user would set it up. A :class:`Search` is an update
-rule with several settings, the :class:`Choice` objects. Tuning runs all of them on seeds
-of their own (:func:`grid_arms`), averages the final losses (:func:`mean_losses`), and
-takes the best setting of each task (:func:`choose`) or the one that is best for all tasks
-together (:func:`choose_shared`).
+rule with several settings, the :class:`Choice` objects. Tuning runs all of them on tuning
+seeds (:func:`grid_arms`), averages the final losses (:func:`mean_losses`), and takes the
+best setting of each task (:func:`choose`) or the one that is best for all tasks together
+(:func:`choose_shared`).
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ __all__ = [
 #: Schedules that are tried for each task, unless a search says otherwise.
 TRIED_SCHEDULES = ("constant", "cosine", "wsd")
 
-#: ``(params, announced length of the run)`` to optimizer.
+#: Function ``(params, announced length of the run)`` that makes an optimizer.
 Factory = Callable[[Any, int], Optimizer]
-#: Called with the loss of each update, after it.
+#: Function that is called with the loss of each update, after the update.
 Watcher = Callable[[float], None]
 
 
@@ -51,19 +51,19 @@ class Arm:
 
     Attributes:
         name: name of its column in the tables.
-        factory: ``(params, total_updates)`` to optimizer. Picklable (a function of a
-            module, or a ``functools.partial`` of one), since it is sent to other
-            processes.
-        schedule: progress in [0, 1) to the factor of every group's learning rate; None
-            leaves the learning rate to the optimizer.
-        takes_loss: call ``step(loss=loss.detach())`` instead of ``step()``.
-        takes_module: pass the module to the factory instead of its parameters, for an
-            update rule that differs from layer to layer.
-        watch: ``(optimizer, total_updates)`` to a function that is called with the loss
-            of each update after it, such as the step of a torch scheduler. Picklable.
-            None for no such call.
-        baseline: the arm takes the loss, but is reported as a baseline: a control of a
-            policy, or an optimizer of others that observes the loss.
+        factory: function ``(params, total_updates)`` that makes the optimizer. It must be
+            picklable (a function of a module, or a ``functools.partial`` of one), since it
+            is sent to other processes.
+        schedule: function from the progress in [0, 1) to the factor of every parameter
+            group's learning rate; None leaves the learning rate to the optimizer.
+        takes_loss: whether to call ``step(loss=loss.detach())`` instead of ``step()``.
+        takes_module: whether to pass the module to the factory instead of its parameters,
+            for an update rule that differs from layer to layer.
+        watch: function ``(optimizer, total_updates)`` that returns a function to call with
+            the loss of each update after it, such as the step of a torch scheduler. It must
+            be picklable. None for no such call.
+        baseline: whether an arm that takes the loss is reported as a baseline: a control of
+            a policy, or an optimizer of others that observes the loss.
     """
 
     name: str
@@ -84,13 +84,13 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Search:
-    """Settings of one update rule, among which the tuning seeds choose.
+    """Settings of one update rule, among which tuning chooses.
 
     Attributes:
-        rule: name of the rule, which the names of the arms begin with.
-        factory: like that of an :class:`Arm`, with the keyword ``lr``; picklable.
+        rule: name of the rule, with which the names of the arms begin.
+        factory: see :class:`Arm`; it also takes the keyword ``lr``.
         choices: settings to try.
-        takes_module, watch: like those of an :class:`Arm`.
+        takes_module, watch: see :class:`Arm`.
     """
 
     rule: str
@@ -101,7 +101,7 @@ class Search:
 
     @cached_property
     def choice_by_arm(self) -> dict[str, Choice]:
-        """Choices by the names of their arms."""
+        """Settings by the names of their arms."""
         return {f"{self.rule} {c.lr:g}, {c.schedule}": c for c in self.choices}
 
 
@@ -111,10 +111,10 @@ class ArmEntry:
 
     Attributes:
         optimizer: the arm, or the search that tunes it.
-        description: one line, plain text.
+        description: one line of plain text.
         package: package that it needs, which the extra ``benchmark`` installs; empty if
             none.
-        shared: the search takes one setting for all tasks instead of one for each.
+        shared: whether the search takes one setting for all tasks instead of one for each.
     """
 
     optimizer: Arm | Search
@@ -147,7 +147,7 @@ def tuned_arms(choices: Mapping[str, Choice], search: Search) -> list[Arm]:
     """Return arms with the rule of ``search``, one for each choice, under its name."""
 
     def arm(name: str, choice: Choice) -> Arm:
-        # None, so that a constant rate is not written into the optimizer at every update.
+        # With None, no constant rate is written into the optimizer at every update.
         decay = None if choice.schedule == "constant" else SCHEDULES[choice.schedule]
         return Arm(
             name,
@@ -204,7 +204,7 @@ def choose(means: Mapping[str, Mapping[str, float]], search: Search) -> dict[str
 def choose_shared(means: Mapping[str, Mapping[str, float]], search: Search) -> Choice:
     """Return the setting that is best for all tasks together.
 
-    Its loss is, in geometric mean over tasks, the smallest multiple of the lowest loss of
+    It has the lowest geometric mean over tasks of its loss relative to the lowest loss of
     each task.
 
     Args:

@@ -1,9 +1,9 @@
-"""Controls of a learned policy: the same optimizer without what the policy is said to do.
+"""Controls of a learned policy: the same optimizer, but untrained or without observations.
 
-*Untrained* is the same network with the weights that a training begins with. *Noise* and
-*replay* are open-loop: they move the learning rate without looking at the run. Noise moves
-it at random by as much as the policy does; replay repeats the policy's mean schedule. The
-two differ from the policy only in that they make no use of observations. Each control is a
+*Untrained* is the same network with a training's initial weights. *Noise* and *replay* are
+open-loop: they move the learning rate without looking at the run. Noise moves it at random
+by as much as the policy does; replay repeats the policy's mean schedule. The two differ
+from the policy only in that they ignore observations. Each control is a
 :class:`~agents.policy.Policy`, so that :class:`~agents.LearnedOptimizer` runs it with the
 same clock, schedule, bounds and update rule.
 """
@@ -26,23 +26,23 @@ __all__ = ["CONTROLS", "OpenLoopPolicy", "log_multipliers", "noise", "replay", "
 
 CONTROLS = ("untrained", "noise", "replay")
 
-#: Changes of the log-multiplier, in nats, that the decisions of one run asked for.
+#: Changes of the log-multiplier, in nats, chosen at each decision of one run.
 Shifts = Sequence[float]
 
 
 class OpenLoopPolicy(Policy):
-    """A policy that moves the log-multiplier by given amounts, whatever it observes.
+    """A policy that moves the log-multiplier by given amounts, ignoring observations.
 
-    It counts its decisions, so that an instance serves one run only; a
-    :class:`~agents.LearnedOptimizer` makes a copy for itself.
+    It counts its decisions, so that an instance serves only one run; a
+    :class:`~agents.LearnedOptimizer` makes its own copy.
 
     Args:
         policy: policy whose clock, schedule, bounds and update rule to keep.
         shifts: change at each decision, in nats; later decisions change nothing.
 
     Raises:
-        ValueError: the policy sets more than one learning rate; or a shift is larger than
-            from one bound to the other.
+        ValueError: the policy sets more than one learning rate; or a shift exceeds the
+            distance between the bounds.
     """
 
     moves: Tensor
@@ -50,8 +50,8 @@ class OpenLoopPolicy(Policy):
     def __init__(self, policy: Policy, shifts: Shifts) -> None:
         action = policy.action
         _check_action(action)
-        # One continuous action reaches any change within the bounds, whatever the actions
-        # of the policy.
+        # A continuous action can make any change within the bounds, even if the actions of
+        # the policy cannot.
         free = actions.Continuous(
             action.bound, action.start, action.schedule, step=2.0 * action.bound
         )
@@ -69,8 +69,8 @@ class OpenLoopPolicy(Policy):
         """Return the next action ``[B, 1]``.
 
         Args:
-            observation: ``[B, F]``, of which only ``B`` matters.
-            memory: returned as it is.
+            observation: ``[B, F]``; only its ``B`` is used.
+            memory: memory, returned unchanged.
         """
         i, self._decisions = self._decisions, self._decisions + 1
         move = self.moves[i].item() if i < len(self.moves) else 0.0
@@ -78,15 +78,15 @@ class OpenLoopPolicy(Policy):
 
 
 def untrained(policy: Policy, seed: int) -> Policy:
-    """Return the same network with the weights that a training begins with.
+    """Return the same network with initial weights of a training.
 
-    As in Stable-Baselines3, these are torch's own for DQN and QR-DQN. For all others they
-    are orthogonal with gain √2, and 0.01 in the last layer, with biases of 0. An LSTM
-    begins with torch's.
+    As in Stable-Baselines3, these are torch's defaults for DQN and QR-DQN. For all others
+    they are orthogonal with gain √2, and 0.01 in the last layer, with biases of 0. An LSTM
+    gets torch's defaults.
 
     Args:
         policy: policy whose description names the ``"algorithm"`` that trained it.
-        seed: seed of the weights; no global generator is used.
+        seed: seed of the weights, used without torch's global generator.
     """
     fresh = Policy(policy.description)
     generator = torch.Generator("cpu").manual_seed(seed)
@@ -108,15 +108,16 @@ def untrained(policy: Policy, seed: int) -> Policy:
 
 
 def noise(policy: Policy, runs: Sequence[Shifts], seed: int) -> OpenLoopPolicy:
-    """Return random shifts as large as the policy's own, decision by decision.
+    """Return a policy whose random shifts are as large as the given policy's.
 
-    Each is drawn from a normal distribution with the mean and the standard deviation of
-    the policy's shifts at this decision, and clipped to the range of its action.
+    The shift at each decision is drawn from a normal distribution with the mean and the
+    standard deviation of the policy's shifts at this decision, and clipped to the range of
+    its action.
 
     Args:
         policy: the policy that made the runs.
-        runs: shifts of each run. The statistics of a decision are over the runs that are
-            long enough to make it.
+        runs: shifts of each run. The statistics of a decision are over all runs that are
+            long enough to have it.
         seed: seed of the draws.
 
     Raises:
@@ -138,9 +139,9 @@ def noise(policy: Policy, runs: Sequence[Shifts], seed: int) -> OpenLoopPolicy:
 
 
 def replay(policy: Policy, runs: Sequence[Shifts]) -> OpenLoopPolicy:
-    """Return the policy's mean schedule: its mean log-multiplier after each decision.
+    """Return a policy that repeats the mean log-multiplier after each decision.
 
-    The arguments and errors are those of :func:`noise`.
+    For arguments and errors see :func:`noise`.
     """
     start = policy.action.start
     columns = _by_decision([log_multipliers(policy, shifts) for shifts in runs])

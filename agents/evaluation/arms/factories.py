@@ -4,8 +4,8 @@ Each factory takes the parameters (Muon's, the module) and the announced length 
 Packages of the extra ``benchmark`` are imported where an optimizer is made, so that arms
 whose package is installed run without the others.
 
-The names of these functions are stored with every finished run, as part of what identifies
-it: a renamed function makes the stored runs of its arm unusable.
+The names of these functions are part of the key of every stored run: renaming a function
+makes the stored runs of its arm unusable.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ __all__ = [
 
 Parameters = Iterable[nn.Parameter]
 
-#: Fraction of the run over which :func:`warmup_cosine` and :func:`schedule_free_plus` rise.
+#: Fraction of the run for the warm-up of :func:`warmup_cosine`, :func:`schedule_free_plus`.
 WARMUP_FRACTION = 0.05
-#: Smallest learning rate of :func:`greedy` in units of the first, and the first in units of
-#: the largest.
+#: Ratio of the smallest to the initial learning rate of :func:`greedy`, and of the initial
+#: to the largest one.
 GREEDY_BOUND = 0.01
-#: Windows of a run; :func:`plateau` averages the loss over each.
+#: Number of windows of a run over which :func:`plateau` averages the loss.
 PLATEAU_WINDOWS = 50
 
 
@@ -62,9 +62,9 @@ def import_optional(module: str, name: str, package: str) -> Any:
     """Return ``name`` of an optional module.
 
     Args:
-        module: name to import.
-        name: attribute of it.
-        package: name under which it is installed, for the message.
+        module: name of the module.
+        name: name of its attribute.
+        package: name under which the module is installed, for the message.
 
     Raises:
         ImportError: the package is not installed, or no longer has the name; the message
@@ -83,7 +83,7 @@ def import_optional(module: str, name: str, package: str) -> Any:
 
 
 def adamw(params: Parameters, total_updates: int, lr: float) -> Optimizer:
-    """AdamW with torch's defaults but for ``lr``; fused, which is only faster."""
+    """AdamW with torch's defaults except ``lr``; fused, which only makes it faster."""
     return torch.optim.AdamW(params, lr=lr, fused=True)
 
 
@@ -110,19 +110,19 @@ def adam_hd(params: Parameters, total_updates: int) -> Optimizer:
 def schedule_free_plus(params: Parameters, total_updates: int) -> Optimizer:
     """ScheduleFree+ (Defazio, 2026), with three settings chosen on the selection tasks.
 
-    A warm-up, an average of the gradient's norm and a factor of 0.3 of the step size; all
-    other settings are those of the reference implementation. With its factor of 1, it
-    diverges in many runs of these small networks.
+    The three are a warm-up, an average of the gradient's norm and a factor of 0.3 of the
+    step size. All other settings are the reference implementation's. With its factor of 1,
+    many runs of these small networks diverge.
     """
     warmup = round(WARMUP_FRACTION * total_updates)
     return ScheduleFreePlus(params, lr=0.3, warmup=warmup, norm_decay=0.9)
 
 
 def muon(module: nn.Module, total_updates: int, lr: float = 1e-3) -> Optimizer:
-    """Muon for the hidden weights, AdamW for the rest, with AdamW's defaults but ``lr``.
+    """Muon for the hidden weights, AdamW for the rest; AdamW's defaults except ``lr``.
 
     Muon is meant to be used this way. A perceptron with one hidden layer has no hidden
-    weights, so that AdamW moves all of it.
+    weights, so that AdamW updates all of it.
     """
     return MuonAdamW(module, lr)
 
@@ -138,7 +138,7 @@ def orthogonal_adam(
 
 
 def schedule_free(params: Parameters, total_updates: int, lr: float = 2.5e-3) -> Optimizer:
-    """Schedule-Free AdamW (Defazio et al., 2024) with its defaults but for ``lr``."""
+    """Schedule-Free AdamW (Defazio et al., 2024) with its defaults except ``lr``."""
     return import_optional("schedulefree", "AdamWScheduleFree", "schedulefree")(
         params, lr=lr
     )
@@ -172,7 +172,7 @@ def mechanic_adamw(params: Parameters, total_updates: int) -> Optimizer:
 
     def publish(optimizer: Optimizer, *_: Any) -> None:
         mechanic = optimizer.state.get("_mechanic")  # type: ignore[call-overload]
-        # The hook is also called by the AdamW within, which at first has no scale yet.
+        # The hook is also called by the inner AdamW, which at first has no scale yet.
         if mechanic is not None:
             for group in optimizer.param_groups:
                 group["effective_lr"] = group["lr"] * mechanic["s"].sum().item()
@@ -183,7 +183,7 @@ def mechanic_adamw(params: Parameters, total_updates: int) -> Optimizer:
 
 
 def soap(params: Parameters, total_updates: int, lr: float = 3e-3) -> Optimizer:
-    """SOAP (Vyas et al., 2024) with its defaults but for ``lr``; weight decay 1e-2."""
+    """SOAP (Vyas et al., 2024) with its defaults except ``lr``; weight decay 1e-2."""
     return import_optional("pytorch_optimizer", "SOAP", "pytorch_optimizer")(params, lr=lr)
 
 
@@ -209,10 +209,10 @@ def warmup_cosine(progress: float) -> float:
 def greedy(optimizer: Optimizer, total_updates: int) -> Watcher:
     """Return a watcher that raises the learning rate while the training loss falls.
 
-    It is Transformers' ``GreedyLR`` (arXiv 2512.14527) with its defaults, but for smoothed
-    losses, since those are of one batch, and for bounds about the learning rate. This is
-    divided by 0.95 after more than ten updates in a row that each lower the smoothed loss
-    below all before, and multiplied by 0.95 after more than ten that do not.
+    It is Transformers' ``GreedyLR`` (arXiv 2512.14527) with its defaults, except that it
+    smooths the losses, since each is of one batch, and bounds the learning rate. The rate
+    is divided by 0.95 after more than ten updates in a row that each lower the smoothed
+    loss below all earlier ones, and multiplied by 0.95 after more than ten that do not.
     """
     make = import_optional("transformers.optimization", "GreedyLR", "transformers")
     rates = [group["lr"] for group in optimizer.param_groups]

@@ -21,7 +21,7 @@ __all__ = ["learned_arm"]
 def learned(
     params: Iterable[nn.Parameter], total_updates: int, **arguments: Any
 ) -> Optimizer:
-    """Make a :class:`~agents.LearnedOptimizer`, which gets the other arguments."""
+    """Make a :class:`~agents.LearnedOptimizer` with the other arguments."""
     return LearnedOptimizer(params, total_steps=total_updates, **arguments)
 
 
@@ -35,11 +35,11 @@ def learned_arm(name: str, policy: str | Path | Policy, **arguments: Any) -> Arm
 
     Args:
         name: name of its column in the tables.
-        policy: the policy, or what :func:`~agents.load_policy` takes. A file is read now,
-            since another one may be in its place by the time that a process reads it.
-        **arguments: for :class:`~agents.LearnedOptimizer`, such as ``lr``. If the policy
-            sets a learning rate for each role of parameters, they go to
-            :meth:`~agents.LearnedOptimizer.for_model`.
+        policy: the policy, or an argument of :func:`~agents.load_policy`. A file is read
+            now, since it may have been replaced by the time that a process reads it.
+        **arguments: arguments of :class:`~agents.LearnedOptimizer`, such as ``lr``; or of
+            :meth:`~agents.LearnedOptimizer.for_model`, if the policy sets a learning rate
+            for each role of parameters.
 
     Raises:
         ValueError: the policy chooses the batch size, and tasks have batches of one size.

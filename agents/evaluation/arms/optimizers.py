@@ -1,9 +1,9 @@
-"""Optimizers of the arms that no package has: Adam-HD, Orthogonal Adam, and others.
+"""Optimizers of the arms that no package provides: Adam-HD, Orthogonal Adam, and others.
 
 Adam's moments are computed by torch in :class:`MuonAdamW` and by the kernels of
 :class:`~agents.LearnedOptimizer` in :class:`OrthogonalAdam`. :class:`AdamHD` and
-:class:`ScheduleFreePlus` compute them themselves, since they need the direction of an
-update before it is scaled, which neither returns.
+:class:`ScheduleFreePlus` compute them themselves, since they need the unscaled direction of
+an update, which neither returns.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class ClosureOptimizer(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Take one step; parameters without a gradient are left alone.
+        """Take one step; parameters without a gradient stay unchanged.
 
         Args:
-            closure: re-evaluates the model and returns the loss.
+            closure: function that re-evaluates the model and returns the loss.
 
         Returns:
             Result of ``closure``, or None.
@@ -58,7 +58,7 @@ class ClosureOptimizer(Optimizer):
 
 
 class NotSaved(Optimizer):
-    """Base class of optimizers with a state that ``state_dict`` would lose in silence."""
+    """Base class of optimizers with a state that ``state_dict`` would silently lose."""
 
     def state_dict(self) -> dict[str, Any]:
         """Not supported.
@@ -81,7 +81,7 @@ def _check_settings(betas: tuple[float, float] = (0.0, 0.0), **settings: float) 
     """Refuse decay rates outside [0, 1), and other settings below 0 or not finite.
 
     Raises:
-        ValueError: there is one; the message quotes it.
+        ValueError: a setting is invalid; the message quotes it.
     """
     for name, value in settings.items():
         if not (is_number(value) and 0 <= value < math.inf):
@@ -183,7 +183,7 @@ class ScheduleFreePlus(NotSaved):
         averaging_end: ``beta`` after ``annealing`` steps; ``1 - beta`` falls geometrically.
         annealing: number of steps until then; 0 keeps ``averaging``.
         warmup: number of steps over which the step size rises linearly to its own.
-        norm_decay: decay rate of a moving average of the 1-norm; 0 takes that of the step.
+        norm_decay: decay rate of a moving average of the 1-norm; 0 uses the norm itself.
         eps: added to the root of the second moment.
 
     Raises:
@@ -219,8 +219,8 @@ class ScheduleFreePlus(NotSaved):
         """Take one step.
 
         Args:
-            closure: for the signature of torch's optimizers; not called.
-            loss: loss that the gradients are of.
+            closure: argument of torch's optimizers; not called.
+            loss: loss of which the gradients were computed.
 
         Raises:
             RuntimeError: :meth:`eval` was called and :meth:`train` was not.
@@ -298,8 +298,8 @@ class ScheduleFreePlus(NotSaved):
 class OrthogonalAdam(ClosureOptimizer):
     """Orthogonal Adam (:mod:`optenv.rules.orthogonal_adam`) without a policy.
 
-    Compared with a policy that drives the same rule, it separates the effect of the policy
-    from that of the rule.
+    A comparison with a policy that uses the same rule separates the effect of the policy
+    from the effect of the rule.
 
     Args:
         params: parameters, or groups of them; gradients must be dense.
@@ -342,10 +342,10 @@ class OrthogonalAdam(ClosureOptimizer):
 
 
 def hidden_weights(module: nn.Module) -> list[nn.Parameter]:
-    """Return the weights but for those of the first layer, the last, and embeddings.
+    """Return all weights except those of the first layer, the last, and embeddings.
 
-    First and last are in the order of ``module.parameters()``, without the parameters of
-    fewer than two dimensions (biases, normalisation).
+    First and last are in the order of ``module.parameters()``. Parameters with fewer than
+    two dimensions (biases, normalisation) are no weights.
     """
     embeddings = {
         id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)
@@ -364,8 +364,8 @@ class MuonAdamW(NotSaved, ClosureOptimizer):
     second AdamW's; both follow their ``"lr"``.
 
     Args:
-        module: the whole network, since the parameters alone do not tell hidden layers
-            from others.
+        module: the whole network, since hidden layers cannot be told from others by the
+            parameters alone.
         lr: learning rate of both; the default is AdamW's.
         weight_decay: decoupled weight decay of both; the default is AdamW's.
 

@@ -31,7 +31,7 @@ class SelectedArms:
     Attributes:
         untuned: arms that run with their own defaults.
         searches: searches that choose a setting for each task, by the name of the column.
-        shared: AdamW with one setting for all tasks is among the arms.
+        shared: whether AdamW with one setting for all tasks is among the arms.
     """
 
     untuned: list[Arm]
@@ -58,9 +58,9 @@ def select_arms(names: Sequence[str] = ()) -> SelectedArms:
 
 
 def require_packages(arms: Iterable[Arm]) -> None:
-    """Make the optimizer of each arm once, so that a missing package is found out now.
+    """Make the optimizer of each arm once, to find a missing package now.
 
-    Hours later, in the arm's first run, would be late.
+    Otherwise it would be found only at the arm's first run, hours later.
 
     Args:
         arms: arms that have runs to make.
@@ -86,7 +86,7 @@ class PolicyArms:
     """A policy with several base learning rates, each of which is an arm.
 
     Attributes:
-        label: name that those of its arms begin with.
+        label: name with which the names of its arms begin.
         policy: the policy of all arms.
         rates: base learning rates.
     """
@@ -100,7 +100,7 @@ class PolicyArms:
         return f"{self.family(control)} lr {_format_lr(lr)}"
 
     def family(self, control: str = "") -> str:
-        """Return the name that those of all learning rates begin with."""
+        """Return the name that the arms of all learning rates begin with."""
         return f"{self.label} {control}".rstrip()
 
     def arms(self) -> list[Arm]:
@@ -114,13 +114,14 @@ def load_policy_arms(
     """Load policies, each once, and name them after their folders.
 
     Args:
-        paths: names or paths, as :func:`~agents.load_policy` takes them.
+        paths: names or paths of policies, see :func:`~agents.load_policy`.
         rates: base learning rates.
-        controls: refuse policies of which there are no controls.
+        controls: whether to refuse policies for which there are no controls.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`~agents.load_policy`; or two rates are so
-            close that their arms would have one name, or there are no controls.
+        FileNotFoundError, ValueError: see :func:`~agents.load_policy`; or two rates are so
+            close that their arms would have the same name, or there are no controls for a
+            policy.
     """
     rates = tuple(dict.fromkeys(rates))
     if len({_format_lr(lr) for lr in rates}) < len(rates):
@@ -145,7 +146,7 @@ def load_policy_arms(
 
 
 def _format_lr(lr: float) -> str:
-    """Write a learning rate as in the names of arms."""
+    """Format a learning rate as in the names of arms."""
     return f"{lr:g}"
 
 

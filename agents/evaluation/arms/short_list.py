@@ -1,9 +1,9 @@
 """Short list of arms, with which ``train_agent.py`` compares a policy.
 
-AdamW is there with torch's defaults; *tuned*, with the learning rate and schedule that are
+It has AdamW with torch's defaults; *tuned*, with the learning rate and schedule that are
 best for the task; and *shared*, with the one setting that is best for all tasks together.
-Schedule-Free and Prodigy run with their own defaults; they promise to need no tuning, as a
-learned policy does. :data:`~agents.evaluation.arms.table.ARMS` has these and all others.
+Schedule-Free and Prodigy run with their own defaults: like a learned policy, they are meant
+to need no tuning. :data:`~agents.evaluation.arms.table.ARMS` has these and all other arms.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Table of all arms of the benchmark.
 
-:data:`ARMS` is the one list that the command line, its help and the documentation are
-drawn from: an arm or a search by the name of its column, with a line that describes it and
-the package that it needs. ``python -m agents.evaluation --list`` prints it.
+The command line, its help and the documentation all use the list :data:`ARMS`: an arm or a
+search by the name of its column, with a line that describes it and the package that it
+needs. ``python -m agents.evaluation --list`` prints it.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ __all__ = [
 ]
 
 #: Update rule of the shipped default policy, which the search :data:`ORTHOGONAL` tunes
-#: without the policy. It is read off the policy file rather than written out here: the
-#: comparison isolates what the policy adds to its rule, so that the two must have the same
-#: hyperparameters also after another policy has become the default.
+#: without the policy. It is read from the policy's file: the comparison isolates what the
+#: policy adds to its rule, so both must have the same hyperparameters, even after another
+#: policy has become the default.
 DEFAULT_POLICY_RULE: RuleSpec = load_policy("default").rule.to_spec()
 
 #: Learning rates of SGD that are tried for each task.
@@ -73,15 +73,15 @@ def random_choices(trials: int = RANDOM_TRIALS, seed: int = 0) -> tuple[Choice, 
 
     Args:
         trials: number of settings.
-        seed: seed of Python's generator. More trials begin with those of fewer.
+        seed: seed of Python's generator. The first settings do not depend on ``trials``.
 
     Returns:
         Learning rates, log-uniform between 1e-4 and 1e-1 and rounded to three digits, with
         schedules, all equally likely.
 
     Raises:
-        ValueError: ``trials`` is not a positive integer, or more than there may be memory
-            for.
+        ValueError: ``trials`` is not a positive integer, or the settings need more memory
+            than the limit.
     """
     refuse_count("trials", positive_int("trials", trials), "the settings", 250)
     generator, schedules = random.Random(seed), TRIED_SCHEDULES
@@ -103,7 +103,7 @@ RANDOM = Search("AdamW", adamw, random_choices())
 ORTHOGONAL = Search(
     "Orthogonal Adam", partial(orthogonal_adam, spec=DEFAULT_POLICY_RULE), grid(LR_GRID)
 )
-#: Without a schedule, since its point is that it needs none.
+#: Without a schedule, since it is meant to need none.
 SCHEDULE_FREE = Search(
     "Schedule-Free AdamW", schedule_free, grid(LR_GRID, schedules=("constant",))
 )
@@ -119,8 +119,8 @@ GREEDY = Search(
 
 _COSINE = SCHEDULES["cosine"]
 
-#: Arms that run with their own defaults, those of the short list first. The ones that are
-#: meant to be scheduled follow a cosine to 0. An arm whose package is missing raises an
+#: Arms that run with their own defaults, those of the short list first. Arms that are meant
+#: to have a schedule follow a cosine to 0. An arm whose package is missing raises an
 #: ImportError when its optimizer is made, not here.
 _UNTUNED: dict[str, ArmEntry] = {
     **{n: entry for n, entry in SHORT_LIST.items() if isinstance(entry.optimizer, Arm)},

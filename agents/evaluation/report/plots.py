@@ -30,20 +30,19 @@ LEARNED_COLORS = (colors.ORANGE, colors.PINK, colors.YELLOW)
 BASELINE_COLORS = (colors.SILVER, colors.GREEN, colors.SKY, colors.BLUE, colors.GOLD)
 DASHES = ("--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 
-#: Panels side by side, at most: of curves, and of final losses.
+#: Largest number of panels side by side: of curves, and of final losses.
 CURVE_COLUMNS = 3
 LOSS_COLUMNS = 8
-#: Learning rates below the highest one by more than this factor are off the panel: a cosine
-#: ends at zero.
+#: Ratio of the largest to the smallest learning rate on a panel: a cosine ends at zero.
 LR_RANGE = 3000.0
 
 #: Colour of the rim of dots and of intervals.
 RIM_COLOR = "#404040"
-#: Characters of the title of a panel, and of the label below in an inch.
+#: Largest number of characters of a line of a panel's title, and of the label per inch.
 TITLE_CHARACTERS = 22
 CHARACTERS_PER_INCH = 14
-#: Normalised losses below this are drawn at the edge, with their value: the others, most
-#: of them near 1, could not be told apart on a scale that shows all.
+#: Normalised losses below this are drawn at the edge, with their value. On a scale that
+#: shows all, the others, most of them near 1, would be hard to distinguish.
 LOWEST_SHOWN = 0.7
 
 
@@ -108,7 +107,7 @@ def plot_curves(rows: Sequence[Row], path: str | Path) -> None:
 def plot_main_curves(rows: Sequence[Row], path: str | Path) -> None:
     """Plot the curves of learned arms and of AdamW, tuned and not.
 
-    With all arms of a benchmark, two dozen curves in one panel could not be told apart.
+    With all arms of a benchmark, two dozen curves in a panel would be hard to distinguish.
     """
     shown = (DEFAULT, SHARED, TUNED)
     plot_curves([row for row in rows if row["learned"] or row["arm"] in shown], path)
@@ -141,7 +140,7 @@ def _loss_panel(
         ax.set_xlim(0, updates[-1])
         finite = mean[np.isfinite(mean)]
         low, high = min([low, *finite]), max([high, *finite[:1]])
-    # Intervals may reach below zero, and a diverged run far above its start.
+    # Limits are from the means: intervals may reach below zero, diverged runs far up.
     if low == math.inf:
         ax.text(0.5, 0.5, "no finite loss", transform=ax.transAxes, ha="center")
         ax.set_yticks([])
@@ -193,17 +192,17 @@ def _columns(curves: Sequence[Sequence[tuple[int, float]]]) -> np.ndarray:
 def plot_final_losses(
     rows: Sequence[Row], path: str | Path, reference: str = TUNED
 ) -> None:
-    """Plot normalised final losses: a panel an arm, a line a task, 1 is the reference.
+    """Plot normalised final losses: a panel per arm, a line per task; 1 is the reference.
 
     Dots are means over seeds, bars their 95 % t intervals; further right is better.
 
     Args:
         rows: rows with curves; all arms with the same tasks and seeds.
         path: file to write; its suffix chooses the format.
-        reference: arm that losses are relative to.
+        reference: arm to which losses are relative.
 
     Raises:
-        ValueError: as :func:`~agents.evaluation.stats.normalise.measure`.
+        ValueError: see :func:`~agents.evaluation.stats.normalise.measure`.
     """
     runs = measure(rows, reference)
     arms, styles = ordered_arms(rows), _arm_styles(rows)
@@ -274,7 +273,7 @@ def plot_profiles(
             :func:`~agents.evaluation.stats.normalise.measure`.
 
     Raises:
-        ValueError: as :func:`~agents.evaluation.stats.normalise.measure`.
+        ValueError: see :func:`~agents.evaluation.stats.normalise.measure`.
     """
     ratios = time_ratios(measure(rows, reference, gap_fraction))
     scores = {arm: profile_score(ratios[arm]) for arm in ordered_arms(rows)}

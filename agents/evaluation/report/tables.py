@@ -1,9 +1,9 @@
 """Tables of a benchmark, as text and as files.
 
-A column that does not fit on a line is continued below. The printed tables are, in their
+Columns that do not fit on a line are continued below. The printed tables are, in this
 order: losses and paired differences (:func:`format_table`), runs that are too long
-(:func:`format_overshoots`), and everything over the tasks together
-(:func:`format_standings`): the summary, wins and ties, and CPU time.
+(:func:`format_overshoots`), and aggregates over tasks (:func:`format_standings`): the
+summary, wins and ties, and CPU time.
 """
 
 from __future__ import annotations
@@ -46,28 +46,28 @@ __all__ = [
     "write_summary",
 ]
 
-#: Characters of a line of the losses, and of the summaries over tasks.
+#: Largest number of characters of a line of losses, and of a line of a summary.
 LOSS_TABLE_WIDTH = 120
 SUMMARY_WIDTH = 140
 
-#: What the arms are that all results are relative to.
+#: Explanations of the arms to which results are relative.
 ARMS_LEGEND = {
     DEFAULT: "AdamW with torch's default settings",
     SHARED: "AdamW at one setting tuned for all tasks",
     TUNED: "AdamW at the setting tuned for each task",
 }
 
-#: What the controls of a policy are.
+#: Explanations of the controls of a policy.
 CONTROLS_LEGEND = {
     "untrained": "the policy's network before its training",
     "noise": "random moves of the learning rate, as large as the policy's",
     "replay": "the policy's mean schedule, whatever happens",
 }
 
-#: End of the name of the arm that is the worst of a policy's.
+#: Suffix of the name of a policy's worst arm on each task.
 WORST = ", worst lr"
 
-#: How far ahead of the reference a run counts, in % of the gap.
+#: Largest lead over the reference with which a run counts, in % of the gap.
 MOST_AHEAD = f"{100.0 * (MAX_NORMALISED - 1.0):g} %"
 
 
@@ -112,7 +112,7 @@ def format_table(rows: Sequence[Row], width: int = LOSS_TABLE_WIDTH) -> str:
 
 
 def _legend(arms: Sequence[str]) -> list[str]:
-    """Tell what the arms are whose names do not say it, a line each."""
+    """Explain arms whose names need an explanation, a line each."""
     lines = [f"{name}: {text}" for name, text in ARMS_LEGEND.items() if name in arms]
     for control in CONTROLS:
         if any(f" {control} lr " in arm for arm in arms):
@@ -123,7 +123,7 @@ def _legend(arms: Sequence[str]) -> list[str]:
 def _differences(
     rows: Sequence[Row], arm: str, baselines: Sequence[str]
 ) -> dict[str, list[str]]:
-    """Format paired differences, their count of wins, and the gap to tuned AdamW."""
+    """Format paired differences, the number of wins, and the gap to tuned AdamW."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     columns = {}
     for baseline in baselines:
@@ -139,7 +139,7 @@ def _differences(
 
 
 def format_overshoots(rows: Sequence[Row], arm: str = TUNED) -> str:
-    """Name the tasks whose runs end above their lowest loss by more than is meant."""
+    """List the tasks whose runs end above their lowest loss by more than intended."""
     by_task = overshoots(rows, arm)
     too_long = {task: over for task, over in by_task.items() if over > TOLERANCE}
     text = (
@@ -154,10 +154,10 @@ def format_overshoots(rows: Sequence[Row], arm: str = TUNED) -> str:
 
 
 def format_standings(rows: Sequence[Row]) -> str:
-    """Format all tables over the tasks together: summary, wins and ties, and CPU time.
+    """Format all tables of aggregates over tasks: summary, wins and ties, and CPU time.
 
     Raises:
-        ValueError: as :func:`~agents.evaluation.summarize`.
+        ValueError: see :func:`~agents.evaluation.summarize`.
     """
     parts = [format_summary(rows), format_cpu(rows)]
     if any(row["learned"] for row in rows):
@@ -175,7 +175,7 @@ def format_summary(
     """Format the summary of every arm, a line each.
 
     Args:
-        rows, reference, baselines, gap_fraction: as for
+        rows, reference, baselines, gap_fraction: see
             :func:`~agents.evaluation.summarize`.
         width: characters of a line; columns that do not fit are continued below.
     """
@@ -220,10 +220,10 @@ def format_summary(
 
 
 def format_records(rows: Sequence[Row], width: int = SUMMARY_WIDTH) -> str:
-    """Format tasks won, tied and lost by every learned arm, a line a baseline.
+    """Format tasks won, tied and lost by every learned arm, a line per baseline.
 
     Raises:
-        ValueError: as :func:`~agents.evaluation.stats.normalise.measure`.
+        ValueError: see :func:`~agents.evaluation.stats.normalise.measure`.
     """
     runs = measure(rows)
     learned = {row["arm"] for row in rows if row["learned"]}
@@ -249,7 +249,7 @@ def format_records(rows: Sequence[Row], width: int = SUMMARY_WIDTH) -> str:
 
 
 def format_cpu(rows: Sequence[Row], width: int = SUMMARY_WIDTH) -> str:
-    """Format the :func:`~agents.evaluation.stats.summary.cpu_ratios`, a line an arm."""
+    """Format the :func:`~agents.evaluation.stats.summary.cpu_ratios`, a line per arm."""
     ratios = cpu_ratios(rows)
     arms = ordered_arms(rows)
     title = f"CPU time of an update, in updates of {DEFAULT}; geometric mean"
@@ -259,12 +259,13 @@ def format_cpu(rows: Sequence[Row], width: int = SUMMARY_WIDTH) -> str:
 def with_worst_cases(
     rows: Sequence[Row], families: Mapping[str, Sequence[str]]
 ) -> list[Row]:
-    """Return the rows, and those of the worst arm of each family on every task.
+    """Return the rows, and the rows of the worst arm of each family on every task.
 
     Args:
         rows: rows of all arms.
-        families: names of arms, by the name that they share. The worst case of the family
-            ``"ours"`` is the arm ``"ours, worst lr"``; a family of one has none.
+        families: names of the arms of each family, by the family's name. The worst case of
+            the family ``"ours"`` is the arm ``"ours, worst lr"``; a family of one arm has
+            none.
     """
     extended = list(rows)
     for family, arms in families.items():
@@ -298,10 +299,10 @@ def write_summary(rows: Sequence[Row], path: str | Path) -> None:
     The columns are the fields of :class:`~agents.evaluation.stats.summary.Summary`. An
     estimate also has the ends of its interval, ``NAME_low`` and ``NAME_high``; the records
     are ``wins``, ``wins_or_ties`` and ``losses``, each followed by the baseline's name. The
-    last column is ``cpu``, of :func:`~agents.evaluation.stats.summary.cpu_ratios`.
+    last column is ``cpu``, from :func:`~agents.evaluation.stats.summary.cpu_ratios`.
 
     Raises:
-        ValueError: as :func:`~agents.evaluation.summarize`.
+        ValueError: see :func:`~agents.evaluation.summarize`.
     """
     ratios = cpu_ratios(rows)
     lines = [{**_flatten(each), "cpu": ratios[each.arm]} for each in summarize(rows)]

@@ -1,4 +1,4 @@
-"""Runs of the short list of arms, beside the training of a policy."""
+"""Runs of the short list of arms, made while a policy is trained."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class _TaskReports:
     """Report the mean loss of every arm on a task, as soon as its last run has ended.
 
     Args:
-        label: name of the stage, which lines begin with.
+        label: name of the stage, with which lines begin.
         jobs: all jobs of the stage.
-        report: called with each line.
+        report: function that is called with each line.
     """
 
     def __init__(self, label: str, jobs: Iterable[Job], report: Report) -> None:
@@ -43,7 +43,7 @@ class _TaskReports:
         self._losses: dict[str, dict[str, list[float]]] = {}
 
     def on_end(self, job: Job, row: Row) -> None:
-        """Take in a row; write a line if it is the last one of its task."""
+        """Record a row; report a line if it is the last one of its task."""
         task = row["task"]
         losses = self._losses.setdefault(task, {})
         losses.setdefault(row["arm"], []).append(row["validation_loss"])
@@ -54,22 +54,23 @@ class _TaskReports:
 
 
 class BaselineRuns:
-    """Runs of the short list of arms, in worker processes while this one goes on.
+    """Runs of the short list of arms, in worker processes while this one continues.
 
-    The processes have a lower priority than this one, which trains a policy meanwhile: the
-    training is the longest chain of work, and must not wait for them.
+    The processes have a lower priority than this one, which trains a policy meanwhile and
+    should not wait for them.
 
-    Close it, as with ``contextlib.closing``, to end the processes.
+    Close it, for instance with ``contextlib.closing``, to end the processes.
 
     Args:
         tasks: held-out tasks.
-        tuning_seeds: seeds that AdamW is tuned on.
-        eval_seeds: seeds that all arms are compared on.
+        tuning_seeds: seeds for tuning AdamW.
+        eval_seeds: seeds for comparing all arms.
         workers: number of processes.
-        report: called, from another thread, with a line of text on what tuning chose and
-            on the results of each task, as soon as they are known.
+        report: function that is called, from another thread, with lines of text: the
+            settings chosen by tuning, and the results of each task as soon as they are
+            known.
         engine: kind of the processes.
-        store: where finished runs are looked up and kept; None keeps none.
+        store: store of finished runs; None for no store.
 
     Attributes:
         total: number of runs.
@@ -117,11 +118,12 @@ class BaselineRuns:
     def _run_by_seed(self, jobs: Sequence[Job], on_ends: Sequence[OnEnd]) -> list[Row]:
         """Run the jobs that are not in the store, and return the rows of all.
 
-        Seed by seed, so that processes find the batches of the run before.
+        They run seed by seed, so that processes can reuse the batches of the previous run.
 
         Args:
             jobs: jobs by task.
-            on_ends: called as in :func:`~agents.evaluation.runs.runner.run_jobs`.
+            on_ends: functions that are called as ``on_end`` of
+                :func:`~agents.evaluation.runs.runner.run_jobs`.
         """
         tasks = list(dict.fromkeys(job.task.name for job in jobs))
 
@@ -150,7 +152,7 @@ class BaselineRuns:
 
         Args:
             arms: arms, such as a policy.
-            progress: show a progress bar, where tqdm is installed.
+            progress: whether to show the progress.
 
         Returns:
             Rows by task, then arm, then seed.
@@ -169,7 +171,7 @@ class BaselineRuns:
         """Wait for the runs to end.
 
         Args:
-            progress: show a progress bar, where tqdm is installed.
+            progress: whether to show the progress.
 
         Returns:
             Rows of all arms, and the setting of AdamW that tuning chose for each task.
@@ -205,12 +207,12 @@ def start_baselines(
 ) -> BaselineRuns:
     """Tune and run the short list of arms in the background.
 
-    No policy is needed for it, so that it can run beside the training of one.
+    This needs no policy, so that it can run while one is trained.
 
     Args:
         tasks: held-out tasks.
-        tuning_seeds: seeds that AdamW is tuned on.
-        eval_seeds: seeds that all arms are compared on.
+        tuning_seeds: seeds for tuning AdamW.
+        eval_seeds: seeds for comparing all arms.
         workers: number of processes.
         report: see :class:`BaselineRuns`.
         engine: kind of the processes.

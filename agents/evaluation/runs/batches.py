@@ -1,8 +1,8 @@
 """Batches that are kept for the next run of the same task and seed.
 
-All arms are trained on the same batches. To draw them takes a tenth to a quarter of a run
-of the small networks. A process therefore keeps the batches of its last problems, as far
-as they fit into :data:`MAX_BYTES`.
+All arms are trained on the same batches. Drawing them takes a tenth to a quarter of the
+time of a run of the small networks. Therefore a process keeps the batches of its last
+problems, up to :data:`MAX_BYTES`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ MAX_PROBLEMS = 2
 class KeptBatches:
     """Batches of one task and seed, each drawn once.
 
-    A batch that a network has changed in place is drawn anew.
+    A batch that a network has changed in place is drawn again.
 
     Args:
-        draw: maps an update to its batch.
-        max_bytes: size of the batches that are kept; others are drawn every time.
+        draw: function from an update to its batch.
+        max_bytes: total size of the batches to keep; further ones are drawn every time.
 
     Example:
         >>> import torch
@@ -62,7 +62,7 @@ class KeptBatches:
 
 
 def _versions(batch: Batch) -> tuple[int, ...]:
-    """Return the counts of changes in place, which torch keeps for autograd."""
+    """Return the numbers of in-place changes, which torch counts for autograd."""
     return tuple(tensor._version for tensor in batch)
 
 
@@ -71,10 +71,10 @@ _kept: OrderedDict[tuple[bytes, int], KeptBatches] = OrderedDict()
 
 
 def build_problem(task: HeldoutTask, seed: int) -> Problem:
-    """Return ``task.build(seed)``, with the batches of earlier runs where they are kept.
+    """Return ``task.build(seed)``, with kept batches of earlier runs if there are any.
 
     Tasks are recognised by their pickled content, since every job that is sent to a worker
-    process has a copy of its task. Tasks that cannot be pickled get no kept batches.
+    process has its own copy of the task. For tasks that cannot be pickled, none are kept.
     """
     problem = task.build(seed)
     try:

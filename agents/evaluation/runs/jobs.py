@@ -1,7 +1,7 @@
-"""Jobs, the runs to make: of arms on tasks, of a tuning and an evaluation, of controls.
+"""Jobs (runs to make) of arms on tasks, of tuning and evaluation, and of controls.
 
 A :data:`Runner` decides in which processes and in what order jobs are run. The phases are
-the same for :func:`~agents.evaluation.start_baselines`, which runs them beside a training,
+the same for :func:`~agents.evaluation.start_baselines`, which runs them during a training,
 and for ``python -m agents.evaluation``, which stores finished runs.
 """
 
@@ -48,9 +48,9 @@ __all__ = [
     "share_updates",
 ]
 
-#: Arms for all tasks, or those of each task by its name.
+#: Arms for all tasks, or the arms of each task by its name.
 Arms = Sequence[Arm] | Mapping[str, Sequence[Arm]]
-#: What tuning chose, by the name of the task, then of the column.
+#: Settings chosen by tuning, by the name of the task, then of the column.
 Choices = dict[str, dict[str, Choice]]
 
 
@@ -63,7 +63,7 @@ class Job(NamedTuple):
     curve_points: int = CURVE_POINTS
 
 
-#: Runs jobs, in any order, and returns their rows in the order of the jobs.
+#: Function that runs jobs, in any order, and returns their rows in the jobs' order.
 Runner = Callable[[Sequence[Job]], list[Row]]
 
 
@@ -92,12 +92,12 @@ def named(jobs: Sequence[Job]) -> str:
 
 
 def share_updates(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Put jobs together that differ in their schedules and names alone.
+    """Group jobs that differ only in their schedules and names.
 
-    Such runs have the same updates up to where their schedules part
+    Such runs make the same updates until their schedules differ
     (:func:`~agents.evaluation.runs.run.train_schedules`). If tuning chooses the same
-    setting for a task as for all tasks together, both columns are one run. All other jobs
-    stay alone.
+    setting for a task as for all tasks together, both columns share one run. Every other
+    job is a group of its own.
     """
     groups: dict[Any, list[Job]] = {}
     for i, job in enumerate(jobs):
@@ -125,12 +125,11 @@ def make_jobs(
 
 
 def job_key(job: Job) -> dict[str, Any]:
-    """Return what identifies a run, for JSON: runs with one key have the same result.
+    """Return the key of a run as JSON values: runs with the same key have the same result.
 
-    It consists of the task with its length, its announced length and the file that its
-    data are from, of the arm with the arguments of its optimizer (for a policy, the
-    fingerprint), and of the seed. Versions of this package or of others are not part of
-    it.
+    It consists of the task with its length, its announced length and the file of its data;
+    of the arm with the arguments of its optimizer (for a policy, the fingerprint); and of
+    the seed. Versions of this package or of others are not part of it.
     """
     arm, task = job.arm, job.task
     arguments = arm.factory.keywords if isinstance(arm.factory, partial) else {}
@@ -167,12 +166,12 @@ class Phases:
 
     Args:
         tasks: held-out tasks.
-        tuning_seeds: seeds that settings are chosen on.
-        seeds: seeds that all arms are compared on.
+        tuning_seeds: seeds for choosing settings.
+        seeds: seeds for comparing all arms.
         arms: arms that run with the same settings on all tasks.
         searches: searches that choose a setting for each task, by the name of the column.
-        shared: also run the one setting of AdamW that is best for all tasks together;
-            :data:`~agents.evaluation.row.TUNED` must be among the searches.
+        shared: whether to run the setting of AdamW that is best for all tasks together,
+            too; :data:`~agents.evaluation.row.TUNED` must be among the searches.
 
     Attributes:
         total: number of runs.
@@ -206,11 +205,11 @@ class Phases:
         """Run both phases.
 
         Args:
-            run: runs the jobs of a phase.
-            on_choices: called between the phases with what tuning chose.
+            run: function that runs the jobs of a phase.
+            on_choices: function that is called between the phases with the chosen settings.
 
         Returns:
-            Rows of all arms by task, arm and seed, and what tuning chose for each task.
+            Rows of all arms by task, arm and seed, and the settings chosen for each task.
         """
         choices = self._choose(run(self._tuning))
         if on_choices is not None:
@@ -221,11 +220,11 @@ class Phases:
     def arms_to_run(self, stored: Callable[[Job], Row | None]) -> list[Arm]:
         """Return the arms that have runs to make, each once.
 
-        A search whose tuning is not done counts by the settings that are left to try, as
-        what it will choose is unknown.
+        For a search whose tuning is not finished, these are the settings that are left to
+        try, as its choice is unknown.
 
         Args:
-            stored: returns the row of a job that need not be run, or None.
+            stored: function that returns the row of a job if it is stored, or None.
         """
         found = [(job, stored(job)) for job in self._tuning]
         left = {job.arm.name: job.arm for job, row in found if row is None}
@@ -248,7 +247,7 @@ class Phases:
 
         Args:
             rows: rows of the tuning, of all arms of the searches.
-            searches: searches to choose for, by default all.
+            searches: searches for which to choose; by default, all.
         """
         choices: Choices = {task.name: {} for task in self._tasks}
         for column, search in (self._searches if searches is None else searches).items():
@@ -262,11 +261,11 @@ class Phases:
         return choices
 
     def _arms_of(self, choices: Mapping[str, Choice]) -> list[Arm]:
-        """Return all arms of one task, given what tuning chose for it."""
+        """Return all arms of one task, given the settings that tuning chose for it."""
         tuned = [
             arm
             for column, choice in choices.items()
-            # SHARED is no search of its own: its choices are those of AdamW.
+            # SHARED is no search of its own: its choices are settings of AdamW.
             for arm in tuned_arms({column: choice}, self._searches.get(column, ADAMW))
         ]
         return [*self._arms, *tuned]
@@ -280,9 +279,9 @@ def control_jobs(
 ) -> Iterator[Job]:
     """Yield the runs of all controls of a policy, at each of its base learning rates.
 
-    Noise and replay are made of the policy's runs with the same base learning rate, on all
-    tasks. So they know how high that is, and are no straw men. Noise and the untrained
-    network are drawn anew for every task and seed.
+    Noise and replay are made from the policy's runs with the same base learning rate, on
+    all tasks. So they are fitted to this rate, which makes them fair controls. Noise and
+    the untrained network are drawn separately for every task and seed.
 
     Args:
         policy_arms: the policy and its base learning rates.

@@ -25,15 +25,15 @@ from .batches import build_problem
 
 __all__ = ["CURVE_POINTS", "train", "train_schedules"]
 
-#: Points of the validation curve, besides the start.
+#: Number of points of the validation curve, besides the start.
 CURVE_POINTS = 20
-#: Points of the trace of the learning rate.
+#: Number of points of the trace of the learning rate.
 LR_TRACE_POINTS = 60
-#: Updates of AdamW that are timed beside a run.
+#: Number of updates of AdamW that are timed during a run.
 TIMED_ADAMW_UPDATES = 20
-#: Batches to measure BatchNorm's statistics on again, as Schedule-Free asks for.
+#: Number of batches to measure BatchNorm's statistics again, as Schedule-Free requires.
 CALIBRATION_BATCHES = 50
-#: Updates between two checks of whether the process is to stop.
+#: Number of updates between two checks of whether the process has to stop.
 STOP_CHECK_INTERVAL = 20
 
 
@@ -48,11 +48,11 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
             the end.
 
     Returns:
-        The result. Where the optimizer of another package raises an error in a step, such
-        as for a singular matrix, the run counts as diverged, with a warning.
+        The result. If the optimizer of another package raises an error in a step, for
+        instance because of a singular matrix, the run counts as diverged, with a warning.
 
     Raises:
-        CancelledError: the process that this runs in is to stop.
+        CancelledError: this worker process has to stop.
     """
     run = _Run(arm, task, seed, curve_points)
     run.advance(task.updates)
@@ -62,18 +62,18 @@ def train(arm: Arm, task: HeldoutTask, seed: int, curve_points: int = CURVE_POIN
 def train_schedules(
     arms: Sequence[Arm], task: HeldoutTask, seed: int, curve_points: int = CURVE_POINTS
 ) -> list[Row]:
-    """Make the runs of arms that differ in their schedules alone, in one go.
+    """Make the runs of arms that differ only in their schedules, with shared updates.
 
     As long as all schedules are at their full learning rate, the runs are the same. They
-    share these updates, so that "constant" and "stable then decayed" take 1.3 runs, and
-    arms with one schedule a single run. All results but CPU times are those of
+    share these updates, so that "constant" and "stable then decayed" cost 1.3 runs, and
+    arms with the same schedule a single run. All results except CPU times equal those of
     :func:`train`. Without a validation curve, as in tuning, AdamW is timed only once.
 
     Args:
-        arms: with equal optimizers and any schedules.
-        task, seed, curve_points: as for :func:`train`.
+        arms: arms with equal optimizers and any schedules.
+        task, seed, curve_points: see :func:`train`.
     """
-    # The trunk keeps the full learning rate, whatever the schedule of the first arm.
+    # The trunk keeps the full learning rate, instead of the first arm's schedule.
     constant = replace(arms[0], schedule=None)
     trunk = _Run(constant, task, seed, curve_points, times_adamw=curve_points > 0)
     branch_at = [_first_change(arm, task) for arm in arms]
@@ -92,7 +92,7 @@ def train_schedules(
 
 
 def _first_change(arm: Arm, task: HeldoutTask) -> int:
-    """Return the first update that the schedule of an arm lowers, or the end of the run."""
+    """Return the first update whose rate the schedule changes, or the number of updates."""
     if arm.schedule is None:
         return task.updates
     progress = (min(t / task.announced_updates, 1.0) for t in range(task.updates))
@@ -137,13 +137,13 @@ class _Run:
         self.done, self.failed = 0, False
 
     def branch(self, arm: Arm) -> _Run:
-        """Return a copy of the run that goes on with another arm's schedule."""
+        """Return a copy of the run that continues with another arm's schedule."""
         copied = copy.deepcopy(self)
         copied.arm = arm
         return copied
 
     def advance(self, until: int) -> None:
-        """Make the updates up to number ``until``, unless the optimizer has failed."""
+        """Make updates until there are ``until``, unless the optimizer has failed."""
         arm, task, problem, optimizer = self.arm, self.task, self.problem, self.optimizer
         module = problem.module
         for t in range(self.done, self.done if self.failed else until):
@@ -212,10 +212,10 @@ class _Run:
 
 
 class _TimedAdamW:
-    """A copy of the module that AdamW updates now and then, to be timed.
+    """A copy of the module that AdamW updates now and then, to time it.
 
-    Runs that are compared can be hours apart, while the speed of a shared machine changes
-    by factors. Times that were taken within seconds of each other can be compared.
+    Runs to compare can be hours apart, and the speed of a shared machine may change by
+    factors in between. Times measured within seconds of each other are comparable.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -248,14 +248,14 @@ def _warn(arm: Arm, task: HeldoutTask, seed: int, t: int, error: Exception) -> N
 
 
 def _shifts_of(optimizer: Optimizer) -> list[float]:
-    """Return the change of the log-multiplier that each decision of a policy asked for."""
+    """Return the change of the log-multiplier chosen at each decision of a policy."""
     if not isinstance(optimizer, LearnedOptimizer):
         return []
     return [row["moved"] for row in optimizer.explain()]
 
 
 def _spread(total: int, count: int) -> set[int]:
-    """Return about ``count`` evenly spread updates, the last one among them."""
+    """Return about ``count`` evenly spread updates, including the last one."""
     return {round(total * i / count) for i in range(1, count + 1)}
 
 
@@ -270,12 +270,11 @@ def _lr_in_force(optimizer: Optimizer) -> float:
 
 
 def _validate(problem: Problem, optimizer: Optimizer, total: int) -> float:
-    """Return the validation loss, at averaged parameters where the optimizer keeps any."""
+    """Return the validation loss, at averaged parameters if the optimizer has them."""
     if not hasattr(optimizer, "eval"):
         return _finite_or_inf(problem.validation_loss(problem.module))
     optimizer.eval()
-    # The running statistics of BatchNorm belong to the parameters that were trained, not
-    # to their average.
+    # BatchNorm's running statistics belong to the trained parameters, not their average.
     if any(isinstance(part, nn.BatchNorm2d) for part in problem.module.modules()):
         with torch.no_grad():
             for t in range(total, total + CALIBRATION_BATCHES):

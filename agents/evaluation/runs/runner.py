@@ -25,7 +25,7 @@ from .jobs import (
 )
 from .run import CURVE_POINTS
 
-#: Called with a job and its row.
+#: Function that is called with a job and its row.
 OnEnd = Callable[[Job, Row], object]
 
 __all__ = ["OnEnd", "evaluate", "run_jobs"]
@@ -40,14 +40,13 @@ def run_jobs(
 
     Args:
         jobs: jobs; the first ones are run first.
-        workers: processes to run them in; None runs them in this one.
-        on_end: called with a job and its row as soon as the job has ended.
+        workers: processes in which to run them; None runs them in this process.
+        on_end: function that is called with a job and its row as soon as the job has ended.
 
     Raises:
-        ProcessDied: the process of a job died each time.
-        Exception: a job failed; a note names the run. The results of those that have
-            ended, and of those that were running in other processes, have been handed to
-            ``on_end``.
+        ProcessDied: the process of a job died at every attempt.
+        Exception: a job failed; a note names the run. ``on_end`` has been called for jobs
+            that had ended, and for those that were running in other processes.
     """
     if workers is None:
         rows = []
@@ -83,12 +82,12 @@ def evaluate(
     """Run every arm on every task with every seed.
 
     Args:
-        arms: arms for all tasks, or those of each task by its name.
+        arms: arms for all tasks, or the arms of each task by its name.
         tasks: held-out tasks.
         seeds: seeds of each task.
-        workers: number of processes, with one thread each; 0 runs in this one.
-        curve_points: points of the validation curve between start and end.
-        progress: show a progress bar, where tqdm is installed.
+        workers: number of processes, with one thread each; 0 runs in this process.
+        curve_points: number of points of the validation curve between start and end.
+        progress: whether to show the progress.
         engine: kind of the processes, if there are any.
 
     Returns:

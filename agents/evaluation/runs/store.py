@@ -3,8 +3,8 @@
 Each line of the file is a run: a JSON object with the fields of
 :class:`~agents.evaluation.Row`, and ``"key"``, which identifies the run (see
 :func:`~agents.evaluation.runs.jobs.job_key`). JSON has no non-finite numbers: they are the
-strings ``"inf"``, ``"-inf"`` and ``"nan"``. Lines are only ever appended; of two with the
-same key, the last counts.
+strings ``"inf"``, ``"-inf"`` and ``"nan"``. Lines are only appended; of lines with the same
+key, the last counts.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ __all__ = ["FILE", "Store", "StoredRuns"]
 #: Name of the file in the folder of results.
 FILE = "rows.jsonl"
 
-#: Types of the entries of a line that are not made of floats.
+#: Types of the entries of a line that hold no floats.
 _TYPES: dict[str, type] = {
     "key": dict, "task": str, "arm": str, "seed": int, "updates": int, "learned": bool
 }  # fmt: skip
 
 
 class Store:
-    """Rows by the keys of their runs, backed by a file that grows.
+    """Rows by the keys of their runs, stored in a file that only grows.
 
     Args:
-        path: path of the file. An incomplete last line, as a killed process leaves it, is
+        path: path of the file. An incomplete last line, left by a killed process, is
             removed with a warning.
 
     Raises:
@@ -54,7 +54,7 @@ class Store:
         self._lock = threading.Lock()  # threads of a training and of its baselines add
         if not self.path.exists():
             return
-        # 1. Drop what a killed process has left of its last line.
+        # 1. Drop an incomplete last line, left by a killed process.
         content = self.path.read_bytes()
         complete = content[: content.rfind(b"\n") + 1]
         if complete != content:
@@ -86,7 +86,7 @@ class Store:
         """Append a run; it is on the disk when this returns.
 
         Raises:
-            OSError: it cannot be written; the file is as it was before.
+            OSError: the run cannot be written; the file is unchanged.
         """
         line = json.dumps({**_encode(row), "key": key}, allow_nan=False)
         with self._lock:
@@ -147,11 +147,11 @@ class StoredRuns:
     """A :data:`~agents.evaluation.runs.jobs.Runner` that reuses the runs of a store.
 
     Args:
-        store: store where finished runs are looked up and kept; None keeps none.
-        workers: processes to run in; None runs in this one.
-        on_end: called with every job and its row, whether it had to be run or not.
-        order: key to sort the jobs by that are run; by default the longest are first, so
-            that no worker ends long after the rest.
+        store: store of finished runs; None for no store.
+        workers: processes in which to run jobs; None runs them in this process.
+        on_end: function that is called with every job and its row, even if it was stored.
+        order: key by which to sort the jobs to run; by default, the longest are first, so
+            that no worker ends long after the others.
 
     Attributes:
         reused: number of jobs that were found in the store.

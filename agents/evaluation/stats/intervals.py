@@ -1,9 +1,9 @@
 """Intervals: of a mean over seeds (t), and of aggregates over tasks and seeds (bootstrap).
 
-The interquartile mean and the probability of improvement are those that Agarwal et al.
-(2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice") advise for
-a handful of runs on each of many tasks. Seeds are drawn anew within every task and tasks
-stay as they are, so an interval is about other seeds of these tasks, not about other tasks.
+Agarwal et al. (2021, "Deep Reinforcement Learning at the Edge of the Statistical
+Precipice") recommend the interquartile mean and the probability of improvement for a few
+runs on each of many tasks. The bootstrap resamples seeds within every task and keeps the
+tasks, so an interval is about other seeds of these tasks, not about other tasks.
 
 For the aggregates, scores are one array per task, ``[seeds]``, and higher is better; tasks
 may have different numbers of seeds.
@@ -46,17 +46,16 @@ class Estimate(NamedTuple):
 
 
 def iqm(scores: Scores, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """Return the interquartile mean: that of all runs but the best and the worst quarter.
+    """Return the interquartile mean: without the best and the worst quarter of all runs.
 
     Args:
-        scores: one array per task, ``[seeds]``. All runs have the same weight, whatever
-            their task.
+        scores: one array per task, ``[seeds]``. All runs have the same weight.
         resamples: number of bootstrap samples.
         seed: seed of the bootstrap's own generator.
 
     Raises:
         ValueError: there are no scores, a score is not finite, or ``resamples`` is not
-            positive, or more than there may be memory for.
+            positive or needs more memory than the limit.
     """
     from scipy.stats import trim_mean
 
@@ -82,7 +81,7 @@ def probability_of_improvement(
         seed: seed of the bootstrap's own generator.
 
     Raises:
-        ValueError: as :func:`iqm`, or the numbers of tasks differ.
+        ValueError: see :func:`iqm`; or the numbers of tasks differ.
     """
     if len(ours) != len(theirs):
         raise ValueError(f"scores of {len(ours)} tasks against scores of {len(theirs)}")
@@ -120,7 +119,8 @@ def _bootstrap(
     Scipy's bootstrap would refuse a sample of one value.
 
     Args:
-        statistic: maps samples, one array ``[draws, seeds]`` per task, to ``[draws]``.
+        statistic: function from samples, an array ``[draws, seeds]`` per task, to
+            ``[draws]``.
         samples: one array ``[seeds]`` per task.
         resamples: number of draws.
         seed: seed of the generator.
@@ -134,7 +134,7 @@ def _bootstrap(
     value = float(statistic([sample[None] for sample in samples])[0])
     if min(map(len, samples)) == 1:
         return Estimate(value, math.nan, math.nan)
-    # Draw seeds anew within each task, and keep the tasks.
+    # Resample seeds within each task, and keep the tasks.
     rng = np.random.default_rng(seed)
     drawn = [
         sample[rng.integers(len(sample), size=(resamples, len(sample)))]

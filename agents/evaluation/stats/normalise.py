@@ -38,11 +38,11 @@ __all__ = [
 
 #: Upper bound of normalised losses: one easy task must not make up for several others.
 MAX_NORMALISED = 1.2
-#: Speed-up of a run that never reaches the target, and the lowest there is: that of an
-#: optimizer four times as slow, which is where performance profiles end too.
+#: Lowest speed-up, also of a run that never reaches the target: a quarter of the
+#: reference's speed, where performance profiles end, too.
 MISSED_SPEEDUP = 0.25
 #: Relative tolerance between initial losses of one seed: parallel sums are not exact, and
-#: two machines train networks that are to be fine-tuned a little differently.
+#: the pretrained networks of two machines differ a little.
 START_TOLERANCE = 5e-3
 
 
@@ -80,8 +80,9 @@ def remaining_gap(
 ) -> Interval:
     """Return the part of the gap that ``arm`` leaves open, in %.
 
-    The gap is that of ``baseline``: 0 is a tie, negative is better, and 100 means that
-    nothing was learned. Over several tasks, the interval is over seeds of their mean.
+    The gap is from the initial loss to ``baseline``'s: 0 is a tie, negative is better, and
+    100 means that nothing was learned. Over several tasks, it is the mean over tasks, with
+    an interval over seeds.
 
     Raises:
         ValueError: the two were not run with the same seeds.
@@ -128,11 +129,11 @@ class Measured(NamedTuple):
             mean of the reference's seeds, :data:`MAX_NORMALISED` the upper bound; higher is
             better.
         area: mean of the normalised validation loss over the run; higher is better.
-        updates: updates until the target is reached; inf if it never is.
+        updates: number of updates until the target is reached; inf if it never is.
         cpu: CPU time until then, in updates of AdamW.
-        speedup: the reference's updates to the target over this run's, at least
-            :data:`MISSED_SPEEDUP`, which a missed target gets.
-        cpu_speedup: the same in CPU time.
+        speedup: the reference's updates to the target divided by this run's, at least
+            :data:`MISSED_SPEEDUP`, which is also the value for a missed target.
+        cpu_speedup: the same for CPU time.
         diverged: see :func:`diverged`.
     """
 
@@ -161,11 +162,11 @@ def measure(
 
     Args:
         rows: rows with curves; all arms with the same tasks and seeds.
-        reference: arm that losses and speeds are relative to.
+        reference: arm to which losses and speeds are relative.
         gap_fraction: fraction in (0, 1] of the gap from the initial to the reference's
             final loss that has to be closed to reach the target. With 1, an optimizer that
-            is as good as the reference misses the target about every other time; 0.98
-            forgives 2 % of the gap.
+            is as good as the reference misses the target in about half of the runs; 0.98
+            leaves a tolerance of 2 % of the gap.
 
     Raises:
         ValueError: there are no rows; an arm lacks a run that another has (the message
@@ -227,8 +228,8 @@ def updates_to(curve: Sequence[tuple[int, float]], target: float) -> float:
 
     The curve is interpolated linearly in the loss, not in its logarithm. So the result is
     defined for losses of any sign, and does not depend on a constant that a loss contains.
-    As losses fall fast and then slowly, the line lies above the true curve: the estimate is
-    rather too slow than too fast.
+    As losses fall fast at first and then slowly, the line lies above the true curve, so
+    that the estimate is too high rather than too low.
     """
     last_update, last_loss = 0, math.inf
     for update, loss in curve:
@@ -299,7 +300,7 @@ def check_runs(rows: Sequence[Row], reference: str) -> None:
     """Check that all arms have the same tasks and seeds, each once.
 
     Raises:
-        ValueError: they have not, or there is no arm ``reference``.
+        ValueError: tasks or seeds differ, or there is no arm ``reference``.
     """
     runs: dict[str, Counter[tuple[str, int]]] = {}
     for row in rows:

@@ -1,7 +1,7 @@
 """Overshoot: how far tuned AdamW ends above its lowest validation loss.
 
-Where it has been better before the end than it is at the end, the network overfits, and an
-optimizer wins by doing less. Lengths of runs are meant to let tuned AdamW end within
+If its loss was lower before the end, the network overfits, and an optimizer wins by
+training less. The lengths of runs are chosen so that tuned AdamW ends within
 :data:`TOLERANCE` of its lowest loss.
 """
 
@@ -16,16 +16,16 @@ from ..row import TUNED, Row
 
 __all__ = ["TOLERANCE", "overshoots"]
 
-#: Greatest relative distance between the last validation loss and the lowest.
+#: Largest relative difference between the last and the lowest validation loss.
 TOLERANCE = 0.01
 
 
 def overshoots(rows: Sequence[Row], arm: str = TUNED) -> dict[str, float]:
-    """Return the final validation loss over the lowest of the run, less 1, by task.
+    """Return the final validation loss divided by the lowest, minus 1, by task.
 
-    Both are of the mean curve over the seeds of ``arm``, in which the noise of one
-    validation set does not make a minimum. A lowest loss of 0 counts as 1e-12, and a final
-    loss that is not finite as an infinite overshoot.
+    Both are from the mean curve over the seeds of ``arm``, so that the noise of a single
+    validation set makes no minimum. A lowest loss of 0 counts as 1e-12; a final loss that
+    is not finite gives an infinite overshoot.
 
     Raises:
         ValueError: there are no rows of ``arm``.

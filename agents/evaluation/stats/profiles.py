@@ -1,7 +1,7 @@
 """Comparison of arms over all tasks: speed-ups, performance profiles, wins, worst cases.
 
-Performance profiles are those of Dolan & Moré (2002), scored as in AlgoPerf (Dahl et al.,
-2023, "Benchmarking Neural Network Training Algorithms").
+Performance profiles (Dolan & Moré, 2002) are scored as in AlgoPerf (Dahl et al., 2023,
+"Benchmarking Neural Network Training Algorithms").
 """
 
 from __future__ import annotations
@@ -64,7 +64,10 @@ class Record(NamedTuple):
 
 
 def mean_speedup(runs: Sequence[Measured], arm: str, by: str = "speedup") -> float:
-    """Return the geometric mean over tasks of that over seeds, missed targets included.
+    """Return the geometric mean of the speed-up over seeds, then tasks.
+
+    Missed targets count as
+    :data:`~agents.evaluation.stats.normalise.MISSED_SPEEDUP`.
 
     Args:
         runs: results of :func:`~agents.evaluation.stats.normalise.measure`.
@@ -78,9 +81,9 @@ def mean_speedup(runs: Sequence[Measured], arm: str, by: str = "speedup") -> flo
 def time_ratios(
     runs: Sequence[Measured], by: str = "updates"
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Return every arm's time to the target over that of the fastest arm, task by task.
+    """Return every arm's time to the target relative to the fastest arm's, by task.
 
-    The time is the median over seeds, as in AlgoPerf; inf where that misses the target.
+    The time is the median over seeds, as in AlgoPerf; inf if the median misses the target.
 
     Args:
         runs: measures of all arms that are compared, the fastest among them.
@@ -94,7 +97,7 @@ def time_ratios(
         [[np.median(values) for values in per_task(runs, arm, by).values()] for arm in arms]
     )
     fastest = times.min(axis=0, keepdims=True)
-    # Not a division of inf by inf where no arm reaches the target.
+    # Avoids a division of inf by inf where no arm reaches the target.
     ratios = np.divide(
         times, fastest, out=np.full_like(times, math.inf), where=times < math.inf
     )
@@ -120,7 +123,7 @@ def profile(
 def profile_score(
     ratios: npt.NDArray[np.float64], max_ratio: float = MAX_TIME_RATIO
 ) -> float:
-    """Return the mean height of the profile; 1 is that of the fastest arm on every task.
+    """Return the mean height of the profile; 1 means the fastest arm on every task.
 
     Args:
         ratios: times of one arm over the fastest's ``[tasks]``, from :func:`time_ratios`.
@@ -131,7 +134,7 @@ def profile_score(
     """
     if not max_ratio > 1.0:
         raise ValueError(f"max_ratio must be above 1, got {max_ratio!r}")
-    # A task adds a step of height 1 / tasks from its ratio on: no need for a grid.
+    # A task adds a step of height 1 / tasks from its ratio on: no grid is needed.
     heights = np.clip((max_ratio - np.asarray(ratios)) / (max_ratio - 1.0), 0.0, 1.0)
     return float(heights.mean())
 
@@ -176,8 +179,8 @@ def versus(
 def lead(runs: Sequence[Measured], arm: str, baseline: str) -> Interval:
     """Return how far ``arm`` ends ahead of ``baseline``, in % of the reference's gap.
 
-    It is the paired difference of normalised final losses, mean over tasks, with its 95 % t
-    interval over seeds, which is about other seeds of these tasks.
+    It is the paired difference of normalised final losses, averaged over tasks, with a 95 %
+    t interval over seeds, which is about other seeds of these tasks.
 
     Args:
         runs: results of :func:`~agents.evaluation.stats.normalise.measure`.
@@ -189,17 +192,17 @@ def lead(runs: Sequence[Measured], arm: str, baseline: str) -> Interval:
 
 
 def worst_case(rows: Sequence[Row], arms: Sequence[str], name: str) -> list[Row]:
-    """Return the runs of the worst of several arms on every task, as those of one arm.
+    """Return the runs of the worst of several arms on every task, as runs of one arm.
 
-    For a policy with several base learning rates, it is the result with the rate that fits
-    a task least. The worst arm has the highest mean validation loss over seeds (among those
+    For a policy with several base learning rates, it is the result with the worst rate for
+    each task. The worst arm has the highest mean validation loss over seeds (among arms
     with non-finite runs, the most such runs). It is not the worst run of each seed, which
     would also select by chance.
 
     Args:
-        rows: rows with those of all ``arms`` among them.
+        rows: rows, including those of all ``arms``.
         arms: names of the arms.
-        name: name of the arm that is returned.
+        name: name of the arm in the returned rows.
 
     Raises:
         ValueError: ``arms`` is empty, or one of them lacks a run that the first has.
@@ -218,6 +221,6 @@ def worst_case(rows: Sequence[Row], arms: Sequence[str], name: str) -> list[Row]
 
 
 def _badness(rows: Sequence[Row], task: str, arm: str) -> tuple[float, int]:
-    """Return a key to sort by, larger is worse: mean loss, number of non-finite losses."""
+    """Return a sort key, larger if worse: mean loss, number of non-finite losses."""
     ends = final_losses(rows, task, arm).values()
     return mean_loss(rows, task, arm), sum(not math.isfinite(loss) for loss in ends)

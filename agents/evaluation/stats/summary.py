@@ -17,7 +17,7 @@ __all__ = ["Summary", "cpu_ratios", "summarize"]
 
 
 class Summary(NamedTuple):
-    """An arm over all tasks and seeds; higher is better but for ``diverged``.
+    """Measures of an arm over all tasks and seeds; higher is better except ``diverged``.
 
     Attributes:
         arm: name of the arm.
@@ -56,15 +56,15 @@ def summarize(
 
     Args:
         rows: rows with curves; all arms with the same tasks and seeds.
-        reference: arm that losses and speeds are relative to.
-        baselines: arms against which wins, ties and losses are counted; those without rows
+        reference: arm to which losses and speeds are relative.
+        baselines: arms against which wins, ties and losses are counted; arms without rows
             are left out.
         gap_fraction: fraction of the gap from the initial to the reference's final loss
             that has to be closed to reach the target; see
             :func:`~agents.evaluation.stats.normalise.measure`.
 
     Raises:
-        ValueError: as :func:`~agents.evaluation.stats.normalise.measure`.
+        ValueError: see :func:`~agents.evaluation.stats.normalise.measure`.
     """
     runs = measure(rows, reference, gap_fraction)
     arms = ordered_arms(rows)
@@ -98,13 +98,13 @@ def summarize(
 
 
 def cpu_ratios(rows: Sequence[Row]) -> dict[str, float]:
-    """Return the CPU time of an update over that of AdamW's, by arm.
+    """Return the CPU time of an update relative to an update of AdamW, by arm.
 
     An update is forward, backward and step; the ratio is a geometric mean over tasks and
-    seeds. Each run was timed in updates of AdamW beside it
-    (:func:`~agents.evaluation.stats.normalise.relative_cost`). Those are somewhat faster
-    than the updates of a run of AdamW itself, since they come in pairs; so the ratios are
-    to such a run.
+    seeds. Each run was timed in updates of AdamW made during it
+    (:func:`~agents.evaluation.stats.normalise.relative_cost`). As these are made in pairs,
+    they are somewhat faster than the updates of a run of AdamW. Therefore the ratios are
+    relative to the arm :data:`~agents.evaluation.row.DEFAULT`.
 
     Raises:
         ValueError: an arm lacks runs that another has, or no CPU time was measured.

@@ -1,10 +1,10 @@
 """The benchmark: twenty tasks on which no policy is trained or selected.
 
 They are the held-out tasks of ``train_agent.py``, and deeper, wider and recurrent networks,
-small tables, noisy labels, long runs, fine-tuning, and lengths that were announced wrong.
-Their data sets are not used to train or select policies. Lengths are set by the results of
-AdamW, not of policies: tuned AdamW is meant to end close to its lowest validation loss, so
-that stopping early does not pay. The command names the tasks where it does not.
+small tables, noisy labels, long runs, fine-tuning, and wrongly announced lengths. Their
+data sets are not used to train or select policies. Lengths are chosen by the results of
+AdamW, not of policies: tuned AdamW should end close to its lowest validation loss, so that
+stopping early does not pay. The command lists the tasks where it does not.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Tasks on data that no package ships, for users who have them in a folder.
 
-``tinyshakespeare.txt`` (1,115,394 characters) and Omniglot's small background set
-``images_background_small1.zip`` (Lake et al., 2015; 136 characters by 20 drawers), in the
-folder or in ``omniglot-small`` in it.
+The files are ``tinyshakespeare.txt`` (1,115,394 characters) and, in the folder or its
+subfolder ``omniglot-small``, Omniglot's small background set
+``images_background_small1.zip`` (Lake et al., 2015; 136 characters by 20 drawers).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ __all__ = ["folder_tasks"]
 
 TEXT = "tinyshakespeare.txt"
 IMAGES = "images_background_small1.zip"
-#: Fraction at the end of the text that is for validation.
+#: Fraction of the text, at its end, that is for validation.
 TEXT_VALIDATION = 0.1
-#: A text of fewer characters cannot be Shakespeare.
+#: Least number of characters of the text; a shorter one cannot be Shakespeare.
 MIN_TEXT = 1000
-#: Of 20 drawers, those from this one on are for validation.
+#: First of 20 drawers whose images are for validation, as are all after it.
 FIRST_VALIDATION_DRAWER = 16
 #: Pixels on a side of an image, and of the squares that are averaged.
 SIDE, SQUARE = 21, 5
@@ -82,7 +82,7 @@ def _characters(split: Split, rng: np.random.Generator, n: int, path: Path) -> B
 
 
 def _source(path: Path) -> str:
-    """Return the checksum of a file, to tell it from another one of the same name."""
+    """Return name and checksum of a file, to distinguish files of the same name."""
     return f"{path.name} {zlib.crc32(path.read_bytes()):08x}"
 
 
@@ -91,7 +91,7 @@ def folder_tasks(folder: str | Path) -> tuple[HeldoutTask, ...]:
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: a file in it is not what its name says.
+        ValueError: the text is too short, or the images are no zip archive.
     """
     folder = Path(folder)
     if not folder.is_dir():

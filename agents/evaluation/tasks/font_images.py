@@ -14,7 +14,7 @@ import torch
 
 from .problem import Batch, Split
 
-#: Fonts with all of the characters, of four families: upright, slanted, bold, mono.
+#: Fonts that have all of the characters: upright, slanted, bold and monospaced ones.
 FONTS = (
     "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-BoldOblique", "DejaVuSans-Oblique",
     "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-BoldOblique",
@@ -30,7 +30,7 @@ DIGITS, CAPITALS, SMALL = (
 )
 #: Pixels on a side.
 SIDE = 14
-#: Pictures of each font and character: turned, scaled, sheared and shifted at random.
+#: Number of pictures of each font and character: rotated, scaled, sheared and shifted.
 VARIANTS = 24
 
 

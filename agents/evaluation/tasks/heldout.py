@@ -1,9 +1,9 @@
 """The six held-out tasks, which no policy is trained on.
 
 They were chosen before any policy was trained. Five use real data that every installation
-has (scikit-learn's two sample photographs, the source text of Python's standard library),
-three are not multilayer perceptrons. Batches are fresh random crops, so that the number of
-updates limits what is learned, not the number of examples.
+has (scikit-learn's two sample photographs, the source text of Python's standard library);
+three are not multilayer perceptrons. Every batch is a new random sample, so that learning
+is limited by the number of updates, not by the number of examples.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def task_named(name: str, tasks: Sequence[HeldoutTask] = HELDOUT) -> HeldoutTask
     """Return the task called ``name``, among ``tasks``.
 
     Raises:
-        ValueError: there is none; the message lists the valid names.
+        ValueError: there is no such task; the message lists the valid names.
     """
     for task in tasks:
         if task.name == name:

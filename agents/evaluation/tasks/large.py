@@ -24,7 +24,7 @@ from .text import sentences
 
 __all__ = ["LARGE"]
 
-#: The tasks, each of a few minutes a run.
+#: The tasks; a run takes a few minutes.
 LARGE: tuple[HeldoutTask, ...] = (
     HeldoutTask(
         "code-transformer-1m", "real",

@@ -154,8 +154,8 @@ def resnet(
 ) -> nn.Sequential:
     """Make a residual network with BatchNorm, ``[n, 1, side, side]`` to ``[n, classes]``.
 
-    Each width is a stage of ``blocks`` residual blocks of two convolutions; all stages but
-    the first begin with a convolution of stride 2.
+    Each width is a stage of ``blocks`` residual blocks of two convolutions; all stages
+    except the first begin with a convolution of stride 2.
     """
     layers: list[nn.Module] = [_conv(1, widths[0]), nn.BatchNorm2d(widths[0]), nn.ReLU()]
     before = widths[0]
@@ -179,7 +179,7 @@ def conv_autoencoder(
 ) -> nn.Sequential:
     """Make a convolutional autoencoder of pictures ``[n, 1, side, side]``, with SiLU.
 
-    Each width halves the sides; ``code`` numbers are all that the decoder sees.
+    Each width halves the sides; the decoder gets a code of ``code`` numbers.
     """
     small = side // 2 ** len(widths)
     layers: list[nn.Module] = []

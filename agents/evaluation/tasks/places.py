@@ -26,7 +26,7 @@ def places(
 ) -> Batch:
     """Sample Fourier features ``[n, 2 * waves]`` of places, and brightness ``[n, 1]``.
 
-    The random features are those of Tancik et al. (2020).
+    The random features are from Tancik et al. (2020).
 
     Args:
         split: training or validation pixels.

@@ -35,9 +35,9 @@ class Problem:
 
     Attributes:
         module: freshly initialised network, to be trained.
-        batch: maps an update ``t`` to its batch, whatever was asked for before.
-        objective: maps outputs and targets to a scalar loss.
-        validation: examples from a part of the data that batches are not drawn from.
+        batch: function from an update ``t`` to its batch, independent of earlier calls.
+        objective: function from outputs and targets to a scalar loss.
+        validation: examples from a part of the data that is not used for batches.
     """
 
     module: nn.Module
@@ -68,19 +68,19 @@ class HeldoutTask:
     functions of a module, or ``functools.partial`` of one, where there are workers.
 
     Attributes:
-        name: short and unique; a part of the seeds of the task.
+        name: short, unique name, on which the random seeds of the task depend.
         kind: ``"real"`` or ``"generated"`` data.
-        data: inputs and targets, in words.
-        model: the network, in words.
-        updates: length of a run.
-        batch_size: examples per update.
-        network: makes the module, initialised with torch's global generator.
-        sample: ``(split, generator, n)`` to ``n`` examples.
-        objective: maps outputs and targets to a scalar loss.
-        validation_size: examples of the validation set.
-        horizon_factor: announced length of the run over the true one. Optimizers and
-            schedules get the announced length, which a user may have guessed wrong.
-        source: checksum of the file that the data are from; empty for data of packages.
+        data: description of inputs and targets.
+        model: description of the network.
+        updates: number of updates of a run.
+        batch_size: number of examples per update.
+        network: function that makes the module, initialised with torch's global generator.
+        sample: function ``(split, generator, n)`` that returns ``n`` examples.
+        objective: function from outputs and targets to a scalar loss.
+        validation_size: number of validation examples.
+        horizon_factor: announced length of the run divided by its true length. Optimizers
+            and schedules get the announced length, which a user may have guessed wrong.
+        source: name and checksum of the file of the data; empty for data of packages.
 
     Example::
 
@@ -132,7 +132,7 @@ class HeldoutTask:
         return replace(self, updates=max(1, round(self.updates * factor)))
 
     def build(self, seed: int) -> Problem:
-        """Return the task at one seed; torch's global generator is left as it was.
+        """Return the task at one seed, without changing torch's global generator.
 
         Raises:
             ValueError: ``seed`` is negative.

@@ -1,7 +1,7 @@
 """The selection tasks, by which policies are chosen: neither trained on, nor reported.
 
-Their data sets are not those of any training task or held-out task. No network is of a
-family that is reserved for the held-out tasks (CNN with BatchNorm, GRU, LSTM, transformer).
+No training task or held-out task uses their data sets. Network families that are reserved
+for the held-out tasks (CNN with BatchNorm, GRU, LSTM, transformer) are not used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .words import CATEGORIES, TRIGRAMS, contexts, names, sentences
 
 __all__ = ["SELECTION"]
 
-#: The tasks of the selection, short runs and long ones.
+#: The selection tasks, with short and long runs.
 SELECTION: tuple[HeldoutTask, ...] = (
     HeldoutTask(
         "height-mlp", "real",

@@ -1,4 +1,4 @@
-"""The suites: tasks to report on, and tasks to choose among policies by."""
+"""The suites: tasks to report on, and tasks by which to choose among policies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .selection import SELECTION
 
 __all__ = ["SUITES"]
 
-#: Tasks by what they are for.
+#: Tasks by the name of the suite.
 SUITES: dict[str, tuple[HeldoutTask, ...]] = {
     "benchmark": BENCHMARK,
     "large": LARGE,

@@ -40,7 +40,7 @@ def _pick(
 def table(split: Split, rng: np.random.Generator, n: int, name: str) -> Batch:
     """Sample rows of scikit-learn's ``name``: inputs ``[n, d]``, targets ``[n(, 1)]``.
 
-    The validation set always has all its rows, whatever ``n``.
+    The validation set always has all its rows, for any ``n``.
     """
     return _pick(split, rng, n, *_table(name))
 

@@ -67,7 +67,7 @@ def contexts(split: Split, rng: np.random.Generator, n: int, length: int) -> Bat
 
 @cache
 def _modules() -> tuple[np.ndarray, np.ndarray]:
-    """Return the text of all modules, and the offset of each, with the end of the last."""
+    """Return the text of all modules, and each one's offset, followed by the text's end."""
     texts = [source(name) for name in MODULES]
     return np.concatenate(texts), np.cumsum([0] + [len(text) for text in texts])
 
@@ -78,7 +78,8 @@ def snippet_starts(
     """Sample the offsets ``[n]`` of snippets in the text of all modules.
 
     Args:
-        split: three of every four stretches are for training, the last for validation.
+        split: ``"train"`` uses the first three of every four stretches, ``"validation"``
+            the last.
         rng: generator.
         labels: module of each snippet ``[n]``.
     """
@@ -91,7 +92,7 @@ def snippet_starts(
 
 
 def noisy_snippets(split: Split, rng: np.random.Generator, n: int) -> Batch:
-    """Sample :func:`snippets`; a fifth of those for training have a random label."""
+    """Sample :func:`snippets`; a fifth of the training snippets have a random label."""
     inputs, labels = snippets(split, rng, n)
     if split == "train":
         wrong = torch.from_numpy(rng.random(n) < 0.2)

@@ -1,6 +1,6 @@
 """Samplers of text and names that every Python has, for the selection of policies.
 
-English text is that of Python's built-in help; names are those of Unicode's characters.
+The English text is Python's built-in help, the names are those of Unicode characters.
 Samplers map ``(split, generator, n)`` to ``n`` examples: inputs and targets.
 """
 
@@ -19,9 +19,9 @@ from .problem import Batch, Split
 
 #: Characters in each stretch of the text; every fourth stretch is for validation.
 STRETCH = 4096
-#: General categories of characters that names are classified by.
+#: General categories of characters into which names are classified.
 CATEGORIES = ("Ll", "Lo", "Lu", "Mn", "Nd", "No", "Sm", "So")
-#: Hashed trigrams of letters of a name.
+#: Number of bins of the hashed trigrams of a name's letters.
 TRIGRAMS = 192
 #: First words of names that only differ by a code or a syllable.
 _SERIES = ("CJK", "HANGUL", "TANGUT", "NUSHU", "KHITAN", "VARIATION", "EGYPTIAN")

@@ -1,4 +1,4 @@
-"""La-MAML: replay with learning rates that are meta-learned while the stream goes on."""
+"""La-MAML: replay with learning rates that are meta-learned during the stream."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .online import Replay
 class LaMAML(Replay):
     r"""Look-ahead MAML (Gupta et al., 2020), with a learning rate for each parameter.
 
-    Meta-learns the rates :math:`\alpha` ``[1, P]`` online. An inner loop takes the batch an
-    example at a time, :math:`\theta_{k+1} = \theta_k - \alpha^+ \circ \nabla
+    Meta-learns the rates :math:`\alpha` ``[1, P]`` online. An inner loop learns from the
+    batch one example at a time, :math:`\theta_{k+1} = \theta_k - \alpha^+ \circ \nabla
     L_k(\theta_k)`, with :math:`\alpha^+ = \max(\alpha, 0)` and gradients treated as
     constants. The mean loss :math:`\bar L` of all :math:`\theta_{k+1}` on the batch and
     examples of the memory gives the gradients of the outer update:
@@ -30,7 +30,7 @@ class LaMAML(Replay):
     Args:
         module, loss, memory, replayed, seed: see :class:`~agents.meta.Replay`.
         lr: initial value of all rates. With small perceptrons, 0.1 to 0.3 suit streams of
-            digits, and 0.01 to 0.06 those of sine waves, where 0.15 diverges.
+            digits, and 0.01 to 0.06 streams of sine waves, where 0.15 diverges.
         rate_lr: learning rate :math:`\beta` of the rates. On digits, 2 is better than 0.3;
             on sine waves, 0.01 to 0.3 make little difference.
         clip: maximal norm of each of the two gradients.
@@ -38,8 +38,8 @@ class LaMAML(Replay):
 
     Raises:
         ValueError: the module normalises by the statistics of its batch, as batch
-            normalisation in training mode does, for the inner loop's batches are single
-            examples; another argument is not valid.
+            normalisation in training mode does, although the inner loop's batches are
+            single examples; or another argument is not valid.
         TypeError: ``mask`` is given, or another argument is not valid.
 
     Example:

@@ -1,4 +1,4 @@
-"""Online learners: they learn from the batches of a stream as these come.
+"""Online learners: they learn from the batches of a stream one after the other.
 
 Gradient descent alone forgets earlier tasks; experience replay rehearses them.
 """
@@ -47,7 +47,7 @@ class Retention(NamedTuple):
 
     @property
     def average(self) -> float:
-        """Mean score on all tasks after the last."""
+        """Mean score on all tasks after learning the last one."""
         return float(self.scores[-1].mean())
 
     @property
@@ -60,11 +60,11 @@ class Retention(NamedTuple):
 
 
 class OnlineLearner(ABC):
-    """Base class of learners that learn from batches as they come.
+    """Base class of learners that learn from batches one after the other.
 
     The module stays in the mode in which it is given, in :meth:`score` and :meth:`predict`
     too: in training mode, batch normalisation uses the statistics of the batch, and in
-    evaluation mode those that the module came with.
+    evaluation mode the running statistics of the given module.
 
     A subclass implements :meth:`observe`, which sets ``params``.
 
@@ -149,7 +149,7 @@ class OnlineLearner(ABC):
         Raises:
             TypeError: ``stream`` is not a stream.
             ValueError: its targets do not fit the loss and the outputs, or the module
-                draws random numbers; nothing has been learned then.
+                draws random numbers. Nothing has been learned in these cases.
 
         Warns:
             RuntimeWarning: parameters or scores have become non-finite.

@@ -10,7 +10,7 @@ from optenv.checks import positive_int
 
 
 class ReplayMemory:
-    """Reservoir of examples, in which each example of the stream is with equal probability.
+    """Reservoir that holds each example of the stream so far with equal probability.
 
     Args:
         size: maximal number of stored examples.

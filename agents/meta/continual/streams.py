@@ -90,10 +90,11 @@ class DigitStream:
         examples: examples of each task to learn from, ``n``.
         tests: test examples of each task, ``m``.
         split: half of the digits, ``"train"`` or ``"test"``; the halves are disjoint.
-            Learners that are trained or tuned beforehand, such as OML, use ``"train"``, and
-            are tested on ``"test"``. Each half has examples to learn from and tests.
-        relabelled: permute the labels at random, in the same way in all tasks of a stream,
-            so that they have to be learned from the stream.
+            Learners that are trained or tuned beforehand, such as OML, use ``"train"`` for
+            that, and are tested on ``"test"``. Each half has examples to learn from and
+            tests.
+        relabelled: whether to permute the labels at random, in the same way in all tasks of
+            a stream, so that they have to be learned from the stream.
 
     Raises:
         ValueError: a value is not valid, or there are not enough digits.
@@ -131,7 +132,7 @@ class DigitStream:
     def sample(self, rng: np.random.Generator) -> Stream:
         """Sample a stream."""
         pictures, labels = _load_digits(self.split)
-        # 1. What the tasks of this stream are.
+        # 1. The rotations and labels of this stream.
         angles = rng.permutation(np.linspace(0, 180, self.tasks, endpoint=False))
         new_labels = rng.permutation(10) if self.relabelled else np.arange(10)
         # 2. The digits of each task.

@@ -43,18 +43,18 @@ class Classes(NamedTuple):
         return self._select([group in groups for group in self.groups])
 
     def unlike(self, others: Classes, most: float) -> Classes:
-        """Return the classes whose mean picture differs from those of all other classes.
+        """Return the classes whose mean pictures differ from those of other classes.
 
         Args:
             others: classes with pictures of the same size.
-            most: highest cosine similarity of two centred mean pictures with which a class
-                is kept.
+            most: largest cosine similarity between a class's centred mean picture and any
+                of ``others`` with which the class is kept.
         """
         ours, theirs = (_mean_directions(c.pictures) for c in (self, others))
         return self._select((ours @ theirs.T).max(1) <= most)
 
     def turned(self) -> Classes:
-        """Return four classes for each: upright, and rotated by 90, 180 and 270 degrees."""
+        """Return each class in four orientations, as four classes."""
         turns = [np.rot90(self.pictures, turn, (2, 3)) for turn in range(4)]
         return Classes(np.concatenate(turns), self.groups * 4)
 

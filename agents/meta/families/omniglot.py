@@ -21,8 +21,8 @@ def omniglot(paths: str | Path | Sequence[str | Path], side: int = 28) -> Classe
     taken from the first of them.
 
     Args:
-        paths: zip archives as published (``images_background.zip``), or folders with their
-            content; or one of either.
+        paths: path of a zip archive as published (``images_background.zip``) or of a folder
+            with its content, or several such paths.
         side: width and height in pixels to which pictures are reduced.
 
     Returns:
@@ -58,7 +58,7 @@ def omniglot(paths: str | Path | Sequence[str | Path], side: int = 28) -> Classe
             )
         known = {alphabet for alphabet, _ in drawings}
         drawings |= {key: value for key, value in loaded.items() if key[0] not in known}
-    # 2. One array, which needs as many drawings of each character.
+    # 2. One array, which needs the same number of drawings of each character.
     counts = {len(pictures) for pictures in drawings.values()}
     if len(counts) > 1:
         raise ValueError(

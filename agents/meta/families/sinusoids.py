@@ -29,8 +29,8 @@ class Sinusoids(Family):
     reptile    [0, 2 pi]     1             of a grid of 50  50 points of a grid
     ========== ============= ============= ================ ====================
 
-    The variants are those of Finn et al. (2017), Li et al. (2017) and Nichol et al. (2018);
-    errors of one are not comparable with another's.
+    The variants are from Finn et al. (2017), Li et al. (2017) and Nichol et al. (2018);
+    errors are not comparable between variants.
 
     Attributes:
         shots: examples in the support.

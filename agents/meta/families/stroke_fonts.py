@@ -30,8 +30,8 @@ def glyphs(
         fonts: names of fonts of the package ``hershey-fonts``.
         side: width and height of a picture in pixels.
         drawings: pictures of each character.
-        seed: of the drawings, together with the font and the character.
-        without: fonts whose characters are left out of all others.
+        seed: random seed, used together with the font and the character.
+        without: names of fonts whose characters are left out.
 
     Returns:
         Classes with pictures ``[C, drawings, side, side]``, ink 1 and paper 0, each in the
