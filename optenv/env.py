@@ -61,7 +61,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     | `optenv/Hyperparameters-v0` | `Box(-1, 1, (6,))` | learning rate and hyperparameters by name, see below |
     | `optenv/RoleLearningRate-v0` | `Box(-1, 1, (4,))` | each role of parameters has a log-multiplier of its own, which moves by 0.9 times its entry |
     | `optenv/LayerwiseLearningRate-v0` | `Box(-1, 1, (64,))` | each parameter tensor has a log-multiplier of its own, which moves by 0.9 times its entry |
-    | `optenv/Update-v0` | `Box(-1, 1, (2,))` | each parameter changes by `0.25 * sinh(6 a) / sinh(6)` of its entry |
+    | `optenv/Update-v0` | `Box(-1, 1, (2,))` | each parameter changes by `0.25 * sinh(6 a) / sinh(6)`, where `a` is its entry |
     | `optenv/BatchSize-v0` | `Discrete(7)` | batches have `2 ** (a - 3)` times the task's own size |
 
     `optenv/UpdateRule-v0` chooses among the rules in `optenv.rules.switching.NAMES`:
@@ -87,12 +87,12 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
 
     Other rules have other entries in place of `beta1` and `beta2`: the rules `momentum` and
     `nesterov` have `momentum` (0.5 at -1, 0.9 at 0, 0.99 at 1), and `sgd` and `rmsprop`
-    have none. The argument `action={"kind": "hyperparameters", "names": ["learning_rate",
-    "clip"]}` chooses some of the names. Each action sets all of them to new values, except
-    the learning rate, which it moves. Between the columns, the logarithm of a value is
-    interpolated linearly (for decay rates, the logarithm of one minus the rate; for
-    `average`, the value itself). Before the first action the rule's own hyperparameters
-    apply, without weight decay, clipping or averaging.
+    have none. To choose some of the names, give the argument
+    `action={"kind": "hyperparameters", "names": ["learning_rate", "clip"]}`. Each action
+    sets all of them to new values, except the learning rate, which it moves. Between the
+    columns, the logarithm of a value is interpolated linearly (for decay rates, the
+    logarithm of one minus the rate; for `average`, the value itself). Before the first
+    action the rule's own hyperparameters apply, without weight decay, clipping or averaging.
 
     The entries of an action of `optenv/RoleLearningRate-v0`:
 
@@ -215,9 +215,8 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     ## Episode End
     The episode ends if:
 
-    1. Termination: the run has made all its updates. This is no truncation, as the progress
-    of
-       the run is observed.
+    1. Termination: the run has made all its updates. This is no truncation, as the
+       progress of the run is observed.
     2. Termination: the run has diverged, i.e. its loss is not finite, or more than about 20
        times the initial loss (if that is not positive: above it by more than about 10 times
        the larger of its absolute value and 1). The return is then lower than that of every
@@ -243,7 +242,7 @@ class LearningRateEnv(gym.Env[np.ndarray, Any]):
     |-----|------|---------|
     | `family` | `str` or `None` | family of the task; None if a task object was given |
     | `split` | `str` or `None` | split of the family; likewise |
-    | `instance` | `str` or `None` | name of the instance; None if the task was drawn anew |
+    | `instance` | `str` or `None` | name of the instance; None if the task is newly drawn |
     | `structure` | `str` | the task with its fields |
     | `initial_loss` | `float` | `loss` before the first update, against which rewards measure progress |
     | `examples` | `int` | training examples seen in the run so far, repetitions included |

@@ -22,8 +22,8 @@ def policy_observation_space(
 ) -> spaces.Box:
     """Make the observation space of a policy.
 
-    It is that of the environment or, for actions on single tensors, its part about one
-    tensor.
+    It is the environment's observation space or, for actions on single tensors, the part of
+    it for one tensor.
 
     Args:
         space: space of the observations of an environment.

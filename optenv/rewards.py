@@ -106,8 +106,7 @@ class Step(NamedTuple):
             ``[B]`` bool.
         cost_before: mean cost of the run's updates before the step, relative to updates of
             SGD on the same task, ``[B]``; 1 if there are none, or the reward needs no cost.
-        cost_after: mean cost of the run's updates including those of the step, ``[B]``;
-            likewise.
+        cost_after: mean cost of the run's updates including the step, ``[B]``; likewise.
         baseline: potential that the baseline (:data:`optenv.baseline.BASELINE`) reaches at
             the end of the same run, ``[B]``; 0 unless the reward needs it.
     """

@@ -281,10 +281,10 @@ class Settings:
         object.__setattr__(self, "validation_every", every)
 
     def _check_changes(self) -> None:
-        """Refuse changes that do not fit the tasks or the horizon.
+        """Refuse changes that do not fit the tasks, the horizon, the action or the reward.
 
         Raises:
-            ValueError: they do not; the message lists the kinds that do.
+            ValueError: the changes do not fit; for tasks, the message lists kinds that do.
         """
         if self.changes is None:
             return

@@ -55,7 +55,7 @@ def observation_space(dtype: str, action: Action, features: Sequence[str]) -> sp
 
     Args:
         dtype: name of the type, a key of :data:`optenv.settings.DTYPES`.
-        action: the action, part of which may be observed.
+        action: kind of action, which may add entries to the observation.
         features: names of the observed features.
     """
     width = len(features) + action.observed * action.slots
@@ -169,7 +169,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     |-----|---------|
     | `family` | family of the task; None if a task object was given |
     | `split` | split of the family; likewise |
-    | `instance` | name of the instance; None if the task was drawn anew |
+    | `instance` | name of the instance; None if the task is newly drawn |
     | `structure` | the task with its fields |
     | `initial_loss` | `loss` before the first update |
     | `examples` | training examples seen in the run so far, repetitions included |
@@ -608,7 +608,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                         if given is None
                         else [given[i] for i in chosen]
                     )
-                    if len(index) == group.size:  # its structure is drawn anew
+                    if len(index) == group.size:  # a new structure is drawn
                         others = [g.footprint for _, g in self.groups if g is not group]
                         group.beside = footprint.held(self._own_memory(), others)
                     first = group.reset(index, generators, self._structure, instances)

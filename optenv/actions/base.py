@@ -168,7 +168,7 @@ class Action:
     def policy_space(self, dtype: type[np.floating] = np.float32) -> spaces.Space[Any]:
         """Return the space of a single decision of a policy.
 
-        It is :meth:`space`, or, for actions on single tensors, that of one tensor.
+        It is :meth:`space`, or, for actions on single tensors, the space for one tensor.
         """
         return self.space(dtype)
 

@@ -1,7 +1,7 @@
 """Changes of the task during a run, at times that are not observed.
 
-The argument ``changes`` of the environments says how many changes a run has, and of which
-kinds (:class:`Changes`). The kinds of the package are listed in :data:`KINDS`;
+The argument ``changes`` of the environments sets number and kinds of the changes of a run
+(:class:`Changes`). The kinds of the package are listed in :data:`KINDS`;
 :func:`register` adds one from outside the package.
 
 A run with ``K`` changes has ``K + 1`` *stages*. Changes happen between control steps, and

@@ -32,7 +32,7 @@ def draw(
         changes: changes of the runs.
         task: structure of the runs.
         data: examples of the runs, on their device.
-        generators: one generator per run, that of its task.
+        generators: one generator per run, for the draws that belong to its task.
         extended: whether the examples, shared by all runs, already include those of later
             stages.
 
@@ -130,7 +130,8 @@ def draw_counts(changes: Changes, generators: Sequence[np.random.Generator]) -> 
 
     Args:
         changes: changes of the runs.
-        generators: one generator per run, that of its task; used if there is a choice.
+        generators: one generator per run, for the draws that belong to its task; only used
+            if least and greatest number differ.
     """
     if changes.least == changes.most:
         return np.full(len(generators), changes.most)

@@ -120,7 +120,7 @@ def draw_changes(
         wanted: kinds and number of the changes.
         task: structure of the runs.
         data: examples of the runs.
-        task_keys: one generator per run, that of its task.
+        task_keys: one generator per run, for the draws that belong to its task.
         is_on_device: whether the examples are reused from an earlier reset.
 
     Returns:
@@ -144,7 +144,7 @@ def draw_change_steps(
         wanted: kinds and number of the changes; None for no changes.
         counts: number of changes of each run, ``[n]``.
         num_steps: control steps of a run.
-        keys: one generator per run, that of the run itself.
+        keys: one generator per run, for the draws that belong to the run itself.
     """
     if wanted is None:
         return np.empty((len(keys), 0), np.int64)

@@ -88,7 +88,7 @@ def plan(
         left = np.maximum(last * own - drawn, 1)
         wanted = np.floor(own * decision.batch_factor.cpu().numpy() + 0.5)
         sizes = np.minimum(np.maximum(wanted.astype(np.int64), min(own, 2)), left)
-        passed = counts / (left // sizes)  # length of an update, in those of the own size
+        passed = counts / (left // sizes)  # task-sized updates per update
         counts = left // sizes
     if active is not None:
         counts = np.where(active, counts, 0)

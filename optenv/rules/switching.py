@@ -227,7 +227,7 @@ def check(names: Sequence[str]) -> tuple[str, ...]:
     """Return names of rules to choose from as a tuple.
 
     Raises:
-        ValueError: no names are given, one is given twice, or one is no such rule.
+        ValueError: no names are given, a name is given twice, or a name is unknown.
     """
     checked = tuple(names)
     unknown = [name for name in checked if name not in DIRECTIONS]

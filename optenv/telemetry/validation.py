@@ -68,8 +68,8 @@ def record_validation(history: ValidationHistory, loss: Tensor) -> ValidationHis
 
     Args:
         history: history at the previous control step.
-        loss: validation losses ``[B]`` that have been measured since; a value that is not
-            finite, such as NaN, means that there is none.
+        loss: validation losses ``[B]`` that have been measured since; NaN, or another value
+            that is not finite, means no validation loss.
     """
     most = torch.finfo(loss.dtype).max
     if not (is_single(loss) and is_single(history.latest)):
