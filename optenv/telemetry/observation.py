@@ -70,8 +70,8 @@ def observe(
 
     Returns:
         Observation ``[B, len(names) + len(extra)]`` in the order of ``names`` and then of
-        ``extra``, finite and within ±:data:`OBSERVATION_BOUND`; and the history for the
-        next control step.
+        ``extra``, finite and of at most :data:`OBSERVATION_BOUND` in absolute value; and
+        the history for the next control step.
     """
     # For a single run, Python floats are faster than operations of torch.
     like, single = control.log_multiplier, is_single(control.log_multiplier)
@@ -153,7 +153,7 @@ def _invariant_loss_features(
     """Compute the features of the loss that do not depend on its unit or an offset.
 
     A ratio whose unit is 0, as at the first window, becomes 0, and its logarithm
-    :data:`_CENTRE`. Nothing is computed if ``names`` has none of these features.
+    ``_CENTRE``. Nothing is computed if ``names`` has none of these features.
     """
     if not has_invariant(names):
         return {}

@@ -107,8 +107,8 @@ def validation_features(
 ) -> dict[str, Number]:
     """Compute the features of validation losses, each a tensor ``[B]`` or a float.
 
-    A ratio whose unit is 0, as after the first loss, becomes 0, and its logarithm
-    :data:`_CENTRE`.
+    A ratio whose unit is 0, as after the first loss, becomes 0, and its logarithm is
+    replaced by a constant.
 
     Args:
         history: history at this control step; its fields are tensors ``[B]`` or floats.
