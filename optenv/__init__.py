@@ -8,11 +8,10 @@
     env = gym.make("optenv/LearningRate-v0")
     batch = gym.make_vec("optenv/LearningRate-v0", num_envs=256)
 
-A user's own tasks, update rules, actions, rewards, features, kinds of change and
-environment ids are added by the functions ``register`` of :mod:`~optenv.tasks`,
-:mod:`~optenv.rules`, :mod:`~optenv.actions`, :mod:`~optenv.rewards`,
-:mod:`~optenv.changes` and :mod:`~optenv.registration`, and by
-:func:`optenv.telemetry.register_feature`.
+To add your own tasks, update rules, actions, rewards, kinds of change or environment ids,
+use the function ``register`` of :mod:`~optenv.tasks`, :mod:`~optenv.rules`,
+:mod:`~optenv.actions`, :mod:`~optenv.rewards`, :mod:`~optenv.changes` or
+:mod:`~optenv.registration`; for features, :func:`optenv.telemetry.register_feature`.
 """
 
 from . import (

@@ -1,7 +1,7 @@
 """Assignment of instances to the runs of a batch.
 
 Runs are stacked by structure. A group that is reset as a whole can take any instance; a run
-that is reset while its neighbours go on needs one of the group's structure.
+that is reset while others of its group continue needs one of the group's structure.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from .settings import Settings, Structure
 
 __all__ = ["Rotation", "Rows", "partition", "read", "refuse_mixture"]
 
-#: Places of a group's runs in the batch.
+#: Indices of a group's runs in the batch.
 Rows = slice | np.ndarray
 
 
 class Rotation:
-    """Choice of the instances of a set, one group after the other.
+    """Choice of instances from a set, for one group after the other.
 
     Args:
         settings: arguments of the environment, with a set of instances.
@@ -42,7 +42,7 @@ class Rotation:
         members: dict[int, list[int]] = {}
         for place, label in enumerate(labels):
             members.setdefault(label, []).append(place)
-        #: Places of the instances that have the structure of each instance.
+        #: For each instance, the places in the set of all instances of its structure.
         self._alike = [members[label] for label in labels]
         self._places = {each.name: i for i, each in enumerate(self.instances)}
         self.num_structures = len(members)
@@ -50,7 +50,7 @@ class Rotation:
         self.next_place = 0
 
     def start(self, seed: int) -> None:
-        """Begin with the instance number ``seed``, modulo the size of the set."""
+        """Start with instance number ``seed``, modulo the size of the set."""
         self.next_place = seed % len(self.instances)
 
     def whole(self, count: int, rng: np.random.Generator) -> list[Instance]:
@@ -58,7 +58,7 @@ class Rotation:
 
         Args:
             count: number of runs.
-            rng: draws the instances, if they are drawn.
+            rng: generator to draw instances from, if the order is ``"draw"``.
         """
         total = len(self.instances)
         first = self.next_place if self.cycles else int(rng.integers(total))
@@ -66,7 +66,7 @@ class Rotation:
         if not self.cycles:
             others = rng.integers(len(alike), size=count - 1)
             return [self.instances[i] for i in (first, *(alike[j] for j in others))]
-        # Move on beyond those that come next in the set and are of the same structure.
+        # Skip the instances that come next in the set and have the same structure.
         taken = 1
         while taken < min(count, len(alike)) and (first + taken) % total in alike:
             taken += 1
@@ -75,11 +75,11 @@ class Rotation:
         return [self.instances[alike[(start + j) % len(alike)]] for j in range(count)]
 
     def again(self, last: Instance | None, group: Group, rng: np.random.Generator) -> Any:
-        """Choose the next instance of a run whose group goes on.
+        """Choose the next instance of a run that is reset without the rest of its group.
 
         Args:
-            last: instance of the run so far.
-            group: its group.
+            last: last instance of the run, or None.
+            group: group of the run.
             rng: generator of the run.
 
         Returns:
@@ -101,9 +101,9 @@ def read(option: Any, mask: np.ndarray, settings: Settings) -> list[Instance | N
     """Read the option ``"instance"`` of ``reset()``.
 
     Args:
-        option: an instance, its name, or its number in the set of the environment (in the
-            standard set of its tasks if it has none); or a list of those with an entry for
-            each run, of which those of runs that are not reset do not matter.
+        option: an instance, its name, or its number in the environment's set (without a
+            set, in the standard set of its tasks); or a list of those with an entry for
+            each run. Entries of runs that are not reset are ignored.
         mask: which runs are reset, ``[B]`` bool.
         settings: arguments of the environment.
 
@@ -111,9 +111,9 @@ def read(option: Any, mask: np.ndarray, settings: Settings) -> list[Instance | N
         An instance for each run that is reset, and None for the others.
 
     Raises:
-        TypeError: it is something else.
-        ValueError: there is no such instance, or the list has another length, or the
-            changes of the environment do not fit the task of an instance.
+        TypeError: the option is of another type.
+        ValueError: there is no such instance, the list has another length, or the changes
+            of the environment do not fit the task of an instance.
     """
     if isinstance(option, np.ndarray) and option.ndim == 0:
         option = option.item()
@@ -172,10 +172,10 @@ def partition(structures: Sequence[Structure]) -> list[Rows]:
     """Divide runs into groups of one structure each.
 
     Args:
-        structures: of each run.
+        structures: structure of each run.
 
     Returns:
-        The places of the runs of each group; a slice where they are consecutive.
+        The indices of the runs of each group; a slice where they are consecutive.
     """
     labels = np.array(_labels(structures))
     groups: list[Rows] = []
@@ -189,17 +189,17 @@ def partition(structures: Sequence[Structure]) -> list[Rows]:
 def refuse_mixture(
     group: Group, rows: np.ndarray, index: np.ndarray, wanted: Sequence[Structure]
 ) -> None:
-    """Refuse instances that the runs of a group cannot have side by side.
+    """Refuse instances that the runs of a group cannot have at the same time.
 
     Args:
         group: the group.
-        rows: places of its runs in the batch.
-        index: those of its runs that are reset.
+        rows: indices of its runs in the batch.
+        index: indices, within the group, of the runs that are reset.
         wanted: structures of their instances.
 
     Raises:
-        ValueError: they differ, from each other or from the group's structure while some of
-            its runs go on.
+        ValueError: the structures differ from each other or, if some runs of the group
+            continue, from the group's structure.
     """
     expected = wanted[0] if len(index) == group.size else group.structure
     others = [
@@ -214,10 +214,10 @@ def refuse_mixture(
 
 
 def _labels(structures: Sequence[Structure]) -> list[int]:
-    """Number structures in the order of their first appearance; equal ones alike."""
+    """Number structures by first appearance; equal structures get the same number."""
     labels: list[int] = []
     count = 0
-    # Tasks need not have a hash, and need not differ in what they print.
+    # Tasks need not be hashable, and different tasks may have the same repr.
     similar: dict[str, list[tuple[Structure, int]]] = {}
     for each in structures:
         candidates = similar.setdefault(repr(each), [])
@@ -232,7 +232,7 @@ def _labels(structures: Sequence[Structure]) -> list[int]:
 def _is_same(one: Any, other: Any) -> bool:
     """Return whether two structures, or fields of their tasks, are equal.
 
-    Tasks compare themselves, unless they hold arrays: those are compared by their entries.
+    Tasks are compared by ``==``, unless they hold arrays; then field by field.
     """
     if type(one) is not type(other):
         return False

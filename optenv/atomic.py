@@ -1,6 +1,6 @@
-"""Files that are written beside their place and renamed, so that none is ever half written.
+"""Atomic writing of files: a new file is written beside the old one, and then renamed.
 
-A process that is killed, and a disk that is full, leave the previous file as it was.
+If the process is killed or the disk is full, the previous file stays as it was.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ __all__ = [
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Replace a file by one that is written within, or leave it as it is.
+    """Replace a file by one that is written in the context, or leave it unchanged.
 
-    The new file takes the place of the old one in one step, after its bytes are on the
-    disk, and with the old one's permissions. A link stays one; what is no regular file,
-    such as ``/dev/stdout``, is written directly.
+    The new file replaces the old one in one step, after its bytes are on the disk, and with
+    the old one's permissions. The target of a symbolic link is replaced, not the link. A
+    path that is no regular file, such as ``/dev/stdout``, is written directly.
 
     Args:
-        path: file to replace or to make.
+        path: file to replace or to create.
 
     Yields:
         Path in the same folder, with the same suffix, at which to write the new file.
 
     Raises:
-        OSError: it cannot be written; it names ``path``, which is as it was before.
+        OSError: the file cannot be written; the error names ``path``, which is unchanged.
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
@@ -74,13 +74,13 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def append_bytes(path: str | Path, data: bytes) -> None:
-    """Append to a file, which is made if it is missing; all of the data or nothing.
+    """Append all of the data to a file or nothing; create the file if it is missing.
 
-    The data is on the disk when this returns. A process that is killed meanwhile can leave
-    a part of it.
+    The data is on the disk when this returns. Only a process that is killed meanwhile can
+    leave a part of it.
 
     Raises:
-        OSError: it cannot be written; it names ``path``, which is as it was before.
+        OSError: the data cannot be written; the error names ``path``, which is unchanged.
     """
     with open(path, "ab", buffering=0) as file:
         length = os.fstat(file.fileno()).st_size
@@ -97,27 +97,26 @@ def append_bytes(path: str | Path, data: bytes) -> None:
 
 
 def unfinished(folder: Path) -> list[Path]:
-    """Return the files in a folder and below that a killed process had begun to write.
+    """Return the temporary files, in a folder and below, that killed processes left.
 
-    They have never taken the places of those that they were to replace. Another process
-    may still be writing one.
+    They have not replaced any file. Another process may still be writing one.
     """
     return [path for path in folder.rglob(".*-*.part*") if path.is_file()]
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process had begun to write in a folder and below."""
+    """Remove the temporary files, in a folder and below, that killed processes left."""
     for path in unfinished(folder):
         path.unlink(missing_ok=True)
 
 
 def is_full(error: OSError) -> bool:
-    """Return whether a file could not be written for lack of space, quota or ``ulimit``."""
+    """Return whether an error is due to a full disk, a quota, or a limit of file size."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have a renamed file survive a power failure, where the system can do so."""
+    """Make the renaming of a file survive a power failure, where the system can."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

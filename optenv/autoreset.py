@@ -16,12 +16,12 @@ def check_options(options: Any, valid: Sequence[str] = ()) -> dict[str, Any]:
     """Return the options of ``reset()`` as a dict, empty for None.
 
     Args:
-        options: of ``reset()``.
+        options: argument ``options`` of ``reset()``.
         valid: names of the known options.
 
     Raises:
-        TypeError: they are no dict.
-        ValueError: one of them is unknown.
+        TypeError: the options are neither a dict nor None.
+        ValueError: an option is unknown.
     """
     if options is None:
         return {}
@@ -41,11 +41,11 @@ def reset_mask(options: dict[str, Any], num_envs: int) -> np.ndarray:
     """Read the mask ``[num_envs]`` of the runs to reset; all of them by default.
 
     Args:
-        options: of ``reset()``, with an entry ``"reset_mask"`` or not.
+        options: options of ``reset()``, with or without an entry ``"reset_mask"``.
         num_envs: number of runs.
 
     Raises:
-        TypeError: the mask is no bool array.
+        TypeError: the mask is not a bool array.
         ValueError: its shape is wrong, or it is False everywhere.
     """
     mask = options.get("reset_mask")
@@ -90,11 +90,11 @@ def split_final(
 
 
 def join_infos(info: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Join two infos of a batch; where both are valid, ``other`` counts.
+    """Join two infos of a batch; where both are valid, ``other`` takes precedence.
 
     Args:
         info: arrays ``[B]``, each with a mask under its name with a leading underscore.
-        other: likewise.
+        other: info of the same form.
     """
     joined = {**info, **other}
     for name in other:

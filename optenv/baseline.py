@@ -1,9 +1,9 @@
-"""The baseline of rewards: where the same run ends under Adam with a cosine schedule.
+"""The baseline of rewards: final losses of the same run under Adam with a cosine schedule.
 
-A run of the baseline costs as many updates as the run itself. The losses that it ends with
-are therefore kept for the rest of the process, by the content of the run (initial
-parameters, examples, order of batches, length), so that resets to the same run, in whatever
-batch, do not train it again. Losses of another batch agree to rounding.
+A run of the baseline takes as many updates as the run itself. Its final losses are
+therefore cached for the rest of the process, by the content of the run (initial parameters,
+examples, order of batches, length), so that a reset to the same run, in whatever batch,
+does not train it again. Losses computed in different batches agree up to rounding.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ __all__ = ["BASELINE", "CACHE_SIZE", "Baseline"]
 #: Update rule, learning rate and schedule of the baseline.
 BASELINE: tuple[str, float, str] = ("adam", 1e-3, "cosine")
 
-#: Number of runs whose losses are kept; the ones used longest ago are dropped.
+#: Number of runs whose losses are cached; the least recently used ones are dropped.
 CACHE_SIZE = 16_384
 
-#: Final losses, one for each source of examples, by the fingerprint of the run.
+#: Final losses, one for each source of examples, keyed by the fingerprint of the run.
 _CACHE: dict[bytes, tuple[float, ...]] = {}
 
 #: Function of data and runs that returns losses, ``[n, S]``.
@@ -38,10 +38,10 @@ Evaluate = Callable[[Data, core.RunState], Tensor]
 
 
 class Baseline:
-    """Runs of the baseline beside those of a group.
+    """Baseline runs for the runs of a group.
 
     Args:
-        sources: examples that losses are taken on.
+        sources: sources of the examples that losses are taken on.
     """
 
     def __init__(self, sources: Sequence[str]) -> None:
@@ -58,16 +58,16 @@ class Baseline:
         index: Sequence[int],
         evaluate: Evaluate,
     ) -> Tensor:
-        """Return the losses ``[n, S]`` that the baseline ends with.
+        """Return the final losses ``[n, S]`` of the baseline.
 
         Args:
             task: structure of the runs.
             data: examples of all runs of a batch.
-            run: all runs of the batch, of which those at ``index`` have made no update.
+            run: state of all runs of the batch; those at ``index`` have made no update.
             boundaries: updates before which control steps begin, and the length of the
                 runs.
-            index: which runs, ``n`` of them.
-            evaluate: computes the losses ``[n, S]`` of runs on the sources.
+            index: indices of ``n`` runs.
+            evaluate: function that computes the losses ``[n, S]`` on the sources.
         """
         # 1. Look the runs up.
         keys = self._fingerprints(task, data, run, int(boundaries[-1]), index)
@@ -80,7 +80,7 @@ class Baseline:
         missing = {key: i for key, i in zip(keys, index, strict=True) if key not in found}
         if missing:
             rows = torch.tensor([*missing.values()], device=run.params.device)
-            # Whatever runs are left out, an example stays at its row.
+            # shared: an example keeps its row, whichever runs are selected.
             own = data.of_runs(rows)._replace(shared=True)
             trained = evaluate(own, _train(task, own, run.params[rows], boundaries))
             for key, losses in zip(missing, trained.tolist(), strict=True):
@@ -97,10 +97,10 @@ class Baseline:
         total_updates: int,
         index: Sequence[int],
     ) -> list[bytes]:
-        """Compute what tells runs apart, one fingerprint for each.
+        """Compute a fingerprint of the content of each run.
 
-        The gradient on the first batch is a part of it: it tells apart losses that a task
-        does not show in its fields.
+        It includes the gradient on the first batch, which distinguishes losses that differ
+        although the fields of their tasks do not.
         """
         kind = type(task)
         whole = hashlib.blake2b(digest_size=16)
@@ -125,7 +125,7 @@ class Baseline:
         return fingerprints
 
     def _of_shared(self, data: Data) -> bytes:
-        """Compute the fingerprint of examples that all runs share, once."""
+        """Compute the fingerprint of the examples that all runs share; it is cached."""
         if self._shared is not None:
             inputs, targets, known = self._shared
             if _same(inputs, data.inputs) and _same(targets, data.targets):
@@ -140,7 +140,7 @@ class Baseline:
 def _train(
     task: Task, data: Data, params: Tensor, boundaries: np.ndarray | Boundaries
 ) -> core.RunState:
-    """Train runs of the baseline, from their initial parameters ``[n, P]``."""
+    """Train runs of the baseline from their initial parameters ``[n, P]``."""
     name, rate, schedule = BASELINE
     rule, total = rules.get(name), int(boundaries[-1])
     run = core.start(task, rule, data, params.detach())
@@ -152,11 +152,11 @@ def _train(
 
 
 def _content(values: Tensor) -> bytes:
-    """Return shape, type and values of a tensor."""
+    """Return shape, type and values of a tensor as bytes."""
     shown = values.detach().cpu().contiguous()
     return repr((tuple(shown.shape), shown.dtype)).encode() + shown.numpy().tobytes()
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors, both of which are in use, are the same memory."""
+    """Return whether two tensors that are both in use share their memory."""
     return one.data_ptr() == other.data_ptr() and one.shape == other.shape

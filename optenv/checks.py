@@ -14,15 +14,12 @@ MAX_INTEGER = 2**63 - 1
 
 
 def is_real(value: Any) -> bool:
-    """Return True for a real number, however large, that is no bool."""
+    """Return True for a real number of any size; a bool does not count."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Return True for a real number that a float can hold.
-
-    A bool, which Python counts as a number, is none.
-    """
+    """Return True for a real number that a float can hold; a bool does not count."""
     if not is_real(value):
         return False
     try:
@@ -33,10 +30,10 @@ def is_number(value: Any) -> bool:
 
 
 def parsed_json(text: str | bytes) -> Any:
-    """Parse JSON of a user's file.
+    """Parse JSON from a user's file.
 
     Raises:
-        ValueError: it is no JSON, or nested too deep.
+        ValueError: the text is not JSON, or is nested too deeply.
     """
     try:
         return json.loads(text)
@@ -48,11 +45,11 @@ def positive_int(name: str, value: Any) -> int:
     """Return ``value`` as a plain int.
 
     Args:
-        name: of the argument, for the message.
+        name: name of the argument, for the message.
         value: an integer of Python or NumPy.
 
     Raises:
-        ValueError: it is no integer, less than 1, or more than :data:`MAX_INTEGER`.
+        ValueError: the value is not an integer in ``[1, MAX_INTEGER]``.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be a positive integer, got {quoted(value)}")
@@ -65,13 +62,13 @@ def positive(name: str, value: Any, below: float = math.inf) -> float:
     """Return ``value`` as a plain float.
 
     Args:
-        name: of the argument, for the message.
+        name: name of the argument, for the message.
         value: a number in ``(0, below)``.
         below: exclusive upper bound.
 
     Raises:
-        TypeError: it is no real number.
-        ValueError: it is not positive, or not less than ``below``.
+        TypeError: the value is not a real number.
+        ValueError: the value is not positive, or not less than ``below``.
     """
     if not is_number(value):
         raise TypeError(f"{name} must be a number, got {quoted(value)}")
@@ -90,7 +87,7 @@ def known(what: str, value: Any, valid: Iterable[str]) -> None:
         valid: valid names.
 
     Raises:
-        ValueError: it is not; the message quotes it and lists what is.
+        ValueError: the name is not valid; the message quotes it and lists the valid ones.
     """
     names = list(valid)
     if value not in names:
@@ -98,13 +95,15 @@ def known(what: str, value: Any, valid: Iterable[str]) -> None:
 
 
 def suggestion(name: str, valid: Sequence[str], near: Iterable[str] = ()) -> str:
-    """Compose the end of a message on an unknown name: the closest valid name, and all.
+    """Compose the end of a message about an unknown name.
+
+    It suggests the closest valid name, and lists all.
 
     Args:
         name: the unknown name.
         valid: valid names.
-        near: candidates for "did you mean", the first of which is taken. By default it is
-            the valid name that is closest, if one is close.
+        near: candidates for "did you mean"; the first one is suggested. By default it is
+            the closest valid name, if one is close.
     """
     close = [*near] or get_close_matches(name, valid, 1) or _same_letters(name, valid)
     hint = f"did you mean {close[0]!r}? " if close else ""
@@ -112,21 +111,21 @@ def suggestion(name: str, valid: Sequence[str], near: Iterable[str] = ()) -> str
 
 
 def _same_letters(name: str, valid: Sequence[str]) -> list[str]:
-    """Return the valid name that is close if case does not matter, or nothing."""
+    """Return the closest valid name when case is ignored, as a list of at most one."""
     lower = {each.lower(): each for each in reversed(valid)}
     return [lower[each] for each in get_close_matches(name.lower(), lower, 1)]
 
 
 def quoted(value: Any, limit: int = 100) -> str:
-    """Return ``repr(value)``, without the middle of one that is long.
+    """Return ``repr(value)``; the middle of a long one is left out.
 
     Args:
         value: value to quote in a message.
-        limit: characters that are kept.
+        limit: number of characters above which the middle is left out.
     """
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # of an integer of thousands of digits
+    except (ValueError, RecursionError):  # for example, an integer of thousands of digits
         text = f"<{type(value).__name__}>"
     if len(text) <= limit:
         return text
@@ -137,13 +136,13 @@ def check_new_name(kind: str, name: Any, taken: Sequence[str]) -> None:
     """Refuse to register something under a name that is taken.
 
     Args:
-        kind: of the thing that is registered, for the message.
+        kind: kind of object that is registered, for the message.
         name: its name.
         taken: names in use.
 
     Raises:
-        TypeError: ``name`` is no string.
-        ValueError: it is empty or taken.
+        TypeError: ``name`` is not a string.
+        ValueError: ``name`` is empty or taken.
     """
     if not isinstance(name, str):
         raise TypeError(f"the name of a {kind} must be a string, got {name!r}")

@@ -1,9 +1,9 @@
 """The functional core: a batch of training runs as tensors, advanced together.
 
-A :class:`RunState` is a value. :func:`advance` maps it to a new one and changes nothing, so
-to keep a state is to take a snapshot. With ``differentiable=True`` gradients flow through
-the updates to the learning rate and the initial parameters. Randomness enters only through
-the run's data and its ``order`` key.
+A :class:`RunState` is a value: :func:`advance` returns a new one and does not change the
+old one, which can be kept as a snapshot. With ``differentiable=True`` gradients flow
+through the updates to the learning rate and the initial parameters. Randomness enters only
+through the run's data and its ``order`` key.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from .tensor_telemetry import inner_product, inner_products
 
 T = TypeVar("T")
 
-#: Examples, of all runs, whose places are computed at once.
+#: Number of examples, over all runs, whose rows are computed at once.
 AHEAD = 2**16
 
-#: Losses of a window that are kept before they are recorded. Each lies among tensors that
-#: are freed again, so that those of thousands of updates would leave gaps of many times
+#: Number of losses of a window that are kept before they are recorded. Tensors around a
+#: kept loss are freed, so that thousands of losses would leave gaps in memory of many times
 #: their own size.
 LOSSES_KEPT = 64
 
@@ -44,13 +44,13 @@ class RunState(NamedTuple):
         updates: number of updates done, ``[B]`` int64.
         losses: statistics of the training losses since :func:`advance` was last called.
         latest: last training loss, ``[B]``.
-        probe: inner products around the last update, ``[B]``; or ``[B, T]``, those of each
-            of ``T`` parameter tensors.
+        probe: inner products around the last update, ``[B]``; or of each of ``T`` parameter
+            tensors, ``[B, T]``.
         buffers: running statistics of the task, ``[B, S]``.
         mean_square: running mean of the squared norms of the gradients, ``[B]``; 0 unless
             they are clipped.
         average: average of the parameters, ``[B, P]``, or ``[B, 0]`` if there is none.
-        drawn: number of examples of all batches so far, ``[B]`` int64.
+        drawn: number of examples in all batches so far, ``[B]`` int64.
     """
 
     params: Tensor
@@ -89,7 +89,7 @@ def start(
         data: examples of the runs.
         params: initial parameters, ``[B, P]``.
         averaged: whether to average the parameters.
-        by_tensor: whether to probe each parameter tensor by itself.
+        by_tensor: whether to probe each parameter tensor separately.
         differentiable: keep the graph (relevant where ``params`` requires grad).
     """
     rule = rule.bind(task.shapes, task.roles)
@@ -139,9 +139,9 @@ def advance(
         modifiers: changes of the updates besides their learning rates.
         counts: number of updates of each run, ``[B]`` int64, at most ``U``; by default all
             make ``U``. Runs of one group that are out of phase need it.
-        batch_size: examples in the batches that are drawn from now on; by default those of
-            the task. The first update uses the gradient of the last batch before.
-        by_tensor: as in :func:`start`.
+        batch_size: examples in the batches that are drawn from now on; by default the
+            task's batch size. The first update uses the gradient of the batch before.
+        by_tensor: see :func:`start`.
         differentiable: keep the graph (relevant where ``lr`` or ``state`` require grad).
 
     Returns:
@@ -153,14 +153,14 @@ def advance(
     #   `where` keeps the state of those that have made theirs; losses are recorded update
     #   by update, as each run has a number of its own.
     # - in place, if all runs make the same U > 1 updates and no graph is kept: the updates
-    #   overwrite one copy of parameters and rule state, which spares allocations. That is
-    #   safe as the caller's state is not written, as the graph of each gradient is gone
-    #   before the next update, and as `before`, which the probe of the last update needs,
-    #   is a copy of its own.
+    #   overwrite one copy of parameters and rule state, which saves allocations. This is
+    #   safe because the caller's state is not overwritten, the graph of each gradient is
+    #   freed before the next update, and `before`, which the probe of the last update
+    #   needs, is a separate copy.
     # - differentiable, the graph goes back through all updates: each makes new tensors.
     total, size = len(lr), task.batch_size if batch_size is None else batch_size
     rule = rule.bind(task.shapes, task.roles) if rule.shaped else rule
-    # Batches are computed ahead, but not those of a long window all at once.
+    # Batches are computed ahead, but in a long window not all at once.
     drawn, ahead = state.drawn, max(1, AHEAD // (size * len(state.drawn)))
     rates = lr.unsqueeze(-1)
     inplace = counts is None and not differentiable and total > 1
@@ -222,8 +222,8 @@ def _update(
             :func:`advance`.
         rates: learning rate, ``[B, 1]``.
         rows: examples of the next batch, ``[B, n]``.
-        before: parameters before the update, ``[B, P]``, to measure the probe; None to
-            keep the last one.
+        before: parameters before the update, ``[B, P]``, to measure a new probe; None to
+            keep the last probe.
         inplace: whether ``state`` may be overwritten.
     """
     updates = state.updates + 1
@@ -267,7 +267,7 @@ def _update(
 def _probe(
     measure: Callable[..., Probe], task: Task, by_tensor: bool, *operands: Tensor
 ) -> Probe:
-    """Measure the probe of operands ``[B, P]``, of all parameters or of each tensor."""
+    """Measure the probe of operands ``[B, P]``, over all parameters or for each tensor."""
     if not by_tensor:
         return measure(inner_product, *operands)
     sizes = [math.prod(shape) for shape in task.shapes]
@@ -308,7 +308,7 @@ def _training_loss_and_grad(
         inner = params if data.scale is None else params * data.scale
         return loss_at(task.unflatten(inner))
 
-    is_split = type(task).unflatten is Task.unflatten  # and nothing more
+    is_split = type(task).unflatten is Task.unflatten  # not overridden by the task
     if is_split and data.scale is None and not differentiable:
         loss, grad = _differentiate_parts(loss_at, task.unflatten(params.detach()))
     else:
@@ -317,7 +317,7 @@ def _training_loss_and_grad(
 
 
 class Trainable(Protocol):
-    """Protocol of things with a loss without state: most tasks, and copies of a module.
+    """Protocol of objects with a stateless loss: most tasks, and copies of a module.
 
     For ``loss`` and ``unflatten`` see :class:`~optenv.tasks.base.Task`.
     """
@@ -343,7 +343,7 @@ def loss_and_grad(
         params: parameters, ``[B, P]``.
         batch: inputs and targets, ``[B, n, ...]``.
         differentiable: keep the graph, also through the gradient.
-        scale: of the runs' :class:`~optenv.tasks.Data`.
+        scale: factors of the parameters, see :class:`~optenv.tasks.Data`.
     """
 
     def loss_of(params: Tensor) -> Tensor:
@@ -358,7 +358,7 @@ def _differentiate_parts(
 ) -> tuple[Tensor, Tensor]:
     """Compute a loss ``[B]`` of parameter tensors, and its gradient ``[B, P]``.
 
-    This spares the graph the way from flat parameters to the tensors ``[B, ...]``.
+    The graph then does not include the split of flat parameters into tensors ``[B, ...]``.
     """
     with torch.enable_grad():
         parts = tuple(part.detach().requires_grad_() for part in parts)
@@ -385,8 +385,8 @@ def _differentiate(
     return (loss if differentiable else loss.detach()), grad
 
 
-#: Numbers that no update has, for the random numbers of evaluations: one for each source
-#: of examples.
+#: Update numbers from which evaluations on each source of examples draw their random
+#: numbers. No update has them.
 _EVALUATIONS = {"train": -1, "validation": -2}
 
 
@@ -406,12 +406,12 @@ def evaluate(
         task: structure of the runs.
         params: parameters, ``[B, P]``.
         examples: inputs and targets, ``[B, n, ...]``.
-        data: of these runs, from which the loss draws random numbers, the same for all
-            evaluations of a run, and whose ``scale`` applies. Only tasks without either
-            can do without.
-        buffers: running statistics, ``[B, S]``; by default those of the start.
-        source: source of the examples, ``"train"`` or ``"validation"``: each has random
-            numbers of its own.
+        data: data of these runs. It provides the random numbers of the loss, the same for
+            all evaluations of a run, and the ``scale``. May be None for tasks that need
+            neither.
+        buffers: running statistics, ``[B, S]``; by default the initial ones.
+        source: source of the examples, ``"train"`` or ``"validation"``; each has its own
+            random numbers.
         differentiable: keep the graph.
     """
     runs, count = examples[0].shape[:2]
@@ -431,10 +431,10 @@ def evaluate(
 
 
 def _checked(task: Any, loss: Tensor, params: Tensor) -> Tensor:
-    """Return the loss of a task at parameters ``[B, P]``, which must be ``[B]``.
+    """Check that a task's loss at parameters ``[B, P]`` is ``[B]``, and return it.
 
     Raises:
-        ValueError: it is of another shape, no tensor, or complex.
+        ValueError: the loss has another shape, is not a tensor, or is complex.
     """
     if not isinstance(loss, Tensor) or loss.shape != params.shape[:1]:
         given = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else loss
@@ -450,10 +450,10 @@ def _checked(task: Any, loss: Tensor, params: Tensor) -> Tensor:
 
 
 def _check_differentiable(task: Any, loss: Tensor) -> None:
-    """Refuse a loss that no gradient can be taken of.
+    """Refuse a loss that cannot be differentiated.
 
     Raises:
-        ValueError: it has no graph to the parameters.
+        ValueError: the loss has no graph to the parameters.
     """
     if not loss.requires_grad:
         raise ValueError(
@@ -463,12 +463,12 @@ def _check_differentiable(task: Any, loss: Tensor) -> None:
 
 
 def where(mask: Tensor, new: T, old: T) -> T:
-    """Select by run: ``torch.where`` of every tensor of two trees.
+    """Select runs by a mask: ``torch.where`` for every tensor of two trees.
 
     Args:
-        mask: ``[B]`` bool.
+        mask: mask of runs, ``[B]`` bool.
         new: nested tuples of tensors ``[B, ...]``, taken where ``mask`` is True.
-        old: taken elsewhere.
+        old: nested tuples of the same structure, taken elsewhere.
     """
 
     def select(new: Tensor, old: Tensor) -> Tensor:

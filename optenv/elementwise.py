@@ -1,12 +1,11 @@
 """Arithmetic that is written once for batches and for a single run.
 
-The numbers of a batch of runs are tensors ``[B]``. A single run on the CPU has too few of
-them: an operation of torch on one number takes as long as a hundred operations of Python.
-Formulas of features and rewards are therefore written with these functions, which take a
-tensor or a float. :func:`as_floats` and :func:`as_tensors` convert whole trees of numbers
-at a time.
+The numbers of a batch of runs are tensors ``[B]``. For a single run on the CPU, Python
+floats are faster: an operation of torch on one number takes as long as a hundred operations
+of Python. Formulas of features and rewards therefore use these functions, which take a
+tensor or a float. :func:`as_floats` and :func:`as_tensors` convert many numbers at once.
 
-A float stands for a number in double precision, whatever the precision of the run.
+Floats have double precision, whatever the precision of the run.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ def clamp(x: Number, low: float = -math.inf, high: float = math.inf) -> Number:
         if high == math.inf:
             return x.clamp(min=low)
         return x.clamp(max=high) if low == -math.inf else x.clamp(low, high)
-    return min(max(x, low), high)  # of NaN, the first argument is returned
+    return min(max(x, low), high)  # with NaN, both return their first argument
 
 
 def bounded(x: Number, bound: float) -> Number:
@@ -90,7 +89,7 @@ def lerp(a: Number, b: Number, weight: float) -> Number:
 
 
 def isfinite(x: Number) -> Number:
-    """Return where a number is neither infinite nor NaN."""
+    """Return whether a number is neither infinite nor NaN."""
     return x.isfinite() if isinstance(x, Tensor) else math.isfinite(x)
 
 
@@ -100,7 +99,7 @@ def where(mask: Number, a: Number, b: Number) -> Number:
 
 
 def invert(mask: Number) -> Number:
-    """Return where a mask is False."""
+    """Return the negation of a mask."""
     return ~mask if isinstance(mask, Tensor) else not mask
 
 
@@ -122,7 +121,7 @@ def each(
     Tensors are stacked, and the function is called once on ``[n, B]``.
 
     Args:
-        function: works on each number by itself.
+        function: elementwise function.
         operands: sequences of ``n`` numbers.
     """
     if isinstance(operands[0][0], Tensor):
@@ -131,18 +130,18 @@ def each(
 
 
 def is_single(like: Tensor) -> bool:
-    """Return whether the numbers ``[B, ...]`` of runs are quicker as floats.
+    """Return whether arithmetic on numbers ``[B, ...]`` of runs is faster with floats.
 
-    They are those of one run, on the CPU, and no gradient flows through them.
+    It is for one run on the CPU. Numbers through which gradients flow must stay tensors.
     """
     return like.shape[0] == 1 and like.is_cpu and not like.requires_grad
 
 
 def as_floats(tree: T) -> T:
-    """Return a tree with floats in place of its tensors of one number.
+    """Return a tree in which tensors of one number are replaced by floats.
 
     Args:
-        tree: nested tuples of tensors ``[1]``, of which some may be None or numbers.
+        tree: nested tuples of tensors ``[1]``; entries may also be None or numbers.
     """
     tensors: list[Tensor] = []
     _collect(tree, tensors)
@@ -182,5 +181,5 @@ def as_tensors(numbers: Sequence[Number], like: Tensor) -> tuple[Tensor, ...]:
 
 
 def _tensor(numbers: Any, like: Tensor) -> Tensor:
-    """Make a tensor on the CPU by way of NumPy, which is quicker than torch at it."""
+    """Make a tensor on the CPU through NumPy, which is faster than with torch."""
     return torch.from_numpy(np.array(numbers, np.float64)).to(like.dtype)

@@ -6,7 +6,7 @@ __all__ = ["install_hint"]
 
 
 def install_hint(extra: str) -> str:
-    """Say how to install an extra, for error messages: from a checkout, as optenv itself.
+    """Return how to install an extra from a checkout of optenv, for error messages.
 
     Args:
         extra: name of the extra, one of those in ``pyproject.toml``.

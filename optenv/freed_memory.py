@@ -1,4 +1,4 @@
-"""Memory that a process frees: returned to the system, or kept for what comes next."""
+"""Setting of the C library to keep freed memory instead of returning it to the system."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _MOST = 2**31 - 1
 
 
 def keep_freed_memory(limit: int = 2**30) -> bool:
-    """Let this process keep memory that it frees, for tensors that it makes later.
+    """Let this process keep the memory that it frees, for later tensors.
 
     The GNU C library returns a block of more than 32 MiB to the system as soon as it is
-    freed, and the next one of this size costs an interrupt for every page of 4 KiB. The
-    steps of a batch whose parameters take more than that (``num_envs`` times their number
-    times 4 bytes) spend a third of their time so. After a call of this function they do
-    not; all else in the process that allocates and frees large blocks gets quicker as well,
-    and the process holds on to up to ``limit`` bytes that it does not use.
+    freed, and the next block of this size costs a page fault for every page of 4 KiB. The
+    steps of a batch whose parameters take more than 32 MiB (``num_envs`` times their number
+    times 4 bytes) spend a third of their time on that. A call of this function avoids it.
+    Everything else in the process that allocates and frees large blocks gets faster, too,
+    and the process keeps up to ``limit`` unused bytes.
 
     Args:
         limit: largest block, and largest number of unused bytes at the end of the heap,
-            that are kept. Values above 2147483647 count as this one.
+            that are kept. Values above 2147483647 count as 2147483647.
 
     Returns:
-        Whether the C library took the setting; False for others than the GNU C library.
+        Whether the C library accepted the setting; False if it is not the GNU C library.
 
     Raises:
         ValueError: ``limit`` is not a positive integer.

@@ -30,7 +30,7 @@ def interval(values: Sequence[float]) -> Interval:
     """Return mean and 95 % t interval; with a non-finite value, the half-width is nan.
 
     Raises:
-        ValueError: there are no values.
+        ValueError: ``values`` is empty.
     """
     if len(values) == 0:
         raise ValueError("an interval needs at least one value, got none")

@@ -1,4 +1,4 @@
-"""Limit on the memory that an environment may need, and the refusal of one beyond it."""
+"""Limit on the memory of environments, and the refusal of those that need more."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ __all__ = [
 #: Environment variable with the limit in GiB, which the argument ``max_memory`` overrides.
 VARIABLE = "OPTENV_MAX_MEMORY"
 
-#: Share of the machine's memory that is the limit if none is given.
+#: Default limit, as a share of the machine's memory.
 SHARE = 0.75
 
 _GIB = 2**30
 
-#: Files in which Linux tells how much memory a control group (a container) may take.
+#: Files in which Linux states how much memory a control group (a container) may use.
 _GROUP_FILES = (
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
@@ -48,8 +48,8 @@ class MemoryLimit(NamedTuple):
     """Limit on memory.
 
     Attributes:
-        size: bytes; infinite for no limit.
-        origin: where the limit is from, for messages.
+        size: limit in bytes; infinite for no limit.
+        origin: where the limit comes from, for messages.
     """
 
     size: float
@@ -62,16 +62,16 @@ def limit_of(
     """Return the limit on the memory of an environment.
 
     It is ``max_memory``, or else the environment variable :data:`VARIABLE`, or else
-    :data:`SHARE` of the memory of the device; of the CPU, that is what the process may take
-    of the machine (:func:`machine_memory`).
+    :data:`SHARE` of the memory of the device; for the CPU, of the memory that the process
+    may use (:func:`machine_memory`).
 
     Args:
-        max_memory: GiB, or infinity for no limit; None for the default.
+        max_memory: limit in GiB, or infinity for no limit; None for the default.
         device: torch device of the runs; the CPU by default.
 
     Raises:
-        TypeError: ``max_memory`` is no number.
-        ValueError: it is not positive, or the environment variable is no positive number.
+        TypeError: ``max_memory`` is not a number.
+        ValueError: ``max_memory`` or the environment variable is not a positive number.
 
     Example:
         >>> from optenv.memory_limit import limit_of
@@ -81,7 +81,7 @@ def limit_of(
     if max_memory is not None:
         return MemoryLimit(_gib("max_memory", max_memory), f"max_memory={max_memory:g}")
     text = os.environ.get(VARIABLE)
-    if text:  # an empty variable is as one that is not set
+    if text:  # an empty variable counts as not set
         try:
             given = float(text)
         except ValueError:
@@ -97,10 +97,10 @@ def limit_of(
 
 
 def _gib(name: str, value: Any) -> float:
-    """Return a number of GiB in bytes.
+    """Convert a number of GiB to bytes.
 
     Raises:
-        TypeError, ValueError: it is no number, or not positive.
+        TypeError, ValueError: the value is not a number, or not positive.
     """
     if not is_number(value):
         raise TypeError(f"{name} must be a number of GiB, got {quoted(value)}")
@@ -111,10 +111,10 @@ def _gib(name: str, value: Any) -> float:
 
 @lru_cache(1)
 def machine_memory() -> int:
-    """Return the bytes of memory that this process may take.
+    """Return the number of bytes of memory that this process may use.
 
-    That is the memory of the machine, or what its container (a control group of Linux) or
-    its limit of address space (``ulimit -v``) leave of it.
+    It is the memory of the machine, or the limit of the container (a Linux control group)
+    or of the address space (``ulimit -v``) if that is lower.
     """
     if not hasattr(os, "sysconf") or resource is None:  # on Windows
         return 2**63
@@ -122,7 +122,7 @@ def machine_memory() -> int:
     for file in _GROUP_FILES:
         try:
             found.append(int(Path(file).read_text()))
-        except (OSError, ValueError):  # there is none, or it says "max"
+        except (OSError, ValueError):  # the file is missing or says "max": no limit
             continue
     space, _ = resource.getrlimit(resource.RLIMIT_AS)
     if space != resource.RLIM_INFINITY:
@@ -138,20 +138,20 @@ def refuse_beyond(
     *,
     has_argument: bool = True,
 ) -> None:
-    """Refuse what needs more memory than there may be.
+    """Raise an error if more memory is needed than the limit.
 
     Args:
         limit: the limit.
-        what: needs the memory, for the message.
-        parts: bytes by the name of what they are for.
-        lower: what to lower for each part, such as ``"num_envs=4"``.
+        what: object that needs the memory, for the message.
+        parts: bytes by purpose.
+        lower: arguments to lower for each purpose, such as ``"num_envs=4"``.
         has_argument: whether ``max_memory`` can raise the limit.
 
     Raises:
-        ValueError: the parts are more than the limit. The message says how much each
-            needs, what to lower, and how to raise the limit.
+        ValueError: the sum of the parts exceeds the limit. The message says how much each
+            part needs, what to lower, and how to raise the limit.
     """
-    # Of what no float can hold, any number beyond every limit says as much.
+    # Sizes that no float can hold are replaced by one that is beyond every limit.
     parts = {name: min(size, 2**200) for name, size in parts.items()}
     total = sum(parts.values())
     if total <= limit.size:
@@ -170,16 +170,16 @@ def refuse_beyond(
 
 
 def refuse_count(name: str, count: int, what: str, size: float) -> None:
-    """Refuse a number of things that need more memory than there may be.
+    """Raise an error if a number of objects needs more memory than the limit.
 
     Args:
-        name: of the argument that is the number, for the message.
+        name: name of the argument that is the number, for the message.
         count: its value.
-        what: the things.
-        size: bytes of one of them, about.
+        what: name of the objects, for the message.
+        size: approximate size of one object in bytes.
 
     Raises:
-        ValueError: they do; the message says what to lower.
+        ValueError: they need more; the message says what to lower.
     """
     given = f"{name}={count}"
     refuse_beyond(
@@ -189,7 +189,7 @@ def refuse_count(name: str, count: int, what: str, size: float) -> None:
 
 
 def size_text(size: float) -> str:
-    """Return a number of bytes in words, such as ``"3.2 GiB"``."""
+    """Return a number of bytes as text, such as ``"3.2 GiB"``."""
     for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
         if size < 1024:
             return f"{size:.3g} {unit}"

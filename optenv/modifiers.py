@@ -1,7 +1,7 @@
-"""Changes of an update besides its learning rate: decay, clipping, averages, roles.
+"""Modifiers of updates: weight decay, clipping, averaging, learning rates of parts.
 
-Environment and exported optimizer carry them out alike. An action sets them by name, as it
-sets hyperparameters of the update rule (:class:`optenv.actions.Hyperparameters`).
+They work the same in environments and in exported optimizers. An action sets them by name,
+like hyperparameters of the update rule (:class:`optenv.actions.Hyperparameters`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = [
 #: Names of the modifiers that are one number for each run.
 MODIFIERS = ("weight_decay", "clip", "average")
 
-#: Norms of gradients that are seen before one is clipped.
+#: Number of gradients before one can be clipped.
 CLIP_WARMUP = 1
 
 #: Number of gradients over which their squared norms are averaged.
@@ -32,16 +32,16 @@ CLIP_MEMORY = 100
 
 
 class Modifiers(NamedTuple):
-    """Changes of the updates of ``B`` runs; None for no change.
+    """Modifiers of the updates of ``B`` runs; None for no change.
 
     Attributes:
         lr_factors: factors of the learning rate of each parameter, ``[B, P]``.
         weight_decay: decoupled weight decay (Loshchilov & Hutter, 2019), ``[B]``.
         clip: largest norm of a gradient ``[B]``, in units of the root mean square of the
-            norms so far. The first :data:`CLIP_WARMUP` are not clipped.
-        average: exponent ``[B]`` in [0, 1] of the horizon of the average of the parameters:
-            after :math:`t` updates, :math:`t` to that power. At 0 the average is the last
-            parameters, at 1 the mean of all since the first update.
+            norms so far. The first :data:`CLIP_WARMUP` gradients are not clipped.
+        average: exponent :math:`q` in [0, 1] of the average of the parameters, ``[B]``:
+            after :math:`t` updates, it averages over about the last :math:`t^q`. With 0 it
+            is the last parameters, with 1 the mean of all since the first update.
         update: updates ``[B, P]`` in units of the learning rate, in place of the rule's.
     """
 

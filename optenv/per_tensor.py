@@ -20,9 +20,10 @@ __all__ = ["PerTensor", "policy_observation_space"]
 def policy_observation_space(
     space: spaces.Box, action: Action, trials: bool = False
 ) -> spaces.Box:
-    """Make the space of what a policy observes at once.
+    """Make the observation space of a policy.
 
-    That is the observation of an environment, or its part about one of the tensors.
+    It is the environment's observation space or, for actions on single tensors, the part of
+    it for one tensor.
 
     Args:
         space: space of the observations of an environment.
@@ -36,18 +37,18 @@ def policy_observation_space(
 
 
 class PerTensor(VectorWrapper):  # type: ignore[type-arg] # generic since Gymnasium 1.3
-    """Batch of runs of which every parameter tensor is a sub-environment of its own.
+    """Batch of runs in which every parameter tensor is a sub-environment.
 
-    So an algorithm for one agent, such as PPO of Stable-Baselines3, trains one policy for
-    the tensors of all models. The tensors of a run share its reward, its end and its
-    ``info``.
+    This way, an algorithm for a single agent, such as PPO of Stable-Baselines3, can train
+    one policy for the tensors of all models. The tensors of a run share its reward, its end
+    and its ``info``.
 
     With ``S`` slots (the ``tensors`` of the action) and ``R`` runs, there are ``S * R``
     sub-environments: tensor by tensor, sub-environment ``t * R + r`` is slot ``t`` of run
-    ``r``. If a model has ``T < S`` tensors, slot ``t`` stands for tensor ``t % T``, and a
-    tensor's action is the mean of those of its slots. A policy without noise thus acts as
-    if each tensor had one slot. Slots that are not needed take time: choose ``tensors`` no
-    larger than the largest model needs.
+    ``r``. If a model has ``T < S`` tensors, slot ``t`` stands for tensor ``t % T``, and the
+    action on a tensor is the mean of the actions of its slots. A deterministic policy thus
+    acts as if each tensor had one slot. Slots that are not needed take time: choose
+    ``tensors`` no larger than the largest model needs.
 
     ==================  =============================================================
     Action              ``Box(-1, 1, (1,))``: the tensor's log-multiplier of the
@@ -57,19 +58,19 @@ class PerTensor(VectorWrapper):  # type: ignore[type-arg] # generic since Gymnas
                         :data:`optenv.tensor_telemetry.TENSOR_FEATURES`)
     ==================  =============================================================
 
-    Of trials, a sub-environment observes 3 numbers more: the previous action of the tensor,
-    the previous reward and the flag of a run's beginning. The previous action is the one
-    that acted, the mean over the tensor's slots, which an optimizer can repeat; without
-    noise it is the slot's own. A slot stays at its tensor for the whole trial, and with it
-    the memory of a recurrent policy.
+    In trials, a sub-environment observes 3 more numbers: the previous action on the tensor,
+    the previous reward and the flag of a new run. The previous action is the one that was
+    carried out, the mean over the tensor's slots, which an optimizer can reproduce; for a
+    deterministic policy it is the slot's own action. A slot, and the memory of a recurrent
+    policy with it, stays with its tensor for the whole trial.
 
     Args:
         env: batch of ``optenv/LayerwiseLearningRate-v0`` or
             ``optenv/LayerwiseLearningRateTrial-v0``, wrapped or not.
 
     Raises:
-        TypeError: it is no batch of the package.
-        ValueError: its actions are not on tensors.
+        TypeError: ``env`` is not a vector environment of optenv.
+        ValueError: its actions are not on single tensors.
 
     Example:
         >>> import gymnasium as gym
@@ -102,7 +103,7 @@ class PerTensor(VectorWrapper):  # type: ignore[type-arg] # generic since Gymnas
         space, trials = base.single_observation_space, isinstance(base, TrialVectorEnv)
         assert isinstance(space, spaces.Box)
         self._runs, self._slots = env.num_envs, action.slots
-        #: Widths of what a slot has of its own: features, and in trials its last action.
+        #: Widths of the entries of each slot: features, and in trials its last action.
         self._own = (action.observed, action.outputs) if trials else (action.observed, 0)
         after = len(EXTRA) if trials else 0
         self._shared = space.shape[0] - sum(self._own) * self._slots - after
@@ -114,7 +115,7 @@ class PerTensor(VectorWrapper):  # type: ignore[type-arg] # generic since Gymnas
 
     @property
     def num_envs(self) -> int:  # type: ignore[override]
-        """Number of sub-environments: slots of all runs."""
+        """Number of sub-environments: number of slots times number of runs."""
         return self._slots * self._runs
 
     def reset(
@@ -127,12 +128,13 @@ class PerTensor(VectorWrapper):  # type: ignore[type-arg] # generic since Gymnas
 
         Args:
             seed: seed of the first run; run ``r`` gets ``seed + r``. Or a list with a seed
-                for each sub-environment, of which those of the first slots count.
-            options: as of the batch; a ``"reset_mask"`` is of all sub-environments.
+                for each sub-environment, of which only those of the first slot are used.
+            options: options of the batch, but a ``"reset_mask"`` has one entry for each
+                sub-environment.
 
         Raises:
-            ValueError: the mask resets some tensors of a run and others not, or the batch
-                refuses seeds or options.
+            ValueError: the mask resets only some tensors of a run, or the batch refuses
+                seeds or options.
         """
         if isinstance(seed, (list, tuple)):
             if len(seed) != self.num_envs:
@@ -148,7 +150,7 @@ class PerTensor(VectorWrapper):  # type: ignore[type-arg] # generic since Gymnas
         return self._split(observation, self._base.num_tensors), self._split_info(info)
 
     def _of_runs(self, mask: Any) -> Any:
-        """Return the mask ``[R]`` of runs of a mask of sub-environments."""
+        """Convert a mask of sub-environments to the mask ``[R]`` of runs."""
         if np.shape(mask) != (self.num_envs,):
             raise ValueError(
                 f"options['reset_mask'] must have shape ({self.num_envs},), got {mask!r}"
@@ -177,7 +179,7 @@ class PerTensor(VectorWrapper):  # type: ignore[type-arg] # generic since Gymnas
             ValueError: actions are out of range, or runs have ended and were not reset.
             gymnasium.error.ResetNeeded: before the first reset.
         """
-        # 1. The actions on slots, as those on tensors.
+        # 1. Average the actions of slots to actions on tensors.
         acted = validate(self.action_space, actions)
         if not self._base.started:
             raise gym.error.ResetNeeded("call reset() before step()")
@@ -188,7 +190,7 @@ class PerTensor(VectorWrapper):  # type: ignore[type-arg] # generic since Gymnas
         np.add.at(sums, (runs, tensor_of), by_run)
         np.add.at(slots, (runs, tensor_of), 1.0)
         means = (sums / np.maximum(slots, 1.0)).astype(by_run.dtype)
-        # 2. The step of the runs, told to each of their slots. Runs that begin anew may
+        # 2. Step the runs, and repeat the results for each slot. Runs that were reset may
         # have other numbers of tensors.
         observation, reward, terminated, truncated, info = self.env.step(means)
         final = info.pop("final_obs", None)
@@ -209,16 +211,16 @@ class PerTensor(VectorWrapper):  # type: ignore[type-arg] # generic since Gymnas
         )
 
     def _tensors(self, counts: np.ndarray) -> np.ndarray:
-        """Return the tensor of each slot, ``[R, S]``, of runs with ``counts`` tensors."""
+        """Return each slot's tensor ``[R, S]``, for runs with ``counts [R]`` tensors."""
         return np.arange(self._slots) % counts[:, None]
 
     def _split(self, observation: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Return the observations of all slots, slot by slot, of those of ``R`` runs."""
-        # 1. What the run shows: all features, those of each tensor, and, of a trial, the
-        # previous action of each tensor and what stands at the end.
+        """Split the observations of ``R`` runs into those of all slots, slot by slot."""
+        # 1. The parts of an observation: features of the run, features of each tensor, and,
+        # in trials, the previous action on each tensor and the last entries.
         widths = [self._shared, *(self._slots * width for width in self._own)]
         before, *of_tensors, after = np.split(observation, np.cumsum(widths), axis=1)
-        # 2. What a slot is shown of it.
+        # 2. The part for each slot.
         runs, tensors = len(observation), self._tensors(counts)[..., None]
         shown = (runs, self._slots, -1)
         own = [

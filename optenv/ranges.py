@@ -16,14 +16,14 @@ def as_range(name: str, value: Any, dtype: str = "float64") -> tuple[float, floa
     """Return a number, or a pair of them, as ``(low, high)``.
 
     Args:
-        name: of the argument, for the message.
+        name: name of the argument, for the message.
         value: a positive number, or a pair of them in ascending order.
-        dtype: of the runs, in which a number beyond its range is 0 or infinite.
+        dtype: type of the runs; numbers beyond its range would become 0 or infinite.
 
     Raises:
-        TypeError: it is neither a number nor a pair of numbers.
-        ValueError: a number is not positive, or beyond what ``dtype`` can hold, or
-            the first is the larger one.
+        TypeError: the value is neither a number nor a pair of numbers.
+        ValueError: a number is not positive or out of the range of ``dtype``, or the first
+            of a pair is larger than the second.
     """
     pair = value if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2 or not all(map(is_real, pair)):
@@ -47,11 +47,11 @@ def int_range(name: str, value: Any) -> tuple[int, int]:
     """Return a positive integer, or a pair of them, as ``(low, high)``.
 
     Args:
-        name: of the argument, for the message.
+        name: name of the argument, for the message.
         value: a positive integer, or a pair of them in ascending order.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the value is neither.
     """
     if not isinstance(value, (tuple, list)):
         return (positive_int(name, value),) * 2
@@ -75,4 +75,4 @@ def log_uniform_int(bounds: tuple[int, int], rng: np.random.Generator) -> int:
     """Draw an integer from ``(low, high)``, both included, uniformly in the logarithm."""
     low, high = bounds
     drawn = math.floor(log_uniform((low, high + 1), rng))
-    return min(max(drawn, low), high)  # rounding may lead out
+    return min(max(drawn, low), high)  # rounding may lead out of the range

@@ -1,4 +1,4 @@
-"""Ids under which Gymnasium finds the environments."""
+"""Registration of the environments with Gymnasium."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
     "register_all",
 ]
 
-#: Default arguments of each control, by its name in the ids.
+#: Default arguments of each kind of control, by its name in the ids.
 CONTROLS: dict[str, dict[str, object]] = {
     "LearningRate": {"action": "continuous"},
     "DiscreteLearningRate": {"action": "discrete"},
@@ -38,13 +38,14 @@ CONTROLS: dict[str, dict[str, object]] = {
     "BatchSize": {"action": "batch-size"},
 }  # fmt: skip
 
-#: Families of controls that are not for all tasks: an update is for few parameters.
+#: Families of tasks of controls that are not for all tasks: ``Update`` sets the updates of
+#: a few parameters only.
 FAMILIES_OF: dict[str, tuple[str, ...]] = {"Update": ("functions",)}
 
-#: Arguments that gym.make or gym.make_vec give themselves, or that batches alone have.
+#: Arguments that gym.make or gym.make_vec pass on their own, or that only batches have.
 _OF_CALLER = (*BATCH_ARGUMENTS, "render_mode")
 
-#: Parts of the names of families that are abbreviations.
+#: Parts of the names of families that are written in capitals in ids.
 ABBREVIATIONS = ("cnn", "mlp", "rnn", "vae")
 
 
@@ -59,19 +60,19 @@ FAMILIES: dict[str, str] = {
     family_name(family): family for family in (*tasks.FAMILIES, *tasks.MORE_FAMILIES)
 }
 
-#: Default arguments by id, of environments whose episodes are runs: one id a control.
+#: Default arguments by id of environments whose episodes are runs, one id per control.
 ENVIRONMENTS: dict[str, dict[str, object]] = {
     f"optenv/{control}-v0": arguments for control, arguments in CONTROLS.items()
 }
 
-#: Default arguments by id, of environments whose episodes are trials of several runs: one
-#: id a control.
+#: Default arguments by id of environments whose episodes are trials of several runs, one id
+#: per control.
 TRIALS: dict[str, dict[str, object]] = {
     f"optenv/{control}Trial-v0": arguments for control, arguments in CONTROLS.items()
 }
 
-#: Default arguments by id, of the environments of one family of tasks each: two ids for a
-#: control and a family, the second of which is that of trials.
+#: Default arguments by id of environments with one family of tasks: for each control and
+#: family an id for runs and an id for trials.
 FAMILY_ENVIRONMENTS: dict[str, dict[str, object]] = {
     f"optenv/{control}{trial}-{name}-v0": {**arguments, "tasks": family}
     for control, arguments in CONTROLS.items()
@@ -80,7 +81,7 @@ FAMILY_ENVIRONMENTS: dict[str, dict[str, object]] = {
     if family in FAMILIES_OF.get(control, (family,))
 }
 
-#: Default arguments by id, of all environments of the package.
+#: Default arguments by id of all environments of the package.
 ALL: dict[str, dict[str, object]] = {**ENVIRONMENTS, **TRIALS, **FAMILY_ENVIRONMENTS}
 
 
@@ -90,19 +91,19 @@ def is_trial(env_id: str) -> bool:
 
 
 def register(env_id: str, *, trials: bool = False, **arguments: Any) -> None:
-    """Register an environment of the package with other default arguments.
+    """Register an environment of optenv with other default arguments.
 
     Args:
         env_id: new id, such as ``"mine/SmallLanguage-v0"``.
         trials: whether episodes are trials of several runs.
         **arguments: default arguments, see :class:`optenv.settings.Settings`, and
-            :class:`optenv.TrialVectorEnv` for trials. Their names are checked here, their
-            values when an environment is made.
+            :class:`optenv.TrialVectorEnv` for trials. Names are checked here, values when
+            an environment is made.
 
     Raises:
-        TypeError: the id is no string, ``trials`` is neither True nor False, an argument
-            is unknown (the message names the closest valid one), or it is one of those that
-            are given where an environment is made, such as ``num_envs``.
+        TypeError: the id is not a string, ``trials`` is neither True nor False, or an
+            argument is unknown (the message names the closest valid one) or can only be
+            given where an environment is made, such as ``num_envs``.
         ValueError: the id is taken.
     """
     if not isinstance(env_id, str):

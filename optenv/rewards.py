@@ -1,4 +1,4 @@
-r"""Rewards of control steps, all of them made of a bounded potential of the loss.
+r"""Rewards of control steps, all of them computed from a potential of the loss.
 
 With :math:`L` the loss on fixed examples of a run and :math:`L_0` its value before the
 first update, the potential of the package's rewards is
@@ -7,24 +7,24 @@ first update, the potential of the package's rewards is
 
 with :data:`EPSILON` for :math:`\epsilon`: 0 at the start, and never below
 :math:`\log(\epsilon / (1 + \epsilon))`. The environment's ``objective`` says which examples
-the loss is taken on (:data:`OBJECTIVES`), and its ``reward`` how control step :math:`t` is
-paid for the potential :math:`\phi_t` after it (:data:`REWARDS`):
+the loss is taken on (:data:`OBJECTIVES`), and its ``reward`` says how control step
+:math:`t` is rewarded, given the potential :math:`\phi_t` after it (:data:`REWARDS`):
 
 - ``"log_loss"``: the decrease :math:`\phi_{t-1} - \phi_t`. The return is minus the
   potential at the end, whatever the path (compare the potential-based rewards of Ng et al.,
   1999).
 - ``"final"``: minus the potential at the end of the run, and 0 before: the same return.
-- ``"baseline"``: the decrease, and at the end the potential that Adam with a cosine
+- ``"baseline"``: the decrease, plus, at the end, the potential that Adam with a cosine
   schedule would have reached in the same run (:data:`optenv.baseline.BASELINE`). The return
-  is positive for a run that ends lower than that one.
+  is positive for a run that ends with a lower potential than this baseline.
 - ``"time"``: the increase of :math:`v_t = -\phi_t / c_t`, where :math:`c_t` is the mean
   cost of the run's updates so far, relative to updates of SGD on the same task
   (:func:`optenv.rules.relative_cost`). The return is the progress of the run per unit of
-  time. Where the loss is above the initial one, :math:`v_t = -\phi_t`: a costly rule makes
-  a diverged run no better.
+  time. Where the loss is above the initial one, :math:`v_t = -\phi_t`, so that a costly
+  rule does not improve the return of a diverged run.
 
-A loss that can be zero or negative, such as a negative log-likelihood, has no meaningful
-ratio to another one below zero. There the potential grows with the difference of losses:
+For losses that can be negative, such as a negative log-likelihood, the ratio has no meaning
+below zero. There the potential depends on the difference of losses:
 
 .. math::
     \phi(L) = \log \frac{\epsilon}{1 + \epsilon} + \operatorname{arsinh} \frac{L}{L_0}
@@ -34,9 +34,9 @@ ratio to another one below zero. There the potential grows with the difference o
 It is continuous and increasing in the loss, and not bounded below.
 
 A run with a potential above :data:`MAX_POTENTIAL`, or a loss that is not finite, is
-*diverged*. Its potential becomes
-:data:`DIVERGED_POTENTIAL`, above the maximum, and stays there. So it returns less than
-every run that has not diverged, and no clipping breaks the sum.
+*diverged*. Its potential becomes :data:`DIVERGED_POTENTIAL`, above the maximum, and stays
+there. So its return is lower than that of every run that has not diverged, and the rewards
+still sum to the return, as nothing is clipped.
 
 :func:`register` adds a reward from outside the package.
 """
@@ -70,14 +70,14 @@ __all__ = [
     "register",
 ]
 
-#: Loss, relative to the initial loss, below which progress hardly counts any more.
+#: Loss, relative to the initial loss, below which further progress hardly counts.
 EPSILON = 0.003
 
 #: Potential above which a run is diverged: about 20 times the initial loss; or, if that is
 #: not positive, about 10 times its absolute value (at least 1) above it.
 MAX_POTENTIAL = math.log(20.0)
 
-#: Potential of a loss of 0, in single precision, as torch selects it among plain numbers.
+#: Potential of a loss of 0, in single precision, in which torch.where takes plain numbers.
 _AT_ZERO = float(np.float32(math.log(EPSILON / (1 + EPSILON))))
 
 #: Potential of diverged runs.
@@ -97,7 +97,7 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
 
 
 class Step(NamedTuple):
-    """One control step of ``B`` runs, of which a reward is made.
+    """One control step of ``B`` runs, from which a reward is computed.
 
     Attributes:
         before: potential before the step, ``[B]``.
@@ -106,10 +106,9 @@ class Step(NamedTuple):
             ``[B]`` bool.
         cost_before: mean cost of the run's updates before the step, relative to updates of
             SGD on the same task, ``[B]``; 1 if there are none, or the reward needs no cost.
-        cost_after: mean cost of the run's updates including those of the step, ``[B]``;
-            likewise.
-        baseline: potential at the end of the same run by the baseline
-            (:data:`optenv.baseline.BASELINE`), ``[B]``; 0 unless the reward needs it.
+        cost_after: mean cost of the run's updates including the step, ``[B]``; likewise.
+        baseline: potential that the baseline (:data:`optenv.baseline.BASELINE`) reaches at
+            the end of the same run, ``[B]``; 0 unless the reward needs it.
     """
 
     before: Tensor
@@ -122,11 +121,12 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Reward:
-    """A potential of the losses of a run, and what a control step earns for its change.
+    """A potential of the losses of a run, and the reward of a control step given it.
 
     Attributes:
-        sources: examples that the losses are taken on, ``"train"`` or ``"validation"`` or
-            both. Their number is ``S``. None for those of the environment's ``objective``.
+        sources: sources of the examples that losses are taken on: ``"train"``,
+            ``"validation"`` or both; ``S`` of them. None for those of the environment's
+            ``objective``.
         potential: ``(loss [B, S], initial_loss [B, S]) -> [B]``; by default the mean of
             :func:`log_progress` over the sources. It is only used for runs that have not
             diverged. It must be 0 where the losses are the initial ones.
@@ -134,8 +134,8 @@ class Reward:
         of_step: ``(step: Step) -> [B]``, the reward; by default the decrease
             ``step.before - step.after``.
         needs_cost: whether ``of_step`` uses the cost of updates.
-        needs_baseline: whether ``of_step`` uses the baseline, which takes as many updates
-            as the run, at its reset.
+        needs_baseline: whether ``of_step`` uses the baseline. It is trained at the reset,
+            with as many updates as the run has.
     """
 
     sources: tuple[str, ...] | None = None
@@ -186,8 +186,8 @@ class Reward:
             Potentials ``[B]``, and a mask ``[B]`` of the diverged runs.
 
         Raises:
-            ValueError: the potential is of another shape, or not finite where a run has not
-                diverged.
+            ValueError: the potential has another shape, or is not finite for a run that
+                has not diverged.
         """
         if self.potential is None and is_single(loss) and is_single(initial_loss):
             return self._evaluate_single(loss, initial_loss)
@@ -204,7 +204,7 @@ class Reward:
         return torch.where(sound, value, worst), ~sound
 
     def _evaluate_single(self, loss: Tensor, initial_loss: Tensor) -> tuple[Tensor, Tensor]:
-        """Evaluate the mean of :func:`log_progress` for a single run, on floats."""
+        """Evaluate the mean of :func:`log_progress` of a single run, with floats."""
         phi = log_progress(loss, initial_loss)
         sound = all(_is_sound(each) for each in phi.tolist()[0])
         value = phi.mean(-1) if sound else loss.new_tensor([self.diverged_potential])
@@ -234,10 +234,10 @@ class Reward:
         return earned
 
     def _own(self, loss: Tensor, initial_loss: Tensor) -> Tensor:
-        """Compute the potential that was given, and check its shape.
+        """Compute the potential by the attribute ``potential``, and check its shape.
 
         Raises:
-            ValueError: it is no tensor ``[B]``.
+            ValueError: it is not a tensor ``[B]``.
         """
         assert self.potential is not None
         value = self.potential(loss, initial_loss)
@@ -252,23 +252,23 @@ class Reward:
 
 
 def _at_end(step: Step) -> Tensor:
-    """Pay for the whole run at its end."""
+    """Reward the progress of the whole run, at its end."""
     return torch.where(step.ended, -step.after, 0.0)
 
 
 def _above_baseline(step: Step) -> Tensor:
-    """Pay for progress, and charge that of the baseline at the end."""
+    """Reward progress, and subtract the baseline's progress at the end."""
     return step.before - step.after + torch.where(step.ended, step.baseline, 0.0)
 
 
 def _per_time(step: Step) -> Tensor:
-    """Pay for progress per unit of time, of the run so far."""
+    """Reward the increase of the run's progress per unit of time."""
     before = _progress_per_cost(step.before, step.cost_before)
     return _progress_per_cost(step.after, step.cost_after) - before
 
 
 def _progress_per_cost(potential: Tensor, cost: Tensor) -> Tensor:
-    """Divide progress, but no regress, by the mean cost of updates."""
+    """Divide progress by the mean cost of updates, unless it is negative."""
     return -torch.where(potential < 0, potential / cost, potential)
 
 
@@ -288,16 +288,16 @@ def register(name: str, reward: Reward) -> Reward:
     """Make a reward available to environments by its name.
 
     Args:
-        name: unused so far.
+        name: name of the reward, not used by another one.
         reward: the reward.
 
     Returns:
         The reward.
 
     Raises:
-        TypeError: ``name`` is no string, or ``reward`` no :class:`Reward`.
+        TypeError: ``name`` is not a string, or ``reward`` not a :class:`Reward`.
         ValueError: the name is taken, the potential is not 0 where the losses are the
-            initial ones, or potential or ``of_step`` are no tensors ``[B]``.
+            initial ones, or ``potential`` or ``of_step`` does not return a tensor ``[B]``.
 
     Example::
 
@@ -319,8 +319,8 @@ def _check_start(name: str, reward: Reward) -> None:
     """Refuse a potential that is not 0 where the losses are the initial ones.
 
     Raises:
-        ValueError: it is not, or not a tensor ``[B]``; or ``of_step`` of three runs is
-            none.
+        ValueError: the potential is not 0 there, or, for three runs, ``potential`` or
+            ``of_step`` does not return a tensor ``[B]``.
     """
     losses = torch.tensor([0.5, 1.0, 2.0], device="cpu")
     losses = losses[:, None].expand(-1, len(reward.sources or OBJECTIVES["both"]))
@@ -339,7 +339,7 @@ def get(name: str) -> Reward:
     """Return the reward of a name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such reward.
     """
     valid = {**REWARDS, **_REGISTERED}
     if name in list(OBJECTIVES) and name not in valid:
@@ -352,9 +352,9 @@ def get(name: str) -> Reward:
 
 
 def _is_sound(phi: Number) -> Number:
-    """Return where a run with a potential has not diverged.
+    """Return whether runs with potentials ``phi`` have not diverged, elementwise.
 
-    Comparisons with NaN are False: a loss that is not finite is diverged, too.
+    Comparisons with NaN are False, so that a loss that is not finite counts as diverged.
     """
     return (phi <= MAX_POTENTIAL) & (phi > -math.inf)
 
@@ -365,12 +365,13 @@ def log_progress(loss: Number, initial_loss: Number) -> Number:
         if is_single(initial_loss):
             pairs = zip(loss.tolist()[0], initial_loss.tolist()[0], strict=True)
             return row([log_progress(*pair) for pair in pairs], loss)
-    # 1. Losses that are not negative, of a run that began with a positive one. Where a form
-    # does not apply, it gets 1 or 0 instead, so that it spoils no gradient. NaN stays here.
+    # 1. Losses that are not negative, of a run whose initial loss is positive. Where a
+    # formula does not apply, its inputs are 1 or 0, so that gradients stay finite. NaN is
+    # treated here.
     usual = invert((loss < 0) | (initial_loss <= 0))
     ratio = where(usual, loss, 1.0) / where(usual, initial_loss, 1.0)
     logarithm = log((ratio + EPSILON) / (1 + EPSILON))
-    # 2. All others: from the initial loss, or from 0 if it was positive.
+    # 2. All others: difference from the initial loss, or from 0 if that was positive.
     scale = where(initial_loss > 0, initial_loss, clamp(abs(initial_loss), low=1.0))
     rise = where(usual, 0.0, loss - clamp(initial_loss, high=0.0))
     difference = asinh(rise / scale) + where(initial_loss > 0, _AT_ZERO, 0.0)
@@ -386,6 +387,6 @@ def potential(loss: Tensor, initial_loss: Tensor) -> Tensor:
 
     Returns:
         Mean of :func:`log_progress` over the sources, ``[B]``;
-        :data:`DIVERGED_POTENTIAL` where one of the losses is diverged.
+        :data:`DIVERGED_POTENTIAL` where one of the losses has diverged.
     """
     return Reward(SOURCES).evaluate(loss, initial_loss)[0]

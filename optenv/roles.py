@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 __all__ = ["ROLES", "parameters_by_role", "roles_of_shapes"]
 
-#: Roles of parameters, in the order of their groups.
+#: Roles of parameters, in the order of their parameter groups.
 ROLES = ("matrices", "output", "embeddings", "vectors")
 
 #: Modules whose weights are looked up by an index.
@@ -22,7 +22,7 @@ _LAYERS = (
 )  # fmt: skip
 
 
-#: Modules that normalise: torch's own, and others by the names of their classes.
+#: Normalisation layers of torch; others are recognised by the name of their class.
 _NORMS = (
     nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
     nn.SyncBatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
@@ -31,22 +31,22 @@ _NORM_NAME = re.compile(r"Norm(\dd)?$")
 
 
 def parameters_by_role(model: nn.Module) -> dict[str, list[Tensor]]:
-    """Sort the parameters of a model that need gradients by their roles.
+    """Sort the parameters of a model that require gradients by their roles.
 
-    A weight that is parametrized (``weight_norm``, ``spectral_norm``, of either kind that
-    torch has) counts as the weight of its layer; the magnitudes of ``weight_norm`` are
-    vectors.
+    A parametrized weight (by torch's older or newer ``weight_norm`` or ``spectral_norm``)
+    counts as the weight of its layer; the magnitudes of ``weight_norm`` are vectors.
 
     Args:
         model: the model. A parameter that several modules share counts once, as an
-            embedding if it is one anywhere.
+            embedding if it is one in any of them.
 
     Returns:
-        For each role of :data:`ROLES` its parameters: ``embeddings``; ``vectors``, all with
-        fewer than two dimensions, and all of modules that normalise, of any shape (biases,
-        scales); ``output``, the weight of the last layer in the order of
-        ``model.modules()``; ``matrices``, all others. There is no ``output`` if the last
-        layer is the only one, is frozen, or shares its weight with an embedding.
+        A dict from each role of :data:`ROLES` to its parameters. ``vectors`` are all with
+        fewer than two dimensions (biases, scales), and those of normalisation layers,
+        whatever their shape. ``output`` is the weight of the last layer in the order of
+        ``model.modules()``; it is empty if that is the only layer, is frozen, or shares its
+        weight with an embedding. ``embeddings`` are weights of embeddings, and ``matrices``
+        all others.
 
     Example:
         >>> from torch import nn
@@ -85,11 +85,12 @@ def parameters_by_role(model: nn.Module) -> dict[str, list[Tensor]]:
 
 
 def _own_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Iterate over a module's own parameters, by the names they have in its arithmetic.
+    """Yield a module's own parameters with the names under which the module uses them.
 
-    A parametrized ``weight`` is computed of ``parametrizations.weight.original``, or of
-    ``weight_orig`` or ``weight_v`` by torch's older functions. Reading ``module.weight``
-    would compute it, which changes the buffers of ``spectral_norm``.
+    A parametrized ``weight`` is computed from ``parametrizations.weight.original``, or, by
+    torch's older functions, from ``weight_orig`` or ``weight_v``; all are named ``weight``
+    here. Reading ``module.weight`` would compute it, which changes the buffers of
+    ``spectral_norm``.
     """
     for name, p in module.named_parameters(recurse=False):
         yield re.sub("_(orig|v|g)$", "", name), p
@@ -99,14 +100,14 @@ def _own_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _parametrizations(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Iterate over what a module's tensors are computed by, with their names."""
+    """Yield the parametrizations of a module's tensors, with the tensors' names."""
     found = getattr(module, "parametrizations", None)
     if isinstance(found, nn.ModuleDict):
         yield from found.items()
 
 
 def _magnitudes(module: nn.Module) -> set[int]:
-    """Return the ids of magnitudes that ``weight_norm`` has set apart from directions."""
+    """Return the ids of a module's parameters that are magnitudes of ``weight_norm``."""
     own = dict(module.named_parameters(recurse=False))
     pairs = [(p, own.get(f"{name[:-2]}_v")) for name, p in own.items() if name[-2:] == "_g"]
     for _, each in _parametrizations(module):
@@ -129,9 +130,9 @@ def _magnitudes(module: nn.Module) -> set[int]:
 def roles_of_shapes(shapes: Sequence[Sequence[int]]) -> tuple[str, ...]:
     """Guess the role of each parameter from the shapes of all, in order.
 
-    Parameters with fewer than two dimensions are ``vectors``. Of several others, the last
-    is ``output``. The first is ``embeddings`` if it is a table ``[n, c]`` whose rows, and
-    not whose columns, the next one takes as inputs, ``[r, c]``. The rest is ``matrices``.
+    Parameters with fewer than two dimensions are ``vectors``. If there are several others,
+    the last of them is ``output``. The first is ``embeddings`` if it is a table ``[n, c]``,
+    ``n != c``, whose rows are inputs of the next one, ``[r, c]``. The rest is ``matrices``.
 
     Example:
         >>> from optenv.roles import roles_of_shapes

@@ -1,6 +1,7 @@
 """Adapter from a Gymnasium vector environment to the ``VecEnv`` of Stable-Baselines3.
 
-The only file of the package that imports Stable-Baselines3; nothing else imports it.
+This is the only module of the package that imports Stable-Baselines3, and no other module
+imports it.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from stable_baselines3.common.vec_env.base_vec_env import (
 class SB3VecEnv(VecEnv):
     """Gymnasium ``VectorEnv`` as a ``VecEnv`` of Stable-Baselines3.
 
-    It equals, step for step, a ``DummyVecEnv`` over the single environments.
+    It behaves, step for step, like a ``DummyVecEnv`` over the single environments.
 
     Args:
         env: vector environment whose autoreset mode is ``DISABLED``, so that both the last
             observation of an episode and the first of the next are available.
 
     Raises:
-        ValueError: the autoreset mode is another one.
-        TypeError: it is no vector environment.
+        ValueError: the autoreset mode is not ``DISABLED``.
+        TypeError: ``env`` is not a vector environment.
 
     Example::
 
@@ -85,7 +86,7 @@ class SB3VecEnv(VecEnv):
         return observation, reward.astype(np.float32), dones, infos
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """Return a picture of each run, which ``VecVideoRecorder`` joins."""
+        """Return a picture of each run, for ``VecVideoRecorder``."""
         frames: Any = self.env.render()
         return [None] * self.num_envs if frames is None else list(frames)
 
@@ -102,10 +103,9 @@ class SB3VecEnv(VecEnv):
     def env_method(
         self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any
     ) -> list[Any]:
-        """Call a method of the batch, and return a list of its result for each run.
+        """Call a method of the batch, and return a list with its result for each run.
 
-        If only the single environments of the batch have the method, it is called on each
-        of them.
+        If only the single environments have the method, it is called on each of them.
         """
         base = self.env.unwrapped
         if self._owner(method_name) is None and hasattr(base, "call"):
@@ -115,7 +115,7 @@ class SB3VecEnv(VecEnv):
         return [result for _ in self._get_indices(indices)]
 
     def _found(self, name: str) -> Sequence[Any]:
-        """Return an attribute of each run: of the batch, or of the single environments."""
+        """Return an attribute of the batch or of its single environments, for each run."""
         base = self.env.unwrapped
         if self._owner(name) is None and hasattr(base, "get_attr"):
             values: Sequence[Any] = base.get_attr(name)
@@ -123,7 +123,7 @@ class SB3VecEnv(VecEnv):
         return [getattr(self._owner(name) or self.env, name)] * self.num_envs
 
     def _owner(self, name: str) -> VectorEnv[Any, Any, Any] | None:
-        """Return the outermost of the batch and its wrappers with an attribute, if any."""
+        """Return the outermost wrapper (or batch) that has an attribute; None if none."""
         env = self.env
         while not hasattr(env, name):
             if not isinstance(env, VectorWrapper):
@@ -138,7 +138,7 @@ class SB3VecEnv(VecEnv):
 
 
 def _line(env: VectorEnv[Any, Any, Any]) -> str:
-    """Write the call that makes a batch like this one which does not reset itself."""
+    """Return the call that makes a batch like this one without autoreset."""
     spec, mode = env.spec, "gym.vector.AutoresetMode.DISABLED"
     made = "optenv/LearningRate-v0" if spec is None else spec.id
     given = f"autoreset_mode={mode}"

@@ -1,4 +1,4 @@
-"""Base schedules of the learning rate, as functions of the progress of a run in [0, 1]."""
+"""Base schedules of the learning rate: functions of the progress of a run in [0, 1]."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _constant(progress: float) -> float:
 
 
 def _cosine(progress: float) -> float:
-    """Compute half a cosine from 1 to 0 (Loshchilov & Hutter, 2017)."""
+    """Compute half a period of a cosine, from 1 to 0 (Loshchilov & Hutter, 2017)."""
     return 0.5 * (1.0 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
 
 

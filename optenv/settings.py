@@ -1,4 +1,4 @@
-"""Settings: the arguments of an environment, checked once for single and vector forms."""
+"""Settings: the arguments of single and vector environments, with their checks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Structure(NamedTuple):
     """Structure that runs must share to be stacked.
 
     Attributes:
-        task: the task.
+        task: task of the runs.
         total_updates: length of the runs in updates.
         scaled: whether parameter tensors have random factors.
     """
@@ -69,74 +69,75 @@ class Settings:
         instances: instances to train on in place of ``tasks``, see
             :func:`optenv.instances.make`: a set of them, the name of a standard one
             (``"cnn/train"``), or a file. None for new tasks at every reset.
-        instance_order: ``"cycle"`` to take the instances in turn, from number ``seed`` on
-            (modulo the size of the set) after a reset with a seed; ``"draw"`` to draw them.
+        instance_order: ``"cycle"`` to take the instances in turn, after a reset with a seed
+            from number ``seed`` on (modulo the size of the set); ``"draw"`` to draw them.
         rule: update rule, a key of :data:`optenv.rules.RULES`, or a dict of its ``name``
-            and hyperparameters, see :func:`optenv.rules.get`; ``"switching"`` where actions
-            choose among rules, and only there.
+            and hyperparameters, see :func:`optenv.rules.get`. If, and only if, actions
+            choose among rules, it is ``"switching"``.
         action: kind of action, a key of :data:`optenv.actions.ACTIONS`; a dict of its
-            ``kind`` and fields, or an action of :mod:`optenv.actions`. Environments also
+            ``kind`` and fields; or an action of :mod:`optenv.actions`. Environments also
             take a dict without ``kind``: fields to change in the action of their id.
         horizon: control steps of a run.
         updates_per_step: updates between two control steps, on average over a run. A pair
             ``(low, high)`` draws it log-uniformly whenever a structure is drawn.
-        max_work: largest number of multiplications in the forward passes of a run, about,
+        max_work: approximate limit on the multiplications in the forward passes of a run,
             as counted by :attr:`optenv.tasks.Task.work`. Runs that would need more are
-            shortened, though not below the least ``updates_per_step``. So runs of small
-            networks can be long while those of large ones do not take all of the time. None
-            for no limit.
+            shortened, but not below the smallest ``updates_per_step``. This way, runs of
+            small networks can be long without runs of large ones taking most of the time.
+            None for no limit.
         spacing: 1.0 for equal windows, larger for control steps that are denser early in
             the run, see :func:`optenv.windows.boundaries`.
         base_lr: base learning rate. A pair draws it log-uniformly for every run; None takes
             the rule's default.
         reparametrize: standard deviation of the log of a factor for every parameter tensor
             of a run. The loss multiplies the tensor by the factor, and its initial values
-            are divided by it: the same network, for which other learning rates are best
+            are divided by it: the network stays the same, but other learning rates are best
             (as Metz et al., 2022, and others do to train learned optimizers). 0 for none.
         loss_dropout: fraction of the runs whose losses are not observed, like those of
             users who give the optimizer none; 1 hides them all. Rewards are not affected.
-        loss_features: features of the loss that are shown, a key of
-            :data:`optenv.telemetry.LOSS_FEATURE_SETS`: ``"invariant"`` for those that stay
-            the same if losses are multiplied by a positive number or a constant is added,
-            so that losses may have any unit and be negative; ``"positive"`` for logarithms
-            of positive losses; or ``"both"``. Where all losses are hidden, it makes no
-            difference.
+        loss_features: observed features of the loss, a key of
+            :data:`optenv.telemetry.LOSS_FEATURE_SETS`: ``"invariant"`` for features that
+            stay the same if losses are multiplied by a positive number or a constant is
+            added, so that losses may have any unit and be negative; ``"positive"`` for
+            logarithms of positive losses; or ``"both"``. It has no effect if all losses are
+            hidden.
         observe_validation: whether the validation loss of a run is observed
-            (:data:`optenv.telemetry.VALIDATION_FEATURES`). After a control step in which it
-            is given, it is the loss on as many validation examples as a reward takes, of
-            the parameters that the step ends with; whatever the objective.
+            (:data:`optenv.telemetry.VALIDATION_FEATURES`). It is the loss of the parameters
+            at the end of a control step, on as many validation examples as a reward uses,
+            whatever the objective.
         validation_dropout: fraction of the runs in which no validation loss is ever given,
-            like those of users who do not validate. Runs of one trial have it in common.
-        validation_every: control steps from one validation loss to the next; the first one
-            is given after as many. A pair ``(low, high)`` draws it for each run, uniformly
-            in the logarithm.
-        anytime: whether the length of a run is hidden. No feature tells length or progress
-            then, and the action's schedule must be constant. Windows are still fractions of
-            the run. An optimizer, which does not know the length, uses the windows of a run
-            of ``horizon ** spacing`` updates, and continues beyond it.
+            like those of users who do not validate. It is drawn once for all runs of a
+            trial.
+        validation_every: number of control steps from one validation loss to the next, and
+            from the start to the first. A pair ``(low, high)`` draws it for each run,
+            uniformly in the logarithm.
+        anytime: whether the length of a run is hidden. If so, no feature depends on length
+            or progress, and the action's schedule must be constant. Windows are still
+            fractions of the run. An optimizer, which does not know the length, uses the
+            windows of a run of ``horizon ** spacing`` updates, continued beyond its end.
         changes: changes of the task during a run, see :func:`optenv.changes.make`: their
             number, a kind or a list of kinds, or a dict of ``kinds`` and ``count``. Each
-            run draws when they happen; no observation tells. None for none.
+            run draws their times, which are not observed. None for no changes.
         features: names of further features to observe, see
             :func:`optenv.telemetry.register_feature`.
         objective: examples that the loss of the reward is taken on: ``"train"``,
             ``"validation"``, or ``"both"`` for the mean of their progress; ``"observed"``
-            for validation alone in runs that observe it, and both in others. A registered
-            reward may have examples of its own; it leaves this at ``"train"``.
+            for validation alone in runs that observe it, and both in others. Must be
+            ``"train"`` for a registered reward that names its own examples.
         reward: reward, a key of :data:`optenv.rewards.REWARDS`: ``"log_loss"``,
             ``"final"``, ``"baseline"`` or ``"time"``; see :mod:`optenv.rewards`.
-        on_divergence: ``"end"`` to end a diverged run, or ``"absorb"`` to keep it, at the
-            worst potential, to the end of its horizon.
-        max_memory: largest memory that the environment may need, in GiB. One that would
-            need more by an estimate (:meth:`optenv.LearningRateVectorEnv.memory`) is
-            refused before it takes any. None for the environment variable
+        on_divergence: ``"end"`` to end a diverged run, or ``"absorb"`` to continue it at
+            the worst potential until the horizon.
+        max_memory: largest memory that the environment may need, in GiB. An environment
+            whose estimate (:meth:`optenv.LearningRateVectorEnv.memory`) is larger is
+            refused before it allocates any. None for the environment variable
             ``OPTENV_MAX_MEMORY``, or else three quarters of the memory of the device; see
             :func:`optenv.memory_limit.limit_of`.
         device: torch device of the runs.
         dtype: ``"float32"`` or ``"float64"``, of the runs and of both spaces.
 
     Raises:
-        ValueError: a value is not valid; the message quotes it and lists what is.
+        ValueError: a value is not valid; the message quotes it and says what is valid.
         TypeError: an argument is unknown or of the wrong type.
     """
 
@@ -167,7 +168,7 @@ class Settings:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        # 1. Names of things that are looked up.
+        # 1. Arguments that are looked up by name.
         tasks.make(self.tasks)
         if self.instances is not None:
             object.__setattr__(self, "instances", instances.make(self.instances))
@@ -260,8 +261,8 @@ class Settings:
         """Check the arguments about validation losses.
 
         Raises:
-            TypeError, ValueError: an argument is not valid, or has no effect as none is
-                observed.
+            TypeError, ValueError: an argument is not valid, or has no effect because no
+                validation loss is observed.
         """
         observed, share = self.observe_validation, self.validation_dropout
         if not isinstance(observed, bool):
@@ -280,10 +281,10 @@ class Settings:
         object.__setattr__(self, "validation_every", every)
 
     def _check_changes(self) -> None:
-        """Refuse changes that do not fit the tasks or the horizon.
+        """Refuse changes that do not fit the tasks, the horizon, the action or the reward.
 
         Raises:
-            ValueError: they do not; the message lists the kinds that do.
+            ValueError: the changes do not fit; for tasks, the message lists kinds that do.
         """
         if self.changes is None:
             return
@@ -317,10 +318,10 @@ class Settings:
         return min(drawn, max(least, int(self.max_work / task.work)))
 
     def _num_params(self) -> int:
-        """Return the number of parameters that an action on parameters is for by default.
+        """Return the default number of parameters whose updates an action sets.
 
-        That is the largest one of given tasks and instances, or else the smallest one of
-        some tasks of the families.
+        It is the largest number of parameters among given tasks and instances, or else the
+        smallest among some tasks drawn from the families.
         """
         given: list[Task] = [each.task for each in self.instances or ()]
         sources = () if given else tasks.make(self.tasks).sources
@@ -340,15 +341,15 @@ class Settings:
         return Structure(instance.task, length, spread > 0)
 
     def longest_run(self) -> int:
-        """Return the greatest length of a run in updates, whatever its task.
+        """Return the largest length of a run, in updates.
 
-        With ``max_work`` that depends on the task; it is the least length then.
+        With ``max_work`` that depends on the task; the smallest length is returned then.
         """
         low, high = cast(Any, self.updates_per_step)
         return self._total(high if self.max_work is None else low)
 
     def _total(self, updates_per_step: float) -> int:
-        """Compute the length of a run in updates."""
+        """Compute the length of a run in updates from its updates per control step."""
         return max(1, round(self.horizon * updates_per_step))
 
     @property
@@ -379,7 +380,7 @@ class Settings:
         }
 
     def _lengths(self) -> list[int]:
-        """Return the least and the greatest length of a run in updates."""
+        """Return the smallest and the largest length of a run, in updates."""
         drawn = [self._total(n) for n in cast(Any, self.updates_per_step)]
         given = [each.updates for each in self.instances or ()]
         lengths = [n for n in given if n is not None]
@@ -392,7 +393,7 @@ def make(arguments: dict[str, Any], others: Sequence[str] = ()) -> Settings:
     """Build settings from keyword arguments.
 
     Args:
-        arguments: of :class:`Settings`.
+        arguments: keyword arguments of :class:`Settings`.
         others: names of further arguments that the caller takes, for the message.
 
     Raises:
@@ -420,5 +421,5 @@ def check_names(
     for name in arguments:
         if name not in valid:
             hint = suggestion(name, [*valid, *shown])
-            # Python's own words, which TorchRL and others look for
+            # Python's own wording, which TorchRL and others look for
             raise TypeError(f"got an unexpected keyword argument {name!r}; {hint}")

@@ -1,10 +1,10 @@
 """Telemetry of single parameter tensors, for policies that act on each of them.
 
-Every tensor of a run is observed as a run is: by the same formulas, on its own squared
+Every tensor of a run is observed by the same formulas as a run, applied to its own squared
 norms and inner products; and by its share of the decrease of the loss that the slope along
-the last step predicts. What all tensors of a run have in common (progress and losses) is
-left to the observation of the run, which stands beside.
-Environment and exported optimizer both call :func:`observe_tensors`.
+the last step predicts. Features that all tensors of a run have in common (progress and
+losses) are left to the observation of the run. Environment and exported optimizer both call
+:func:`observe_tensors`.
 
 Tensors have shape ``[B, T]``, one entry for each of the ``T`` parameter tensors of a run.
 """
@@ -47,13 +47,13 @@ _SHARED = (*_PROGRESS, *LOSS_FEATURE_SETS["both"], *VALIDATION_FEATURES)
 _OWN = tuple(name for name in ALL_FEATURES if name not in _SHARED)
 
 #: Names of the features of each tensor: those of :data:`optenv.telemetry.ALL_FEATURES` in
-#: which the tensors of a run differ, and ``"decrease_share"``: the log of the tensor's
-#: inner product of gradient and step against the largest of a tensor, divided by 3; 0
-#: without a step.
+#: which the tensors of a run differ, and ``"decrease_share"``: the log of the absolute
+#: inner product of the tensor's gradient and step, relative to the largest among the
+#: tensors, divided by 3; 0 without a step.
 TENSOR_FEATURES: tuple[str, ...] = (*_OWN, "decrease_share")
 
-#: Number of elements from which on a norm, which allocates nothing, is quicker than the
-#: inner product of a tensor with itself, which makes a tensor of the products.
+#: Number of elements above which a norm, which allocates nothing, is faster than the inner
+#: product of a tensor with itself, which allocates a tensor of the products.
 _LARGE = 2**16
 
 
@@ -70,7 +70,7 @@ def inner_products(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 
 
 def of_run(probe: Probe) -> Probe:
-    """Return the probe ``[B]`` of whole runs, given that of their tensors ``[B, T]``."""
+    """Return the probe ``[B]`` of whole runs, given the probe of tensors ``[B, T]``."""
     return Probe(*(part.sum(1) for part in probe))
 
 
@@ -91,8 +91,8 @@ def observe_tensors(
         probe: inner products of each tensor, ``[B, T]``.
         losses: losses of the runs since the last control step, ``[B]``.
         history: from :func:`empty_history` or from the last call, ``[B, T, H]``.
-        control: progress ``[B]`` and length of the runs; all else ``[B, T]``, of each
-            tensor.
+        control: progress ``[B]`` and length of the runs; the other fields for each tensor,
+            ``[B, T]``.
 
     Returns:
         Observation ``[B, T, len(TENSOR_FEATURES)]``, and the history for the next control
@@ -125,7 +125,10 @@ def observe_tensors(
 
 
 def _decrease_share(slope: Tensor) -> Tensor:
-    """Compute the feature ``decrease_share`` ``[B, T]`` of gradients times steps."""
+    """Compute the feature ``decrease_share`` from inner products of gradient and step.
+
+    Both are ``[B, T]``.
+    """
     size = slope.abs()
     largest = size.amax(dim=1, keepdim=True)
     ratio = torch.where(largest > 0, size / torch.where(largest > 0, largest, 1.0), 1.0)

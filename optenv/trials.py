@@ -1,8 +1,8 @@
 """Trials: several training runs on one task, one after the other.
 
-What an agent learns about the task in the first run can serve in the next ones, if it has a
-memory (RL², Duan et al., 2016; Wang et al., 2016). All runs of a trial have the same
-structure, data and base learning rate. Each begins with new parameters and has its batches
+An agent with a memory can use in later runs what it has learned about the task in the first
+one (RL², Duan et al., 2016; Wang et al., 2016). All runs of a trial have the same
+structure, data and base learning rate. Each starts from new parameters and has its batches
 in another order.
 """
 
@@ -46,8 +46,8 @@ class TrialVectorEnv(LearningRateVectorEnv):
     """Choose the learning rates of several runs on one task, for a batch of tasks.
 
     ## Description
-    A batch of `num_envs` trials, each of them that of a `TrialEnv`, where they are
-    described. It advances like a `LearningRateVectorEnv`.
+    A batch of `num_envs` trials, each equivalent to a `TrialEnv`, which documents them. It
+    advances like a `LearningRateVectorEnv`.
 
     ## Action Space
     The single action space with a first dimension of `num_envs`:
@@ -78,8 +78,8 @@ class TrialVectorEnv(LearningRateVectorEnv):
     | `optenv/BatchSizeTrial-v0` | `Box(-4, 4, (num_envs, 35))` |
 
     ## Rewards
-    `[num_envs]` float64, each the reward of the single environment; 0 for trials that a
-    step only resets.
+    `[num_envs]` float64, the rewards of the single environments; 0 for trials that a step
+    only resets.
 
     ## Starting State
     As in `LearningRateVectorEnv`: a group of trials draws a new structure whenever all of
@@ -97,8 +97,8 @@ class TrialVectorEnv(LearningRateVectorEnv):
     |-----|---------|
     | `run` | number of the run that the step was part of, from 0 |
 
-    `validation_loss` and what a reset returns are valid at the end of each run of a trial,
-    and are about that run.
+    `validation_loss` and the keys that a reset returns are valid at the end of each run of
+    a trial, and describe that run.
 
     ## Arguments
 
@@ -180,7 +180,7 @@ class TrialVectorEnv(LearningRateVectorEnv):
         actions: np.ndarray | None = None,
         reward: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Append the previous action and reward, and the flag of a run's beginning.
+        """Append the previous action, the previous reward and the flag of a new run.
 
         Args:
             observation: observations of single runs, ``[num_envs, F]``.
@@ -192,7 +192,7 @@ class TrialVectorEnv(LearningRateVectorEnv):
         extra = np.zeros((len(observation), width + len(EXTRA)), observation.dtype)
         if actions is not None and reward is not None:
             encoding = self.action.encode(torch.from_numpy(actions)).numpy()
-            if self.action.per_tensor:  # what is beyond the tensors has no effect
+            if self.action.per_tensor:  # entries beyond the model's tensors have no effect
                 slot = np.arange(width) // self.action.outputs
                 encoding = np.where(slot < self.num_tensors[:, None], encoding, 0.0)
             extra[:, :width] = encoding
@@ -208,8 +208,8 @@ class TrialEnv(LearningRateEnv):
 
     ## Description
     A trial is `runs` runs of `LearningRateEnv` with the same model, data and base learning
-    rate, each from new initial parameters and with batches in another order. An agent with a
-    memory can do better in the second run than in the first.
+    rate, each from new initial parameters and with batches in another order. An agent with
+    a memory can do better in the second run than in the first.
 
     ```python
     >>> import gymnasium as gym
@@ -227,7 +227,7 @@ class TrialEnv(LearningRateEnv):
     ```
 
     ## Action Space
-    That of the environment of single runs:
+    The action space of the environment of single runs:
 
     | Id | Space | Actions as in |
     |----|-------|---------------|
@@ -261,23 +261,24 @@ class TrialEnv(LearningRateEnv):
     | `optenv/UpdateTrial-v0` | `Box(-4, 4, (42,))` |
     | `optenv/BatchSizeTrial-v0` | `Box(-4, 4, (35,))` |
 
-    Previous action and reward are those of the step before, also across the runs of a trial,
-    and 0 at its beginning. The previous reward depends on an argument:
+    Previous action and reward are those of the last step, even if that was part of the
+    previous run of the trial; they are 0 at the beginning of a trial. The previous reward
+    depends on an argument:
 
     | `previous_reward` | Observed |
     |-------------------|----------|
-    | `"told"` | the estimate that an optimizer can compute, which has no examples apart from its batches: the fall of their mean loss since the step before, in units of the range of the losses so far (with `loss_features="positive"`: of its logarithm, in nats) |
-    | `"given"` | the reward of the environment, which no optimizer knows: such a policy cannot be exported |
+    | `"told"` | an estimate that an optimizer can compute from the losses of its batches alone: the decrease of their mean since the last step, in units of the range of the losses so far (with `loss_features="positive"` or `"both"`: the decrease of its logarithm, in nats) |
+    | `"given"` | the reward of the environment, which an optimizer cannot compute: such a policy cannot be exported |
 
     ## Rewards
-    Those of a single run. The return of a trial is the sum over its runs.
+    The rewards of single runs. The return of a trial is the sum over its runs.
 
     ## Starting State
     A new task with newly initialised parameters.
 
     ## Episode End
-    Termination: the last run of the trial has ended, by the rules of a single run. At the end
-    of the others, the observation is the first of the next run. There is no truncation.
+    Termination: the last run of the trial has ended, by the rules of a single run. At the
+    end of the others, the observation is the first of the next run. There is no truncation.
 
     ## Info
     As in `LearningRateEnv`, with one more key:
@@ -286,8 +287,8 @@ class TrialEnv(LearningRateEnv):
     |-----|------|---------|
     | `run` | `int` | number of the run that the step was part of, from 0 |
 
-    The keys of the end of a run are there at the end of each run of a trial, and are about
-    that run.
+    The keys returned at the end of a run are present at the end of each run of a trial, and
+    describe that run.
 
     ## Arguments
 

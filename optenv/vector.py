@@ -37,12 +37,12 @@ GROUP_SIZE = 32
 #: Arguments of batches, which single environments do not have.
 BATCH_ARGUMENTS = ("num_envs", "groups", "autoreset_mode", "rendered")
 
-#: Names of what takes memory besides the groups, and bytes of a run: its generator, and its
-#: entries of infos.
+#: Labels of the memory that a batch needs besides its groups, and bytes that each run needs
+#: for its generator and its entries in ``info``.
 BATCH, RECORD, _RUN = "generators and observations", "the record of the episodes", 6000
 
-#: Types of the values of a step, of those where tasks change, and of those where actions
-#: set the batch size. All but the first two are entries of infos.
+#: Types of the values that a step returns: in all environments, where tasks change, and
+#: where actions set the batch size. Except for reward and terminated, they are in ``info``.
 _STEP: dict[str, type] = {
     "reward": float, "terminated": bool, "loss": float, "lr": float, "diverged": bool,
 }  # fmt: skip
@@ -55,7 +55,7 @@ def observation_space(dtype: str, action: Action, features: Sequence[str]) -> sp
 
     Args:
         dtype: name of the type, a key of :data:`optenv.settings.DTYPES`.
-        action: the action, part of which may be observed.
+        action: kind of action, which may add entries to the observation.
         features: names of the observed features.
     """
     width = len(features) + action.observed * action.slots
@@ -66,15 +66,15 @@ def observation_space(dtype: str, action: Action, features: Sequence[str]) -> sp
 class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """Control the training of a batch of networks, one decision at a time.
 
-    The id names what an action sets: the learning rate, the update rule or the batch size,
-    for instance.
+    The environment id says what an action sets, for example the learning rate, the update
+    rule or the batch size.
 
     ## Description
-    A batch of `num_envs` runs, each of them that of a `LearningRateEnv`, where the task,
-    the actions and the rewards are described. Runs of one structure (model, batch size,
-    length) form a group, which advances as stacked tensors. Sub-environment `i` of
-    `reset(seed=s)` is the single environment of the same structure with
-    `reset(seed=s + i)`, whatever the batch size.
+    A batch of `num_envs` runs, each equivalent to a `LearningRateEnv`, which documents
+    task, actions and rewards. Runs of one structure (model, batch size, length) form a
+    group, which advances as stacked tensors. After `reset(seed=s)`, sub-environment `i`
+    equals a single environment of the same structure after `reset(seed=s + i)`, whatever
+    the batch size.
 
     ```python
     >>> import gymnasium as gym
@@ -123,23 +123,23 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     `optenv/LayerwiseLearningRate-v0`.
 
     ## Rewards
-    `[num_envs]` float64, each the reward of the single environment; 0 for runs that a step
+    `[num_envs]` float64, the rewards of the single environments; 0 for runs that a step
     only resets.
 
     ## Starting State
     Each run begins like the single environment. A group draws a new structure whenever all
-    its runs are reset together. Otherwise the reset runs begin anew with the group's
-    structure.
+    its runs are reset together. If only some of them are reset, these restart with the
+    group's structure.
 
     With the argument `instances`, a group takes an instance of the set whenever all its
-    runs are reset together: its runs share it, or have different instances of one
-    structure if the set has them. `groups=num_envs` gives each run an instance of its own.
-    `reset()` has options:
+    runs are reset together. Its runs share this instance, or have different instances of
+    the same structure if the set has such. `groups=num_envs` gives each run an instance of
+    its own. `reset()` has these options:
 
     | Option | Values |
     |--------|--------|
     | `reset_mask` | bool array `[num_envs]`: which runs are reset |
-    | `instance` | instance as in the single environment, or a list with one for each run; runs of one structure then form a group |
+    | `instance` | instance as in the single environment, or a list with one for each run; runs with instances of one structure then form a group |
 
     ## Episode End
     Each run ends like the single environment (`truncated` is always False), and is reset
@@ -152,12 +152,12 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     | `DISABLED` | by `reset(options={"reset_mask": mask})`, before the next step |
 
     ## Info
-    Arrays `[num_envs]`, each with a mask under its name with a leading underscore that says
-    which entries are valid. A step returns, for the runs that take part:
+    Arrays `[num_envs]`. For each key, the array under the key with a leading underscore is
+    a mask of the valid entries. A step returns, for the runs that take part:
 
     | Key | Meaning |
     |-----|---------|
-    | `loss` | loss on the examples of the objective; infinite if it is not finite |
+    | `loss` | loss on the examples of the objective; infinity if it is not finite |
     | `lr` | learning rate of the step's first update |
     | `diverged` | whether the run has diverged |
     | `validation_loss` | at the end of a run: loss on all its validation examples |
@@ -169,30 +169,30 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     |-----|---------|
     | `family` | family of the task; None if a task object was given |
     | `split` | split of the family; likewise |
-    | `instance` | name of the instance; None if the task was drawn anew |
+    | `instance` | name of the instance; None if the task is newly drawn |
     | `structure` | the task with its fields |
     | `initial_loss` | `loss` before the first update |
     | `examples` | training examples seen in the run so far, repetitions included |
-    | `work` | multiplications in the forward passes of the run so far, about |
+    | `work` | approximate number of multiplications in the forward passes of the run so far |
 
-    A step that resets runs returns the latter keys for them. In `SAME_STEP` mode the values
-    at the end of a run are in `final_info`.
+    A step that resets runs returns the keys of the second table for them. In `SAME_STEP`
+    mode the values at the end of a run are in `final_info`.
 
-    With the argument `changes`, a step also returns `changes`, `mean_loss` and `forgetting`,
-    as in the single environment.
+    With the argument `changes`, a step also returns `changes`, `mean_loss` and
+    `forgetting`, as in the single environment.
 
     ## Arguments
 
     | Argument | Default | Meaning |
     |----------|---------|---------|
     | `num_envs` | `1` | number of runs |
-    | `groups` | `None` | structures at a time (None: 1 per 32 runs; 1 for a fixed task) |
+    | `groups` | `None` | number of groups, each with its own structure (None: 1 per 32 runs; 1 for a fixed task) |
     | `autoreset_mode` | `NEXT_STEP` | any of Gymnasium's |
     | `render_mode` | `None` | as in the single environment; `render()` then returns a tuple with one for each run |
     | `rendered` | `None` | number of runs that are rendered, the first ones (None: all); the others' images are empty |
 
     All others are those of the single environment, see `optenv.settings.Settings`. An
-    argument that is not valid raises a `ValueError` or a `TypeError`.
+    invalid argument raises a `ValueError` or a `TypeError`.
 
     ## Version History
     - v0: initial version.
@@ -209,7 +209,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         "num_envs", "groups", "autoreset_mode", "render_mode", "rendered",
     )  # fmt: skip
 
-    #: Runs of an episode.
+    #: Number of runs in an episode.
     runs: int = 1
 
     def __init__(
@@ -223,8 +223,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         own_action: str | dict[str, Any] | Action = "continuous",
         **arguments: Any,
     ) -> None:
-        # 1. Check the arguments. Ids give their own action, too, so that a dict may change
-        # some fields of it alone.
+        # 1. Check the arguments. The id passes its own action as well, so that a dict may
+        # change only some of its fields.
         arguments["action"] = completed(arguments.get("action", {}), own_action)
         self.settings = settings.make(arguments, self.own_arguments)
         counts = {
@@ -278,10 +278,10 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._estimated_reward = np.zeros(num_envs)
 
     def _check_memory(self) -> None:
-        """Refuse a batch of more runs than there may be memory for, before it is made.
+        """Refuse a batch that needs more memory than the limit, before it is made.
 
         Raises:
-            ValueError: it does; the message says what to lower.
+            ValueError: it needs more; the message says what to lower.
         """
         own = self._own_memory()
         refuse_beyond(
@@ -296,7 +296,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         )
 
     def _own_memory(self) -> dict[str, int]:
-        """Estimate the memory besides that of the groups, bytes by what it is for."""
+        """Estimate the memory needed besides the groups, in bytes, by purpose."""
         action, chosen = make_action(self.settings.action), self.settings
         number = np.dtype(settings.DTYPES[chosen.dtype][1]).itemsize
         width = len(chosen.observed) + len(chosen.features)
@@ -307,14 +307,14 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return found
 
     def memory(self) -> dict[str, int]:
-        """Estimate the memory that the environment needs, in bytes by what it is for.
+        """Estimate the memory that the environment needs, in bytes, by purpose.
 
-        By this estimate, environments that need more than ``max_memory`` are refused. The
-        part of losses and their gradients is measured on tensors without values, which may
-        take a second for each group.
+        Environments whose estimate exceeds ``max_memory`` are refused. The memory of losses
+        and their gradients is measured on tensors without values, which may take a second
+        for each group.
 
         Raises:
-            gymnasium.error.ResetNeeded: before the first reset, as tasks are drawn there.
+            gymnasium.error.ResetNeeded: before the first reset, which draws the tasks.
 
         Example:
             >>> import gymnasium as gym
@@ -330,7 +330,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return footprint.total(self._own_memory(), groups)
 
     def _observation_space(self) -> spaces.Box:
-        """Make the single observation space, which subclasses extend."""
+        """Make the single observation space; subclasses extend it."""
         return self._run_space
 
     def _make_groups(self, count: int | None) -> list[tuple[Rows, Group]]:
@@ -367,7 +367,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._of_groups("num_steps", lambda group: group.num_steps)
 
     def _of_groups(self, name: str, value: Callable[[Group], int]) -> np.ndarray:
-        """Return a number of each run's group, ``[num_envs]``; ``name`` is for errors."""
+        """Return a value of each run's group, ``[num_envs]``; ``name`` is for errors."""
         if not self.started:
             raise gym.error.ResetNeeded(f"call reset() before {name}")
         numbers = np.zeros(self.num_envs, np.int64)
@@ -382,7 +382,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     @property
     def ended(self) -> np.ndarray:
-        """Mask of the runs that have ended and were not reset, ``[num_envs]`` bool."""
+        """Mask of the runs that have ended and are not reset yet, ``[num_envs]`` bool."""
         return self._ended.copy()
 
     def describe(self) -> dict[str, Any]:
@@ -402,11 +402,11 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         Args:
             seed: seed of the first run; run ``i`` gets ``seed + i``. Or a list with a seed
-                for each run.
-            options: a dict with an entry for ``"reset_mask"``, a bool array ``[num_envs]``
-                of the runs that are reset and seeded; and one for ``"instance"``, the
-                instance of all reset runs or a list with one for each run, see
-                :func:`optenv.assignment.read`. Both may be left out.
+                for each run. None to continue with the present random numbers.
+            options: a dict with optional entries ``"reset_mask"``, a bool array
+                ``[num_envs]`` of the runs that are reset and seeded; and ``"instance"``,
+                the instance of all reset runs or a list with one for each run, see
+                :func:`optenv.assignment.read`.
 
         Returns:
             Observations ``[num_envs, F]`` (zero where not reset) and ``info``, see the
@@ -415,7 +415,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         Raises:
             ValueError, TypeError: the seeds, the mask or the instances do not fit the
                 batch, or an option is unknown.
-            gymnasium.error.ResetNeeded: the first reset leaves some runs out.
+            gymnasium.error.ResetNeeded: the first reset is not of all runs.
         """
         # 1. Check everything before anything changes.
         known = check_options(options, ("reset_mask", "instance"))
@@ -436,11 +436,12 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     ) -> list[tuple[Rows, Group]]:
         """Choose the groups of a reset.
 
-        Those of the constructor, unless all runs get instances whose structures are
-        arranged in another way; those of the last reset while some runs go on.
+        By default they are the groups made by the constructor. If all runs are reset and
+        given instances, runs of one structure form a group (unless each run already is its
+        own group). If only some runs are reset, the groups of the last reset stay.
 
         Raises:
-            ValueError: the instances do not fit the groups of the runs that go on.
+            ValueError: the given instances do not fit the groups that stay.
         """
         groups = self._default_groups if mask.all() else self.groups
         if given is None:
@@ -460,7 +461,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return groups
 
     def _identify(self, mask: np.ndarray) -> dict[str, Any]:
-        """Say what the runs in ``mask`` are about, as an ``info`` with masks."""
+        """Return the identity of the runs in ``mask``, as an ``info`` with masks."""
         info: dict[str, Any] = {}
         for name, kind in IDENTITY.items():
             info[name] = np.zeros(self.num_envs, kind)
@@ -499,8 +500,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 self._generators.append(generator)
             elif seeds[i] is not None and mask[i]:
                 self._generators[i] = generator
-        # 3. The generator of structures: a child of the first one that is seeded, so that
-        # drawing a structure leaves the runs' own streams alone.
+        # 3. The generator of structures: a child of the first generator that is seeded, so
+        # that drawing a structure does not change the runs' own random numbers.
         seeded = [i for i in range(self.num_envs) if seeds[i] is not None and mask[i]]
         first = 0 if is_first else next(iter(seeded), None)
         if first is not None:
@@ -511,7 +512,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self._np_random, self._np_random_seed = self._generators[0], pairs[0][1]
 
     def random_state(self) -> dict[str, Any]:
-        """Return the state of what a reset of all runs draws from, as values of JSON.
+        """Return the state of everything random in a reset of all runs, as JSON values.
 
         :meth:`set_random_state` restores it, also in another process.
 
@@ -527,16 +528,16 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         }
 
     def set_random_state(self, state: Mapping[str, Any]) -> None:
-        """Restore the state of what a reset of all runs draws from.
+        """Restore the state of everything random in a reset of all runs.
 
-        The next reset has to be of all runs, without a seed: it begins the runs that one
-        began when the state was taken.
+        The next reset must be of all runs and without a seed. It starts the same runs as
+        such a reset would have started when the state was taken.
 
         Args:
             state: result of :meth:`random_state` of a batch with the same arguments.
 
         Raises:
-            ValueError: it is of another number of runs.
+            ValueError: the state is of another number of runs.
         """
         if len(state["runs"]) != self.num_envs:
             raise ValueError(
@@ -556,7 +557,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self._rotation.next_place = int(state["instance"])
 
     def adopt(self, generator: np.random.Generator, seed: int) -> None:
-        """Let the only run of a batch of one draw from ``generator``, made of ``seed``."""
+        """Let a batch of one run draw from ``generator``, which was made from ``seed``."""
         self._generators = [generator]
         self._structure = generator.spawn(1)[0]
         if self._rotation is not None:
@@ -588,8 +589,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             given: instance of each run; None to let the environment choose.
 
         Returns:
-            First observations ``[num_envs, F]`` without the extras of trials, zero for the
-            other runs.
+            First observations ``[num_envs, F]`` without the further entries of trials, zero
+            for the other runs.
         """
         observation = np.zeros(
             (self.num_envs, *self._run_space.shape), self._run_space.dtype
@@ -607,7 +608,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                         if given is None
                         else [given[i] for i in chosen]
                     )
-                    if len(index) == group.size:  # its structure is drawn anew
+                    if len(index) == group.size:  # a new structure is drawn
                         others = [g.footprint for _, g in self.groups if g is not group]
                         group.beside = footprint.held(self._own_memory(), others)
                     first = group.reset(index, generators, self._structure, instances)
@@ -671,7 +672,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return observation, reward, terminated, truncated, info
 
     def render(self) -> tuple[Any, ...] | None:
-        """Render the episodes so far, as the render mode says.
+        """Render the episodes so far in the render mode.
 
         Returns:
             A line of text or an image ``[H, W, 3]`` uint8 for each run; None without a
@@ -731,7 +732,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 info |= {name: of_runs, "_" + name: active.copy()}
         if np.count_nonzero(terminated):
             ends = self._identify(terminated)
-            if self.action.sets_batch_size:  # said of all runs already
+            if self.action.sets_batch_size:  # already in the info of all runs
                 ends = {k: v for k, v in ends.items() if k.lstrip("_") != "examples"}
             info |= {
                 "validation_loss": self._validation_losses(terminated),
@@ -741,7 +742,7 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return observation, reward, terminated, info
 
     def _values(self, group: Group, result: StepResult) -> dict[str, np.ndarray]:
-        """Return the reward, the end and the infos of a group's step, each ``[B]``."""
+        """Return reward, terminated and info of a group's step, each ``[B]``."""
         values = {
             "reward": result.reward.cpu().numpy(),
             "terminated": result.terminated.cpu().numpy(),

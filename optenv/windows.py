@@ -1,7 +1,7 @@
 """Windows: the updates between two control steps.
 
-A run of known length is split into a fixed number of windows, whatever its length. In a run
-of unknown length, windows begin at fixed updates.
+A run of known length is split into a number of windows that does not depend on its length.
+In a run of unknown length, windows begin at fixed updates.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ __all__ = [
 #: Largest spacing: half of the control steps fall into the first thousandth of a run.
 MAX_SPACING = 10.0
 
-#: Largest number of updates of a run of an environment. Its examples, of which a batch has
-#: at most 2^20, can still be counted by 64 bits.
+#: Largest number of updates of a run of an environment. With at most 2^20 examples in a
+#: batch, 64 bits can count the examples of a run.
 MAX_UPDATES = 2**40
 
-#: Control steps up to which the boundaries of a run are an array.
+#: Number of control steps up to which the boundaries of a run are kept in an array.
 _KEPT = 2**16
 
 
@@ -38,7 +38,7 @@ def check_spacing(spacing: float) -> float:
     """Return ``spacing`` as a float.
 
     Raises:
-        ValueError: it is no number in ``[1, MAX_SPACING]``.
+        ValueError: it is not a number in ``[1, MAX_SPACING]``.
     """
     if not is_number(spacing) or not 1.0 <= spacing <= MAX_SPACING:
         raise ValueError(f"spacing must lie in [1, {MAX_SPACING:g}], got {quoted(spacing)}")
@@ -48,8 +48,8 @@ def check_spacing(spacing: float) -> float:
 def boundaries(total_updates: int, horizon: int, spacing: float = 1.0) -> np.ndarray:
     """Split a run into windows of updates, one per control step.
 
-    Control step ``i`` starts before update ``b[i]`` and holds up to ``b[i + 1]``, with
-    ``b[i]`` about ``total_updates * (i / horizon) ** spacing``. A spacing of 1.0 gives
+    Control step ``i`` starts before update ``b[i]`` and lasts up to update ``b[i + 1]``,
+    with ``b[i]`` about ``total_updates * (i / horizon) ** spacing``. A spacing of 1.0 gives
     equal windows. Larger values give shorter windows early in the run, where a wrong
     learning rate must be corrected soon.
 
@@ -57,7 +57,7 @@ def boundaries(total_updates: int, horizon: int, spacing: float = 1.0) -> np.nda
         total_updates: length of the run in updates, at least 1.
         horizon: number of control steps. A run of fewer updates than that gets one
             control step per update.
-        spacing: at least 1.0, at most :data:`MAX_SPACING`.
+        spacing: exponent of the boundaries, from 1.0 to :data:`MAX_SPACING`.
 
     Returns:
         Increasing int64 array of ``min(horizon, total_updates) + 1`` update counts; the
@@ -74,12 +74,12 @@ def boundaries(total_updates: int, horizon: int, spacing: float = 1.0) -> np.nda
 def lazy_boundaries(
     total_updates: int, horizon: int, spacing: float = 1.0
 ) -> np.ndarray | Boundaries:
-    """Return what :func:`boundaries` does, computed where it is asked for in long runs.
+    """Return the boundaries of :func:`boundaries`; for many control steps, on demand.
 
-    So the memory that a run takes does not grow with its horizon.
+    This way, the memory that a run needs does not grow with its horizon.
 
     Args:
-        total_updates, horizon, spacing: as of :func:`boundaries`.
+        total_updates, horizon, spacing: see :func:`boundaries`.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -91,12 +91,12 @@ def lazy_boundaries(
 
 
 class Boundaries:
-    """Boundaries of the windows of a run, as :func:`boundaries` has them in an array.
+    """Sequence equal to the array of :func:`boundaries`, computed on demand.
 
     Args:
         total_updates: length of the run in updates.
         steps: number of control steps.
-        spacing: as of :func:`boundaries`.
+        spacing: see :func:`boundaries`.
 
     Example:
         >>> from optenv.windows import Boundaries
@@ -111,10 +111,10 @@ class Boundaries:
         return self._steps + 1
 
     def __getitem__(self, index: Any) -> Any:
-        """Return the boundary of an index, or those of an array of indices, int64.
+        """Return the boundary at an index, or an int64 array for an array of indices.
 
         Raises:
-            IndexError: there is no such control step.
+            IndexError: an index is out of range.
         """
         places = np.atleast_1d(np.asarray(index))
         if ((places >= len(self)) | (places < -len(self))).any():
@@ -124,7 +124,7 @@ class Boundaries:
         return found if np.ndim(index) else found[0]
 
     def __iter__(self) -> Iterator[int]:
-        """Yield all boundaries in their order."""
+        """Yield all boundaries in order."""
         for begin in range(0, len(self), _KEPT):
             yield from self[np.arange(begin, min(begin + _KEPT, len(self)))].tolist()
 
@@ -144,9 +144,9 @@ def _number_of_steps(total_updates: int, horizon: int, spacing: float) -> int:
 
 
 def _at(index: np.ndarray, total_updates: int, steps: int, spacing: float) -> np.ndarray:
-    """Compute the boundaries of control steps ``index [n]``."""
+    """Compute the boundaries before control steps ``index [n]``."""
     ideal = np.rint(total_updates * (index / steps) ** spacing).astype(np.int64)
-    # Early windows would be empty in a short run: each gets at least one update.
+    # Each window gets at least one update; early ones of a short run would be empty.
     return np.maximum(ideal, index)
 
 

@@ -68,7 +68,7 @@ ACTIONS: dict[str, type[Action]] = {
 #: Kinds of actions registered from outside the package.
 _REGISTERED: dict[str, type[Action]] = {}
 
-#: Methods and properties that :class:`Action` leaves open.
+#: Methods and properties of :class:`Action` that subclasses must define.
 _OPEN = {name: getattr(Action, name) for name in ("space", "outputs", "encode", "shift")}
 
 ActionClass = TypeVar("ActionClass", bound=type[Action])
@@ -84,8 +84,8 @@ def register(cls: ActionClass) -> ActionClass:
         The class.
 
     Raises:
-        TypeError: it is no such class, lacks a method or property that the base leaves
-            open, or gives a field another default without being decorated.
+        TypeError: it is not such a class, lacks a method or property that subclasses must
+            define, or gives a field another default without being decorated.
         ValueError: the name is taken.
 
     Example::
@@ -133,7 +133,7 @@ def make(spec: str | dict[str, Any] | Action) -> Action:
 
     Raises:
         ValueError: the kind is unknown, or a field is out of its range.
-        TypeError: ``spec`` is of another type, or names an unknown field.
+        TypeError: ``spec`` is of another type, or has an unknown field.
     """
     if isinstance(spec, Action):
         return spec
@@ -155,15 +155,15 @@ def make(spec: str | dict[str, Any] | Action) -> Action:
 
 
 def completed(spec: Any, own: str | dict[str, Any] | Action) -> Any:
-    """Return a description of an action, where a dict without a kind changes another one.
+    """Complete a dict without ``"kind"`` by the fields of another action.
 
     Args:
-        spec: as for :func:`make`; or a dict without ``"kind"``.
-        own: the action whose fields such a dict changes, as that of an environment's id.
-            A dict without a kind is one of ``"continuous"``.
+        spec: see :func:`make`; or a dict without ``"kind"``.
+        own: the action whose fields such a dict changes, for example that of an
+            environment's id. If it is a dict without a kind, its kind is ``"continuous"``.
 
     Returns:
-        What :func:`make` takes; any other ``spec`` is returned as it is.
+        A completed dict for :func:`make`; any other ``spec`` unchanged.
     """
     if not isinstance(spec, dict) or "kind" in spec:
         return spec
@@ -182,8 +182,8 @@ def check_rule(action: Action, rule: Rule) -> None:
 
     Raises:
         ValueError: the action chooses update rules and the rule is not ``"switching"``, or
-            the other way round; or it is the update itself and the rule is not
-            ``"sgd"``; or it sets a hyperparameter that the rule does not have.
+            vice versa; or the action is the update itself and the rule is not ``"sgd"``;
+            or it sets a hyperparameter that the rule does not have.
     """
     name, action = rule.name, action.for_rule(rule)
     if action.chooses_rule != (name == switching.RULE.name):
@@ -214,10 +214,10 @@ _CLIP = "gymnasium.wrappers.ClipAction (in wrappers.vector for a batch)"
 
 
 def validate(space: spaces.Space[Any], actions: Any) -> np.ndarray:
-    """Return ``actions``, of one environment or of a batch, as a new array of ``space``.
+    """Return actions of one environment or of a batch as a new array of a space.
 
     Raises:
-        ValueError: wrong shape, non-finite, or out of the space's range.
+        ValueError: the actions have a wrong shape, are not finite, or are out of range.
     """
     array = np.asarray(actions)
     if array.shape != space.shape:

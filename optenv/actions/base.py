@@ -1,4 +1,4 @@
-"""Base of the kinds of actions, and what environments and optimizers carry out."""
+"""Base class of the kinds of actions, and the decisions that actions decode to."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ FROM_OUTSIDE: set[str] = set()
 
 
 class Decision(NamedTuple):
-    """Decoded actions of ``B`` runs, in force until the next control step.
+    """Decoded actions of ``B`` runs, which apply until the next control step.
 
     Attributes:
         log_multiplier: log-multiplier ``[B]`` after the action, within its bound.
         shift: requested change ``[B]`` of the log-multiplier, before it is clipped.
         rule: chosen update rule ``[B]``, an index into
             :data:`optenv.rules.switching.NAMES`; None if the action does not choose one.
-        hyperparameters: values ``[B]`` by name of what the action sets: hyperparameters
-            of the rule, and :data:`optenv.modifiers.MODIFIERS`.
+        hyperparameters: values ``[B]`` that the action sets, by name: hyperparameters of
+            the rule, and :data:`optenv.modifiers.MODIFIERS`.
         part_multipliers: log-multipliers ``[B, K]`` of parts of the parameters (roles, or
             single tensors), whose mean is ``log_multiplier``; None if the action does not
-            tell parts apart.
+            distinguish parts.
         part_shifts: requested changes ``[B, K]`` of these, before they are clipped.
         update: update of each parameter ``[B, K]`` in units of the learning rate, if the
             action is the update itself; None otherwise.
@@ -55,7 +55,7 @@ class Decision(NamedTuple):
         """Return the decision with no log-multiplier above ``highest``.
 
         Args:
-            highest: one limit, or those of the parts ``[K]``.
+            highest: one limit, or limits of the parts, ``[K]``.
         """
         limit = torch.as_tensor(highest, dtype=self.log_multiplier.dtype, device="cpu")
         limit = limit.to(self.log_multiplier.device)
@@ -80,15 +80,16 @@ class Action:
         schedule: name of the base schedule, a key of :data:`SCHEDULES`.
         kind: name of the kind, by which :func:`make` finds it.
         chooses_rule: whether the action chooses the update rule, see :meth:`choose`.
-        sets: names of what the action sets, hyperparameters of the rule or
-            :data:`optenv.modifiers.MODIFIERS`, see :meth:`hyperparameters`.
-        roles: names of the roles of parameters that the action tells apart.
+        sets: names of the hyperparameters of the rule, and of
+            :data:`optenv.modifiers.MODIFIERS`, that the action sets, see
+            :meth:`hyperparameters`.
+        roles: names of the roles of parameters that the action distinguishes.
         per_tensor: whether it has a number for each parameter tensor of a run, see
             :class:`LayerwiseMultipliers`.
         is_update: whether it replaces the update rule, see :class:`Update`.
         sets_batch_size: whether it sets the batch size, see :class:`BatchSize`.
-        is_index: whether it is an index, that of the largest output of a policy.
-        not_exported: why no optimizer can carry it out; empty if one can.
+        is_index: whether it is an integer, the index of a policy's largest output.
+        not_exported: reason why no optimizer can carry it out; empty if one can.
     """
 
     bound: float = 6.0
@@ -113,7 +114,7 @@ class Action:
         known("schedule", self.schedule, SCHEDULES)
 
     def _as_floats(self, *names: str) -> None:
-        """Convert fields to plain floats, as policy files can hold no other numbers."""
+        """Convert fields to plain floats, the only numbers that policy files can hold."""
         for name in names:
             value = getattr(self, name)
             if not is_number(value):
@@ -135,23 +136,23 @@ class Action:
         return not (self.chooses_rule or self.sets or self.sets_batch_size or parts)
 
     def for_rule(self, rule: Rule) -> Action:
-        """Return the action with the fields filled in that it leaves to the update rule.
+        """Return the action with its fields completed that depend on the update rule.
 
-        Environments do so before they use an action. By default it leaves none to the rule.
+        Environments do this before they use an action. By default no field depends on it.
         """
         return self
 
     def for_sizes(self, most: int) -> Action:
-        """Return the action with the fields filled in that it leaves to the tasks.
+        """Return the action with its fields completed that depend on the tasks.
 
         Args:
-            most: number of parameters that the action should be for.
+            most: largest number of parameters of the tasks.
         """
         return self
 
     @property
     def max_params(self) -> int | None:
-        """Largest number of parameters of a task that the action is for; None for any."""
+        """Largest number of parameters of a task; None if there is no limit."""
         return None
 
     # Interface to agents
@@ -160,14 +161,14 @@ class Action:
         """Return the Gymnasium space of one action.
 
         Args:
-            dtype: of a continuous space.
+            dtype: type of a continuous space.
         """
         raise NotImplementedError
 
     def policy_space(self, dtype: type[np.floating] = np.float32) -> spaces.Space[Any]:
-        """Return the space of what a policy decides at once.
+        """Return the space of a single decision of a policy.
 
-        That is :meth:`space`, or an action on a single tensor.
+        It is :meth:`space`, or, for actions on single tensors, the space for one tensor.
         """
         return self.space(dtype)
 
@@ -175,8 +176,8 @@ class Action:
     def outputs(self) -> int:
         """Number of a policy's outputs, and width of :meth:`encode` for each slot.
 
-        A policy acts by its outputs, clipped to [-1, 1], or by the index of the largest one
-        if the action :attr:`is_index`.
+        The action is the outputs, clipped to [-1, 1], or, if the action :attr:`is_index`,
+        the index of the largest output.
         """
         raise NotImplementedError
 
@@ -191,30 +192,30 @@ class Action:
 
     @property
     def slots(self) -> int:
-        """Number of times that this width stands in an environment's observation.
+        """Number of parts of an action that a policy decides on one by one.
 
-        It is 1, or for actions on single tensors the largest number of these, which a
-        policy decides on one by one.
+        It is 1, or, for actions on single tensors, the largest number of tensors. An
+        environment's observation has :attr:`observed` entries for each of them.
         """
         return 1
 
     def show(self, action: Tensor) -> Tensor:
-        """Return what every environment observes of the last action, ``[B, observed]``.
+        """Return the entries of the observation about the last action, ``[B, observed]``.
 
-        It stands after the telemetry, of which the last :meth:`shift` is a feature.
+        They follow the telemetry, which has the last :meth:`shift` as a feature.
         """
         return action.new_zeros(len(action), 0)
 
     def observe(self, action: Tensor, decision: Decision) -> Tensor:
-        """Return the observed part of the last action and its decision, ``[B, observed]``.
+        """Return the observed entries about action and decision, ``[B, observed]``.
 
-        By default that is :meth:`show`.
+        By default these are the entries of :meth:`show`.
         """
         return self.show(action)
 
     @property
     def memory(self) -> int:
-        """Width of what :meth:`observe_run` remembers; 0 if it is not needed."""
+        """Width of the memory of :meth:`observe_run`; 0 if there is none."""
         return 0
 
     def observe_run(
@@ -223,15 +224,15 @@ class Action:
         """Observe the runs themselves, in place of :meth:`observe`, if there is a memory.
 
         Args:
-            memory: what the last call returned, ``[B, memory]``.
+            memory: memory that the last call returned, ``[B, memory]``.
             params: parameters, ``[B, P]``.
             grad: gradients, ``[B, P]``.
             loss: losses of the last batches, ``[B]``; 0 where they are not observed.
             is_first: whether the run begins, ``[B]`` bool.
 
         Returns:
-            What is observed after the telemetry, ``[B, observed]``, of any size; and what
-            to remember.
+            Entries of the observation after the telemetry, ``[B, observed]``, not clipped
+            yet; and the memory for the next call.
         """
         raise NotImplementedError
 
@@ -243,9 +244,10 @@ class Action:
         """Decode a batch of actions.
 
         Args:
-            action: ``[B, ...]``.
-            log_multiplier: ``[B]`` before the action.
-            part_multipliers: ``[B, K]`` before the action, if it tells parts apart.
+            action: actions, ``[B, ...]``.
+            log_multiplier: log-multipliers before the action, ``[B]``.
+            part_multipliers: log-multipliers of the parts before the action, ``[B, K]``, if
+                the action distinguishes parts.
         """
         shift = self.shift(action).to(log_multiplier.dtype)
         hyperparameters = self.hyperparameters(action)
@@ -297,15 +299,17 @@ class Action:
         raise NotImplementedError
 
     def apply(self, action: Tensor, log_multiplier: Tensor) -> Tensor:
-        """Return the log-multiplier ``[B]`` after an action, given that before it."""
+        """Return the log-multiplier ``[B]`` after an action, given the one before."""
         return self._move(log_multiplier, self.shift(action).to(log_multiplier.dtype))
 
     def _move(self, log_multiplier: Tensor, shift: Tensor) -> Tensor:
         return (log_multiplier + shift).clamp(-self.bound, self.bound)
 
     def choose(self, action: Tensor) -> Tensor:
-        """Return the chosen update rules, indices ``[B]`` of the names in
-        :data:`optenv.rules.switching.NAMES`; -1 where there is no choice.
+        """Return the chosen update rules.
+
+        Returns:
+            Indices ``[B]`` into :data:`optenv.rules.switching.NAMES`; -1 for no choice.
         """
         return torch.full((len(action),), -1, device=action.device)
 

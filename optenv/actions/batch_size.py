@@ -1,4 +1,4 @@
-"""The size of the batches, relative to the task's own."""
+"""Action that sets the batch size, relative to the task's own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .base import Action, Decision
 
 __all__ = ["BatchSize"]
 
-#: Largest factor of the batch size, whose observation ``log2(factor) / 3`` is the bound, 4.
+#: Largest factor of the batch size: its observation ``log2(factor) / 3`` is 4, the bound.
 MAX_FACTOR = 2.0**12
 
 
@@ -24,21 +24,21 @@ MAX_FACTOR = 2.0**12
 class BatchSize(Action):
     """An index into a table of factors: the batch size is ``factors[a]`` times the task's.
 
-    The learning rate follows the schedule alone. Every control step is given the same
-    number of examples, whatever the action: that of its updates with the task's own batch
-    size. With smaller batches it makes more updates, with larger ones fewer. So the reward
-    of a control step is the progress per that number of examples, and the return is that of
-    a budget of examples. Examples that are too few for one more batch are left to the next
-    control step.
+    The learning rate follows the schedule alone. Each control step uses a fixed number of
+    examples, whatever the action: as many as its updates would use with the task's own
+    batch size. Smaller batches thus mean more updates, larger ones fewer. The reward of a
+    control step is the progress made with that number of examples, and the return is the
+    progress made with a fixed number of examples. Examples that are too few for another
+    batch are carried over to the next control step.
 
-    A batch has a whole number of examples (rounded), at least 2 unless the task's own batch
-    size is 1, and at most those of the control step.
+    A batch has a whole number of examples (rounded): at least 2 unless the task's own batch
+    size is 1, and at most all examples of the control step.
 
-    The first update of a control step uses the gradient that was observed before it, which
-    is of the batch size before.
+    The first update of a control step uses the gradient that was observed before it, of a
+    batch of the previous size.
 
-    Observed is the base-2 logarithm of the last batch size over the task's own, divided by
-    3; 0 before the first action.
+    The observation has the base-2 logarithm of the last batch size over the task's own,
+    divided by 3; 0 before the first action.
 
     Attributes:
         bound, start, schedule: see :class:`Action`.

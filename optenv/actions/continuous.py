@@ -1,4 +1,4 @@
-"""One number that moves the learning rate."""
+"""Action that moves the learning rate by one number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One of several multipliers of the learning rate."""
+"""Action that chooses one of several multipliers of the learning rate."""
 
 from __future__ import annotations
 

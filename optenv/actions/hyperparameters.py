@@ -1,4 +1,4 @@
-"""Several hyperparameters by name."""
+"""Action that sets several hyperparameters by name."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .base import Action
 __all__ = ["DECAY_RATES", "NAMES", "RANGES", "Hyperparameters"]
 
 
-#: Values that a hyperparameter takes at the actions -1, 0 and 1, between which the
-#: logarithm is interpolated. Decay rates of averages are given as ``1 - rate``.
+#: Values of a hyperparameter at the actions -1, 0 and 1; in between, their logarithm is
+#: interpolated linearly. Decay rates of averages are given as ``1 - rate``.
 RANGES: dict[str, tuple[float, float, float]] = {
     "momentum": (0.5, 0.1, 0.01),
     "beta1": (0.5, 0.1, 0.01),
@@ -28,10 +28,10 @@ RANGES: dict[str, tuple[float, float, float]] = {
     "clip": (0.3, 3.0, 30.0),
 }
 
-#: Names of :data:`RANGES` whose values are given as one minus the value.
+#: Names in :data:`RANGES` whose values are given as one minus the value.
 DECAY_RATES = ("momentum", "beta1", "beta2")
 
-#: Names of what a :class:`Hyperparameters` can set, in the order of its default.
+#: Names that :class:`Hyperparameters` can set, in their default order.
 NAMES = ("learning_rate", *RANGES, "average")
 
 
@@ -39,18 +39,18 @@ NAMES = ("learning_rate", *RANGES, "average")
 class Hyperparameters(Action):
     """One number in [-1, 1] for each name: the learning rate and other hyperparameters.
 
-    The learning rate moves as by :class:`Continuous`. The others are set anew by each
-    action, from their values in :data:`RANGES`; ``"average"``, the exponent of the average
-    of the parameters that is evaluated (:class:`optenv.modifiers.Modifiers`), is
-    ``(a + 1) / 2``. Before the first action, they are those of the rule: no weight decay,
-    no clipping, no average.
+    The learning rate moves as with :class:`Continuous`. Each action sets the others to new
+    values, see :data:`RANGES`; ``"average"``, the exponent of the average of the parameters
+    that is evaluated (:class:`optenv.modifiers.Modifiers`), is ``(a + 1) / 2``. Before the
+    first action, the rule's own hyperparameters apply, without weight decay, clipping or
+    averaging.
 
     Attributes:
         bound, start, schedule: see :class:`Action`.
         step: largest change of ``s`` per control step, in nats.
-        names: what is set, ``"learning_rate"``, ``"average"`` or keys of :data:`RANGES`.
+        names: names to set: ``"learning_rate"``, ``"average"`` or keys of :data:`RANGES`.
             None for all that the update rule has, in the order of :data:`NAMES`; an
-            environment fills them in by :meth:`for_rule`, and policy files name them.
+            environment fills them in by :meth:`for_rule`, and policy files list them.
 
     Example:
         >>> from optenv import actions, rules
@@ -86,10 +86,10 @@ class Hyperparameters(Action):
 
     @property
     def named(self) -> tuple[str, ...]:
-        """Names of what is set.
+        """Names that the action sets.
 
         Raises:
-            ValueError: they are left to the update rule.
+            ValueError: ``names`` is None, so that they depend on the update rule.
         """
         if self.names is None:
             raise ValueError(

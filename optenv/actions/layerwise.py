@@ -21,17 +21,17 @@ class LayerwiseMultipliers(Action):
     """One number in [-1, 1] for each parameter tensor: ``s_t <- clip(s_t + step * a_t)``.
 
     The learning rate of tensor ``t`` is the base rate times the schedule times
-    ``exp(s_t)``. The mean over all tensors is the log-multiplier that the features of the
-    run describe. A policy decides on one tensor at a time, from an observation of the run
-    and of that tensor (:mod:`optenv.tensor_telemetry`): so it acts on any number of
-    tensors, in any order.
+    ``exp(s_t)``. The features of the run describe the mean of ``s_t`` over all tensors. A
+    policy decides on one tensor at a time, from an observation of the run and of that
+    tensor (:mod:`optenv.tensor_telemetry`), so that it can act on any number of tensors, in
+    any order.
 
     Attributes:
         bound, start, schedule: see :class:`Action`.
         step: largest change of each ``s_t`` per control step, in nats.
-        tensors: entries of an environment's action, the largest number of parameter
-            tensors of a model. If a model has fewer, the last entries have no effect.
-            Optimizers have no such limit.
+        tensors: number of entries of an environment's action, and largest number of
+            parameter tensors of a model. If a model has fewer, the last entries have no
+            effect. Optimizers have no such limit.
     """
 
     step: float = 0.9
@@ -56,7 +56,7 @@ class LayerwiseMultipliers(Action):
 
     @property
     def observed(self) -> int:
-        """Number of features of each tensor, which stand in the place of :meth:`show`."""
+        """Number of features of each tensor, which are observed instead of :meth:`show`."""
         return len(TENSOR_FEATURES)
 
     @property
@@ -64,7 +64,7 @@ class LayerwiseMultipliers(Action):
         return self.tensors
 
     def encode(self, action: Tensor) -> Tensor:
-        """Return actions ``[B, K]`` as they are; those on single tensors are ``[B, 1]``."""
+        """Return actions ``[B, K]`` unchanged; actions on single tensors are ``[B, 1]``."""
         return action.reshape(len(action), -1)
 
     def shift(self, action: Tensor) -> Tensor:
@@ -80,10 +80,10 @@ class LayerwiseMultipliers(Action):
         """Decode a batch of actions; see :meth:`Action.decode`.
 
         Args:
-            action: ``[B, K]``, of which the first ``T`` count.
-            log_multiplier: ``[B]`` before the action.
-            part_multipliers: ``[B, T]`` before the action; by default ``T`` is ``K``, and
-                all are ``log_multiplier``.
+            action: actions, ``[B, K]``; only the first ``T`` entries are used.
+            log_multiplier: log-multipliers before the action, ``[B]``.
+            part_multipliers: log-multipliers of the ``T`` tensors before the action,
+                ``[B, T]``; by default ``log_multiplier`` for ``K`` tensors.
         """
         if part_multipliers is None:
             part_multipliers = log_multiplier.unsqueeze(1).expand(-1, action.shape[1])

@@ -1,4 +1,4 @@
-"""A learning rate for each role of parameters."""
+"""Action that sets a learning rate for each role of parameters."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ class RoleMultipliers(Action):
     """One number in [-1, 1] for each role of parameter: ``s_r <- clip(s_r + step * a_r)``.
 
     The learning rate of a parameter of role ``r`` is the base rate times the schedule times
-    ``exp(s_r)``. Roles are those of :attr:`optenv.tasks.Task.roles`. A run without
-    parameters of a role ignores its number. The mean over all roles is the
-    log-multiplier that the features describe; the difference of each to the mean is
-    observed, divided by 3.
+    ``exp(s_r)``, with roles from :attr:`optenv.tasks.Task.roles`. The number of a role that
+    the model does not have is ignored. The features describe the mean of ``s_r`` over all
+    roles; the difference of each ``s_r`` from the mean, divided by 3, is observed as well.
 
     Attributes:
         bound, start, schedule: see :class:`Action`.

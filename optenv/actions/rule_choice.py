@@ -1,4 +1,4 @@
-"""One of several update rules, and of several multipliers of the learning rate."""
+"""Action that chooses an update rule and a multiplier of the learning rate."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ class RuleChoice(Discrete):
         return table.to(action.device)[self._position(action)]
 
     def _position(self, action: Tensor) -> Tensor:
-        """Return the chosen places ``[B]`` in :attr:`rules`."""
+        """Return the chosen indices ``[B]`` into :attr:`rules`."""
         index = action.reshape(len(action)).long()
         return index.div(len(self.multipliers), rounding_mode="floor")

@@ -1,4 +1,4 @@
-"""The update of the parameters itself, on functions of few parameters."""
+"""Action that is the update of the parameters itself, for functions of few parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .base import Action, Decision
 
 __all__ = ["Update"]
 
-#: Observed value of a gradient whose entry is the norm of the run's first gradient.
+#: Observed value of a gradient entry that equals the norm of the run's first gradient.
 UNIT = 3.0
 
 
@@ -33,23 +33,25 @@ class Update(Action):
     :attr:`fineness`: :math:`\eta` is the largest change, small changes have a fine
     resolution, and the sign is that of the action.
 
-    Observed are, after the features of the run, the parameters, the gradient, the gradients
-    at the :attr:`history` control steps before, and the differences of the loss to those:
+    The features of the run are followed by the parameters, the gradient, the gradients at
+    the :attr:`history` previous control steps, and the differences between the present loss
+    and the losses at those control steps:
 
-    - parameters as they are;
+    - parameters unchanged;
     - gradients relative to the norm of the run's first one, as
-      :math:`3 \operatorname{arsinh}(x \sinh k) / k`. So the action :math:`-1/3` of the
-      observed gradient is a step of gradient descent, of length :math:`\eta` at first;
+      :math:`3 \operatorname{arsinh}(x \sinh k) / k`. An action that is :math:`-1/3` times
+      the observed gradient is thus a step of gradient descent, at first of length
+      :math:`\eta`;
     - differences of the training loss relative to the range of the losses so far, as
       :math:`\operatorname{arsinh}(100 x) / 2`.
 
-    Before the first control steps of a run the past is 0.
+    For control steps before the first, gradients and differences are 0.
 
     Attributes:
         bound, start, schedule: see :class:`Action`.
-        dim: entries of an action, the largest number of parameters. If a task has fewer,
-            the last entries have no effect and are observed as 0. None to leave it to the
-            tasks; an environment fills it in by :meth:`for_sizes`.
+        dim: number of entries of an action, and largest number of parameters. If a task has
+            fewer, the last entries have no effect and are observed as 0. None to derive it
+            from the tasks; an environment fills it in by :meth:`for_sizes`.
         fineness: :math:`k`.
         history: number of past gradients and losses that are observed.
     """
@@ -125,19 +127,19 @@ class Update(Action):
         size, past = self._size, self.history
         missing = size - params.shape[1]
         params, grad = (F.pad(part, (0, missing)) for part in (params, grad))
-        # 1. What is remembered; at the first control step, nothing has changed so far.
+        # 1. The memory; at the first control step, the loss has not changed so far.
         grads, losses, norm, low, high = memory.split([size * past, past, 1, 1, 1], dim=1)
         loss, first = loss.unsqueeze(1), is_first.unsqueeze(1)
         norm = torch.where(first, torch.linalg.vector_norm(grad, dim=1, keepdim=True), norm)
         losses = torch.where(first, loss, losses)
         low = torch.where(first, loss, low.minimum(loss))
         high = torch.where(first, loss, high.maximum(loss))
-        # 2. What is observed. Zero divided by zero is no change.
+        # 2. The observation, in which 0 / 0 counts as 0.
         relative = torch.where(norm > 0, grad / norm, 0.0)
         grads_seen = (relative * math.sinh(self.fineness)).asinh() * (UNIT / self.fineness)
         change = torch.where(high > low, (loss - losses) / (high - low), 0.0)
         seen = [params, grads_seen, grads, (100.0 * change).asinh() / 2.0]
-        # 3. The newest comes first.
+        # 3. The new memory, latest values first.
         grads = torch.cat([grads_seen, grads], dim=1)[:, : size * past]
         losses = torch.cat([loss, losses], dim=1)[:, :past]
         kept = torch.cat([grads, losses, norm, low, high], dim=1)

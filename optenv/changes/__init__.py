@@ -1,12 +1,12 @@
-"""Changes of the task during a run, of which no observation tells the time.
+"""Changes of the task during a run, at times that are not observed.
 
-The argument ``changes`` of the environments says how many changes a run has, and of which
-kinds (:class:`Changes`). The kinds of the package are listed in :data:`KINDS`;
+The argument ``changes`` of the environments sets number and kinds of the changes of a run
+(:class:`Changes`). The kinds of the package are listed in :data:`KINDS`;
 :func:`register` adds one from outside the package.
 
 A run with ``K`` changes has ``K + 1`` *stages*. Changes happen between control steps, and
-each kind goes on from where its last change has left it. So a task whose classes were
-permuted, and then its inputs, has both permuted.
+they accumulate: if first the classes and then the inputs of a task are permuted, both are
+permuted in the last stage.
 """
 
 from .draws import draw, draw_counts, draw_steps, start_at

@@ -1,4 +1,4 @@
-"""Draws of the changes of runs: what they are, how many there are, and when they come."""
+"""Draws of the changes of runs: their contents, their number and their times."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def draw(
     generators: Sequence[np.random.Generator],
     extended: bool = False,
 ) -> Data:
-    """Draw what the changes of runs are, but not their times.
+    """Draw the changes of runs, except the times at which they happen.
 
     Args:
         changes: changes of the runs.
         task: structure of the runs.
         data: examples of the runs, on their device.
-        generators: one for each run, of its task.
-        extended: whether the examples, which all runs share, are those of all stages
-            already.
+        generators: one generator per run, for the draws that belong to its task.
+        extended: whether the examples, shared by all runs, already include those of later
+            stages.
 
     Returns:
-        The data with stages, none of which has a start.
+        The data with stages that have no starts yet.
 
     Raises:
         ValueError: a kind does not fit the task, or new data are not finite.
@@ -130,7 +130,8 @@ def draw_counts(changes: Changes, generators: Sequence[np.random.Generator]) -> 
 
     Args:
         changes: changes of the runs.
-        generators: one for each run, of its task; each gives a draw if there is a choice.
+        generators: one generator per run, for the draws that belong to its task; only used
+            if least and greatest number differ.
     """
     if changes.least == changes.most:
         return np.full(len(generators), changes.most)
@@ -144,17 +145,17 @@ def draw_steps(
     generators: Sequence[np.random.Generator],
     most: int | None = None,
 ) -> np.ndarray:
-    """Draw before which control steps the stages of runs begin.
+    """Draw the control steps before which the later stages of runs begin.
 
-    A stage has at least half of the control steps that it would have if all were equally
-    long.
+    A stage has at least half of the control steps that it would have if all stages were
+    equally long.
 
     Args:
-        count: number of changes of all runs, or of each, ``[B]``.
-        num_steps: control steps of a run. A run that has no more than its changes has
-            fewer of them.
-        generators: one for each run.
-        most: largest number of changes, ``K``, by default that of these runs.
+        count: number of changes, the same for all runs or of each run, ``[B]``.
+        num_steps: control steps of a run. It limits the number of changes to
+            ``num_steps - 1``.
+        generators: one generator per run.
+        most: largest number of changes ``K``; by default the largest of these runs.
 
     Returns:
         Control steps ``[B, K]`` int64; :data:`NEVER` for changes that a run does not have.
@@ -172,11 +173,11 @@ def draw_steps(
 
 
 def start_at(data: Data, steps: np.ndarray, boundaries: np.ndarray | Boundaries) -> Data:
-    """Return the data with stages that begin before control steps.
+    """Return the data with stages that begin before given control steps.
 
     Args:
         data: data with stages.
-        steps: control steps of :func:`draw_steps`, ``[B, K]``.
+        steps: control steps from :func:`draw_steps`, ``[B, K]``.
         boundaries: updates before which the control steps begin, and the length of the
             runs.
     """

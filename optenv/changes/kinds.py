@@ -35,10 +35,10 @@ __all__ = [
 class Change(ABC):
     """Base of kinds of change.
 
-    Every run has a value of the kind in each stage, of which :meth:`draw` makes one after
-    the other. What the value does to examples is said by :meth:`apply`, which works on all
-    runs at once, each with the value of its stage. Subclasses implement :meth:`fits` and
-    :meth:`draw`, and :meth:`apply` or one of the methods after it.
+    Every run has a value of the kind in each stage; :meth:`draw` draws these values one
+    after the other. :meth:`apply` transforms examples according to the value; it works on
+    all runs at once, each with the value of its stage. Subclasses implement :meth:`fits`
+    and :meth:`draw`, and :meth:`apply` or one of the methods after it.
 
     Example::
 
@@ -58,7 +58,7 @@ class Change(ABC):
         env = gym.make("optenv/LearningRate-v0", changes="brightness")
     """
 
-    #: Names of kinds that a run can not have besides this one.
+    #: Names of kinds that a run cannot have together with this one.
     excludes: tuple[str, ...] = ()
 
     @abstractmethod
@@ -67,7 +67,7 @@ class Change(ABC):
 
         Args:
             task: structure of the runs.
-            count: number of changes of a run, of whatever kinds.
+            count: number of changes of a run, of all kinds together.
         """
 
     @abstractmethod
@@ -77,22 +77,22 @@ class Change(ABC):
         Args:
             task: structure of the run.
             rng: generator of the run.
-            previous: value before the change; None to return that of the first stage, which
-                should leave the examples as they are.
-            count: number of changes of a run, of whatever kinds.
+            previous: value before the change; None to draw the value of the first stage,
+                which should not change the examples.
+            count: number of changes of a run, of all kinds together.
 
         Returns:
-            A number or an array, of one shape and type for all stages.
+            A number or an array, of the same shape and type for all stages.
         """
 
     def apply(
         self, values: Tensor, inputs: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets as they are in the stages of the runs.
+        """Return inputs and targets as changed in the present stages of the runs.
 
         Args:
-            values: value of each run, ``[B, ...]``.
-            inputs, targets: examples of the first stage, ``[B, n, ...]``.
+            values: value of each run in its stage, ``[B, ...]``.
+            inputs, targets: examples as in the first stage, ``[B, n, ...]``.
         """
         return inputs, targets
 
@@ -104,17 +104,17 @@ class Change(ABC):
         rows: Tensor,
         context: Sequence[Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Return what :meth:`apply` does, for kinds that need to know more.
+        """Return changed inputs and targets like :meth:`apply`, given further arguments.
 
         Args:
-            values, inputs, targets: as of :meth:`apply`.
-            rows: rows of the data that the examples are, ``[B, n]`` int64.
-            context: tensors of :meth:`prepare`.
+            values, inputs, targets: see :meth:`apply`.
+            rows: rows of the examples in the data, ``[B, n]`` int64.
+            context: tensors from :meth:`prepare`.
         """
         return self.apply(values, inputs, targets)
 
     def prepare(self, task: Task, data: Data) -> tuple[Tensor, ...]:
-        """Return what the other methods need to know of the examples.
+        """Compute statistics of the examples that the other methods need.
 
         Args:
             task: structure of the runs.
@@ -132,41 +132,44 @@ class Change(ABC):
         context: Sequence[Tensor],
         training: bool,
     ) -> Tensor:
-        """Return the numbers of the examples that stand for others.
+        """Return the numbers of the examples that replace given ones, ``[B, n]``.
 
         Args:
-            values: value of each run, ``[B, ...]``.
-            examples: numbers of examples, ``[B, n]`` int64.
-            context: tensors of :meth:`prepare`.
-            training: whether they are a training batch, and not for an evaluation.
+            values: value of each run in its stage, ``[B, ...]``.
+            examples: numbers of examples within each run, ``[B, n]`` int64.
+            context: tensors from :meth:`prepare`.
+            training: True for a training batch, False for an evaluation.
         """
         return examples
 
     def place(self, values: Tensor, rows: Tensor, context: Sequence[Tensor]) -> Tensor:
-        """Return the rows of the data ``[B, n]`` for those of the first stage.
+        """Return the rows of examples in the present stage, given those in the first.
 
         Args:
-            values, context: as of :meth:`select`.
+            values, context: see :meth:`select`.
             rows: rows of the data in the first stage, ``[B, n]`` int64.
+
+        Returns:
+            Rows of the data, ``[B, n]``.
         """
         return rows
 
     def batch_sizes(self, values: Tensor, whole: int) -> Tensor:
-        """Return the number of different examples in a batch, of the shape of ``values``.
+        """Return the number of different examples in a batch in each stage, ``[B, K + 1]``.
 
         Args:
-            values: values ``[B, K + 1]``.
-            whole: examples of a batch of the task.
+            values: values of all stages, ``[B, K + 1]``.
+            whole: number of examples in a batch of the task.
         """
         return torch.full(values.shape[:2], whole, device=values.device)
 
 
 class _Permutation(Change):
-    """Base of permutations, of the :meth:`count` things that a task has."""
+    """Base of permutations, for example of the classes of a task."""
 
     @abstractmethod
     def count(self, task: Task) -> int | None:
-        """Return the number of things that are permuted; None if there are none."""
+        """Return the number of permuted elements; None if the task has no such elements."""
 
     def fits(self, task: Task, count: int) -> bool:
         return (self.count(task) or 0) >= 2
@@ -188,7 +191,7 @@ class Labels(_Permutation):
 
 
 class Inputs(_Permutation):
-    """Permute the features of the inputs, in images the pixels."""
+    """Permute the features of the inputs; for images, the pixels."""
 
     def count(self, task: Task) -> int | None:
         return task.num_features
@@ -202,9 +205,9 @@ class Inputs(_Permutation):
 
 
 class Rotation(Change):
-    """Rotate the images, by 30 to 330 degrees more at each change.
+    """Rotate the images by a further 30 to 330 degrees at each change.
 
-    Values of pixels are interpolated; pixels from outside are 0.
+    Pixels are interpolated; pixels from outside of the image are 0.
     """
 
     def fits(self, task: Task, count: int) -> bool:
@@ -222,7 +225,7 @@ class Rotation(Change):
     def apply(
         self, values: Tensor, inputs: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
-        # Images are channels here, so that a run needs only one grid.
+        # The images of a run are treated as channels, so that it needs only one grid.
         images = inputs.flatten(1, 2)
         cos, sin, zero = values.cos(), values.sin(), torch.zeros_like(values)
         matrix = torch.stack([cos, -sin, zero, sin, cos, zero], 1).view(-1, 2, 3)
@@ -233,10 +236,10 @@ class Rotation(Change):
 
 
 class Classes(Change):
-    """Let new classes join; in the first stage some are missing.
+    """Add classes; in the first stage some are missing.
 
-    Examples of classes that are missing are replaced by others. Each change adds the same
-    number of classes.
+    Examples of missing classes are replaced by examples of the others. Each change adds the
+    same number of classes.
     """
 
     excludes = ("distribution",)  # whose examples have other classes
@@ -254,7 +257,7 @@ class Classes(Change):
         return joined
 
     def prepare(self, task: Task, data: Data) -> tuple[Tensor, ...]:
-        """Return the class of each example, the examples by class, and their numbers.
+        """Return each example's class, the examples sorted by class, and the class sizes.
 
         Training and validation examples are kept apart.
         """
@@ -295,13 +298,13 @@ class Classes(Change):
             offset = split if part else torch.zeros_like(split)
             other = offset + order.gather(1, (offset + place).clamp(max=order.shape[1] - 1))
             found = torch.where((held_out == bool(part)) & (total > 0), other, found)
-        # 2. They stand for those of the classes that are missing.
+        # 2. They replace the examples of missing classes.
         known = values.gather(1, labels.gather(1, examples))
         return torch.where(known, examples, found)
 
 
 class Distribution(Change):
-    """Draw the data of the run anew."""
+    """Draw new data for the run."""
 
     def fits(self, task: Task, count: int) -> bool:
         return not isinstance(task, (ModuleTask, CharacterModel))
@@ -310,7 +313,7 @@ class Distribution(Change):
         return np.int64(0 if previous is None else previous + 1)
 
     def prepare(self, task: Task, data: Data) -> tuple[Tensor, ...]:
-        """Return the number of examples of the first stage, which are before the others."""
+        """Return the number of examples of the first stage, which precede the others."""
         return (torch.full((len(data.rows),), data.rows.shape[1]),)
 
     def place(self, values: Tensor, rows: Tensor, context: Sequence[Tensor]) -> Tensor:
@@ -345,7 +348,7 @@ class Optimum(Change):
 
 
 class Text(Change):
-    """Read another part of the text; a run of ``K`` changes has ``K + 1`` equal parts."""
+    """Read another part of the text; with ``K`` changes it is cut into ``K + 1`` parts."""
 
     def fits(self, task: Task, count: int) -> bool:
         return isinstance(task, CharacterModel) and min(task.places) >= count + 1
@@ -357,7 +360,12 @@ class Text(Change):
         return np.roll(previous, -1)
 
     def prepare(self, task: Task, data: Data) -> tuple[Tensor, ...]:
-        """Return the number of passages for training, and of all places."""
+        """Return the places of passages in the text.
+
+        Returns:
+            Number of training places, first validation place, and number of validation
+            places, ``[B, 3]``.
+        """
         assert isinstance(task, CharacterModel)
         train, validation = task.places
         border = len(data.inputs) - validation
@@ -377,8 +385,8 @@ class Text(Change):
 class BatchSize(Change):
     """Change the batch size: to a half, a quarter or an eighth of the task's, or back.
 
-    An odd batch size becomes 1. A smaller batch is one whose examples are repeated, which
-    has the same loss and gradient, and costs as much as a full one.
+    An odd batch size becomes 1. A smaller batch is filled up by repeating its examples,
+    which gives the same loss and gradient, and costs as much as a full batch.
     """
 
     def fits(self, task: Task, count: int) -> bool:
@@ -388,7 +396,7 @@ class BatchSize(Change):
         whole = task.batch_size
         if previous is None:
             return np.int64(whole)
-        # Parts that leave no rest, so that all examples are repeated equally often.
+        # Divisors of the batch size, so that all examples are repeated equally often.
         smaller = {whole // part for part in (2, 4, 8) if whole % part == 0} or {1}
         return np.int64(rng.choice(sorted((smaller | {whole}) - {int(previous)})))
 
@@ -409,9 +417,9 @@ class BatchSize(Change):
 
 
 class Shift(Change):
-    """Move the mean of the inputs, by a vector more at each change.
+    """Move the mean of the inputs by a further random vector at each change.
 
-    It moves each feature about as far as the features spread.
+    Each feature moves by about the standard deviation of the features.
     """
 
     def fits(self, task: Task, count: int) -> bool:
@@ -441,11 +449,11 @@ class Shift(Change):
 
 
 class Noise(Change):
-    """Let noise set in, or change.
+    """Add noise to the examples, or replace it by other noise.
 
-    A tenth to a half of the classes are replaced by random ones. Targets that are numbers
-    get normal noise of a quarter to all of their spread; and so do the minima of the
-    examples of a quadratic, which is noise of the gradients. An example keeps its noise
+    A tenth to a half of the class labels are replaced by random ones. Numeric targets get
+    normal noise of 0.25 to 1 times their standard deviation; and so do the minima of the
+    examples of a quadratic, which makes the gradients noisy. An example keeps its noise
     until the next change.
     """
 
@@ -453,16 +461,16 @@ class Noise(Change):
         return (task.num_classes or 0) >= 2 or _is_regression(task) or _is_quadratic(task)
 
     def draw(self, task: Task, rng: np.random.Generator, previous: Any, count: int) -> Any:
-        # The amount of noise, and a key of its numbers, which float32 holds.
+        # The amount of noise, and the key of its random numbers, which float32 can hold.
         if previous is None:
             return np.zeros(2, np.float32)
         low, high = (0.25, 1.0) if task.num_classes is None else (0.1, 0.5)
         return np.array([rng.uniform(low, high), rng.integers(2**24)], np.float32)
 
     def prepare(self, task: Task, data: Data) -> tuple[Tensor, ...]:
-        """Return number of classes, and the spreads of targets and inputs that get noise.
+        """Return number of classes, and the standard deviations of targets and inputs.
 
-        They are 0 for what the task has not, and where there is no noise.
+        They are 0 if the task has no classes, or if targets or inputs do not get noise.
         """
         none = torch.zeros(len(data.rows), device=data.rows.device)
         classes = torch.full_like(none, task.num_classes or 0, dtype=torch.int64)
@@ -500,22 +508,24 @@ def _is_quadratic(task: Task) -> bool:
 
 
 def _is_regression(task: Task) -> bool:
-    """Return whether the targets of a task are numbers to predict."""
+    """Return whether the targets of a task are numeric."""
     if isinstance(task, ModuleTask):
         return not task.of_module and task.targets.is_floating_point()
     return isinstance(task, MLP) and task.num_classes is None
 
 
-#: Training examples of each run that a spread is measured on, at most.
+#: Largest number of training examples of each run for a standard deviation.
 _MEASURED = 256
 
 
 def _spread(part: Tensor, data: Data) -> Tensor:
-    """Return the mean standard deviation ``[B]`` of numbers of each run's first examples.
+    """Return the standard deviation over each run's first examples, ``[B]``.
+
+    It is averaged over the entries of inputs or targets.
 
     Args:
         part: inputs or targets of all examples.
-        data: the examples of the runs.
+        data: examples of the runs.
     """
     some = part[data.rows[:, : min(data.num_train, _MEASURED)]].flatten(2)
     some = some if some.is_floating_point() else some.float()
@@ -533,9 +543,9 @@ def _normal_like(part: Tensor, keys: Tensor) -> Tensor:
 
 
 def _another_order(count: int | None, rng: np.random.Generator, previous: Any) -> Any:
-    """Draw a permutation of ``count`` things, which is not the previous one.
+    """Draw a permutation of ``count`` elements that differs from the previous one.
 
-    Without a previous one, it leaves them in their order.
+    Without a previous one, return the identity.
     """
     assert count is not None
     if previous is None:

@@ -14,7 +14,7 @@ __all__ = ["MAX_JUMP", "StageLosses"]
 #: Largest ratio of a loss right after a change to the initial loss of the stage.
 MAX_JUMP = 10.0
 
-#: Function of a stage ``[B]`` that returns losses ``[B, S]`` of the runs, one per source.
+#: Function from stages ``[B]`` to losses ``[B, S]`` of the runs in them, one per source.
 Evaluate = Callable[[Tensor], Tensor]
 
 
@@ -23,11 +23,11 @@ class StageLosses(NamedTuple):
 
     Attributes:
         initial: losses of the initial parameters in each stage, ``[B, K + 1, S]``.
-        final: loss on the first source at the end of each stage, or now in the stage of the
-            run; ``[B, K + 1]``.
+        final: loss on the first source at the end of each past stage, and now in the
+            present stage, ``[B, K + 1]``.
         mean: mean of the present losses on the tasks so far, ``[B]``.
-        forgetting: mean over earlier stages of the loss now minus that at the end of the
-            stage, ``[B]``; 0 in the first stage.
+        forgetting: mean, over the past stages, of the loss now minus the loss at the end of
+            the stage, ``[B]``; 0 in the first stage.
         changes: number of changes so far, ``[B]`` int64.
     """
 
@@ -44,7 +44,7 @@ class StageLosses(NamedTuple):
         Args:
             loss: losses in the first stage, ``[B, S]``.
             stages: number of stages.
-            evaluate: computes the losses of the runs in a stage.
+            evaluate: computes the losses of the runs in given stages.
         """
         first = torch.zeros(len(loss), dtype=torch.int64, device=loss.device)
         initial = [loss, *(evaluate(first + number) for number in range(1, stages))]
@@ -58,10 +58,11 @@ class StageLosses(NamedTuple):
         )
 
     def reference(self, changes: Tensor, loss: Tensor) -> Tensor:
-        """Return the losses ``[B, S]`` that a stage measures progress against.
+        """Return the losses ``[B, S]`` from which a stage measures progress.
 
-        They are those of the initial parameters; or, if a change leaves the run with a loss
-        more than :data:`MAX_JUMP` times as large, that loss divided by this.
+        They are the losses of the initial parameters; or, where the loss right after the
+        change is more than :data:`MAX_JUMP` times as large, that loss divided by
+        :data:`MAX_JUMP`.
 
         Args:
             changes: number of changes before the stage, ``[B]`` int64.
@@ -78,7 +79,7 @@ class StageLosses(NamedTuple):
         Args:
             changes: number of changes before the step, ``[B]``.
             loss: losses of the runs in their present stages, ``[B, S]``.
-            evaluate: computes the losses of the runs in a stage.
+            evaluate: computes the losses of the runs in given stages.
         """
         count = torch.from_numpy(changes).to(self.changes.device)
         first, place = torch.zeros_like(count), count.unsqueeze(1)

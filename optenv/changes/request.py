@@ -32,10 +32,10 @@ KINDS: dict[str, Change] = {
 #: Kinds registered from outside the package.
 _REGISTERED: dict[str, Change] = {}
 
-#: Structures of a family that are drawn to see which kinds fit all of them.
+#: Number of tasks that are drawn from a family to check that the kinds fit them.
 _TRIES = 32
 
-#: Changes of a run if only their kinds are given.
+#: Number of changes of a run if only their kinds are given.
 DEFAULT_COUNT = 3
 
 
@@ -44,14 +44,15 @@ class Changes:
     """Kinds and number of the changes of a run.
 
     Attributes:
-        kinds: names of kinds, of which one is drawn for each change. All of them must fit
-            every task of the environment. None are given to take those that fit a task.
+        kinds: names of kinds, from which one is drawn for each change. All of them must fit
+            every task of the environment. If empty, all kinds that fit a task.
         count: number of changes of a run, less than its control steps; or a pair of the
-            least, which can be 0, and the greatest, between which each run draws it.
-        left_out: kinds that are not taken of those that fit a task.
+            least number, which can be 0, and the greatest, between which each run draws.
+        left_out: names of kinds that are not used even if they fit a task; for an empty
+            ``kinds``.
 
     Raises:
-        ValueError: a kind is unknown or given twice, two of them exclude each other, or the
+        ValueError: a kind is unknown or given twice, two kinds exclude each other, or the
             count is not positive.
     """
 
@@ -71,7 +72,7 @@ class Changes:
                     )
         if len(set(given)) < len(given):
             raise ValueError(f"kinds of changes must be given once each, got {list(given)}")
-        # In one order, so that it does not matter in which they are given.
+        # In a fixed order, so that the order in which they are given has no effect.
         ordered = tuple(name for name in _known() if name in given)
         object.__setattr__(self, "kinds", ordered)
         object.__setattr__(self, "count", _count(self.count))
@@ -95,15 +96,15 @@ class Changes:
         return self.count[1] if isinstance(self.count, tuple) else self.count
 
     def without(self, name: str) -> Changes:
-        """Return the changes with one more kind left out."""
+        """Return changes in which one more kind is left out."""
         return replace(self, left_out=tuple(sorted({*self.left_out, name})))
 
 
 def _count(given: Any) -> int | tuple[int, int]:
-    """Return a number of changes, or a pair of the least and the greatest.
+    """Return a valid number of changes, or a pair of the least and the greatest.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: ``given`` is neither.
     """
     if not isinstance(given, (tuple, list)):
         return positive_int("count of changes", given)
@@ -122,17 +123,17 @@ def _count(given: Any) -> int | tuple[int, int]:
 def register(name: str, kind: Change) -> Change:
     """Make a kind of change available to environments by its name.
 
-    Environments whose ``changes`` name no kinds leave it out.
+    Environments use it only if their argument ``changes`` names it.
 
     Args:
-        name: unused so far.
+        name: name of the kind, not used by another one.
         kind: the kind, see :class:`Change`.
 
     Returns:
         The kind.
 
     Raises:
-        TypeError: ``name`` is no string, or ``kind`` no :class:`Change`.
+        TypeError: ``name`` is not a string, or ``kind`` not a :class:`Change`.
         ValueError: the name is taken.
     """
     check_new_name("kind of change", name, [*_known()])
@@ -155,11 +156,11 @@ def make(spec: Any) -> Changes | None:
     """Read the ``changes`` argument of the environments.
 
     Args:
-        spec: a number of changes (of whatever kinds fit), a kind or a list of kinds, a dict
-            of the fields of :class:`Changes`, such an object, or None for no changes.
+        spec: a number of changes (of all kinds that fit), a kind or a list of kinds, a dict
+            of the fields of :class:`Changes`, a :class:`Changes`, or None for no changes.
 
     Raises:
-        ValueError, TypeError: it is none of these, or see :class:`Changes`.
+        ValueError, TypeError: ``spec`` is none of these; or see :class:`Changes`.
     """
     if spec is None or isinstance(spec, Changes):
         return spec
@@ -184,11 +185,11 @@ def make(spec: Any) -> Changes | None:
 
 
 def fitting(changes: Changes, task: Task) -> tuple[str, ...]:
-    """Return the kinds of change that a task has.
+    """Return the names of the kinds of change that are used for a task.
 
     Raises:
-        ValueError: a kind that is asked for does not fit the task, or none fits; the
-            message lists those that do.
+        ValueError: a requested kind does not fit the task, or no kind fits; the message
+            lists those that do.
     """
 
     def fit_of(names: Iterable[str]) -> list[str]:
@@ -197,7 +198,7 @@ def fitting(changes: Changes, task: Task) -> tuple[str, ...]:
 
     fit = fit_of(changes.kinds or _known())
     if not changes.kinds:
-        # Of two that exclude each other, the one that asks for it is left out.
+        # Of two kinds, the one whose `excludes` names the other is left out.
         chosen = [
             name
             for name in KINDS
@@ -222,11 +223,11 @@ def check(changes: Changes, sampler: TaskSampler, tasks: Sequence[Task]) -> None
 
     Args:
         changes: changes of the runs.
-        sampler: sampler of structures, of whose families a few are drawn.
-        tasks: further tasks.
+        sampler: sampler of tasks, from which a few are drawn if ``tasks`` is empty.
+        tasks: tasks of the instances of the environment.
 
     Raises:
-        ValueError: as of :func:`fitting`.
+        ValueError: see :func:`fitting`.
     """
     rng = np.random.default_rng(0)
     tries = 1 if sampler.fixed else _TRIES * len(sampler.sources)

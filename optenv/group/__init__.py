@@ -1,7 +1,7 @@
 """Groups: runs of one structure that step together.
 
-A group ties the core to actions, observations and rewards. Everything that changes from
-step to step is one value, :class:`ControlState`; to keep it is to take a snapshot. The
+A group connects the core to actions, observations and rewards. Everything that changes from
+step to step is one value, :class:`ControlState`, which can be kept as a snapshot. The
 length of a window is known on the host, so that no step waits for the device.
 """
 

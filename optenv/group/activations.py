@@ -1,8 +1,8 @@
-"""Memory that the losses of a task and their gradients take, measured without taking it.
+"""Measurement of the memory of a task's losses and gradients, without allocating it.
 
 The updates of a control step and the losses of the reward are computed on tensors of
-torch's ``meta`` device, which have shapes and no values. The memory that they would have is
-counted as they are made and dropped.
+torch's ``meta`` device, which have shapes and no values. The memory that they would take is
+counted while they are made and dropped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .setup import Setup
 
 __all__ = ["graph_memory", "loss_memory"]
 
-#: Operations after which a measurement ends, whatever it has found by then.
+#: Largest number of operations of a measurement, which ends after them in any case.
 _MOST_OPERATIONS = 20_000
 
 
@@ -33,10 +33,10 @@ class _Enough(Exception):
 
 
 class _Peak(TorchDispatchMode):
-    """Count of the bytes of the tensors that are alive.
+    """Counter of the bytes of the tensors that are alive.
 
     Args:
-        enough: bytes after which to raise :class:`_Enough`.
+        enough: number of bytes above which to raise :class:`_Enough`.
 
     Attributes:
         alive: number of bytes now.
@@ -54,7 +54,7 @@ class _Peak(TorchDispatchMode):
     ) -> Any:
         given = tree_leaves((args, kwargs))
         if any(isinstance(each, Tensor) and each.is_meta for each in given):
-            # Constants of a task's own loss meet tensors without values.
+            # Constants in the task's loss are combined with tensors without values.
             args, kwargs = tree_map(_on_meta, (args, kwargs or {}))
         result = func(*args, **(kwargs or {}))
         for each in tree_leaves(result):
@@ -66,7 +66,7 @@ class _Peak(TorchDispatchMode):
         return result
 
     def leave_out(self, tensors: Sequence[Any]) -> None:
-        """Leave tensors that exist already out of the count, and views of them."""
+        """Exclude existing tensors, and views of them, from the count."""
         for each in tensors:
             if isinstance(each, Tensor):
                 self._known.add(each.untyped_storage()._cdata)
@@ -97,19 +97,19 @@ def loss_memory(
 ) -> int:
     """Measure the memory of losses and gradients, in bytes.
 
-    It draws the examples of one run, to know their shapes.
+    The examples of one run are drawn to find their shapes.
 
     Args:
         setup: setup of the group.
         task: structure of the runs.
         size: number of runs, ``B``.
-        enough: bytes after which to stop.
+        enough: number of bytes above which to stop.
         scaled: whether parameter tensors have random factors.
 
     Returns:
-        The largest number of bytes at a time, those of parameters and the state of the
-        update rule among them: exact up to ``enough``, and somewhat more than that beyond
-        it; 0 if the task cannot be computed without values.
+        Peak number of bytes, including parameters and the state of the update rule; if it
+        exceeds ``enough``, some number above ``enough``; 0 if the task cannot be computed
+        without values.
     """
     example = task.sample([np.random.default_rng(0)])
     counter = _Peak(enough)
@@ -121,7 +121,8 @@ def loss_memory(
     except _Enough:
         pass
     except Exception:
-        # The task looks at values, or has tensors of its own on the CPU: the runs tell.
+        # The task reads values, or has its own tensors on the CPU. An error of the loss
+        # itself is raised by the runs.
         return 0
     return counter.peak
 
@@ -130,11 +131,11 @@ def graph_memory(setup: Setup, task: Task, size: int, scaled: bool = False) -> i
     """Measure the memory that the graph of one more update keeps, in bytes.
 
     Args:
-        setup, task, size, scaled: as of :func:`loss_memory`.
+        setup, task, size, scaled: see :func:`loss_memory`.
 
     Returns:
-        The growth by an update that another one with a graph precedes; 0 if the task cannot
-        be computed without values.
+        Number of bytes that an update adds after an update with a graph; 0 if the task
+        cannot be computed without values.
     """
     example = task.sample([np.random.default_rng(0)])
     counter = _Peak(math.inf)
@@ -145,7 +146,7 @@ def graph_memory(setup: Setup, task: Task, size: int, scaled: bool = False) -> i
         with torch.device("meta"), counter:
             params = torch.empty(size, task.num_params, dtype=setup.dtype, device="meta")
             run = core.start(task, setup.rule, data, params, differentiable=True)
-            for _ in range(3):  # the first one's parameters have no graph yet
+            for _ in range(3):  # the parameters before the first one have no graph
                 rates = torch.empty(1, size, dtype=setup.dtype, device="meta")
                 rates.requires_grad_()
                 run = core.advance(task, setup.rule, data, run, rates, differentiable=True)
@@ -158,7 +159,7 @@ def graph_memory(setup: Setup, task: Task, size: int, scaled: bool = False) -> i
 def _without_values(
     setup: Setup, task: Task, size: int, example: Data, scaled: bool
 ) -> Data:
-    """Return data of ``size`` runs in the shapes of those of one run."""
+    """Return data of ``size`` runs without values, in the shapes of one run's data."""
     blocks = 1 if example.shared else size
 
     def of_runs(values: Tensor) -> Tensor:

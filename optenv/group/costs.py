@@ -17,16 +17,16 @@ __all__ = ["mean_cost"]
 def mean_cost(
     setup: Setup, task: Task, before: ControlState, after: ControlState, decision: Decision
 ) -> Tensor:
-    """Compute the mean cost ``[B]`` of the updates of runs.
+    """Compute the mean cost ``[B]`` of the updates of runs so far, relative to SGD's.
 
-    Where batch sizes are chosen, that is the cost of all updates over the number of those
-    that the same examples make with the task's own batch size.
+    Where actions set the batch size, it is the cost of all updates divided by the number of
+    updates that the same examples would make with the task's own batch size.
 
     Args:
         setup: setup of the group.
         task: structure of the runs.
         before, after: states before and after the control step.
-        decision: decision of the step.
+        decision: decoded actions of the step.
     """
     size, work, updates = task.num_params, task.work, after.run.updates
     made = (updates - before.run.updates).to(before.cost)

@@ -31,7 +31,8 @@ def draw_params(
     """Draw the initial parameters ``[n, P]`` of a run for each key.
 
     Raises:
-        ValueError: what the task draws is no tensor, of another shape, or not finite.
+        ValueError: the drawn parameters are not a tensor, have another shape, or are not
+            finite.
     """
     params, kind = task.init(keys), type(task).__name__
     expected = (len(keys), task.num_params)
@@ -70,14 +71,15 @@ def draw_scale(
 def draw_sees_loss(setup: Setup, keys: Sequence[np.random.Generator]) -> Tensor:
     """Draw which runs observe their losses, ``[n]`` bool."""
     share = setup.settings.loss_dropout
-    # Nothing is drawn without dropout: seeds keep the meaning they had before it.
+    # Nothing is drawn without dropout, so that older seeds give the same runs.
     return torch.tensor([share == 0 or bool(key.random() >= share) for key in keys])
 
 
 def draw_validation_every(setup: Setup, keys: Sequence[np.random.Generator]) -> np.ndarray:
-    """Draw after how many control steps each run gets validation losses, ``[n]`` int64.
+    """Draw the number of control steps between validation losses of each run.
 
-    0 stands for never.
+    Returns:
+        Numbers ``[n]`` int64; 0 for runs without validation losses.
     """
     settings = setup.settings
     every = np.zeros(len(keys), np.int64)
@@ -96,7 +98,7 @@ def reorder(
 
     Args:
         data: examples of the runs.
-        pairs: key and instance of each run; the order of a run without one stays.
+        pairs: key and instance of each run; runs without an instance keep their order.
     """
     given = [i for i, (_, own) in enumerate(pairs) if own is not None]
     device = data.order.device
@@ -112,14 +114,14 @@ def draw_changes(
     task_keys: Sequence[np.random.Generator],
     is_on_device: bool,
 ) -> tuple[tasks.Data, np.ndarray]:
-    """Draw what the changes of the tasks of runs are, but not their times.
+    """Draw the changes of the tasks of runs, except the times at which they happen.
 
     Args:
         wanted: kinds and number of the changes.
         task: structure of the runs.
         data: examples of the runs.
-        task_keys: one generator per run, of its task.
-        is_on_device: whether the examples are those of an earlier reset.
+        task_keys: one generator per run, for the draws that belong to its task.
+        is_on_device: whether the examples are reused from an earlier reset.
 
     Returns:
         The data with their changes, and the number of changes of each run, ``[n]``.
@@ -136,13 +138,13 @@ def draw_change_steps(
     num_steps: int,
     keys: Sequence[np.random.Generator],
 ) -> np.ndarray:
-    """Draw before which control steps the tasks of runs change, ``[n, K]``.
+    """Draw the control steps before which the tasks of runs change, ``[n, K]``.
 
     Args:
         wanted: kinds and number of the changes; None for no changes.
         counts: number of changes of each run, ``[n]``.
         num_steps: control steps of a run.
-        keys: one generator per run, of the run itself.
+        keys: one generator per run, for the draws that belong to the run itself.
     """
     if wanted is None:
         return np.empty((len(keys), 0), np.int64)

@@ -1,4 +1,4 @@
-"""Estimate of the memory that a group of runs takes, before any of it is taken."""
+"""Estimate of the memory that a group of runs needs, before it is allocated."""
 
 from __future__ import annotations
 
@@ -37,34 +37,34 @@ UPDATES = "the updates of a control step"
 GRAPH = "the graph of the updates that are differentiated at once"
 GROUPS = "groups and their generators"
 
-#: Bytes of a loss, a tensor of its own, besides its numbers.
+#: Bytes of the tensor of a loss, besides its numbers.
 _LOSS = 700
 
-#: Bytes that the place of an example of a batch takes while it is computed.
+#: Bytes per place in a batch while the row of its example is computed.
 _PLACE = 100
 
-#: Bytes of a learning rate as a number of Python in a list.
+#: Bytes of a learning rate as a Python float in a list.
 _NUMBER = 40
 
 #: Bytes of a group before its first reset, and of the generator of a run.
 _GROUP, _GENERATOR = 8_000, 1_200
 
-#: Memory of a graph with the gradients that are taken through it, in that of the graph.
+#: Memory of a graph and the gradients taken through it, relative to the graph alone.
 _WITH_GRADIENTS = 1.3
 
-#: Tasks of families that are drawn before the first reset.
+#: Number of tasks that are drawn from families for the check before the first reset.
 _TRIES = 4
 
-#: Number of parameters up to which the state of an update rule is made to see its size.
+#: Number of parameters up to which the state of an update rule is allocated to measure it.
 _SMALL = 2**17
 
 
 class Footprint(NamedTuple):
-    """Memory of a group of runs in bytes, about, by what it is for.
+    """Approximate memory of a group of runs in bytes, by purpose.
 
     Attributes:
-        held: what the group holds between its steps.
-        working: what a step or a reset needs besides.
+        held: memory that the group holds between its steps.
+        working: further memory that a step or a reset needs.
     """
 
     held: dict[str, int]
@@ -72,7 +72,7 @@ class Footprint(NamedTuple):
 
     @property
     def parts(self) -> dict[str, int]:
-        """Both together."""
+        """Sum of held and working memory in bytes, by purpose."""
         names = dict.fromkeys([*self.held, *self.working])
         return {n: self.held.get(n, 0) + self.working.get(n, 0) for n in names}
 
@@ -80,7 +80,7 @@ class Footprint(NamedTuple):
 def estimate(
     setup: Setup, task: Task, size: int, total_updates: int, scaled: bool
 ) -> Footprint:
-    """Estimate the memory of a group, but for the losses and their gradients.
+    """Estimate the memory of a group, except for the losses and their gradients.
 
     Args:
         setup: setup of the group.
@@ -130,19 +130,20 @@ def check(
     thorough: bool = False,
     segment: int = 0,
 ) -> Footprint:
-    """Estimate the memory of a group, and refuse it beyond a limit.
+    """Estimate the memory of a group, and raise an error if it exceeds the limit.
 
-    The memory of losses and gradients is measured, on tensors without values, only where a
-    rough bound on it does not tell enough.
+    The memory of losses and gradients is measured, on tensors without values, only if a
+    rough upper bound on it would exceed the limit.
 
     Args:
-        setup, task, size, total_updates, scaled: as of :func:`estimate`.
-        beside: what the environment holds besides the group, bytes by what they are for.
+        setup, task, size, total_updates, scaled: see :func:`estimate`.
+        beside: memory that the environment holds besides the group, bytes by purpose.
         thorough: whether to measure in any case.
-        segment: control steps that are differentiated at once, whose graph is kept.
+        segment: number of control steps that are differentiated at once, whose graph is
+            kept; 0 for none.
 
     Raises:
-        ValueError: it is more than the limit.
+        ValueError: the estimate exceeds the limit.
     """
     limit = setup.limit
     found = estimate(setup, task, size, total_updates, scaled)
@@ -171,16 +172,16 @@ def measured(
     found: Footprint,
     enough: float = math.inf,
 ) -> Footprint:
-    """Return a footprint with the memory of losses and gradients.
+    """Return a footprint to which the memory of losses and gradients is added.
 
     Args:
-        setup, task, size, scaled: as of :func:`estimate`.
-        found: its footprint.
-        enough: bytes after which to stop.
+        setup, task, size, scaled: see :func:`estimate`.
+        found: footprint of the group.
+        enough: number of bytes above which to stop measuring.
     """
     if LOSSES in found.working:
         return found
-    known = found.parts[PARAMETERS]  # is measured as well
+    known = found.parts[PARAMETERS]  # is part of the measurement
     more = loss_memory(setup, task, size, enough + known, scaled) - known
     return found._replace(working={**found.working, LOSSES: max(0, more)})
 
@@ -188,19 +189,19 @@ def measured(
 def check_before(
     setup: Setup, sizes: Sequence[int], own: Mapping[str, int], segment: int = 0
 ) -> None:
-    """Refuse groups whose tasks need more memory than there may be, before the first reset.
+    """Refuse groups that need more memory than the limit, before the first reset.
 
-    Fixed tasks and instances are checked as :func:`check` does. Of the tasks of families,
-    which are drawn at every reset, the smallest of a few counts.
+    Fixed tasks and instances are checked by :func:`check`. Tasks of families are drawn at
+    every reset; only the smallest of a few drawn tasks is checked here.
 
     Args:
         setup: setup of the groups.
         sizes: number of runs of each group.
-        own: memory besides that of the groups, bytes by what it is for.
-        segment: as of :func:`check`.
+        own: memory needed besides the groups, bytes by purpose.
+        segment: see :func:`check`.
 
     Raises:
-        ValueError: they do.
+        ValueError: the groups need more memory.
     """
     settings = setup.settings
     given = [each.task for each in settings.instances or ()]
@@ -216,23 +217,25 @@ def check_before(
     beside = held(own, [least] * (len(sizes) - 1))
     # Equal tasks once; by their text, since tasks with arrays cannot be hashed
     for task in {repr(task): task for task in given}.values():
-        # The rough bound was made for the losses of the package.
+        # The rough bound is meant for the losses of the package.
         own_loss = isinstance(task, ModuleTask)
         from_outside = own_loss or not type(task).__module__.startswith("optenv.")
         check(setup, task, size, length, scaled, beside, from_outside, segment)
 
 
 def check_unrolled(settings: Settings, groups: int, size: int, segment: int) -> None:
-    """Refuse groups that are differentiated, before any of them is made.
+    """Refuse groups to differentiate that need more memory than the limit.
+
+    They are checked before any of them is made.
 
     Args:
-        settings: of the groups.
+        settings: settings of the groups.
         groups: number of groups.
-        size: number of runs of each.
-        segment: control steps that are differentiated at once.
+        size: number of runs of each group.
+        segment: number of control steps that are differentiated at once.
 
     Raises:
-        ValueError: they need more memory than there may be; the message says what to lower.
+        ValueError: the groups need more memory; the message says what to lower.
     """
     setup = Setup.of(settings)
     own = {GROUPS: groups * (_GROUP + size * _GENERATOR)}
@@ -242,11 +245,14 @@ def check_unrolled(settings: Settings, groups: int, size: int, segment: int) -> 
 
 
 def held(own: Mapping[str, int], groups: Iterable[Footprint | None]) -> dict[str, int]:
-    """Return what an environment holds besides a group that is reset.
+    """Return the memory that an environment holds besides a group that is reset.
 
     Args:
-        own: memory besides that of the groups, bytes by what it is for.
-        groups: the other groups; None for those that have not been reset, and hold nothing.
+        own: memory needed besides the groups, bytes by purpose.
+        groups: footprints of the other groups; None for a group that has not been reset.
+
+    Returns:
+        Bytes by purpose.
     """
     found = dict(own)
     for group in groups:
@@ -257,10 +263,16 @@ def held(own: Mapping[str, int], groups: Iterable[Footprint | None]) -> dict[str
 
 
 def total(own: Mapping[str, int], groups: Sequence[Footprint | None]) -> dict[str, int]:
-    """Return what an environment needs, whose groups work one after the other.
+    """Return the memory that an environment needs.
+
+    Groups work one after the other, so that only the largest working memory counts.
 
     Args:
-        own, groups: as of :func:`held`; all groups.
+        own: see :func:`held`.
+        groups: footprints of all groups; None for a group that has not been reset.
+
+    Returns:
+        Bytes by purpose.
     """
     found = held(own, groups)
     working = [group.working for group in groups if group is not None]
@@ -300,7 +312,8 @@ def _state_numbers(setup: Setup, task: Task) -> int:
     if task.num_params > 2**32:  # beyond any memory, and perhaps beyond torch's integers
         return 0
     rule = setup.rule.bind(task.shapes, task.roles)
-    # The first tensor without values makes torch import more than a small state costs.
+    # The first tensor without values makes torch import modules, which costs more than a
+    # small state.
     device = "cpu" if task.num_params <= _SMALL else "meta"
     with torch.no_grad():
         like = torch.zeros(1, task.num_params, device=device, dtype=setup.dtype)
@@ -308,7 +321,7 @@ def _state_numbers(setup: Setup, task: Task) -> int:
 
 
 def _longest_window(setup: Setup, total_updates: int) -> int:
-    """Return the largest number of updates of a control step: that of the last."""
+    """Return the number of updates of the longest control step, which is the last."""
     settings = setup.settings
     ends = windows.Boundaries(
         total_updates, min(settings.horizon, total_updates), settings.spacing
@@ -320,10 +333,10 @@ def _longest_window(setup: Setup, total_updates: int) -> int:
 
 
 def rough_loss_memory(setup: Setup, task: Task, size: int) -> int:
-    """Return more bytes than the losses of nearly all tasks take.
+    """Return an upper bound on the memory of losses in bytes, for nearly all tasks.
 
     A forward pass keeps fewer numbers than it makes multiplications; examples and random
-    numbers are gathered several times.
+    numbers are copied several times.
     """
     examples = max(task.batch_size, task.reward_examples, task.num_validation)
     passes = math.ceil(task.work * examples / task.batch_size)

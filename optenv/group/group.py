@@ -42,7 +42,7 @@ _R = TypeVar("_R")
 
 
 def _outside_inference_mode(method: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Let a method that takes gradients be called under ``torch.inference_mode()``."""
+    """Allow a method that computes gradients to be called in ``torch.inference_mode()``."""
 
     @wraps(method)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -62,7 +62,7 @@ def _with_rows(array: np.ndarray, index: np.ndarray, values: Any) -> np.ndarray:
 
 
 class _DrawnRuns(NamedTuple):
-    """Draws of ``n`` new runs.
+    """Drawn data and parameters of ``n`` new runs.
 
     Attributes:
         data: their examples.
@@ -87,11 +87,11 @@ class Group:
         size: number of runs, ``B``.
 
     Attributes:
-        setup: objects that the arguments name.
+        setup: objects made from the settings.
         task: the task that all runs share.
         total_updates: length of each run in updates.
         family: family and split that the task was drawn from, or None.
-        instances: instance of each run; None for data that were drawn anew.
+        instances: instance of each run; None for runs with newly drawn data.
         boundaries: updates before which the control steps begin, see
             :func:`optenv.windows.lazy_boundaries`.
         data: examples of the runs.
@@ -131,9 +131,9 @@ class Group:
         #: Estimate of the memory of the runs; None before the first reset.
         self.footprint: footprint.Footprint | None = None
         self._checked: tuple[tasks.Task, int, bool] | None = None
-        #: Memory of the rest of the environment, bytes by what it is for.
+        #: Memory of the rest of the environment, bytes by purpose.
         self.beside: Mapping[str, int] = {}
-        #: Control steps that are differentiated at once, for the estimate.
+        #: Number of control steps that are differentiated at once, for the estimate.
         self.segment = 0
 
     @property
@@ -167,10 +167,11 @@ class Group:
 
         Args:
             index: indices of the runs.
-            generators: one per reset run; each gives one draw, the key of its run.
-            structure: draws the structure, if all runs are reset and have no instances.
-            instances: instance of each reset run, or None for data of its own. All have one
-                structure: that of the group, unless all runs are reset.
+            generators: one generator per reset run, from which the key of the run is drawn.
+            structure: generator of the structure, used if all runs are reset without
+                instances.
+            instances: instance of each reset run, or None to draw its data. They have the
+                structure of the group or, if all runs are reset, one common structure.
 
         Returns:
             First observations ``[n, F]``.
@@ -183,7 +184,7 @@ class Group:
         # 1. The structure, which all runs share.
         if everything:
             self._draw_structure(structure, chosen[0])
-        # 2. What each run draws from its own key, and its state before the first update.
+        # 2. The draws of each run from its own key, and the state before the first update.
         keys = [np.random.default_rng(int(g.integers(2**62))) for g in generators]
         drawn = self._draw_runs([*zip(keys, chosen, strict=True)])
         state = start(
@@ -220,7 +221,7 @@ class Group:
     ) -> _DrawnRuns:
         """Draw the tasks and the initial parameters of new runs.
 
-        The order of the draws fixes the meaning of a seed.
+        The order of the draws must not change, or seeds would give other runs.
 
         Args:
             pairs: key and instance of each run. The task of an instance is drawn from the
@@ -245,7 +246,7 @@ class Group:
                 tasks.base.check_finite(label, getattr(data, name), self.dtype)
         self._task_on_device = self.task
         data = data.to(self.device, self.dtype)
-        # 2. The initial parameters, and what instances fix.
+        # 2. The initial parameters, and the values that instances fix.
         params = draws.draw_params(self.setup, self.task, keys)
         if any(own is not None for own in instances):
             data = draws.reorder(data, pairs)
@@ -256,7 +257,7 @@ class Group:
         if self._scaled:
             scale = draws.draw_scale(self.setup, self.task, task_keys, instances)
             data, params = data._replace(scale=scale), params / scale
-        # 3. The changes of the tasks, and when they come.
+        # 3. The changes of the tasks, and their times.
         wanted, counts = self.settings.changes, np.zeros(len(keys), np.int64)
         if wanted is not None:
             data, counts = draws.draw_changes(
@@ -271,7 +272,7 @@ class Group:
     def _draw_structure(
         self, structure: np.random.Generator, instance: Instance | None
     ) -> None:
-        """Draw the structure of all runs, or take that of their instances."""
+        """Draw the structure of all runs, or take it from their instances."""
         if instance is None:
             self.family, self.task = draw_task(self.setup, structure)
             self._origin = self.task
@@ -281,7 +282,7 @@ class Group:
             self.family = (instance.family, instance.split)
             task, self.total_updates, self._scaled = self.settings.structure_of(instance)
             if self._task_on_device is None or self._origin != task:
-                # A copy: what a task caches of its examples should not outlive the run.
+                # A copy, so that examples that a task caches are freed with the run.
                 self._origin, self.task = task, copy.copy(task)
         check_size(self.action, self.task)
         structure_now = (self.task, self.total_updates, self._scaled)
@@ -296,7 +297,7 @@ class Group:
         )
 
     def measured_footprint(self) -> footprint.Footprint | None:
-        """Return the footprint with losses and gradients; None before the first reset."""
+        """Return the footprint, losses and gradients included; None before a reset."""
         if self.footprint is not None:
             self.footprint = footprint.measured(
                 self.setup, self.task, self.size, self._scaled, self.footprint
@@ -305,11 +306,11 @@ class Group:
 
     @property
     def examples(self) -> Tensor:
-        """Training examples of the batches after the first one, ``[B]`` int64."""
+        """Number of training examples in all batches after the first, ``[B]`` int64."""
         return examples_seen(self.task, self.state)
 
     def identify(self, index: np.ndarray) -> dict[str, list[Any]]:
-        """Say what runs are about, and what they have cost so far.
+        """Return task and instance of runs, and the examples and work used so far.
 
         Args:
             index: indices of the runs, ``[n]``.
@@ -327,14 +328,14 @@ class Group:
     def restart(
         self, index: np.ndarray, generators: Sequence[np.random.Generator]
     ) -> Tensor:
-        """Start runs at ``index [n]`` anew on the same task.
+        """Restart runs at ``index [n]`` on the same task.
 
-        They get other initial parameters and another batch order, and keep their data, base
-        learning rate and reparametrization. A task that changes does so at other times.
+        They get new initial parameters and a new batch order, and keep their data, base
+        learning rate and reparametrization. The times of changes of the task are redrawn.
 
         Args:
             index: indices of the runs.
-            generators: one per run; each gives one draw, the key of the new run.
+            generators: one generator per run, from which the key of the new run is drawn.
 
         Returns:
             First observations ``[n, F]``.
@@ -354,12 +355,12 @@ class Group:
             self.change_steps = _with_rows(self.change_steps, index, steps)
             former = self.data.stages
             self.data = changes.start_at(self.data, self.change_steps, self.boundaries)
-            if self.action.sets_batch_size:  # the other runs have starts of their own
+            if self.action.sets_batch_size:  # the other runs keep their own starts
                 renewed = self.data.stages
                 assert former is not None and renewed is not None
                 starts = former.starts.index_copy(0, rows, renewed.starts[rows])
                 self.data = self.data._replace(stages=renewed._replace(starts=starts))
-        # 2. A start of all runs, of which the restarted ones are kept.
+        # 2. The start of all runs, from which only the restarted ones are taken.
         before = self.state
         all_params = before.run.params.index_copy(0, rows, params)
         state = start(
@@ -380,13 +381,13 @@ class Group:
         index: Sequence[int],
         validation_every: np.ndarray,
     ) -> ControlState:
-        """Return a state with the potential that the baseline ends at, if it is needed.
+        """Return a state with the final potential of the baseline, if the reward needs it.
 
         Args:
             data: examples of the runs of ``state``.
-            state: runs of which those at ``index`` have made no update.
-            index: which runs.
-            validation_every: as the attribute, of these runs.
+            state: state of runs; those at ``index`` have made no update.
+            index: indices of ``n`` runs.
+            validation_every: attribute ``validation_every`` for these runs, ``[n]``.
         """
         reward = self.setup.reward
         if not reward.needs_baseline:
@@ -419,7 +420,7 @@ class Group:
         Args:
             action: actions ``[B, ...]``.
             active: runs that take part, ``[B]`` bool; all by default. The state of the
-                others stays as it is, and their results mean nothing.
+                others does not change, and their results are meaningless.
             differentiable: keep the graph from the rewards of this step and of later ones
                 back to the action, until :meth:`detach`.
         """
@@ -436,7 +437,7 @@ class Group:
             self.setup, self.task, self.data, before.run, decision, updates, differentiable
         )
         self.steps = self.steps + (1 if active is None else active)
-        # 2. The state after them, and what is observed of it.
+        # 2. The state after the updates, and its observation.
         state = self._decided(before, action, decision)
         state = self._judged(before, state._replace(run=run), decision, differentiable)
         if changed is not None:
@@ -472,8 +473,8 @@ class Group:
     ) -> tuple[Decision, window.Window]:
         """Decode an action, and plan the updates of its window.
 
-        Where the action sets the batch size, changes of the tasks are moved to the updates
-        that their control steps begin with.
+        Where the action sets the batch size, changes of the tasks are moved to the first
+        updates of their control steps.
         """
         decision = self.action.decode(
             action, before.log_multiplier, before.part_multipliers
@@ -491,7 +492,7 @@ class Group:
     def _decided(
         self, before: ControlState, action: Tensor, decision: Decision
     ) -> ControlState:
-        """Return the state with what the controllers keep of a decision."""
+        """Return the state with the values of a decision that later steps need."""
         state = before._replace(
             log_multiplier=decision.log_multiplier, previous_action=decision.shift
         )
@@ -515,9 +516,9 @@ class Group:
         """Return the state with the losses, the potential and the cost of the reward.
 
         Args:
-            before: before the updates. A run that has diverged keeps its potential.
-            state: after them.
-            decision: on which they were made.
+            before: state before the updates. A run that has diverged keeps its potential.
+            state: state after the updates.
+            decision: decoded actions of the step.
             differentiable: keep the graph of the losses.
         """
         setup = self.setup
@@ -560,10 +561,10 @@ class Group:
         """Compute the rewards ``[B]`` of a control step.
 
         Args:
-            before, state: before and after the step.
-            terminated: whether the run ends with it, ``[B]`` bool.
-            changed: changes of each run's task before the step, ``[B]``; None where tasks
-                do not change.
+            before, state: states before and after the step.
+            terminated: whether the run ends with the step, ``[B]`` bool.
+            changed: number of changes of each run's task before the step, ``[B]``; None
+                where tasks do not change.
         """
         ended = terminated
         if changed is not None:
@@ -590,7 +591,7 @@ class Group:
         self.state = core.detach(self.state)
 
     def _losses_in(self, state: ControlState) -> stages.LossesIn:
-        """Return the function from stages ``[B]`` to the losses of the runs there."""
+        """Return a function from stages ``[B]`` to the losses of the runs in them."""
         return lambda stage: reward_losses(
             self.setup, self.task, self.data, state.run, stage=stage
         )
@@ -598,7 +599,7 @@ class Group:
     def validation_loss(self, index: np.ndarray) -> Tensor:
         """Compute the loss ``[n]`` of runs ``index [n]`` on all validation examples.
 
-        If the task changes, they are those of the last update.
+        If the task changes, the examples are those of the stage of the last update.
         """
         runs = torch.from_numpy(index).to(self.device)
         return validation_loss(self.task, self.data, self.state.run, runs)

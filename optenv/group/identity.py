@@ -1,4 +1,4 @@
-"""Identity of runs: what they are about, and what they have cost so far."""
+"""Identity of runs: task and instance, and the examples and work used so far."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IDENTITY: dict[str, type] = {
 
 
 def examples_seen(task: Task, state: ControlState) -> torch.Tensor:
-    """Return the training examples of the batches after the first one, ``[B]`` int64."""
+    """Return the number of training examples in all batches after the first, ``[B]``."""
     return state.run.drawn - task.batch_size
 
 
@@ -39,14 +39,14 @@ def identify(
     rows: torch.Tensor,
     sets_batch_size: bool,
 ) -> dict[str, list[Any]]:
-    """Say what runs are about, and what they have cost so far.
+    """Return task and instance of runs, and the examples and work used so far.
 
     Args:
         task: structure of the runs.
         data: examples of all runs of the group.
         state: state of all runs.
         family: family and split that the task was drawn from, or None.
-        instances: instance of each run that is asked for.
+        instances: instances of ``n`` runs; None for runs without one.
         rows: indices of these runs, ``[n]``.
         sets_batch_size: whether actions set the batch size.
 

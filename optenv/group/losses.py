@@ -29,7 +29,7 @@ def reward_losses(
         data: examples of the runs.
         run: state of the runs.
         differentiable: keep the graph.
-        stage: stage of the task, if it changes, ``[B]``; by default that of the last
+        stage: stage of each run, if tasks change, ``[B]``; by default the stage of the last
             update.
     """
     if data.stages is not None:
@@ -53,9 +53,9 @@ def reward_losses(
 def judged_losses(
     setup: Setup, loss: Tensor, initial_loss: Tensor, validation_every: np.ndarray
 ) -> tuple[Tensor, Tensor]:
-    """Return the losses ``[B, S]`` by which runs are judged, now and at the beginning.
+    """Return the losses ``[B, S]`` that the reward uses, now and at the beginning.
 
-    With the objective ``"observed"``, those are the validation losses alone of runs that
+    With the objective ``"observed"``, only the validation losses count for runs that
     observe them.
 
     Args:
@@ -86,8 +86,8 @@ def given_validation_loss(
 ) -> Tensor:
     """Return the validation losses ``[B]`` that runs observe; NaN where none is due.
 
-    They are of the parameters that a user has at hand, which an average of the parameters
-    is not; on as many examples as the rewards'.
+    They are losses of the current parameters, even where their average is evaluated, since
+    users have only the current parameters. They are taken on as many examples as rewards.
 
     Args:
         setup: setup of the group.
@@ -120,7 +120,7 @@ def given_validation_loss(
 def validation_loss(task: Task, data: Data, run: core.RunState, runs: Tensor) -> Tensor:
     """Compute the loss ``[n]`` of some runs on all validation examples.
 
-    If the task changes, they are those of the last update.
+    If the task changes, the examples are those of the stage of the last update.
 
     Args:
         task: structure of the runs.

@@ -1,4 +1,4 @@
-"""Observation of a group of runs, and the reward that can be told from it."""
+"""Observation of a group of runs, and the estimate of the reward that it allows."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def observe(
         probe, losses, state.history, control, settings.features,
         settings.observed, state.validation or None,
     )  # fmt: skip
-    # 2. What the action observes besides.
+    # 2. Entries that the action adds.
     shown = state.observed_action
     if action.memory:
         run, latest = state.run, state.run.latest * state.sees_loss
@@ -84,17 +84,17 @@ def estimated_reward(
 ) -> Tensor:
     """Estimate the reward of a control step from the losses of the batches alone.
 
-    This is what an optimizer can compute, which has no examples apart from its batches: the
-    decrease of the log of their mean loss against the window before, or of that loss in
-    units of its range (:func:`optenv.telemetry.relative_fall`); 0 where losses are not
-    observed. The loss after the last update of a run is left out, as an optimizer never
-    computes it.
+    An optimizer, which has no examples apart from its batches, can compute this estimate:
+    the decrease of the logarithm of their mean loss since the previous window, or of the
+    mean loss itself in units of its range (:func:`optenv.telemetry.relative_fall`); 0 where
+    losses are not observed. The loss after the last update of a run is left out, as an
+    optimizer never computes it.
 
     Args:
         before: history at the beginning of the window.
         after: state at its end.
         at_end: whether the run ends there, ``[B]`` bool on the host.
-        invariant: whether to set the decrease against the range.
+        invariant: whether to use the loss in units of its range, not its logarithm.
 
     Returns:
         Estimates ``[B]``, in nats or in units of the range.
@@ -110,7 +110,7 @@ def estimated_reward(
         return before.loss_previous - after.history.loss_previous
     losses, first = after.run.losses, before.loss_previous
     without_last = (losses.mean * losses.seen - after.run.latest) / (losses.seen - 1)
-    # Next to a far larger last loss, nothing is left of the others by rounding.
+    # If the last loss is far larger, rounding leaves nothing of the others.
     is_sound = without_last > 1e-5 * after.run.latest
     is_known = (losses.seen > 1) & after.sees_loss & is_sound
     last = torch.where(is_known, first - log_loss(without_last), 0.0)

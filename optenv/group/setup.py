@@ -1,4 +1,4 @@
-"""Setup of a group: the objects that the arguments of an environment name."""
+"""Setup of a group: the objects made from the arguments of an environment."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["Setup"]
 
 @dataclass(frozen=True)
 class Setup:
-    """Objects that the arguments of an environment name.
+    """Objects made from the arguments of an environment.
 
     Attributes:
         settings: arguments of the environment.
         rule: update rule.
         action: kind of the actions.
-        reward: how control steps are paid.
-        sources: examples that the losses of the reward are taken on.
+        reward: reward of the control steps.
+        sources: sources of the examples that the losses of the reward are taken on.
         sampler: sampler of tasks.
         device: device of the runs.
         dtype: type of their parameters.
@@ -41,7 +41,7 @@ class Setup:
 
     @classmethod
     def of(cls, settings: Settings) -> Setup:
-        """Make what the settings name."""
+        """Make the setup of an environment with these settings."""
         reward = rewards.get(settings.reward)
         device = torch.device(settings.device)
         return cls(

@@ -1,6 +1,7 @@
 """Stages of runs whose task changes, in the state of a group.
 
-Progress is measured anew in each stage, and a run that diverges pays for the later ones.
+Each stage measures progress from a reference of its own, and a run that diverges is charged
+for the later stages.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ __all__ = [
     "with_losses",
 ]
 
-#: Function of the stages ``[B]`` of the runs that returns their losses there, ``[B, S]``.
+#: Function from stages ``[B]`` to the losses ``[B, S]`` of the runs in these stages.
 LossesIn = Callable[[Tensor], Tensor]
 
 
 def changes_so_far(change_steps: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Count the changes before the control step that is next, ``[B]``.
+    """Count the changes before the next control step, ``[B]``.
 
     Args:
         change_steps: control steps before which tasks change, ``[B, K]``.
@@ -40,7 +41,7 @@ def changes_so_far(change_steps: np.ndarray, steps: np.ndarray) -> np.ndarray:
 
 
 def _change_now(change_steps: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Return which tasks change before the control step that is next, ``[B]`` bool."""
+    """Return which tasks change right before the next control step, ``[B]`` bool."""
     return (change_steps == steps[:, None]).any(1)
 
 
@@ -49,13 +50,14 @@ def enter(
 ) -> ControlState:
     """Return the state at the beginning of a control step.
 
-    Where the task changes before the step, progress is measured anew: from the losses of
-    the initial parameters on the new task, which have the potential 0.
+    Where the task changes right before the step, progress is measured from a new reference,
+    the losses of the initial parameters on the new task
+    (:meth:`~optenv.changes.StageLosses.reference`), and the potential restarts at 0.
 
     Args:
-        state: state after the control step before.
+        state: state after the previous control step.
         change_steps, steps: see :func:`changes_so_far`.
-        losses_in: of the runs as they are.
+        losses_in: computes the losses of the present runs in given stages.
     """
     begins = _change_now(change_steps, steps)
     if not begins.any():
@@ -78,7 +80,7 @@ def with_losses(
     Args:
         state: state after a control step.
         count: number of changes before the step, ``[B]``.
-        losses_in: of the runs as they are.
+        losses_in: computes the losses of the present runs in given stages.
     """
     losses = state.stage_losses.update(count, state.loss, losses_in)
     return state._replace(stage_losses=losses)
@@ -93,12 +95,12 @@ def task_ended(
 ) -> Tensor:
     """Return whether a step ends the present task of a run, ``[B]`` bool.
 
-    A run that has diverged ends all of its tasks at once.
+    A run that diverges ends all of its tasks at once.
 
     Args:
         before, after: states before and after the step.
         terminated: whether the run ends.
-        change_steps, steps: see :func:`changes_so_far`; with this step.
+        change_steps, steps: see :func:`changes_so_far`; ``steps`` includes this step.
     """
     changes_next = torch.from_numpy(_change_now(change_steps, steps))
     ended = terminated | changes_next.to(terminated.device)
@@ -108,11 +110,11 @@ def task_ended(
 def later_charge(
     setup: Setup, before: ControlState, after: ControlState, remaining: np.ndarray
 ) -> Tensor:
-    """Compute what a run that has diverged is charged for its later stages, ``[B]``.
+    """Compute the charge ``[B]`` for the later stages of runs that diverge in a step.
 
     Args:
         setup: setup of the group.
-        before, after: states before and after a control step.
+        before, after: states before and after the control step.
         remaining: number of changes that are left after the step, ``[B]``.
     """
     later = torch.from_numpy(remaining).to(setup.device, setup.dtype)
@@ -128,10 +130,11 @@ def scheduled(
     steps: np.ndarray,
     active: np.ndarray | None,
 ) -> Data:
-    """Let tasks change with the next control step, where batch sizes say when it begins.
+    """Set the updates at which tasks change next, where actions set the batch size.
 
-    How many updates a control step has is only known as it begins. The update after it, and
-    the batch before that, are those of the changed task. Later changes are yet unknown.
+    The number of updates of a control step is only known when it begins. A change after it
+    starts at the next update, whose gradient is computed at the end of this control step.
+    When later changes start is not known yet.
 
     Args:
         data: examples of the runs.

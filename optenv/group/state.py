@@ -28,22 +28,22 @@ class ControlState(NamedTuple):
         initial_loss: losses of the reward before the first update, ``[B, S]`` for ``S``
             sources.
         loss: losses of the reward now, ``[B, S]``.
-        potential: potential of which the reward is made, ``[B]``.
+        potential: potential that the reward is computed from, ``[B]``.
         diverged: whether the run has diverged, ``[B]`` bool.
         part_multipliers: log-multipliers of parts of the parameters (roles, or tensors),
-            ``[B, K]``, or ``[B, 0]`` if the action does not tell parts apart.
+            ``[B, K]``, or ``[B, 0]`` if the action does not distinguish parts.
         part_shifts: requested changes of these at the last action, ``[B, K]``.
         tensor_history: summary of the earlier windows of each parameter tensor,
             ``[B, T, H]``, or ``[B, 0, H]`` if the action is not on tensors.
         stage_losses: losses in each stage of a run whose task changes.
         cost: mean cost of the updates so far, relative to updates of SGD, ``[B]``; 1 if
             there are none, or the reward needs no cost.
-        baseline: potential that the baseline of the reward ends at, ``[B]``; 0 if the
-            reward needs none.
-        memory: what the action remembers of the runs, see
-            :meth:`optenv.actions.Action.observe_run`, ``[B, memory]``.
-        planned: updates ``[B]`` int64 of the control steps so far, with batches of the
-            task's own size.
+        baseline: final potential of the reward's baseline, ``[B]``; 0 if the reward needs
+            none.
+        memory: memory of the action, see :meth:`optenv.actions.Action.observe_run`,
+            ``[B, memory]``.
+        planned: number of updates of the control steps so far if all batches had the task's
+            own size, ``[B]`` int64.
         validation: validation losses given so far; empty if they are not observed.
     """
 
@@ -73,8 +73,8 @@ class StepResult(NamedTuple):
     """Result of a control step.
 
     Attributes:
-        observation: ``[B, F]``.
-        reward: ``[B]``.
+        observation: observations, ``[B, F]``.
+        reward: rewards, ``[B]``.
         terminated: whether the run has ended, ``[B]`` bool.
         diverged: whether the run has diverged, ``[B]`` bool.
         lr: learning rate ``[B]`` of the first update of the step.

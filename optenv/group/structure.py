@@ -1,4 +1,4 @@
-"""Structure of the runs of a group: the task that is drawn for all of them."""
+"""Structure of the runs of a group: the task drawn for all of them, and its checks."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from .setup import Setup
 
 __all__ = ["MAX_DRAWS", "check_size", "draw_task"]
 
-#: Tasks that are drawn in search of one with few enough parameters.
+#: Largest number of tasks drawn in search of one with few enough parameters.
 MAX_DRAWS = 1000
 
 
 def draw_task(
     setup: Setup, structure: np.random.Generator
 ) -> tuple[tuple[str, str] | None, Task]:
-    """Draw a task with at most as many parameters as the action is for.
+    """Draw a task with no more parameters than the action allows.
+
+    Args:
+        setup: setup of the group.
+        structure: generator of structures.
 
     Returns:
         Family and split that the task was drawn from, or None; and the task.
 
     Raises:
-        ValueError: none of :data:`MAX_DRAWS` has so few.
+        ValueError: all of :data:`MAX_DRAWS` drawn tasks have more parameters.
     """
     most, sampler = setup.action.max_params, setup.sampler
     for _ in range(MAX_DRAWS):
@@ -41,7 +45,7 @@ def check_size(action: Action, task: Task) -> None:
     """Refuse a task with more parameters or tensors than an action has entries.
 
     Raises:
-        ValueError: it has.
+        ValueError: the task has more.
     """
     most, size = action.max_params, task.num_params
     if most is not None and size > most:

@@ -1,4 +1,4 @@
-"""Windows of updates: what a decision makes of the updates until the next control step."""
+"""Windows: planning and making the updates between two control steps."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def plan(
     """
     own, total, runs = task.batch_size, int(boundaries[-1]), len(steps)
     peak = state.base_lr * decision.log_multiplier.exp()
-    # 0. Runs in phase have number of updates and schedule in common.
+    # 0. Runs in phase share number of updates and schedule.
     if decision.batch_factor is None and (runs == 1 or steps.min() == steps.max()):
         position = min(int(steps[0]), len(boundaries) - 2)
         begin, end = int(boundaries[position]), int(boundaries[position + 1])
@@ -83,12 +83,12 @@ def plan(
     counts, sizes = last - first, np.full(runs, own)
     passed: Any = 1.0
     if decision.batch_factor is not None:
-        # 2. As many with batches of another size as there are examples for.
+        # 2. With batches of another size, as many updates as there are examples for.
         drawn = state.run.drawn.cpu().numpy() - own
         left = np.maximum(last * own - drawn, 1)
         wanted = np.floor(own * decision.batch_factor.cpu().numpy() + 0.5)
         sizes = np.minimum(np.maximum(wanted.astype(np.int64), min(own, 2)), left)
-        passed = counts / (left // sizes)  # in updates of batches of the own size
+        passed = counts / (left // sizes)  # task-sized updates per update
         counts = left // sizes
     if active is not None:
         counts = np.where(active, counts, 0)
@@ -103,7 +103,7 @@ def plan(
 
 
 def as_sized(task: Task, decision: Decision, window: Window) -> Decision:
-    """Return the decision with the batch sizes that are carried out."""
+    """Return the decision with the batch sizes that the window really has."""
     if decision.batch_factor is None:
         return decision
     factors = torch.from_numpy(window.sizes / task.batch_size)
@@ -127,7 +127,7 @@ def carry_out(
         data: examples of the runs.
         run: state of the runs.
         decision: decoded actions.
-        window: its updates.
+        window: planned updates.
         differentiable: keep the graph.
     """
     if decision.rule is not None:
@@ -148,7 +148,7 @@ def carry_out(
         )  # fmt: skip
 
     sizes = set(window.sizes[window.counts > 0].tolist())
-    if len(sizes) == 1:  # one size suits all runs: one without updates waits
+    if len(sizes) == 1:  # runs without updates may have another size
         return advance(data, run, window.lr, changed, window.counts, sizes.pop())
     for size in sorted(sizes):
         rows = np.flatnonzero((window.sizes == size) & (window.counts > 0))
@@ -162,7 +162,7 @@ def carry_out(
 
 
 def modifiers(setup: Setup, task: Task, decision: Decision) -> Modifiers:
-    """Return what a decision changes of the updates besides rule and learning rate."""
+    """Return the modifiers of the updates that a decision asks for."""
     if setup.action.sets_one_rate:
         return UNMODIFIED
     values = {
@@ -193,13 +193,13 @@ def _with_values(rule: rules.Rule, values: Mapping[str, Tensor]) -> rules.Rule:
 
     Args:
         rule: the rule.
-        values: ``[B]`` by name of the hyperparameter. They are not checked: that would wait
-            for the device.
+        values: values ``[B]`` by name of the hyperparameter. They are not checked, as the
+            check would wait for the device.
     """
     values = {name: value for name, value in values.items() if name in rule.fields}
     if not values:
         return rule
     h = copy.copy(rule.hyperparameters)
     for name, value in values.items():
-        object.__setattr__(h, name, value.unsqueeze(1))  # beside the check of its range
+        object.__setattr__(h, name, value.unsqueeze(1))  # bypasses the check of its range
     return replace(rule, update=partial(rule.update, h=h))

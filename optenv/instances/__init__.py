@@ -1,4 +1,4 @@
-"""Instances: tasks with their data, named and numbered, in sets that can be handed on.
+"""Instances: named and numbered tasks with their data, in sets that can be shared.
 
 An :class:`Instance` fixes what a run trains on; the seed of ``reset()`` draws the rest. The
 standard sets have an instance ``"family/split/number"`` for every number from 0::

@@ -94,7 +94,7 @@ def _families() -> str:
 
 
 def _check(write: bool) -> int:
-    """Compare the standard sets with their digests, or write these; return the status."""
+    """Compare the standard sets with their digests, or write new ones; return a status."""
     if write:
         pins.write()
         print(f"wrote the digests of version {pins.STANDARD_VERSION} to {pins.TABLE}")
@@ -105,7 +105,7 @@ def _check(write: bool) -> int:
 
 
 def _chosen(given: argparse.Namespace) -> InstanceSet:
-    """Return the set that a command is about."""
+    """Return the set that a command refers to."""
     if given.set.endswith(".jsonl"):
         loaded = make(given.set)
         return loaded if given.count is None else loaded[: given.count]

@@ -1,4 +1,4 @@
-"""An instance: one task with its data, named and numbered."""
+"""An instance: one task with its data, a name and a number."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from ..tasks import Task
 
 __all__ = ["Instance"]
 
-#: Numbers of an instance that may be left to the environment.
+#: Numeric fields of an instance that may be left to the environment.
 OPTIONAL = ("base_lr", "updates", "reparametrize")
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One task with its data: what a run trains on, apart from its initial parameters.
+    """One task with its data: everything that a run trains on.
 
     Runs on one instance have the same structure, examples, base learning rate, length and
     reparametrization. The seed of ``reset()`` draws what differs: initial parameters, the
     order of batches, random numbers of the loss, and whether losses are observed. Instance
     and seed together fix a run.
 
-    What an instance leaves open (None) is the environment's argument of that name; where
-    that is a range, the value is drawn with the instance's seed.
+    For a field that is None, the environment's argument of the same name applies; if that
+    is a range, the value is drawn with the instance's seed.
 
     Attributes:
         family: name of the family of tasks.
         split: ``"train"``, ``"test"`` or ``"ood"``.
         number: number within family and split, from 0.
         task: the structure.
-        seed: seed of the examples, and of what is left open.
+        seed: seed of the examples, and of values that are drawn for fields that are None.
         base_lr: base learning rate, or None.
         updates: length of a run in updates, or None.
         reparametrize: spread of random factors of the parameter tensors, see
@@ -111,17 +111,17 @@ class Instance:
         """Make a random generator of the instance.
 
         Args:
-            *stream: numbers of a stream; generators of different streams are independent.
+            *stream: integers that identify a stream; different streams are independent.
         """
         return np.random.default_rng([self.seed, *stream])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the instance as JSON values.
 
-        Numbers that are left to the environment are left out.
+        Fields that are None, and thus left to the environment, are left out.
 
         Raises:
-            TypeError: a field of the task is no JSON value, such as the tensors of
+            TypeError: a field of the task is not a JSON value, such as the tensors of
                 :func:`optenv.from_module`; the message names it.
         """
         task = {"type": type(self.task).__name__, **_task_fields(self.task)}
@@ -135,7 +135,7 @@ class Instance:
 
     @classmethod
     def from_dict(cls, values: Any) -> Instance:
-        """Read an instance from the values of :meth:`to_dict`.
+        """Make an instance from the result of :meth:`to_dict`.
 
         The type of the task is looked up among the subclasses of :class:`optenv.tasks.Task`
         that have been imported.
@@ -163,7 +163,7 @@ class Instance:
 
 
 def _task_fields(task: Task) -> dict[str, Any]:
-    """Return the arguments that made a task, as JSON values."""
+    """Return the constructor arguments of a task as JSON values."""
     return {
         field.name: _plain(f"{type(task).__name__}.{field.name}", getattr(task, field.name))
         for field in fields(task)
@@ -172,7 +172,7 @@ def _task_fields(task: Task) -> dict[str, Any]:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """Return a value as JSON has it: numbers of NumPy as Python's, tuples as lists."""
+    """Convert a value to a JSON value: NumPy numbers to Python's, tuples to lists."""
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, np.bool_):
@@ -192,7 +192,7 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _read_task(values: Any) -> Task:
-    """Make a task of the values that :meth:`Instance.to_dict` writes for it."""
+    """Make a task from the values that :meth:`Instance.to_dict` returns for it."""
     if not isinstance(values, Mapping) or "type" not in values:
         raise ValueError(f"the task of an instance needs a 'type', got {quoted(values)}")
     types = {kind.__name__: kind for kind in _concrete(Task)}

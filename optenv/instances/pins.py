@@ -1,10 +1,10 @@
-"""Digests of the standard sets, by which a change of a generator is noticed.
+"""Digests of the standard sets, which detect changes of their generators.
 
-The digest of a set is of the structures and seeds of its instances. Its summary is of the
-examples of the first few: numbers that hardly depend on the platform, compared with a
-tolerance. Both are in a table, ``pinned.json``, of the version :data:`STANDARD_VERSION`.
-Whatever changes a set on purpose must come with a new version, under which results are not
-compared with those of the old one.
+The digest of a set depends on the structures and seeds of its instances. Its summary
+depends on the examples of the first few: numbers that hardly depend on the platform, and
+are compared with a tolerance. Both are in a table, ``pinned.json``, for the version
+:data:`STANDARD_VERSION`. A deliberate change of a set needs a new version; results of
+different versions are not compared.
 """
 
 from __future__ import annotations
@@ -39,32 +39,32 @@ __all__ = [
 #: Version of the standard sets.
 STANDARD_VERSION = 1
 
-#: Table of their digests and summaries.
+#: File with their digests and summaries.
 TABLE = Path(__file__).with_name("pinned.json")
 
-#: Instances of a set whose examples are summarized.
+#: Number of instances of a set whose examples are summarized.
 SUMMARIZED = 2
 
 #: Significant digits of numbers in a digest, and in a summary.
 DIGEST_DIGITS, SUMMARY_DIGITS = 6, 5
 
-#: Largest difference of numbers of a summary, relative to their size or to 1: platforms
-#: differ in the rounding of sums and exponentials, and generators in far more.
+#: Largest accepted difference of numbers of a summary, relative plus absolute. Platforms
+#: round sums and exponentials differently; a changed generator makes larger differences.
 TOLERANCE = 1e-3
 
 
 def digest(instances: Iterable[Instance]) -> str:
-    """Return a digest of structures and seeds of instances, 16 hexadecimal digits."""
+    """Return a digest of structures and seeds of instances: 16 hexadecimal digits."""
     lines = [json.dumps(_rounded(each.to_dict()), sort_keys=True) for each in instances]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def summary(instances: Iterable[Instance]) -> list[float]:
-    """Return numbers that sum up the examples of instances.
+    """Return numbers that summarize the examples of instances.
 
-    For each instance those are number, mean, root mean square, and a sum weighted by
-    position, of its inputs and of its targets. Examples of texts are left out: they are of
-    the library of the running Python.
+    For the inputs and for the targets of each instance, they are count, mean, root mean
+    square, and a sum weighted by position. Texts are left out, since they come from the
+    standard library of the running Python.
     """
     numbers: list[float] = []
     for each in instances:
@@ -79,10 +79,10 @@ def summary(instances: Iterable[Instance]) -> list[float]:
 
 
 def pinned() -> dict[str, dict[str, Any]]:
-    """Return ``digest`` and ``summary`` of each standard set, by its name.
+    """Return ``digest`` and ``summary`` of each standard set in the table, by its name.
 
     Raises:
-        ValueError: the table is of another version.
+        ValueError: the table is for another version.
     """
     table = json.loads(TABLE.read_text(encoding="utf-8"))
     if table["version"] != STANDARD_VERSION:
@@ -106,7 +106,7 @@ def pin(name: str) -> dict[str, Any]:
 
 
 def changed(name: str) -> str:
-    """Say how a standard set differs from the table; an empty string if it does not.
+    """Return how a standard set differs from the table; an empty string if it does not.
 
     Args:
         name: family and split, such as ``"cnn/train"``.
@@ -123,7 +123,7 @@ def changed(name: str) -> str:
 
 
 def write() -> None:
-    """Write the table of all standard sets, of the present version."""
+    """Write the table of all standard sets for the present version."""
     lines = [
         f"  {json.dumps(name)}: {json.dumps(pin(name))}"
         for name in (f"{f}/{split}" for f, of in tasks.families().items() for split in of)
@@ -133,7 +133,7 @@ def write() -> None:
 
 
 def _summed_up(part: Tensor) -> list[float]:
-    """Return number, mean, root mean square and weighted sum of a tensor's numbers."""
+    """Return count, mean, root mean square and weighted sum of a tensor's elements."""
     values = part.numpy().astype(np.float64).ravel()
     if not values.size:
         return [0.0] * 4

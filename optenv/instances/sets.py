@@ -1,4 +1,4 @@
-"""Sets of instances: sampled, saved, loaded, listed and printed."""
+"""Sets of instances: sampling, saving, loading, listing and printing."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .instance import Instance
 
 __all__ = ["STANDARD_COUNT", "InstanceSet", "InstanceSpec", "get", "make"]
 
-#: Instances of a family and split in a standard set.
+#: Number of instances of a family and split in a standard set.
 STANDARD_COUNT = 100
 
-#: Bytes of an instance, about, with its task and its name.
+#: Approximate number of bytes of an instance with its task and its name.
 _INSTANCE = 800
 
 #: Value of the ``instances`` argument of the environments, see :func:`make`.
@@ -30,16 +30,16 @@ InstanceSpec = "InstanceSet | Instance | str | os.PathLike[str] | Sequence[Any]"
 
 
 class InstanceSet(Sequence[Instance]):
-    """Instances, by their position in the set.
+    """Sequence of instances with different names.
 
-    ``print(instances)`` lists them. A slice is a set, too.
+    ``print(instances)`` lists them. A slice is also a set.
 
     Args:
         instances: the instances; no two have the same name.
 
     Raises:
-        TypeError: something else is among them.
-        ValueError: there are none, or two have the same name.
+        TypeError: an element is not an :class:`Instance`.
+        ValueError: there are no instances, or two have the same name.
 
     Example::
 
@@ -73,15 +73,15 @@ class InstanceSet(Sequence[Instance]):
     ) -> InstanceSet:
         """Sample instances.
 
-        Instance number ``n`` of a family and split depends on ``seed`` and ``n``, and not
+        Instance number ``n`` of a family and split depends on ``seed`` and ``n``, but not
         on ``count`` or on the other families.
 
         Args:
-            spec: families and splits, as the ``tasks`` argument of the environments; or
+            spec: families and splits, as in the ``tasks`` argument of the environments; or
                 tasks, whose instances differ in their data. The family of a task is the
                 name of its class.
-            count: instances of each family and split, or task.
-            seed: seed of the set; those of different seeds are different instances with
+            count: number of instances of each family and split, or of each task.
+            seed: seed of the set. Sets with different seeds have different instances with
                 the same names.
             base_lr: base learning rate, or a pair to draw it from log-uniformly; None
                 leaves it to the environment.
@@ -92,7 +92,7 @@ class InstanceSet(Sequence[Instance]):
 
         Raises:
             ValueError, TypeError: an argument is not valid, or the instances need more
-                memory than there may be (:mod:`optenv.memory_limit`).
+                memory than the limit (:mod:`optenv.memory_limit`).
         """
         count = positive_int("count", count)
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
@@ -122,8 +122,8 @@ class InstanceSet(Sequence[Instance]):
         """Write the instances to a file, one line of JSON each.
 
         Raises:
-            TypeError: a task cannot be written as JSON, see :meth:`Instance.to_dict`;
-                nothing is written then.
+            TypeError: a task cannot be written as JSON, see :meth:`Instance.to_dict`. In
+                this case nothing is written.
         """
         lines = [each.to_json() + "\n" for each in self]
         write_text(os.fspath(path), "".join(lines))
@@ -133,8 +133,8 @@ class InstanceSet(Sequence[Instance]):
         """Read the instances of a file that :meth:`save` has written.
 
         Raises:
-            ValueError: the file is no text, or a line no valid instance; the message says
-                which and why.
+            ValueError: the file is not text in UTF-8, or a line is not a valid instance;
+                the message says which line, and why.
             OSError: the file cannot be read.
         """
         instances = []
@@ -154,10 +154,10 @@ class InstanceSet(Sequence[Instance]):
         return cls(instances)
 
     def find(self, name: str) -> Instance:
-        """Return the instance of a name, such as ``"cnn/train/3"``.
+        """Return the instance with a name, such as ``"cnn/train/3"``.
 
         Raises:
-            ValueError: there is none.
+            ValueError: the set has no instance of this name.
         """
         if name not in self._by_name:
             some = ", ".join(list(self._by_name)[:3])
@@ -206,14 +206,14 @@ def make(spec: Any) -> InstanceSet:
     """Read the ``instances`` argument of the environments.
 
     Args:
-        spec: an :class:`InstanceSet`, an :class:`Instance`, the name of one
-            (``"cnn/train/3"``), the path of a file that ends in ``.jsonl``; families and
-            splits as of ``tasks`` (``"cnn/test"``, ``"train"``), for their standard sets,
-            the first :data:`STANDARD_COUNT` instances of each; or a sequence of those.
+        spec: an :class:`InstanceSet`; an :class:`Instance` or its name (``"cnn/train/3"``);
+            the path of a file that ends in ``.jsonl``; families and splits as in ``tasks``
+            (``"cnn/test"``, ``"train"``) for their standard sets, i.e. the first
+            :data:`STANDARD_COUNT` instances of each; or a sequence of these.
 
     Raises:
         ValueError: a name is unknown, or a file is not valid.
-        TypeError: something is of another type.
+        TypeError: ``spec``, or an element of it, is of another type.
         OSError: a file cannot be read.
     """
     if isinstance(spec, InstanceSet):
@@ -238,8 +238,8 @@ def get(name: str) -> Instance:
     """Return an instance of the standard sets by its name.
 
     Args:
-        name: family, split and number, as in ``"cnn/train/3"``. Numbers go on beyond those
-            of the standard set.
+        name: family, split and number, as in ``"cnn/train/3"``. The number may be beyond
+            :data:`STANDARD_COUNT`.
 
     Raises:
         ValueError: the name is not of this form, or there is no such family or split.
@@ -273,14 +273,14 @@ def _draw(
         number: number within family and split.
         seed: seed of the set.
         base_lr, updates: ranges, or None to leave them to the environment.
-        reparametrize: as of :meth:`InstanceSet.sample`.
+        reparametrize: see :meth:`InstanceSet.sample`.
     """
-    # A checksum, as Python's own hash of a string differs from process to process.
+    # A checksum, since Python's hash of a string differs from process to process.
     place = zlib.crc32("/".join(label).encode())
     rng = np.random.default_rng([seed, place, number])
     task = tasks.TaskSampler((source,)).draw(rng)
     own_seed = int(rng.integers(2**32))
-    # Both are drawn, wanted or not: each is the same whether or not the other is.
+    # Both are always drawn, so that neither value depends on whether the other is used.
     rate = log_uniform(base_lr or (1, 1), rng)
     length = max(1, round(log_uniform(updates or (1, 1), rng)))
     return Instance(

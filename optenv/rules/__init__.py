@@ -4,14 +4,14 @@ A rule turns a gradient into new parameters. All tensors have one leading batch 
 ``B`` (runs); parameters are flat, ``[B, P]``. One file holds one family of rules, each with
 its equation, its hyperparameters, its initial state and its update.
 
-By default nothing is changed in place, so that gradients flow through an update and a state
-that is kept stays valid. With ``inplace=True`` parameters and state are overwritten, which
-spares the time to allocate.
+By default nothing is changed in place, so that gradients flow through an update and old
+states stay valid. With ``inplace=True`` parameters and state are overwritten, which saves
+allocations.
 
-Every rule that ``torch.optim`` has, too, equals torch's (without weight decay) to float
-tolerance, and has its default hyperparameters (Lion those of its authors). Others can be
-given: ``{"name": "adam", "beta1": 0.8}``. A rule of your own becomes available to
-environments and optimizers by :func:`register`.
+Every rule that is also in ``torch.optim`` makes the same updates as torch's (without weight
+decay), up to rounding, and has the same default hyperparameters (Lion has its authors').
+Other values can be given: ``{"name": "adam", "beta1": 0.8}``. :func:`register` makes your
+own rule available to environments and optimizers.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ RULES: dict[str, Rule] = {
     rule.name: rule for rule in (*_SGD, *_RMSPROP, *_ADAM, *_LION, *_ORTHOGONAL_ADAM, *_MLP)
 }
 
-#: Rule of environments whose actions choose among rules; its state says which is in force.
+#: Rule of environments whose actions choose among rules; its state has the active rule.
 SWITCHING = switching.RULE
 
 #: Rules registered from outside the package, by name.
@@ -89,13 +89,13 @@ def get(spec: RuleSpec) -> Rule:
     """Return the rule of a specification.
 
     Args:
-        spec: name of a rule, or a dict of its ``name`` and hyperparameters; those that are
-            left out have their defaults.
+        spec: name of a rule, or a dict of its ``name`` and hyperparameters. Hyperparameters
+            that are left out have their defaults.
 
     Raises:
         ValueError: there is no such rule, or a hyperparameter is out of its range; the
             message lists what is valid.
-        TypeError: the rule has no such hyperparameter, or it is no number.
+        TypeError: the rule has no such hyperparameter, or its value is of the wrong type.
 
     Example::
 
@@ -113,22 +113,21 @@ def register(rule: Rule) -> Rule:
     """Make a rule available by its name, in environments and in optimizers.
 
     ``LearnedOptimizer`` applies it to one parameter at a time, unless the rule also has a
-    kernel (:func:`agents.optim.kernels.register`). A policy that was trained with it can
-    be used wherever it is registered: every process that loads one has to register the
-    rule first.
+    kernel (:func:`agents.optim.kernels.register`). Every process that loads a policy that
+    was trained with the rule has to register the rule first.
 
     Args:
         rule: the rule, with a name that no other rule has, and with the default
-            hyperparameters of their class.
+            hyperparameters of its hyperparameter class.
 
     Returns:
         The rule.
 
     Raises:
-        TypeError: it is no :class:`Rule`, or a part of it is of the wrong type.
+        TypeError: it is not a :class:`Rule`, or a part of it is of the wrong type.
         ValueError: the name is taken, parts of the rule contradict each other, or an update
-            of two runs with three parameters fails or returns something else than new
-            parameters and a state.
+            of two runs with three parameters fails or does not return new parameters and a
+            state.
     """
     if not isinstance(rule, Rule):
         raise TypeError(f"rule must be an optenv.rules.Rule, got {rule!r}")
@@ -189,15 +188,15 @@ def _check_hyperparameters(rule: Rule) -> None:
         )
 
 
-#: Parameters on which a new rule is tried.
+#: Shape ``[B, P]`` of the parameters on which a new rule is tested.
 _TRIED = (2, 3)
 
 
 def _check_state(rule: Rule) -> RuleState:
-    """Return an initial state; refuse other shapes, and one without a name for each part.
+    """Return an initial state, after checks of its shapes and of the names of its parts.
 
     Raises:
-        TypeError: it is no tuple of tensors.
+        TypeError: the state is not a tuple of tensors.
         ValueError: shapes or slots are wrong.
     """
     bound = rule.with_hyperparameters().bind([_TRIED[1:]])
@@ -221,10 +220,10 @@ def _check_state(rule: Rule) -> RuleState:
 
 
 def _check_update(rule: Rule, state: RuleState) -> None:
-    """Refuse an update that fails, or that returns no parameters and state.
+    """Refuse an update that fails, or that does not return parameters and state.
 
     Raises:
-        ValueError: it does.
+        ValueError: the update fails, or its result is wrong.
     """
     params = torch.ones(_TRIED, device="cpu")
     lr = torch.full((len(params), 1), 0.01, device="cpu")

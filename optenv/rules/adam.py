@@ -1,7 +1,7 @@
 r"""Adam and NAdam: means of gradients in units of their root mean square.
 
-The two moments of the gradient are computed here for all rules that have them
-(:func:`update_moments`), and so are the weights of Nesterov's momentum.
+The functions for the two moments of the gradient (:func:`update_moments`) and for the
+weights of Nesterov's momentum are shared with other rules.
 
 References:
     * Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
@@ -125,7 +125,7 @@ def nadam(
     Args:
         params: parameters :math:`\theta`, ``[B, P]``.
         grad: gradients :math:`g`, ``[B, P]``.
-        state: that of :func:`adam`, and the product of momenta so far, ``[B, 1]``.
+        state: state of :func:`adam`, and the product of momenta so far, ``[B, 1]``.
         lr: learning rates :math:`\eta`, ``[B, 1]``.
         inplace: whether to overwrite ``params`` and ``state``.
         h: hyperparameters.
@@ -171,8 +171,8 @@ def update_moments(
         power: see :func:`square_decay`.
 
     Returns:
-        The mean ``[B, P]``, which has a bias; the unbiased root of the mean square
-        ``[B, P]``, which may be overwritten; and the state.
+        The biased mean ``[B, P]``; the unbiased root of the mean square ``[B, P]``, which
+        may be overwritten; and the state.
     """
     mean, square, step = state
     step = step + 1
@@ -189,9 +189,9 @@ def square_decay(step: Number, beta2: float, power: float) -> Number | float:
     r"""Return the decay rate of the mean square at an update.
 
     It is :math:`\beta_2`, or, with a power :math:`p > 0`, :math:`\min(\beta_2, 1 -
-    t^{-p})`. The mean square is then that of about the last :math:`t^p` gradients: few
-    early in the run, and many late. It has no bias to correct, since the first decay rate
-    is 0. Adafactor has :math:`p = 0.8` (Shazeer & Stern, 2018).
+    t^{-p})`. The mean square then covers about the last :math:`t^p` gradients: few early in
+    the run, and many late. It has no bias to correct, since the first decay rate is 0.
+    Adafactor has :math:`p = 0.8` (Shazeer & Stern, 2018).
 
     Args:
         step: update :math:`t`, from 1 on; a number or a tensor.
@@ -231,7 +231,7 @@ def nadam_weights(now: Number, ahead: Number, product: Number) -> tuple[Number, 
 
 
 def _init_nadam(params: Tensor) -> RuleState:
-    """Return the state of Adam, and an empty product of momenta, ``[B, 1]``."""
+    """Return the state of Adam, and ones ``[B, 1]`` as the product of no momenta."""
     mean, square, step = adam_state(params)
     return mean, square, step, torch.ones_like(step)
 

@@ -42,7 +42,7 @@ def addcmul(a: Tensor, b: Tensor, c: Tensor, value: float, inplace: bool) -> Ten
 
 
 def add_scaled(a: Tensor, b: Tensor, factor: Number) -> Tensor:
-    """Compute ``a + factor * b``; the factor may be that of each run, ``[B, 1]``."""
+    """Compute ``a + factor * b``; the factor is a number, or of each run, ``[B, 1]``."""
     if isinstance(factor, Tensor):
         return a.addcmul(b, factor)
     return a.add(b, alpha=factor)
@@ -65,7 +65,7 @@ def ratio(a: Tensor, root: Tensor, eps: float, inplace: bool) -> Tensor:
 def safe_sqrt(square: Tensor) -> Tensor:
     """Compute a square root, with derivative 0 at 0.
 
-    The derivative of ``sqrt`` at 0 is infinite. It would make the gradients of unrolled
+    The derivative of ``sqrt`` at 0 is infinite, which would make the gradients of unrolled
     runs non-finite wherever a parameter has had no gradient.
     """
     if not square.requires_grad:
@@ -77,7 +77,7 @@ def safe_sqrt(square: Tensor) -> Tensor:
 def sign(a: Tensor, inplace: bool) -> Tensor:
     """Compute the sign: -1, 0 or 1, and NaN (torch: 0) where ``a`` is not finite.
 
-    With 0 a diverged run would look like one that stands still.
+    With 0, the parameters of a diverged run would just stop changing.
     """
     signs = a.sign()
     return signs.add_(a.mul_(0.0)) if inplace else signs + 0.0 * a
@@ -119,7 +119,7 @@ def debiased_root(
     r"""Compute Adam's unbiased root mean square :math:`\sqrt{v} / \sqrt{1 - \beta^t}`.
 
     Args:
-        square: average of squares :math:`v`, from zero on. It is not overwritten.
+        square: average of squares :math:`v` that started at zero. It is not overwritten.
         decay: its decay rate :math:`\beta`.
         step: number of gradients :math:`t` in the average, a number or ``[B, 1]``.
         inplace: whether to compute in place on the root, which is a new tensor.
@@ -131,7 +131,7 @@ def plain_count(step: Any) -> Any:
     """Return the number of updates of a single run on the CPU as a scalar of NumPy.
 
     Its arithmetic has the precision of the tensor's, and is many times faster. Other
-    numbers are returned as they are.
+    values are returned unchanged.
 
     Args:
         step: number of updates, a number or ``[B, 1]``.
@@ -145,7 +145,7 @@ def debiasing(step: Number, decay: float) -> Number:
     r"""Compute :math:`1/\sqrt{1-\beta^t}`, which removes the bias of a root mean square.
 
     Args:
-        step: number of gradients :math:`t` in it, from 1 on; a number or a tensor.
-        decay: its decay rate :math:`\beta`.
+        step: number of gradients :math:`t` in the average, from 1 on; a number or a tensor.
+        decay: decay rate :math:`\beta` of the average.
     """
     return (1 - decay**step) ** -0.5

@@ -32,7 +32,7 @@ __all__ = [
     "zeros_state",
 ]
 
-#: State of a rule: tensors ``[B, ...]``, one row a run.
+#: State of a rule: tensors ``[B, ...]``, one row per run.
 RuleState = tuple[Tensor, ...]
 
 #: Name of a rule, or a dict of its ``name`` and hyperparameters.
@@ -40,7 +40,7 @@ RuleSpec = str | dict[str, Any]
 
 
 def hyperparameter(default: Any, check: Callable[[str, Any], Any]) -> Any:
-    """Declare a field of :class:`Hyperparameters` with a check of its own.
+    """Declare a field of :class:`Hyperparameters` with its own check.
 
     Args:
         default: default value, which is not checked until it is used.
@@ -127,13 +127,12 @@ class Rule:
         update: ``update(params, grad, state, lr, inplace=False) -> (params, state)``, with
             ``params`` and ``grad`` of shape ``[B, P]`` and ``lr`` of shape ``[B, 1]``. By
             default nothing is changed in place, so that gradients flow through an update
-            and a state that is kept stays valid. With ``inplace=True`` it may overwrite
-            parameters and state, which spares the time to allocate, but neither gradient
-            nor learning rate. A rule with hyperparameters also takes ``h``, and a shaped
-            one ``shapes``.
-        hyperparameters: hyperparameters in force, which ``update`` is given as ``h``.
+            and old states stay valid. With ``inplace=True`` it may overwrite parameters and
+            state, which saves allocations, but neither gradient nor learning rate. A rule
+            with hyperparameters also takes ``h``, and a shaped rule ``shapes``.
+        hyperparameters: present hyperparameters, which ``update`` gets as ``h``.
         slots: a name for each part of the state, under which an exported optimizer keeps
-            it for each parameter.
+            that part for each parameter.
         shaped: whether an update depends on the shapes of the parameters; see
             :meth:`bind`.
         shaped_state: whether the state depends on hyperparameters and shapes as well.
@@ -163,9 +162,9 @@ class Rule:
         Args:
             shapes: shapes of the parameters of one run, in the order in which they are
                 flattened into ``P`` numbers.
-            roles: role of each parameter, out of :data:`optenv.roles.ROLES`. To the rule,
-                those that are not ``"matrices"`` are vectors, whatever their shapes. By
-                default only those with fewer than two dimensions are.
+            roles: role of each parameter, out of :data:`optenv.roles.ROLES`. The rule
+                treats all but ``"matrices"`` as vectors, whatever their shapes. By default
+                it does so only with parameters of fewer than two dimensions.
         """
         if not self.shaped:
             return self
@@ -177,7 +176,7 @@ class Rule:
         return self._with(shapes=shapes)
 
     def _with(self, **given: Any) -> Rule:
-        """Return the rule with arguments of its functions given."""
+        """Return the rule with some arguments of its functions fixed."""
         init = partial(self.init, **given) if self.shaped_state else self.init
         return replace(self, init=init, update=partial(self.update, **given))
 
@@ -186,7 +185,7 @@ class Rule:
 
         Raises:
             ValueError: a value is out of its range.
-            TypeError: the rule has no such hyperparameter, or a value is no number.
+            TypeError: the rule has no such hyperparameter, or a value is of a wrong type.
         """
         for name in changed:
             if name not in self.fields:
@@ -200,7 +199,7 @@ class Rule:
         return replace(self._with(h=h), hyperparameters=h)
 
     def to_spec(self) -> RuleSpec:
-        """Return the name, with the hyperparameters that are not the defaults.
+        """Return the rule's name, with the hyperparameters that differ from the defaults.
 
         :func:`optenv.rules.get` reads the result, which can be written as JSON.
         """
@@ -215,10 +214,10 @@ class Rule:
 
 
 def empty_state(params: Tensor) -> RuleState:
-    """Make the state of a rule that remembers nothing."""
+    """Make the state of a rule without memory: ``()``."""
     return ()
 
 
 def zeros_state(params: Tensor) -> RuleState:
-    """Make the state of a rule that keeps one average: ``(zeros [B, P],)``."""
+    """Make the state of a rule with one average: ``(zeros [B, P],)``."""
     return (torch.zeros_like(params),)

@@ -1,4 +1,4 @@
-"""Costs of updates: measured times of the rules, beside that of a gradient."""
+"""Costs of updates: measured times of the rules, relative to the time of a gradient."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from ..checks import positive
 
 __all__ = ["COSTS", "relative_cost"]
 
-#: Time of an update of one parameter, in units of that of one multiplication in the forward
-#: pass of linear layers, as ``python benchmarks/rule_costs.py`` prints it for layers of 64
-#: inputs (on one thread of a CPU; repetitions differ by a fifth). They stay as they are, so
-#: that rewards by time do: another CPU printed three times as much for all rules, and half
-#: as much beside Adam for orthogonal-adam, which has become cheaper since. A rule of your
-#: own gets a cost by an entry of its name. A rule that actions of ``optenv/UpdateRule-v0``
-#: choose costs what it does by itself.
+#: Time to update one parameter, by the name of the rule, in units of the time of one
+#: multiplication in the forward pass of linear layers. ``python benchmarks/rule_costs.py``
+#: measures it for layers of 64 inputs (on one thread of a CPU; repetitions differ by a
+#: fifth). The values stay fixed, so that rewards by time do not change: on another CPU, all
+#: were three times as large, and the ratio of orthogonal-adam, which has become cheaper
+#: since, to Adam was half as large. To give your own rule a cost, add an entry. A rule that
+#: actions of ``optenv/UpdateRule-v0`` choose has the same cost as the rule by itself.
 COSTS: dict[str, float] = {
     "sgd": 3.8,
     "momentum": 10.3,
@@ -25,8 +25,8 @@ COSTS: dict[str, float] = {
     "network": 114.0,
 }
 
-#: Multiplications of a gradient for each one of the forward pass: the backward pass makes
-#: about two.
+#: Number of multiplications of a gradient per multiplication of the forward pass: the
+#: backward pass makes about two.
 GRADIENT = 3.0
 
 
@@ -40,12 +40,12 @@ def relative_cost(
         num_params: number of parameters of the model.
         work: multiplications in the forward pass on one batch,
             :attr:`optenv.tasks.Task.work`.
-        batch_factor: size of the update's batch, relative to the one that ``work`` and
-            the update of SGD are of.
+        batch_factor: size of the update's batch, relative to the batch of ``work`` and of
+            the update of SGD.
 
     Raises:
         ValueError: the cost of the rule is not known, or not positive.
-        TypeError: it is no number.
+        TypeError: the cost of the rule is not a number.
 
     Example:
         >>> round(relative_cost("adam", num_params=1000, work=32_000), 2)

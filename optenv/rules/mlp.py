@@ -55,12 +55,12 @@ INPUT_BOUND = 4.0
 #: Number of inputs of the network.
 INPUTS = 7
 
-#: Weights of each hidden unit: of its inputs, its bias, and of the two outputs.
+#: Number of weights of each hidden unit: for its inputs, its bias and the two outputs.
 WEIGHTS_PER_UNIT = INPUTS + 3
 
 
 def _network_weights(name: str, weights: Any) -> tuple[float, ...]:
-    """Return the weights of a network, and refuse those of none."""
+    """Return the weights of a network as floats, after checks of type and number."""
     if not isinstance(weights, Sequence) or not all(map(is_number, weights)):
         raise TypeError(f"{name} must be a list of numbers, got {quoted(weights)}")
     count, per_unit = len(weights), WEIGHTS_PER_UNIT
@@ -136,8 +136,8 @@ def network(
         update_mean(mean, grad, decay, inplace)
         for mean, decay in zip((fast, slow), MEAN_DECAYS, strict=True)
     )
-    # Not update_square, whose fused multiply-add rounds differently: rules that have been
-    # learned could not be learned again bit for bit.
+    # Not update_square, whose fused multiply-add rounds differently: with it, rules that
+    # have been learned could not be reproduced bit for bit.
     square = mul(square, SQUARE_DECAY, inplace)
     square = square + (1 - SQUARE_DECAY) * grad * grad
     root = debiased_root(square, SQUARE_DECAY, step, inplace) + h.eps
@@ -159,7 +159,7 @@ def unbiased_means(
 ) -> tuple[Tensor, Tensor]:
     """Return the two means in units of the root mean square, without bias.
 
-    The first of them is Adam's direction.
+    The first one is Adam's direction.
 
     Args:
         fast: mean of the gradient, ``[B, n]``.
@@ -184,7 +184,7 @@ def corrected_direction(
     eps: float,
     weights: Tensor,
 ) -> Tensor:
-    """Return directions ``[B, n]`` as the network corrects them.
+    """Return Adam's directions as corrected by the network, ``[B, n]``.
 
     Args:
         grad: gradients, ``[B, n]``.
@@ -193,20 +193,20 @@ def corrected_direction(
         params: parameters, ``[B, n]``.
         rms: root mean squares of ``root`` and of ``params`` over each tensor, ``[B, n]``.
         age: logarithm of the number of updates, an input of the network, ``[B, n]``.
-        eps: as in ``root``.
+        eps: constant that is part of ``root``.
         weights: weights of the network, see :func:`correct`.
     """
     inputs = [grad / root, *means, *relative_inputs(root, params, *rms), age]
-    # The gate is 0 where there never was a gradient: root is eps there.
+    # The gate is 0 where there has been no gradient: root is eps there.
     return correct(means[0], 1 - eps / root, torch.stack(inputs, dim=1), weights)
 
 
 def tensor_rms(values: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Return the root mean square of each tensor, for each of its numbers.
+    """Return the root mean square of each tensor, repeated for each of its elements.
 
     Args:
-        values: numbers of all tensors, ``[B, P]``. No gradient flows through them.
-        sizes: numbers of each tensor.
+        values: elements of all tensors, ``[B, P]``. No gradient flows through them.
+        sizes: number of elements of each tensor.
 
     Returns:
         Root mean squares, ``[B, P]``.
@@ -250,10 +250,10 @@ def correct(direction: Tensor, gate: Tensor, inputs: Tensor, weights: Tensor) ->
 
     Args:
         direction: Adam's directions :math:`d`, ``[B, n]``.
-        gate: factor of :math:`b`, 0 where there never was a gradient, ``[B, n]``.
+        gate: factor of :math:`b`, 0 where there has been no gradient, ``[B, n]``.
         inputs: inputs of the network, ``[B, 7, n]``.
         weights: ``[W]``, or ``[B, W]`` for a network for each run: weights of the first
-            layer, unit by unit, its biases, and those of the second layer.
+            layer, unit by unit, its biases, and weights and biases of the second layer.
 
     Returns:
         Directions, ``[B, n]``.
@@ -290,7 +290,7 @@ def hidden_units(count: int) -> int:
 
 
 def _init_averages(params: Tensor) -> RuleState:
-    """Return two means and a mean square of no gradients, and the number of updates."""
+    """Return two means, a mean square and the number of updates: zeros."""
     return torch.zeros_like(params), *adam_state(params)
 
 

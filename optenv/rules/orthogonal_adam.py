@@ -1,12 +1,12 @@
-r"""Orthogonal Adam: Adam whose directions of weight matrices are orthogonalised.
+r"""Orthogonal Adam: Adam with orthogonalised directions of weight matrices.
 
 The polar factor :math:`U V^\top` of a direction :math:`U S V^\top` moves all of its
 singular directions equally far, instead of mostly the few that dominate (Carlson et al.,
 2015). It is approximated by a Newton-Schulz iteration, as in Muon (Jordan et al., 2024),
 here with the two quintic polynomials that are best in the minimax sense (Amsel et al.,
 2025), computed on the small Gram matrix of a direction instead of on the direction: their
-product is a *factor* from the left. Where factors are kept for several updates, an update
-costs less (Gupta et al., 2018, and Vyas et al., 2025, keep theirs too).
+product is a *factor* from the left. If factors are reused for several updates, an update
+costs less (Gupta et al., 2018, and Vyas et al., 2025, also reuse theirs).
 
 References:
     * Carlson et al., "Preconditioned Spectral Descent for Deep Learning", NeurIPS 2015.
@@ -56,24 +56,24 @@ __all__ = [
 ]
 
 #: Coefficients of the odd quintics :math:`x \mapsto a x + b x^3 + c x^5` that are applied
-#: to the singular values, one after the other. The first is the one nearest to 1 on
-#: [0.05, 1], at most 0.665 off; the second the one nearest to 1 on what the first makes of
-#: that interval, at most 0.218 off. Smaller singular values grow up to 17 times.
+#: to the singular values, one after the other. The first is the best approximation of 1 on
+#: [0.05, 1], with errors up to 0.665; the second is the best one on the values that the
+#: first takes there, with errors up to 0.218. Smaller singular values grow up to 17 times.
 COEFFICIENTS = (
     (6.7523753, -18.3509692, 13.2632648),
     (2.5378645, -1.8746770, 0.4412804),
 )
 
 #: Largest number of rows of a matrix that is orthogonalised in one piece. A matrix with
-#: more rows and more columns is cut into strips along the longer side, each orthogonalised
-#: on its own: time then grows with the number of parameters and not faster.
+#: more rows and more columns is cut into strips along the longer side, which are
+#: orthogonalised separately: time then grows no faster than the number of parameters.
 STRIP_ROWS = 64
 
-#: Updates at the beginning of a run of which each computes factors: directions change
-#: quickly there.
+#: Number of updates at the beginning of a run that all compute new factors, since
+#: directions change quickly there.
 EARLY_UPDATES = 10
 
-#: Replaces zero as a divisor: its square, too, has an inverse in single precision.
+#: Replaces zero as a divisor: even its square has a finite inverse in single precision.
 TINY = 1e-18
 
 
@@ -84,9 +84,9 @@ class OrthogonalAdam(Adam):
     Attributes:
         power: :math:`p` of :func:`~optenv.rules.adam.square_decay`: with a positive power,
             the memory of squared gradients grows with the run.
-        refresh: :math:`k`, so that the factors that orthogonalise directions are computed
-            at every :math:`k`-th update (and at each of the first ten), and kept in
-            between. The more, the cheaper an update, and the further from orthogonal.
+        refresh: interval :math:`k`: the factors that orthogonalise directions are computed
+            at every :math:`k`-th update (and at each of the first ten), and reused in
+            between. A larger interval makes updates cheaper and less orthogonal.
     """
 
     power: float = fraction(0.0)
@@ -102,7 +102,7 @@ def orthogonal_adam(
     h: OrthogonalAdam = OrthogonalAdam(),
     shapes: Sequence[Sequence[int]] | None = None,
 ) -> tuple[Tensor, RuleState]:
-    r"""Update along Adam's direction, that of each matrix orthogonalised.
+    r"""Update along Adam's direction, orthogonalised for each weight matrix.
 
     With the moments :math:`m` and :math:`v` of :func:`~optenv.rules.adam`, the direction
     is that of Adam with Nesterov's momentum (Dozat, 2016, with a constant momentum),
@@ -112,17 +112,17 @@ def orthogonal_adam(
         \frac{(1-\beta_1) g}{1-\beta_1^t}\right) /
         (\sqrt{v}/\sqrt{1-\beta_2^t} + \epsilon),
 
-    where the direction of a matrix is replaced by its approximate polar factor of the same
-    norm (:func:`orthogonalize`), so that learning rates of Adam suit it. The memory of
-    :math:`v` can grow with the run: see ``power``. Embeddings and output layers follow
-    Adam's direction, where their roles are known (:meth:`~optenv.rules.Rule.bind`).
+    where the direction of a matrix is replaced by its approximate polar factor, scaled to
+    the same norm (:func:`orthogonalize`), so that Adam's learning rates suit it. The memory
+    of :math:`v` can grow with the run: see ``power``. If roles are known
+    (:meth:`~optenv.rules.Rule.bind`), embeddings and output layers are not orthogonalised.
 
     Args:
         params: parameters :math:`\theta`, ``[B, P]``.
         grad: gradients :math:`g`, ``[B, P]``.
         state: mean :math:`m` and mean square :math:`v`, ``[B, P]``, number of updates
-            :math:`t`, ``[B, 1]``; and the factors, flat, ``[B, K]``, with ``refresh`` above
-            1.
+            :math:`t`, ``[B, 1]``; and, if ``refresh`` is above 1, the flattened factors,
+            ``[B, K]``.
         lr: learning rates :math:`\eta`, ``[B, 1]``.
         inplace: whether to overwrite ``params`` and ``state``.
         h: hyperparameters.
@@ -155,10 +155,10 @@ def _init(
     h: OrthogonalAdam = OrthogonalAdam(),
     shapes: Sequence[Sequence[int]] | None = None,
 ) -> RuleState:
-    """Return the state of Adam, and if factors are kept, zeros for them, ``[B, K]``.
+    """Return the state of Adam and, if factors are reused, zeros for them, ``[B, K]``.
 
     Raises:
-        TypeError: factors are kept, but there are no shapes.
+        TypeError: factors are reused, but there are no shapes.
     """
     state = adam_state(params)
     if h.refresh == 1:
@@ -170,17 +170,17 @@ def _init(
 
 
 def is_due(step: Number, refresh: int) -> Any:
-    """Return whether an update computes factors, by its number, from 1 on.
+    """Return whether an update computes new factors.
 
     Args:
-        step: number of the update; a number or a tensor.
+        step: number of the update, from 1 on; a number or a tensor.
         refresh: see :class:`OrthogonalAdam`.
     """
     return (step <= EARLY_UPDATES) | (step % refresh == 0)
 
 
 def factors_of(shape: Sequence[int]) -> tuple[int, int]:
-    """Return the number and the height of the factors of a parameter; 0 for no matrix."""
+    """Return number and height of a parameter's factors; ``(0, 0)`` if it is no matrix."""
     matrix = as_matrix(shape)
     return (0, 0) if matrix is None else strips_of(min(matrix))
 
@@ -188,18 +188,18 @@ def factors_of(shape: Sequence[int]) -> tuple[int, int]:
 def _orthogonalize_by_factors(
     direction: Tensor, shapes: Sequence[Sequence[int]], factors: Tensor, due: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Orthogonalise the matrices among flat directions, by factors that are kept.
+    """Orthogonalise the matrices among flat directions by new or earlier factors.
 
     Args:
-        direction: directions ``[B, P]``.
+        direction: directions, ``[B, P]``.
         shapes: shapes of the parameters of one run, in order.
-        factors: those kept, ``[B, K]``.
-        due: runs that compute new ones, ``[B, 1]`` bool.
+        factors: factors of earlier updates, ``[B, K]``.
+        due: runs that compute new factors, ``[B, 1]`` bool.
 
     Returns:
         Directions ``[B, P]``, and the factors ``[B, K]``.
     """
-    # Where asking would wait for a device, both are computed.
+    # On other devices than the CPU the check would have to wait; both are computed there.
     known = due.device.type == "cpu"
     all_due, none_due = known and bool(due.all()), known and not bool(due.any())
     cuts = [factors_of(shape) for shape in shapes]
@@ -245,8 +245,8 @@ def nesterov_weights(step: Number, beta1: float) -> tuple[Number, Number]:
 def as_matrix(shape: Sequence[int]) -> tuple[int, int] | None:
     """Return rows and columns of a parameter as a matrix ``[out, in * ...]``.
 
-    None for a parameter that is no matrix. One with a single row or column counts as none:
-    its polar factor would be its normalised direction.
+    The result is None for a parameter that is no matrix, or has a single row or column: its
+    polar factor would be its normalised direction.
     """
     if len(shape) < 2 or 0 in shape:
         return None
@@ -255,10 +255,10 @@ def as_matrix(shape: Sequence[int]) -> tuple[int, int] | None:
 
 
 def orthogonalize(direction: Tensor) -> Tensor:
-    """Return near-orthogonal matrices of the Frobenius norms of the given ones.
+    """Return nearly orthogonal matrices with the Frobenius norms of the given ones.
 
-    Singular vectors are kept. Singular values come much closer to each other, those far
-    below the rest less so. A matrix with both sides longer than :data:`STRIP_ROWS` is
+    Singular vectors do not change. Singular values get much closer to each other, except
+    for those far below the rest. A matrix with both sides longer than :data:`STRIP_ROWS` is
     orthogonalised strip by strip. Zero stays zero.
 
     Args:
@@ -267,17 +267,17 @@ def orthogonalize(direction: Tensor) -> Tensor:
     Returns:
         Matrices ``[n, r, c]``.
     """
-    # Divided by the largest entry, so that no fourth power of one underflows.
+    # Divided by the largest entry, so that its fourth power does not underflow.
     unit = direction.detach().abs().amax((-2, -1), keepdim=True)
     unit = torch.where(unit > 0, unit, 1.0)
     return orthogonalize_moderate(direction / unit) * unit
 
 
 def orthogonalize_moderate(direction: Tensor) -> Tensor:
-    """Orthogonalise matrices ``[n, r, c]`` of norms within 1e-9 and 1e9, such as Adam's.
+    """Orthogonalise matrices ``[n, r, c]`` with norms from 1e-9 to 1e9, such as Adam's.
 
-    It is :func:`orthogonalize` without its guard against under- and overflow. Smaller ones
-    keep their direction.
+    It is :func:`orthogonalize` without its guard against under- and overflow. Matrices with
+    smaller norms keep their direction.
     """
     if direction.shape[-2] > direction.shape[-1]:
         return orthogonalize_moderate(direction.mT).mT
@@ -304,8 +304,9 @@ def cut_into_strips(wide: Tensor) -> Tensor:
 def strips_of(rows: int) -> tuple[int, int]:
     """Return the number of strips that rows are cut into, and the height of each.
 
-    Heights are multiples of eight, of which products of matrices are quicker; if there is
-    one at which no rows of zeros are needed, and not twice as many strips, it is that.
+    If one strip is not enough, heights are multiples of eight, for which products of
+    matrices are faster. The height is one for which no rows of zeros are needed, if there
+    is one with less than twice the smallest number of strips.
 
     Example:
         >>> from optenv.rules.orthogonal_adam import strips_of
@@ -324,7 +325,7 @@ def strips_of(rows: int) -> tuple[int, int]:
 def orthogonalize_strips(x: Tensor) -> Tensor:
     """Orthogonalise matrices ``[n, r, c]`` with ``r <= c``, each in one piece.
 
-    Norms are to be those of :func:`orthogonalize_moderate`.
+    Norms must be in the range of :func:`orthogonalize_moderate`.
     """
     return torch.bmm(factors_of_strips(x), x)
 
@@ -332,14 +333,14 @@ def orthogonalize_strips(x: Tensor) -> Tensor:
 def factors_of_strips(x: Tensor) -> Tensor:
     """Compute the factors that orthogonalise matrices ``[n, r, c]`` from the left.
 
-    They are polynomials of the Gram matrices, computed with few operations: on small
-    matrices each takes longer than its arithmetic. Of large ones, only the Gram matrix
-    itself passes over all numbers; norms are traces.
+    They are polynomials of the Gram matrices, computed with few operations: for small
+    matrices, the overhead of an operation exceeds its arithmetic. For large ones, only the
+    Gram matrix itself is computed from all elements; norms are traces.
 
     Returns:
-        Symmetric factors ``[n, r, r]``, whose products with the given matrices are
-        orthogonal, nearly, and of the norms of these, up to the precision of products of
-        matrices (which ``torch.set_float32_matmul_precision`` can lower).
+        Symmetric factors ``[n, r, r]``. Their products with the given matrices are nearly
+        orthogonal and have the norms of these, up to the precision of products of matrices
+        (which ``torch.set_float32_matmul_precision`` can lower).
     """
     (a, b, c), (d, e, f) = COEFFICIENTS
     inplace = not x.requires_grad
@@ -358,7 +359,7 @@ def factors_of_strips(x: Tensor) -> Tensor:
     first = _add_identity(first, a)
     gram = torch.bmm(torch.bmm(gram, first), first)
     second = _add_identity(torch.baddbmm(gram, gram, gram, beta=e, alpha=f), d)
-    # 3. Norms are kept: squared, they are traces, before and after. Zero has none to keep.
+    # 3. Norms are restored: squared, they are traces, before and after. Zero stays zero.
     products = mul(torch.bmm(second, gram), second, inplace)
     shrink = norm_sq / products.sum((1, 2)).clamp(min=TINY)
     shrink = torch.where(norm_sq > TINY, shrink, 1.0)
@@ -366,16 +367,17 @@ def factors_of_strips(x: Tensor) -> Tensor:
 
 
 def apply_factors(factors: Tensor, strips: Tensor) -> Tensor:
-    """Multiply matrices ``[n, r, c]`` by factors ``[n, r, r]`` of earlier ones.
+    """Multiply matrices ``[n, r, c]`` by factors ``[n, r, r]`` of earlier matrices.
 
-    Each keeps its Frobenius norm: earlier factors enlarge what is new.
+    The results are scaled to the Frobenius norms of the matrices, since earlier factors
+    enlarge new directions.
     """
     result = torch.bmm(factors, strips)
     return mul(result, norm_ratio(strips, result), not result.requires_grad)
 
 
 def norm_ratio(before: Tensor, after: Tensor) -> Tensor:
-    """Return what brings matrices ``[n, r, c]`` to the norms before, ``[n, 1, 1]``."""
+    """Return the ratios ``[n, 1, 1]`` of norms of matrices ``[n, r, c]``."""
     norm, length = (
         torch.linalg.vector_norm(each, dim=(1, 2), keepdim=True) for each in (before, after)
     )

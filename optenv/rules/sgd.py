@@ -1,7 +1,7 @@
 r"""Stochastic gradient descent: plain, with momentum, and with Nesterov's momentum.
 
 Steps are proportional to the gradient. With momentum, they are along a decaying sum of
-gradients; Nesterov's variant looks one step of it ahead.
+gradients; Nesterov's variant looks one step of this sum ahead.
 
 References:
     * Robbins and Monro, "A Stochastic Approximation Method", Annals of Mathematical
@@ -61,7 +61,7 @@ def sgd(
         state: empty.
         lr: learning rates :math:`\eta`, ``[B, 1]``.
         inplace: whether to overwrite ``params``.
-        h: hyperparameters; it has none.
+        h: hyperparameters, of which it has none.
 
     Returns:
         New parameters ``[B, P]``, and the state.

@@ -1,19 +1,19 @@
-r"""The rule ``switching``: one of several update rules at a time, all of them kept warm.
+r"""The rule ``switching``: one of several update rules is active, and all states are kept.
 
-The rules remember moments: exponential moving averages of gradients and of their squares.
-All of them are updated whichever rule moves the parameters. After a switch, a rule's state
-is thus the one it would have had it been in force throughout.
+The states of the rules are moments: exponential moving averages of gradients and of their
+squares. All moments are updated, whichever rule is active. After a switch, a rule's state
+is thus the same as if the rule had always been active.
 
-The learning rates that suit different rules differ by orders of magnitude. Here a learning
-rate is that of Adam's steps. At each choice, also of the rule that is in force already, the
-rule's own learning rate becomes the one with which its next step is as long as Adam's
-would be; it stays that until the next choice (Agarwal et al. take the length of every step
-from another rule). Between two choices, each rule is thus the one of its name in
-:mod:`optenv.rules`, at one learning rate.
+The learning rates that suit different rules differ by orders of magnitude. Here, learning
+rates are on Adam's scale. At each choice, even of the rule that is already active, the
+rule's own learning rate is set such that its next step is as long as Adam's step would be.
+The ratio of both learning rates then stays fixed until the next choice (Agarwal et al. take
+the length of every step from another rule). Between two choices, each rule thus works like
+the rule of its name in :mod:`optenv.rules`.
 
-Steps of SGD, with momentum or without, are as long as gradients are, and one gradient can
-be close to zero. Their learning rates are therefore computed as if it were at least a tenth
-of the usual length of gradients.
+Steps of SGD, with or without momentum, are proportional to the gradient, and a single
+gradient can be close to zero. For their learning rates, the length of a direction is
+therefore taken to be at least a tenth of the usual length of gradients.
 
 References:
     * Agarwal et al., "Disentangling Adaptive Gradient Methods from Learning Rates", 2020.
@@ -77,12 +77,14 @@ MOMENTUM_DECAY = NAdam().momentum_decay
 #: Added to root mean squares.
 EPS = Adam().eps
 
-#: A number of updates, and what is computed of it: a number, or a tensor ``[B, 1]``.
+#: A number of updates, or a value computed from one: a number, or a tensor ``[B, 1]``.
 Step = Tensor | float
 
 
 class Moments(NamedTuple):
-    """Exponential moving averages of gradients and squares, from zero on, ``[B, P]`` each.
+    """Exponential moving averages of gradients and squares, ``[B, P]`` each.
+
+    They are zero before the first gradient.
 
     Attributes:
         mean: mean with decay rate :data:`MEAN_DECAY`.
@@ -113,12 +115,14 @@ def update_moments(moments: Moments, grad: Tensor, inplace: bool = False) -> Mom
     )
 
 
-# Directions of the rules. They are not those of the rules' own files, since the moments
-# are shared: torch's momentum buffer is ten times the mean, Lion's mean is one without the
-# present gradient, and Adam's bias is in its learning rate. The two agree to rounding.
+# Directions of the rules. They are not computed by the rules' own modules, since the
+# moments are shared: torch's momentum buffer is ten times the mean, Lion's mean does not
+# include the present gradient, and Adam's bias correction is part of its learning rate.
+# Both agree up to rounding.
 
-#: Function of the gradient, the moments with it, and the number of gradients in them (a
-#: number, or a tensor that broadcasts); returns a direction to move the parameters against.
+#: Function of the gradient, the moments including it, and the number of gradients in them
+#: (a number, or a tensor that broadcasts). It returns the direction that is subtracted from
+#: the parameters, times the learning rate.
 Direction = Callable[[Tensor, Moments, Step], Tensor]
 
 
@@ -160,7 +164,7 @@ def _nadam_momentum(step: Step) -> Step:
 
 @functools.cache
 def _nadam_products(dtype: torch.dtype) -> Tensor:
-    """Return the products of the first 400 momenta; the last is as good as zero."""
+    """Return the products of the first 1 to 400 momenta; the last is practically zero."""
     steps = torch.arange(1.0, 401.0, dtype=torch.float64, device="cpu")
     return torch.as_tensor(_nadam_momentum(steps)).cumprod(0).to(dtype)
 
@@ -197,20 +201,20 @@ DIRECTIONS: dict[str, Direction] = {
     "orthogonal-adam": _orthogonal_adam,
 }
 
-#: Names of the rules to choose from; a choice is an index of it.
+#: Names of the rules to choose from; a choice is an index into them.
 NAMES = tuple(DIRECTIONS)
 
 #: Rules whose directions of matrices are orthogonalised.
 ORTHOGONAL = ("orthogonal-adam",)
 
-#: Rules whose steps are as long as gradients are.
+#: Rules whose steps are proportional to gradients.
 LINEAR = ("sgd", "momentum", "nesterov")
 
-#: Length that a direction of a linear rule is assumed to have at least when its learning
-#: rate is computed, as a fraction of the usual length of gradients (:func:`recent_rms`).
+#: Smallest length that is assumed for a direction of a linear rule when its learning rate
+#: is computed, as a fraction of the usual length of gradients (:func:`recent_rms`).
 MIN_LENGTH = 0.1
 
-#: Rule whose steps learning rates are of.
+#: Rule on whose scale learning rates are given.
 REFERENCE = "adam"
 
 
@@ -223,7 +227,7 @@ def check(names: Sequence[str]) -> tuple[str, ...]:
     """Return names of rules to choose from as a tuple.
 
     Raises:
-        ValueError: there are none, one twice, or one that cannot be switched to.
+        ValueError: no names are given, a name is given twice, or a name is unknown.
     """
     checked = tuple(names)
     unknown = [name for name in checked if name not in DIRECTIONS]
@@ -240,8 +244,8 @@ class SwitchingState(NamedTuple):
     Attributes:
         mean, slow, square, short: see :class:`Moments`; ``[B, P]``.
         step: number of updates, ``[B, 1]``.
-        chosen: index of the rule in force in :data:`NAMES`, ``[B, 1]``.
-        scale: factor between the rule's learning rate and Adam's, ``[B, 1]``.
+        chosen: index of the active rule in :data:`NAMES`, ``[B, 1]``.
+        scale: ratio of the rule's learning rate to Adam's, ``[B, 1]``.
         new: 1 if the rule has been chosen since the last update, else 0, ``[B, 1]``.
     """
 
@@ -256,7 +260,7 @@ class SwitchingState(NamedTuple):
 
 
 def init(params: Tensor) -> SwitchingState:
-    """Return the state before the first update, with Adam in force.
+    """Return the state before the first update, with Adam active.
 
     Args:
         params: parameters, ``[B, P]``.
@@ -272,7 +276,7 @@ def choose(state: tuple[Tensor, ...], chosen: Tensor) -> SwitchingState:
 
     Args:
         state: see :class:`SwitchingState`.
-        chosen: indices in :data:`NAMES`, ``[B]``.
+        chosen: indices into :data:`NAMES`, ``[B]``.
     """
     before = SwitchingState(*state)
     column = chosen.to(before.chosen).unsqueeze(1)
@@ -291,7 +295,7 @@ def update(
 
     .. math:: \theta \leftarrow \theta - \eta c_k d_k
 
-    with the direction :math:`d_k` of the rule :math:`k` in force, and :math:`c_k =
+    with the direction :math:`d_k` of the active rule :math:`k`, and :math:`c_k =
     \|d_\text{Adam}\| / \|d_k\|` at the first update after the choice. For linear rules,
     the denominator is at least :data:`MIN_LENGTH` of the norm of
     :func:`recent_rms`.
@@ -346,10 +350,10 @@ def _directions(
     """Return the direction of each run, ``[B, P]``.
 
     Args:
-        masks: for each of the rules, which runs it moves, ``[B]`` bool.
+        masks: for each rule, the runs in which it is active, ``[B]`` bool.
         grad: gradients, ``[B, P]``.
-        moments: moments with them, ``[B, P]``.
-        step: number of gradients in them, ``[B, 1]``.
+        moments: moments including these gradients, ``[B, P]``.
+        step: number of gradients in the moments, ``[B, 1]``.
         shapes: shapes of the parameters of one run.
     """
     directions = torch.zeros_like(grad)

@@ -1,4 +1,4 @@
-"""Telemetry: statistics of updates, and the observation that is computed from them.
+"""Telemetry: statistics of updates, and the observation computed from them.
 
 Environment and exported optimizer both (1) record the loss of every update in
 :class:`Losses`, (2) measure a :class:`Probe` of gradient and step at the last update of
@@ -7,16 +7,17 @@ over a batch of flat parameters, or a sum over a list of tensors.
 
 The observation is *scale-free*: log-ratios to the run's own history, differences of losses
 in units of their range, noise and usual change, cosines, relative step sizes and progress;
-never a raw loss, gradient norm or parameter count. Two exceptions are
-chosen by the user: the learning rate, and the length of the run, which tells how far that
-rate leads. Windows are fractions of the run with one probe each, whatever their length.
+never a raw loss, gradient norm or parameter count. There are two exceptions, both chosen by
+the user: the learning rate and the length of the run, which together say how far training
+can move the parameters. Windows are fractions of the run with one probe each, whatever
+their length.
 
-Where validation losses are given, :func:`record_validation` keeps a
-:class:`ValidationHistory` of them, which :func:`observe` takes besides.
+Where validation losses are given, :func:`record_validation` keeps their history, a
+:class:`ValidationHistory`, which is a further argument of :func:`observe`.
 
-All features are in :data:`ALL_FEATURES`, and those that are observed by default in
-:data:`FEATURES`; :func:`register_feature` adds one from outside the package. Tensors have
-shape ``[B]``, one entry a run, unless stated otherwise.
+:data:`ALL_FEATURES` lists all features, and :data:`FEATURES` those observed by default;
+:func:`register_feature` adds one from outside the package. Tensors have shape ``[B]``, one
+entry per run, unless stated otherwise.
 """
 
 from .control import Control

@@ -18,9 +18,9 @@ class Control(NamedTuple):
         length: updates of the whole run; None if unknown.
         log_multiplier: log ``s`` of the multiplier of the learning rate, in nats, ``[B]``.
         log_lr: log of (base learning rate times ``e^s`` / a usual learning rate of the
-            rule), without the schedule. It misleads where weights are in unusual units; the
-            other features must tell.
-        previous_action: change of ``s`` that the last action asked for, in nats.
+            rule), without the schedule. It is misleading for weights in unusual units; the
+            policy then has to rely on other features.
+        previous_action: change of ``s`` that the last action requested, in nats.
     """
 
     progress: Tensor | None

@@ -28,7 +28,7 @@ __all__ = [
     "own_features",
 ]
 
-#: Bumped whenever the meaning of an observation changes; policies carry it.
+#: Version of the features, increased whenever their meaning changes. Policy files name it.
 FEATURE_VERSION = 2
 
 #: Observations lie in ``[-OBSERVATION_BOUND, OBSERVATION_BOUND]``.
@@ -40,8 +40,8 @@ class _Feature:
     """Description of a feature, and the form in which it is observed.
 
     A value ``x`` is observed as ``(x + offset) / divisor``, or with a ``squash`` of ``k``
-    as ``asinh(k x) / 2``. The latter is odd, linear with slope ``k / 2`` near 0, and
-    logarithmic far from it.
+    as ``asinh(k x) / 2``. This function is odd, linear with slope ``k / 2`` near 0, and
+    logarithmic far from 0.
     """
 
     description: str
@@ -177,8 +177,8 @@ ALL_FEATURES: dict[str, str] = {
     name: feature.description for name, feature in _FEATURES.items()
 }
 
-#: Features of the loss that only make sense where losses are positive, and that depend on
-#: a constant added to the loss; the last one also on its unit.
+#: Features of the loss that only make sense for positive losses, and that depend on a
+#: constant added to the loss; the last one also on its unit.
 POSITIVE_LOSS_FEATURES = (
     "loss_vs_initial", "loss_vs_previous", "loss_vs_best", "loss_trend", "loss_noise",
     "predicted_decrease",
@@ -193,14 +193,14 @@ INVARIANT_LOSS_FEATURES = (
 
 #: Features of the validation loss, which environments observe with ``observe_validation``.
 #: They stay the same if all validation losses are multiplied by a positive number or a
-#: constant is added to them; the gap, if all losses of the training are as well.
+#: constant is added to them (the gap only if the training losses are changed likewise).
 VALIDATION_FEATURES = (
     "has_validation", "validation_age", "validation_fall", "validation_rise",
     "validation_usual_change", "validation_gap",
 )  # fmt: skip
 
-#: Features that are 0 where no loss is given, by the values of ``loss_features``, the
-#: argument of environments that says which are observed.
+#: Features that are 0 where no loss is given, by the value of the environments' argument
+#: ``loss_features``, which chooses a set.
 LOSS_FEATURE_SETS = {
     "both": ("has_loss", *POSITIVE_LOSS_FEATURES, *INVARIANT_LOSS_FEATURES),
     "positive": ("has_loss", *POSITIVE_LOSS_FEATURES),
@@ -213,7 +213,7 @@ def observed_features(loss_features: str, validation: bool = False) -> tuple[str
 
     Args:
         loss_features: key of :data:`LOSS_FEATURE_SETS`.
-        validation: whether it observes :data:`VALIDATION_FEATURES`, which stand last.
+        validation: whether it observes :data:`VALIDATION_FEATURES`, which come last.
 
     Example:
         >>> from optenv.telemetry import observed_features
@@ -232,14 +232,14 @@ def observes_validation(names: Sequence[str]) -> bool:
 
 
 def own_features(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the features of the package that are observed where some of them are known.
+    """Return the package's features that an environment observes, given some of them.
 
     Args:
-        names: features that the environment of a policy describes, of which some of the
-            package may be missing, and some may be from outside.
+        names: features in a policy's description of its environment. Some features of the
+            package may be missing, and registered ones may be among them.
 
     Returns:
-        All features of the package that this environment observes, in order.
+        Names of all features of the package that this environment observes, in order.
     """
     return observed_features(loss_features_of(names), observes_validation(names))
 
@@ -254,20 +254,20 @@ def loss_features_of(names: Sequence[str]) -> str:
     """Return the key of :data:`LOSS_FEATURE_SETS` of an environment with these features.
 
     Args:
-        names: features out of :data:`ALL_FEATURES`, of which some may be missing. Without
-            any of the loss, it is the set of :data:`FEATURES`.
+        names: features of the environment out of :data:`ALL_FEATURES`; some may be missing.
+            If no feature of the loss is among them, the key is ``"invariant"``.
     """
     invariant = has_invariant(tuple(names))
     positive = not set(POSITIVE_LOSS_FEATURES).isdisjoint(names)
     return ("both" if invariant else "positive") if positive else "invariant"
 
 
-#: The default set alone: names and descriptions of the features that are observed unless
-#: ``loss_features``, ``loss_dropout`` or ``observe_validation`` says otherwise.
-#: :data:`ALL_FEATURES` has all.
+#: Names and descriptions of the features that are observed by default, i.e. unless
+#: ``loss_features``, ``loss_dropout`` or ``observe_validation`` is set.
+#: :data:`ALL_FEATURES` has all features.
 FEATURES = {name: ALL_FEATURES[name] for name in observed_features("invariant")}
 
-#: Those of the default set that are 0 where no loss is given.
+#: Features of the default set that are 0 where no loss is given.
 LOSS_FEATURES = LOSS_FEATURE_SETS["invariant"]
 
 
@@ -275,7 +275,7 @@ LOSS_FEATURES = LOSS_FEATURE_SETS["invariant"]
 def forms_of(
     names: tuple[str, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, ...]:
-    """Make offset, k, divisor and is_squashed ``[F]`` of features, see `_Feature`."""
+    """Return offset, k, divisor and is_squashed ``[F]`` of features, see `_Feature`."""
     forms = [_FEATURES[name] for name in names]
     rows = [
         (feature.offset, 1.0, feature.divisor)
@@ -290,6 +290,6 @@ def forms_of(
 
 @lru_cache
 def float_forms_of(names: tuple[str, ...]) -> list[tuple[float, float, float, bool]]:
-    """Make the forms of :func:`forms_of` as plain numbers, one for each feature."""
+    """Return the values of :func:`forms_of` as plain numbers, a tuple for each feature."""
     forms = forms_of(names, torch.float64, torch.device("cpu"))
     return [*zip(*(form.tolist() for form in forms), strict=True)]

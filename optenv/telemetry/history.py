@@ -1,4 +1,4 @@
-"""The memory of a run's earlier windows, with which each window is compared."""
+"""History of a run's earlier windows, with which each window is compared."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ __all__ = [
 
 
 class History(NamedTuple):
-    """Summary of the earlier windows, from which the observation takes its ratios.
+    """Summary of the earlier windows, to which the observation relates the current one.
 
     All are tensors ``[B]``. Logarithms are natural, averages are exponential over windows,
-    and the loss of a window is the mean of those of its updates.
+    and the loss of a window is the mean of the losses of its updates.
 
     Attributes:
-        windows, loss_windows: number of windows so far, and of those with a loss.
+        windows, loss_windows: number of windows so far, and of windows with a loss.
         loss_initial, loss_previous, loss_best: logarithm of the loss of the first window,
-            of the one before, and of the lowest.
-        loss_fast, loss_slow: quick and slow average of the logarithm of the loss.
+            of the previous one, and of the one with the lowest loss.
+        loss_fast, loss_slow: fast and slow average of the logarithm of the loss.
         loss_noise: logarithm of the relative standard deviation of the losses in the last
             window that had several.
         grad_initial, grad_previous: logarithm of the norm of the gradient in the first
-            window and in the one before.
+            window and in the previous one.
         param_initial: logarithm of the norm of the parameters in the first window.
         cos_grads, cos_step: average of the cosine between successive gradients, and
             between gradient and step.
-        loss_mean, loss_lowest, loss_highest: loss itself, of any sign, of the window
-            before, and the lowest and highest.
-        loss_average, loss_change, loss_variance: average of the loss, of its absolute
+        loss_mean, loss_lowest, loss_highest: loss of the previous window (itself, of any
+            sign), and the lowest and highest loss of a window.
+        loss_average, loss_change, loss_variance: averages of the loss, of its absolute
             changes, and of the variance of losses within a window.
     """
 
@@ -86,7 +86,7 @@ class History(NamedTuple):
 class Window(NamedTuple):
     """Logarithms and cosines of one window; ``has_loss`` and ``has_step`` are bool.
 
-    ``mean_loss`` is the mean of its ``seen`` losses itself, and ``variance`` theirs.
+    ``mean_loss`` and ``variance`` are those of its ``seen`` losses, without a logarithm.
     """
 
     has_loss: Tensor
@@ -107,11 +107,11 @@ class Window(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """Values of the windows before, with which the current one is compared.
+    """Values of earlier windows, with which the current one is compared.
 
     ``loss_previous``, ``loss_best`` and ``grad_previous`` are logarithms; ``mean_previous``
     and ``mean_lowest`` are mean losses, and ``mean_change`` is their usual change, 0 before
-    the first. ``has_change`` says whether both this window and one before it had losses.
+    the first change. ``has_change`` is True if this window and an earlier one have losses.
     """
 
     loss_previous: Tensor
@@ -126,8 +126,9 @@ class Reference(NamedTuple):
 # Weights of the newest window in the moving averages.
 _FAST, _SLOW, _COSINE, _USUAL = 0.4, 0.1, 0.3, 0.3
 
-# In the first windows with losses, their range begins anew if the usual change of the mean
-# so far is this many times the latest one: earlier losses were of another kind.
+# In the first windows with losses, the range of the losses is reset if the usual change of
+# their mean is more than this many times the latest one: earlier losses were then of
+# another kind.
 _EARLY_WINDOWS, _OTHER = 5, 1e4
 
 
@@ -140,7 +141,8 @@ def summarize(probe: Probe, losses: Losses, history: History) -> Window:
     deviation, grad, param, step = (0.5 * value for value in logs[:4])
     log_mean, log_abs, log_slope = logs[4:]
     cos_grads, cos_step, cos_descent = _cosines(probe)
-    # A window without losses keeps the loss before, one with a single loss keeps the noise.
+    # A window without losses keeps the previous loss; one with a single loss keeps the
+    # previous noise.
     has_loss = losses.seen > 0
     loss = where(has_loss, log_mean, history.loss_previous)
     noise = clamp(deviation - log_abs, -12, 4)
@@ -180,8 +182,8 @@ def _cosine(dot: Number, scale: Number) -> Number:
 
 
 def update_history(window: Window, history: History) -> tuple[Reference, History]:
-    """Compare with the windows before: references, and the history for the next window."""
-    # At the first window (the first with a loss), it is its own reference.
+    """Return the reference values of a window, and the history for the next window."""
+    # The first window (for losses, the first with a loss) is its own reference.
     earlier = [
         history.loss_initial,
         history.loss_previous,
@@ -218,7 +220,7 @@ def update_history(window: Window, history: History) -> tuple[Reference, History
         cos_step=lerp(history.cos_step, window.cos_step, _COSINE),
         **of_means,
     )
-    # An overflow, as of half-precision gradients, is not remembered for ever.
+    # Values that are not finite, such as overflows in half precision, are not kept.
     kept = each(lambda new, old: where(isfinite(new), new, old), updated, history)
     updated = History(*kept)
     return Reference(loss_previous, loss_best, grad_previous, *means), updated
@@ -227,11 +229,11 @@ def update_history(window: Window, history: History) -> tuple[Reference, History
 def _update_means(
     window: Window, history: History, is_first: Number
 ) -> tuple[tuple[Number, ...], dict[str, Number]]:
-    """Compare mean losses, of any sign, with those of the windows before.
+    """Compare mean losses, of any sign, with those of earlier windows.
 
     Returns:
-        The last four fields of the :class:`Reference`, and those of the next
-        :class:`History` that are of mean losses.
+        The last four fields of the :class:`Reference`, and the fields of the next
+        :class:`History` that are about mean losses.
     """
     mean = window.mean_loss
     earlier = each(
@@ -245,7 +247,7 @@ def _update_means(
     )
     change = abs(mean - history.loss_mean)
     has_change = window.has_loss & (history.loss_windows > 0)
-    # Losses of the first windows that were quite different would set the range for ever.
+    # Without this, quite different losses of the first windows would set the range forever.
     is_early = (history.loss_windows <= _EARLY_WINDOWS) & (change > 0)
     were_others = has_change & is_early & (history.loss_change > _OTHER * change)
     earlier = each(lambda value: where(were_others, history.loss_mean, value), earlier)
@@ -270,12 +272,12 @@ def relative_fall(history: History, mean: Tensor) -> Tensor:
     """Compute the fall of a mean loss since the window before, in units of the range.
 
     Args:
-        history: of the windows before, ``[B]``.
+        history: history of the earlier windows, ``[B]``.
         mean: mean loss of a window, ``[B]``.
 
     Returns:
         The fall ``[B]`` in units of the range of all windows' means, this one included; 0
-        if it is the first.
+        for the first window.
     """
     span = torch.maximum(history.loss_highest, mean)
     span = span - torch.minimum(history.loss_lowest, mean)
@@ -289,12 +291,12 @@ def ratio(change: Number, unit: Number) -> Number:
     return where(is_unit, change / where(is_unit, unit, 1.0), 0.0)
 
 
-#: The least ratio that is told from 0.
+#: Smallest ratio that is distinguished from 0.
 _LEAST_RATIO = math.exp(-12.0)
 
 
 def log_ratio(size: Number, unit: Number, unknown: float) -> Number:
-    """Compute the log of a ratio, at least -12; ``unknown`` if one of both is 0."""
+    """Compute the log of a ratio, at least -12; ``unknown`` if either number is 0."""
     known = (size > 0) & (unit > 0)
     quotient = where(known, size, 1.0) / where(known, unit, 1.0)
     return where(known, elementwise.log(clamp(quotient, low=_LEAST_RATIO)), unknown)

@@ -62,19 +62,18 @@ def observe(
         probe: statistics of the last update and the gradient at the current parameters.
         losses: losses since the last control step, the current one included; a count of 0
             means that no loss is given.
-        history: summary of the windows before; :meth:`History.empty` at the first.
+        history: summary of the earlier windows; :meth:`History.empty` at the first.
         control: progress and the controller's own state.
         extra: names of registered features, see :func:`register_feature`.
         names: features to compute, out of :data:`ALL_FEATURES`.
-        validation: validation losses so far; needed if features of them are among
-            ``names``.
+        validation: validation losses so far; needed if ``names`` has features of them.
 
     Returns:
         Observation ``[B, len(names) + len(extra)]`` in the order of ``names`` and then of
-        ``extra``, finite and within :data:`OBSERVATION_BOUND`; and the history for the next
-        control step.
+        ``extra``, finite and of at most :data:`OBSERVATION_BOUND` in absolute value; and
+        the history for the next control step.
     """
-    # A single run has too few numbers for an operation of torch on each to be quick.
+    # For a single run, Python floats are faster than operations of torch.
     like, single = control.log_multiplier, is_single(control.log_multiplier)
     given = (probe, losses, history, control)
     if single:
@@ -106,7 +105,7 @@ def observe(
     if extra:
         others = registered_features(extra, *given)
         observation = torch.cat([observation, others.to(observation.dtype)], dim=-1)
-    # 4. Finite and bounded, whatever was measured.
+    # 4. Finite and bounded, even if statistics are not.
     return bounded(observation, OBSERVATION_BOUND), updated
 
 
@@ -130,14 +129,14 @@ def _control_features(control: Control) -> dict[str, Number]:
 
 
 def _log_of_fraction(fraction: Number) -> Number:
-    """Compute the log of a fraction of the run, that of 0 above -6."""
+    """Compute the log of a fraction of the run; it stays above -6 for a fraction of 0."""
     return elementwise.log(clamp(fraction + 0.003, high=1.0))
 
 
 def _loss_features(
     window: Window, reference: Reference, updated: History
 ) -> dict[str, Number]:
-    """Compute the features of the loss, but for the predicted decrease."""
+    """Compute the features of positive losses, except the predicted decrease."""
     return {
         "has_loss": number_of(window.has_loss, window.loss),
         "loss_vs_initial": window.loss - updated.loss_initial,
@@ -151,10 +150,10 @@ def _loss_features(
 def _invariant_loss_features(
     window: Window, reference: Reference, updated: History, names: tuple[str, ...]
 ) -> dict[str, Number]:
-    """Compute the features of the loss that its unit and its zero do not change.
+    """Compute the features of the loss that do not depend on its unit or an offset.
 
-    A ratio whose unit is 0, as at the first window, is 0, and its log the centre. Without
-    any of them among ``names``, nothing is computed.
+    A ratio whose unit is 0, as at the first window, becomes 0, and its logarithm
+    ``_CENTRE``. Nothing is computed if ``names`` has none of these features.
     """
     if not has_invariant(names):
         return {}
@@ -188,7 +187,7 @@ def _validation_features(
     return validation_features(validation, window.mean_loss, span)
 
 
-#: Logarithm that stands for an unknown one.
+#: Replaces an unknown logarithm.
 _CENTRE = -3.0
 
 
@@ -218,6 +217,6 @@ def _gradient_features(
 def _in_form(
     value: Number, offset: Number, k: Number, divisor: Number, is_squashed: Number
 ) -> Number:
-    """Bring a feature, or all of them ``[B, F]``, to the form that is observed."""
+    """Convert a feature, or all of them ``[B, F]``, to the form that is observed."""
     value = (value + offset) * k
     return where(is_squashed, elementwise.asinh(value), value) / divisor

@@ -25,7 +25,7 @@ __all__ = [
     "registered_features",
 ]
 
-#: Compute a feature ``[B]`` from the arguments of :func:`observe`.
+#: Function that computes a feature ``[B]`` from the arguments of :func:`observe`.
 FeatureFunction = Callable[[Probe, Losses, History, Control], Tensor]
 
 #: Functions of the features registered from outside the package.
@@ -35,30 +35,29 @@ _REGISTERED: dict[str, FeatureFunction] = {}
 def register_feature(name: str, function: FeatureFunction) -> FeatureFunction:
     """Make a feature available to environments that ask for it by name.
 
-    An environment with ``features=(name, ...)`` appends the values to :data:`FEATURES`, in
-    the given order. Observations of other environments stay as they are. A policy file
-    names the features that its policy observes: every process that loads the policy has to
-    register them before, under the same names.
+    An environment with ``features=(name, ...)`` appends the values to its observations, in
+    the given order. Observations of other environments do not change. A policy file names
+    the features that its policy observes: every process that loads the policy must first
+    register them, under the same names.
 
     Args:
-        name: unused so far.
-        function: ``(probe, losses, history, control) -> [B]``, the arguments of
-            :func:`observe`. The values should be free of scales and of the order of 1;
-            they are clipped to :data:`OBSERVATION_BOUND`, which also replaces the NaN of a
-            run that has diverged. At the first observation of a run, NaN is refused. The
-            function must not change its arguments. ``history`` is that of the windows
-            before: at the first observation of a run, its ``windows`` are 0. The function
-            must not keep anything from call to call: nothing of it is saved with an
-            optimizer. Where no loss is given, or all are hidden, the three numbers of
-            ``losses`` are 0. An optimizer calls the function with tensors ``[1]`` on the
-            CPU. The first line of its docstring is its meaning in
-            :meth:`agents.LearnedOptimizer.explain`.
+        name: name of the feature, not used by another one.
+        function: function ``(probe, losses, history, control) -> [B]`` of the arguments of
+            :func:`observe`. Its values should not depend on scales and be of the order of
+            1; they are clipped to :data:`OBSERVATION_BOUND`, which also replaces the NaN of
+            a run that has diverged. At the first observation of a run, NaN is an error. The
+            function must not change its arguments, and must not keep a state between calls,
+            which would not be saved with an optimizer. ``history`` is about the earlier
+            windows: at the first observation of a run, its ``windows`` are 0. Where no loss
+            is given, or all are hidden, the three numbers of ``losses`` are 0. An optimizer
+            calls the function with tensors ``[1]`` on the CPU. The first line of its
+            docstring is shown as its meaning by :meth:`agents.LearnedOptimizer.explain`.
 
     Returns:
         The function.
 
     Raises:
-        TypeError: ``name`` is no string, or ``function`` is not callable.
+        TypeError: ``name`` is not a string, or ``function`` is not callable.
         ValueError: the name is taken.
 
     Example::
@@ -80,8 +79,8 @@ def check_features(names: Any) -> tuple[str, ...]:
     """Return the names of registered features as a tuple.
 
     Raises:
-        TypeError: they are no sequence of strings.
-        ValueError: one is not registered, or given twice.
+        TypeError: ``names`` is not a tuple or list of strings.
+        ValueError: a name is not registered, or is given twice.
     """
     is_sequence = isinstance(names, (tuple, list))
     if not is_sequence or not all(isinstance(name, str) for name in names):
@@ -100,7 +99,7 @@ def check_features(names: Any) -> tuple[str, ...]:
 
 
 def registered_among(names: Sequence[Any]) -> tuple[str, ...]:
-    """Return the names that are none of :data:`ALL_FEATURES`, in their order."""
+    """Return the names that are not in :data:`ALL_FEATURES`, in their order."""
     own = list(ALL_FEATURES)
     return tuple(name for name in names if name not in own)
 
@@ -109,11 +108,11 @@ def check_known_features(names: Sequence[Any]) -> None:
     """Refuse features of a policy that this process cannot compute.
 
     Args:
-        names: of features of the package, and of registered ones.
+        names: names of features of the package and of registered ones.
 
     Raises:
-        ValueError: one is neither of the package nor registered, or a registered one is
-            given twice.
+        ValueError: a feature is neither of the package nor registered, or a registered one
+            is given twice.
     """
     others, known = registered_among(names), list(_REGISTERED)
     if unknown := [name for name in others if name not in known]:
@@ -142,13 +141,13 @@ def registered_features(
     """Compute registered features ``[B, len(names)]``.
 
     Raises:
-        ValueError: one is not registered, has another shape, or is NaN at the first
+        ValueError: a feature is not registered, has another shape, or is NaN at the first
             observation of a run whose statistics are finite.
     """
     check_known_features(names)  # they may come from another process
     shape, columns = control.log_multiplier.shape, []
     statistics = torch.stack([*probe, losses.mean])
-    # An optimizer also begins the history anew after a first gradient that was an outlier.
+    # An optimizer also restarts the history after a first gradient that was an outlier.
     is_first = (history.windows == 0) & (probe.step_sq == 0)
     sound = is_first & statistics.isfinite().all(0)
     for name in names:

@@ -48,11 +48,11 @@ class Losses(NamedTuple):
 
         Args:
             losses: the losses.
-            before: what this method returned for those before; None if there are none.
+            before: statistics that this method returned for earlier losses, or None.
 
         Returns:
-            Statistics of numbers of Python if there is a single run without a graph, which
-            is quicker.
+            The statistics; for a single run without a graph as Python numbers, which are
+            faster.
         """
         found: Sequence[Any] = losses
         if is_single(losses[0]):
@@ -64,7 +64,7 @@ class Losses(NamedTuple):
 
     @classmethod
     def of(cls, losses: Sequence[Tensor], before: Losses | None = None) -> Losses:
-        """Make the statistics of losses as tensors ``[B]``, see :meth:`numbers`."""
+        """Make the statistics of losses, see :meth:`numbers`, as tensors ``[B]``."""
         like = losses[0]
         if len(losses) == 1 and before is None:
             return cls(torch.ones_like(like), like, like - like)
@@ -90,7 +90,7 @@ class Probe(NamedTuple):
 
 
 def first_probe(dot: Callable[[Any, Any], Tensor], grad: Any, param: Any) -> Probe:
-    """Measure the probe before the first update: norms of gradient and parameters alone."""
+    """Measure the probe before the first update: only norms of gradient and parameters."""
     grad_sq, param_sq = dot(grad, grad), dot(param, param)
     zero = torch.zeros_like(grad_sq)
     return Probe(grad_sq, zero, zero, param_sq, zero, zero, zero)

@@ -1,8 +1,8 @@
-"""Validation losses: what a run remembers of them, and the features that tell of it.
+"""Validation losses: their history in a run, and the features computed from it.
 
-A validation loss is given at some control steps, or never. It is of any unit and any sign:
-only differences are observed, in units of the range of the run's validation losses; and its
-difference from the training loss, in units of the range of that.
+A validation loss is given at some control steps, or never. It may have any unit and sign:
+only differences are observed, in units of the range of the run's validation losses (for the
+difference from the training loss, in units of the range of the training loss).
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from .history import log_ratio, ratio
 
 __all__ = ["ValidationHistory", "record_validation", "validation_features"]
 
-#: Weight of the newest change in the usual one.
+#: Weight of the newest change in the average of the changes.
 _USUAL = 0.3
 
-#: Logarithm that stands for an unknown one.
+#: Replaces an unknown logarithm.
 _CENTRE = -2.0
 
 
@@ -44,8 +44,8 @@ class ValidationHistory(NamedTuple):
     Attributes:
         seen: number of validation losses.
         age: control steps since the last one; 0 before the first.
-        latest, previous: the last one, and the one before it.
-        lowest, highest: the lowest and the highest so far.
+        latest, previous: the last validation loss, and the one before it.
+        lowest, highest: lowest and highest validation loss so far.
         change: exponential average of the absolute changes.
     """
 
@@ -59,7 +59,7 @@ class ValidationHistory(NamedTuple):
 
     @classmethod
     def empty(cls, like: Tensor) -> ValidationHistory:
-        """Make the history before the first one; ``like`` is a tensor ``[B]``."""
+        """Make the history before the first loss; ``like`` is a tensor ``[B]``."""
         return cls(*(torch.zeros_like(like) for _ in cls._fields))
 
 
@@ -67,9 +67,9 @@ def record_validation(history: ValidationHistory, loss: Tensor) -> ValidationHis
     """Return the history at the next control step.
 
     Args:
-        history: at the control step before.
-        loss: validation losses ``[B]`` that have been measured since; one that is not
-            finite, such as NaN, stands for none.
+        history: history at the previous control step.
+        loss: validation losses ``[B]`` that have been measured since; NaN, or another value
+            that is not finite, means no validation loss.
     """
     most = torch.finfo(loss.dtype).max
     if not (is_single(loss) and is_single(history.latest)):
@@ -79,9 +79,9 @@ def record_validation(history: ValidationHistory, loss: Tensor) -> ValidationHis
 
 
 def _recorded(history: ValidationHistory, loss: Number, most: float) -> tuple[Number, ...]:
-    """Compute :func:`record_validation` of tensors or floats, of at most some size."""
+    """Compute :func:`record_validation`; changes of the loss are at most ``most``."""
     given, is_first = isfinite(loss), history.seen == 0
-    loss = where(given, loss, history.latest)  # so that NaN spoils no gradient
+    loss = where(given, loss, history.latest)  # keeps NaN out of the gradients
     lowest, highest, previous = each(
         lambda value: where(is_first, loss, value),
         [history.lowest, history.highest, history.latest],
@@ -107,10 +107,11 @@ def validation_features(
 ) -> dict[str, Number]:
     """Compute the features of validation losses, each a tensor ``[B]`` or a float.
 
-    A ratio whose unit is 0, as after the first loss, is 0, and its log the centre.
+    A ratio whose unit is 0, as after the first loss, becomes 0, and its logarithm is
+    replaced by a constant.
 
     Args:
-        history: at this control step; its fields are tensors ``[B]`` or floats.
+        history: history at this control step; its fields are tensors ``[B]`` or floats.
         mean_loss: mean training loss of the window.
         loss_range: highest minus lowest mean loss of all windows; 0 if losses are hidden.
     """
