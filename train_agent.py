@@ -4,16 +4,17 @@
     python train_agent.py                       # PPO on optenv/LearningRate-v0
     python train_agent.py --agent dqn           # DQN on optenv/DiscreteLearningRate-v0
     python train_agent.py --engine rllib --num-workers 2        # runs in two processes
-    python train_agent.py --policy runs/ppo_seed0/policy        # evaluate it once more
-    python train_agent.py --config runs/ppo_seed0/config.json --seed 1      # train it again
+    python train_agent.py --policy runs/ppo_seed0/policy        # evaluate it again
+    python train_agent.py --config runs/ppo_seed0/config.json --seed 1      # another seed
     python train_agent.py --env-arg tasks=digits --set learning_rate=1e-3 --no-evaluate
 
-The folder ``--out`` gets config.json, model.zip (of Stable-Baselines3 or of RLlib),
-policy.safetensors and policy.json (for agents.LearnedOptimizer), TensorBoard logs,
-rows.jsonl (runs of the evaluation), eval.csv and curves.png. Model and policy are written
-at intervals (--save-every), and runs as soon as they have ended: ``--resume
-runs/ppo_seed0`` goes on with a killed training exactly where it was (not by RLlib), and
-with its evaluation. Ctrl-C and SIGTERM end a training with the policy so far.
+The following files are written to the folder ``--out``: config.json, model.zip (of
+Stable-Baselines3 or of RLlib), policy.safetensors and policy.json (for
+agents.LearnedOptimizer), TensorBoard logs, rows.jsonl (runs of the evaluation), eval.csv
+and curves.png. Model and policy are written at intervals (--save-every), and runs of the
+evaluation as soon as they end: ``--resume runs/ppo_seed0`` continues a killed training
+exactly where it was (except with RLlib), and its evaluation. After Ctrl-C or SIGTERM, the
+policy learned so far is written.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def assignments(flag: str, name: str, help: str) -> Any:
 
 
 def number(flag: str, help: str) -> Any:
-    """Return an option for a positive integer, which the preset has a default for."""
+    """Return an option for a positive integer, whose default is in the preset."""
     return click.option(
         flag,
         type=click.IntRange(1, MAX_INTEGER),
@@ -199,15 +200,15 @@ def number(flag: str, help: str) -> Any:
 def main(**options: Any) -> None:
     begun = time.monotonic()
     context = click.get_current_context()
-    torch.set_num_threads(1)  # the batched networks are too small for more to pay
+    torch.set_num_threads(1)  # the batched networks are too small for more threads
 
-    # 1. Check everything that can be checked before anything is made.
+    # 1. Check everything that can be checked, before anything is written.
     try:
         engines.check_engine(options)
         tasks = select_tasks(options["eval_task"], HELDOUT, options["eval_length"])
         resume = options["resume"]
         if resume is not None and resume.is_dir():
-            # Before its files are read, since another process may be writing them
+            # Lock it before its files are read: another process may be writing them
             context.with_resource(exclusive(resume, "training"))
         again = resumed(options)
         config = configure(options) if again is None else again.config
@@ -254,13 +255,13 @@ def main(**options: Any) -> None:
             )  # fmt: skip
             return stack.enter_context(contextlib.closing(runs))
 
-        # 2. Train. The baselines do not wait for it, unless it takes all processes.
+        # 2. Train. The baselines run at the same time, unless candidates use all processes.
         baselines = start() if options["do_evaluate"] and not several else None
         if options["policy"] is None:
             command = sys.argv if again is None else again.command
             checkpoint = None if again is None else again.checkpoint
             if again is None:
-                # The arguments given are among env_arguments.
+                # --env-arg is already part of env_arguments.
                 given = {k: v for k, v in options.items() if k not in ("config", "env_arg")}
                 if resume is not None and options["engine"] == "sb3":
                     keep_beginning(resume, folder)
@@ -320,7 +321,7 @@ def main(**options: Any) -> None:
 
 @contextlib.contextmanager
 def stops_explained(options: dict[str, Any], folder: Path) -> Iterator[None]:
-    """End the program in one line on an interrupt, and where the disk is full."""
+    """Exit with a one-line message on an interrupt or if the disk is full."""
     try:
         with full_disk_explained(folder, engines.goes_on(options, folder)):
             yield
@@ -351,7 +352,7 @@ def minutes_since(begun: float) -> str:
 
 
 def stop(message: str) -> NoReturn:
-    """Print what an interrupt leaves behind, and exit as an interrupted program does."""
+    """Print a message, and exit with the status of an interrupted program."""
     echo(message)
     sys.exit(130)
 

@@ -1,4 +1,4 @@
-"""Learned optimizers (``LearnedOptimizer``, ``LearnedLR``), and the training, export and
+"""Learned optimizers (``LearnedOptimizer``, ``LearnedLR``), and training, export and
 evaluation of their policies.
 """
 

@@ -1,7 +1,9 @@
 """Learned optimizers in training frameworks: trainers, callbacks, and registries of names.
 
-Each module needs the framework that it is for, which ``import agents`` does not load:
-:mod:`agents.integrations.transformers` Hugging Face's Trainer,
-:mod:`agents.integrations.lightning` Lightning, and :mod:`agents.integrations.registries`
-pytorch_optimizer or timm, when one of its functions is called.
+Each module needs its framework, which ``import agents`` does not load:
+
+- :mod:`agents.integrations.transformers` needs Hugging Face's Transformers and Accelerate;
+- :mod:`agents.integrations.lightning` needs Lightning;
+- :mod:`agents.integrations.registries` needs pytorch_optimizer or timm when one of its
+  functions is called.
 """

@@ -32,16 +32,17 @@ __all__ = ["LearnedOptimizerCallback"]
 class LearnedOptimizerCallback(Callback):
     """Callback that connects a :class:`~agents.LearnedOptimizer` with its trainer.
 
-    It gives the run of the optimizer the number of steps of the trainer's, hands it the
-    losses where Lightning does not (with manual optimization, a ``GradScaler``, or
-    accumulated batches), and logs the numbers of :meth:`~agents.LearnedOptimizer.log_dict`
-    at every step. With manual optimization, only ``max_steps`` tells the number of steps:
-    without it, another number than one step a batch gives a warning. With several
-    optimizers, the callback only logs: each has its own number in the names. Optimizers
-    whose policies observe validation losses are given the logged one.
+    It sets the optimizer's ``total_steps`` to the trainer's number of steps, passes the
+    losses to the optimizer where Lightning does not (with manual optimization, a
+    ``GradScaler``, or accumulated batches), and logs the numbers of
+    :meth:`~agents.LearnedOptimizer.log_dict` at every step. With manual optimization, the
+    number of steps is only known from ``max_steps``; without it, the optimizer's
+    ``total_steps`` is kept, with a warning unless it is one step per batch. With several
+    optimizers, the callback only logs, with the index of each optimizer in the names. If an
+    optimizer's policy observes validation losses, it is given the logged one.
 
     Args:
-        prefix: put before the names of the numbers.
+        prefix: put before the names of the logged numbers.
         validation_loss: name under which ``validation_step`` logs the validation loss.
 
     Raises:
@@ -58,8 +59,8 @@ class LearnedOptimizerCallback(Callback):
     ) -> None:
         self._prefix, self._validation_loss = prefix, validation_loss
         self._optimizers: dict[str, LearnedOptimizer] = {}
-        self._warned = False  # that validations have no loss of this name
-        # Takes losses to the optimizer that it is attached to.
+        self._warned = False  # whether a missing validation loss was warned of
+        # Passes losses to the optimizer that it is attached to.
         self._loss_of_batch = nn.Identity()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -80,7 +81,7 @@ class LearnedOptimizerCallback(Callback):
             )
         self._loss_of_batch = nn.Identity()
         if len(every) == 1:
-            # Each loss is its share of the step's, if batches are accumulated.
+            # "sum": with accumulated batches, each loss is a share of the step's loss.
             every[0].attach_loss(self._loss_of_batch, "sum")
             steps, done = trainer.estimated_stepping_batches, trainer.global_step
             if not math.isfinite(steps):
@@ -93,7 +94,7 @@ class LearnedOptimizerCallback(Callback):
     def on_before_zero_grad(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
     ) -> None:
-        # Losses of gradients that no step has used, as where a GradScaler skipped it.
+        # Drop losses that no step has used, for example because a GradScaler skipped it.
         for each in self._optimizers.values():
             each._losses.take()
 

@@ -17,15 +17,15 @@ NAME = "learned"
 def register_with_pytorch_optimizer(name: str = NAME) -> None:
     """Let pytorch_optimizer make a :class:`~agents.LearnedOptimizer` by name.
 
-    ``load_optimizer``, ``create_optimizer`` and ``get_supported_optimizers`` know it then,
-    in this process. A second call changes nothing.
+    ``load_optimizer``, ``create_optimizer`` and ``get_supported_optimizers`` then know it
+    in this process. A second call has no effect.
 
     Args:
         name: name in the registry, in lower case.
 
     Raises:
         ImportError: pytorch_optimizer is not installed.
-        ValueError: ``name`` is not in lower case, or names another optimizer already.
+        ValueError: ``name`` is not in lower case, or is taken by another optimizer.
 
     Example::
 
@@ -50,16 +50,16 @@ def register_with_pytorch_optimizer(name: str = NAME) -> None:
 def register_with_timm(name: str = NAME) -> None:
     """Let timm make a :class:`~agents.LearnedOptimizer` by name.
 
-    ``timm.optim.create_optimizer_v2`` and ``list_optimizers`` know it then, in this
-    process. A second call changes nothing.
+    ``timm.optim.create_optimizer_v2`` and ``list_optimizers`` then know it in this process.
+    A second call has no effect.
 
     Args:
-        name: name in the registry, in lower case; without ``_``, at which timm divides
+        name: name in the registry, in lower case and without ``_``, at which timm splits
             names.
 
     Raises:
         ImportError: timm is not installed, or is older than 1.0.12.
-        ValueError: ``name`` is not valid, or names another optimizer already.
+        ValueError: ``name`` is not valid, or is taken by another optimizer.
 
     Example::
 
@@ -94,7 +94,7 @@ def _check_name(name: Any) -> None:
 
 
 def _check_free(name: str, registered: Any) -> None:
-    """Refuse the name of another optimizer.
+    """Refuse a name that is taken by another optimizer.
 
     Raises:
         ValueError: ``registered`` is another optimizer.

@@ -1,4 +1,4 @@
-"""The optimizer of a trainer, and the length of its run."""
+"""Optimizer of a framework's trainer, and the length of its run."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ def unwrapped(optimizer: Any) -> Any:
 
 
 def follow_trainer(optimizer: LearnedOptimizer, total_steps: int, done: int) -> None:
-    """Give the run of an optimizer the length of the trainer's, with a warning.
+    """Set the length of an optimizer's run to the trainer's, with a warning if it changes.
 
-    A trainer that begins anew with an optimizer that has made steps adds its own to them,
-    with a fall of the learning rate at the new end. An anytime policy has no length.
+    If a trainer starts a new run with an optimizer that has already made steps, the run is
+    extended by the trainer's steps, without a warning. Optimizers with an anytime policy
+    are not changed.
 
     Args:
-        optimizer: at the beginning of the trainer's run.
-        total_steps: number of steps of the optimizer in the whole run of the trainer.
-        done: number of those that the trainer has made, 0 unless it resumes.
+        optimizer: optimizer at the beginning of the trainer's run.
+        total_steps: number of optimizer steps in the trainer's whole run.
+        done: number of these that the trainer has made; 0 unless it resumes.
     """
     before = optimizer.total_steps
     length = _other_length(optimizer, total_steps, done)
@@ -48,14 +49,14 @@ def follow_trainer(optimizer: LearnedOptimizer, total_steps: int, done: int) -> 
 
 
 def warn_of_manual_length(optimizer: LearnedOptimizer, total_steps: int, done: int) -> None:
-    """Warn if the run of an optimizer has another length than one step a batch gives it.
+    """Warn if the length of an optimizer's run is not one step per batch.
 
-    Where the user's code calls ``step``, the trainer does not know how often.
+    With manual optimization, the trainer does not know how often ``step`` is called.
 
     Args:
-        optimizer: at the beginning of the trainer's run.
-        total_steps: number of batches of the whole run of the trainer.
-        done: number of steps that the trainer has made, 0 unless it resumes.
+        optimizer: optimizer at the beginning of the trainer's run.
+        total_steps: number of batches in the trainer's whole run.
+        done: number of steps that the trainer has made; 0 unless it resumes.
     """
     length = _other_length(optimizer, total_steps, done)
     if length is not None:
@@ -67,7 +68,7 @@ def warn_of_manual_length(optimizer: LearnedOptimizer, total_steps: int, done: i
 
 
 def _other_length(optimizer: LearnedOptimizer, total_steps: int, done: int) -> int | None:
-    """Return the length of a trainer's run, None if the optimizer's is no other."""
+    """Return the length of a trainer's run in steps; None if the optimizer has it."""
     before, steps = optimizer.total_steps, int(optimizer.log_dict()["step"])
     length = total_steps if done else steps + total_steps
     return None if before is None or length in (before, steps) else length
@@ -77,8 +78,8 @@ def warn_of_missing_validation(name: str, present: Iterable[str]) -> None:
     """Warn that a policy that observes validation losses is given none.
 
     Args:
-        name: of the number that would be given.
-        present: names of those that the validation has.
+        name: name of the number that is expected.
+        present: names of the numbers that the validation has.
     """
     warn_user(
         f"the policy observes validation losses, but the validation has no {name!r}, only "

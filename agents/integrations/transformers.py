@@ -29,18 +29,19 @@ __all__ = ["LearnedOptimizerCallback", "LearnedTrainer"]
 class LearnedOptimizerCallback(TrainerCallback):
     """Callback that connects a :class:`~agents.LearnedOptimizer` with its trainer.
 
-    At the beginning of training it attaches the optimizer to the losses that the model
-    returns, and gives its run the number of steps of the trainer's. When the trainer logs,
-    it adds the numbers of :meth:`~agents.LearnedOptimizer.log_dict`: to ``log_history``,
-    and for the callbacks after it. (Trainer calls those that report to TensorBoard and the
-    like first; :class:`LearnedTrainer` puts this one before them.) A policy that observes
-    validation losses is given the ``eval_loss`` of each evaluation.
+    At the beginning of training, it attaches the optimizer to the losses that the model
+    returns, and sets the optimizer's ``total_steps`` to the trainer's number of steps. When
+    the trainer logs, it adds the numbers of :meth:`~agents.LearnedOptimizer.log_dict` to
+    ``log_history``, and to the logs for later callbacks. (Trainer calls callbacks that
+    report to TensorBoard and the like first; :class:`LearnedTrainer` puts this one before
+    them.) A policy that observes validation losses is given the ``eval_loss`` of each
+    evaluation.
 
     Args:
-        attach_loss: whether to take the losses from the model. False if they reach the
-            optimizer otherwise, or if the model does not return the loss that is trained
-            on (``compute_loss_func``, label smoothing).
-        prefix: put before the names of the numbers.
+        attach_loss: whether to take the losses from the model. Set it to False if losses
+            are passed to the optimizer in another way, or if the model does not return the
+            loss that is trained on (``compute_loss_func``, label smoothing).
+        prefix: put before the names of the logged numbers.
 
     Raises:
         TypeError: training begins with another optimizer.
@@ -60,8 +61,8 @@ class LearnedOptimizerCallback(TrainerCallback):
         self.attaches_loss, self._prefix = attach_loss, prefix
         self._optimizer: LearnedOptimizer | None = None
         self._attached: RemovableHandle | None = None
-        self._trains = False  # evaluations before and after may be of test data
-        self._warned = False  # that evaluations have no loss
+        self._trains = False  # evaluations before and after training may use test data
+        self._warned = False  # whether a missing validation loss was warned of
 
     def on_train_begin(
         self,
@@ -83,7 +84,7 @@ class LearnedOptimizerCallback(TrainerCallback):
         self._optimizer, self._trains = optimizer, True
         follow_trainer(optimizer, state.max_steps, state.global_step)
         if self.attaches_loss:
-            self._detach()  # of a training that an exception has ended
+            self._detach()  # left over if an exception has ended a training
             reduction = "sum" if _divides_losses(model) else "mean"
             self._attached = optimizer.attach_loss(model, reduction)
 
@@ -133,22 +134,24 @@ class LearnedTrainer(Trainer):
 
     It takes the arguments of ``Trainer``. The optimizer gets the number of steps of the
     run, ``TrainingArguments.learning_rate`` as base learning rate, the parameter groups
-    that Trainer makes for ``weight_decay``, and the loss of every step: the one that is
-    differentiated, also with gradient accumulation, ``compute_loss_func`` or label
-    smoothing; and the ``eval_loss`` of each evaluation, if its policy observes validation
-    losses. Its numbers are logged. A resumed run is the uninterrupted one.
+    that Trainer makes for ``weight_decay``, and the loss of every step. This is the loss
+    that is differentiated, also with gradient accumulation, ``compute_loss_func`` or label
+    smoothing. If the policy observes validation losses, it also gets the ``eval_loss`` of
+    each evaluation. The optimizer's numbers are logged. A resumed run gives the same result
+    as an uninterrupted one.
 
-    Trainer always makes a scheduler. Of its factor and of the policy's own schedule the
-    lower applies; with ``lr_scheduler_type="constant"`` that is the policy's.
+    Trainer always makes a scheduler. The lower one of its factor and the policy's own
+    schedule applies; with ``lr_scheduler_type="constant"`` that is the policy's.
 
-    Further arguments of the optimizer, or others in place of these, are given as
-    ``optimizer_cls_and_kwargs=(LearnedOptimizer, {"max_lr": 1e-4})``. Other trainers learn
-    it by inheritance: ``class T(LearnedTrainer, Seq2SeqTrainer): pass``.
+    Other arguments of the optimizer are given as
+    ``optimizer_cls_and_kwargs=(LearnedOptimizer, {"max_lr": 1e-4})``; they take precedence.
+    Combine it with other trainers by inheritance:
+    ``class T(LearnedTrainer, Seq2SeqTrainer): pass``.
 
     Raises:
         TypeError: ``optimizer_cls_and_kwargs`` or ``optimizers`` have another optimizer.
-        ValueError: ``callbacks`` have a :class:`LearnedOptimizerCallback` that attaches
-            losses, which this trainer hands over already.
+        ValueError: ``callbacks`` contain a :class:`LearnedOptimizerCallback` that attaches
+            losses, which this trainer already passes to the optimizer.
 
     Example::
 
@@ -168,20 +171,20 @@ class LearnedTrainer(Trainer):
             raise TypeError(f"LearnedTrainer is for LearnedOptimizer, got {name}")
         self._optimizer_arguments = given
         self._announced_steps = 0
-        # Takes the losses of training steps to the optimizer that it is attached to.
+        # Passes the losses of training steps to the optimizer that it is attached to.
         self._loss_of_step = nn.Identity()
         self._attached_to: Any = None
         for each in self.callback_handler.callbacks:
             _check_callback(each)
-        # Before the callbacks that report what is logged.
+        # Before the callbacks that report the logs.
         callback = LearnedOptimizerCallback(attach_loss=False)
         self.callback_handler.callbacks.insert(0, callback)
 
     def add_callback(self, callback: Any) -> None:
-        """Add a callback, as to ``Trainer``.
+        """Add a callback, as in ``Trainer``.
 
         Raises:
-            ValueError: it would hand over the losses once more.
+            ValueError: the callback would pass the losses to the optimizer a second time.
         """
         _check_callback(callback)
         super().add_callback(callback)
@@ -192,10 +195,10 @@ class LearnedTrainer(Trainer):
         super().create_optimizer_and_scheduler(num_training_steps)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Optimizer:
-        """Make the optimizer, unless there is one.
+        """Make the optimizer, unless there already is one.
 
         Raises:
-            ValueError: before ``train()``, the number of steps is not known.
+            ValueError: the number of steps is not known, as before ``train()``.
         """
         if self.optimizer is None:
             cls, given = self._optimizer_arguments
@@ -207,21 +210,21 @@ class LearnedTrainer(Trainer):
         return made
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Differentiate the loss of a batch, and hand it to the optimizer."""
+        """Differentiate the loss of a batch, and pass it to the optimizer."""
         optimizer = unwrapped(self.optimizer)
-        if optimizer is not self._attached_to:  # which a search makes anew for each trial
+        if optimizer is not self._attached_to:  # each trial of a search has a new one
             self._loss_of_step, self._attached_to = nn.Identity(), optimizer
-            # Each loss is its share of the step's, if batches are accumulated.
+            # "sum": with accumulated batches, each loss is a share of the step's loss.
             optimizer.attach_loss(self._loss_of_step, "sum")
         loss: Tensor = super().training_step(*args, **kwargs)
         self._loss_of_step(loss)
         return loss
 
     def _number_of_steps(self) -> int:
-        """Return the number of steps of the run that begins.
+        """Return the number of optimizer steps in the run.
 
         Raises:
-            ValueError: it is not known.
+            ValueError: the number is not known.
         """
         steps = (self.state.max_steps, self._announced_steps, self.args.max_steps)
         known = [each for each in steps if each > 0]
@@ -235,7 +238,7 @@ class LearnedTrainer(Trainer):
 
 
 def _check_callback(callback: Any) -> None:
-    """Refuse a callback that hands over losses which a learned trainer has handed over.
+    """Refuse a callback that would pass the losses to the optimizer a second time.
 
     Raises:
         ValueError: it is such a callback, or its class.
@@ -255,7 +258,7 @@ def _is_learned(cls: Any) -> bool:
 
 
 def _divides_losses(model: Any) -> bool:
-    """Return whether a trainer lets ``model`` divide losses by the examples of a step."""
+    """Return whether ``model`` divides losses by the number of examples in a step."""
     if hasattr(model, "get_base_model"):  # of PEFT
         model = model.get_base_model()
     if hasattr(model, "accepts_loss_kwargs"):

@@ -1,3 +1,3 @@
-"""The exported optimizer (``LearnedOptimizer``), and the scheduler (``LearnedLR``) that
-drives another torch optimizer.
+"""Optimizer (``LearnedOptimizer``) and scheduler for any torch optimizer (``LearnedLR``),
+both driven by a learned policy.
 """

@@ -1,4 +1,4 @@
-"""Arguments and parameter groups as a user gives them, maybe those of another optimizer."""
+"""Checks of the arguments and parameter groups that a user gives to an optimizer."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ __all__ = [
     "own_group",
 ]
 
-#: What an optimizer writes into its groups. A group of another optimizer has them too.
+#: Keys that an optimizer writes into its groups; groups of other optimizers may have them.
 WRITTEN = ("controller", "effective_lr", PEAK)
 
 
-#: A number that is given in place of the policy is taken for a learning rate below this,
-#: unless it is an integer, and for a number of steps from here on.
+#: A number that is given in place of the policy is taken for a learning rate if it is a
+#: float below this, and else for a number of steps.
 LARGEST_RATE = 10
 
 
 def given_policy(policy: str | Path | Policy, rate: str) -> Policy:
-    """Return a policy that a user gives: itself, or by its name or path.
+    """Return the policy that a user gives as an object, a name or a path.
 
     Args:
         policy: the policy.
-        rate: where a learning rate belongs, ``{}`` in it stands for the number: for the
-            message on one that is given in place of the policy.
+        rate: advice on where a learning rate belongs, with ``{}`` for the number, for the
+            error on a learning rate in place of the policy.
 
     Raises:
-        TypeError: it is something else; if that is a number, the message says where it
+        TypeError: it is something else; if it is a number, the message says where it
             belongs.
-        FileNotFoundError, ValueError, OSError: as :func:`~agents.load_policy`.
+        FileNotFoundError, ValueError, OSError: see :func:`~agents.load_policy`.
     """
     if isinstance(policy, Policy):
         return policy
@@ -60,13 +60,13 @@ def given_policy(policy: str | Path | Policy, rate: str) -> Policy:
 
 
 def own_group(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of a group for another optimizer, which shares nothing but settings.
+    """Return a copy of a group, without the keys that another optimizer has written.
 
-    ``max_lr`` is kept under :data:`~agents.optim.clock.LIMIT`, too, unless it is that of a
-    torch ``OneCycleLR``, which stands beside a ``min_lr``.
+    ``max_lr`` is also stored under :data:`~agents.optim.clock.LIMIT`, unless there is a
+    ``min_lr``: both are then from torch's ``OneCycleLR``.
 
     Raises:
-        ValueError: a key is given that the optimizer itself writes, with a value that it
+        ValueError: the group has a key that only the optimizer writes, with a value that it
             cannot have written.
     """
     for key in WRITTEN:
@@ -83,7 +83,7 @@ def own_group(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_written(key: str, value: Any) -> bool:
-    """Return whether a value is one that an optimizer could have written."""
+    """Return whether an optimizer can have written a value under a key."""
     if key == "controller":
         return isinstance(value, Mapping)
     try:
@@ -109,10 +109,10 @@ def check_rates(groups: list[dict[str, Any]]) -> None:
 
 
 def check_arguments(schedule: Any, guard: Any, flags: Mapping[str, Any]) -> None:
-    """Refuse settings that :class:`LearnedOptimizer` does not have.
+    """Refuse arguments of :class:`LearnedOptimizer` that are not valid.
 
     Raises:
-        ValueError: ``schedule`` or ``guard`` is unknown.
+        ValueError: ``schedule`` or ``guard`` is unknown, or arguments exclude each other.
         TypeError: a flag is neither True nor False.
     """
     if not (schedule is None or isinstance(schedule, str)) or (schedule not in SCHEDULES):
@@ -135,10 +135,10 @@ def check_arguments(schedule: Any, guard: Any, flags: Mapping[str, Any]) -> None
 
 
 def check_policy(action: Action, capturable: bool, partitioned: bool) -> None:
-    """Refuse flags that do not go with what a policy sets.
+    """Refuse flags that policies with such an action do not support.
 
     Raises:
-        ValueError: one does not.
+        ValueError: a flag is set that the action does not support.
     """
     if capturable and not (action.sets_one_rate or action.chooses_rule):
         raise ValueError(

@@ -2,8 +2,9 @@
 
 Every control step has its share of the budget, as in the environment
 (:class:`optenv.actions.BatchSize`): with smaller batches it has more updates, with larger
-ones fewer. The functions read and return entries of a controller's state (see
-:func:`agents.optim.controller.initial_state`), so that a resumed run goes on where it was.
+ones fewer. The functions read and return the entry ``"budget"`` of a controller's state
+(:func:`agents.optim.controller.initial_state`), so that a resumed run continues where it
+was.
 """
 
 from __future__ import annotations
@@ -33,17 +34,18 @@ __all__ = [
 
 
 class Budget(NamedTuple):
-    """Entries of a controller's state on the budget, all of them integers.
+    """Entry ``"budget"`` of a controller's state; all values are integers.
 
     Attributes:
-        own: batch size that the user gave, of which the policy chooses multiples.
-        window: index of the control step, -1 before the first one.
-        first, last: updates with batches of ``own`` examples that stand before the control
-            step, and at its end, by its share of the budget.
-        updates: updates of the control step.
-        done: those that have been made.
-        drawn: examples of the batches after the first one, before the control step.
-        size: batch size in force.
+        own: base batch size in examples, which the user gave and the policy multiplies.
+        window: index of the current control step, from 0; -1 before the first one.
+        first, last: position in the budget at which the control step begins and ends, in
+            updates with batches of ``own`` examples.
+        updates: number of updates in the control step.
+        done: number of these that have been made.
+        drawn: number of examples in the batches loaded during earlier control steps; the
+            first batch of the run does not count.
+        size: batch size in force, in examples.
     """
 
     own: int
@@ -57,11 +59,11 @@ class Budget(NamedTuple):
 
 
 def check_batch_size(policy: Policy, batch_size: Any) -> int | None:
-    """Return the batch size of a policy that chooses multiples of it, None for others.
+    """Return the base batch size; None for a policy that does not choose the batch size.
 
     Raises:
-        ValueError: it is no positive integer; or it is missing where the policy needs it,
-            or given where it has no use for it.
+        ValueError: it is no positive integer; or it is missing, or given to a policy that
+            does not choose the batch size.
     """
     kind = policy.action.kind
     if not policy.action.sets_batch_size:
@@ -80,7 +82,7 @@ def check_batch_size(policy: Policy, batch_size: Any) -> int | None:
 
 
 def start(batch_size: int | None) -> dict[str, int] | None:
-    """Return the entry of a state before the first step; None without a batch size."""
+    """Return the budget before the first step; None without a base batch size."""
     if batch_size is None:
         return None
     return Budget(batch_size, -1, 0, 0, 0, 0, 0, batch_size)._asdict()
@@ -97,18 +99,18 @@ def begins_window(policy: Policy, state: Mapping[str, Any], ahead: int = 0) -> b
 def opened(
     policy: Policy, state: Mapping[str, Any], factor: float | None
 ) -> dict[str, int]:
-    """Return the entry of a state in which the next control step has begun.
+    """Return the budget at the beginning of the next control step.
 
     Args:
         policy: the policy.
-        state: at the end of a control step that is not the last one.
-        factor: batch size that the policy has chosen, relative to the user's; None to
-            leave it as it is.
+        state: state of the controller at the end of a control step that is not the last.
+        factor: batch size that the policy has chosen, as a multiple of the base batch size;
+            None to keep the batch size.
     """
     budget = Budget(**state["budget"])
     edges = _edges(policy, state["total_steps"], budget.window + 1)
     assert edges is not None
-    # Examples that were too few for one more batch are left to this control step.
+    # This control step also gets the examples that were too few for one more batch.
     drawn = budget.drawn + budget.updates * budget.size
     left = max(edges[1] * budget.own - drawn, 1)
     wanted = budget.size if factor is None else math.floor(budget.own * factor + 0.5)
@@ -120,9 +122,10 @@ def opened(
 
 
 def advanced(policy: Policy, state: Mapping[str, Any]) -> dict[str, int]:
-    """Return the entry of a state after one more step.
+    """Return the budget after one more update.
 
-    A control step that no decision has begun, as after a roll-back, keeps the batch size.
+    A control step that begins without a decision, as after a roll-back, keeps the batch
+    size.
     """
     entry = state["budget"]
     if begins_window(policy, state):
@@ -131,9 +134,9 @@ def advanced(policy: Policy, state: Mapping[str, Any]) -> dict[str, int]:
 
 
 def position(state: Mapping[str, Any]) -> float:
-    """Return the part of the budget that is used, in updates of the user's batch size.
+    """Return the part of the budget that is used, in updates with the base batch size.
 
-    Examples that are left to the next control step count as used at its beginning.
+    Examples that a control step leaves to the next one count as used when that one begins.
     """
     budget = Budget(**state["budget"])
     span = budget.last - budget.first
@@ -146,7 +149,7 @@ def advice(state: Mapping[str, Any]) -> int | None:
 
 
 def warn_of_other_batch_size(loaded: Mapping[str, Any], before: Mapping[str, Any]) -> None:
-    """Warn if a loaded run has another batch size than the optimizer was made for."""
+    """Warn if the base batch size of a loaded run differs from the optimizer's."""
     if loaded["budget"] is None or before["budget"] is None:
         return
     restored, given = loaded["budget"]["own"], before["budget"]["own"]
@@ -158,12 +161,15 @@ def warn_of_other_batch_size(loaded: Mapping[str, Any], before: Mapping[str, Any
 
 
 def _edges(policy: Policy, total: int | None, window: int) -> tuple[int, int] | None:
-    """Return the updates before a control step and at its end, None after the last one.
+    """Return the update counts at which a control step begins and ends.
 
     Args:
         policy: the policy.
         total: length of the run in updates; None if it is unknown.
-        window: index of the control step.
+        window: index of the control step, from 0.
+
+    Returns:
+        Both counts; None if the run has no such control step.
     """
     spacing = policy.description["spacing"]
     if total is None:
@@ -174,5 +180,5 @@ def _edges(policy: Policy, total: int | None, window: int) -> tuple[int, int] | 
 
 @lru_cache(maxsize=64)
 def _boundaries(total: int, horizon: int, spacing: float) -> tuple[int, ...]:
-    """Return the updates at which the control steps of a run begin, and its length."""
+    """Return the update counts at which control steps begin, and the run's length."""
     return tuple(windows.boundaries(total, horizon, spacing).tolist())

@@ -1,10 +1,10 @@
 """Updates inside CUDA graphs.
 
-A graph repeats kernels with the same addresses and without Python. A step of the policy is
-more than an update: it counts, reads losses and gradients, and decides. So the graph holds
-the update alone, between decisions, and what changes from step to step is in tensors on
-the device: the number of updates, and the learning rate, which the host writes before each
-replay.
+A graph replays kernels on the same addresses, without running Python. A step of the
+optimizer is more than an update: it counts, reads losses and gradients, and decides. The
+graph therefore only holds the update, and is replayed between decisions. Values that change
+from step to step are tensors on the device: the number of updates, and the learning rate,
+which the host writes before each replay.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ __all__ = ["GraphUpdates", "check_devices", "is_capturing", "refuse_capture"]
 
 
 def is_capturing(params: Sequence[Tensor]) -> bool:
-    """Return whether a CUDA graph is being captured on the device of parameters."""
+    """Return whether a CUDA graph is being captured on the parameters' device."""
     return any(p.is_cuda for p in params[:1]) and torch.cuda.is_current_stream_capturing()
 
 
 def refuse_capture(params: Sequence[Tensor], what: str, instead: str) -> None:
-    """Refuse to go on while a CUDA graph is being captured.
+    """Refuse to continue while a CUDA graph is being captured.
 
     Args:
         params: parameters, on whose device a graph may be captured.
-        what: what cannot be captured, for the message.
-        instead: what to do.
+        what: name of the operation that cannot be captured, for the message.
+        instead: advice to the user, for the message.
 
     Raises:
         RuntimeError: a graph is being captured.
@@ -46,7 +46,7 @@ def refuse_capture(params: Sequence[Tensor], what: str, instead: str) -> None:
 
 
 def check_devices(params: Sequence[Tensor]) -> None:
-    """Refuse parameters that ``capturable=True`` is not for.
+    """Refuse parameters that ``capturable=True`` does not support.
 
     Raises:
         ValueError: they are sharded, on several devices, or on one without graphs.
@@ -65,7 +65,7 @@ def check_devices(params: Sequence[Tensor]) -> None:
 
 
 class GraphUpdates:
-    """The update that a CUDA graph holds, and whether it is still that of the optimizer.
+    """Update that a CUDA graph holds, with a check that its tensors are still in use.
 
     Attributes:
         rates: learning rates in force, which the graph reads.
@@ -73,13 +73,13 @@ class GraphUpdates:
 
     def __init__(self) -> None:
         self.rates = DeviceRates()
-        #: The slots that the graph changes, by parameter, and the number of groups.
+        #: Slots that the graph changes, for each parameter, and the number of groups.
         self._slots: list[tuple[Tensor, dict[str, Tensor]]] = []
         self._groups = 0
         self._is_ready = self._is_current = False
 
     def note_step(self) -> None:
-        """Note an ordinary step, which may have begun the state of the rule anew."""
+        """Note an ordinary step, which may have reset the state of the rule."""
         self._is_ready, self._is_current = True, False
 
     def note_change(self) -> None:
@@ -87,15 +87,16 @@ class GraphUpdates:
         self._is_ready = self._is_current = False
 
     def capture(self, rule: Rule, batch: GradientBatch, slots: frozenset[str]) -> None:
-        """Update parameters at the rates on the device, and remember their state.
+        """Update parameters at the rates on the device, and remember their slots.
 
         Args:
             rule: update rule of the policy.
             batch: gradients, whose addresses the graph keeps.
-            slots: entries of a parameter's state that the rule changes.
+            slots: names of the entries of a parameter's state that the rule changes.
 
         Raises:
-            RuntimeError: a parameter has had no update before, or a group does not move.
+            RuntimeError: a parameter has had no update before, or a group's learning rate
+                is 0.
         """
         check_devices(batch.params)
         if not self._is_ready:
@@ -131,10 +132,10 @@ class GraphUpdates:
         self._is_current = True
 
     def check(self, groups: Sequence[Mapping[str, Any]], states: States) -> None:
-        """Refuse a replay that would change tensors which are no longer in use.
+        """Refuse a replay that would change tensors that are no longer in use.
 
         Raises:
-            RuntimeError: no update has been captured, or state has been replaced since.
+            RuntimeError: no update has been captured, or a slot has been replaced since.
         """
         if not self._slots:
             raise RuntimeError(

@@ -1,7 +1,8 @@
 """Clock of a run: its length, its progress, and the schedules of the learning rate.
 
 The functions read and return entries of a controller's state (see
-:func:`agents.optim.controller.initial_state`), so that a resumed run goes on in time.
+:func:`agents.optim.controller.initial_state`), so that a resumed run continues where it
+was.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ __all__ = [
     "warn_of_unknown_length",
 ]
 
-#: Entries of a state that the clock needs, as they are before the first step.
+#: Entries of a controller's state that the clock needs, before the first step.
 CLOCK: dict[str, Any] = {
     "warmup_steps": 0, "origin": (0, 0.0), "fall": None, "budget": None,
 }  # fmt: skip
@@ -59,25 +60,26 @@ DESCRIPTIONS = {
     "wsd": "constant, then falls to zero over the last 30 %",
 }
 
-#: When a policy's own base schedule is followed.
+#: Values of the ``schedule`` argument: when a policy's own base schedule applies.
 SCHEDULES = ("auto", "always", None)
 
-#: A warning is given for runs this many times longer, or shorter, than all of training.
+#: Runs this many times longer than the longest of the policy's training, or shorter than
+#: the shortest, give a warning.
 LENGTH_TOLERANCE = 2
 
-#: Progress that a run has at least reached when it is asked to finish: at that progress,
-#: the learning rate of the policies' training begins to fall.
+#: Least progress that the policy observes once ``finish`` has been called: at this
+#: progress, the learning rate began to fall in the policy's training.
 FINISH_PROGRESS = 0.7
 
 #: Learning rate past ``total_steps``, as a fraction of the highest so far.
 FLOOR = 0.01
 
 #: Key of the highest learning rate so far, in a group that a torch scheduler drives. It
-#: must be there before a checkpoint is loaded: ``torch.distributed.checkpoint`` restores
-#: only the settings that a group has.
+#: must exist before a checkpoint is loaded: ``torch.distributed.checkpoint`` only restores
+#: settings that a group has.
 PEAK = "peak_lr"
 
-#: Key of a group's ``max_lr``: torch's ``OneCycleLR`` has a ``"max_lr"`` of its own there.
+#: Second key of a group's ``max_lr``, since torch's ``OneCycleLR`` overwrites ``"max_lr"``.
 LIMIT = "lr_limit"
 
 
@@ -85,12 +87,14 @@ LIMIT = "lr_limit"
 
 
 def check_total_steps(policy: Policy, total_steps: Any) -> int | None:
-    """Return the number of steps of a run, None for an anytime policy without.
+    """Return the number of steps of a run; None for an anytime policy that is given none.
+
+    Warns if the policy was trained on much longer or shorter runs.
 
     Args:
-        policy: the policy, which is warned about if it was trained on other lengths.
-        total_steps: an integer, or a float without a fraction such as ``1e4``; None where
-            the policy needs none.
+        policy: the policy.
+        total_steps: an integer, or a float without a fraction such as ``1e4``; None only
+            for an anytime policy.
 
     Raises:
         ValueError: it is no positive integer, or missing where the policy needs it.
@@ -118,11 +122,11 @@ def check_total_steps(policy: Policy, total_steps: Any) -> int | None:
 
 
 def warn_of_unknown_length(used: str, better: str) -> None:
-    """Warn that ``total_steps`` is left out, and say which policy that means.
+    """Warn that ``total_steps`` is missing, and name the policy that is used instead.
 
     Args:
         used: name of the policy that is used.
-        better: name of the policy that a number of steps would choose.
+        better: name of the default policy for runs of known length.
     """
     warn_user(
         f"total_steps is not given: using policy {used!r}, whose learning rate does not "
@@ -132,7 +136,7 @@ def warn_of_unknown_length(used: str, better: str) -> None:
 
 
 def warn_of_other_length(loaded: Mapping[str, Any], made_for: int | None) -> None:
-    """Warn if a loaded run has another length than the optimizer was made for."""
+    """Warn if the length of a loaded run differs from the optimizer's ``total_steps``."""
     total = loaded["total_steps"]
     if total == made_for:
         return
@@ -170,8 +174,8 @@ def extended(policy: Policy, state: Mapping[str, Any], total_steps: Any) -> dict
 
     Raises:
         ValueError: the length is not valid, or not more than the steps so far; or the
-            policy is an anytime policy, and no fall is to be given up; or the run has a
-            budget of examples.
+            policy is an anytime policy and :func:`finishing` has started no fall that could
+            be cancelled; or the run has a budget of examples.
     """
     _refuse_budget("extend", state)
     if total_steps is None:
@@ -193,7 +197,7 @@ def extended(policy: Policy, state: Mapping[str, Any], total_steps: Any) -> dict
 
 
 def finishing(policy: Policy, state: Mapping[str, Any], steps: Any) -> dict[str, Any]:
-    """Return the entries of ``state`` that change when a run is to end after ``steps``.
+    """Return the entries of ``state`` that change when the run ends ``steps`` from now.
 
     Raises:
         ValueError: the number of steps is not valid, or the run has ended, or has a
@@ -219,10 +223,14 @@ def finishing(policy: Policy, state: Mapping[str, Any], steps: Any) -> dict[str,
 
 
 def _refuse_budget(name: str, state: Mapping[str, Any]) -> None:
-    """Refuse to change the length of a run with a budget of examples.
+    """Refuse to change the length of a run that has a budget of examples.
+
+    Args:
+        name: name of the method that would change it, for the message.
+        state: state of the controller.
 
     Raises:
-        ValueError: it has one.
+        ValueError: the run has a budget.
     """
     if state["budget"] is not None:
         raise ValueError(
@@ -232,7 +240,7 @@ def _refuse_budget(name: str, state: Mapping[str, Any]) -> None:
 
 
 def _number_of_steps(name: str, value: Any) -> int:
-    """Return a positive number of steps, which may be a float without a fraction."""
+    """Return a positive number of steps as an integer; ``1e4`` is accepted, too."""
     return positive_int(name, _without_fraction(value))
 
 
@@ -246,7 +254,7 @@ def _without_fraction(value: Any) -> Any:
 
 
 def observed_progress(state: Mapping[str, Any]) -> float | None:
-    """Return the share of the run that is done, None in a run of unknown length."""
+    """Return the share of the run that is done, above 1 past its end; None if unknown."""
     total = state["total_steps"]
     if total is None:
         return None
@@ -272,19 +280,26 @@ def is_decision(policy: Policy, state: Mapping[str, Any], ahead: int = 0) -> boo
 def _decisions(
     total: int, horizon: int, spacing: float, begin: int, done: float
 ) -> frozenset[int]:
-    """Return the steps at which a window begins, but not the end of the run."""
+    """Return the steps at which a window begins.
+
+    Args:
+        total: number of steps of the run.
+        horizon, spacing: see :func:`optenv.windows.boundaries`.
+        begin, done: entry ``"origin"`` of the state: a step, and the progress at it.
+    """
     if not done:
         return frozenset(windows.boundaries(total, horizon, spacing)[:-1].tolist())
-    # The windows of the last part of a run of as many steps as make that part long enough.
+    # The last windows of a run so long that its part after progress ``done`` has
+    # ``total - begin`` steps.
     length = max(round((total - begin) / (1.0 - done)), 1) if done < 1.0 else 1
     shifted = windows.boundaries(length, horizon, spacing)[:-1] - length + total
     return frozenset(np.unique(shifted[shifted >= begin]).tolist())
 
 
 def steps_left(state: Mapping[str, Any]) -> float:
-    """Return the number of steps until the end of the run, infinite if it has none.
+    """Return the number of steps until the end of the run; infinity if it is unknown.
 
-    With a budget of examples, those are steps with batches of the size that the user gave.
+    With a budget of examples, steps with batches of the base size are counted.
     """
     end = end_of_run(state)
     done = state["steps"] if state["budget"] is None else budget.position(state)
@@ -292,7 +307,7 @@ def steps_left(state: Mapping[str, Any]) -> float:
 
 
 def end_of_run(state: Mapping[str, Any]) -> int | None:
-    """Return the number of steps of the run, None if it is unknown."""
+    """Return the number of steps of the run; None if it is unknown."""
     end: int | None = state["total_steps"] if state["fall"] is None else state["fall"][1]
     return end
 
@@ -312,20 +327,20 @@ def record_peaks(groups: Sequence[dict[str, Any]]) -> None:
 
 
 def limit_of(group: Mapping[str, Any]) -> Any:
-    """Return the largest learning rate that the user allows a group, None for any.
+    """Return the largest learning rate that the user allows a group; None for no limit.
 
-    ``group["max_lr"]`` may be changed during a run. torch's ``OneCycleLR`` writes a
-    ``"max_lr"`` of its own there, beside a ``"min_lr"``: the user's is then
-    :data:`LIMIT`.
+    It is ``group["max_lr"]``, which may be changed during a run. But torch's
+    ``OneCycleLR`` overwrites ``"max_lr"``, and adds ``"min_lr"``: the user's limit is then
+    under :data:`LIMIT`.
     """
     own = "max_lr" in group and "min_lr" not in group
     return group["max_lr"] if own else group.get(LIMIT)
 
 
 def largest_multiplier(group: Mapping[str, Any]) -> float:
-    """Return the largest multiplier of a group's learning rate within its ``max_lr``.
+    """Return the largest multiplier of a group's learning rate that ``max_lr`` allows.
 
-    The limit is on the learning rate without schedules, which lower it further.
+    The limit holds for the learning rate without schedules, which lower it further.
     """
     limit, highest = limit_of(group), float(group["lr"])
     if "initial_lr" in group and group.get(PEAK):
@@ -340,7 +355,7 @@ def multipliers(
 
     Args:
         policy: the policy.
-        state: of the controller.
+        state: state of the controller.
         groups: parameter groups, see :func:`record_peaks`.
     """
     factors = [[factor] for factor in role_factors(policy, state, groups)]
@@ -353,11 +368,13 @@ def part_multipliers(
     groups: Sequence[Mapping[str, Any]],
     factors: Sequence[Sequence[float]],
 ) -> list[list[float]]:
-    """Return the multipliers of the learning rates of parts of each group.
+    """Return the multiplier of the learning rate for each part of each group.
+
+    A part is a parameter tensor, or the whole group.
 
     Args:
-        policy, state, groups: as of :func:`multipliers`.
-        factors: by group, the factor of each part to the multiplier in the state.
+        policy, state, groups: see :func:`multipliers`.
+        factors: multiplier of each part, by group, relative to the one in the state.
     """
     multiplier, highest = math.exp(state["log_multiplier"]), math.exp(state["highest"])
     parts = list(zip(factors, map(largest_multiplier, groups), strict=True))
@@ -376,11 +393,11 @@ def part_multipliers(
 def role_factors(
     policy: Policy, state: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]
 ) -> list[float]:
-    """Return the multiplier of each group's role, relative to the mean log-multiplier.
+    """Return the multiplier of each group's role, relative to the geometric mean.
 
     Args:
-        policy: the policy; without roles, all factors are 1.
-        state: of the controller.
+        policy: the policy; if it has no roles, all factors are 1.
+        state: state of the controller.
         groups: parameter groups, named by their roles.
     """
     roles = policy.action.roles
@@ -394,16 +411,16 @@ def role_factors(
 def schedule_factors(
     policy: Policy, state: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]
 ) -> list[float]:
-    """Return the factor of each group's learning rate at this step.
+    """Return the factor that the schedules apply to each group's learning rate.
 
-    It is the product of the warm-up and of the policy's base schedule. Where a torch
-    scheduler drives a group, its learning rate holds the scheduler's factor already; the
-    policy's schedule then counts only as far as it is below that: in all, the lower factor
-    applies.
+    It is the product of the warm-up and the policy's base schedule. If a torch scheduler
+    drives a group, the group's learning rate already contains the scheduler's factor. The
+    policy's schedule then only applies as far as it is below that factor, so that the lower
+    of the two is in force.
 
     Args:
         policy: the policy.
-        state: of the controller, at a step before the end of the run.
+        state: state of the controller, at a step before the end of the run.
         groups: parameter groups, see :func:`record_peaks`.
     """
     held, falling = _held_factor(policy, state), _falling_factor(state)
@@ -415,7 +432,7 @@ def schedule_factors(
 
 
 def _warmup_factor(state: Mapping[str, Any]) -> float:
-    """Return the factor of the warm-up, 1 after it, or in a fall that ended it."""
+    """Return the factor of the warm-up; 1 after the warm-up, or after a fall has begun."""
     warmup = state["warmup_steps"]
     if not warmup or state["fall"] is not None:
         return 1.0
@@ -423,7 +440,7 @@ def _warmup_factor(state: Mapping[str, Any]) -> float:
 
 
 def _held_factor(policy: Policy, state: Mapping[str, Any]) -> float:
-    """Return the factor of the policy's schedule, or that at which a fall began."""
+    """Return the factor of the policy's schedule; in a fall, the one at its beginning."""
     if state["fall"] is None:
         return _policy_factor(policy, state)
     held: float = state["fall"][2]
@@ -431,9 +448,9 @@ def _held_factor(policy: Policy, state: Mapping[str, Any]) -> float:
 
 
 def _falling_factor(state: Mapping[str, Any]) -> float:
-    """Return the factor of a fall that was asked for, 1 if there is none.
+    """Return the factor of the fall that :func:`finishing` has started; 1 without one.
 
-    It multiplies all other factors: such a fall ends the run whatever else is scheduled.
+    It multiplies all other factors, so that the rate falls to zero in any case.
     """
     if state["fall"] is None:
         return 1.0
@@ -442,7 +459,7 @@ def _falling_factor(state: Mapping[str, Any]) -> float:
 
 
 def _policy_factor(policy: Policy, state: Mapping[str, Any]) -> float:
-    """Return the factor of the policy's base schedule, 1 if it is not followed."""
+    """Return the factor of the policy's base schedule; 1 if it does not apply."""
     progress = observed_progress(state)
     if state["schedule"] is None or progress is None:
         return 1.0
@@ -450,17 +467,16 @@ def _policy_factor(policy: Policy, state: Mapping[str, Any]) -> float:
 
 
 def _scheduled_factor(group: Mapping[str, Any]) -> float:
-    """Return the factor of torch's schedulers: the rate over its highest so far."""
+    """Return the factor of torch's schedulers: the rate divided by its highest so far."""
     if "initial_lr" not in group or not group.get(PEAK):
         return 1.0
     return float(group["lr"]) / float(group[PEAK])
 
 
 def torch_factor(group: Mapping[str, Any]) -> float:
-    """Return the factor of torch's schedulers to the learning rate that they began at.
+    """Return the factor of torch's schedulers: the rate divided by the initial one.
 
-    Unlike the factor to the highest rate so far, it is above 1 where a scheduler raises
-    the rate; 1 where there is no scheduler.
+    It is above 1 if a scheduler raises the rate, and 1 without a scheduler.
     """
     initial = float(group.get("initial_lr", 0.0))
     return float(group["lr"]) / initial if initial > 0.0 else 1.0
@@ -469,7 +485,7 @@ def torch_factor(group: Mapping[str, Any]) -> float:
 def describe_schedule(
     policy: Policy, state: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]
 ) -> str:
-    """Describe in words what the learning rate follows besides the policy."""
+    """Describe the schedules of the learning rate, for ``print``."""
     parts = []
     if state["warmup_steps"]:
         parts.append(f"warm-up over {state['warmup_steps']} steps")
@@ -491,7 +507,7 @@ def describe_schedule(
 
 
 def describe_progress(policy: Policy, state: Mapping[str, Any]) -> str:
-    """Describe in words how far the run is, and whether its end was reached."""
+    """Describe how far the run is, and whether it has ended, for ``print``."""
     done, left = state["steps"], steps_left(state)
     if state["budget"] is not None:
         text = f"{done} steps, the next with a batch of {budget.advice(state)} examples"

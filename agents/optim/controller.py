@@ -1,12 +1,13 @@
-"""The controller: a policy that sets the learning rate of an optimizer as it trains.
+"""Controller that lets a policy set the learning rate of an optimizer during training.
 
 :class:`~agents.optim.optimizer.LearnedOptimizer` and
 :class:`~agents.optim.scheduler.LearnedLR` both drive a :class:`Controller`, which counts
 steps, collects losses, measures gradients and updates, and asks the policy at decisions.
 
-Its state is a flat dict of numbers and CPU tensors ``[1]``, so that it can live in a
-parameter group, where torch saves, copies and restores it. Entries of a saved state are
-never changed in place: a step works on a copy of the dict.
+The controller's state is a dict of plain values and small CPU tensors
+(:func:`initial_state`), so that it can be stored in a parameter group, where torch saves,
+copies and restores it. Entries of a saved state are never changed in place: a step works on
+a copy of the dict.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ __all__ = ["Controller", "State", "initial_state", "next_run_state"]
 
 State = dict[str, Any]
 
-#: No losses yet. As plain numbers: losses are recorded at every step, and tensors of one
-#: number would cost far more.
+#: Statistics of no losses, as plain numbers: losses are recorded at every step, and
+#: one-element tensors would cost far more.
 NO_LOSSES = Losses.empty(0.0)
 
 
@@ -57,8 +58,8 @@ class Controller:
 
     At each step call :meth:`begin_step`, :meth:`record_loss` (if there is a loss) and
     :meth:`before_update`, then update the parameters at the learning rates times the
-    returned multipliers, then call :meth:`after_update`. :attr:`state` is then the state to
-    keep.
+    returned multipliers, then call :meth:`after_update`. The new state is then in
+    :attr:`state`.
 
     Args:
         policy: the policy; its weights are not changed.
@@ -66,13 +67,14 @@ class Controller:
             :func:`agents.optim.state_checks.check_controller`.
         synchronize: whether the processes of ``torch.distributed`` share one model and
             use the mean of their losses.
-        partitioned: whether each of them holds other parameters of that model.
+        partitioned: whether each of them holds a different part of the parameters.
     """
 
-    #: Log-multipliers of each parameter, if the policy decides on each.
+    #: Decisions on each parameter tensor; None if the policy decides on all together.
     tensors: TensorDecisions | None = None
 
-    #: By group, multipliers of each parameter's learning rate at this step, if so.
+    #: Multiplier of each parameter tensor's learning rate at this step, by group; None if
+    #: the policy decides on all together.
     by_tensor: list[list[float]] | None = None
 
     #: Whether validation losses were given to a policy that has no use for them.
@@ -90,8 +92,8 @@ class Controller:
         self.state = state
         self.synchronize = synchronize
         self.probe = UpdateProbe(partitioned)
-        #: Step and inner products of a decision whose update has not been completed: of
-        #: all parameters, and of each, if the policy decides on each.
+        #: Measurements of a decision whose update is not complete: its step, and the inner
+        #: products over all parameters and (if the policy decides on each) of each tensor.
         self._measured: tuple[int, Probe, Probe | None] | None = None
         if policy.action.per_tensor:
             self.tensors = TensorDecisions(policy)
@@ -103,7 +105,7 @@ class Controller:
             self.tensors.drop()
 
     def replace_state(self, state: State) -> None:
-        """Go on from another state, of a loaded or of a new run."""
+        """Continue from the state of a loaded or a new run."""
         self.state, self._measured = state, None
 
     def is_decision(self) -> bool:
@@ -113,10 +115,10 @@ class Controller:
     def probes_gradients(self, state: State | None = None) -> bool:
         """Return whether ``guard="probe"`` checks the gradients of this step.
 
-        It does at a decision, at the step before, and after a skipped step.
+        These are the steps at a decision, before a decision, and after a skipped step.
 
         Args:
-            state: state to go by, by default :attr:`state`.
+            state: state of the controller, by default :attr:`state`.
         """
         state = self.state if state is None else state
         return bool(
@@ -131,13 +133,13 @@ class Controller:
         params: Sequence[Tensor],
         maximize: bool = False,
     ) -> None:
-        """Record the loss of a step; None or a non-finite one is not recorded.
+        """Record the loss of a step, unless it is None or not finite.
 
-        Ratios of losses mean nothing where losses are negative: after the first negative
-        loss a policy that observes them goes on as if none were given.
+        A policy that observes ratios of losses cannot use negative ones: after the first
+        negative loss, all its losses are ignored.
 
         Args:
-            loss: scalar.
+            loss: loss of the step, a scalar or None.
             params: parameters, on whose device processes exchange their losses.
             maximize: whether ``loss`` is an objective to maximise.
         """
@@ -183,7 +185,7 @@ class Controller:
         most = torch.finfo(self.state["log_multiplier"].dtype).max
         if not abs(value) <= most:
             self.state["ignored_losses"] += 1
-        elif self.state["steps"]:  # in training, the initial one was never given
+        elif self.state["steps"]:  # none is given before the first step in training either
             self.state["validated"] = value
 
     def before_update(self, batch: GradientBatch) -> list[float]:
@@ -197,8 +199,8 @@ class Controller:
         is_decision = self._is_ready()
         if is_decision:
             dtype, step = self.state["log_multiplier"].dtype, self.state["steps"]
-            # After an update that failed, the buffers are no longer those of the step
-            # before: a retried step decides by what was measured at the first attempt.
+            # After a failed update, the buffers no longer hold the previous step: a retry
+            # uses the measurements of the first attempt.
             if self._measured is None or self._measured[0] != step:
                 measured: tuple[Probe, Probe | None] = (
                     (self.probe.measure(batch, dtype), None)
@@ -244,16 +246,16 @@ class Controller:
         return multipliers
 
     def allocate(self, params: Sequence[Tensor], states: States) -> None:
-        """Make all entries of the parameters' states that decisions need."""
+        """Allocate all entries that decisions need in the states of parameters."""
         self.probe.allocate(params, states)
         if self.tensors is not None:
             self.tensors.allocate(params, states, self.state["log_multiplier"])
 
     def _is_ready(self) -> bool:
-        """Return whether this step is a decision that the step before prepared for.
+        """Return whether this step is a decision that the previous step prepared for.
 
-        It did not if the length of the run was changed between the two: the policy is then
-        asked at the next decision.
+        If the length of the run has changed in between, nothing was prepared, and the
+        policy is asked at the next decision instead.
         """
         return self.is_decision() and bool(self.state["probing"] or not self.state["steps"])
 
@@ -266,26 +268,26 @@ class Controller:
             self.probe.finish(states)
 
     def _decide(self, probe: Probe, log_lr: float, limit: float) -> None:
-        """Observe, ask the policy, move the multiplier, and begin a new window.
+        """Observe, ask the policy, change the multiplier, and begin a new window.
 
         Args:
-            probe: of the previous update and the current gradient.
+            probe: inner products of the previous update and the current gradient, ``[1]``.
             log_lr: log of the base learning rate, averaged over parameters.
-            limit: largest multiplier that has an effect, for one group at least. Beyond
-                it the policy would not see what its actions do.
+            limit: largest multiplier that has an effect in any group. Larger ones are cut
+                to it: the policy would not see their effect.
         """
         state, policy = self.state, self.policy
-        # 1. The observation of the environment, from the same telemetry.
+        # 1. The observation, by the same telemetry as in the environment.
         features, history = self._features(probe, log_lr)
         if policy.needs_positive_losses:
             features, state["loss_shift"] = correct(features, state["loss_shift"])
         observation = self._observation(features, history)
-        # 2. The action, decoded as in the environment, and carried out.
+        # 2. The action, decoded and applied as in the environment.
         recalled = state["memory"] if self.tensors is None else self.tensors.memories
         action, memory = policy.act(observation, recalled)
         decision = self._decode(action, limit)
         opened = state["budget"]
-        if decision.batch_factor is not None:  # observed is the one that is carried out
+        if decision.batch_factor is not None:  # observed is the batch size in force
             opened = budget.opened(policy, state, decision.batch_factor.item())
             size = torch.full_like(decision.batch_factor, opened["size"])
             decision = decision._replace(batch_factor=size / opened["own"])
@@ -297,7 +299,7 @@ class Controller:
             bool(chosen[name].isfinite().all())
             for name in ("log_multiplier", "settings", "role_multipliers")
         )
-        if not usable:  # weights are checked in policy files, but not in policies by hand
+        if not usable:  # possible with policies made in code, whose weights are unchecked
             chosen = {name: state[name] for name in chosen}
             chosen["previous_action"] = torch.zeros_like(state["log_multiplier"])
             memory = recalled
@@ -326,11 +328,11 @@ class Controller:
         )
 
     def _observation(self, features: Tensor, history: History) -> Tensor:
-        """Complete the observation of the policy, ``[1, F]``, or ``[T, F]`` per tensor.
+        """Return the observation of the policy, ``[1, F]``, or ``[T, F]`` per tensor.
 
         Args:
             features: telemetry features, ``[1, F]``.
-            history: after them.
+            history: history that includes the window of these features, ``[1]``.
         """
         observation = features
         if self.tensors is not None:
@@ -342,7 +344,7 @@ class Controller:
         return observation
 
     def _decode(self, action: Tensor, limit: float) -> Decision:
-        """Decode an action, with a multiplier of no more than ``limit``."""
+        """Decode an action; its multiplier is at most ``limit``."""
         of_action, before = self.policy.action, self.state["log_multiplier"]
         if self.tensors is not None:
             return self.tensors.decode(action, before)
@@ -354,7 +356,7 @@ class Controller:
         return decision.limited(max(highest, lowest))
 
     def _set_by(self, action: Tensor, decision: Decision) -> State:
-        """Return the entries of the state that an action sets."""
+        """Return the entries of the controller's state that an action changes."""
         state, of_action = self.state, self.policy.action
         before: Tensor = state["log_multiplier"]
         entries = {
@@ -374,9 +376,13 @@ class Controller:
         return entries
 
     def _factors(self) -> Tensor:
-        """Return what the last action has set for the trace, besides its settings.
+        """Return the multipliers of parts of the parameters, or the batch size.
 
-        The factors of parts of the parameters ``[1, K]``, or the batch size ``[1, 1]``.
+        These are values that the last action has set, for the trace.
+
+        Returns:
+            Lowest and highest multiplier of a tensor ``[1, 2]``, multipliers of the roles
+            ``[1, K]`` (none without roles), or the batch size ``[1, 1]``.
         """
         if self.tensors is not None:
             return self.tensors.spread().exp()
@@ -389,14 +395,14 @@ class Controller:
         return factors
 
     def _record_validation(self, params: Sequence[Tensor]) -> None:
-        """Enter the latest validation loss, if there is one since the last decision.
+        """Add the latest validation loss to the history, if one was given in this window.
 
         Args:
             params: parameters, on whose device processes exchange their losses.
         """
         state = self.state
         loss = state["validated"]
-        if self.synchronize:  # of processes that have validated: maybe one of them alone
+        if self.synchronize:  # mean over the processes that have validated
             loss = mean_loss(loss, params)
         like = state["log_multiplier"]
         given = torch.full_like(like, math.nan if loss is None else float(loss))
@@ -404,7 +410,7 @@ class Controller:
         state.update(validated=None, validation=updated._asdict())
 
     def _features(self, probe: Probe, log_lr: float) -> tuple[Tensor, History]:
-        """Compute the telemetry features ``[1, F]``, and the history after them."""
+        """Compute the telemetry features ``[1, F]``, and the history after this window."""
         state, losses = self.state, self._losses()
         history = History(**state["history"])
         if self.policy.needs_positive_losses and is_outgrown(probe, losses, history):
@@ -417,12 +423,13 @@ class Controller:
         return observe(probe, losses, history, control, registered, own, validation)
 
     def forget_norms(self, batch: GradientBatch) -> None:
-        """Compare later norms of gradients and parameters with those of the next window.
+        """Take the next window's norms of gradients and parameters as the initial ones.
 
-        Those of the first window were of an outlier.
+        The first window had an outlier.
 
         Args:
-            batch: whose tensors are meant, if the policy decides on each of them.
+            batch: gradients of the step; if the policy decides on each tensor, the initial
+                norms of its tensors are replaced as well.
         """
         history = self.state["history"]
         none = torch.zeros_like(history["windows"])
@@ -431,17 +438,17 @@ class Controller:
             self.tensors.forget_norms(batch.params, batch.states)
 
     def _observe_each(self, features: Tensor) -> Tensor:
-        """Compute the observations ``[T, F]`` of the parameters that move.
+        """Compute the observations ``[T, F]`` of the parameter tensors that move.
 
         Args:
-            features: telemetry features of all parameters, ``[1, F]``.
+            features: telemetry features over all parameters, ``[1, F]``.
         """
         assert self.tensors is not None
         seen = self.tensors.observe(self._losses(), self._control(0.0))
         return torch.cat([features.expand(len(seen), -1), seen], dim=1)
 
     def _control(self, log_lr: float) -> Control:
-        """Return what the observation tells of the controller itself.
+        """Return the part of the telemetry on progress and learning rate.
 
         Args:
             log_lr: log of the base learning rate.
@@ -460,21 +467,21 @@ class Controller:
         )
 
     def _losses(self) -> Losses:
-        """Return the losses of the window, ``[1]``."""
+        """Return the statistics of the window's losses, tensors ``[1]``."""
         state = self.state
-        # By way of float64: a loss beyond the range of float32 becomes an infinity here,
-        # where torch.full_like would raise.
+        # Through float64: a loss beyond the range of float32 becomes infinite, where
+        # torch.full_like would raise.
         numbers = torch.tensor(
             [*state["losses"].values()], dtype=torch.float64, device="cpu"
         )
         return Losses(*numbers.to(state["log_multiplier"].dtype)[:, None])
 
     def _trial_observation(self, observation: Tensor, history: History) -> Tensor:
-        """Append what trials observe: previous action and reward, and a new run's flag."""
+        """Append the previous action and reward, and the flag of a new run, for trials."""
         state = self.state
         reward = state["told"]
         if not state["new_run"]:
-            # The decrease of the loss, unless this window has the first losses.
+            # The decrease of the loss; 0 if this window has the first losses.
             before = History(**state["history"])
             reward = _told(self.policy, before, history.loss_previous, history.loss_mean)
         reward = reward.nan_to_num().clamp(-OBSERVATION_BOUND, OBSERVATION_BOUND)
@@ -485,9 +492,9 @@ class Controller:
     def advance(self, groups: Sequence[dict[str, Any]]) -> list[float]:
         """Count a step, and return the multiplier of each group's learning rate.
 
-        It is all of :meth:`before_update` at a step that is neither a decision nor before
-        one. Sets ``probing`` to whether the next step is a decision, which needs to know
-        the gradient and the update of this one.
+        At a step that is neither a decision nor before one, :meth:`before_update` does
+        nothing else. Sets ``probing`` to whether the next step is a decision, which needs
+        the gradient and the update of this step.
         """
         state, policy = self.state, self.policy
         clock.record_peaks(groups)
@@ -508,7 +515,7 @@ class Controller:
     # The length of the run.
 
     def extend(self, total_steps: int) -> None:
-        """Go on until ``total_steps``; see ``LearnedOptimizer.extend``."""
+        """Continue until ``total_steps``; see ``LearnedOptimizer.extend``."""
         changed = clock.extended(self.policy, self.state, total_steps)
         self.state = {**self.state, **changed}
 
@@ -530,59 +537,111 @@ def initial_state(
 
     Args:
         policy: the policy.
-        total_steps: number of steps of the run; an anytime policy has no use for it.
-        dtype: of the telemetry.
+        total_steps: number of steps of the run; ignored by an anytime policy.
+        dtype: data type of the tensors in the state, float32 or float64.
         schedule: ``"auto"``, ``"always"`` or None, see
             :class:`~agents.optim.optimizer.LearnedOptimizer`.
         warmup_steps: number of steps over which the learning rate rises from zero.
-        batch_size: of which the policy chooses multiples, if it chooses the batch size.
+        batch_size: base batch size in examples, for a policy that chooses multiples of it.
 
     Returns:
-        A dict with these entries:
+        A dict of these entries. Tensors are on the CPU and of ``dtype``; "log-multiplier"
+        is the natural logarithm of the learning-rate multiplier, in nats.
 
-        - ``policy``: fingerprint of the policy; ``schedule`` as given; ``total_steps`` as
-          given, or None for an anytime policy;
-        - ``warmup_steps``; ``origin``: step and progress from which the progress runs to 1
-          at ``total_steps``; ``fall``: first and last step of a fall that was asked for,
-          and the factor that it begins at, or None;
-        - ``budget``: of examples, see :class:`agents.optim.budget.Budget`, or None;
-        - ``steps``, ``skipped``, ``skipped_in_a_row``, ``rollbacks``, ``rolled_back``,
-          ``clipped``, ``ignored_losses``, ``ignored_actions``: counters;
-        - ``norms``, ``mean_square``: number and running mean square of gradient norms;
-        - ``early_peak``: highest gradient norm of the first steps;
-        - ``probing``: whether the next step is a decision;
-        - ``negative``: whether a loss was below zero;
-        - ``loss_shift``: correction for the unit of the loss, see
-          :mod:`agents.optim.loss_unit`;
-        - ``log_multiplier``, ``highest``: log-multiplier, now and at its highest;
-        - ``previous_action``: shift of the log-multiplier at the last decision;
-        - ``shown``, ``said``: the last action as it is observed, and its encoding in
-          trials; 0 for a policy that decides on each tensor, see ``memory``;
-        - ``chosen``, ``scale``: index of the update rule in force, -1 for none, and the
-          factor between its steps and Adam's, None right after a choice;
-        - ``new_run``, ``told``, ``memory``: in trials, the flag of a run's beginning, the
-          reward of the run before, and the policy's hidden state, which is blank for a
-          policy that decides on each tensor: those are with the tensors' states
-          (:mod:`agents.optim.layerwise`);
-        - ``losses``, ``history``: telemetry of the window, and of the windows before;
-        - ``settings``: what the last action has set, in the order of the action's ``sets``,
-          and before the first action what the rule has;
-          ``role_multipliers``: log-multipliers of the roles of parameters;
-        - ``grad_mean_square``: running mean square of gradient norms, for a policy that
-          clips gradients;
-        - ``trace``: decisions so far, see :mod:`agents.optim.trace`;
-        - only for a policy that observes validation losses: ``validated``, the one since
-          the last decision, or None; and ``validation``, their history before it.
+        The run:
+
+        - ``policy`` (str): fingerprint of the policy, a SHA-256 in hexadecimal digits;
+        - ``total_steps`` (int or None): length of the run in steps; None for an anytime
+          policy;
+        - ``schedule`` (str or None): when the policy's base schedule applies, as given;
+        - ``warmup_steps`` (int): length of the warm-up in steps;
+        - ``origin`` (pair of int and float): a step, and the progress in [0, 1] at that
+          step; from there, progress grows linearly to 1 at ``total_steps``. It is (0, 0.0)
+          unless ``finish`` has been called;
+        - ``fall`` (None or triple of int, int and float): first and last step of the fall
+          to zero that ``finish`` asked for, and the schedule's factor when it began;
+        - ``budget`` (dict or None): budget of examples of a policy that chooses the batch
+          size, see :class:`agents.optim.budget.Budget`.
+
+        Counters, all of them int:
+
+        - ``steps``: updates made so far;
+        - ``skipped``, ``skipped_in_a_row``: steps skipped for a non-finite gradient, in
+          all, and since the last finite gradient or roll-back;
+        - ``rollbacks``: times that the parameters were rolled back;
+        - ``clipped``: steps whose gradients were scaled down as outliers, or found to have
+          been outliers later;
+        - ``ignored_losses``: losses that were not used;
+        - ``ignored_actions``: decisions at which the policy's output was not finite.
+
+        The guard against bad gradients (:mod:`agents.optim.guard`):
+
+        - ``rolled_back`` (bool): whether there was a roll-back since the last finite
+          gradient;
+        - ``norms`` (int): number of gradient norms in ``mean_square``; zeros do not count;
+        - ``mean_square`` (float): running mean of the squared norm of all gradients;
+        - ``early_peak`` (float): highest gradient norm in the first steps.
+
+        The decisions:
+
+        - ``probing`` (bool): whether the next step is a decision, for which the gradient
+          and the update of this step are kept;
+        - ``log_multiplier`` (``[1]``): log-multiplier in force; with several, their mean;
+        - ``highest`` (``[1]``): highest ``log_multiplier`` so far;
+        - ``role_multipliers`` (``[1, K]``): log-multiplier of each role of parameters;
+          ``K`` is 0 for a policy without roles;
+        - ``previous_action`` (``[1]``): change of the log-multiplier that the last action
+          asked for, in nats, before any limit;
+        - ``shown`` (``[1, action.observed]``): last action as the policy observes it; 0 for
+          a policy that decides on each tensor;
+        - ``chosen`` (int): chosen update rule, an index of
+          ``optenv.rules.switching.NAMES``; -1 if none was chosen;
+        - ``scale`` (float or None): factor from the learning rate to the chosen rule's own,
+          which makes its step as long as Adam's; None until the first update after a
+          decision;
+        - ``settings`` (``[1, len(action.sets)]``): hyperparameters and modifiers that the
+          last action has set, in the order of ``action.sets``; at first those of the rule;
+        - ``grad_mean_square`` (float): running mean of the squared gradient norm, for a
+          policy that clips gradients;
+        - ``trace`` (``[n, columns]``): table of the decisions so far, see
+          :mod:`agents.optim.trace`.
+
+        Trials, and policies with a memory:
+
+        - ``new_run`` (float): 1 until the first decision of a run, then 0;
+        - ``said`` (``[1, action.outputs]``): encoding of the last action, which stays
+          across runs;
+        - ``told`` (``[1]``): reward of the last window of the previous run, observed at the
+          first decision of this one; 0 in the first run;
+        - ``memory`` (``[1, members, 2 * L, H]``): hidden state of the policy, see
+          :meth:`agents.policy.module.Policy.blank`. For a policy that decides on each
+          tensor, ``said`` and ``memory`` stay 0: the tensors' states hold them
+          (:mod:`agents.optim.layerwise`).
+
+        The telemetry:
+
+        - ``losses`` (dict of floats): statistics of the losses in this window, see
+          :class:`optenv.telemetry.Losses`, in the unit of the loss;
+        - ``history`` (dict of ``[1]``): summary of earlier windows, see
+          :class:`optenv.telemetry.History`;
+        - ``negative`` (bool): whether a negative loss has made the policy ignore losses;
+        - ``loss_shift`` (float or None): number added to the feature
+          ``predicted_decrease`` to correct the unit of the loss, see
+          :mod:`agents.optim.loss_unit`; None until it is known;
+        - ``validated`` (float or None): validation loss given since the last decision;
+        - ``validation`` (dict of ``[1]``): summary of earlier validation losses, see
+          :class:`optenv.telemetry.ValidationHistory`. These two are only there for a policy
+          that observes validation losses.
 
     Raises:
-        ValueError: ``total_steps`` or ``batch_size`` is no positive integer, or missing
-            where the policy needs it, or there is a batch size that it does not need.
+        ValueError: ``total_steps`` or ``batch_size`` is not a positive integer, or is
+            missing where the policy needs it, or the policy does not choose the batch size.
     """
     # 1. Check the length of the run.
     total_steps = clock.check_total_steps(policy, total_steps)
     warmup_steps = clock.check_warmup_steps(warmup_steps, total_steps)
     batch_size = budget.check_batch_size(policy, batch_size)
-    # 2. Fill in the entries, on the CPU whatever torch's default device is.
+    # 2. Fill in the entries, on the CPU even if torch's default device is another one.
     decisions = None if policy.anytime else policy.description["horizon"]
     zero = torch.zeros(1, dtype=dtype, device="cpu")
     multiplier = torch.full_like(zero, policy.action.start)
@@ -612,7 +671,7 @@ def initial_state(
         "negative": False,
         "loss_shift": None,
         "log_multiplier": multiplier,
-        "highest": multiplier.clone(),  # checkpoints are loaded into these, in place
+        "highest": multiplier.clone(),  # its own tensor: checkpoints are loaded in place
         "previous_action": zero,
         "shown": torch.zeros(1, policy.action.observed, dtype=dtype, device="cpu"),
         "chosen": -1,
@@ -640,27 +699,27 @@ def initial_state(
 def next_run_state(
     policy: Policy, state: State, total_steps: int | None, dtype: torch.dtype
 ) -> State:
-    """Make the state before another run of the same task, with the policy's memory.
+    """Make the initial state of another run of the same task, with the policy's memory.
 
     Args:
         policy: the policy.
-        state: at the end of the run before.
-        total_steps: of the next run; None for as many as the one before.
-        dtype: of the telemetry.
+        state: state at the end of the previous run.
+        total_steps: number of steps of the next run; None for the length of the previous.
+        dtype: data type of the tensors in the state.
 
     Raises:
         ValueError: ``total_steps`` is no positive integer.
     """
     total = state["total_steps"] if total_steps is None else total_steps
     warmup = state["warmup_steps"]
-    if total is not None and warmup >= total:  # of a run that was cut short
+    if total is not None and warmup >= total:  # it does not fit into a shorter run
         warmup = 0
     own = None if state["budget"] is None else state["budget"]["own"]
     fresh = initial_state(policy, total, dtype, state["schedule"], warmup, own)
     losses, reward = Losses(**state["losses"]), fresh["told"]
-    if state["new_run"]:  # the last run has not begun
+    if state["new_run"]:  # the previous run had no decision
         reward = state["told"]
-    elif losses.seen:  # reward of the last window
+    elif losses.seen:  # reward of its last window
         mean = torch.full_like(reward, losses.mean)
         reward = _told(policy, History(**state["history"]), log_loss(mean), mean)
     memory = state["memory"] if policy.on_trials else fresh["memory"]
@@ -668,12 +727,12 @@ def next_run_state(
 
 
 def _told(policy: Policy, before: History, log_mean: Tensor, mean: Tensor) -> Tensor:
-    """Return the reward of a window that a policy on trials is told, ``[1]``.
+    """Return the reward of a window ``[1]``, as a policy for trials observes it.
 
     Args:
         policy: the policy.
-        before: history of the windows before.
-        log_mean, mean: log of the window's mean loss, and that loss itself.
+        before: history of the earlier windows, ``[1]``.
+        log_mean, mean: log of the window's mean loss, and the mean loss, ``[1]``.
     """
     if not policy.needs_positive_losses:
         return relative_fall(before, mean)

@@ -1,4 +1,4 @@
-"""Several processes that train one model: values they agree on, and sharded tensors."""
+"""Distributed training of one model: reductions over processes, and sharded tensors."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = [
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Return whether a tensor is a ``DTensor``, as FSDP2 makes parameters."""
+    """Return whether a tensor is a ``DTensor``, like the parameters of FSDP2."""
     if type(tensor) in (Tensor, nn.Parameter):  # the attribute look-up is slow on these
         return False
-    return hasattr(tensor, "full_tensor")  # spares the import of DTensor
+    return hasattr(tensor, "full_tensor")  # avoids importing DTensor
 
 
 def full_tensor(tensor: Any) -> Tensor:
@@ -34,11 +34,11 @@ def full_tensor(tensor: Any) -> Tensor:
 
 
 def shard_like(tensor: Tensor, like: Any) -> Any:
-    """Distribute a tensor that is equal in all processes as ``like`` is distributed.
+    """Distribute a tensor in the same way as ``like``.
 
     Args:
-        tensor: plain tensor, the same in each process.
-        like: ``DTensor`` whose mesh and placements to use, or a plain tensor, with which
+        tensor: plain tensor, with the same values in each process.
+        like: ``DTensor`` whose mesh and placements to use. If it is a plain tensor,
             ``tensor`` is returned unchanged.
     """
     if not is_sharded(like):
@@ -55,8 +55,8 @@ def row_shard(tensor: Any) -> tuple[int, Callable[[Tensor], Any]] | None:
     """Locate the local shard of a ``DTensor`` that is sharded along its first dimension.
 
     Returns:
-        The flat index of the shard's first number in the full tensor, and a function that
-        turns a sum over each shard into the sum over the full tensor, as a ``DTensor``
+        The flat index of the shard's first element in the full tensor, and a function that
+        turns the sum over the local shard into the sum over the full tensor, a ``DTensor``
         that is reduced when it is read. None if the tensor is sharded in another way.
     """
     from torch.distributed.tensor import DTensor, Partial
@@ -76,7 +76,7 @@ def is_distributed() -> bool:
 
 
 def all_reduce_sum(numbers: Sequence[float], params: Sequence[Tensor]) -> list[float]:
-    """Sum numbers over all processes, which exchange them on the parameters' device."""
+    """Sum numbers over all processes, on the device of the parameters."""
     device = params[0].device
     dtype = torch.float32 if device.type == "mps" else torch.float64
     exchanged = torch.tensor(numbers, dtype=dtype, device=device)
@@ -89,8 +89,8 @@ def mean_loss(
 ) -> Tensor | float | None:
     """Average the finite losses of all processes; None if there are none.
 
-    Each process of data-parallel training has a loss of its own, while all must choose
-    the same learning rate. With a single process, ``loss`` is returned unchanged.
+    In data-parallel training each process has its own loss, but all must choose the same
+    learning rate. With a single process, ``loss`` is returned unchanged.
     """
     if not is_distributed():
         return loss

@@ -1,4 +1,4 @@
-"""Parameter groups: their settings, the checks of these, and an update of all groups."""
+"""Parameter groups: their settings, checks of these, and the update of all groups."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ KNOWN = (
     "fused", "maximize", "matrices",
 )  # fmt: skip
 
-#: Arguments of the optimizer that hold for all groups together.
+#: Arguments of the optimizer that apply to all groups together.
 GLOBAL = (
     "policy", "total_steps", "schedule", "warmup_steps", "guard", "rollback",
     "synchronize", "partitioned", "capturable", "batch_size",
 )  # fmt: skip
 
-#: Settings of other optimizers that no rule here has; they may be there if they are off.
+#: Settings of other optimizers that no rule here has; a group may have them switched off.
 FOREIGN = (
     "adjust_lr_fn", "alpha", "amsgrad", "beta", "beta1", "beta2", "beta2_decay", "beta3",
     "caution", "cautious", "centered", "clip_threshold", "d", "dampening", "decay_rate",
@@ -58,17 +58,17 @@ FOREIGN = (
     "weight_decouple", "weight_lr_power",
 )  # fmt: skip
 
-#: Likeness of a key and a setting from which on it is taken for a spelling of it.
+#: Similarity above which a key is taken for a misspelt setting.
 SAME_SPELLING = 0.94
 
-#: Keys of :data:`FOREIGN` that torch's schedulers write beside an ``"initial_lr"``.
+#: Keys among :data:`FOREIGN` that torch's schedulers write beside an ``"initial_lr"``.
 OF_SCHEDULERS = ("min_lr",)
 
 
 def check_group(group: Mapping[str, Any], rule: Rule) -> None:
-    """Refuse settings of a parameter group that ``rule`` cannot follow.
+    """Refuse settings of a parameter group that ``rule`` does not support.
 
-    Keys that are no settings of optimizers, such as ``"name"``, are the user's own.
+    Keys that are not settings of an optimizer, such as ``"name"``, are ignored.
 
     Raises:
         ValueError: a setting is out of its range, or would have no effect.
@@ -129,17 +129,17 @@ def check_group(group: Mapping[str, Any], rule: Rule) -> None:
 
 
 def check_scope(group: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-    """Refuse settings of one group that hold for all groups together.
+    """Refuse settings of one group that apply to all groups together.
 
-    ``ZeroRedundancyOptimizer`` repeats all arguments of the optimizer in its groups: a
-    setting that equals that of the whole optimizer may stand there.
+    A group may repeat the optimizer's own value, since ``ZeroRedundancyOptimizer`` repeats
+    all arguments of the optimizer in its groups.
 
     Args:
         group: the parameter group.
-        arguments: settings of the whole optimizer, those of :data:`GLOBAL`.
+        arguments: values of the settings :data:`GLOBAL` of the whole optimizer.
 
     Raises:
-        ValueError: a group has another setting.
+        ValueError: the group has another value.
     """
     for name in GLOBAL:
         if name in group and not _is_same(group[name], arguments[name]):
@@ -150,7 +150,7 @@ def check_scope(group: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
 
 
 def check_roles(group: Mapping[str, Any], action: Action) -> None:
-    """Refuse a group without a role, if the action tells roles of parameters apart.
+    """Refuse a group without a role, if the action sets a learning rate for each role.
 
     Raises:
         ValueError: the group is not named by a role.
@@ -164,7 +164,7 @@ def check_roles(group: Mapping[str, Any], action: Action) -> None:
 
 
 def _is_same(value: Any, other: Any) -> bool:
-    """Return whether two settings are equal, or one; arrays are equal to nothing."""
+    """Return whether two settings are equal or identical; arrays are only identical."""
     equal = value is other or value == other
     return isinstance(equal, bool) and equal
 
@@ -181,15 +181,14 @@ def update_groups(
     """Update the parameters of all groups, at their learning rates times multipliers.
 
     Args:
-        policy: policy, whose rule updates the parameters, and whose action says what else
-            it has set.
+        policy: policy, whose rule updates the parameters.
         batch: gradients of the step. ``group["effective_lr"]`` of its groups is set.
         multipliers: multiplier of each group's learning rate.
-        state: state of the controller, which has counted the step.
+        state: state of the controller, which has already counted this step.
         partitioned: whether other processes hold further parameters.
-        rates: where learning rates are written for CUDA graphs, if groups are capturable.
-        by_tensor: multipliers of the learning rates of the batch's parameters, by group,
-            in place of that of the group.
+        rates: device tensors of the learning rates, if steps are capturable.
+        by_tensor: multiplier of the learning rate of each parameter in the batch, by
+            group; replaces ``multipliers``. None uses these.
     """
     rule = policy.rule
     settings = settings_in_force(policy.action, state)
@@ -219,11 +218,11 @@ def update_groups(
 
 
 def allocate_groups(policy: Policy, batch: GradientBatch) -> None:
-    """Allocate all state that updates would add, without one; the effective rates are 0.
+    """Allocate the state that an update would add, and set effective rates to 0.
 
     Args:
         policy: policy, whose rule has the state.
-        batch: parameters, by group.
+        batch: parameters, by group; they are not updated.
     """
     parts = zip(batch.by_group(), batch.matrices_by_group(), strict=True)
     for (group, params, _), matrices in parts:
@@ -250,9 +249,12 @@ def update_group(
     """Update parameters of one group at a learning rate, with the group's settings.
 
     Args:
-        rule, group, params, grads, states, lr: as of :func:`update_groups`.
-        settings: what the policy has set, which takes the place of the group's settings;
-            a weight decay only in groups that have none of their own.
+        rule: update rule.
+        group: parameter group, with the settings.
+        params, grads, states: parameters of the group, their gradients and states.
+        lr: learning rate; a tensor on the device if the step is capturable.
+        settings: hyperparameters that the policy has set, which replace the group's. Its
+            weight decay only applies in groups without their own.
         matrices: see :class:`~agents.optim.tensors.GradientBatch`.
     """
     values = {name: settings[name] for name in rule.fields if name in settings}
@@ -284,7 +286,7 @@ def settings_of(rule: Rule) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _misspelt(name: str) -> str | None:
-    """Return the setting that a key is a spelling of, such as ``"Weight-decay"``."""
+    """Return the setting that a key such as ``"Weight-decay"`` misspells; None if none."""
     if not isinstance(name, str) or name in (*KNOWN, *GLOBAL):
         return None
     plain = {each.replace("_", ""): each for each in (*KNOWN, *GLOBAL)}
@@ -310,7 +312,7 @@ def _rule_of(rule: Rule, group: Mapping[str, Any]) -> Rule:
     given = (group.get("eps"), group.get("momentum"), group.get("refresh"), betas)
     try:
         return _cached_rule(rule, *given)
-    except TypeError:  # a value that cannot be a key of the cache, and is refused
+    except TypeError:  # an unhashable value, which is refused there
         return _rule_with(rule, *given)
 
 
@@ -321,7 +323,7 @@ def _rule_with(rule: Rule, eps: Any, momentum: Any, refresh: Any, betas: Any) ->
     for name, value in (("eps", eps), ("momentum", momentum), ("refresh", refresh)):
         if value is not None and not is_number(value):
             raise TypeError(f"{name} must be a number, got {quoted(value)}")
-        # What is off need not be there.
+        # A setting that is off is valid even if the rule lacks it.
         off = 1 if name == "refresh" else 0
         if value is not None and value != getattr(own, name, off):
             changed[name] = value
@@ -337,7 +339,7 @@ def _rule_with(rule: Rule, eps: Any, momentum: Any, refresh: Any, betas: Any) ->
     return _with_hyperparameters(rule, **changed) if changed else rule
 
 
-#: With types as keys: True is no number.
+#: Cached by type as well: True must be refused, though it equals 1.
 _cached_rule = lru_cache(maxsize=256, typed=True)(_rule_with)
 
 

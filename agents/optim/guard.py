@@ -1,7 +1,7 @@
 """Guards against bad gradients: skip non-finite ones, clip outliers, roll back.
 
-Counters and the running mean square of the norm are in the controller's state, where they
-are saved with the rest.
+Counters and the running mean square of the gradient norm are in the controller's state,
+which is saved with the optimizer's.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ MAX_SKIPS_BEFORE_WARNING = 20
 #: The highest ratio in runs of the selection tasks is 7 (docs/notes/policy-log.md).
 CLIP_RATIO = 10.0
 
-#: A gradient of one of the first steps is found to be an outlier if a later one of them is
-#: this many times smaller. No earlier norms tell so at the time.
+#: A gradient of the first ``EARLY_STEPS`` steps is an outlier if the gradient of a later
+#: one of them is ``EARLY_RATIO`` times smaller. There are too few earlier norms to tell at
+#: once.
 EARLY_RATIO, EARLY_STEPS = 30.0, 10
 
-#: Steps after which an outlier is scaled down no further than to :data:`CLIP_RATIO`.
+#: Number of steps after which outliers are scaled down no further than to ``CLIP_RATIO``.
 CLIPPED_LESS = 200
 
 #: Non-finite gradients in a row after which the parameters are rolled back.
@@ -50,7 +51,7 @@ class GradientGuard:
 
     Args:
         when: one of :data:`GUARDS`.
-        rollback: whether to keep copies of the parameters and to return to them.
+        rollback: whether to copy the parameters, and to restore them after bad gradients.
         partitioned: whether other processes hold further parameters of the model.
     """
 
@@ -62,11 +63,11 @@ class GradientGuard:
         self.partitioned = partitioned
 
     def check(self, batch: GradientBatch, controller: Controller) -> GradientBatch | None:
-        """Check the gradients of a step, and count what was found.
+        """Check the gradients of a step, and count outliers and skipped steps.
 
         Returns:
-            The gradients to use, in scaled copies if their norm is an outlier; None if the
-            step is to be skipped, because a gradient is not finite.
+            The gradients to use, as scaled copies if their norm is an outlier; None if the
+            step must be skipped because a gradient is not finite.
 
         Raises:
             RuntimeError: a gradient is sparse.
@@ -93,11 +94,11 @@ class GradientGuard:
         return batch
 
     def keep_params(self, batch: GradientBatch, renew: bool) -> None:
-        """Copy the parameters of all groups, as the state to roll back to.
+        """Copy the parameters of all groups, to roll back to.
 
         Args:
-            batch: whose groups and states are meant.
-            renew: whether to renew existing copies; missing ones are always made.
+            batch: gradients of the step, with the groups and states of all parameters.
+            renew: whether to update existing copies; missing ones are always made.
         """
         for p in parameters_of(batch.groups):
             state = batch.states[p]
@@ -138,11 +139,11 @@ class GradientGuard:
         state: dict[str, Any],
         bound: float,
     ) -> None:
-        """Restore the copied parameters, at a quarter of the learning rate.
+        """Restore the copied parameters, and reduce the learning rate to a quarter.
 
-        Frozen parameters and those whose learning rate is 0 stay as they are. The state of
-        the update rule is dropped, and so are averages of parameters. Log-multipliers, of
-        single tensors too, stay above ``-bound``.
+        Frozen parameters and those whose learning rate is 0 are not changed. The state of
+        the update rule and averages of parameters are dropped. No log-multiplier, not even
+        of a single tensor, falls below ``-bound``.
         """
         for p in parameters_of([group for group in batch.groups if group["lr"]]):
             if p.requires_grad and GOOD_PARAM in batch.states[p]:
@@ -172,7 +173,7 @@ class GradientGuard:
 
 
 def _lowered(log_multiplier: Tensor, bound: float) -> Tensor:
-    """Return log-multipliers after a roll-back, of any shape; none is raised."""
+    """Return log-multipliers (of any shape) after a roll-back; none is raised."""
     lowered = (log_multiplier - ROLLBACK_DECREASE).clamp(min=-bound)
     return torch.minimum(lowered, log_multiplier)
 
@@ -181,14 +182,15 @@ def clip_coefficient(state: dict[str, Any], norm: float) -> float:
     """Record the norm of the gradients, and return the factor to scale them by.
 
     The factor is 1 unless the norm exceeds :data:`CLIP_RATIO` times the root mean square
-    of the norms so far. One such outlier would otherwise stay in the second moments of
-    Adam-like rules for the rest of the run. Outliers count as that multiple, so that a norm
-    that stays large is no longer clipped after a few steps. Zeros do not count. The fewer
-    steps there were, the further an outlier is scaled down, at first to that root itself:
-    few gradients stand beside it in the moments.
+    (RMS) of the norms so far. Such an outlier would otherwise stay in the second moments of
+    Adam-like rules for the rest of the run. It is recorded as :data:`CLIP_RATIO` times the
+    RMS, so that norms that stay large are no longer clipped after a few steps. Zero norms
+    are not recorded. Early in the run, outliers are scaled down further, at first to the
+    RMS itself, since the moments contain few other gradients.
 
     Args:
-        state: of the controller; ``norms``, ``mean_square`` and ``clipped`` are updated.
+        state: state of the controller, whose entries ``norms``, ``mean_square`` and
+            ``clipped`` are updated.
         norm: Euclidean norm over all gradients, finite.
     """
     if norm == 0.0:
@@ -208,13 +210,14 @@ def clip_coefficient(state: dict[str, Any], norm: float) -> float:
 
 
 def was_early_outlier(state: dict[str, Any], norm: float) -> bool:
-    """Record the norm of one of the first gradients; return if an earlier was an outlier.
+    """Record the norm of an early step; return whether an earlier one was an outlier.
 
-    The state of the update rule is then to begin anew: in the second moments of Adam-like
-    rules, the outlier would hold back the parameters for the rest of the run.
+    If so, the state of the update rule must be reset: in the second moments of Adam-like
+    rules, the outlier would slow the parameters down for the rest of the run.
 
     Args:
-        state: of the controller; its record of earlier norms is dropped with them.
+        state: state of the controller. After an outlier, its statistics of gradient norms
+            restart with this norm.
         norm: Euclidean norm over all gradients, finite.
     """
     if norm == 0.0 or state["steps"] >= EARLY_STEPS:

@@ -1,8 +1,9 @@
 """Decisions of a policy on each parameter tensor.
 
-A policy whose action is on tensors (:class:`optenv.actions.LayerwiseMultipliers`) is asked
-about every tensor that moves. What it must know at the next decision are entries of the
-tensor's state in the optimizer, where they are saved, copied and restored with the rest.
+A policy whose action is on tensors (:class:`optenv.actions.LayerwiseMultipliers`) decides
+on every tensor that moves. What it needs at the next decision is kept in the tensor's state
+in the optimizer (:data:`~agents.optim.state_keys.DECIDED`,
+:data:`~agents.optim.state_keys.REMEMBERED`), where torch saves, copies and restores it.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ __all__ = [
     "remembered_numel",
 ]
 
-#: Numbers of the entry of a decision in the state of a tensor.
+#: Number of elements of the entry ``DECIDED`` in a tensor's state.
 DECIDED_NUMEL = 2 + len(History._fields)
 
 
 class TensorDecisions:
     """Log-multipliers of the parameter tensors of an optimizer.
 
-    At a decision call :meth:`begin`, :meth:`observe`, :meth:`decode` and :meth:`keep`, and
-    after the update :meth:`commit`: if a step fails in between, no state has changed.
+    At a decision, call :meth:`begin`, :meth:`observe`, :meth:`decode` and :meth:`keep`, and
+    after the update :meth:`commit`. If a step fails before that, no state has changed.
 
     Args:
         policy: the policy.
@@ -49,27 +50,27 @@ class TensorDecisions:
 
     def __init__(self, policy: Policy) -> None:
         self.action: Action = policy.action
-        #: Numbers that a tensor's last action is encoded by, and shape of a hidden state.
+        #: Width of the encoding of a tensor's last action, and shape of its hidden state.
         self._said, self._memory = policy.action.outputs, tuple(policy.blank(1).shape[1:])
         self._remembers = remembered_numel(policy)
-        #: Tensors of a decision; their entries ``[T, N]`` of both kinds, and their probe
-        #: ``[1, T]``.
+        #: The ``T`` tensors of a decision; their entries ``DECIDED`` and ``REMEMBERED``,
+        #: ``[T, N]`` each; and their probe ``[1, T]``.
         self._params: list[Tensor] = []
         self._entries = torch.zeros(0, DECIDED_NUMEL, device="cpu")
         self._remembered = torch.zeros(0, self._remembers, device="cpu")
         self._probe: Probe | None = None
-        #: Logs ``[T]`` of their base learning rates, and of their largest multipliers.
+        #: Logs ``[T]`` of their base learning rates and of their largest multipliers.
         self._log_lr = self._highest = torch.zeros(0, device="cpu")
-        #: Entries that the update of this step will make valid, by tensor and key.
+        #: New entries by tensor and key, which :meth:`commit` stores after the update.
         self._pending: dict[Tensor, dict[str, Tensor]] = {}
 
     def begin(self, batch: GradientBatch, probe: Probe, mean: Tensor) -> None:
-        """Take the tensors of a batch that move, which a decision is about.
+        """Begin a decision on the tensors of a batch that move.
 
         Args:
             batch: gradients of the step.
             probe: inner products of each tensor of the batch, ``[1, N]``.
-            mean: mean log-multiplier before, ``[1]``.
+            mean: mean log-multiplier before the decision, ``[1]``.
         """
         rates, limits = [], []
         for group, params, _ in batch.by_group():
@@ -91,7 +92,8 @@ class TensorDecisions:
 
         Args:
             losses: losses of the window, ``[1]``.
-            control: of the run, ``[1]``, for a base learning rate of 1.
+            control: progress and multiplier of the run, ``[1]``, at a base learning rate
+                of 1.
         """
         assert self._probe is not None
         multipliers, shifts = self._entries[:, :2].T
@@ -112,27 +114,24 @@ class TensorDecisions:
 
     @property
     def previous_actions(self) -> Tensor:
-        """Encodings ``[T, outputs]`` of the last actions on the tensors; 0 for none."""
+        """Encodings ``[T, outputs]`` of the last action on each tensor; at first zeros."""
         return self._remembered[:, : self._said]
 
     @property
     def memories(self) -> Tensor:
-        """Hidden states of the policy ``[T, ...]``, one for each tensor.
-
-        Those of :meth:`~agents.policy.module.Policy.blank` for tensors without a decision.
-        """
+        """Hidden states of the policy ``[T, ...]``, one for each tensor; at first zeros."""
         numbers = self._remembered[:, self._said :]
         return numbers.reshape(len(numbers), *self._memory)
 
     def decode(self, action: Tensor, mean: Tensor) -> Decision:
         """Decode the actions ``[T, 1]`` on the tensors.
 
-        Log-multipliers stay within ``max_lr`` of the tensor's group, beyond which they
+        Log-multipliers are limited by ``max_lr`` of the tensor's group, beyond which they
         would have no effect.
 
         Args:
-            action: of the policy, on the observations of :meth:`observe`.
-            mean: mean log-multiplier before, ``[1]``.
+            action: actions of the policy for the observations of :meth:`observe`.
+            mean: mean log-multiplier before the decision, ``[1]``.
         """
         before = self._entries[:, 0].unsqueeze(0)
         decision = self.action.decode(action.reshape(1, -1), mean, before)
@@ -165,22 +164,22 @@ class TensorDecisions:
                 self._pending[p][REMEMBERED] = each.clone()
 
     def spread(self) -> Tensor:
-        """Return lowest and highest log-multiplier after a decision, ``[1, 2]``."""
+        """Return the lowest and highest log-multiplier after a decision, ``[1, 2]``."""
         logs = torch.stack([entries[DECIDED][0] for entries in self._pending.values()])
         return torch.stack([logs.min(), logs.max()]).unsqueeze(0)
 
     def commit(self, states: States) -> None:
-        """Put the entries into the tensors' states, once the tensors have moved."""
+        """Store the new entries in the tensors' states, after the update."""
         for p, entries in self._pending.items():
             states[p].update(entries)
         self.drop()
 
     def drop(self) -> None:
-        """Forget a decision whose step was not completed."""
+        """Discard a decision whose step was not completed."""
         self._params, self._pending, self._probe = [], {}, None
 
     def forget_norms(self, params: Sequence[Tensor], states: States) -> None:
-        """Compare later norms of the tensors with those of their next windows."""
+        """Take the norms of the tensors' next windows as their initial ones."""
         for p in params:
             if DECIDED in states[p]:
                 entry = states[p][DECIDED].clone()
@@ -188,16 +187,16 @@ class TensorDecisions:
                 states[p][DECIDED] = entry
 
     def allocate(self, params: Sequence[Tensor], states: States, mean: Tensor) -> None:
-        """Make the entries of tensors that have none."""
+        """Allocate the entries of tensors that have none."""
         for p in params:
             states[p].setdefault(DECIDED, _entry(states[p], mean))
             if self._remembers:
                 states[p].setdefault(REMEMBERED, self._remembered_of(states[p], mean))
 
     def factors(self, batch: GradientBatch, mean: Tensor) -> list[list[float]]:
-        """Return the factors of the tensors' learning rates to the mean, by group.
+        """Return each tensor's multiplier relative to the mean multiplier, by group.
 
-        A tensor without a decision of its own has factor 1.
+        It is 1 for a tensor without a decision.
         """
         centre = float(mean)
 
@@ -208,7 +207,7 @@ class TensorDecisions:
         return [[factor(p) for p in params] for _, params, _ in batch.by_group()]
 
     def _remembered_of(self, state: Mapping[str, Any], mean: Tensor) -> Tensor:
-        """Return the entry of what a state remembers; zeros at the beginning."""
+        """Return the entry ``REMEMBERED`` of a tensor's state; zeros if it has none."""
         entry = state.get(REMEMBERED)
         if entry is None:
             return torch.zeros(self._remembers, dtype=mean.dtype, device="cpu")
@@ -217,7 +216,7 @@ class TensorDecisions:
 
 
 def remembered_numel(policy: Policy) -> int:
-    """Count the numbers of the entry :data:`REMEMBERED`; 0 for a policy without it."""
+    """Return the number of elements of the entry ``REMEMBERED``; 0 if there is none."""
     if not policy.action.per_tensor or not (policy.on_trials or policy.memory):
         return 0
     return policy.action.outputs + policy.blank(1).numel()
@@ -226,19 +225,19 @@ def remembered_numel(policy: Policy) -> int:
 def carry_over(
     policy: Policy, before: Sequence[Tensor], after: Sequence[Tensor], states: States
 ) -> dict[Tensor, Tensor]:
-    """Return the memories and last actions that the next run of a trial begins with.
+    """Return the memories and last actions with which the next run of a trial begins.
 
-    A tensor goes on from those of the tensor at the same place, if that has its shape. All
-    others begin without, of which there is a warning.
+    A tensor takes over those of the previous run's tensor at the same position, if that one
+    has its shape. All others begin without them, with a warning.
 
     Args:
         policy: the policy.
-        before: tensors of the run before, in the order of the groups.
-        after: tensors of the next run, likewise.
-        states: states of the former.
+        before: tensors of the previous run, in the order of the groups.
+        after: tensors of the next run, in the same order.
+        states: states of the previous run's tensors.
 
     Returns:
-        Entries :data:`REMEMBERED` by tensor of the next run.
+        Entries ``REMEMBERED``, by tensor of the next run.
     """
     if not (policy.on_trials and policy.action.per_tensor):
         return {}
@@ -261,12 +260,12 @@ def carry_over(
 
 
 def column(field: str) -> int:
-    """Return the index of a field of the history in a tensor's entry."""
+    """Return the index of a field of the history in the entry ``DECIDED``."""
     return 2 + History._fields.index(field)
 
 
 def _entry(state: Mapping[str, Any], mean: Tensor) -> Tensor:
-    """Return the entry of a tensor's state, or one at the mean log-multiplier ``[1]``."""
+    """Return the entry ``DECIDED``, or a new one with the mean log-multiplier ``[1]``."""
     entry = state.get(DECIDED)
     if entry is None:
         entry = torch.cat([mean.cpu(), mean.new_zeros(DECIDED_NUMEL - 1).cpu()])

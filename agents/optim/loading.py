@@ -28,9 +28,9 @@ def check_loaded(
     """Check a state dictionary, and return the state of its controller.
 
     Args:
-        final: the state to load, after all hooks.
+        final: state dictionary to load, after all hooks.
         policy: policy of the optimizer.
-        defaults: settings of groups that have none of their own.
+        defaults: default settings of parameter groups.
         params: parameters of the optimizer.
 
     Raises:
@@ -63,18 +63,20 @@ def check_loaded(
 def restore_dtypes(
     state_dict: Mapping[str, Any], params: Sequence[Tensor], states: States
 ) -> None:
-    """Undo torch's cast of state to its parameter's dtype, and moves of numbers.
+    """Undo torch's casts of loaded states to the parameter's data type and device.
+
+    Single numbers and decisions stay on their device, as ``step`` does.
 
     Args:
         state_dict: the state as it was saved.
         params: parameters of the optimizer.
-        states: their states, as torch has loaded them.
+        states: states of the parameters, as torch has loaded them.
     """
     saved = [i for group in state_dict["param_groups"] for i in group["params"]]
     for index, p in zip(saved, params, strict=True):
         state = states[p]
         for name, value in state_dict["state"].get(index, {}).items():
             if name in ("mu_product", DECIDED, REMEMBERED):
-                state[name] = value  # it stays where it was, like "step"
+                state[name] = value  # on its own device, like "step"
             elif isinstance(value, Tensor) and state[name].dtype != value.dtype:
                 state[name] = value.to(p.device)

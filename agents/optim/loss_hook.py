@@ -1,4 +1,4 @@
-"""Losses of training loops: a forward hook that captures them, and their checks."""
+"""Losses of training loops: a forward hook that collects them, and checks."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class LossCollector:
     """Collects the losses of modules' forward passes until a step takes them."""
 
     def __init__(self) -> None:
-        #: By reduction: sum and number of the finite losses.
+        #: Sum and number of the finite losses, by reduction.
         self._pending: dict[str, tuple[Tensor, Tensor]] = {}
-        #: Number of losses with reduction ``"sum"`` among them, finite or not.
+        #: Number of losses with reduction ``"sum"``, finite or not.
         self._shares = 0
 
     @property
     def adds_up(self) -> bool:
-        """True if several losses were collected whose sum is that of the step."""
+        """True if several losses were collected whose sum is the loss of the step."""
         return self._shares > 1
 
     def attach(self, module: nn.Module, reduction: str) -> RemovableHandle:
@@ -47,7 +47,7 @@ class LossCollector:
         return module.register_forward_hook(_Hook(self, reduction))
 
     def add(self, loss: Tensor, reduction: str) -> None:
-        """Add a loss; non-finite ones count as missing, since nobody steps on them."""
+        """Add a loss; one that is not finite is ignored, since its step is skipped."""
         self._shares += reduction == "sum"
         loss = loss.detach().reshape(())
         loss = loss if loss.is_floating_point() else loss.float()
@@ -59,7 +59,7 @@ class LossCollector:
         self._pending[reduction] = loss, finite.to(torch.int64)
 
     def take(self) -> Tensor | None:
-        """Combine the losses since the last call, and forget them.
+        """Combine and drop the losses since the last call.
 
         Returns:
             The mean of the losses with reduction ``"mean"`` plus the sum of those with
@@ -83,11 +83,11 @@ def is_scalar(value: Any) -> bool:
 
 
 def check_loss(loss: Any, name: str = "loss") -> None:
-    """Refuse anything but a real scalar, without waiting for a device.
+    """Refuse anything except a real scalar, without waiting for a device.
 
     Args:
         loss: the loss.
-        name: what it is, for the message.
+        name: name of the loss, for the message.
 
     Raises:
         ValueError: the loss is a tensor of more than one element, or without data.
@@ -114,7 +114,7 @@ def check_loss(loss: Any, name: str = "loss") -> None:
 class _Hook:
     """Forward hook that adds a loss to a collector.
 
-    Copies and pickles of the hook, as in a copied module, are attached to nothing.
+    Copies and pickles of the hook, as in a copied module, have no collector.
     """
 
     def __init__(
@@ -140,10 +140,10 @@ def _loss_in(output: Any, module: nn.Module) -> Tensor | None:
     """Find the loss in the output of a criterion, or of a model that computes its loss.
 
     Returns:
-        The loss; None if its place is there but empty, as of a model without labels.
+        The loss; None if the output has a loss that is None, as without labels.
 
     Raises:
-        TypeError: there is no place for a loss.
+        TypeError: the output cannot have a loss.
         ValueError: the loss is no scalar.
     """
     loss = output

@@ -1,7 +1,7 @@
-"""Modifiers of updates that a policy sets: clipping, weight decay, an average.
+"""Modifiers of updates that a policy can set: clipping and averaging.
 
-What an action may set besides the learning rate is described in :mod:`optenv.modifiers`;
-here it is carried out on lists of tensors.
+These are the modifiers of :mod:`optenv.modifiers`, on lists of tensors. (Weight decay is
+applied by :mod:`agents.optim.kernels`.)
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ __all__ = [
 
 
 def initial_settings(policy: Policy) -> list[float]:
-    """Return what is in force before the first action, in the order of its ``sets``.
+    """Return the settings before the first action, in the order of ``action.sets``.
 
-    That is what the rule has: its own hyperparameters, no weight decay, no clipping and no
-    average, each of which is 0.
+    These are the hyperparameters of the rule, and 0 (off) for weight decay, clipping and
+    averaging.
     """
     rule = policy.rule
     return [
@@ -40,7 +40,7 @@ def initial_settings(policy: Policy) -> list[float]:
 
 
 def settings_in_force(action: Action, state: Mapping[str, Any]) -> dict[str, float]:
-    """Return what the last action has set, by name; nothing before the first step."""
+    """Return the settings of the last action, by name; empty if the action sets none."""
     if not action.sets or "settings" not in state:
         return {}
     return dict(zip(action.sets, state["settings"][0].tolist(), strict=True))
@@ -53,10 +53,10 @@ def clip_gradients(
 
     Args:
         batch: gradients of the step.
-        state: of the controller, after it has counted the step; its ``grad_mean_square``
-            is updated.
-        ratio: largest norm, in units of the root mean square of the norms so far; 0 for
-            none.
+        state: state of the controller, after it has counted the step; its entry
+            ``grad_mean_square`` is updated.
+        ratio: largest norm, in units of the root mean square of the norms so far; 0 for no
+            limit.
         partitioned: whether other processes hold further gradients.
     """
     norm, mean_square = grad_norm(batch.grads, partitioned), state["grad_mean_square"]
@@ -71,7 +71,7 @@ def clip_gradients(
 
 
 def allocate_averages(batch: GradientBatch) -> None:
-    """Make room for the averages of the parameters."""
+    """Allocate the averages of parameters that have none, equal to the parameters."""
     for p in batch.params:
         if AVERAGE not in batch.states[p]:
             batch.states[p][AVERAGE] = p.detach().to(wide(p.dtype), copy=True)
@@ -84,10 +84,11 @@ def update_average(
 
     Args:
         batch: parameters that have moved.
-        state: of the controller, after it has counted the step.
-        exponent: exponent of the horizon of the average, in [0, 1].
-        is_last: whether the run ends with this step: the parameters then become their
-            averages.
+        state: state of the controller, after it has counted the step.
+        exponent: exponent in [0, 1] of the average's weight ``step ** -exponent`` for the
+            new parameters.
+        is_last: whether the run ends with this step; the parameters are then replaced by
+            their averages.
     """
     weight = max(state["steps"], 1) ** -exponent
     allocate_averages(batch)  # of parameters that move for the first time

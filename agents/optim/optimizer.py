@@ -1,4 +1,4 @@
-"""The exported optimizer: a learned policy as a drop-in ``torch.optim.Optimizer``."""
+"""Learned policy as a drop-in ``torch.optim.Optimizer``."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ __all__ = ["LearnedOptimizer"]
 class LearnedOptimizer(Lengths, Reports, Optimizer):
     r"""Optimizer whose learning rate is set by a policy learned in an environment.
 
-    At a fixed number of decisions, more of them early in the run, the policy observes how
-    training goes and moves the log-multiplier :math:`s` of the learning rate. (An anytime
-    policy decides at fixed steps, further and further apart.) The update is the rule that
-    the policy was trained with, by torch's own implementation where there is one, at the
-    learning rate
+    At a fixed number of decisions, which are denser early in the run, the policy observes
+    how training goes and changes the log-multiplier :math:`s` of the learning rate. (An
+    anytime policy decides at fixed steps, at growing intervals.) Parameters are updated by
+    the rule that the policy was trained with, in torch's own implementation where there is
+    one, at the learning rate
 
     .. math:: \eta_t = \text{lr} \cdot \text{schedule}(t / T) \cdot e^s .
 
@@ -70,103 +70,103 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
     A step never writes ``group["lr"]``, so that torch's schedulers can drive it. The
     learning rate in force is ``group["effective_lr"]``, 0 before the first step.
 
-    **Length of the run.** The policy was trained on runs of certain lengths: a
-    ``total_steps`` of more than twice the longest, or less than half the shortest, gives a
-    warning. Loading a saved state restores the ``total_steps`` and the ``schedule`` that
-    it was saved with, with a warning if the length is another one. :meth:`extend` makes a
-    run longer or shorter, and :meth:`finish` ends it soon, with the fall of the learning
-    rate that the end of a run needs.
+    **Length of the run.** A ``total_steps`` of more than twice the longest run that the
+    policy was trained on, or less than half the shortest, gives a warning. Loading a saved
+    state restores its ``total_steps`` and ``schedule``, with a warning if the length
+    differs. :meth:`extend` changes the length, and :meth:`finish` ends the run early, with
+    a learning rate that falls to zero.
 
-    **Guards.** A step with a gradient that is not finite, or whose square is not, is
-    skipped and counted in ``skipped``. Gradients whose norm over all parameters is more
-    than ten times the root mean square of the norms so far are scaled down to that (early
-    in a run further, in the first twenty steps to the root mean square itself) and counted
-    in ``clipped``; those of ordinary training hardly ever are. If one of the first steps
-    turns out to have had a gradient thirty times larger than a later one, the state of the
-    update rule begins anew, which counts as clipped, too. A loss that is not finite is
-    ignored; after a negative loss all losses are (``ignored_losses``), unless the policy
-    observes invariant features of the loss only. Losses in another unit than the gradients,
-    as a sum in place of a mean, are recognised (:mod:`agents.optim.loss_unit`). After an
-    exception in ``step`` before any parameter has moved, the next call does as the failed
-    one would have. One in the middle of an update leaves a part of it done, as with torch's
-    own optimizers.
+    **Guards.** A step is skipped, and counted in ``skipped``, if a gradient is not finite
+    or its square overflows. Gradients whose norm over all parameters exceeds ten times the
+    root mean square of earlier norms are scaled down to that limit and counted in
+    ``clipped`` (early in a run they are scaled down further, in the first twenty steps to
+    the root mean square itself). Gradients of ordinary training hardly ever are. If one of
+    the first ten steps turns out to have had a gradient thirty times larger than a later
+    one, the state of the update rule is reset, which also counts as clipped. A loss that
+    is not finite is ignored. After a negative loss, all losses are ignored
+    (``ignored_losses``), unless the policy only observes invariant features of the loss.
+    Losses in another unit than the gradients, such as a sum instead of a mean, are
+    recognised (:mod:`agents.optim.loss_unit`). If ``step`` raises before any parameter has
+    moved, the next call does what the failed one would have done. An exception in the
+    middle of an update leaves the update incomplete, as in torch's own optimizers.
 
     **Memory.** Besides the state of its update rule, the optimizer keeps the gradients and
-    updates around each decision (in bfloat16 for float32 parameters), which together take
-    at most as much memory as one copy of the gradients. Of a tensor of more than 65,536
-    numbers (that is no ``DTensor``) a fixed subsample of about as many is kept. The state
-    of parameters in half precision is in single precision. A policy that chooses update
-    rules keeps the moments of all of them, four numbers for each parameter;
-    ``effective_lr`` is then the rate of Adam's steps, and ``foreach`` makes no difference.
+    updates around each decision (in bfloat16 for float32 parameters). Together they take
+    at most the memory of one copy of the gradients. Of a tensor with more than 65,536
+    elements (unless it is a ``DTensor``), only a fixed subsample of about that size is
+    kept. Parameters in half precision have their state in single precision. A policy that
+    chooses update rules keeps the moments of all rules, four numbers per parameter;
+    ``effective_lr`` is then the learning rate of Adam's steps, and ``foreach`` has no
+    effect.
 
     Args:
         params: parameters or parameter groups, as for any torch optimizer.
         policy: name of a shipped policy (one of :data:`agents.SHIPPED`), path of a policy
             file, or a :class:`~agents.policy.Policy`. By default the shipped
-            ``"default"``, or ``"anytime"``, with a warning, if there is no
-            ``total_steps``.
-        total_steps: number of updates in the run. That is the number of calls of
-            ``step``, but for those that are skipped, that find no gradients, or find all
-            learning rates at 0. An anytime policy needs none and has no use for it. It is
-            an integer, or, like all numbers of steps here, a float without a fraction: they
-            are often a product or a quotient, as ``1e4`` or ``0.5 * total_steps``.
-        lr: base learning rate, which the policy multiplies; it need not be right. By
-            default that of the policy (``base_lr`` in its description), or else the usual
-            one of its rule: 1e-3 for ``adam``, ``orthogonal-adam``, ``network`` and
-            policies that choose rules, 1e-2 for ``momentum``.
-        max_lr: upper limit of the learning rate, whatever the policy says; as for
-            fine-tuning, where too high a rate destroys what has been learned. Warm-up,
-            final fall and torch schedulers lower the rate from there. It can be changed in
-            ``group["max_lr"]``.
-        betas, eps, momentum: hyperparameters of the update rule, where it has such; by
+            ``"default"``, or, without ``total_steps``, ``"anytime"`` with a warning.
+        total_steps: number of updates in the run: calls of ``step``, except those that are
+            skipped, find no gradients, or find all learning rates at 0. An anytime policy
+            does not need it and ignores it. Like all numbers of steps here, it is an
+            integer or a float without a fraction, such as ``1e4`` or
+            ``0.5 * total_steps``.
+        lr: base learning rate, which the policy multiplies; it need not be tuned. By
+            default ``base_lr`` in the policy's description, or else the usual one of its
+            rule: 1e-3 for ``adam``, ``orthogonal-adam``, ``network`` and policies that
+            choose rules, 1e-2 for ``momentum``.
+        max_lr: upper limit of the learning rate, whatever the policy chooses. It is useful
+            for fine-tuning, where too high a rate destroys what the model has learned.
+            Warm-up, the fall at the end of the run and torch schedulers lower the rate from
+            there. It can be changed in ``group["max_lr"]``.
+        betas, eps, momentum: hyperparameters of the update rule, if it has them; by
             default those that the policy was trained with.
         refresh: for the rule ``orthogonal-adam``: number of updates for which the factors
-            that orthogonalise a matrix are kept, by default that which the policy was
-            trained with. The more, the cheaper a step, and the further it is from
-            orthogonal. Sharded parameters and ``capturable`` steps compute them at every
-            update.
-        weight_decay: decoupled weight decay (Loshchilov & Hutter, 2019): each step takes
-            ``effective_lr * weight_decay`` off the parameters. Where the validation loss
-            ends far above the training loss, begin with 0.1.
-        schedule: when the policy's own base schedule is followed (that of ``default`` is
-            constant, then falls to zero over the last three tenths). ``"auto"``: where a
+            that orthogonalise a matrix are reused, by default as in the policy's training.
+            With a larger number, steps are cheaper and less exactly orthogonal. Sharded
+            parameters and ``capturable`` steps compute the factors at every update.
+        weight_decay: decoupled weight decay (Loshchilov & Hutter, 2019): each step
+            multiplies the parameters by ``1 - effective_lr * weight_decay``. If the
+            validation loss ends far above the training loss, try 0.1 first.
+        schedule: when the policy's own base schedule applies (that of ``default`` is
+            constant, then falls to zero over the last 30 % of the run). ``"auto"``: if a
             torch scheduler drives the groups, the lower of the two factors applies, each
-            of them relative to its highest value so far; after a warm-up, that is the
-            policy's. (``ReduceLROnPlateau``, and learning rates that are set by hand,
-            multiply it.) ``"always"``: it multiplies all others. None: never.
+            relative to its highest value so far; after a warm-up scheduler's warm-up, that
+            is the policy's. (``ReduceLROnPlateau``, and learning rates set by hand,
+            multiply it.) ``"always"``: it multiplies the factor of any scheduler. None:
+            never.
         warmup_steps: number of steps over which the learning rate rises linearly from
             zero.
-        foreach, fused: as in torch, which chooses if both are None. Rules ``sgd``,
-            ``momentum``, ``nesterov`` and ``adam`` have fused implementations.
-        capturable: whether steps can be captured in CUDA graphs, with ``guard="probe"``
-            and without ``rollback``; see :meth:`replay`. Rules ``sgd``, ``momentum``,
-            ``nesterov``, ``rmsprop``, ``adam``, ``nadam``, ``lion`` and
-            ``orthogonal-adam`` can.
-        maximize: whether to maximise the objective. The policy then observes its negative,
-            so that positive objectives are treated as if no loss were given. So are all
-            losses where groups differ in it, with a warning.
-        matrices: whether to take the parameters that have two sides for matrices, whose
+        foreach, fused: as in torch's optimizers; if both are None, torch chooses. Rules
+            ``sgd``, ``momentum``, ``nesterov`` and ``adam`` have fused implementations.
+        capturable: whether steps can be captured in CUDA graphs, see :meth:`replay`. It
+            needs ``guard="probe"``, no ``rollback``, and one of the rules ``sgd``,
+            ``momentum``, ``nesterov``, ``rmsprop``, ``adam``, ``nadam``, ``lion`` and
+            ``orthogonal-adam``.
+        maximize: whether to maximise the objective. The policy then observes its negative
+            as the loss. If groups differ in it, losses are ignored, with a warning.
+        matrices: whether to treat parameters with two or more dimensions as matrices, whose
             directions ``orthogonal-adam`` orthogonalises; all others follow Adam. By
-            default all are taken for matrices but embeddings and the output layer: groups
-            that are named by a role say which those are, as those of :meth:`for_model`
-            are; else it is guessed from the shapes in their order, see
-            :func:`optenv.roles.roles_of_shapes`. It can be given by group.
-        guard: ``"step"`` checks the gradients of each step; ``"probe"`` only those of the
-            two steps around a decision, which costs less: all other steps are those of
-            the bare update rule.
-        rollback: whether to copy the parameters at each decision, and to return to the
-            copy, at a quarter of the learning rate and with a warning, after five
-            non-finite gradients in a row (of those that are checked). The state of the
-            update rule is reset. Frozen parameters and buffers stay as they are.
+            default all of them are matrices except embeddings and the output layer. Groups
+            named by roles, as :meth:`for_model` makes them, tell which those are;
+            otherwise they are guessed from the shapes in order, see
+            :func:`optenv.roles.roles_of_shapes`. It can be set per group.
+        guard: ``"step"`` checks the gradients of every step. ``"probe"`` only checks those
+            of a decision and of the step before it, which costs less: all other steps are
+            plain updates.
+        rollback: whether to copy the parameters at each decision, and to restore the copy,
+            at a quarter of the learning rate and with a warning, after five non-finite
+            gradients in a row (among those that are checked). The state of the update rule
+            is then reset. Frozen parameters and buffers are not restored.
         synchronize: whether the processes of ``torch.distributed``, if there are several,
-            train one model and use the mean of their losses. All of them must then take
-            all steps. Gradients are those that data-parallel training has averaged.
-        partitioned: whether each process holds other parameters of that model, as under
-            ``ZeroRedundancyOptimizer``. Each must have some with a gradient.
-        batch_size: for a policy that chooses the batch size, and only there: the one that
-            it chooses multiples of. The loop loads batches of :attr:`batch_size`, as the
-            policy changes it. ``total_steps`` is then a number of batches of this size: the
-            run has a budget of as many examples.
+            train one model and use the mean of their losses. All processes must then take
+            every step. Gradients must already be averaged, as in data-parallel training.
+        partitioned: whether each process holds a different part of the model's parameters,
+            as with ``ZeroRedundancyOptimizer``. Each process must have at least one
+            parameter with a gradient.
+        batch_size: base batch size, for a policy that chooses the batch size and for no
+            other: it chooses multiples of this number. The training loop loads batches of
+            :attr:`batch_size` examples, which the policy changes. ``total_steps`` counts
+            batches of the base size, so that the run has a budget of
+            ``total_steps * batch_size`` examples.
 
     Raises:
         ValueError: an argument is out of its range, or the policy cannot be used.
@@ -235,7 +235,7 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
             "max_lr": max_lr, clock.LIMIT: max_lr,
             "betas": betas, "eps": eps, "momentum": momentum, "refresh": refresh,
             "matrices": matrices,
-            "capturable": capturable or None,  # as states of earlier versions, without it
+            "capturable": capturable or None,  # left out if False, as in earlier versions
         }  # fmt: skip
         defaults |= settings_of(given.rule)
         defaults |= {key: value for key, value in optional.items() if value is not None}
@@ -277,7 +277,7 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
             *args, **arguments: as for the constructor, after ``params``.
 
         Raises:
-            ValueError, TypeError: as of the constructor, or ``model`` is no module with
+            ValueError, TypeError: see the constructor; or ``model`` is no module with
                 parameters to train.
 
         Example:
@@ -294,8 +294,8 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters to optimize, also in the middle of a run.
 
-        The group is copied, so that one of another optimizer stays as it is. Where groups
-        differ in ``maximize``, no loss is used, of which there is a warning.
+        The group is copied, so that a group of another optimizer is not changed. If groups
+        differ in ``maximize``, losses are ignored, with a warning.
 
         Raises:
             ValueError, TypeError: a setting of the group is out of its range, or
@@ -320,40 +320,41 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
     def attach_loss(self, module: nn.Module, reduction: str = "mean") -> RemovableHandle:
         """Take the loss from ``module`` at every step that is not given one.
 
-        Forward passes with gradients enabled count: validate under ``torch.no_grad()``.
-        Copies and pickles of the optimizer or of the module are not attached.
+        Only forward passes with gradients enabled count, so validate under
+        ``torch.no_grad()``. Copies and pickles of the optimizer or of the module are not
+        attached.
 
         Args:
             module: a criterion, such as ``nn.CrossEntropyLoss()``, or a model that returns
                 its own loss: in a mapping with ``"loss"``, as an attribute ``loss``, or
                 first in a tuple.
             reduction: how the losses of several passes before one step (gradient
-                accumulation) are combined: ``"mean"``, or ``"sum"`` where each is already
-                divided by their number, as by models of Hugging Face in a ``Trainer``.
+                accumulation) are combined: ``"mean"``, or ``"sum"`` if each is already
+                divided by their number, as Hugging Face models do in a ``Trainer``.
 
         Returns:
             A handle whose ``remove()`` detaches the module.
 
         Raises:
-            TypeError: it is no module. In a forward pass: it returns no loss.
-            ValueError: ``reduction`` is unknown. In a forward pass: its loss is no scalar.
+            TypeError: ``module`` is no module. In a forward pass: it returns no loss.
+            ValueError: ``reduction`` is unknown. In a forward pass: the loss is no scalar.
         """
         return self._losses.attach(module, reduction)
 
     def validated(self, loss: Tensor | float) -> None:
-        """Tell the policy the validation loss of the present parameters.
+        """Pass the validation loss of the current parameters to the policy.
 
-        Call it between two steps, as often or as rarely as you validate. A policy that
-        observes validation losses does so at its next decision: how long ago the last one
-        was given, its fall and its rise in units of their range, how much they change, and
-        how far they are above the training loss. Of several since the last decision only
-        the last one counts; one before the first step does not, and neither does one that
-        is not finite (:attr:`ignored_losses`). With several processes it is the mean over
-        those that were given one.
+        Call it between two steps, as often as you validate. A policy that observes
+        validation losses does so at its next decision: how long ago the last one was given,
+        its fall and its rise in units of their range, how much they change, and how far
+        they are above the training loss. Only the last one since the previous decision
+        counts. One before the first step is ignored, and so is one that is not finite
+        (:attr:`ignored_losses`). With several processes, the mean over those that passed
+        one is used.
 
         Args:
-            loss: a scalar of any unit and any sign, of which lower is better, also with
-                ``maximize``: a mean over examples that are not trained on.
+            loss: mean loss over examples that are not trained on: a scalar in any unit and
+                of any sign. Lower is better, even with ``maximize``.
 
         Raises:
             ValueError, TypeError: the loss is no scalar.
@@ -386,19 +387,20 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
         Args:
             closure: re-evaluates the model and returns the loss.
             loss: the loss whose gradients the parameters hold, a scalar; its graph is not
-                used. By default the loss that ``closure`` returned, or else that of an
-                attached module. (Of several passes attached with reduction ``"sum"`` the
-                sum comes first: the closure's loss is but a share of it.) Without any,
-                the policy observes gradients alone, as ``"gradient-only"`` always does.
+                used. By default the loss that ``closure`` returned, or else the loss of an
+                attached module. (After several passes with reduction ``"sum"``, their sum
+                takes precedence over the closure's loss, which is only a part of it.)
+                Without a loss, the policy observes gradients only, as ``"gradient-only"``
+                always does.
 
         Returns:
             The result of ``closure``, or None.
 
         Raises:
-            ValueError, TypeError: the loss is no scalar, or the closure no function.
-            ValueError: a learning rate has become negative, as by a torch scheduler.
+            ValueError, TypeError: the loss is no scalar, or the closure is not callable.
+            ValueError: a learning rate is negative, for example because of a scheduler.
             RuntimeError: a gradient is sparse, or a CUDA graph is being captured and this
-                step cannot be in it.
+                step cannot be part of it.
         """
         result, loss = self._evaluate(closure, loss)
         batch = self._collect()
@@ -427,7 +429,7 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
         return result
 
     def _collect(self) -> GradientBatch:
-        """Collect the gradients, and where the rule asks for it, what are matrices."""
+        """Collect the gradients, and the matrices if the rule treats them differently."""
         batch = GradientBatch.collect(self.param_groups, self.state)
         if not self._policy.rule.shaped:
             return batch
@@ -440,7 +442,7 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
         self._matrices.note_change()
 
     def _record_loss(self, loss: Any, params: list[Tensor]) -> None:
-        """Record the loss, unless some groups descend and others ascend it."""
+        """Record the loss, unless some groups minimise and others maximise it."""
         loss = loss if self._has_one_direction else None
         maximize = bool(self.param_groups[0]["maximize"])
         self._controller.record_loss(loss, params, maximize)
@@ -458,9 +460,9 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
     def can_replay(self) -> bool:
         """Return whether the next step may be a replay of a CUDA graph (:meth:`replay`).
 
-        It may not be at a decision of the policy and the step before, within the first ten
-        steps, after a skipped step, and where a learning rate is 0: then call
-        :meth:`step`. Without ``capturable=True`` it never may.
+        It may not within the first ten steps, at a decision of the policy and the step
+        before it, after a skipped step, or while a learning rate is 0: call :meth:`step`
+        then. Without ``capturable=True``, it never may.
         """
         state = self._controller_state()
         return (
@@ -475,16 +477,16 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
     def replay(self, graph: Any, *, loss: Tensor | float | None = None) -> None:
         """Perform a step by replaying a CUDA graph that a step was captured in.
 
-        The host counts the step and writes the learning rates to the device, and then
-        replays the graph. Graphs are captured after ten ordinary steps, and anew after
-        :meth:`load_state_dict`, :meth:`new_run` and :meth:`add_param_group`. Hooks of
+        The host counts the step, writes the learning rates to the device, and then replays
+        the graph. Capture a graph after ten ordinary steps, and again after
+        :meth:`load_state_dict`, :meth:`new_run` or :meth:`add_param_group`. Hooks of
         ``step`` are not called.
 
         Args:
             graph: a ``torch.cuda.CUDAGraph`` in which gradients and :meth:`step`, or
                 :meth:`step` alone, have been captured.
-            loss: as for :meth:`step`; that of the graph is read after the replay, for
-                which the host waits.
+            loss: as for :meth:`step`. It is read after the replay, for which the host
+                waits.
 
         Raises:
             RuntimeError: the next step cannot be a replay (:meth:`can_replay`), or what
@@ -522,17 +524,17 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
         for i, group in enumerate(self.param_groups):
             group["effective_lr"] = float(group["lr"]) * multipliers[i]
             self._graph.rates.write(i, group["effective_lr"])
-        # 3. The update, on the device, and the loss that it was of.
+        # 3. The update, on the device, and its loss.
         graph.replay()
         self._losses.take()
         self._record_loss(loss, parameters_of(self.param_groups))
         self._store_controller()
 
     def _capture(self, batch: GradientBatch) -> None:
-        """Let a CUDA graph capture the update alone.
+        """Capture the update, and nothing else of the step, in a CUDA graph.
 
         Raises:
-            RuntimeError: it cannot be captured, or not yet.
+            RuntimeError: the step cannot be captured, or not yet.
         """
         what = "this step of LearnedOptimizer"
         if not self._is_capturable:
@@ -546,17 +548,17 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
         self._graph.capture(rule, batch, kernel_of(rule).slots)
 
     def _device_rates(self, params: list[Tensor]) -> DeviceRates:
-        """Return where a capturable step writes its learning rates.
+        """Return the device tensors that hold a capturable step's learning rates.
 
         Raises:
-            ValueError: the parameters are not on one device with graphs.
+            ValueError: the parameters are not all on one device that has graphs.
         """
         check_devices(params)
         self._graph.note_step()
         return self._graph.rates
 
     def _evaluate(self, closure: Callable[[], Any] | None, loss: Any) -> tuple[Any, Any]:
-        """Call the closure, and find the loss of this step; return result and loss."""
+        """Call the closure; return its result and the loss of this step."""
         result = None
         if closure is not None:
             if not callable(closure):
@@ -572,7 +574,7 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
                 raise
             if loss is None and is_scalar(result) and not self._losses.adds_up:
                 loss = result
-        attached = self._losses.take()  # also when it is not needed: it is of this step
+        attached = self._losses.take()  # even if unused, so that no later step takes it
         loss = attached if loss is None else loss
         if loss is not None:
             check_loss(loss)
@@ -625,9 +627,9 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         # torch calls it for copies and pickles, and in load_state_dict.
         super().__setstate__(state)
-        for group in self.param_groups:  # a state that was saved without some settings
+        for group in self.param_groups:  # fill in settings that the saved state lacks
             for name, value in self.defaults.items():
-                if name != "differentiable":  # torch adds it, which nothing here heeds
+                if name != "differentiable":  # added by torch, not used here
                     group.setdefault(name, value)
             if isinstance(group.get("controller"), dict):  # of an earlier version
                 group["controller"] = {**clock.CLOCK, **group["controller"]}
@@ -636,17 +638,17 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
                 continue
             if isinstance(param_state.get("step"), float):  # of early versions of torch
                 param_state["step"] = torch.tensor(param_state["step"], dtype=torch.float32)
-        if "_losses" not in self.__dict__:  # a copy: attached to no module, in no graph
+        if "_losses" not in self.__dict__:  # a copy has no attached module and no graph
             self._losses, self._graph = LossCollector(), GraphUpdates()
             self._matrices = MatrixFlags(self._guard.partitioned)
         self._note_change()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a saved state, all of which is checked first.
+        """Restore a saved state, after checking all of it.
 
         Raises:
-            ValueError: it is not the state of a :class:`LearnedOptimizer`, or of one with
-                another policy, or an entry of it is not valid. Nothing has changed then.
+            ValueError: the state is not that of a :class:`LearnedOptimizer` with the same
+                policy, or one of its entries is not valid. Nothing has changed then.
         """
         loaded: dict[str, Any] = {}
 
@@ -667,7 +669,7 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
         finally:
             handle.remove()
         restore_dtypes(loaded["final"], parameters_of(self.param_groups), self.state)
-        for group in self.param_groups:  # how steps are made here, not what they compute
+        for group in self.param_groups:  # a choice of this optimizer, not of the state
             group.pop("capturable", None)
             group |= {"capturable": True} if self._is_capturable else {}
         clock.warn_of_other_length(loaded["controller"], made_for)
@@ -681,10 +683,10 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
     ) -> None:
         """Begin another training run of the same task, from new parameters.
 
-        A policy of trials keeps its memory and its last action, across :meth:`state_dict`
-        too. One that decides on each parameter keeps them for each: a parameter in
-        ``params`` goes on from those of the parameter that was at the same place of all,
-        and begins without, with a warning, if that had another shape.
+        A policy for trials keeps its memory and its last action, also across
+        :meth:`state_dict`. If it decides on each parameter tensor, it keeps them for each:
+        a tensor in ``params`` takes over those of the previous tensor at the same position,
+        or, with a warning, starts without them if that one had another shape.
 
         Everything else is reset: the state of the update rule, the telemetry
         (:meth:`explain`), and the counters (``skipped`` and the like). Call ``zero_grad``
@@ -692,15 +694,15 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
         no step has used are dropped.
 
         Args:
-            params: parameters or groups, as for the constructor, in place of those so far;
-                settings that a group does not give are those of the constructor. By
-                default the same groups with their settings, whose parameters the caller
-                has initialised anew; a learning rate that a torch scheduler has changed is
-                reset.
-            total_steps: number of steps of the run, by default that of the last one.
+            params: parameters or groups, as for the constructor, that replace the current
+                ones; settings that a group leaves out are taken from the constructor. By
+                default the groups and their settings are kept, and the caller
+                re-initialises their parameters; learning rates that a torch scheduler has
+                changed are reset.
+            total_steps: number of steps of the run, by default as in the last one.
 
         Raises:
-            ValueError, TypeError: as of the constructor; the optimizer is then unchanged.
+            ValueError, TypeError: see the constructor; the optimizer is then unchanged.
         """
         groups, state = self.param_groups, self._controller_state()
         try:
@@ -714,7 +716,7 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
             fresh = next_run_state(self._policy, state, total_steps, self._telemetry_dtype)
             before, after = parameters_of(groups), parameters_of(self.param_groups)
             remembered = carry_over(self._policy, before, after, self.state)
-        except BaseException:  # also of warnings that are errors
+        except BaseException:  # including warnings that are errors
             self.param_groups = groups
             raise
         self.state.clear()
@@ -728,4 +730,4 @@ class LearnedOptimizer(Lengths, Reports, Optimizer):
                 set_lr(group, group.pop("initial_lr"))
         self._controller.replace_state(fresh)
         self._store_controller()
-        self._losses.take()  # losses of the run before
+        self._losses.take()  # losses of the previous run

@@ -1,8 +1,8 @@
-"""Inner products of gradients and updates that the policy's observation is made of.
+"""Inner products of gradients and updates, from which observations are computed.
 
-At a decision the policy needs the gradient and the update of the step before. An
-:class:`UpdateProbe` buffers both around that step, in the optimizer's state, where they
-are saved and restored with the rest.
+At a decision, the gradient and the update of the previous step are needed. An
+:class:`UpdateProbe` buffers both in the optimizer's state, where torch saves and restores
+them.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ from .tensors import GradientBatch, States, in_full_precision, real
 
 __all__ = ["UpdateProbe", "buffer_shape"]
 
-#: Buffers of float32 parameters are kept in bfloat16, so that gradient and update together
-#: take the memory of one copy of the gradients. Inner products over many numbers are
-#: hardly affected by the rounding.
+#: Data types of the buffers. Float32 parameters have them in bfloat16, so that gradient and
+#: update together take the memory of one copy of the gradients. The rounding hardly affects
+#: inner products over many elements.
 _BUFFER_DTYPES = {torch.float32: torch.bfloat16}
 
-#: Numbers that are measured together. Small tensors are slow one by one, and tensors
-#: larger than the processor's cache are slow in one piece.
+#: Number of elements that are measured together. Small tensors are slow one by one, and
+#: tensors larger than the processor's cache are slow in one piece.
 CHUNK_NUMEL = 2**16
 
 
 class UpdateProbe:
-    """Buffers of the previous gradient and update, and inner products with the current.
+    """Buffers of the previous gradient and update, and their inner products.
 
-    Three calls belong to each decision, in this order; :class:`~agents.optim.controller.
-    Controller` makes them. :meth:`start`, before the last update ahead of a decision,
-    buffers gradients and parameters. :meth:`finish`, after that update, replaces the
-    buffered parameters by their change. :meth:`measure`, at the decision, returns the
-    inner products. :meth:`invalidate` marks buffers that no longer belong to the previous
-    step. The buffers are entries of each parameter's state in the optimizer:
+    :class:`~agents.optim.controller.Controller` makes three calls for each decision, in
+    this order. :meth:`start` buffers gradients and parameters before the last update ahead
+    of the decision. :meth:`finish` replaces the buffered parameters by their change, after
+    that update. :meth:`measure` returns the inner products at the decision.
+    :meth:`invalidate` marks buffers that no longer belong to the previous step. The buffers
+    are entries of each parameter's state in the optimizer:
 
-    - ``last_grad`` and ``last_step``: the gradient and the change of the parameter, both
-      subsampled if it is large;
-    - ``watched``: 1 where these two are of the previous step, else 0;
-    - ``last_param``: the negated parameter, only between :meth:`start` and :meth:`finish`.
+    - ``last_grad`` and ``last_step``: gradient and change of the parameter, both subsampled
+      if it is large;
+    - ``watched``: 1 if these two belong to the previous step, else 0;
+    - ``last_param``: negated parameter, only between :meth:`start` and :meth:`finish`.
 
     Args:
         partitioned: whether other processes hold further parameters of the model.
@@ -79,7 +79,7 @@ class UpdateProbe:
                     for _ in range(2)
                 )
                 watched = torch.zeros((), dtype=torch.float32, device="cpu")
-                # All at once: an interruption must not leave some of them
+                # All at once: an interrupt must not leave some of them
                 state.update(last_grad=last_grad, last_step=last_step, watched=watched)
 
     @in_full_precision
@@ -97,7 +97,7 @@ class UpdateProbe:
 
     @in_full_precision
     def finish(self, states: States) -> None:
-        """Buffer what the update since :meth:`start` changed."""
+        """Buffer the change of the parameters since :meth:`start`."""
         started = [(p, state) for p, state in _of_parameters(states) if STARTED in state]
         if not started:
             return
@@ -108,7 +108,7 @@ class UpdateProbe:
         torch._foreach_copy_(flags, [torch.ones_like(flags[0])] * len(flags))
 
     def invalidate(self, states: States) -> None:
-        """Mark all buffers as not of the previous step."""
+        """Mark all buffers as not belonging to the previous step."""
         flags = []
         for _, state in _of_parameters(states):
             state.pop(STARTED, None)
@@ -119,11 +119,11 @@ class UpdateProbe:
 
     @in_full_precision
     def measure(self, batch: GradientBatch, dtype: torch.dtype) -> Probe:
-        """Measure the inner products of a decision, as ``[1]`` CPU tensors of ``dtype``.
+        """Measure the inner products at a decision, as CPU tensors ``[1]`` of ``dtype``.
 
-        Parameters without valid buffers do not count, unless none has any: then only the
-        products that need no previous step are measured, and the others are as of
-        :func:`optenv.telemetry.first_probe`.
+        Parameters without valid buffers do not count. If no parameter has any, only the
+        products that need no previous step are measured, and the others are 0
+        (:func:`optenv.telemetry.first_probe`).
         """
         # 1. Take the parameters whose previous step is known; at first there are none.
         pairs = list(zip(batch.params, batch.grads, strict=True))
@@ -167,12 +167,14 @@ class UpdateProbe:
 
     @in_full_precision
     def measure_each(self, batch: GradientBatch, dtype: torch.dtype) -> tuple[Probe, Probe]:
-        """Measure the inner products of a decision, also of each parameter by itself.
+        """Measure the inner products at a decision, in all and for each parameter.
+
+        Parameters of other processes are not included.
 
         Returns:
-            The probe ``[1]`` of :meth:`measure`; and that of each parameter of the batch,
-            ``[1, N]``. A parameter without valid buffers has the products that need no
-            previous step. Products of other processes are not among them.
+            The probe ``[1]`` over all parameters, see :meth:`measure`; and the probe
+            ``[1, N]`` of each parameter of the batch. Of a parameter without valid buffers,
+            only the products that need no previous step are measured; the others are 0.
         """
         known = _are_valid(batch.params, batch.states)
         each = zip(batch.params, batch.grads, known, strict=True)
@@ -194,8 +196,8 @@ def _products(
     Args:
         p: the parameter.
         grad: its gradient.
-        state: with buffers of the previous step; None if there are none.
-        dtype: of the result.
+        state: state with the buffers of the previous step; None if there are none.
+        dtype: data type of the result.
     """
     buffers = [] if state is None else [state["last_grad"], state["last_step"]]
     products: Callable[..., Probe] = first_probe if state is None else probe
@@ -236,16 +238,16 @@ def _fits(p: Tensor, state: Mapping[str, Any]) -> bool:
 
 
 def _measured_part(tensor: Tensor) -> Tensor:
-    """Return the numbers of a plain tensor that are measured: all, or its subsample."""
+    """Return the part of a plain tensor that is measured: all of it, or its subsample."""
     return subsample(real(tensor)) if is_subsampled(tensor) else tensor
 
 
 def _local_part(tensor: Any, like: Any = None) -> Tensor:
-    """Return the numbers that are buffered: the local shard, or the measured part.
+    """Return the part of a tensor that is buffered: the local shard, or the measured part.
 
     Args:
         tensor: plain tensor, or a ``DTensor``.
-        like: parameter whose placements a ``DTensor`` is brought to first.
+        like: parameter according to whose placements a ``DTensor`` is redistributed first.
     """
     if not is_sharded(tensor):
         return real(_measured_part(tensor))
@@ -255,7 +257,7 @@ def _local_part(tensor: Any, like: Any = None) -> Tensor:
 
 
 def _chunks(tensors: Sequence[Tensor]) -> Iterator[slice]:
-    """Split a list into neighbours on one device, of few numbers in all."""
+    """Split a list into runs of small tensors on one device, for joint measurement."""
     # A sharded or subsampled tensor is alone in its chunk.
     alone = [is_sharded(tensor) or is_subsampled(tensor) for tensor in tensors]
     numels = [CHUNK_NUMEL if a else x.numel() for a, x in zip(alone, tensors, strict=True)]
@@ -270,7 +272,7 @@ def _chunks(tensors: Sequence[Tensor]) -> Iterator[slice]:
 
 @lru_cache(maxsize=64)
 def _neighbours(numels: tuple[int, ...]) -> list[slice]:
-    """Split a list of tensors of these sizes into chunks of at most ``CHUNK_NUMEL``."""
+    """Split tensors of these sizes into chunks of at most ``CHUNK_NUMEL`` elements."""
     chunks, begin, total = [], 0, 0
     for i, numel in enumerate(numels):
         if i > begin and total + numel > CHUNK_NUMEL:

@@ -20,11 +20,11 @@ COUNTERS = ("skipped", "clipped", "ignored_losses", "ignored_actions", "rollback
 def summarized(
     policy: Policy, state: State, groups: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    """Summarize a run in lines: policy, step, schedule and counters.
+    """Return lines that summarize a run: policy, step, schedule and counters.
 
     Args:
         policy: the policy.
-        state: of the controller.
+        state: state of the controller.
         groups: parameter groups, which torch's schedulers may drive.
     """
     end = clock.end_of_run(state)
@@ -44,7 +44,7 @@ def numbers(state: State, rates: Sequence[float], prefix: str) -> dict[str, floa
     """Collect numbers for a logger; see :meth:`Reports.log_dict`.
 
     Args:
-        state: of the controller.
+        state: state of the controller.
         rates: learning rates in force of the groups.
         prefix: put before each key.
     """
@@ -60,7 +60,7 @@ def numbers(state: State, rates: Sequence[float], prefix: str) -> dict[str, floa
 
 
 class Reports:
-    """The part of :class:`~agents.LearnedOptimizer` that tells what it does."""
+    """Mixin of :class:`~agents.LearnedOptimizer` with its counters, reports and logs."""
 
     param_groups: list[dict[str, Any]]
     _policy: Policy
@@ -85,11 +85,11 @@ class Reports:
 
     @property
     def ignored_losses(self) -> int:
-        """Number of losses that were not used, of steps that were taken.
+        """Number of losses that were not used, in steps that were not skipped.
 
-        Those are losses that are not finite, and from the first negative one on all, if
-        the policy observes logarithms of losses. Validation losses that are not finite
-        count, too, if the policy observes these.
+        These are losses that are not finite, and, if the policy observes logarithms of
+        losses, all losses from the first negative one on. Validation losses that are not
+        finite count, too, if the policy observes them.
         """
         return int(self._controller_state()["ignored_losses"])
 
@@ -127,18 +127,17 @@ class Reports:
         return Explanation(state["trace"], note, state["steps"], rate, extra, features)
 
     def log_dict(self, prefix: str = "") -> dict[str, float]:
-        """Return numbers for a logger, as of the last step.
+        """Return numbers for a logger, after the last step.
 
         Args:
             prefix: put before each key, such as ``"optimizer/"``.
 
         Returns:
-            ``lr`` (the learning rate in force; with several groups the highest, and those
-            of the groups as ``lr_0``, ``lr_1`` and so on), ``multiplier`` (of the policy,
-            without the schedule), ``step``, ``batch_size`` of a policy that chooses it, and
-            the counters :attr:`skipped`,
-            :attr:`clipped`, :attr:`ignored_losses`, :attr:`ignored_actions` and
-            :attr:`rollbacks`.
+            ``lr`` (the learning rate in force; with several groups, the highest, and one
+            for each group as ``lr_0``, ``lr_1`` and so on), ``multiplier`` (of the policy,
+            without the schedule), ``step``, ``batch_size`` (if the policy chooses it), and
+            the counters :attr:`skipped`, :attr:`clipped`, :attr:`ignored_losses`,
+            :attr:`ignored_actions` and :attr:`rollbacks`.
 
         Example:
             >>> import torch
@@ -156,7 +155,7 @@ class Reports:
         policy, *rest = summarized(self._policy, state, groups)
         rule = f"rule: {self._policy.rule.name}"
         lines = [f"{type(self).__name__} (", policy, rule, *rest]
-        # As torch prints it, without the controller and the second name of max_lr
+        # As torch prints groups, without the controller and the second key of max_lr
         hidden = ("params", "controller", clock.LIMIT)
         for i, group in enumerate(self.param_groups):
             lines.append(f"Parameter Group {i}")

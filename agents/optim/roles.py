@@ -1,4 +1,4 @@
-"""Roles of parameters: groups of a model by role, and parameters taken for matrices."""
+"""Roles of parameters: groups of a model by role, and flags of matrices."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ..utils.warning import warn_user
 
 __all__ = ["MatrixFlags", "groups_for"]
 
-#: Rules that depend on shapes, but treat matrices as they do vectors.
+#: Rules that depend on shapes, but treat matrices and vectors alike.
 ALL_ALIKE = ("network",)
 
 
 def groups_for(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return parameter groups of a model, of which matrices and output layer decay.
+    """Return parameter groups of a model by role; matrices and output layer get decay.
 
     Args:
         model: the model.
-        weight_decay: weight decay of matrices and output layer; that of embeddings and
-            vectors is 0.
+        weight_decay: weight decay of matrices and output layer; embeddings and vectors
+            have none.
 
     Returns:
         A group for each role that has parameters, with its ``"name"``.
@@ -57,11 +57,11 @@ def groups_for(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 class MatrixFlags:
-    """Flags of the parameters that a rule may take for matrices, of all groups.
+    """Flags of the parameters, in all groups, that a rule may treat as matrices.
 
-    A group says so itself by its setting ``"matrices"``, or by its name, if that is a role.
-    Otherwise the roles are guessed from the shapes of all parameters, in order
-    (:func:`optenv.roles.roles_of_shapes`). Where other processes hold further parameters,
+    The flag of a group is its setting ``"matrices"``, or follows from its name, if that is
+    a role. Otherwise roles are guessed from the shapes of all parameters, in order
+    (:func:`optenv.roles.roles_of_shapes`). If other processes hold further parameters,
     nothing is guessed, and all may be matrices.
 
     Args:
@@ -73,11 +73,11 @@ class MatrixFlags:
         self._flags: dict[Tensor, bool] = {}
 
     def note_change(self) -> None:
-        """Forget the flags, as after a change of the groups."""
+        """Drop the flags, after a change of the groups."""
         self._flags.clear()
 
     def of(self, groups: Sequence[Mapping[str, Any]], params: list[Tensor]) -> list[bool]:
-        """Return the flags of some parameters of groups."""
+        """Return the flags of ``params``, which are parameters of the groups."""
         try:
             return [self._flags[p] for p in params]
         except KeyError:  # the groups are new, or have been changed by hand
@@ -85,7 +85,7 @@ class MatrixFlags:
             return [self._flags[p] for p in params]
 
     def warn_of_guess(self, rule: Rule, groups: Sequence[Mapping[str, Any]]) -> None:
-        """Warn where embeddings and output layer cannot be told from other matrices."""
+        """Warn if embeddings and output layer cannot be told from other matrices."""
         if not self.partitioned or not rule.shaped or rule.name in ALL_ALIKE:
             return
         unknown = (group for group in groups if _given(group) is None)
@@ -98,7 +98,7 @@ class MatrixFlags:
 
 
 def _given(group: Mapping[str, Any]) -> bool | None:
-    """Return what a group says of its parameters; None if it says nothing."""
+    """Return the flag of a group's parameters; None if the group does not set it."""
     name, given = group.get("name"), group.get("matrices")
     if given is None and isinstance(name, str) and name in ROLES:
         return name == "matrices"
@@ -109,7 +109,7 @@ def _matrix_flags(
     groups: Sequence[Mapping[str, Any]], partitioned: bool
 ) -> dict[Tensor, bool]:
     params = [p for group in groups for p in group["params"]]
-    # Complex parameters are pairs of numbers to a rule, and no matrices.
+    # To a rule, a complex parameter is a vector of real numbers.
     shapes = [(p.numel(),) if p.is_complex() else tuple(p.shape) for p in params]
     guessed = dict(zip(params, roles_of_shapes(shapes), strict=True))
     flags = {}

@@ -1,4 +1,4 @@
-"""Length of an optimizer's run: how far it is, and how it is changed."""
+"""Length and progress of an optimizer's run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Lengths"]
 
 
 class Lengths:
-    """The part of :class:`~agents.LearnedOptimizer` on the length of its run."""
+    """Mixin of :class:`~agents.LearnedOptimizer` with the length of its run."""
 
     _controller: Controller
 
@@ -36,9 +36,9 @@ class Lengths:
 
     @property
     def batch_size(self) -> int | None:
-        """Number of examples that the next batch should have, as the policy advises.
+        """Number of examples that the next batch should have, as chosen by the policy.
 
-        None with a policy that does not choose it.
+        None if the policy does not choose it.
         """
         return advice(self._controller_state())
 
@@ -46,26 +46,26 @@ class Lengths:
     def progress(self) -> float | None:
         """Share of the run that is done, from 0 to 1; None in a run of unknown length.
 
-        With a policy that chooses the batch size, that is the share of the budget of
-        ``total_steps * batch_size`` examples which is used.
+        With a policy that chooses the batch size, it is the share that has been used of the
+        budget of ``total_steps * batch_size`` examples.
         """
         progress = clock.observed_progress(self._controller_state())
         return None if progress is None else min(progress, 1.0)
 
     def extend(self, total_steps: int) -> None:
-        """Go on with the run until ``total_steps`` steps have been made in all.
+        """Change the length of the run to ``total_steps`` steps in all.
 
-        The progress that the policy observes, and its schedule, are then those of a run of
-        that length at this step. After the fall of the learning rate has begun, the rate
-        rises again; a fall that :meth:`finish` began is given up.
+        Observed progress and schedule are then those of a run of that length at this step:
+        if the learning rate has begun to fall, it rises again. A fall that :meth:`finish`
+        has begun is cancelled.
 
         Args:
-            total_steps: number of steps of the whole run, more than those so far; fewer
-                than before are possible.
+            total_steps: number of steps of the whole run, more than have been made; it may
+                be less than the previous length.
 
         Raises:
             ValueError: ``total_steps`` is not valid, or not more than the steps so far; or
-                the policy is an anytime policy, and no fall is to be given up; or it
+                the policy is an anytime policy and :meth:`finish` was not called; or it
                 chooses the batch size.
 
         Example:
@@ -84,13 +84,13 @@ class Lengths:
     def finish(self, steps: int) -> None:
         """End the run after ``steps`` more steps, over which the learning rate falls.
 
-        For runs that stop before their ``total_steps``, or that had none: the parameters
-        are best after the rate has fallen. It falls linearly to zero, from where the
-        schedule stands.
+        Use it for runs that end before their ``total_steps``, or that have none: the
+        parameters are best after the rate has fallen. It falls linearly to zero, from the
+        current value of the schedule.
 
         Args:
-            steps: number of steps to come. In training, the fall took the last three
-                tenths of a run: 300 steps after 700.
+            steps: number of steps until the end. In the policy's training, the rate fell
+                over the last 30 % of a run, for example 300 steps after 700.
 
         Raises:
             ValueError: ``steps`` is no positive integer, or the run has ended; or the

@@ -32,13 +32,13 @@ from .trace import Explanation
 
 __all__ = ["LearnedLR"]
 
-#: Default policies, for SGD and for every other optimizer.
+#: Default policies: for SGD, and for all other optimizers.
 SGD_POLICY, OTHER_POLICY = "momentum", "adam"
 
 #: Entries of a state that all of torch's schedulers have.
 COMMON = ("base_lrs", "last_epoch", "_step_count", "_last_lr")
 
-#: Optimizers that are refused, and why.
+#: Optimizers that are refused, with the reason.
 NOT_DRIVEN: dict[type[Optimizer], str] = {
     torch.optim.LBFGS: "its lr scales a Newton step; policies were trained with rates far "
     "below its usual 1",
@@ -48,7 +48,7 @@ NOT_DRIVEN: dict[type[Optimizer], str] = {
     torch.optim.SparseAdam: "its gradients are sparse",
 }
 
-#: Beginnings of the names of other packages' optimizers that estimate their own rates.
+#: Name prefixes of other packages' optimizers that estimate their own learning rates.
 ESTIMATING = ("Prodigy", "DAdapt", "DoG", "LDoG", "DoWG", "Mechanic")
 
 #: How to combine a learned policy with other schedules.
@@ -63,22 +63,22 @@ class LearnedLR(LRScheduler):
 
     Before each of the optimizer's steps, ``group["lr"]`` is set to the group's initial
     learning rate, ``group["initial_lr"]``, times the policy's base schedule, times its
-    multiplier :math:`e^s`, as :class:`~agents.LearnedOptimizer` does. The policy observes
-    losses, gradients, parameters and updates, which every optimizer has. It does best
+    multiplier :math:`e^s`, as in :class:`~agents.LearnedOptimizer`. The policy observes
+    losses, gradients, parameters and updates, which every optimizer has. It works best
     with the update rule that it was trained with.
 
     Call ``scheduler.step(loss)`` after every ``optimizer.step()``, as with torch's own
     schedulers; the policy observes that loss at the next step. The loss that a closure
-    returns is observed at once. Without losses the policy has less to go by.
+    returns is observed at once. Without losses, the policy observes gradients only.
 
-    The scheduler drives the optimizer until :meth:`remove` is called, and it must be the
-    only one: learning rates that another scheduler sets are overwritten, with a warning,
-    and ``SequentialLR`` cannot contain it.
-    A step at which all learning rates are 0 does not count. A copy of the scheduler drives
-    its own copy of the optimizer; a copy of the optimizer alone is not driven. Gradients
-    must be dense. Optimizers whose ``lr`` is no learning rate in the usual sense, which is
-    near 1 or only used once, are refused: ``LBFGS``, ``Adadelta``, ``Rprop``, and those of
-    other packages that estimate their own, as Prodigy and D-Adaptation do.
+    The scheduler drives the optimizer until :meth:`remove` is called, and must be the only
+    one: learning rates that another scheduler sets are overwritten, with a warning, and it
+    cannot be part of a ``SequentialLR``. A step at which all learning rates are 0 does not
+    count. A copy of the scheduler drives its own copy of the optimizer; a copy of the
+    optimizer alone is not driven. Gradients must be dense. Optimizers whose ``lr`` is not a
+    learning rate in the usual sense are refused: ``LBFGS``, ``Adadelta``, ``Rprop``,
+    ``SparseAdam`` for its sparse gradients, and those of other packages that estimate their
+    own learning rate, such as Prodigy and D-Adaptation.
 
     Args:
         optimizer: an optimizer of torch, or one that behaves as they do.
@@ -88,9 +88,9 @@ class LearnedLR(LRScheduler):
             :class:`~agents.policy.Policy`. By default ``"anytime"`` if there is no
             ``total_steps``, else ``"momentum"`` for ``torch.optim.SGD`` and ``"adam"`` for
             all other optimizers.
-        max_lr: upper limit of the learning rate, whatever the policy says; as for
-            fine-tuning. It is written into the optimizer's groups, where it may be changed,
-            but for those that have a ``"max_lr"`` of their own.
+        max_lr: upper limit of the learning rate, whatever the policy chooses; useful for
+            fine-tuning. It is written into the optimizer's groups, except those with a
+            ``"max_lr"`` of their own, and can be changed there.
         warmup_steps: number of steps over which the learning rate rises linearly from
             zero.
         synchronize: as for :class:`~agents.LearnedOptimizer`; all processes must then call
@@ -181,7 +181,8 @@ class LearnedLR(LRScheduler):
                 f"{given.action.kind!r}), which a scheduler cannot; use LearnedOptimizer"
             )
         self._policy = copy.deepcopy(given).to(torch.float32)
-        # 3. The controller. This scheduler is the one that marks the groups as scheduled.
+        # 3. The controller. Its schedule always applies: the torch scheduler that has
+        # marked the groups by "initial_lr" is this one.
         state = initial_state(
             self._policy, total_steps, torch.float32, "always", warmup_steps
         )
@@ -196,7 +197,7 @@ class LearnedLR(LRScheduler):
         self._register_hooks()
 
     def _initial_step(self) -> None:
-        # torch's constructor calls it, and SequentialLR once more for its first scheduler.
+        # torch's constructor calls it, and SequentialLR again for its first scheduler.
         if "_hooks" in self.__dict__:
             raise TypeError(f"LearnedLR cannot be part of a SequentialLR: {COMBINE}")
         super()._initial_step()
@@ -234,7 +235,7 @@ class LearnedLR(LRScheduler):
         )
 
     def extend(self, total_steps: int) -> None:
-        """Go on until ``total_steps`` steps; see :meth:`agents.LearnedOptimizer.extend`.
+        """Continue until ``total_steps`` steps; see :meth:`agents.LearnedOptimizer.extend`.
 
         Raises:
             ValueError: ``total_steps`` is not valid, or not more than the steps so far.
@@ -250,7 +251,7 @@ class LearnedLR(LRScheduler):
         self._controller.finish(steps)
 
     def remove(self) -> None:
-        """Stop driving the optimizer, which keeps its present learning rates."""
+        """Stop driving the optimizer, which keeps its current learning rates."""
         self._removed = True
         for hook in self._hooks:
             hook.remove()
@@ -267,7 +268,7 @@ class LearnedLR(LRScheduler):
         return Explanation(state["trace"], note, state["steps"], rate, features=features)
 
     def __repr__(self) -> str:
-        # The groups are those of the optimizer: no scheduler of torch drives them besides.
+        # groups=(): no other torch scheduler drives the optimizer's groups.
         policy, *rest = summarized(self._policy, self._controller.state, groups=())
         driven = "no longer driven" if self._removed else "driven"
         rates = ", ".join(f"{float(g['lr']):.4g}" for g in self.optimizer.param_groups)
@@ -304,9 +305,9 @@ class LearnedLR(LRScheduler):
         super().step()
 
     def validated(self, loss: Tensor | float) -> None:
-        """Tell the policy the validation loss of the present parameters.
+        """Pass the validation loss of the current parameters to the policy.
 
-        It is as for :meth:`agents.LearnedOptimizer.validated`.
+        See :meth:`agents.LearnedOptimizer.validated`.
 
         Raises:
             ValueError, TypeError: the loss is no scalar.
@@ -326,7 +327,7 @@ class LearnedLR(LRScheduler):
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Set the learning rates as soon as the gradients of this step are there."""
+        """Set the learning rates as soon as the gradients of this step are available."""
         refuse_capture(
             parameters_of(optimizer.param_groups), "a step that LearnedLR drives",
             "capture the gradients alone",
@@ -342,7 +343,7 @@ class LearnedLR(LRScheduler):
         return args, {**kwargs, "closure": wrapped}
 
     def _wrap(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """Return the closure, which then sets the learning rates at its first call."""
+        """Wrap the closure, so that its first call sets the learning rates."""
         is_first = [True]
 
         def evaluate() -> Any:
@@ -359,19 +360,19 @@ class LearnedLR(LRScheduler):
     @torch.no_grad()
     def _set_rates(self) -> None:
         """Ask the controller for this step's multiplier, and write the learning rates."""
-        if self.last_epoch < 0:  # SequentialLR has taken its later schedulers a step back
+        if self.last_epoch < 0:  # SequentialLR has set its later schedulers back by a step
             raise TypeError(f"LearnedLR cannot be part of a SequentialLR: {COMBINE}")
         groups = self.optimizer.param_groups
         if not any(group["lr"] for group in groups):
             return  # not a step: torch.distributed.checkpoint takes one to allocate state
-        # 1. The gradients; those for a fused step are still scaled by a GradScaler.
+        # 1. The gradients. Before a fused step, a GradScaler has not unscaled them.
         batch = GradientBatch.collect(groups, self._states)
         scale = getattr(self.optimizer, "grad_scale", None)
         if scale is not None:
             batch = batch.with_grads([grad / scale for grad in batch.grads])
         if not batch.params or not math.isfinite(grad_norm(batch.grads)):
-            return  # the optimizer handles this step as it does without a scheduler
-        # 2. The base learning rates, unless somebody else has written others meanwhile.
+            return  # the optimizer handles this step as without a scheduler
+        # 2. The base learning rates, with a warning if someone else has changed them.
         current = [float(group["lr"]) for group in groups]
         last = self._set_lrs
         if last is not None and current[: len(last)] != last and not self._warned:
@@ -388,7 +389,7 @@ class LearnedLR(LRScheduler):
         multipliers = self._controller.before_update(batch.with_groups(base))
         for group, multiplier in zip(groups, multipliers, strict=True):
             rate = float(group["initial_lr"] * multiplier)
-            if isinstance(group["lr"], Tensor):  # in place: a compiled step reads it there
+            if isinstance(group["lr"], Tensor):  # in place, for compiled steps
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
@@ -399,13 +400,13 @@ class LearnedLR(LRScheduler):
         self._controller.after_update(self._states)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for :meth:`load_state_dict`, of tensors and plain numbers."""
+        """Return the state for :meth:`load_state_dict`: tensors and plain numbers."""
         buffers = {
             i: {name: value.clone() for name, value in self._states[p].items()}
             for i, p in enumerate(parameters_of(self.optimizer.param_groups))
             if self._states.get(p)
         }
-        groups = self.optimizer.param_groups  # to which some may have been added
+        groups = self.optimizer.param_groups  # including groups added since
         common = {name: self.__dict__[name] for name in COMMON}
         common["base_lrs"] = [_copy_lr(g.get("initial_lr", g["lr"])) for g in groups]
         common["_last_lr"] = [_copy_lr(group["lr"]) for group in groups]
@@ -415,9 +416,9 @@ class LearnedLR(LRScheduler):
         """Restore a saved state; the optimizer's own state has to be loaded, too.
 
         Raises:
-            ValueError: it is not the state of a :class:`LearnedLR`, or of one with
-                another policy or more parameters, or an entry of it is not valid. Nothing
-                has changed then.
+            ValueError: the state is not that of a :class:`LearnedLR` with the same policy,
+                is for more parameters, or has an entry that is not valid. Nothing has
+                changed then.
         """
         # 1. Check everything
         if not isinstance(state_dict, dict):

@@ -1,10 +1,11 @@
-"""Checks of a saved state before anything of it is taken.
+"""Checks of a saved state, before any part of it is loaded.
 
-A checkpoint can be damaged, of another model, or changed by hand. Every entry is checked
-for its presence, type, shape, finiteness and range, so that a state that loads can also go
-on. The entries of a controller's state are described in
-:func:`agents.optim.controller.initial_state`, those of a parameter's in
-:mod:`agents.optim.kernels.base`, :mod:`agents.optim.probe` and :mod:`agents.optim.guard`.
+A checkpoint can be damaged, belong to another model, or have been changed by hand. Every
+entry is checked for its presence, type, shape, finiteness and range, so that training can
+continue from every state that loads. The entries of a controller's state are described in
+:func:`agents.optim.controller.initial_state`, the entries of a parameter's state in
+:mod:`agents.optim.kernels.base`, :mod:`agents.optim.probe` and
+:mod:`agents.optim.state_keys`.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ __all__ = [
     "check_settings",
 ]
 
-#: Largest number of steps: beyond it, doubles do not tell two numbers of steps apart.
+#: Largest number of steps: beyond it, float64 cannot represent every integer.
 MAX_STEPS = 2**53
 
-#: Largest hyperparameter that an action sets.
+#: Largest hyperparameter that an action can set.
 MAX_SETTING = 1e6
 
 #: Largest number of decisions in a trace.
@@ -55,8 +56,8 @@ MAX_DECISIONS = 10**6
 #: Largest factor between the steps of a chosen rule and Adam's.
 MAX_SCALE = 1e25
 
-#: Numbers beyond the root of the largest that a moment may be: the guard lets no gradient
-#: pass whose square overflows, and sums of gradients are several times as large.
+#: Largest moment, in units of the square root of the largest number of its data type. The
+#: guard lets no gradient pass whose square overflows, but sums of gradients can be larger.
 MOMENT_MARGIN = 1e3
 
 #: Largest mean of gradients, in units of the root of the largest mean square.
@@ -65,10 +66,10 @@ MAX_MEAN = 1e6
 #: Moments that are averages of squares.
 SQUARES = ("exp_avg_sq", "short_exp_avg_sq", "square_avg")
 
-#: Largest base learning rate, and the largest one that a policy makes of it.
+#: Largest base learning rate, and largest learning rate in force.
 MAX_LR, MAX_EFFECTIVE_LR = 1e6, 1e20
 
-#: Ranges of numbers in a parameter group, given or saved.
+#: Ranges of the numbers in a parameter group, whether given or loaded.
 SETTINGS = {
     "lr": (0.0, MAX_LR),
     "initial_lr": (0.0, MAX_LR),
@@ -78,10 +79,11 @@ SETTINGS = {
     "eps": (MIN_EPS, MAX_NUMBER),
 }
 
-#: Entries that states of 0.1 do not have, for a run that goes on as it did then.
+#: Entries that states of version 0.1 lack, with values by which the run continues as it
+#: would have in that version.
 ADDED = {"loss_shift": 0.0, "early_peak": 0.0, "grad_mean_square": 0.0}
 
-#: Fields of the history that states of 0.1 do not have, which its policies do not need.
+#: Fields of the history that states of version 0.1 lack, and its policies do not need.
 ADDED_HISTORY = (
     "loss_mean", "loss_lowest", "loss_highest", "loss_average", "loss_change",
     "loss_variance",
@@ -108,13 +110,12 @@ def check_controller(policy: Policy, saved: Any, owner: str) -> dict[str, Any]:
 
     Args:
         policy: the policy of the controller.
-        saved: state to load; entries that early versions did not have may be missing.
-        owner: name of the class whose state it is a part of, for the message.
+        saved: state to load; entries that version 0.1 did not have may be missing.
+        owner: name of the class that saved it, for the message.
 
     Raises:
-        ValueError: it is not the state of a controller, it is of another policy or of an
-            earlier version, or an entry is missing or not valid; the message names and
-            quotes it.
+        ValueError: the state is not a controller's, belongs to another policy or an earlier
+            version, or an entry is missing or not valid; the message names and quotes it.
     """
     # 1. A state of this policy
     if saved is None:
@@ -147,7 +148,7 @@ def check_controller(policy: Policy, saved: Any, owner: str) -> dict[str, Any]:
     if isinstance(history, Mapping):
         zero = torch.zeros(1, dtype=_telemetry_dtype(state), device="cpu")
         state["history"] = {**dict.fromkeys(ADDED_HISTORY, zero), **history}
-    if not action.sets and not action.roles:  # states of 0.1 have none of these either
+    if not action.sets and not action.roles:  # states of 0.1 lack these entries as well
         dtype = _telemetry_dtype(state)
         nothing = torch.zeros(1, 0, dtype=dtype, device="cpu")
         state = {"settings": nothing, "role_multipliers": nothing, **state}
@@ -177,12 +178,12 @@ def _telemetry_dtype(state: Mapping[str, Any]) -> torch.dtype:
     raise _invalid("controller: log_multiplier", value, "a tensor of float32 or float64")
 
 
-#: Check an entry by its name, and return it; raises a ``ValueError``.
+#: Function of an entry's name and value that returns the value, or raises ``ValueError``.
 Check = Callable[[str, Any], Any]
 
 
 def _checks(policy: Policy, dtype: torch.dtype) -> dict[str, Check]:
-    """Return the checks of all entries but the policy, by name."""
+    """Return the checks of all entries except the policy, by name."""
     action, bound = policy.action, policy.action.bound * (1 + 1e-6)
     chosen = len(switching.NAMES) - 1 if action.chooses_rule else -1
     one, multiplier = _tensor(dtype, (1,)), _tensor(dtype, (1,), -bound, bound)
@@ -235,10 +236,10 @@ def _checks(policy: Policy, dtype: torch.dtype) -> dict[str, Check]:
 
 
 def _check_clock(policy: Policy, state: Mapping[str, Any]) -> None:
-    """Refuse a clock that cannot be that of a run.
+    """Refuse entries of the clock that contradict each other.
 
     Raises:
-        ValueError: its entries contradict each other.
+        ValueError: they do.
     """
     total, steps, fall = state["total_steps"], state["steps"], state["fall"]
     begin, _ = state["origin"]
@@ -278,7 +279,7 @@ def _number(least: float = -math.inf, most: float = math.inf) -> Check:
     return check
 
 
-#: Largest number of double precision; integers can be beyond it.
+#: Largest number in double precision; Python's integers can exceed it.
 MAX_FLOAT = torch.finfo(torch.float64).max
 
 
@@ -302,7 +303,7 @@ def _schedule(name: str, value: Any) -> str | None:
 
 
 def _budget(policy: Policy) -> Check:
-    """Make a check of a budget of examples, which policies on the batch size have."""
+    """Make a check of the budget; it must be None unless the policy sets the batch size."""
     if not policy.action.sets_batch_size:
         return _none
     least = {"own": 1, "window": -1, "size": 1}
@@ -357,7 +358,7 @@ def _tensor(
     least: float = -math.inf,
     most: float = math.inf,
 ) -> Check:
-    """Make a check of a finite tensor in a range, which is brought to the CPU."""
+    """Make a check of a finite tensor in a range, which returns it on the CPU."""
 
     def check(name: str, value: Any) -> Tensor:
         wanted = f"a tensor of {dtype} and shape {list(shape)}"
@@ -374,7 +375,7 @@ def _tensor(
 
 
 def _settings(policy: Policy, dtype: torch.dtype) -> Check:
-    """Make a check of what an action has set, each within the range of its name."""
+    """Make a check of the settings of an action, each within its own range."""
     names, rule = policy.action.sets, policy.rule
 
     def check(name: str, value: Any) -> Tensor:
@@ -396,7 +397,7 @@ def _settings(policy: Policy, dtype: torch.dtype) -> Check:
 
 
 def _trace(dtype: torch.dtype, policy: Policy) -> Check:
-    """Make a check of a trace, see :mod:`agents.optim.trace`; one of 0.1 is widened."""
+    """Make a check of a trace; it adds the columns that one of version 0.1 lacks."""
     columns = trace.columns(policy.observed, policy.action)
 
     def check(name: str, value: Any) -> Tensor:
@@ -420,7 +421,9 @@ def _trace(dtype: torch.dtype, policy: Policy) -> Check:
 def check_scheduler(
     state: Mapping[str, Any], common: Sequence[str], groups: int
 ) -> dict[str, Any]:
-    """Check the entries of a scheduler's state but its controller and its buffers.
+    """Check the entries of a scheduler's state that all of torch's schedulers have.
+
+    Of its buffers, only the types are checked here; see :func:`check_buffers`.
 
     Args:
         state: state dictionary of a :class:`~agents.LearnedLR`.
@@ -461,10 +464,14 @@ def check_scheduler(
 
 
 def check_settings(name: str, group: Mapping[str, Any]) -> None:
-    """Check the size of numbers in a saved parameter group.
+    """Check the numbers in a saved parameter group.
+
+    Args:
+        name: name of the group, for the message.
+        group: the group.
 
     Raises:
-        ValueError: one is not finite, negative or too large for single precision.
+        ValueError: one is no number, not finite, or out of its range.
     """
     try:
         check_ranges(group)
@@ -473,7 +480,7 @@ def check_settings(name: str, group: Mapping[str, Any]) -> None:
 
 
 def check_ranges(group: Mapping[str, Any]) -> None:
-    """Check the size of numbers in a parameter group.
+    """Check the numbers in a parameter group.
 
     Raises:
         ValueError: one is no number, not finite, or out of its range.
@@ -495,17 +502,17 @@ def check_ranges(group: Mapping[str, Any]) -> None:
 def check_parameter_states(
     policy: Policy, final: Mapping[str, Any], params: Sequence[Tensor]
 ) -> None:
-    """Check the states of parameters in a state dictionary of an optimizer.
+    """Check the states of parameters in an optimizer's state dictionary.
 
     Args:
-        policy: policy of the optimizer, whose rule has the slots.
-        final: state dictionary.
-        params: parameters here, in the order of those of the groups.
+        policy: policy of the optimizer.
+        final: the state dictionary.
+        params: parameters of the optimizer, in the order of its groups.
 
     Raises:
         ValueError: an entry is not valid; the message names it.
     """
-    # 1. The parameters that the states are of
+    # 1. The parameters that the states belong to
     saved: list[Any] = []
     for i, group in enumerate(final["param_groups"]):
         indices = group.get("params")
@@ -515,10 +522,10 @@ def check_parameter_states(
             raise _invalid(f"param_groups[{i}]: params", indices, "a list of indices")
         saved += indices
     if len(saved) != len(params):
-        return  # torch refuses it, with numbers of groups and parameters
+        return  # torch refuses it, and names the numbers of groups and parameters
     by_index = dict(zip(saved, params, strict=True))
     states = final["state"]
-    # Parameters are numbered: under a string there is an entry of the user's own.
+    # Parameters have numbers as keys; an entry under a string is the user's own.
     own = (
         []
         if any(isinstance(index, str) for index in saved)
@@ -539,8 +546,8 @@ def check_buffers(name: str, state: Any, p: Tensor) -> None:
     """Check the buffers of the probe in a parameter's state.
 
     Args:
-        name: of the state, for the message.
-        state: state of the parameter, which may have other entries.
+        name: name of the state, for the message.
+        state: state of the parameter, which may have other entries, too.
         p: the parameter.
 
     Raises:
@@ -578,7 +585,7 @@ def _check_parameter_state(policy: Policy, name: str, state: Any, p: Tensor) -> 
         raise ValueError(f"{name} has {slots}, but no {sorted(kernel.slots - set(slots))}")
     for key in slots:
         within, value = f"{name}: {key}", state[key]
-        if kernel.init is not initial_slot:  # a rule from outside, with slots of its own
+        if kernel.init is not initial_slot:  # a registered rule, with slots of its own
             like = kernel.init(key, p, KernelOptions())
             _check_moment(within, value, like.shape, like.dtype)
         elif key == "step":
@@ -590,11 +597,11 @@ def _check_parameter_state(policy: Policy, name: str, state: Any, p: Tensor) -> 
     for key, shape_of in kernel.kept.items():
         if key in state:
             shape = shape_of(p)
-            expected = None if shape is None else torch.Size(shape)  # None: is not used
+            expected = None if shape is None else torch.Size(shape)  # None: not used
             _check_moment(f"{name}: {key}", state[key], expected, wide(p.dtype))
     if slots and policy.rule.name == switching.RULE.name and not is_sharded(p):
         _check_means(name, state)
-    # 2. What the probe and the guard keep
+    # 2. Entries of the probe, the guard and the policy
     check_buffers(name, state, p)
     if GOOD_PARAM in state:
         _check_moment(f"{name}: {GOOD_PARAM}", state[GOOD_PARAM], p.shape, None)
@@ -609,7 +616,7 @@ def _check_parameter_state(policy: Policy, name: str, state: Any, p: Tensor) -> 
 
 
 def _check_decided(name: str, value: Any, bound: float) -> None:
-    """Check what was decided on a parameter tensor, see :mod:`agents.optim.layerwise`."""
+    """Check the last decision on a tensor, see :mod:`agents.optim.state_keys`."""
     checked = _numbers(DECIDED_NUMEL)(name, value)
     _number(-bound * (1 + 1e-6), bound * (1 + 1e-6))(
         f"{name}: log-multiplier", float(checked[0])
@@ -619,7 +626,7 @@ def _check_decided(name: str, value: Any, bound: float) -> None:
 
 
 def _check_remembered(name: str, value: Any, policy: Policy) -> None:
-    """Check last action and memory of a tensor, see :mod:`agents.optim.layerwise`."""
+    """Check a tensor's last action and memory, see :mod:`agents.optim.state_keys`."""
     checked = _numbers(remembered_numel(policy))(name, value)
     for number in checked[: policy.action.outputs].tolist():
         _number(-1.0, 1.0)(f"{name}: last action", number)
@@ -640,8 +647,8 @@ def _numbers(count: int) -> Check:
 def _check_means(name: str, state: Mapping[str, Any]) -> None:
     """Refuse means of gradients far beyond the root of their mean square.
 
-    A rule is scaled to the length of Adam's step, which would overflow. The decay rates of
-    a policy that chooses rules are fixed, so that its means are never that large.
+    The length of Adam's step, to which other rules are scaled, would overflow. Means that
+    the optimizer has computed are never that large, since the decay rates are fixed.
 
     Raises:
         ValueError: there is such a mean.
@@ -661,11 +668,11 @@ def _check_means(name: str, state: Mapping[str, Any]) -> None:
 def _check_scalar(
     name: str, value: Any, least: float, most: float, whole: bool = False
 ) -> None:
-    """Check a real tensor of one number in a range; a whole one may be a plain float."""
+    """Check a real one-element tensor in a range; a whole number may be a plain float."""
     number = math.nan
     if isinstance(value, Tensor) and value.is_floating_point() and not value.dim():
         number = value.item()
-    elif whole and isinstance(value, float):  # as early versions of torch had them
+    elif whole and isinstance(value, float):  # as early versions of torch stored them
         number = value
     if not least <= number <= most or (whole and number != int(number)):
         kind = "a whole number" if whole else "a number"
@@ -679,14 +686,14 @@ def _check_moment(
     dtype: torch.dtype | None,
     square: bool = False,
 ) -> None:
-    """Check a tensor of floating-point numbers, which must be finite and not too large.
+    """Check a floating-point tensor, whose elements must be finite and not too large.
 
     Args:
-        name: of the entry, for the message.
+        name: name of the entry, for the message.
         value: the entry.
-        shape: shape that it must have; None for any.
-        dtype: data type that it must have; None for any real floating point.
-        square: whether it is an average of squares, which is not negative.
+        shape: required shape; None for any.
+        dtype: required data type; None for any floating-point or complex type.
+        square: whether it is an average of squares, which cannot be negative.
     """
     if not isinstance(value, Tensor) or value.layout is not torch.strided:
         raise _invalid(name, value, "a dense tensor")
@@ -714,7 +721,7 @@ def _check_moment(
 
 
 def _check_keys(name: str, given: Mapping[Any, Any], valid: Sequence[str]) -> None:
-    """Refuse a dictionary of other keys.
+    """Refuse a dictionary with other keys than the valid ones.
 
     Raises:
         ValueError: a key is missing or unknown.
@@ -730,7 +737,13 @@ def _check_keys(name: str, given: Mapping[Any, Any], valid: Sequence[str]) -> No
 
 
 def _invalid(name: str, value: Any, valid: str) -> ValueError:
-    """Compose the error on an entry, with its value and the valid ones."""
+    """Make the error for an entry that is not valid, with its value.
+
+    Args:
+        name: name of the entry.
+        value: the entry.
+        valid: description of valid values.
+    """
     shown = quoted(value)
     if isinstance(value, Tensor) and value.numel() > 4:
         shown = f"a tensor of {value.dtype} and shape {list(value.shape)}"

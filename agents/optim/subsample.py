@@ -1,8 +1,8 @@
 """Fixed subsamples of large tensors, on which telemetry is measured.
 
-Inner products over tens of thousands of numbers estimate those over all of them. So a
-decision costs the same however large a layer is, and its buffers stay small. The tensors
-of the environments' networks are below the limit and are measured in full.
+Inner products over tens of thousands of elements estimate those over the whole tensor. The
+cost of a decision and the size of its buffers are therefore bounded, however large a layer
+is. The tensors of the environments' networks are below the limit and are measured in full.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from torch import Tensor
 
 __all__ = ["MAX_NUMEL", "is_subsampled", "scale", "subsample", "subsample_numel"]
 
-#: Tensors with more numbers are subsampled, to about as many. A complex number is two.
+#: Tensors with more elements are subsampled to about this many. A complex element counts as
+#: two.
 MAX_NUMEL = 2**16
 
-#: Neighbouring numbers that are taken together, since memory is read in cache lines.
+#: Number of neighbouring elements that are taken together: memory is read in cache lines.
 BLOCK_NUMEL = 64
 
 
 @lru_cache(maxsize=4096)
 def _period(shape: torch.Size) -> int:
-    """Return the distance between the beginnings of two blocks, in numbers."""
+    """Return the distance between the beginnings of two blocks, in elements."""
     numel, row = math.prod(shape), math.prod(shape[1:])
     blocks_apart = -(-numel // MAX_NUMEL)
     # The blocks must not all fall into the same columns, such as the dark edge of images.
@@ -39,7 +40,7 @@ def is_subsampled(tensor: Tensor) -> bool:
 
 
 def subsample_numel(shape: torch.Size) -> int:
-    """Return how many numbers the subsample of a large real tensor of ``shape`` has."""
+    """Return the number of elements in the subsample of a large real tensor."""
     numel, period = math.prod(shape), _period(shape)
     return numel // period * BLOCK_NUMEL + min(numel % period, BLOCK_NUMEL)
 
@@ -56,8 +57,8 @@ def subsample(tensor: Tensor, shape: torch.Size | None = None, begin: int = 0) -
 
     Args:
         tensor: any real tensor, or a shard of one.
-        shape: of the full tensor, if ``tensor`` is a shard of it.
-        begin: flat index of the shard's first number in the full tensor.
+        shape: shape of the full tensor, if ``tensor`` is a shard of it.
+        begin: flat index of the shard's first element in the full tensor.
     """
     flat, period = tensor.reshape(-1), _period(tensor.shape if shape is None else shape)
     within = begin % period

@@ -1,7 +1,7 @@
-"""Helpers on lists of tensors: working precision, real views, gradients, their norm.
+"""Helpers for lists of tensors: working precision, real views, gradients, their norm.
 
-The private functions of torch that the optimizer relies on are used here, in
-:mod:`agents.optim.probe` and in the kernels, and nowhere else.
+torch's private functions on lists of tensors are used only here, in
+:mod:`agents.optim.probe` and in the kernels.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ __all__ = [
 #: State of each parameter, as a torch optimizer keeps it.
 States = Mapping[Tensor, dict[str, Any]]
 
-#: Kinds of devices that autocast is for.
+#: Types of devices that have autocast.
 AUTOCASTS = ("cpu", "cuda", "mps", "xpu")
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Data types with too few digits to compute in.
+#: Data types whose precision is too low for computations.
 HALF = (torch.float16, torch.bfloat16, torch.complex32)
 
 
 def in_full_precision(function: Callable[P, T]) -> Callable[P, T]:
-    """Let a function compute as it is written, whatever the caller's autocast asks for."""
+    """Decorate a function to run without the caller's autocast."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -58,7 +58,7 @@ def in_full_precision(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """Return the data type to compute in: float32 in place of half precision."""
+    """Return the data type to compute in: float32 instead of half precision."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -77,13 +77,13 @@ class GradientBatch:
     """Parameters that have a gradient at one step, and their gradients.
 
     Attributes:
-        groups: parameter groups of the optimizer, also those without a gradient.
-        counts: number of parameters of each group that have a gradient.
-        params: these parameters, group by group.
+        groups: all parameter groups of the optimizer.
+        counts: number of parameters with a gradient in each group.
+        params: parameters with a gradient, group by group.
         grads: their gradients, negated in groups with ``maximize``.
         states: state of each parameter of the optimizer.
-        matrices: whether each of ``params`` may be taken for a matrix, which some rules
-            treat apart; None if all may that have two sides.
+        matrices: whether some rules may treat each of ``params`` as a matrix; None if this
+            holds for all with two or more dimensions.
     """
 
     groups: Sequence[dict[str, Any]]
@@ -95,8 +95,8 @@ class GradientBatch:
 
     @classmethod
     def collect(cls, groups: Sequence[dict[str, Any]], states: States) -> GradientBatch:
-        """Collect the gradients of parameter groups, as a direction to descend."""
-        # Lists rather than a dict by parameter: hashing those would take longer.
+        """Collect the gradients of parameter groups, negated where they are maximised."""
+        # Lists, since hashing parameters for a dict would take longer.
         params: list[Tensor] = []
         grads: list[Tensor] = []
         counts = []
@@ -112,7 +112,7 @@ class GradientBatch:
 
     @property
     def moves(self) -> bool:
-        """Indicator of a base learning rate above 0 for any parameter in the batch."""
+        """True if any parameter in the batch has a base learning rate above 0."""
         groups = zip(self.groups, self.counts, strict=True)
         return any(group["lr"] for group, count in groups if count)
 
@@ -133,16 +133,16 @@ class GradientBatch:
         return [self.matrices[end - count : end] for end, count in spans]
 
     def with_groups(self, groups: Sequence[dict[str, Any]]) -> GradientBatch:
-        """Return a batch with other settings of the same groups."""
+        """Return a batch with the same groups in other settings."""
         return replace(self, groups=groups)
 
     def with_grads(self, grads: list[Tensor]) -> GradientBatch:
-        """Return a batch with other gradients; those of the parameters stay the user's."""
+        """Return a batch with other gradients; ``p.grad`` of parameters is unchanged."""
         return replace(self, grads=grads)
 
 
 class DeviceRates:
-    """Learning rates of parameter groups, in tensors on the device that stay in place."""
+    """Learning rates of parameter groups, in device tensors whose addresses stay fixed."""
 
     def __init__(self) -> None:
         self._tensors: dict[int, Tensor] = {}
@@ -151,9 +151,9 @@ class DeviceRates:
         """Write the learning rate of a group, and return the tensor.
 
         Args:
-            index: of the group.
+            index: index of the group.
             lr: learning rate.
-            like: parameter on whose device a tensor is made if there is none.
+            like: parameter on whose device the tensor is made if there is none yet.
         """
         tensor = self._tensors.get(index)
         if like is not None and (tensor is None or tensor.device != like.device):
@@ -180,7 +180,7 @@ def grad_norm(grads: Sequence[Tensor], partitioned: bool = False) -> float:
     Raises:
         RuntimeError: a gradient is sparse.
     """
-    # 1. Sort the gradients by kind. Mostly there is one, which is quick to find out.
+    # 1. Sort the gradients by kind. Mostly there is only one, which is quick to test.
     kinds = {(type(g), g.dtype, g.layout, g.device) for g in grads}
     if len(kinds) == 1:
         alike = [list(grads)]
@@ -204,7 +204,7 @@ def grad_norm(grads: Sequence[Tensor], partitioned: bool = False) -> float:
         each = torch.stack(torch._foreach_norm(part, 2, dtype))
         of_device = norms.setdefault(first.device, [])
         of_device.append(full_tensor(torch.linalg.vector_norm(each)))
-    # 3. One number of them, over all devices and processes.
+    # 3. One norm over all devices and processes.
     totals = (
         part[0] if len(part) == 1 else torch.stack(part).norm() for part in norms.values()
     )

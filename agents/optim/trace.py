@@ -1,4 +1,4 @@
-"""Trace of the policy's decisions, and the :class:`Explanation` made of it."""
+"""Trace of the policy's decisions, and the :class:`Explanation` made from it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = [
     "widened",
 ]
 
-#: Columns of a decision ahead of the features, and their meanings.
+#: Columns before the features, and their meanings.
 _DECISION = {
     "step": "steps taken before the decision",
     "moved": "requested change of the log learning rate; +0.1 asks for a rate 11 % higher",
@@ -49,7 +49,7 @@ _DECISION = {
     "loss": "mean loss since the previous decision; none if no loss was given",
 }
 
-#: Columns that traces of version 0.1 do not have. -1 stands for a value that is unknown.
+#: Columns that traces of version 0.1 lack. -1 stands for an unknown value.
 _LATER = ("schedule", "rate", "loss")
 
 
@@ -138,18 +138,18 @@ MEANINGS = {
     **_OTHERS,
 }
 
-#: Columns that ``print`` shows, those of features where the policy sees them.
+#: Columns that ``print`` shows; of the features, those that the policy observes.
 _SHOWN = (
     *_DECISION, "loss_vs_initial", "loss_vs_previous", "loss_fall", "cos_grads_mean",
     "validation_fall",
 )  # fmt: skip
 
-#: Decisions kept of a run of unknown length: the latest.
+#: Number of decisions that are kept in a run of unknown length: the latest ones.
 MAX_DECISIONS = 1000
 
 
 def extra_names(action: Action) -> tuple[str, ...]:
-    """Name what an action sets besides rule and multiplier: the last columns of a trace."""
+    """Return the names of a trace's last columns: what an action sets besides the rate."""
     if action.sets_batch_size:
         return ("batch_size",)
     parts = ("lowest", "highest") if action.per_tensor else action.roles
@@ -157,7 +157,7 @@ def extra_names(action: Action) -> tuple[str, ...]:
 
 
 def columns(features: Sequence[str], action: Action) -> int:
-    """Count the columns of a trace: a decision, features, update rule, and the rest.
+    """Return the number of a trace's columns: decision, features, rule, and the rest.
 
     Args:
         features: names of the features that are observed.
@@ -167,19 +167,19 @@ def columns(features: Sequence[str], action: Action) -> int:
 
 
 def rules_of(trace: Tensor, features: Sequence[str]) -> Tensor:
-    """Return the column of the update rules, indices of ``switching.NAMES`` or -1."""
+    """Return the column of update rules: indices of ``switching.NAMES``, or -1 for none."""
     return trace[:, len(_DECISION) + len(features)]
 
 
 def empty(decisions: int | None, dtype: torch.dtype, width: int) -> Tensor:
     """Make a trace without decisions, ``[n, width]``.
 
-    Its shape never changes, so that a checkpoint of one moment loads at another.
+    The shape of a trace never changes, so that a checkpoint loads at any step of a run.
 
     Args:
-        decisions: number of decisions of the run; None if unknown.
-        dtype: of the trace.
-        width: number of :func:`columns`.
+        decisions: number of decisions in the run; None if unknown.
+        dtype: data type of the trace.
+        width: number of columns, see :func:`columns`.
     """
     shape = (decisions or MAX_DECISIONS, width)
     return torch.full(shape, -1.0, dtype=dtype, device="cpu")
@@ -195,19 +195,19 @@ def append(
     loss: float | None,
     extra: Tensor,
 ) -> Tensor:
-    """Return the trace with one more decision as its last row, without its first row.
+    """Return the trace with another decision as its last row, and without its first row.
 
-    Its schedule and rate are unknown until :func:`note_rate`.
+    The decision's schedule and rate are unknown until :func:`note_rate`.
 
     Args:
-        trace: ``[n, columns]``, from :func:`empty` or from here.
+        trace: trace ``[n, columns]`` so far.
         step: steps taken before the decision.
         features: telemetry features, ``[1, F]``.
-        shift: change of the log-multiplier that the policy asked for, ``[1]``.
-        log_multiplier: the log-multiplier after the decision, ``[1]``.
+        shift: change of the log-multiplier that the policy asked for, in nats, ``[1]``.
+        log_multiplier: log-multiplier after the decision, in nats, ``[1]``.
         rule: chosen update rule, an index of ``switching.NAMES``, ``[1]``; -1 for none.
-        loss: mean loss since the decision before; None if there was none.
-        extra: values of :func:`extra_names`, ``[1, k]``.
+        loss: mean loss since the previous decision; None if there was none.
+        extra: values of the columns :func:`extra_names`, ``[1, k]``.
     """
     most = torch.finfo(trace.dtype).max
     known = -1.0 if loss is None else min(loss, most)
@@ -222,7 +222,7 @@ def append(
 
 
 def note_rate(trace: Tensor, schedule: float, rate: float) -> Tensor:
-    """Return the trace with the schedule's factor and the rate of its last decision."""
+    """Return the trace with schedule factor and learning rate of its last decision."""
     trace = trace.clone()
     begin = list(_DECISION).index("schedule")
     trace[-1, begin : begin + 2] = torch.tensor(
@@ -234,8 +234,8 @@ def note_rate(trace: Tensor, schedule: float, rate: float) -> Tensor:
 def widened(trace: Any, features: Sequence[str], action: Action) -> Any:
     """Return a trace of version 0.1 with the columns added since; others unchanged.
 
-    It has the features of positive losses, which policies without any loss feature no
-    longer observe.
+    Such a trace always has the features of positive losses; those that the policy does not
+    observe are dropped.
     """
     observed = observed_features("positive")
     begin = len(_DECISION) - len(_LATER)
@@ -252,47 +252,48 @@ def widened(trace: Any, features: Sequence[str], action: Action) -> Any:
 
 
 class Explanation(list[dict[str, Any]]):
-    """Decisions of a policy, one dict each.
+    """Decisions of a policy, a list with one dict each.
 
-    The keys are ``step`` (steps taken before the decision), ``moved`` (change of the
-    log-multiplier that the policy asked for, in nats), ``multiplier`` (of the policy, from
-    this step on; before the first decision, ``exp`` of its action's ``start``),
-    ``schedule`` (factor by warm-up and final fall at this step, times that of a torch
-    scheduler to the group's ``"initial_lr"``),
-    ``rate`` (learning rate in force at this step; the highest one of several groups),
-    ``loss`` (mean since the decision before), and the name of every feature that the
-    policy's environment observes, in the units that the policy sees
-    (:data:`optenv.telemetry.ALL_FEATURES`; in plain words in
-    :data:`agents.optim.trace.MEANINGS`). The rate is the group's base learning rate
-    (``group["initial_lr"]`` under a torch scheduler, else ``group["lr"]``) times
-    ``multiplier`` times ``schedule``, at most ``max_lr``. Policies that choose update rules
-    add ``rule``, the name of the one in force from this step on; those that set
-    hyperparameters add these by name; and those with a learning rate for each role add
+    Every decision has the keys
+
+    - ``step``: steps taken before the decision;
+    - ``moved``: change of the log-multiplier that the policy asked for, in nats;
+    - ``multiplier``: multiplier of the policy, from this step on; before the first
+      decision, it is ``exp`` of the action's ``start``;
+    - ``schedule``: factor of warm-up and base schedule at this step, times the factor of a
+      torch scheduler relative to the group's ``"initial_lr"``;
+    - ``rate``: learning rate in force at this step; with several groups, the highest. It is
+      the base learning rate (``group["initial_lr"]`` under a torch scheduler, else
+      ``group["lr"]``) times ``multiplier`` times ``schedule``, at most ``max_lr``;
+    - ``loss``: mean loss since the previous decision; None if no loss was given, or if it
+      is negative;
+    - the name of every observed feature, with its value as the policy sees it
+      (:data:`optenv.telemetry.ALL_FEATURES`; explained in
+      :data:`agents.optim.trace.MEANINGS`).
+
+    Some policies add keys: ``rule``, the update rule in force from this step on; the
+    hyperparameters that they set, by name; or, with a learning rate for each role,
     ``multiplier_matrices`` and so on, whose geometric mean is ``multiplier``. For policies
-    that decide on each parameter tensor, ``multiplier`` is the geometric mean over tensors,
-    as is ``rate``; ``multiplier_lowest`` and ``multiplier_highest`` tell how far they
-    spread.
+    that decide on each parameter tensor, ``multiplier`` and ``rate`` are geometric means
+    over tensors; ``multiplier_lowest`` and ``multiplier_highest`` are the extremes.
 
-    As many decisions are kept as a run of the policy has, or 1000 of a run of unknown
-    length: of a run that :meth:`~agents.LearnedOptimizer.extend` has made longer, the
-    latest, as ``note`` then says.
+    As many decisions are kept as a run of the policy has, or 1000 if the length is unknown.
+    If :meth:`~agents.LearnedOptimizer.extend` has made the run longer, the latest are kept,
+    and ``note`` says so. In decisions saved by version 0.1, ``schedule``, ``rate`` and
+    ``loss`` are None.
 
-    Loss is None where the policy was given none, as are schedule and rate of decisions
-    that were saved by version 0.1.
-
-    ``print`` shows a table of these and, with their meanings, of those of the features
-    ``loss_vs_initial``, ``loss_vs_previous``, ``loss_fall``, ``cos_grads_mean`` and
-    ``validation_fall`` that the policy observes, and of those that are registered from
-    outside the package; ``pandas.DataFrame(explanation)`` makes a table of all. A
-    registered feature that has the name of another column is there as ``"observation."``
-    and its name.
+    ``print`` shows a table with the first six keys, the added ones, registered features,
+    and those of ``loss_vs_initial``, ``loss_vs_previous``, ``loss_fall``,
+    ``cos_grads_mean`` and ``validation_fall`` that the policy observes, together with their
+    meanings. ``pandas.DataFrame(explanation)`` makes a table of everything. If a registered
+    feature has the name of another column, its key is ``"observation."`` and its name.
 
     Args:
-        trace: of the controller, see :func:`append`.
-        note: how far the run is, which ``print`` shows at the end. It gets a word on
-            decisions that are not kept.
+        trace: trace of the controller, see :func:`append`.
+        note: text on how far the run is, which ``print`` shows at the end. A remark on
+            decisions that are not kept is added to it.
         steps: steps taken so far.
-        rate: learning rate at the last of them.
+        rate: learning rate at the last step.
         extra: names of the trace's last columns, see :func:`extra_names`.
         features: names of the features.
     """
@@ -352,11 +353,11 @@ class Explanation(list[dict[str, Any]]):
     def plot(self, path: str | Path | None = None) -> Figure:
         """Draw losses, learning rate, its factors and all features (needs matplotlib).
 
-        All panels share one axis, in steps. Update rules, where the policy chooses them,
-        have a colour each.
+        All panels share one axis, in steps. If the policy chooses update rules, each rule
+        has its own colour.
 
         Args:
-            path: of a picture to write.
+            path: path of an image to write; None writes none.
 
         Raises:
             ValueError: no decision has been made yet.
@@ -364,7 +365,7 @@ class Explanation(list[dict[str, Any]]):
         """
         if not self:
             raise ValueError("there is nothing to plot: no decision has been made yet")
-        # Not pyplot, which would keep the figure, and choose how to show it.
+        # Not pyplot, which would keep a reference to the figure and choose a backend.
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
@@ -427,17 +428,17 @@ class Explanation(list[dict[str, Any]]):
         return figure
 
     def _rates(self) -> tuple[list[float], list[float]]:
-        """Return steps, and learning rates at them: before and after each decision.
+        """Return steps and the learning rates at them, before and after each decision.
 
-        Between two decisions the rate follows the schedule.
+        Between two decisions, the rate follows the schedule.
         """
         times: list[float] = []
         rates: list[float] = []
         highest = max((row["rate"] for row in self if row["rate"] is not None), default=0.0)
         before = self[0]["multiplier"]
         for row in self:
-            # What the multiplier before would have made of this step: it jumps here. Where
-            # max_lr limits the rate, it does not exceed that.
+            # The rate jumps here: first the one with the previous multiplier. It is no
+            # higher than the highest rate of all, since max_lr may limit it.
             rate = _number(row["rate"])
             rates += [min(rate * before / row["multiplier"], highest), rate]
             times += [row["step"]] * 2
@@ -449,7 +450,7 @@ class Explanation(list[dict[str, Any]]):
 
 
 def _meaning(name: str) -> str:
-    """Return the meaning of a column, in plain words."""
+    """Return the meaning of a column."""
     if name in MEANINGS:
         return MEANINGS[name]
     role = name.removeprefix("multiplier_")
@@ -467,7 +468,7 @@ def _meaning(name: str) -> str:
 
 
 def _number(value: float | None) -> float:
-    """Return a value, or NaN, which plots leave out, for one that is unknown."""
+    """Return a value, or NaN (which plots leave out) if it is unknown."""
     return math.nan if value is None else value
 
 
@@ -481,6 +482,6 @@ def _format(name: str, value: Any) -> str:
 
 
 def _scale(panel: Axes, values: Sequence[float]) -> None:
-    """Give a panel a logarithmic axis, if a value is above zero."""
+    """Give a panel a logarithmic axis if any value is above zero."""
     if any(value > 0 for value in values):
         panel.set_yscale("log")

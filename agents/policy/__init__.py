@@ -1,6 +1,6 @@
 """Policies: their description, their networks, and their files.
 
-This is the code; the policies that come with the package are in :mod:`agents.policies`.
+This is the code; the policies shipped with the package are in :mod:`agents.policies`.
 """
 
 from .files import load_policy, save_policy

@@ -1,4 +1,4 @@
-"""Policies built of a trained network and the description of its environment."""
+"""Policies built from a trained network and the description of its environment."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .spec import PolicySpec, observation_width
 
 __all__ = ["build", "count_differences"]
 
-#: Random observations that a policy is compared on: steps in a row, and runs at once.
+#: Number of random observations on which a policy is compared: steps in a row, and runs.
 STEPS, RUNS = 4, 64
 
-#: Largest difference of two actions that count as the same.
+#: Largest difference between two actions that count as equal.
 TOLERANCE = 1e-3
 
-#: Share of the observations on which actions may differ. Two scores may be equal but for
+#: Share of the observations on which actions may differ: two scores may be equal up to
 #: rounding.
 MAX_DIFFERENT = 0.01
 
@@ -38,20 +38,20 @@ def build(
     normalisation: Normalisation | None = None,
     **provenance: Any,
 ) -> Policy:
-    """Build the policy of a network that was trained on an environment.
+    """Build a policy from a network that was trained on an environment.
 
     Args:
         described: ``describe()`` of the environment.
-        network: layers from the observation to the output; with an LSTM, from its output,
-            or from the observation with its output.
-        lstm: LSTM of one direction that sees the observation.
-        normalisation: normalisation of the environment's observations, of their whole
-            width; None for none.
+        network: layers from the observation to the output. With an LSTM, their input is its
+            output, alone or after the observation.
+        lstm: unidirectional LSTM whose input is the observation.
+        normalisation: normalisation of all entries of the environment's observation; None
+            for none.
         **provenance: ``algorithm``, ``timesteps`` and ``seed`` of the training.
 
     Raises:
-        ValueError: network and environment do not fit, the LSTM is of another form, or the
-            environment shows a feature that is not registered here.
+        ValueError: network and environment do not fit, the LSTM is not supported, or the
+            environment has a feature that is not registered here.
     """
     # 1. Check the names and the widths
     check_known_features(described["features"])
@@ -92,7 +92,7 @@ def build(
         entries["normalisation"] = normalisation.select(spec.columns).to_json()
         spec = PolicySpec.from_environment(described, **shape, **entries, **provenance)
 
-    # 3. Copy the weights, without those of features that were hidden in training (always 0)
+    # 3. Copy the weights, except for features that were hidden in training (always 0)
     policy = Policy(spec)
     targets = [layer for layer in policy.members[0] if isinstance(layer, nn.Linear)]
     for i, (target, (weight, bias)) in enumerate(zip(targets, network.linear, strict=True)):
@@ -105,7 +105,7 @@ def build(
 
 
 def _check_lstm(lstm: nn.LSTM) -> None:
-    """Refuse an LSTM of a form that policies do not have.
+    """Refuse an LSTM that policies do not support.
 
     Raises:
         ValueError: it has two directions, or projects its output.
@@ -118,13 +118,14 @@ def _check_lstm(lstm: nn.LSTM) -> None:
 
 
 def _of_seen(weight: Tensor, columns: list[int], width: int, memory: int) -> Tensor:
-    """Return the first layer's weight for the seen columns, and the LSTM's output.
+    """Return the first layer's weight for the seen columns and the LSTM's output.
 
     Args:
-        weight: of inputs that are the observation, the LSTM's output, or both.
+        weight: weight ``[out, in]``, for inputs that are the observation, the LSTM's
+            output, or both.
         columns: columns of an observation that the policy sees.
-        width: of an observation.
-        memory: units of the LSTM.
+        width: width of an observation.
+        memory: number of units of the LSTM.
     """
     if memory and weight.shape[1] == memory:  # the LSTM's output alone
         blank = weight.new_zeros(len(weight), len(columns))
@@ -151,20 +152,20 @@ def count_differences(
     predict: Callable[[np.ndarray, bool], Any],
     dtype: Any = np.float32,
 ) -> tuple[int, int]:
-    """Compare a policy with its model on random observations, of a few steps in a row.
+    """Compare a policy with its model on random observations, over a few steps in a row.
 
     Args:
         policy: the policy.
-        predict: function of observations ``[B, F]`` as of the environment, and of a flag
-            that is True at the first of the steps; it returns the model's actions
-            ``[B, ...]``, clipped or not.
-        dtype: of the observations.
+        predict: function of the environment's observations ``[B, F]``, and of a flag that
+            is True at the first step; it returns the model's actions ``[B, ...]``, clipped
+            or not.
+        dtype: data type of the observations.
 
     Returns:
-        Number of observations on which the two act differently, and number of all.
+        Number of observations with different actions, and number of all observations.
 
     Raises:
-        ValueError: the model's actions are of another shape.
+        ValueError: the model's actions have another shape than the policy's.
     """
     rng, on_trials = np.random.default_rng(0), policy.on_trials
     width = observation_width(policy.description["features"], policy.action, on_trials)

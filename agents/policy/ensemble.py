@@ -1,4 +1,4 @@
-"""Average several policies into one policy."""
+"""Ensembles: the average of several policies as one policy."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ def average(policies: Sequence[Policy]) -> Policy:
     """Return a policy that averages the outputs of all networks of the given policies.
 
     Args:
-        policies: of one shape, with any number of members each. The description is the
-            first one's, see :meth:`agents.policy.spec.PolicySpec.merge`.
+        policies: policies whose networks have the same shape, with any number of members
+            each. The first one's description is used, see
+            :meth:`agents.policy.spec.PolicySpec.merge`.
 
     Raises:
-        ValueError: there are no policies, or two differ in features, action, update rule,
+        ValueError: there are no policies, or they differ in features, action, update rule,
             horizon, layers, or another entry that decides how a policy acts.
     """
     if not policies:

@@ -1,14 +1,14 @@
 """Policy files: writing and reading.
 
-A policy is two files side by side: ``NAME.safetensors`` with the weights, and
-``NAME.json`` with the description (feature version, features, action, update rule,
-horizon, layers ...; see :class:`agents.policy.spec.PolicySpec`) and the SHA-256 of the
-weights. Neither can hold code, and the training library is not needed to read them.
+A policy consists of two files: ``NAME.safetensors`` with the weights, and ``NAME.json``
+with the description (feature version, features, action, update rule, horizon, layers ...;
+see :class:`agents.policy.spec.PolicySpec`) and the SHA-256 of the weights. Neither can
+contain code, and the training library is not needed to read them.
 
-Two files cannot be replaced at once. A new description is first written to a third file,
-``NAME.json.new``; then the weights are replaced, then the description, and the third file
-is removed. A process that is killed between the two leaves weights that ``NAME.json`` does
-not describe, but ``NAME.json.new`` does: :func:`load_policy` then takes that.
+Two files cannot be replaced at once. Therefore a new description is first written to a
+third file, ``NAME.json.new``. Then the weights are replaced, then the description, and the
+third file is removed. If the process is killed in between, the weights may belong to
+``NAME.json.new`` instead of ``NAME.json``: :func:`load_policy` then reads that file.
 """
 
 from __future__ import annotations
@@ -41,21 +41,20 @@ MAX_HEADER_BYTES = 2**20
 #: Largest absolute weight.
 MAX_WEIGHT = 1e6
 
-#: A string of JSON, closed or not, or a bracket.
+#: A JSON string, terminated or not, or a bracket.
 _JSON_PART = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def save_policy(policy: Policy, path: str | Path) -> Path:
     """Write the two files of a policy.
 
-    Those of a policy that is there already are replaced. If the process is killed
-    meanwhile, either the old policy or the new one can be loaded. Only one process may
-    save a policy of one name at a time.
+    Existing files are replaced. If the process is killed meanwhile, either the old policy
+    or the new one can be loaded. Only one process at a time may save under the same path.
 
     Args:
         policy: the policy; its weights are written in float32.
-        path: path of the files; ``.safetensors`` and ``.json`` replace such a suffix.
-            Folders above it are made.
+        path: path of the files, with or without the suffix ``.safetensors`` or ``.json``.
+            Missing parent folders are created.
 
     Returns:
         Path of the weights.
@@ -69,7 +68,8 @@ def save_policy(policy: Policy, path: str | Path) -> Path:
     description = {**policy.description, "sha256": hashlib.sha256(weights).hexdigest()}
     text = json.dumps(description, indent=2) + "\n"
     staged = _staged(json_path)
-    # An earlier save that was killed may have left the only description of the weights.
+    # If an earlier save was killed, its staged file may be the only description of the
+    # weights.
     _complete(weights_path, json_path)
     write_text(staged, text)
     try:
@@ -79,22 +79,22 @@ def save_policy(policy: Policy, path: str | Path) -> Path:
         raise
     try:
         write_text(json_path, text)
-    except OSError:  # what is on the disk already needs no more space
+    except OSError:  # renaming needs no space on a full disk
         os.replace(staged, json_path)
     staged.unlink(missing_ok=True)
     return weights_path
 
 
 def load_policy(path: str | Path) -> Policy:
-    """Read a policy; code in the files is never run.
+    """Read a policy; no code in the files is run.
 
-    Sizes and numbers are checked before memory of their size is taken.
+    Sizes are checked before memory is allocated for them.
 
     Args:
-        path: name of a shipped policy (a string, see :data:`agents.SHIPPED`), or of one of
+        path: name of a shipped policy (a string, see :data:`agents.SHIPPED`) or of one from
             an earlier version, such as ``"default@0.1"``; or path of the weights, of the
-            description, of their common stem, or of a folder of results. For a file with
-            the name of a shipped policy, give a ``Path``.
+            description, of both without suffix, or of a folder of results. A file with the
+            name of a shipped policy needs a ``Path``.
 
     Returns:
         The policy, in evaluation mode; its parameters need no gradients.
@@ -102,8 +102,8 @@ def load_policy(path: str | Path) -> Policy:
     Raises:
         FileNotFoundError: no policy has this name, or one of its two files is missing.
         TypeError: ``path`` is neither a string nor a path.
-        ValueError: the files do not belong together, are damaged, or are of a feature
-            version that this version of the package does not know.
+        ValueError: the files do not belong together, are damaged, or have a feature version
+            that this version of the package does not know.
         OSError: a file cannot be read.
 
     Example:
@@ -123,8 +123,8 @@ def load_policy(path: str | Path) -> Policy:
         found = os.path.isfile(file) or (file == json_path and os.path.isfile(staged))
         if not found:
             raise FileNotFoundError(_not_found(path, file))
-    # 2. Read the description, and the weights if it describes them. Of a policy that was
-    # being replaced, that is the staged one; or, by now, the new one.
+    # 2. Read the weights with the description that belongs to them. After a killed save,
+    # that is the staged one. If another process is saving, the final one is tried again.
     refused: ValueError | None = None
     for attempt in (json_path, staged, json_path):
         if attempt.is_file():
@@ -160,10 +160,10 @@ def load_policy(path: str | Path) -> Policy:
 
 
 def name_of(fingerprint: str) -> str | None:
-    """Return the name of the policy with a fingerprint, if one of the package has it.
+    """Return the name of the package's policy with this fingerprint; None if there is none.
 
-    Those of earlier versions have names such as ``"default@0.1"``. Policies are loaded one
-    after the other until it is found.
+    Policies of earlier versions have names such as ``"default@0.1"``. Policies are loaded
+    one after the other until one matches.
     """
     names = (
         name
@@ -174,7 +174,7 @@ def name_of(fingerprint: str) -> str | None:
 
 
 def _not_found(path: str | Path, file: Path) -> str:
-    """Compose the message on a policy whose file is missing."""
+    """Return the error message for a policy whose file is missing."""
     shipped, missing = list(SHIPPED), f"{quoted(str(file), 300)[1:-1]} does not exist"
     files = "a policy is two files, NAME.safetensors and NAME.json"
     if isinstance(path, str) and path and Path(path).name == path and path != ".":
@@ -187,10 +187,10 @@ def _not_found(path: str | Path, file: Path) -> str:
 
 
 def _read_description(file: Path) -> dict[str, Any]:
-    """Read a description of bounded size and depth.
+    """Read a description, whose size and nesting are limited.
 
     Raises:
-        ValueError: it is too large, nested too deep, or no dictionary of JSON.
+        ValueError: it is too large, nested too deeply, or not a JSON object.
     """
     data = _read(file, MAX_DESCRIPTION_BYTES)
     if len(data) > MAX_DESCRIPTION_BYTES:
@@ -204,7 +204,7 @@ def _read_description(file: Path) -> dict[str, Any]:
         if depth > MAX_NESTING:
             raise ValueError(f"nested {depth} deep; at most {MAX_NESTING} are allowed")
         description = json.loads(text, object_pairs_hook=_without_duplicates)
-        # Escapes of JSON can make strings that are no text, and cannot be printed
+        # JSON escapes can make strings that are not valid Unicode and cannot be printed
         json.dumps(description, ensure_ascii=False).encode()
     except ValueError as error:
         raise ValueError(f"{file} is not a policy description: {error}") from None
@@ -214,7 +214,11 @@ def _read_description(file: Path) -> dict[str, Any]:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a dictionary of JSON, unless a key in it stands for two values."""
+    """Return a JSON object as a dictionary.
+
+    Raises:
+        ValueError: a key occurs twice.
+    """
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
@@ -224,7 +228,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _nesting(text: str) -> int:
-    """Return the largest number of open brackets in a text of JSON."""
+    """Return the largest nesting depth of brackets in a JSON text."""
     depth = deepest = 0
     for part in _JSON_PART.finditer(text):
         if part.group() in ("[", "{"):
@@ -242,7 +246,7 @@ def _read_pair(json_path: Path, weights_path: Path) -> tuple[dict[str, Any], byt
         The checked description, without the hash of the weights; and the weights.
 
     Raises:
-        ValueError: an entry is not valid, or the weights are others.
+        ValueError: an entry is not valid, or the description is of other weights.
     """
     # 1. The description
     description = _read_description(json_path)
@@ -279,12 +283,12 @@ def _read(file: Path, most: int) -> bytes:
 
 
 def _staged(json_path: Path) -> Path:
-    """Return the path of a description while the files are being replaced."""
+    """Return the path of the staged description, ``NAME.json.new``."""
     return json_path.with_name(f"{json_path.name}.new")
 
 
 def _paths(path: str | Path) -> tuple[Path, Path]:
-    """Return the paths of weights and description."""
+    """Return the paths of weights and description; see :func:`load_policy`."""
     path = Path(path)
     if os.path.isdir(path):  # a folder of results; False for a name that is too long
         path = path / "policy"
@@ -295,14 +299,14 @@ def _paths(path: str | Path) -> tuple[Path, Path]:
 def _complete(weights_path: Path, json_path: Path) -> None:
     """Complete a save that was killed after it had replaced the weights.
 
-    The staged description is then the only one of these weights.
+    Only the staged description belongs to these weights then.
     """
     staged = _staged(json_path)
     try:
         expected = _read_description(staged).get("sha256")
         with weights_path.open("rb") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError):  # there is none, or none that could be loaded
+    except (OSError, ValueError):  # no staged description, or not a valid one
         return
     if expected == actual:
         os.replace(staged, json_path)

@@ -1,8 +1,8 @@
-"""Layers of a trained network, joined to the form that policy files hold.
+"""Layers of a trained network, converted to the form of policy files.
 
-A policy file holds linear layers with one activation function between them. Layers that
-only rescale, as batch normalisation does after training, are part of the linear layer
-beside them; a ``tanh`` at the end squashes the action.
+A policy file has linear layers with one activation function between them. Layers that only
+rescale, such as batch normalisation after training, are merged into the adjacent linear
+layer; a ``tanh`` at the end squashes the action.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from .spec import ACTIVATIONS
 
 __all__ = ["JoinedLayers", "join"]
 
-#: Layers that do nothing once a network is trained.
+#: Layers that have no effect after training.
 _IDLE = (nn.Identity, nn.Flatten, nn.Dropout)
 
 
 class JoinedLayers(NamedTuple):
-    """A network as a policy file holds it.
+    """Network in the form of policy files.
 
     Attributes:
         linear: weight ``[out, in]`` and bias ``[out]`` of each linear layer, in float64.
-        activation: name of the activation between them; None if there is one layer only.
+        activation: name of the activation between them; None if there is only one layer.
         squashed: True if ``tanh`` squashes the output.
-        bound: largest absolute output before it is squashed; None for no bound.
+        bound: largest absolute output before ``tanh``; None for no bound.
     """
 
     linear: list[tuple[Tensor, Tensor]]
@@ -56,15 +56,15 @@ def join(layers: Iterable[nn.Module]) -> JoinedLayers:
     """Join the layers of a network.
 
     Args:
-        layers: one after the other: linear layers, activations, batch normalisation, and
+        layers: layers in their order: linear layers, activations, batch normalisation, and
             ``nn.Sequential`` of these. Dropout, ``nn.Flatten`` and ``nn.Identity`` are
-            passed over.
+            skipped.
 
     Raises:
         ValueError: there is another layer, or more than one activation function.
     """
     flat = [layer for layer in _flatten(layers) if not isinstance(layer, _IDLE)]
-    # 1. Join what is linear, up to the next function that is not
+    # 1. Join consecutive linear layers, up to the next activation
     linear: list[tuple[Tensor, Tensor]] = []
     functions: list[nn.Module] = []
     pending: tuple[Tensor, Tensor] | None = None
@@ -77,20 +77,20 @@ def join(layers: Iterable[nn.Module]) -> JoinedLayers:
                 linear.append(pending)
             pending = None
             functions.append(layer)
-        # Only the end may have two functions in a row
+        # Two activations in a row are only valid at the end
         out_of_order = pending is not None and len(functions) > len(linear)
         if out_of_order or not (linear or pending) or _has_weights(layer, affine):
             raise ValueError(_unexpected(flat))
     if pending is not None:
         linear.append(pending)
-    # 2. What stands at the end bounds the output
+    # 2. Activations at the end bound the output
     end = functions[len(linear) - 1 :]
     between = functions[: len(linear) - 1]
     names = [type(layer).__name__ for layer in end]
     squashed = names[-1:] == ["Tanh"]
     bound = _bound(end[0]) if names[:1] == ["Hardtanh"] else None
     known = names in ([], ["Tanh"], ["Hardtanh", "Tanh"]) or (
-        names == ["Hardtanh"] and bound == 1.0  # as clipping does
+        names == ["Hardtanh"] and bound == 1.0  # the same as clipping
     )
     if not linear or not known or (names[:1] == ["Hardtanh"] and bound is None):
         raise ValueError(_unexpected(flat))
@@ -103,7 +103,7 @@ def _has_weights(layer: nn.Module, affine: object) -> bool:
 
 
 def _flatten(layers: Iterable[nn.Module]) -> Iterator[nn.Module]:
-    """Yield the layers within sequences, one after the other."""
+    """Yield the layers, including those within ``nn.Sequential``, in their order."""
     for layer in layers:
         if isinstance(layer, nn.Sequential):
             yield from _flatten(layer)
@@ -112,7 +112,7 @@ def _flatten(layers: Iterable[nn.Module]) -> Iterator[nn.Module]:
 
 
 def _unexpected(layers: list[nn.Module]) -> str:
-    """Compose the message on layers that a policy file cannot hold."""
+    """Return the error message for layers that a policy file cannot represent."""
     return (
         "its layers must be Linear, one activation, Linear, ..., got "
         f"{[type(layer).__name__ for layer in layers]}; batch normalisation and a Tanh at "
@@ -148,7 +148,7 @@ def _affine(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
 def _compose(
     second: tuple[Tensor, Tensor], first: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of one linear map after another.
+    """Return weight and bias of the composition of two linear maps.
 
     Raises:
         ValueError: their widths do not fit.
@@ -167,16 +167,16 @@ def _bound(layer: nn.Module) -> float | None:
 
 
 def _name(layers: list[nn.Module]) -> str | None:
-    """Return the name of the activation function that all of the layers are.
+    """Return the name of the activation function of all layers; None if there are none.
 
     Raises:
-        ValueError: they differ, or a policy file knows no such function.
+        ValueError: the functions differ, or policy files do not support them.
     """
     probe = torch.linspace(-4, 4, 33, device="cpu")
     names = set()
     for layer in layers:
         for name, cls in ACTIVATIONS.items():
-            # Its parameters, such as a slope, must be those of the class's defaults
+            # Its parameters, such as a slope, must have the class's defaults
             if type(layer) is cls and torch.allclose(layer(probe), cls()(probe)):
                 names.add(name)
                 break

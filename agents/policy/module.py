@@ -1,4 +1,4 @@
-"""Policies as torch modules, without anything of the library that trained them."""
+"""Policies as torch modules, independent of the library that trained them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["Policy"]
 class Policy(nn.Module):
     """Deterministic policy: a small network from observations to actions.
 
-    A policy has one or several networks (members) of one shape, whose outputs are
-    averaged. A policy with a memory has an LSTM beside each network; the network sees the
-    observation and the LSTM's output. What they see may be normalised, and a continuous
-    action is the output, clipped or squashed to [-1, 1]. All weights are zero, which leaves
-    the learning rate unchanged, until a state dictionary is loaded.
+    A policy has one or several networks (members) of the same shape, whose outputs are
+    averaged. A policy with a memory also has an LSTM for each network; the network sees the
+    observation and the LSTM's output. Inputs may be normalised. A continuous action is the
+    output, clipped or squashed to [-1, 1]. Until a state dictionary is loaded, all weights
+    are zero, so that the learning rate is left unchanged.
 
     Args:
         description: entries by name, see :class:`~agents.policy.spec.PolicySpec`, or such
@@ -34,21 +34,21 @@ class Policy(nn.Module):
 
     Attributes:
         description: the entries, as given. They can be changed as long as the shape of
-            the networks does not; :attr:`spec` follows.
+            the networks stays the same; :attr:`spec` reflects the changes.
         action: action that decodes the network's output, as in the environment.
         rule: update rule whose learning rate is controlled.
         anytime: True if the policy does not need the length of a run.
-        memory: units of the LSTM; 0 for a policy without a memory.
+        memory: number of units of the LSTM; 0 for a policy without a memory.
         on_trials: True if the policy sees observations of trials.
         columns: columns of an observation that the networks see.
         sees_loss: True if one of these columns depends on the loss.
-        needs_positive_losses: True if one of them takes the logarithm of a loss.
-        observed: names of the features in an observation, of which ``columns`` are seen.
-        name: name or path that the policy was loaded by; None for one made in code.
+        needs_positive_losses: True if one of them is computed from the logarithm of a loss.
+        observed: names of the features in an observation, seen by the policy or not.
+        name: name or path that the policy was loaded from; None for one made in code.
 
     Raises:
-        ValueError: the description is incomplete, of another feature version, or has an
-            entry that is not valid or not registered.
+        ValueError: the description is incomplete, has another feature version, or an entry
+            that is not valid or not registered.
 
     Example:
         >>> import torch
@@ -107,12 +107,12 @@ class Policy(nn.Module):
 
     @property
     def spec(self) -> PolicySpec:
-        """The description, checked, at its present state."""
+        """The checked description, including changes of :attr:`description`."""
         return PolicySpec.from_json(self.description)
 
     @property
     def registered(self) -> tuple[str, ...]:
-        """Features in an observation that are from outside the package: the last ones."""
+        """Names of the registered features in an observation, which are its last ones."""
         return registered_among(self.observed)
 
     @property
@@ -122,12 +122,12 @@ class Policy(nn.Module):
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Arguments of environments that the policy can act in, as it did in its training.
+        """Arguments of an environment in which the policy acts as in its training.
 
-        They name the update rule, the action, the control steps and what is observed;
-        tasks, lengths and learning rates are left open. Losses are hidden if they were in
-        training and registered features are observed, which could see them. With a policy
-        of trials, they are those of the environment of trials.
+        They set update rule, action, control steps and observation; tasks, lengths and
+        learning rates are left open. If losses were hidden in training and the policy
+        observes registered features, which could depend on losses, losses are hidden. For a
+        policy for trials, these are arguments of an environment of trials.
 
         Example:
             >>> import gymnasium as gym
@@ -167,11 +167,12 @@ class Policy(nn.Module):
         """Return the memory at the beginning of a trial.
 
         Args:
-            count: number of trials, B.
+            count: number of trials ``B``.
 
         Returns:
             Zeros ``[B, members, 2 * L, H]``: hidden and cell state of each of the ``L``
-            layers of each LSTM, in the data type of the weights (float32 or float64).
+            layers of each LSTM with ``H`` units, in the data type of the weights (float32
+            or float64).
         """
         like, states = next(self.parameters()), 2 * self.memory_layers
         return like.new_zeros(count, len(self.networks), states, self.memory)
@@ -179,10 +180,10 @@ class Policy(nn.Module):
     def forward(self, observation: Tensor) -> Tensor:
         """Return the actions for a batch of observations.
 
-        Policies with a memory start from that of :meth:`blank`.
+        Policies with a memory start from :meth:`blank`.
 
         Args:
-            observation: ``[B, F]``.
+            observation: observations ``[B, F]``.
 
         Returns:
             Continuous actions ``[B, n]`` in [-1, 1], or indices of discrete ones ``[B]``.
@@ -193,12 +194,12 @@ class Policy(nn.Module):
         """Return the actions for a batch of observations, and the memory after them.
 
         Args:
-            observation: ``[B, F]``; for a policy with a memory, observations of trials.
-            memory: ``[B, members, 2 * L, H]``, from :meth:`blank` or from the previous
+            observation: observations ``[B, F]``.
+            memory: memory ``[B, members, 2 * L, H]`` from :meth:`blank` or the previous
                 call.
 
         Returns:
-            Actions as of :meth:`forward`, and the memory ``[B, members, 2 * L, H]``.
+            Actions, see :meth:`forward`, and the new memory ``[B, members, 2 * L, H]``.
         """
         features, states, outputs = observation[:, self.columns], [], []
         if self.normalisation is not None:
@@ -224,10 +225,10 @@ class Policy(nn.Module):
         """Return the memory ``[B, 2 * L, H]`` of one LSTM after an observation.
 
         Args:
-            member: index of the network that the LSTM stands beside.
-            features: ``[B, F]``.
-            memory: ``[B, 2 * L, H]`` before: hidden and cell state of one layer after the
-                other.
+            member: index of the network that the LSTM belongs to.
+            features: inputs of the LSTM, ``[B, F]``.
+            memory: previous memory ``[B, 2 * L, H]``: hidden and cell state, layer by
+                layer.
         """
         inputs, states = features, []
         for layer in range(self.memory_layers):
@@ -240,7 +241,7 @@ class Policy(nn.Module):
     def act(self, observation: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Call :meth:`remember` in the observation's data type, outside of autocast.
 
-        The weights are cast to that type, and stay in it.
+        The weights are cast to that type, and remain so.
 
         Args:
             observation: see :meth:`remember`.
@@ -262,10 +263,10 @@ class Policy(nn.Module):
         )
 
     def fingerprint(self) -> str:
-        """Return a hash that two policies share only if they act alike.
+        """Return a hash that two policies share only if they act in the same way.
 
-        It is the SHA-256 of the weights and of those entries of the description that
-        decide how a policy acts, in hexadecimal digits.
+        It is the SHA-256, in hexadecimal digits, of the weights and of the entries of the
+        description that decide how a policy acts.
         """
         text = json.dumps(self.spec.behaviour(), sort_keys=True).encode()
         return hashlib.sha256(text + self.weights()).hexdigest()
@@ -275,8 +276,8 @@ def _network(spec: PolicySpec) -> nn.Sequential:
     """Return a network of a policy, with weights that are not initialised."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(spec.layers):
-        # Torch's initialisation would draw from the global generator. Float32 and on the
-        # CPU, whatever torch's defaults are.
+        # skip_init, since torch's initialisation would draw from the global generator.
+        # Always float32 on the CPU, even if torch has other defaults.
         linear = skip_init(nn.Linear, fan_in, fan_out, dtype=torch.float32)
         layers += [linear, ACTIVATIONS[spec.activation]()]
     return nn.Sequential(*layers[:-1])

@@ -1,4 +1,4 @@
-"""Normalisation of what a policy observes, by statistics of its training."""
+"""Normalisation of a policy's observations by statistics of its training."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ MAX_MEAN, MAX_CLIP = 1e6, 1e6
 
 @dataclass(frozen=True, eq=False)
 class Normalisation:
-    """Observations minus their mean, over their standard deviation, clipped.
+    """Normalisation of observations to zero mean and unit variance, with clipping.
 
-    It is what ``VecNormalize`` of Stable-Baselines3 and ``NormalizeObservation`` of
-    Gymnasium make of observations, with statistics that stay as they are.
+    It computes the same as Stable-Baselines3's ``VecNormalize`` and Gymnasium's
+    ``NormalizeObservation``, with fixed statistics.
 
     Args:
-        mean: of each entry of an observation, ``[F]``.
-        variance: of each entry, ``[F]``.
-        epsilon: added to the variances.
+        mean: mean of each entry of an observation, ``[F]``.
+        variance: variance of each entry, ``[F]``.
+        epsilon: number added to the variances.
         clip: largest absolute value after normalisation; None for no bound.
 
     Attributes:
         mean: means ``[F]``, float64.
-        std: standard deviations ``[F]``, float64: roots of variance plus epsilon.
+        std: standard deviations ``sqrt(variance + epsilon)``, ``[F]``, float64.
         clip: as given.
 
     Raises:
@@ -71,7 +71,7 @@ class Normalisation:
         self._set(_vector("mean", mean), np.sqrt(spread + epsilon), clip)
 
     def _set(self, mean: np.ndarray, std: np.ndarray, clip: Any) -> None:
-        """Check the three fields, and set them."""
+        """Check and set the three fields."""
         if len(mean) != len(std):
             raise ValueError(
                 "normalisation needs as many means as standard deviations, got "
@@ -98,10 +98,10 @@ class Normalisation:
 
     @classmethod
     def from_json(cls, described: Any) -> Self:
-        """Read the entry of a policy file that :meth:`to_json` has written.
+        """Read the entry of a policy file, see :meth:`to_json`.
 
         Raises:
-            ValueError: it has other keys, or a number out of its range.
+            ValueError: the entry has other keys, or a number out of its range.
         """
         keys = ["mean", "std", "clip"]
         if not isinstance(described, Mapping) or sorted(described) != sorted(keys):
@@ -127,8 +127,8 @@ class Normalisation:
     def apply(self, observation: Tensor) -> Tensor:
         """Normalise observations ``[B, F]``.
 
-        It is computed in float64, since the standard deviation of an entry that hardly
-        changes is far below the precision of its mean in float32.
+        The computation is in float64: if an entry hardly changes, its standard deviation is
+        far below the precision of its mean in float32.
         """
         mean, std = (
             torch.from_numpy(part).to(observation.device) for part in (self.mean, self.std)
@@ -143,7 +143,7 @@ def _vector(name: str, values: Any) -> np.ndarray:
     """Return a copy of numbers as a vector of float64.
 
     Raises:
-        ValueError: there are values that are no numbers, or another number of dimensions.
+        ValueError: a value is no number, or the array is not a non-empty vector.
     """
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()

@@ -1,11 +1,11 @@
 """Format of a policy's description: its entries, their checks, and the network's inputs.
 
-A description is the JSON half of a policy file. :class:`PolicySpec` is the one place that
-knows its entries; everything that reads, writes or changes a description does so through
-it. Entries that it does not know are kept.
+A description is the JSON file of a policy. :class:`PolicySpec` is the only place that
+defines its entries; all code that reads, writes or changes a description uses it. Unknown
+entries are kept.
 
-Every number has bounds, far beyond those of useful policies, so that a description from
-elsewhere can neither take much memory nor much time.
+All numbers are bounded, far beyond the range of useful policies, so that loading an
+untrusted description takes neither much memory nor much time.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
 }
 
-#: How a network's output becomes a continuous action in [-1, 1].
+#: Functions that turn a network's output into a continuous action in [-1, 1].
 OUTPUTS = ("clip", "tanh")
 
 #: Entries that every description must have, and their types.
@@ -72,23 +72,23 @@ REQUIRED: dict[str, type | tuple[type, ...]] = {
 #: Largest horizon; a run's trace has a row for each control step.
 MAX_HORIZON = 10_000
 
-#: Largest bound of the log-multiplier, and the largest change of it at once, in nats.
+#: Largest bound of the log-multiplier, and its largest change by one action, in nats.
 MAX_BOUND, MAX_SHIFT = 20.0, 40.0
 
-#: Largest number of units of an LSTM, of its layers, of networks, of their layers, and of a
-#: layer's units.
+#: Largest number of an LSTM's units, of its layers, of networks, of a network's layers, and
+#: of a layer's units.
 MAX_MEMORY, MAX_MEMORY_LAYERS, MAX_MEMBERS, MAX_DEPTH, MAX_WIDTH = 4096, 8, 100, 32, 2**14
 
-#: Largest number of weights of all networks, 64 MiB of them.
+#: Largest number of weights of all networks together (64 MiB).
 MAX_WEIGHTS = 2**24
 
-#: Largest length of a list: the weights of a rule ``network`` of 1,000 units.
+#: Largest length of a list: the weights of a rule ``network`` with 1,000 units.
 MAX_LENGTH = 10_002
 
 #: Largest number in the action or the rule.
 MAX_NUMBER = 1e6
 
-#: Smallest ``eps`` of a rule, by which float32 can divide.
+#: Smallest ``eps`` of a rule: float32 can still divide by it.
 MIN_EPS = 1e-30
 
 #: Largest number of updates of a run.
@@ -105,45 +105,43 @@ class PolicySpec:
     Args:
         feature_version: version of the features, see
             :data:`optenv.telemetry.FEATURE_VERSION`.
-        features: names of the features that the network sees, out of
-            :data:`optenv.telemetry.ALL_FEATURES` and those of
+        features: names of the features that the network sees, from
+            :data:`optenv.telemetry.ALL_FEATURES` or registered with
             :func:`optenv.telemetry.register_feature`.
         action: dictionary of an action, see :func:`optenv.actions.make`.
         rule: update rule whose learning rate is controlled, see :func:`optenv.rules.get`.
-        horizon: control steps of a run.
+        horizon: number of control steps in a run.
         spacing: spacing of the control steps, see :func:`optenv.windows.boundaries`.
         anytime: True if the policy does not need the length of a run.
-        total_updates: lengths of the shortest and of the longest run in training, in
-            updates.
+        total_updates: lengths of the shortest and the longest run in training, in updates.
         trials: True if the policy sees observations of trials (:class:`optenv.TrialEnv`),
-            False if those of single runs; by default it sees those of trials if it has a
-            memory.
-        runs: runs of a trial in training; only for policies of trials.
+            False for observations of single runs; by default True if it has a memory.
+        runs: number of runs in a trial in training; only for policies for trials.
         previous_reward: kind of previous reward that was observed in trials.
-        memory: units of the LSTM; 0 for a policy without one.
-        memory_layers: layers of the LSTM, each of ``memory`` units.
-        normalisation: normalisation of what the networks see, as of
-            :meth:`~agents.policy.normalisation.Normalisation.to_json`, one mean and one
-            standard deviation for each of :attr:`columns`; None for none.
-        activation: a key of :data:`ACTIVATIONS`.
-        output: how the output becomes a continuous action, one of :data:`OUTPUTS`.
+        memory: number of units of the LSTM; 0 for a policy without one.
+        memory_layers: number of layers of the LSTM, each with ``memory`` units.
+        normalisation: normalisation of the networks' inputs, with one mean and one standard
+            deviation for each of :attr:`columns`, see
+            :meth:`~agents.policy.normalisation.Normalisation.to_json`; None for none.
+        activation: activation function, a key of :data:`ACTIVATIONS`.
+        output: function from the output to a continuous action, one of :data:`OUTPUTS`.
         output_bound: largest absolute output before ``"tanh"``; None for no bound.
-        layers: widths from the network's input to its output.
+        layers: widths of the network's layers, from input to output.
         members: number of networks whose outputs are averaged.
-        base_lr: base learning rate of optimizers that are given none; by default the usual
+        base_lr: default base learning rate of the policy's optimizers; None for the usual
             one of the rule.
         algorithm: name of the class that trained the policy.
-        timesteps: control steps of the training.
-        seed: of the training.
-        seeds: of the trainings, for an average of several policies.
+        timesteps: number of control steps of the training.
+        seed: seed of the training.
+        seeds: seeds of the trainings, for an average of several policies.
         command: command line that made the policy.
-        source: description that this one was read from; it fixes the order of the
-            entries, and holds those that this class does not know.
+        source: description that this one was read from. It fixes the order of the entries,
+            and contains those that this class does not know.
 
     Raises:
-        ValueError: an entry is missing, of another feature version, or not valid, or names
+        ValueError: an entry is missing or not valid, has another feature version, or names
             a feature, an action or a rule that is not registered. The message quotes it.
-        TypeError: the action has a field that its kind does not know.
+        TypeError: the action has a field that its kind does not have.
 
     Example:
         >>> from agents import load_policy
@@ -180,7 +178,7 @@ class PolicySpec:
     source: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # 1. The entries that cannot be left out, and their types
+        # 1. The required entries and their types
         for key, kind in REQUIRED.items():
             value = getattr(self, key)
             if not isinstance(value, kind) or value is True:
@@ -193,9 +191,9 @@ class PolicySpec:
                 f"policy of feature version {quoted(self.feature_version)}; this version "
                 f"of optenv has {FEATURE_VERSION}"
             )
-        # 2. Numbers and lengths, before anything is made of them
+        # 2. Numbers and lengths, before they are used
         self._check_numbers()
-        # 3. Names that must be known: action, rule, features, activation
+        # 3. Names: action, rule, features, activation
         rule, action = self.parsed_rule, self.parsed_action
         actions.check_rule(action, rule)
         if (filled := action.for_rule(rule)) != action:
@@ -219,9 +217,9 @@ class PolicySpec:
                 "anytime must be True or False, and True needs schedule 'constant', got "
                 f"{quoted(self.anytime)} with {schedule!r}"
             )
-        # 4. What becomes of observations and outputs
+        # 4. Normalisation of inputs, and bounds of outputs
         self._check_ends()
-        # 5. The network, from what is observed to what the action needs
+        # 5. The network, from the observation to the action
         ends = [len(self.columns) + self.memory, self.parsed_action.outputs]
         if [self.layers[0], self.layers[-1]] != ends:
             raise ValueError(
@@ -235,7 +233,7 @@ class PolicySpec:
             )
 
     def _check_ends(self) -> None:
-        """Check the normalisation of the inputs, and what bounds the outputs.
+        """Check the normalisation of the inputs and the bounds of the outputs.
 
         Raises:
             ValueError: an entry is not valid.
@@ -272,7 +270,7 @@ class PolicySpec:
         Raises:
             ValueError: there is such an entry.
         """
-        # 1. Integers of a range of their own
+        # 1. Single numbers, each with its own range
         for name, least, most in (
             ("members", 1, MAX_MEMBERS),
             ("memory", 0, MAX_MEMORY),
@@ -303,7 +301,7 @@ class PolicySpec:
             raise ValueError(
                 f"layers must be integers in [1, {MAX_WIDTH}], got {quoted(self.layers)}"
             )
-        # 3. All numbers of action and rule, and those with closer bounds
+        # 3. All numbers in action and rule, some of them with closer bounds
         _check_values("action", self.action, MAX_NUMBER)
         _check_values("rule", self.rule, MAX_NUMBER)
         self._check_range("action", "bound", 0.0, MAX_BOUND)
@@ -317,14 +315,14 @@ class PolicySpec:
                         "action: multipliers must be positive, in "
                         f"[{1 / MAX_NUMBER:g}, {MAX_NUMBER:g}], got {quoted(value)}"
                     )
-        # 4. Provenance, and entries that are unknown here
+        # 4. Provenance, and unknown entries
         self._check_provenance()
         for name, value in self.source.items():
             if name not in _DEFAULTS:
                 _check_values(name, value, MAX_INTEGER)
 
     def _check_provenance(self) -> None:
-        """Refuse entries on the training that are of another type than theirs.
+        """Refuse entries on the training that are not valid.
 
         Raises:
             ValueError: there is such an entry.
@@ -352,16 +350,16 @@ class PolicySpec:
                     _check_integer("seeds", seed, -MAX_INTEGER, MAX_INTEGER)
 
     def _check_range(self, entry: str, name: str, least: float, most: float) -> None:
-        """Refuse a number of a dictionary that is out of its range.
+        """Refuse a number in an entry that is a dictionary, if it is out of its range.
 
         Args:
-            entry: name of the dictionary among the entries.
+            entry: name of the entry.
             name: key of the number, which may be missing.
             least: lower bound.
             most: upper bound.
 
         Raises:
-            ValueError: it is out of the range.
+            ValueError: the number is out of its range.
         """
         values = getattr(self, entry)
         value: Any = values.get(name) if isinstance(values, dict) else None
@@ -403,8 +401,8 @@ class PolicySpec:
                 :meth:`optenv.settings.Settings.describe`.
             hidden: widths of the network's hidden layers.
             activation: a key of :data:`ACTIVATIONS`.
-            memory: units of the LSTM; 0 for none.
-            trials: whether it is an environment of trials; by default whether there is a
+            memory: number of units of the LSTM; 0 for none.
+            trials: whether it is an environment of trials; by default, whether there is a
                 memory.
             **entries: further entries, such as ``output``, and ``algorithm``,
                 ``timesteps`` and ``seed`` of the training.
@@ -431,8 +429,8 @@ class PolicySpec:
         """Describe the average of several policies.
 
         Args:
-            specs: at least one. The first one's entries are taken, but for its seed and
-                its command: ``members`` and ``seeds`` of all stand in their place.
+            specs: descriptions, at least one. The entries of the first one are used, except
+                its seed and command; ``members`` and ``seeds`` cover all of them.
 
         Raises:
             ValueError: two specs differ in an entry that decides how a policy acts.
@@ -459,8 +457,8 @@ class PolicySpec:
     def to_json(self) -> dict[str, Any]:
         """Return the description as a dictionary of JSON values.
 
-        Entries keep the order and the presence of the description that they were read
-        from. Beyond those, optional entries are left out at their default.
+        Entries of the description that this one was read from are kept, in their order.
+        Other optional entries are left out if they have their default.
         """
         values = {name: getattr(self, name) for name in _DEFAULTS}
         return {
@@ -476,8 +474,8 @@ class PolicySpec:
         """Return the entries that, with the weights, decide how the policy acts."""
         entries = {name: getattr(self, name) for name in REQUIRED}
         entries |= {"anytime": self.anytime, "members": self.members}
-        # Later entries stand there where they have an effect, so that the fingerprints of
-        # policies without them stay as they are
+        # Entries of later versions are only included if they have an effect, so that the
+        # fingerprints of older policies do not change
         for name in ("memory_layers", "normalisation", "output", "output_bound"):
             if (value := getattr(self, name)) != _DEFAULTS[name]:
                 entries[name] = value
@@ -497,7 +495,7 @@ class PolicySpec:
 
     @cached_property
     def parsed_normalisation(self) -> Normalisation | None:
-        """Normalisation of what the networks see; None for none."""
+        """Normalisation of the networks' inputs; None for none."""
         if self.normalisation is None:
             return None
         return Normalisation.from_json(self.normalisation)
@@ -514,20 +512,20 @@ class PolicySpec:
 
     @property
     def registered(self) -> tuple[str, ...]:
-        """Features from outside the package, in the order in which they are observed."""
+        """Registered features, in the order in which they are observed."""
         return registered_among(self.features)
 
     @property
     def sees_loss(self) -> bool:
-        """True if a feature of the package that depends on the loss is among the features.
+        """True if one of the package's features that depend on the loss is observed.
 
-        If none is, losses were hidden in training, from registered features as well.
+        Otherwise, losses were hidden in training, also from registered features.
         """
         return not set(LOSS_FEATURE_SETS["both"]).isdisjoint(self.features)
 
     @property
     def needs_positive_losses(self) -> bool:
-        """True if a feature that takes the logarithm of a loss is among the features."""
+        """True if one of the features is computed from the logarithm of a loss."""
         return not set(POSITIVE_LOSS_FEATURES).isdisjoint(self.features)
 
     @property
@@ -548,18 +546,20 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def observed_by(features: Sequence[str]) -> tuple[str, ...]:
-    """Return the features that the environment of a policy observes, in order.
+    """Return the features in the observation of a policy's environment, in order.
 
-    Registered features stand after those of the package.
+    Registered features come after those of the package.
 
     Args:
-        features: names that the policy's networks see.
+        features: names of the features that the policy's networks see.
     """
     return (*own_features(features), *registered_among(features))
 
 
 def observation_width(features: Sequence[str], action: actions.Action, trials: bool) -> int:
-    """Return the width of an environment's observation, of one tensor if it acts on each.
+    """Return the width of an environment's observation.
+
+    If actions are on single tensors, it is the width of one tensor's observation.
 
     Args:
         features: names of the features that a policy sees in it.
@@ -577,11 +577,11 @@ def input_columns(
 
     Args:
         features: names of the features that they see.
-        action: the policy's action. The observed part of the previous action stands after
+        action: the policy's action. The observed part of the previous action comes after
             the features.
         trials: whether the policy sees observations of trials (:class:`optenv.TrialEnv`),
             which end with the encoding of the previous action, the previous reward, and a
-            flag at the first step of a run.
+            flag that is 1 at the first step of a run.
     """
     names = observed_by(features)
     columns = [names.index(name) for name in features]
@@ -589,10 +589,10 @@ def input_columns(
 
 
 def _check_integer(name: str, value: Any, least: int, most: int) -> None:
-    """Refuse a value that is no integer in a range.
+    """Refuse a value that is not an integer in a range.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not.
     """
     if type(value) is not int or not least <= value <= most:
         raise ValueError(
@@ -602,16 +602,16 @@ def _check_integer(name: str, value: Any, least: int, most: int) -> None:
 
 
 def _check_values(name: str, value: Any, most: float, depth: int = 1) -> None:
-    """Refuse a value with a number that is too large, a list too long, or nested too deep.
+    """Refuse a value that contains too large numbers, too long lists, or too deep nesting.
 
     Args:
-        name: of the entry, for the message.
+        name: name of the entry, for the message.
         value: number, string, list or dictionary.
-        most: largest absolute value of a number, which must be finite.
-        depth: number of lists and dictionaries around the value.
+        most: largest absolute value of a number; numbers must be finite.
+        depth: nesting depth of the value.
 
     Raises:
-        ValueError: there is such a number or list.
+        ValueError: a limit is exceeded.
     """
     if is_number(value):
         if not abs(value) <= most:

@@ -1,7 +1,7 @@
-"""Ranges of the arguments of Stable-Baselines3's algorithms, and the size of networks.
+"""Checks of the arguments of Stable-Baselines3's algorithms, and of the size of networks.
 
-The algorithms check few of their arguments: most values that mean nothing end in an error
-of Python or torch after the first rollout, or train without a word.
+The algorithms themselves check few of their arguments: most meaningless values lead to an
+error of Python or torch after the first rollout, or are silently accepted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..policy.spec import MAX_WEIGHTS
 
 __all__ = ["check_ranges", "refuse_configured"]
 
-#: Arguments of algorithms that a training sets itself, and what to give in their place.
+#: Arguments of algorithms that a training sets itself, with advice on what to do instead.
 CONFIGURED = {
     "_init_setup_model": "the model is always set up",
     "device": "the small networks of agents are trained on the CPU",
@@ -30,7 +30,7 @@ CONFIGURED = {
 
 
 class _Range(NamedTuple):
-    """Numbers from ``least`` to ``most``, without ``least`` itself if it is open."""
+    """Valid numbers, from ``least`` to ``most``; ``open`` excludes ``least`` itself."""
 
     least: float
     most: float = math.inf
@@ -39,7 +39,7 @@ class _Range(NamedTuple):
     none: bool = False
 
     def holds(self, value: Any) -> bool:
-        """Return whether a value is such a number, or None where that may be."""
+        """Return whether a value is in the range, or None if that is valid."""
         if value is None:
             return self.none
         if not is_number(value) or (self.whole and not isinstance(value, Integral)):
@@ -48,7 +48,7 @@ class _Range(NamedTuple):
         return bool(above and value <= self.most and math.isfinite(value))
 
     def __str__(self) -> str:
-        """Say which numbers these are."""
+        """Describe the valid numbers."""
         kind = "a whole number" if self.whole else "a number"
         bound = f"{'above' if self.open else 'of at least'} {self.least:g}"
         most = "" if self.most == math.inf else f", at most {self.most:g}"
@@ -59,7 +59,7 @@ _COUNT = _Range(1, whole=True)
 _POSITIVE = _Range(0, open=True)
 _SHARE = _Range(0, 1)
 
-#: Ranges by argument. Functions, such as schedules of the learning rate, are as they are.
+#: Ranges by argument. Functions, such as learning-rate schedules, are not checked.
 RANGES: dict[str, _Range] = {
     "batch_size": _COUNT,
     "buffer_size": _COUNT,
@@ -107,16 +107,16 @@ def refuse_configured(given: Mapping[str, Any]) -> None:
 
 
 def check_ranges(arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments of an algorithm that mean nothing, or whose network is too large.
+    """Refuse arguments of an algorithm that are out of range, and too large networks.
 
     Args:
-        arguments: of the algorithm's class; others than those of :data:`RANGES` are left
-            to it.
+        arguments: arguments of the algorithm's class; those without an entry in
+            :data:`RANGES` are left to the class.
 
     Raises:
         TypeError: ``policy_kwargs`` is no dict.
-        ValueError: a number is out of its range, or the network has more weights than the
-            file of a policy may have.
+        ValueError: a number is out of its range, or the network has more weights than a
+            policy file may have.
     """
     _check(arguments, RANGES, "")
     network = arguments.get("policy_kwargs")
@@ -135,7 +135,7 @@ def _check(given: Mapping[str, Any], ranges: Mapping[str, _Range], where: str) -
 
 
 def _check_size(network: Mapping[str, Any]) -> None:
-    """Refuse layers between which there are more weights than a policy may have."""
+    """Refuse layers that have more weights than a policy may have."""
     layers = network.get("net_arch")
     stacks = layers.values() if isinstance(layers, Mapping) else [layers]
     for sizes in stacks:

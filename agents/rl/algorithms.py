@@ -1,10 +1,9 @@
-"""Table of the algorithms that agents learn by.
+"""Table of the algorithms that agents learn with.
 
-An :class:`Algorithm` holds all that building, training, resuming and exporting need to
-know about a class of Stable-Baselines3, or about a learner that unrolls
-(:mod:`agents.rl.unrolled`). An algorithm from outside the package is added with
-:func:`register`, and a preset with its name as ``"class"``; docs/extending_algorithm.md
-shows both.
+An :class:`Algorithm` has all that is needed to build, train, resume and export models of a
+class of Stable-Baselines3, or of a learner that unrolls (:mod:`agents.rl.unrolled`). An
+algorithm from outside the package is added with :func:`register`, and a preset with its
+name as ``"class"``; docs/extending_algorithm.md shows both.
 """
 
 from __future__ import annotations
@@ -43,21 +42,21 @@ class Algorithm:
 
     Attributes:
         name: key in :data:`ALGORITHMS`, and ``"class"`` of its presets.
-        cls: class of Stable-Baselines3's kind, or :class:`~agents.rl.unrolled.UnrolledLR`
-            or a subclass.
+        cls: class like those of Stable-Baselines3, or
+            :class:`~agents.rl.unrolled.UnrolledLR` or a subclass.
         buffer: kind of its experience buffer, one of
             :data:`~agents.rl.group_advantage.ROLLOUT`,
             :data:`~agents.rl.group_advantage.REPLAY` and
             :data:`~agents.rl.group_advantage.RECURRENT`; None for learners that unroll.
-        extract: returns the network of a trained model for export; None if the model
-            writes its policy file itself.
+        extract: function that returns the network of a trained model, for export; None if
+            the model writes its policy file itself.
         policy: policy class, or its name in ``cls.policy_aliases``.
-        actions: classes of actions (:mod:`optenv.actions`) that it can take.
+        actions: classes of actions (:mod:`optenv.actions`) that it supports.
         trials: True if it learns on trials (:data:`optenv.TRIALS`), False if on single
             runs.
         averages: True if policies of several trainings can be averaged.
         resumable: True if a saved model can be resumed.
-        signature: class whose constructor names the valid arguments; ``cls`` by default.
+        signature: class whose constructor has the valid arguments; ``cls`` by default.
 
     Example:
         >>> from stable_baselines3 import A2C
@@ -79,14 +78,14 @@ class Algorithm:
 
     @property
     def policy_class(self) -> type[Any] | None:
-        """Class of its models' policies; None for learners that unroll."""
+        """Policy class of its models; None for learners that unroll."""
         if isinstance(self.policy, type):
             return self.policy
         aliases: dict[str, type[Any]] = getattr(self.cls, "policy_aliases", {})
         return aliases.get(self.policy)
 
 
-#: Algorithms by name, that is by the ``"class"`` of a preset.
+#: Algorithms by name, which is the ``"class"`` of a preset.
 ALGORITHMS: dict[str, Algorithm] = {}
 
 
@@ -119,14 +118,14 @@ def get(name: str) -> Algorithm:
 
 
 def extractor_of(model: Any) -> Callable[[Any], Network]:
-    """Return the function that reads the network off a model of Stable-Baselines3.
+    """Return the function that extracts the network of a Stable-Baselines3 model.
 
-    It is that of the algorithm (:data:`ALGORITHMS`) of the model's class or of its nearest
-    base class. For a class that is not in the table (TRPO, say), it is that of an algorithm
-    with the same policy class, or of :data:`agents.rl.networks.NETWORKS`.
+    It is taken from the entry in :data:`ALGORITHMS` of the model's class or its nearest
+    base class. For a class that is not in the table (such as TRPO), it is taken from an
+    algorithm with the same policy class, or from :data:`agents.rl.networks.NETWORKS`.
 
     Raises:
-        ValueError: none reads this kind of policy.
+        ValueError: this kind of policy is not supported.
     """
     exported = [each for each in ALGORITHMS.values() if each.extract is not None]
     algorithm = _same_class(model, exported) or _same_policy(model, exported)

@@ -1,9 +1,9 @@
-"""Checkpoint of a training: all that it needs to go on as if it had never stopped.
+"""Checkpoint of a training: all that is needed to continue as if it had never stopped.
 
-It is part of ``model.zip``: to the members that Stable-Baselines3 writes and reads, it adds
-``training.json`` with numbers and ``training/*.npy`` with arrays. Neither can hold code.
-Model and checkpoint are one file, which is replaced in one step, so that they always
-belong together. ``model.zip`` of a learner that unrolls has these members alone.
+It is part of ``model.zip``: besides the members of Stable-Baselines3, the file has
+``training.json`` with numbers and ``training/*.npy`` with arrays. Neither can contain code.
+Model and checkpoint are one file, which is replaced in one step, so that they always belong
+together. ``model.zip`` of a learner that unrolls has only these members.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from optenv.checks import parsed_json
 
 __all__ = ["MODEL", "Checkpoint", "pack", "read"]
 
-#: Name of the file of a training's model.
+#: File name of a training's model.
 MODEL = "model.zip"
 
-#: Members of the file that hold a checkpoint.
+#: Members of the file that form a checkpoint.
 NUMBERS, ARRAYS = "training.json", "training/"
 
-#: Version of the members.
+#: Version of the format of these members.
 VERSION = 1
 
 
@@ -35,8 +35,8 @@ class Checkpoint(NamedTuple):
     """State of a training.
 
     Attributes:
-        numbers: values of JSON. ``"finished"`` is True at the end of a training, and
-            ``"exact"`` if it can go on as if it had not stopped.
+        numbers: JSON values by name. ``"finished"`` is True at the end of a training, and
+            ``"exact"`` is True if it can continue as if it had not stopped.
         arrays: arrays by name.
     """
 
@@ -45,7 +45,7 @@ class Checkpoint(NamedTuple):
 
     @property
     def finished(self) -> bool:
-        """True if the training had come to its end."""
+        """True if the training was complete."""
         return bool(self.numbers["finished"])
 
     def under(self, name: str) -> Checkpoint:
@@ -60,7 +60,7 @@ class Checkpoint(NamedTuple):
 
     @property
     def exact(self) -> bool:
-        """True if the training can go on as if it had not stopped."""
+        """True if the training can continue as if it had not stopped."""
         return bool(self.numbers["exact"])
 
     @staticmethod
@@ -76,8 +76,8 @@ class Checkpoint(NamedTuple):
 
         Args:
             parts: parts by name.
-            timesteps: control steps of the whole training, over all runs.
-            done: control steps that the model has made, those of earlier trainings too.
+            timesteps: number of control steps of the whole training, over all runs.
+            done: number of control steps that the model has made, in all its trainings.
             finished: see the class.
             exact: see the class.
         """
@@ -97,11 +97,11 @@ def pack(file: io.BytesIO, checkpoint: Checkpoint) -> bytes:
     """Add a checkpoint to a file.
 
     Args:
-        file: what Stable-Baselines3 has written, or an empty file.
-        checkpoint: what to add.
+        file: file that Stable-Baselines3 has written, or an empty one.
+        checkpoint: checkpoint to add.
 
     Returns:
-        The bytes of the file.
+        Content of the file.
     """
     with zipfile.ZipFile(file, "a") as archive:
         numbers = {"version": VERSION, **checkpoint.numbers}
@@ -120,11 +120,11 @@ def read(path: Path) -> Checkpoint | None:
         path: ``model.zip`` of a training.
 
     Returns:
-        The checkpoint; None if there is no file, or a model without a checkpoint, such as
-        one of an earlier version.
+        The checkpoint; None if there is no file, or a model without a checkpoint, as from
+        an earlier version.
 
     Raises:
-        ValueError: the file is no model, is damaged, or of a later version.
+        ValueError: the file is not a model, is damaged, or of a later version.
     """
     if not path.exists():
         return None
@@ -133,7 +133,7 @@ def read(path: Path) -> Checkpoint | None:
             if NUMBERS not in archive.namelist():
                 if "data" in archive.namelist():
                     return None
-                # The end of a file that was cut short may be that of a member
+                # A truncated file can end with the directory of a member that is a ZIP file
                 raise ValueError("it is no model, or damaged")
             numbers = parsed_json(archive.read(NUMBERS))
             if numbers["version"] > VERSION:
@@ -141,7 +141,7 @@ def read(path: Path) -> Checkpoint | None:
             arrays = {}
             for name in archive.namelist():
                 if name.startswith(ARRAYS):
-                    member = io.BytesIO(archive.read(name))  # checked by its sum
+                    member = io.BytesIO(archive.read(name))  # zipfile checks the CRC
                     array = np.lib.format.read_array(member, allow_pickle=False)
                     arrays[name.removeprefix(ARRAYS).removesuffix(".npy")] = array
     except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:

@@ -31,7 +31,7 @@ __all__ = [
 def parse_assignments(context: Any, option: Any, values: tuple[str, ...]) -> dict[str, Any]:
     """Parse ``name=value`` pairs; values are Python literals, or else strings.
 
-    ``true`` and ``false``, as configuration files write them, are values of Python, too.
+    ``true`` and ``false`` are accepted as well, as in configuration files.
 
     It is a callback of click, which passes ``context`` and ``option``.
 
@@ -53,8 +53,8 @@ def parse_assignments(context: Any, option: Any, values: tuple[str, ...]) -> dic
 def configure(options: dict[str, Any]) -> dict[str, Any]:
     """Combine a preset with the options of the command line.
 
-    With ``--config``, the entries of the file take the place of the preset's; with
-    ``--resume``, those of the configuration that the model was trained with.
+    Entries of the file of ``--config``, or of the configuration of the model of
+    ``--resume``, replace the preset's.
 
     Args:
         options: values of all options, by name.
@@ -63,8 +63,8 @@ def configure(options: dict[str, Any]) -> dict[str, Any]:
         The configuration for :func:`agents.rl.factory.build`.
 
     Raises:
-        ValueError: configuration or model to resume are of another agent, or the model
-            has no config.json.
+        ValueError: the configuration or the model to resume is of another agent, or the
+            model has no config.json.
     """
     saved = options["config"] or {}
     _check_agent("the file of --config", options["agent"], saved)
@@ -81,7 +81,7 @@ def configure(options: dict[str, Any]) -> dict[str, Any]:
             arguments = saved["env_arguments"]
         else:
             arguments = _changed(arguments, saved.get("env_arg", {}))
-    # The arguments of the algorithm in a file are all of them, changes included.
+    # "algorithm" in a file has all arguments, changes included.
     changes = saved.get("overrides", {})
     whole = saved.get("algorithm") or _changed(preset["algorithm"], changes)
     given = _merged(whole, options["overrides"])
@@ -115,12 +115,12 @@ def _check_agent(source: str, agent: str, config: dict[str, Any]) -> None:
     """Refuse a configuration of another agent.
 
     Args:
-        source: where it is from, for the message.
-        agent: the agent that is to be trained.
+        source: origin of the configuration, for the message.
+        agent: agent to be trained.
         config: entries of the configuration.
 
     Raises:
-        ValueError: it is of another one.
+        ValueError: the configuration is of another agent.
     """
     if config.get("agent", agent) != agent:
         raise ValueError(
@@ -129,15 +129,15 @@ def _check_agent(source: str, agent: str, config: dict[str, Any]) -> None:
 
 
 def _changed(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Return ``defaults`` with the entries of ``given`` in place of theirs."""
+    """Return ``defaults``, updated with the entries of ``given``."""
     return {**defaults, **_merged(defaults, given)}
 
 
 def _merged(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Return ``given``, with the missing entries of its dictionaries from ``defaults``.
+    """Return ``given``, with missing entries of its dictionaries taken from ``defaults``.
 
-    A dictionary that names what it is, a ``kind`` of action or the ``name`` of a rule,
-    replaces the default as a whole.
+    A dictionary with a ``"kind"`` (of an action) or a ``"name"`` (of a rule) replaces the
+    default as a whole.
     """
     merged = dict(given)
     for name, value in given.items():
@@ -157,7 +157,7 @@ def _resumed(options: dict[str, Any]) -> dict[str, Any]:
     path = options["resume"].with_name("config.json")
     if not path.exists():
         if not zipfile.is_zipfile(options["resume"]):
-            return known  # no model, which is refused when it is read
+            return known  # not a model, which is refused when it is read
         raise ValueError(
             f"{path} is missing, which says what environment {options['resume'].name} was "
             "trained in: copy it from the folder of that training"
@@ -166,12 +166,13 @@ def _resumed(options: dict[str, Any]) -> dict[str, Any]:
     _check_agent(str(path), agent, config)
     names = ("env_id", "num_envs", "copies", "env_arguments", "base_lr")
     resumed = known | {name: config[name] for name in names if name in config}
-    # Version 0.1, whose configurations do not name the features of losses, had these
+    # In version 0.1, configurations had no "loss_features", which were always these
     resumed["env_arguments"] = {"loss_features": "positive", **resumed["env_arguments"]}
     return resumed
 
 
-#: Bytes of a candidate: its policy, which all are loaded of in the end, and its rows.
+#: Memory of a candidate, in bytes: its policy, all of which are loaded at the end, and its
+#: rows.
 _CANDIDATE = 100_000
 
 
@@ -179,7 +180,7 @@ def check_candidates(options: dict[str, Any], config: dict[str, Any]) -> None:
     """Refuse numbers of candidates and members that contradict each other or the agent.
 
     Raises:
-        ValueError: they do, or the candidates need more memory than there may be.
+        ValueError: they do, or the candidates exceed the memory limit.
     """
     count, members = config["candidates"], config["members"]
     algorithm = factory.algorithm_of_preset(options["agent"])
@@ -203,7 +204,7 @@ def check_candidates(options: dict[str, Any], config: dict[str, Any]) -> None:
         raise ValueError("--resume goes on with one model; give --candidates 1 as well")
 
 
-#: Options of a training alone, by the names of their values.
+#: Options that only apply to a training, by the names of their values.
 TRAINING = {
     "env_id": "--env",
     "timesteps": "--timesteps",
@@ -219,22 +220,22 @@ TRAINING = {
 
 
 def check_policy(model: Any, options: dict[str, Any]) -> None:
-    """Refuse a training whose policy could not be exported, or not be evaluated.
+    """Refuse a training whose policy could not be exported or evaluated.
 
     Args:
         model: model that will be trained.
-        options: of the command line.
+        options: options of the command line.
 
     Raises:
-        ValueError: no optimizer could act by the policy; or it would choose the batch size,
-            which no task of the evaluation lets it do, and is to be evaluated.
+        ValueError: the policy could not be exported; or it should be evaluated but chooses
+            the batch size, which is fixed in the tasks of the evaluation.
     """
-    if isinstance(model, RLlibModel):  # which has been checked
+    if isinstance(model, RLlibModel):  # already checked
         described = model.described
     elif isinstance(model, BaseAlgorithm):
         check_export(model)
         described = describe(model.get_env())
-    else:  # a learner that unrolls, whose policy it is
+    else:  # a learner that unrolls, whose policy can always be exported and evaluated
         return
     if not options["do_evaluate"]:
         return
@@ -247,7 +248,7 @@ def check_policy(model: Any, options: dict[str, Any]) -> None:
 
 
 def check_evaluation(options: dict[str, Any]) -> None:
-    """Refuse options that contradict ``--policy``, or that it would ignore.
+    """Refuse options that contradict ``--policy``, or would be ignored with it.
 
     Raises:
         ValueError: there is one.

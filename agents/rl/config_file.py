@@ -23,14 +23,14 @@ __all__ = [
     "take_defaults",
 ]
 
-#: Entries of a configuration that are dictionaries, in place of or in addition to the
-#: preset's.
+#: Entries of a configuration that are dictionaries: the first two replace the preset's, the
+#: others are changes of them.
 DICTIONARIES = ("env_arguments", "algorithm", "env_arg", "overrides")
 
-#: Entries that tell how a file came about, and that no other training takes over.
+#: Entries on the origin of a file, which another training does not take over.
 UNUSED = ("out", "command", "versions", "commit", "checksum")
 
-#: Entries that make up a training: it goes on only if they are as they were.
+#: Entries that define a training: it can only be continued if they are unchanged.
 CONFIGURATION = (
     "env_id", "timesteps", "num_envs", "copies", "candidates", "members", "base_lr",
     "env_arguments", "algorithm", "overrides",
@@ -38,11 +38,10 @@ CONFIGURATION = (
 
 
 def checksum(config: Mapping[str, Any]) -> str:
-    """Return a number, in hexadecimal digits, that tells one training from another.
+    """Return a hash of a training's configuration, 16 hexadecimal digits.
 
     Args:
-        config: entries of a configuration file, of which it is of those that make up a
-            training.
+        config: entries of a configuration file; only those that define the training count.
     """
     own = {name: config.get(name) for name in ("agent", "seed", *CONFIGURATION)}
     text = json.dumps(own, sort_keys=True, default=str)
@@ -53,8 +52,8 @@ def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        ValueError: the file holds none.
-        OSError: it cannot be read.
+        ValueError: the file does not contain a JSON object.
+        OSError: the file cannot be read.
     """
     try:
         found = parsed_json(path.read_text(encoding="utf-8"))
@@ -69,13 +68,13 @@ def read_config(path: Path, options: list[str]) -> dict[str, Any]:
     """Read the configuration of a training.
 
     Args:
-        path: ``config.json`` of a training, or a file of JSON with some of its entries.
-        options: names of the values of the options of ``train_agent.py``.
+        path: ``config.json`` of a training, or a JSON file with some of its entries.
+        options: names of the options of ``train_agent.py``.
 
     Raises:
-        ValueError: it is no JSON object, has an unknown entry, or one of a wrong type or
-            beyond all bounds.
-        OSError: it cannot be read.
+        ValueError: the file is not a JSON object, has an unknown entry, or one of a wrong
+            type or that is infinite.
+        OSError: the file cannot be read.
     """
     config = read_object(path)
     valid = list(dict.fromkeys([*options, *DICTIONARIES, *UNUSED]))
@@ -96,7 +95,7 @@ def read_config(path: Path, options: list[str]) -> dict[str, Any]:
 def take_defaults(
     context: click.Context, option: click.Parameter, path: Path | None
 ) -> dict[str, Any] | None:
-    """Make the entries of a configuration the defaults of the other options.
+    """Use the entries of a configuration as defaults of the other options.
 
     It is the callback of an eager option.
 

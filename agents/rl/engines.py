@@ -1,4 +1,4 @@
-"""Engines of a training: Stable-Baselines3 in this process, or RLlib in several."""
+"""Engines that train: Stable-Baselines3 in one process, or RLlib in several."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ __all__ = ["ENGINES", "build", "check_engine", "connected", "goes_on", "jobs_eng
 #: Names of the engines.
 ENGINES = ("sb3", "rllib")
 
-#: Processes of RLlib that step environments, unless told otherwise.
+#: Default number of RLlib's processes that step environments.
 NUM_WORKERS = 2
 
 
 def check_engine(options: Mapping[str, Any]) -> None:
-    """Refuse options that an engine does not have.
+    """Refuse options that the engine does not support.
 
     Args:
         options: values of all options of ``train_agent.py``, by name.
 
     Raises:
-        ValueError: there is one.
+        ValueError: there is such an option.
     """
     engine = options["engine"]
     uses_ray = engine == "rllib" or options["workers_engine"] == "ray"
@@ -76,10 +76,10 @@ def check_engine(options: Mapping[str, Any]) -> None:
 
 
 def _check_saved(path: Path, engine: str) -> None:
-    """Refuse to resume by one engine the training of another.
+    """Refuse to resume a training of another engine.
 
     Raises:
-        ValueError: the configuration beside the model names another one.
+        ValueError: the configuration next to the model names another engine.
     """
     if not path.exists():
         return
@@ -91,11 +91,11 @@ def _check_saved(path: Path, engine: str) -> None:
 
 
 def goes_on(options: Mapping[str, Any], folder: Path, trained: bool = False) -> str:
-    """Say which options go on where the program was stopped.
+    """Return advice on how to continue after an interrupt.
 
     Args:
         options: values of all options of ``train_agent.py``, by name.
-        folder: of the results.
+        folder: folder of the results.
         trained: whether the training has ended.
     """
     if options["policy"] is not None:
@@ -116,7 +116,7 @@ def jobs_engine(options: Mapping[str, Any]) -> Engine:
 
 @contextlib.contextmanager
 def connected(options: Mapping[str, Any]) -> Iterator[None]:
-    """Hold one connection to a Ray cluster within, if any engine needs one.
+    """Connect to a Ray cluster within the context, if any engine needs one.
 
     Args:
         options: values of all options of ``train_agent.py``, by name.
@@ -137,12 +137,12 @@ def connected(options: Mapping[str, Any]) -> Iterator[None]:
 def build(
     options: Mapping[str, Any], config: Mapping[str, Any], resume: Path | None
 ) -> BaseAlgorithm | UnrolledLR | RLlibModel:
-    """Make the model of a training, by its engine.
+    """Make the model of a training with the chosen engine.
 
     Args:
         options: values of all options of ``train_agent.py``, by name.
         config: see :func:`agents.rl.factory.build`.
-        resume: file of a model to go on with; None makes a new one.
+        resume: file of a model to continue with; None makes a new one.
 
     Raises:
         ImportError: the engine needs Ray, which is not installed.

@@ -1,4 +1,4 @@
-"""Memory of the experience that algorithms keep, and the refusal of too much of it."""
+"""Memory needed for the experience of an algorithm, with a limit."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from optenv.memory_limit import limit_of, refuse_beyond
 
 __all__ = ["check_experience"]
 
-#: Numbers of a control step of a rollout besides observation and action: reward, return,
-#: advantage, value, log-probability and whether an episode begins.
+#: Count of numbers per control step in a rollout, besides observation and action: reward,
+#: return, advantage, value, log-probability, and whether an episode begins.
 _ROLLOUT = 6
 
-#: Numbers of a control step of a replay buffer besides observations and action.
+#: Count of numbers per control step in a replay buffer, besides observations and action.
 _REPLAY = 3
 
-#: Bytes of a number of a buffer.
+#: Size of one of these numbers, in bytes.
 _NUMBER = 4
 
 
@@ -31,19 +31,19 @@ def check_experience(
     num_envs: int | None = None,
     max_memory: float | None = None,
 ) -> None:
-    """Refuse an algorithm whose buffer or minibatches need more memory than there may be.
+    """Refuse an algorithm whose buffer or minibatches exceed the memory limit.
 
-    A rollout counts twice, since it is copied when it is divided into minibatches.
+    A rollout counts twice, since it is copied to be divided into minibatches.
 
     Args:
-        arguments: arguments of the algorithm; those that are no positive numbers are left
-            to its class.
+        arguments: arguments of the algorithm; those that are not positive numbers are
+            ignored here, and checked by its class.
         env: environment of the training.
-        num_envs: number of runs, by default that of ``env``.
+        num_envs: number of runs, by default ``env.num_envs``.
         max_memory: limit in GiB, see :func:`optenv.memory_limit.limit_of`.
 
     Raises:
-        ValueError: they do; the message says what to lower.
+        ValueError: the limit is exceeded; the message says what to lower.
     """
     runs = env.num_envs if num_envs is None else num_envs
     seen = math.prod(env.observation_space.shape or (1,))

@@ -29,11 +29,11 @@ def export_policy(model: Any, path: str | Path) -> Path:
 
     Args:
         model: model of any algorithm of Stable-Baselines3 or sb3-contrib with an MLP
-            policy, or an MLP policy with an LSTM; or of an algorithm that was added with
+            policy, with or without an LSTM; or of an algorithm that was added with
             :func:`agents.rl.algorithms.register`. It was trained on an optenv environment
             (single or batched, wrapped or not). The statistics of a ``VecNormalize``
             become part of the policy.
-        path: path of the files; ``.safetensors`` and ``.json`` replace its suffix.
+        path: path of the files, with or without the suffix ``.safetensors`` or ``.json``.
 
     Returns:
         Path of the weights.
@@ -41,10 +41,10 @@ def export_policy(model: Any, path: str | Path) -> Path:
     Raises:
         ValueError: the model has no optenv environment; or a wrapper may change
             observations or actions; or its observations are not available to an optimizer;
-            or its network is not one of linear layers with one activation function; or the
-            policy would not act as the model predicts. The message names the algorithm,
-            and what to do. Nothing is written. :func:`check_export` says so before the
-            training.
+            or its network does not consist of linear layers with one activation function;
+            or the policy would not act as the model predicts. The message names the
+            algorithm and gives advice. Nothing is written. :func:`check_export` tests this
+            before the training.
 
     Example:
         ::
@@ -71,7 +71,7 @@ def check_export(model: Any) -> None:
 
     Raises:
         ValueError: :func:`export_policy` would refuse the model; the message names the
-            cause, and what to do.
+            cause and gives advice.
 
     Example:
         ::
@@ -90,7 +90,7 @@ def check_export(model: Any) -> None:
 
 def _policy_of(model: Any) -> Policy:
     """Make the policy of a model; see :func:`export_policy`."""
-    # Only here: the package does without Stable-Baselines3, and whoever has a model has it
+    # Imported here, since `import agents` does not need Stable-Baselines3
     from .algorithms import extractor_of
 
     # 1. Check algorithm and environment
@@ -106,7 +106,7 @@ def _policy_of(model: Any) -> Policy:
     normaliser = _check_unwrapped(model, env, action, features, trials)
     check_reward(described)
 
-    # 2. Read the network off the model
+    # 2. Extract the network of the model
     layers, lstm = extract(model)
     policy = build(
         described,
@@ -122,7 +122,7 @@ def _policy_of(model: Any) -> Policy:
 
 
 def _normalisation(normaliser: Any) -> Normalisation | None:
-    """Return the statistics of a ``VecNormalize``; None for None."""
+    """Return the statistics of a ``VecNormalize``; None if there is none."""
     if normaliser is None:
         return None
     moments = normaliser.obs_rms
@@ -132,7 +132,9 @@ def _normalisation(normaliser: Any) -> Normalisation | None:
 
 
 def describe(env: Any) -> dict[str, Any]:
-    """Describe environments, which must agree but for their lengths.
+    """Return the common description of the environments within an environment.
+
+    They may differ only in the lengths of their runs.
 
     Args:
         env: environment of Gymnasium or of Stable-Baselines3, single or batched.
@@ -160,7 +162,7 @@ def describe(env: Any) -> dict[str, Any]:
 
 
 def _descriptions(env: Any) -> list[dict[str, Any]]:
-    """Return what the environments within an environment say of themselves."""
+    """Return ``describe()`` of all environments within an environment."""
     if hasattr(env, "env_method"):  # of Stable-Baselines3
         return list(env.env_method("describe"))
     base = env.unwrapped
@@ -170,13 +172,13 @@ def _descriptions(env: Any) -> list[dict[str, Any]]:
 
 
 def check_reward(described: Mapping[str, Any]) -> None:
-    """Refuse trials that show a previous reward that an optimizer does not know.
+    """Refuse trials with a previous reward that is not available to an optimizer.
 
     Args:
         described: ``describe()`` of the environment.
 
     Raises:
-        ValueError: the environment shows its own reward instead of the estimated one.
+        ValueError: observations contain the environment's reward instead of its estimate.
     """
     if described.get("previous_reward", "told") != "told":
         raise ValueError(
@@ -245,7 +247,7 @@ def _check_unwrapped(
 def _check_predictions(model: Any, policy: Policy, normaliser: Any) -> None:
     """Refuse a policy that does not act as its model predicts.
 
-    Both see the same random observations, those of a few steps in a row.
+    Both get the same random observations, over a few steps in a row.
     """
     state: Any = None
 

@@ -1,4 +1,4 @@
-"""Export of a network that was trained by any program to a policy file."""
+"""Export of a network to a policy file, whatever program has trained it."""
 
 from __future__ import annotations
 
@@ -32,25 +32,26 @@ def export_network(
     timesteps: int | None = None,
     seed: int | None = None,
 ) -> Path:
-    """Write a network that was trained on an environment as a policy.
+    """Write a network that was trained on an environment as a policy file.
 
-    The policy is compared with ``predict`` on random observations before anything is
-    written.
+    Before anything is written, the policy is compared with ``predict`` on random
+    observations.
 
     Args:
-        network: layers from the observation ``[B, F]`` to what the action is decoded from:
-            the mean of a continuous action, clipped to [-1, 1], or squashed by a ``Tanh``
-            at the end; or one score for each discrete action, of which the largest is
-            taken. If a continuous action gets twice as many outputs as it has numbers,
-            the first half of them are the means (the others are standard deviations).
-        env: the environment, single or batched, wrapped or not; or its ``describe()``. An
-            observation is that of the bare environment; what wrappers make of it is part
-            of ``predict``.
-        path: path of the files; ``.safetensors`` and ``.json`` replace its suffix.
-        predict: the deterministic prediction of the trained agent: function of float32
-            observations ``[B, F]`` as the bare environment shows them, that is before any
-            normalisation. It returns the actions as an array or a tensor: ``[B, A]``,
-            clipped or not, or indices ``[B]``.
+        network: layers from the observation ``[B, F]`` to the output. For a continuous
+            action, the output is the mean action, which is clipped to [-1, 1] or squashed
+            by a ``Tanh`` at the end. For a discrete action, it is one score for each
+            choice, and the largest is chosen. If a continuous action has twice as many
+            outputs as numbers, the first half are the means (the others are standard
+            deviations).
+        env: the environment, single or batched, wrapped or not; or its ``describe()``. The
+            policy gets the observations of the bare environment; changes by wrappers must
+            be part of ``predict``.
+        path: path of the files, with or without the suffix ``.safetensors`` or ``.json``.
+        predict: deterministic prediction of the trained agent: a function of float32
+            observations ``[B, F]`` of the bare environment, before any normalisation. It
+            returns the actions as an array or a tensor: ``[B, A]``, clipped or not, or
+            indices ``[B]``.
         normalisation: statistics by which observations were normalised in training.
         algorithm: name of the algorithm, for the description.
         timesteps: control steps of the training, for the description.
@@ -60,11 +61,11 @@ def export_network(
         Path of the weights.
 
     Raises:
-        TypeError: ``network`` is no sequence of layers, or ``predict`` no function.
-        ValueError: the environment is none of optenv's, or shows what an optimizer does
-            not know; or the layers are of another kind than a policy file holds (see
-            :class:`agents.policy.layers.JoinedLayers`) or do not fit the environment; or
-            the policy does not act as ``predict`` does. Nothing is written.
+        TypeError: ``network`` is not a sequence of layers, or ``predict`` not a function.
+        ValueError: the environment is not one of optenv's, or its observations are not
+            available to an optimizer; or policy files do not support the layers (see
+            :class:`agents.policy.layers.JoinedLayers`), or they do not fit the environment;
+            or the policy does not act as ``predict`` does. Nothing is written.
 
     Example:
         >>> import gymnasium as gym

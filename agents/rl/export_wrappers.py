@@ -1,8 +1,8 @@
-"""Search for wrappers between environment and model that a policy cannot do without.
+"""Search for wrappers between environment and model that change observations or actions.
 
-An optimizer observes and acts as the bare environment does. A wrapper is *neutral* if it
-leaves observations and actions as they are, which is known of the classes in
-:data:`NEUTRAL`. Any other one may be part of what the policy has learned.
+An optimizer has the observations and actions of the bare environment. A wrapper is
+*neutral* if it does not change them, which is known for the classes in :data:`NEUTRAL`. A
+policy that was trained with any other wrapper may depend on it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["NEUTRAL", "Wrapping", "wrapping"]
 #: Environments of the package.
 ENVIRONMENTS = (LearningRateEnv, LearningRateVectorEnv)
 
-#: Classes whose own methods leave observations and actions as they are.
+#: Classes whose own methods do not change observations and actions.
 NEUTRAL: frozenset[type[Any]] = frozenset(
     {
         # 1. Environments, and batches of them
@@ -61,12 +61,12 @@ METHODS = ("reset", "step", "step_async", "step_wait", "_reset", "_step", "_exte
 
 
 class Wrapping(NamedTuple):
-    """Wrappers that stand between an environment and a model.
+    """Wrappers between an environment and a model.
 
     Attributes:
         changing: names of the wrappers that are not known to be neutral.
-        strangers: environments at the bottom that are none of the package.
-        normalising: wrappers ``VecNormalize`` that normalise observations.
+        strangers: innermost environments that are not from this package.
+        normalising: ``VecNormalize`` wrappers that normalise observations.
     """
 
     changing: list[str]
@@ -75,9 +75,9 @@ class Wrapping(NamedTuple):
 
 
 def wrapping(env: Any) -> Wrapping:
-    """Walk from the environment of a model down to those of the package.
+    """Find the wrappers between a model's environment and the package's environments.
 
-    Wrappers in other processes are known by their names alone.
+    Of wrappers in other processes, only the names are known.
 
     Args:
         env: ``get_env()`` of a model of Stable-Baselines3.
@@ -101,7 +101,7 @@ def wrapping(env: Any) -> Wrapping:
 
 
 def _layers(env: Any) -> Iterator[Any]:
-    """Yield an environment and all that it wraps or holds, or texts of what is remote."""
+    """Yield an environment and all within it; as text if it is in another process."""
     yield env
     for below in _below(env):
         if isinstance(below, str):
@@ -111,7 +111,7 @@ def _layers(env: Any) -> Iterator[Any]:
 
 
 def _below(env: Any) -> list[Any]:
-    """Return what an environment wraps or holds; empty at the bottom."""
+    """Return the environments directly within an environment; none if it is innermost."""
     if isinstance(env, vec_env.VecEnvWrapper):
         return [env.venv]
     if isinstance(env, (SB3VecEnv, gym.Wrapper, vector.VectorWrapper)):
@@ -126,10 +126,10 @@ def _below(env: Any) -> list[Any]:
 
 
 def _named(text: str) -> tuple[list[str], bool]:
-    """Read the wrappers' names off ``<Outer<Inner<LearningRateEnv<id>>>>``.
+    """Parse the wrappers' names from ``<Outer<Inner<LearningRateEnv<id>>>>``.
 
     Returns:
-        The names, and True if an environment of the package is at the bottom.
+        The names, and True if the innermost environment is from this package.
     """
     names = re.findall(r"<(\w+)", text)
     for i, name in enumerate(names):

@@ -45,15 +45,15 @@ __all__ = [
     "remaining",
 ]
 
-#: All environments: those whose episodes are runs, and those of trials; those of one
-#: family of tasks as well.
+#: All environments by id, with their arguments: of single runs and of trials, for all tasks
+#: and for one family of tasks.
 IDS: dict[str, dict[str, object]] = registration.ALL
 
 #: Arguments that only environments of trials have.
 TRIAL_ARGUMENTS = ("runs", "previous_reward")
 
-#: Arguments of ``gymnasium.make_vec`` that a training sets itself, and what to give in
-#: their place.
+#: Arguments of ``gymnasium.make_vec`` that a training sets itself, with advice on what to
+#: do instead.
 ENV_CONFIGURED = {
     "autoreset_mode": "a training resets them itself",
     "id": "use --env",
@@ -65,10 +65,10 @@ ENV_CONFIGURED = {
     "wrappers": "policies would not know what these change",
 }
 
-#: The environment of learners that unroll.
+#: Environment of learners that unroll (:mod:`agents.rl.unrolled`).
 UNROLLED_ID = "optenv/LearningRate-v0"
 
-#: Arguments of learners that unroll which follow from a configuration's other entries.
+#: Arguments of learners that unroll that follow from other entries of a configuration.
 UNROLLED_CONFIGURED = ("arguments", "groups", "size", "seed")
 
 
@@ -83,7 +83,7 @@ def preset(agent: str) -> dict[str, Any]:
 
 
 def algorithm_of_preset(agent: str) -> Algorithm:
-    """Return the algorithm that an agent learns by.
+    """Return the algorithm of an agent.
 
     Raises:
         ValueError: there is no such agent, or no such algorithm.
@@ -92,10 +92,10 @@ def algorithm_of_preset(agent: str) -> Algorithm:
 
 
 def env_arguments(agent: str, env_id: str) -> dict[str, Any]:
-    """Return those of a preset's environment arguments that an environment has.
+    """Return the arguments in a preset that an environment accepts.
 
     Arguments for another kind of action than the environment's, such as the multipliers of
-    discrete actions, are left out; and the tasks, if the id names a family.
+    discrete actions, are left out, and so are the tasks if the id names a family.
 
     Args:
         agent: key of :data:`~agents.rl.presets.PRESETS`.
@@ -147,17 +147,17 @@ def make_env(
 
     Args:
         env_id: a key of :data:`IDS`.
-        num_envs: number of runs at once. Where actions are on single tensors, each run has
-            a sub-environment for each (:class:`optenv.PerTensor`).
+        num_envs: number of runs at once. If actions are on single tensors, each tensor of a
+            run is a sub-environment (:class:`optenv.PerTensor`).
         arguments: arguments of the environment; an ``action`` without a kind gets the
-            id's.
-        copies: runs of each task; from 2 on, rewards are relative to the other copies',
-            see :class:`~agents.rl.group_advantage.LeaveOneOutReward`.
-        journal: note what the runs are made of, for checkpoints of a training, see
+            kind of the id.
+        copies: number of runs of each task. From 2 on, rewards are relative to those of the
+            other copies, see :class:`~agents.rl.group_advantage.LeaveOneOutReward`.
+        journal: record how the runs can be made again, for checkpoints of a training, see
             :class:`~agents.rl.journal.Journal`.
 
     Raises:
-        ValueError, TypeError: an unknown id, or arguments that are not valid.
+        ValueError, TypeError: the id is unknown, or arguments are not valid.
     """
     if env_id not in IDS:
         valid = ", ".join([*optenv.ENVIRONMENTS, *optenv.TRIALS])
@@ -180,10 +180,10 @@ def make_env(
 
 
 def checked_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments of an environment for ``gymnasium.make_vec``.
+    """Check and return arguments of an environment for ``gymnasium.make_vec``.
 
     Raises:
-        ValueError: one is among them that a training sets itself.
+        ValueError: there is one that a training sets itself.
     """
     for name, instead in ENV_CONFIGURED.items():
         if name in arguments:
@@ -209,15 +209,15 @@ def make_model(
         overrides: arguments of the algorithm's class that replace the preset's.
         resume: path of a ``model.zip`` to continue from. Its next tasks are drawn from the
             seed and the number of steps that it has made.
-        defaults: arguments in place of the preset's; those of a saved configuration.
+        defaults: arguments of a saved configuration, which replace the preset's.
 
     Raises:
-        ValueError: the agent is unknown; or its algorithm cannot take the environment's
-            action; or ``train_freq`` is in episodes; or the model to continue from was
-            trained on rewards of another kind;
-            or Stable-Baselines3 does not accept the arguments.
-        TypeError: the class does not have an argument of ``overrides``, or needs a number
-            there.
+        ValueError: the agent is unknown; or its algorithm does not support the
+            environment's action; or ``train_freq`` is in episodes; or the model to continue
+            from was trained on another kind of rewards; or Stable-Baselines3 does not
+            accept the arguments.
+        TypeError: the class does not have an argument in ``overrides``, or one that must be
+            a number is none.
     """
     # 1. Collect the arguments: the preset's, the saved model's, the overrides
     saved = None if resume is None else _saved_attributes(resume)
@@ -237,7 +237,7 @@ def make_model(
     }
     check_ranges(arguments)
 
-    # 2. Check that algorithm and environment go together
+    # 2. Check that algorithm and environment fit
     buffer = algorithm.buffer
     if buffer is None:
         raise ValueError(
@@ -285,9 +285,9 @@ def make_model(
 
 
 def _without_folder(model: BaseAlgorithm) -> BaseAlgorithm:
-    """Return a model whose learning makes no folder for logs that nobody asked for.
+    """Return the model with a logger that does not create a folder, if it logs nothing.
 
-    By default, Stable-Baselines3 makes one in the temporary folder, which stays empty.
+    By default, Stable-Baselines3 creates an empty folder in the temporary folder.
     """
     if not model.verbose and model.tensorboard_log is None:
         model.set_logger(Logger(folder=None, output_formats=[]))
@@ -306,7 +306,7 @@ def _differing(
 
 
 def check_fit(agent: str, env: VecEnv) -> dict[str, Any]:
-    """Refuse an environment that an agent cannot learn in.
+    """Refuse an environment that does not fit an agent.
 
     Args:
         agent: key of :data:`~agents.rl.presets.PRESETS`.
@@ -316,8 +316,8 @@ def check_fit(agent: str, env: VecEnv) -> dict[str, Any]:
         ``describe()`` of the environment.
 
     Raises:
-        ValueError: the agent's algorithm cannot take its action, or it shows the policy
-            something that an optimizer does not know.
+        ValueError: the agent's algorithm does not support its action, or its observation
+            contains something that is not available to an optimizer.
     """
     described: dict[str, Any] = env.env_method("describe")[0]
     _check_action(agent, env, described)
@@ -327,7 +327,7 @@ def check_fit(agent: str, env: VecEnv) -> dict[str, Any]:
 
 
 def _check_action(agent: str, env: VecEnv, described: Mapping[str, Any]) -> None:
-    """Refuse an environment whose action the agent's algorithm cannot take."""
+    """Refuse an environment whose action the agent's algorithm does not support."""
     algorithm = algorithm_of_preset(agent)
     if isinstance(optenv.actions.make(described["action"]), algorithm.actions):
         return
@@ -345,7 +345,7 @@ def _check_action(agent: str, env: VecEnv, described: Mapping[str, Any]) -> None
 
 
 def _check_trials(agent: str, described: Mapping[str, Any]) -> None:
-    """Refuse trials for an algorithm of single runs, and the other way round."""
+    """Refuse trials if the algorithm is for single runs, and single runs if for trials."""
     trials, wanted = "runs" in described, algorithm_of_preset(agent).trials
     if trials != wanted:
         known = optenv.TRIALS if wanted else optenv.ENVIRONMENTS
@@ -356,11 +356,11 @@ def _check_trials(agent: str, described: Mapping[str, Any]) -> None:
 
 
 def _check_train_freq(value: Any) -> None:
-    """Refuse rollouts that are counted in episodes: they end at no number of steps.
+    """Refuse rollouts that are counted in episodes: their number of steps is not known.
 
     Args:
-        value: frequency of the updates, as Stable-Baselines3 takes it, or as a model that
-            was saved has it; None if it is not given.
+        value: ``train_freq`` as an argument of Stable-Baselines3, or as an attribute of a
+            saved model; None if it is not given.
     """
     unit = value[1] if isinstance(value, tuple) and len(value) == 2 else "step"
     if getattr(unit, "value", unit) == "episode":
@@ -388,7 +388,8 @@ def _return_arguments(saved: Mapping[str, Any]) -> dict[str, Any]:
     """Return a saved model's ``n_steps`` and ``gamma``.
 
     Args:
-        saved: attributes of the model. With n-step returns, its replay buffer has them.
+        saved: attributes of the model. With n-step returns, they are arguments of its
+            replay buffer.
     """
     values = {**saved, **(saved.get("replay_buffer_kwargs") or {})}
     return {name: values[name] for name in ("n_steps", "gamma") if name in values}
@@ -469,9 +470,9 @@ def build(
     Args:
         agent: key of :data:`~agents.rl.presets.PRESETS`.
         config: ``env_id``, ``env_arguments``, ``num_envs``, ``copies`` (see
-            :func:`make_env`) and ``overrides`` (see :func:`make_model`); with
-            ``algorithm``, arguments in place of the preset's. :func:`configuration` makes
-            one of a preset.
+            :func:`make_env`) and ``overrides`` (see :func:`make_model`); optionally
+            ``algorithm``, which replaces the preset's arguments. :func:`configuration`
+            makes it from a preset.
         seed: see :func:`make_model`.
         resume: see :func:`make_model`.
 
@@ -495,14 +496,14 @@ def build(
 
 
 def remaining(model: Any, timesteps: int) -> int:
-    """Return the number of control steps that a model still has to make.
+    """Return the number of control steps that are left for a model.
 
     Args:
         model: new or resumed model, of any engine.
-        timesteps: control steps in all, over all runs.
+        timesteps: number of control steps in all, over all runs.
 
     Raises:
-        ValueError: there are none, or too few for the algorithm to begin to learn.
+        ValueError: none are left, or the training would end before learning starts.
     """
     left = timesteps - model.num_timesteps
     if left < 1:

@@ -1,11 +1,11 @@
 """Leave-one-out baselines, and returns normalised per group.
 
-Between tasks, the loss that a run can lose, and the part of it that depends on the agent,
-vary far more than between policies. Both are removed here from the rewards that an
-algorithm learns from: a run's reward is compared with other runs of the same task
+The possible decrease of the loss, and how much of it depends on the agent, vary far more
+between tasks than between policies. The rewards that an algorithm learns from are therefore
+made relative: a run's reward is compared with other runs of the same task
 (:class:`LeaveOneOutReward`), and divided by the standard deviation of the returns in its
 group of runs (:class:`GroupNormalisedRolloutBuffer` and
-:class:`GroupNormalisedReplayBuffer`). The environment's own reward stays as it is. The
+:class:`GroupNormalisedReplayBuffer`). The environment's own reward is not changed. The
 effect on training is in docs/notes/policy-log.md.
 """
 
@@ -34,16 +34,16 @@ __all__ = [
     "normalising_arguments",
 ]
 
-#: Added to the standard deviation of a group's returns, in nats.
+#: Number added to the standard deviation of a group's returns, in nats.
 LEAST_SPREAD = 0.02
 
 
 class LeaveOneOutReward(VecEnvWrapper):
     r"""Run every task several times at once, and subtract the mean of the other runs.
 
-    Blocks of ``copies`` neighbouring runs get one seed, hence one task, one set of initial
-    parameters and the same batches. With the environment's rewards :math:`r_j` of a block
-    of :math:`K` runs, the reward of run :math:`i` is
+    Each block of ``copies`` neighbouring runs gets the same seed, and so the same task,
+    initial parameters and batches. With the environment's rewards :math:`r_j` in a block of
+    :math:`K` runs, the reward of run :math:`i` is
 
     .. math:: r_i - \frac{1}{K - 1} \sum_{j \ne i} r_j
 
@@ -52,8 +52,8 @@ class LeaveOneOutReward(VecEnvWrapper):
 
     Args:
         venv: environments with an :class:`~optenv.sb3.SB3VecEnv` at the bottom. All runs
-            must have one length (``on_divergence="absorb"``).
-        copies: runs in a block, at least 2.
+            must have the same number of control steps (``on_divergence="absorb"``).
+        copies: number of runs in a block, at least 2.
 
     Raises:
         ValueError: ``copies`` is less than 2 or does not divide the number of runs.
@@ -78,7 +78,7 @@ class LeaveOneOutReward(VecEnvWrapper):
 
     @property
     def episode_length(self) -> int:
-        """Control steps of an episode: of a run, or of all runs of a trial."""
+        """Number of control steps in an episode: a run, or all runs of a trial."""
         (horizon,) = {settings.horizon for settings in self.get_attr("settings")}
         trials = "runs" in self.env_method("describe")[0]
         return horizon * (self.get_attr("runs")[0] if trials else 1)
@@ -121,8 +121,8 @@ class GroupNormalisedRolloutBuffer(RolloutBuffer):
 class GroupNormalisedReplayBuffer(NStepReplayBuffer):
     """Replay buffer that divides rewards by the standard deviation of a group's returns.
 
-    All runs must end together. Rewards are divided when their runs end, and are in the
-    environment's unit until then.
+    All runs must end together. Rewards are divided when their runs end; until then they are
+    in the environment's unit.
 
     Args:
         *args: arguments of ``NStepReplayBuffer``.
@@ -163,14 +163,14 @@ def _check_group(group: int, num_envs: int) -> int:
 
 
 def _group_spread(rewards: np.ndarray, group: int) -> np.ndarray:
-    """Return the standard deviation of returns in the group of each run.
+    """Return the standard deviation of the returns in the group of each run.
 
     Args:
-        rewards: ``[T, N]``, of T control steps of N runs.
+        rewards: rewards ``[T, N]`` of ``T`` control steps of ``N`` runs.
         group: number of neighbouring runs that form a group.
 
     Returns:
-        ``[N]``, with :data:`LEAST_SPREAD` added.
+        Standard deviations ``[N]``, with :data:`LEAST_SPREAD` added.
     """
     returns = rewards.sum(0).reshape(-1, group)
     return (returns.std(1, keepdims=True) + LEAST_SPREAD).repeat(group, 1).reshape(-1)
@@ -181,14 +181,14 @@ class Buffer:
     """Kind of experience buffer of an algorithm, and its group-normalised counterpart.
 
     Attributes:
-        name: for messages.
-        normalised: returns the algorithm's arguments that give it a group-normalised
-            buffer, from the group size and the algorithm's other arguments (with
-            ``n_steps``; a replay buffer also needs ``gamma``).
-        whole_episodes: True if the buffer holds rollouts, which must then be of whole
+        name: name for messages.
+        normalised: function of the group size and the algorithm's other arguments (with
+            ``n_steps``; a replay buffer also needs ``gamma``) that returns the arguments by
+            which the algorithm gets a group-normalised buffer.
+        whole_episodes: True if the buffer holds rollouts, which must consist of whole
             episodes; False for a replay buffer.
-        resumed: those arguments to give once more to a saved model that is resumed.
-        reset: arguments to give to a saved model that is resumed without normalisation.
+        resumed: names of these arguments that a resumed model must be given again.
+        reset: arguments for a model that is resumed without normalisation.
     """
 
     name: str
@@ -231,11 +231,11 @@ REPLAY = Buffer(
     normalised=_replay_arguments,
     whole_episodes=False,
     resumed=("n_steps", "replay_buffer_kwargs"),
-    # A saved model names the n-step buffer that it made as if the user had asked for it
+    # In a saved model, the n-step buffer that it made looks like an argument of the user
     reset={"replay_buffer_class": None, "replay_buffer_kwargs": {}},
 )
 
-#: Buffer of :class:`agents.rl.rl2.RL2`, which makes it itself.
+#: Buffer of :class:`agents.rl.rl2.RL2`, which it makes itself.
 RECURRENT = Buffer(
     name="recurrent", normalised=_recurrent_arguments, resumed=("n_steps", "group")
 )
@@ -252,8 +252,8 @@ def normalising_arguments(
         buffer: kind of the algorithm's buffer.
 
     Raises:
-        ValueError: groups differ in size or do not consist of whole blocks of copies, or
-            rollouts do not consist of whole episodes.
+        ValueError: groups differ in size, groups do not consist of whole blocks of copies,
+            or rollouts do not consist of whole episodes.
     """
     length = env.episode_length
     if buffer.whole_episodes and arguments["n_steps"] != length:

@@ -1,9 +1,9 @@
-"""Journal of the environments of a training, from which they can be made again.
+"""Journal of a training's environments, from which their state can be reproduced.
 
-A batch of training runs is too large to be written to a file every now and then:
-parameters, states of the update rule and examples of hundreds of runs. What they began from
-and which actions they took is small, and leads to the same batch, bit for bit, since the
-generators of the runs are the only source of randomness.
+The state of a batch of runs is too large for regular checkpoints: parameters, states of the
+update rule and examples of hundreds of runs. Initial random states and actions are small,
+and reproduce the batch bit for bit, since the runs' generators are the only source of
+randomness.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ __all__ = ["Journal", "journal_of", "replay"]
 
 
 class Journal(VectorWrapper):  # type: ignore[type-arg] # generic since Gymnasium 1.3
-    """Batch of runs that notes where all its runs last began together, and their actions.
+    """Wrapper that records the random state at the last joint reset, and actions since.
 
-    With the presets, all runs begin together after each run. Runs that end at different
-    times may not do so before the end of a training; the journal then grows by the actions
-    of each control step.
+    With the presets, all runs end and are reset together. If runs end at different times,
+    there may be no joint reset until the end of a training; the journal then grows with the
+    actions of each control step.
 
     Args:
-        env: batch of the package, wrapped or not.
+        env: batch of optenv, wrapped or not.
 
     Attributes:
-        beginning: state of the generators when all runs last began together, or the seeds
-            that they were given; None if they never did, or began with chosen instances.
-        actions: actions of each control step since, ``[N, ...]`` each.
+        beginning: state of the generators at the last joint reset, or the seeds that it was
+            given; None if there was none, or if it began chosen instances.
+        actions: actions ``[N, ...]`` of each control step since that reset.
 
     Raises:
-        TypeError: it is no batch of the package.
+        TypeError: ``env`` is not a batch of optenv.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
@@ -76,7 +76,7 @@ class Journal(VectorWrapper):  # type: ignore[type-arg] # generic since Gymnasiu
         return super().step(actions)
 
     def begin(self, beginning: dict[str, Any]) -> None:
-        """Let the next reset of all runs, without a seed, begin them as they once began."""
+        """Restore a recorded random state, from which the next reset starts all runs."""
         self._base.set_random_state(beginning)
 
 
@@ -90,18 +90,18 @@ def journal_of(env: VecEnv) -> Journal | None:
 def replay(
     env: VecEnv, beginning: dict[str, Any], actions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Make the runs of an environment again.
+    """Reproduce the runs of an environment.
 
     Args:
-        env: environment with a journal, and the arguments of the one that was noted.
+        env: environment with a journal, made with the same arguments as the recorded one.
         beginning: see :attr:`Journal.beginning`.
         actions: see :attr:`Journal.actions`, ``[T, N, ...]``.
 
     Returns:
-        Observations ``[N, F]``, and which of them are the first of a run, ``[N]`` bool.
+        Observations ``[N, F]``, and whether each is the first one of a run, ``[N]`` bool.
 
     Raises:
-        ValueError: there is no journal, or it is of another number of runs.
+        ValueError: the environment has no journal, or the number of runs differs.
     """
     journal, bottom = journal_of(env), env.unwrapped
     if journal is None:

@@ -1,7 +1,7 @@
-"""State of a model of Stable-Baselines3 that its own file leaves out.
+"""State of a Stable-Baselines3 model that is missing from its own file.
 
-Its file holds the networks, the optimizer and the counters. Left out are the random states,
-the environments, the replay buffer and the memory of a recurrent policy.
+The file contains the networks, the optimizer and the counters. Random states, environments,
+the replay buffer and the memory of a recurrent policy are missing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .journal import journal_of, replay
 
 __all__ = ["restore", "restore_generators", "take"]
 
-#: Counters of a replay buffer, of which it has some.
+#: Counters that a replay buffer can have.
 COUNTERS = ("pos", "full", "_num_open")
 
 
@@ -33,7 +33,7 @@ def take(model: BaseAlgorithm) -> Checkpoint | None:
             :func:`agents.rl.factory.build`.
 
     Returns:
-        The state; None if the environment has no journal to make its runs again.
+        The state; None if the environment has no journal to reproduce its runs from.
     """
     env = model.get_env()
     journal = None if env is None else journal_of(env)
@@ -61,17 +61,17 @@ def take(model: BaseAlgorithm) -> Checkpoint | None:
 
 
 def restore(model: BaseAlgorithm, state: Checkpoint) -> None:
-    """Give a model the state that :func:`take` returned, but for the random states.
+    """Load the state that :func:`take` returned into a model, except the random states.
 
-    The runs of the environment are made again, from where they last began together.
+    The runs of the environment are reproduced, from their last joint reset.
 
     Args:
-        model: model that was loaded from its file, with an environment of the same
+        model: model that was loaded from its file, with an environment made with the same
             arguments.
         state: see :func:`take`.
 
     Raises:
-        ValueError: the state is of another environment or another replay buffer.
+        ValueError: the state belongs to another environment or another replay buffer.
     """
     # 1. The environment
     env = model.get_env()
@@ -91,7 +91,7 @@ def restore(model: BaseAlgorithm, state: Checkpoint) -> None:
             "last digits. The training goes on with them, not bit for bit as it would have."
         )
     model._last_obs = expected
-    # SB3 has no public way to go on within an episode
+    # SB3 has no public way to continue within an episode
     model._last_episode_starts = starts  # type: ignore[assignment]
     # 2. The memory of a recurrent policy
     for i, tensor in enumerate(_memory(model)):
@@ -113,9 +113,9 @@ def restore(model: BaseAlgorithm, state: Checkpoint) -> None:
 
 
 def restore_generators(model: BaseAlgorithm, state: Checkpoint) -> None:
-    """Give all generators that a model draws from the states of :func:`take`.
+    """Restore all generators that a model draws from; see :func:`take`.
 
-    That is for the beginning of a rollout, whose noise may have been drawn already.
+    Call it when a rollout has begun, whose noise may already have been drawn.
     """
     for name, tensor in _noise(model).items():
         tensor.copy_(torch.from_numpy(state.arrays[f"noise/{name}"]))
@@ -131,7 +131,7 @@ def restore_generators(model: BaseAlgorithm, state: Checkpoint) -> None:
 
 
 def _generators(model: BaseAlgorithm) -> dict[str, Any]:
-    """Return the states of the generators, but torch's, as values of JSON."""
+    """Return the states of the generators, except torch's, as JSON values."""
     legacy: Any = np.random.get_state(legacy=False)  # noqa: NPY002
     key = legacy["state"]["key"].tolist()
     return {
@@ -142,13 +142,13 @@ def _generators(model: BaseAlgorithm) -> dict[str, Any]:
 
 
 def _memory(model: BaseAlgorithm) -> list[torch.Tensor]:
-    """Return the hidden states of a recurrent policy; none of another one."""
+    """Return the hidden states of a recurrent policy; an empty list for other policies."""
     states = getattr(model, "_last_lstm_states", None)
     return [] if states is None else [tensor for pair in states for tensor in pair]
 
 
 def _noise(model: BaseAlgorithm) -> dict[str, torch.Tensor]:
-    """Return the noise of a policy whose exploration depends on the state, by name."""
+    """Return the noise of a policy with state-dependent exploration (gSDE), by name."""
     acting = getattr(model.policy, "actor", None) or model.policy
     values = vars(getattr(acting, "action_dist", acting))
     names = ("exploration_mat", "exploration_matrices")
@@ -156,9 +156,9 @@ def _noise(model: BaseAlgorithm) -> dict[str, torch.Tensor]:
 
 
 def _rows(buffer: ReplayBuffer) -> dict[str, np.ndarray]:
-    """Return the rows of a replay buffer's arrays that are in use."""
+    """Return the rows in use of a replay buffer's arrays, by name."""
     size = buffer.buffer_size
-    # One more where the next observation is that of the next row
+    # One more if the next observation is stored in the next row
     count = size if buffer.full else min(size, buffer.pos + buffer.optimize_memory_usage)
     return {
         name: value[:count]
@@ -168,9 +168,9 @@ def _rows(buffer: ReplayBuffer) -> dict[str, np.ndarray]:
 
 
 def _without_repetitions(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Leave out next observations that are the observations of the next row.
+    """Leave out next observations that equal the observations of the next row.
 
-    That is nearly half of a replay buffer: all are but the last ones of runs.
+    This saves nearly half of a replay buffer: only at the end of a run they differ.
     """
     if "next_observations" not in rows:
         return rows
@@ -184,7 +184,7 @@ def _without_repetitions(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _with_repetitions(name: str, rows: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return an array of a replay buffer of what :func:`_without_repetitions` kept."""
+    """Restore an array of a replay buffer; reverses :func:`_without_repetitions`."""
     if name != "next_observations":
         return rows[name]
     whole = np.roll(rows["observations"], -1, axis=0)

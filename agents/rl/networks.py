@@ -1,8 +1,8 @@
-"""Networks of Stable-Baselines3's policies: how each kind is read off a trained model.
+"""Extraction of networks from models of Stable-Baselines3.
 
-A deterministic policy is a chain of layers from the observation to what the action is
-decoded from, perhaps with an LSTM in front. :data:`NETWORKS` names a function for each
-class of policies in Stable-Baselines3 and sb3-contrib that returns this chain.
+A deterministic policy is a sequence of layers from the observation to the output, possibly
+with an LSTM in front. :data:`NETWORKS` has a function for each policy class in
+Stable-Baselines3 and sb3-contrib that returns these layers.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Network(NamedTuple):
     """Deterministic part of a model's policy.
 
     Attributes:
-        layers: ``nn.Linear``, activation, ..., ``nn.Linear``, from the observation to what
-            the action is decoded from: the mean of a continuous action, or one score for
-            each discrete action. ``nn.Tanh`` at the end squashes a continuous action.
-        lstm: LSTM whose output the first layer sees, alone or after the observation; None
-            if there is none.
+        layers: ``nn.Linear``, activation, ..., ``nn.Linear``, from the observation to the
+            output: the mean of a continuous action, or one score for each discrete action.
+            ``nn.Tanh`` at the end squashes a continuous action.
+        lstm: LSTM whose output is the input of the first layer, alone or after the
+            observation; None if there is none.
     """
 
     layers: list[nn.Module]
@@ -46,7 +46,7 @@ def actor_network(model: Any) -> Network:
     """Return the actor of a model with an actor-critic policy, such as PPO or A2C.
 
     Raises:
-        ValueError: an LSTM sees other features than the observation.
+        ValueError: the input of an LSTM is not the observation.
     """
     policy = model.policy
     features = _extractor_layers(policy.pi_features_extractor)
@@ -99,8 +99,8 @@ def quantile_network(model: Any) -> Network:
     return Network([*_extractor_layers(net.features_extractor), *hidden, mean])
 
 
-#: Functions from a model to its network, by the full name of the class of its policy. By
-#: name, so that sb3-contrib can be missing.
+#: Functions from a model to its network, by the full name of its policy class. They are
+#: keyed by name, so that sb3-contrib need not be installed.
 NETWORKS: dict[str, Callable[[Any], Network]] = {
     "stable_baselines3.common.policies.ActorCriticPolicy": actor_network,
     "stable_baselines3.dqn.policies.DQNPolicy": q_network,
@@ -115,10 +115,10 @@ NETWORKS: dict[str, Callable[[Any], Network]] = {
 
 
 def _extractor_layers(extractor: nn.Module) -> list[nn.Module]:
-    """Return the layers of a features extractor, but for those that flatten.
+    """Return the layers of a features extractor, without ``nn.Flatten``.
 
     Raises:
-        ValueError: it does not compute what its layers, one after the other, do.
+        ValueError: the extractor does more than apply its layers one after the other.
     """
     layers = list(extractor.children())
     device = next((p.device for p in extractor.parameters()), None)
@@ -142,8 +142,8 @@ def _extractor_layers(extractor: nn.Module) -> list[nn.Module]:
 
 
 def _mean_over_quantiles(layer: nn.Linear, quantiles: int) -> nn.Linear:
-    """Return the layer whose outputs are means over quantiles, ``[quantiles, actions]``."""
-    # Without a draw from the global generator
+    """Return a layer with the mean over quantiles of a layer's ``[quantiles, actions]``."""
+    # skip_init, to draw nothing from the global generator
     mean = skip_init(nn.Linear, layer.in_features, layer.out_features // quantiles)
     state = layer.state_dict()
     mean.load_state_dict(

@@ -4,17 +4,17 @@
 
 - ``class``: its algorithm, a key of :data:`agents.rl.algorithms.ALGORITHMS`;
 - ``env_id`` and ``env``: the environment and its arguments;
-- ``num_envs`` and ``copies``: runs at once, and how many of them share a task;
-- ``candidates`` and ``members``: trainings with different seeds, and how many of the best
-  policies are averaged;
-- ``timesteps``: control steps of a training, over all runs;
+- ``num_envs`` and ``copies``: number of runs at once, and how many of them share a task;
+- ``candidates`` and ``members``: number of trainings with different seeds, and how many of
+  the best policies are averaged;
+- ``timesteps``: number of control steps of a training, over all runs;
 - ``algorithm``: arguments of the algorithm's class;
-- ``base_lr``, which may be missing: base learning rate of the policy's optimizers, in place
-  of the usual one of the rule.
+- ``base_lr`` (optional): base learning rate of the policy's optimizers, which replaces the
+  usual one of the rule.
 
-``ppo`` is for a first try, in minutes. The policies in :data:`agents.SHIPPED` were made by
-the presets of their names, ``rl2`` in three trainings, each resumed from the one before
-(agents/policies/README.md). The experiments behind these numbers are in
+``ppo`` is for a first try that takes minutes. The policies in :data:`agents.SHIPPED` were
+made by the presets of the same names, ``rl2`` in three trainings, each resumed from the
+previous one (agents/policies/README.md). The experiments behind these numbers are in
 docs/notes/policy-log.md.
 """
 
@@ -25,11 +25,11 @@ from typing import Any
 #: Update rule of most policies; see :func:`optenv.rules.orthogonal_adam`.
 RULE: dict[str, Any] = {"name": "orthogonal-adam", "beta2": 0.9999, "power": 0.9}
 
-#: Training environment: all task families but quadratics, language models most often,
-#: reparametrised, with base learning rates over three and a half decades. Losses are hidden
-#: in some runs, for users who give the optimizer none. Control steps are dense early in the
-#: run, and the multiplier starts low, so that a base learning rate that is far too high
-#: does not ruin the first updates.
+#: Training environment: all task families except quadratics, language models most often,
+#: some of them reparametrised, with base learning rates over three and a half decades.
+#: Losses are hidden in some runs, for users who give the optimizer none. Control steps are
+#: dense early in the run, and the multiplier starts low, so that a base learning rate that
+#: is far too high does not ruin the first updates.
 TRAINING: dict[str, Any] = {
     "tasks": [
         "logistic",
@@ -41,7 +41,7 @@ TRAINING: dict[str, Any] = {
     "rule": RULE,
     "horizon": 40,
     "updates_per_step": (1.5, 320),  # runs of 60 to 12,800 updates
-    "max_work": 1e9,  # the longest ones only with small networks
+    "max_work": 1e9,  # only small networks have the longest runs
     "spacing": 1.7,
     "base_lr": (1e-5, 3e-2),
     "reparametrize": 0.4,
@@ -124,7 +124,7 @@ RULES: dict[str, Any] = {
 }
 
 #: Environment for policies with a memory: short runs of SGD with momentum, whose best
-#: learning rate differs widely between tasks and shows late in a run.
+#: learning rate differs widely between tasks and only becomes clear late in a run.
 REPEATED: dict[str, Any] = {
     **SHORT,
     "tasks": [
@@ -190,9 +190,9 @@ UNROLLED_LR: dict[str, Any] = {
     "algorithm": {"segment": 5},
 }
 
-#: Entries in place of a preset's where RLlib trains it: rewards are the environment's, and
-#: one policy is trained. It runs presets of the classes ``PPO`` and ``RL2``; how their
-#: arguments translate is in :mod:`agents.rl.rllib.arguments`.
+#: Entries that replace a preset's if RLlib trains it: rewards are the environment's, and
+#: one policy is trained. RLlib supports presets of the classes ``PPO`` and ``RL2``; their
+#: arguments are translated by :mod:`agents.rl.rllib.arguments`.
 RLLIB: dict[str, Any] = {"copies": 1, "candidates": 1, "members": 1}
 
 PRESETS: dict[str, dict[str, Any]] = {

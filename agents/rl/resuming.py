@@ -1,8 +1,9 @@
-"""Trainings that go on in their folder, exactly as if they had not stopped.
+"""Trainings that continue in their folder, exactly as if they had not stopped.
 
-``train_agent.py --resume DIR`` reads all it needs from the folder: ``config.json`` says
-what is trained, and the checkpoint in ``model.zip`` how far it is. A training that was
-killed before its first checkpoint begins anew, with the same seed and so the same result.
+``train_agent.py --resume DIR`` reads all it needs from the folder: the configuration from
+``config.json``, and the state of the training from the checkpoint in ``model.zip``. A
+training that was killed before its first checkpoint restarts, with the same seed and so the
+same result.
 """
 
 from __future__ import annotations
@@ -22,28 +23,28 @@ from .config_file import CONFIGURATION, DICTIONARIES, UNUSED, checksum, read_con
 
 __all__ = ["Resumed", "checkpoint_in", "keep_beginning", "resumed", "take_folder"]
 
-#: Copy of the model that a training began with, in its folder: the file of that name may
-#: be another one by the time that the training has to begin anew.
+#: File in a training's folder with a copy of the model that it began with. If the training
+#: has to restart, the original file may have been replaced.
 BEGINNING = "begun_with.zip"
 
-#: Options that a training that goes on may be given, if they are as they were.
+#: Options that may be given to a resumed training if they have the original values.
 KEPT = (
     "env_id", "timesteps", "num_envs", "copies", "candidates", "members", "base_lr", "seed"
 )  # fmt: skip
 
-#: Options that say what another training would be.
+#: Options that would make it another training, and are refused.
 REFUSED = ("env_arg", "overrides", "out", "config", "policy")
 
 
 class Resumed(NamedTuple):
-    """A training that goes on.
+    """Training that is resumed.
 
     Attributes:
-        folder: its folder.
+        folder: folder of the training.
         config: its configuration, see :func:`agents.rl.factory.build`; with
             ``timesteps``, ``candidates`` and ``members``.
-        command: arguments of the program that began it.
-        checkpoint: what it goes on from; None if it begins anew.
+        command: command line that began it, a list of arguments.
+        checkpoint: checkpoint to continue from; None if the training restarts.
         model: file to load its model from; None for a new model.
     """
 
@@ -55,16 +56,16 @@ class Resumed(NamedTuple):
 
     @property
     def finished(self) -> bool:
-        """True if the training has come to its end, and its policy is there."""
+        """True if the training is complete."""
         return self.checkpoint is not None and self.checkpoint.finished
 
 
 def checkpoint_in(folder: Path) -> Checkpoint | None:
-    """Return the checkpoint that a training in a folder can go on from exactly.
+    """Return the checkpoint from which a training in a folder can continue exactly.
 
     Returns:
-        The checkpoint, or that of a finished training; None if the training was stopped
-        before its first one.
+        The checkpoint, which may be that of a finished training; None if the training was
+        stopped before its first one.
 
     Raises:
         ValueError: the file is damaged, or of another version.
@@ -82,7 +83,7 @@ def checkpoint_in(folder: Path) -> Checkpoint | None:
 def take_folder(
     context: click.Context, option: click.Parameter, path: Path | None
 ) -> Path | None:
-    """Make the options of the training in a folder the defaults.
+    """Use the options of the training in a folder as defaults.
 
     It is the callback of the eager option ``--resume``.
 
@@ -114,7 +115,7 @@ def take_folder(
 
 
 def resumed(options: Mapping[str, Any]) -> Resumed | None:
-    """Read the training that ``--resume`` goes on with in its folder.
+    """Read the training in the folder that ``--resume`` names.
 
     Args:
         options: values of all options of ``train_agent.py``, by name.
@@ -123,14 +124,13 @@ def resumed(options: Mapping[str, Any]) -> Resumed | None:
         The training; None unless ``--resume`` names a folder.
 
     Raises:
-        ValueError: other options say what the training should be, or its files are not
-            valid.
+        ValueError: other options would change the training, or its files are not valid.
         OSError: a file cannot be read.
     """
     folder = options["resume"]
     if folder is None or not folder.is_dir():
         return None
-    # 1. What it is
+    # 1. Its configuration
     context = click.get_current_context()
     saved = read_config(folder / "config.json", list(options))
     config = {name: saved[name] for name in CONFIGURATION if name in saved}
@@ -144,7 +144,7 @@ def resumed(options: Mapping[str, Any]) -> Resumed | None:
             f"{folder / 'config.json'} --out ..."
         )
     _check_options(context, options, {**saved, **config})
-    # 2. How far it is, and what a kill has left of the next file
+    # 2. Its checkpoint, after removing incomplete files
     remove_unfinished(folder)
     checkpoint = checkpoint_in(folder) if config["candidates"] == 1 else None
     model = None if checkpoint is None else folder / MODEL
@@ -162,11 +162,11 @@ def keep_beginning(model: Path, folder: Path) -> None:
     """Copy the model that a training begins with into its folder.
 
     Args:
-        model: file of the model, of ``--resume``.
-        folder: of the new training.
+        model: file of the model that ``--resume`` names.
+        folder: folder of the new training.
 
     Raises:
-        OSError: it cannot be read, or not be written.
+        OSError: the file cannot be read or written.
     """
     write_bytes(folder / BEGINNING, model.read_bytes())
 
@@ -174,7 +174,7 @@ def keep_beginning(model: Path, folder: Path) -> None:
 def _check_options(
     context: click.Context, options: Mapping[str, Any], saved: Mapping[str, Any]
 ) -> None:
-    """Refuse options that would make another training of it."""
+    """Refuse options that would make it another training."""
 
     def is_given(name: str) -> bool:
         return context.get_parameter_source(name) is ParameterSource.COMMANDLINE

@@ -1,8 +1,8 @@
 """RL²: recurrent PPO whose memory lasts for a trial (Duan et al., 2016; Wang et al., 2016).
 
-With a trial as the episode of Stable-Baselines3, ``sb3_contrib.RecurrentPPO`` is RL².
-This module adds a skip connection past the LSTM, a forward pass without a loop over time,
-and returns that are normalised per group.
+If an episode of Stable-Baselines3 is a trial, ``sb3_contrib.RecurrentPPO`` is RL². This
+module adds a skip connection past the LSTM, a forward pass without a loop over time, and
+returns that are normalised per group.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class LstmPolicy(RecurrentActorCriticPolicy):
 
     Args:
         *args: arguments of ``sb3_contrib``'s ``MlpLstmPolicy``.
-        memory: number of steps that memories should last at first, see
-            :func:`chrono_initialise`; None keeps torch's initialisation, with memories of
+        memory: number of steps over which the LSTM initially remembers, see
+            :func:`chrono_initialise`; None keeps torch's initialisation, with a memory of
             about two steps.
-        **kwargs: keyword arguments of ``MlpLstmPolicy``. A critic without an LSTM, its own
-            or the actor's, is not supported.
+        **kwargs: keyword arguments of ``MlpLstmPolicy``. The critic must have an LSTM, its
+            own or the actor's.
 
     Raises:
         ValueError: the critic would have no LSTM, or ``memory`` is less than 3.
@@ -66,10 +66,10 @@ class LstmPolicy(RecurrentActorCriticPolicy):
         Args:
             features: observations ``[n * T, F]``, one sequence after the other.
             lstm_states: hidden and cell state, each ``[layers, n, H]``.
-            episode_starts: ``[n * T]``, 1 at the first step of an episode. The buffer cuts
-                sequences where episodes start, so that only the first entry of a sequence
-                can be 1, and no loop over time is needed to reset states (4 to 8 times as
-                fast, the same numbers).
+            episode_starts: flags ``[n * T]``, 1 at the first step of an episode. The buffer
+                splits sequences where episodes start, so that only the first entry of a
+                sequence can be 1, and resetting states needs no loop over time (4 to 8
+                times as fast, with the same results).
             lstm: LSTM of the actor or of the critic.
 
         Returns:
@@ -94,7 +94,7 @@ def chrono_initialise(lstm: nn.LSTM, steps: int) -> None:
 
     Args:
         lstm: unidirectional LSTM with any number of layers.
-        steps: about the length of an episode.
+        steps: upper limit of these times plus one, about the length of an episode.
 
     Raises:
         ValueError: ``steps`` is not an integer, or less than 3.

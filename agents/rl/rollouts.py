@@ -1,8 +1,8 @@
-"""Rollouts of a training: their size, and a last one that ends with the control steps.
+"""Size of the rollouts in a training, of which the last one may be shorter.
 
 An algorithm makes control steps one rollout at a time, and a whole number of rollouts may
-be more than it was asked for. Rollouts of single runs are cut short at the end. Those of
-on-policy algorithms with relative rewards cannot be: they hold whole runs.
+be more than was asked for. The last rollout is therefore shortened. With on-policy
+algorithms and relative rewards that is not possible, since their rollouts hold whole runs.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = ["Rollouts", "rounded", "unit"]
 
 
 def unit(model: BaseAlgorithm | UnrolledLR | RLlibModel) -> int:
-    """Return the control steps, over all runs, that a training is a multiple of.
+    """Return the number of control steps, over all runs, of which a training is a multiple.
 
-    They are a whole rollout for PPO and RL² with relative rewards or by RLlib, a round of
-    runs for learners that unroll, and else a control step of each environment.
+    It is a whole rollout for PPO and RL² with relative rewards or with RLlib, a round of
+    runs for learners that unroll, and otherwise one control step of each environment.
     """
     if isinstance(model, RLlibModel):
         return model.unit
@@ -39,7 +39,7 @@ def unit(model: BaseAlgorithm | UnrolledLR | RLlibModel) -> int:
 
 
 def rounded(model: BaseAlgorithm | UnrolledLR | RLlibModel, timesteps: int) -> int:
-    """Return ``timesteps`` more control steps, rounded up to what the model can make."""
+    """Return ``timesteps``, rounded up to a multiple of :func:`unit`."""
     size = unit(model)
     return -(-timesteps // size) * size
 
@@ -49,14 +49,14 @@ class Rollouts:
 
     Args:
         model: model that is trained; its ``learn`` has begun.
-        timesteps: number of control steps at the end of the training, in all.
+        timesteps: value of ``model.num_timesteps`` at the end of the training.
     """
 
     def __init__(self, model: BaseAlgorithm, timesteps: int) -> None:
         self.model, self.timesteps = model, timesteps
         self._setting = _setting(model)
         self._whole = getattr(model, self._setting, None)
-        self._begun: int | None = None  # control steps when the present rollout began
+        self._begun: int | None = None  # control steps when the current rollout began
         self._shorten()
 
     def begin(self) -> None:
@@ -71,7 +71,7 @@ class Rollouts:
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
-        """Give the model the size of its whole rollouts within, for its file."""
+        """Restore the size of whole rollouts within the context, to save the model."""
         shortened = getattr(self.model, self._setting, None)
         self._set(self._whole)
         try:
@@ -82,9 +82,9 @@ class Rollouts:
     def close(self) -> None:
         """Restore the size of whole rollouts at the end of the training.
 
-        An on-policy algorithm learns from whole rollouts alone. After an interrupt, it
-        takes back the control steps of an unfinished one, and a resumed training makes
-        them anew.
+        An on-policy algorithm only learns from whole rollouts. After an interrupt, the
+        control steps of an unfinished rollout are subtracted, and a resumed training
+        repeats them.
         """
         self._set(self._whole)
         if isinstance(self.model, OnPolicyAlgorithm):
@@ -117,7 +117,7 @@ class Rollouts:
         if buffer.buffer_size != model.n_steps:
             buffer.buffer_size = model.n_steps
             shape = getattr(buffer, "hidden_state_shape", None)
-            if shape is not None:  # of a recurrent policy, whose class is sb3-contrib's
+            if shape is not None:  # a recurrent policy of sb3-contrib
                 shape = (model.n_steps, *shape[1:])
                 setattr(buffer, "hidden_state_shape", shape)  # noqa: B010
             buffer.reset()

@@ -1,8 +1,8 @@
 """Training with several seeds, selection of the best policies, and their average.
 
-Results of a training differ by some per cent from seed to seed. Policies are selected on
-the selection tasks, which are neither trained on nor reported. The effect of averaging is
-in docs/notes/policy-log.md.
+Results of a training differ by a few per cent between seeds. Policies are selected on the
+selection tasks, which are used neither for training nor for reported results. The effect of
+averaging is in docs/notes/policy-log.md.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ __all__ = ["Candidate", "mean_gaps", "train_candidates"]
 #: Seeds of the runs that candidates are selected by.
 SELECTION_SEEDS = (0, 1)
 
-#: Difference of the seeds of two successive candidates.
+#: Difference between the seeds of successive candidates.
 STRIDE = 1000
 
 
 class Candidate(NamedTuple):
-    """One training of several.
+    """One of several trainings.
 
     Attributes:
         agent: key of :data:`~agents.rl.presets.PRESETS`.
         seed: seed of the training.
-        config: see :func:`agents.rl.factory.build`; with ``timesteps``.
+        config: configuration, see :func:`agents.rl.factory.build`; with ``timesteps``.
         folder: folder of its results.
         save_every: see :func:`agents.rl.training.learn`.
     """
@@ -77,29 +77,30 @@ def train_candidates(
 ) -> None:
     """Train ``count`` policies, and write the average of the best ones.
 
-    Trainings that ``folder`` holds already go on exactly where they stopped, and those that
-    are finished are kept.
+    Unfinished trainings in ``folder`` continue exactly where they stopped, and finished
+    ones are kept.
 
     Args:
         agent: key of :data:`~agents.rl.presets.PRESETS`.
         seed: seed of the first training; the others follow in steps of :data:`STRIDE`.
-        config: see :func:`agents.rl.factory.build`; with ``timesteps``, and with
-            ``base_lr``, the base learning rate of the evaluation, unless it is the rule's.
+        config: configuration, see :func:`agents.rl.factory.build`; with ``timesteps``, and
+            optionally ``base_lr``, the base learning rate of the evaluation (by default the
+            usual one of the rule).
         folder: folder of ``policy.*``, ``selection.csv``, and a folder for each candidate,
-            in which its training can be resumed alone.
+            in which its training can be resumed on its own.
         count: number of trainings.
         members: number of policies that are averaged.
         workers: number of processes that train and evaluate.
-        tasks: tasks to select by.
+        tasks: tasks on which policies are selected.
         progress: report trainings that have ended, and show a bar during the evaluation.
         save_every: see :func:`agents.rl.training.learn`.
-        engine: kind of the processes. Those of a Ray cluster must all see ``folder``. A
-            candidate whose process died goes on from its last checkpoint.
+        engine: kind of the processes. All processes of a Ray cluster must have access to
+            ``folder``. If a process dies, its candidate continues from the last checkpoint.
 
     Raises:
-        ProcessDied: the process of a candidate died each time.
-        Exception: a candidate failed, which a note names, and the others that were being
-            trained have ended.
+        ProcessDied: the process of a candidate has died repeatedly.
+        Exception: a candidate failed, which is named in a note; the other trainings that
+            were running have been stopped.
     """
     folder = folder.absolute()  # processes of a cluster run elsewhere
     candidates = [
@@ -130,7 +131,7 @@ def train_candidates(
 
 
 def _train(candidate: Candidate) -> float:
-    """Train in a worker process, and return the minutes that it took; 0 if it had ended."""
+    """Train in a worker process; return the minutes it took, 0 if it had already ended."""
     if stopped():  # it had not started when the user interrupted
         raise CancelledError
     begun = time.monotonic()
@@ -159,10 +160,11 @@ def _train(candidate: Candidate) -> float:
 
 
 def mean_gaps(rows: Sequence[Row]) -> dict[str, float]:
-    """Return the gap of each arm to the best arm of a task, averaged over tasks.
+    """Return each arm's gap to the best arm of a task, averaged over tasks.
 
-    A gap is a fraction of the decrease from the initial loss to the best arm's final loss.
-    It is 1 for an arm whose loss is not finite or higher than the initial one.
+    The gap is the excess of the final loss over the best arm's, as a fraction of the best
+    arm's decrease of the loss. It is 1 for an arm whose loss is not finite or is higher
+    than the initial one.
 
     Args:
         rows: results of runs of all arms on all tasks.

@@ -1,4 +1,4 @@
-"""Training of a model: average and export of its policy, record of its configuration."""
+"""Training of a model, with averaging and export of its policy, and checkpoints."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def new_folder(path: Path, *, numbered: bool = False, kept: Collection[str] = ()
     Args:
         path: path of the folder; the folders above it are made as well.
         numbered: if the path is taken, use the first free one of ``path-2``, ``path-3`` ...
-        kept: names of files that ``path`` may hold already, to go on with.
+        kept: names of files that ``path`` may already contain, to continue with them.
 
     Returns:
         Path of the new folder.
 
     Raises:
-        ValueError: ``path`` is a file or a folder that is not empty, and ``numbered`` is
+        ValueError: ``path`` is a file or a folder with other files, and ``numbered`` is
             False.
     """
     candidates = (path.with_name(f"{path.name}-{i}") for i in itertools.count(2))
@@ -67,13 +67,13 @@ def new_folder(path: Path, *, numbered: bool = False, kept: Collection[str] = ()
 
 
 def _has_results(folder: Path, kept: Collection[str]) -> bool:
-    """Return whether a folder holds more than is kept, or a process did not finish."""
+    """Return whether a folder has files that are neither in ``kept`` nor unfinished."""
     return bool(
         {*folder.iterdir()} - {*unfinished(folder)} - {folder / name for name in kept}
     )
 
 
-#: Parts of a training after each of which its files are written, unless told otherwise.
+#: Default number of times that the files are written during a training.
 CHECKPOINTS = 50
 
 
@@ -88,31 +88,32 @@ def learn(
 ) -> bool:
     """Train a model, and write ``model.zip`` and the exported policy.
 
-    At the end both hold the average of the policies in the last part of the training, see
-    :class:`~agents.utils.averaging.TailAverage`. Before that they are written at intervals,
-    so that a killed process leaves a training to resume: the policy as it would be if the
-    training ended there, and the model as it is, with all that the training needs to go on
-    exactly (:mod:`agents.rl.checkpoints`). An interrupt leaves the last of these models.
+    At the end, both contain the average of the policies in the last part of the training,
+    see :class:`~agents.utils.averaging.TailAverage`. During the training they are written
+    at intervals, so that it can be resumed after a kill: the policy as if the training
+    ended there, and the model with everything that is needed to continue exactly
+    (:mod:`agents.rl.checkpoints`). After an interrupt, the last of these models remains.
 
     Args:
         model: see :func:`agents.rl.factory.build` and
             :func:`agents.rl.rllib.build.build_rllib`.
-        timesteps: control steps to make, over all runs; they are rounded up to what the
-            algorithm can make, see :func:`agents.rl.rollouts.rounded`.
+        timesteps: number of control steps to make, over all runs; it is rounded up to whole
+            units of the algorithm, see :func:`agents.rl.rollouts.rounded`.
         folder: folder of the files.
-        progress: show a progress bar, and print what the training came to.
-        save_every: control steps from one writing of the files to the next, which waits
-            for the end of a rollout; by default a part of :data:`CHECKPOINTS`.
-        resume: checkpoint in the file that the model was loaded from: its training goes on
-            as if it had not stopped, for the ``timesteps`` that it began with.
+        progress: show a progress bar, and print a summary at the end.
+        save_every: number of control steps between two writings of the files, which happen
+            at the end of a rollout; by default ``timesteps`` divided by
+            :data:`CHECKPOINTS`.
+        resume: checkpoint in the file that the model was loaded from: its training
+            continues as if it had not stopped, with the ``timesteps`` that it began with.
 
     Returns:
-        True if the training went to its end, False if the user interrupted it.
+        True if the training is complete, False if the user interrupted it.
 
     Raises:
         ValueError: the model could not be exported after the training; or the checkpoint
-            is of another training.
-        OSError: a file cannot be written; it is left as it was.
+            belongs to another training.
+        OSError: a file cannot be written; the old file remains.
     """
     if resume is None:
         timesteps = rounded(model, timesteps)
@@ -142,7 +143,7 @@ def learn(
     finished = finished and not stopped()
     recorder.close()
     export_policy(model, folder / "policy")
-    # A model that says that it is finished comes last: its policy is then there
+    # The model that is marked as finished is written last, after its policy
     if finished or not recorder.has_saved:
         end = Checkpoint.join(
             {}, timesteps=timesteps, done=model.num_timesteps, finished=finished
@@ -164,13 +165,13 @@ def _save_model(
 
 
 class _Recorder(BaseCallback):
-    """Log the runs' ends, save the model now and then, and average the late policies.
+    """Log ended runs, save the model at intervals, and average the late policies.
 
     Args:
         folder: folder of the model and the policy.
-        timesteps: control steps of the training, over all runs.
-        save_every: control steps from one saving to the next.
-        resume: checkpoint of the training to go on with, if any.
+        timesteps: number of control steps of the training, over all runs.
+        save_every: number of control steps from one saving to the next.
+        resume: checkpoint of the training to continue, if any.
     """
 
     def __init__(
@@ -183,10 +184,11 @@ class _Recorder(BaseCallback):
         super().__init__()
         self.folder, self.timesteps, self.save_every = folder, timesteps, save_every
         self.average: TailAverage | None = None  # until the training starts
-        self.rollouts: Rollouts | None = None  # until then as well
+        self.rollouts: Rollouts | None = None  # likewise
         self.advance: Callable[[int], object] = lambda count: None
         self.advanced = self.started = 0
-        #: Return, divergence and validation loss of each run that ended in the last tenth.
+        #: Return, divergence and validation loss of each run that ended in the last tenth
+        #: of the training.
         self.late_ends: list[tuple[float, bool, float]] = []
         self.has_saved = resume is not None
         self.resume = resume
@@ -211,7 +213,7 @@ class _Recorder(BaseCallback):
             self.average.restore(numbers["count"], content)
 
     def checkpoint(self) -> Checkpoint:
-        """Return all that the training needs to go on from the rollout that begins."""
+        """Return all that is needed to continue the training from the next rollout."""
         assert self.average is not None
         model = model_state.take(self.model)
         if model is None:
@@ -232,7 +234,7 @@ class _Recorder(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         assert self.average is not None and self.rollouts is not None
-        if self.resume is not None:  # the average and the file hold this state
+        if self.resume is not None:  # this state is already in the average and the file
             model_state.restore_generators(self.model, self.resume.under("model"))
             self.resume = None
             self.rollouts.begin()
@@ -240,7 +242,7 @@ class _Recorder(BaseCallback):
         state = self.model.policy.state_dict()
         self.average.update(self.num_timesteps, state.values())
         if self.num_timesteps >= self.next_save:
-            # Here, since before a rollout the model has learned from all its steps
+            # Before a rollout, the model has learned from all its steps
             self.next_save = self.num_timesteps + self.save_every
             checkpoint = self.checkpoint()
             with self.rollouts.restored():
@@ -267,14 +269,14 @@ class _Recorder(BaseCallback):
         )
 
     def close(self) -> None:
-        """Give the model its own settings and its average, at the end of the training."""
+        """Restore the model's settings and load the average, at the end of the training."""
         if self.rollouts is not None:
             self.rollouts.close()
         self.load_average()
 
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
-        """Give the model within the policy that it would have if the training ended now."""
+        """Load the average of the late policies into the model, within the context."""
         policy = self.model.policy
         before = {name: value.clone() for name, value in policy.state_dict().items()}
         self.load_average()
@@ -284,7 +286,7 @@ class _Recorder(BaseCallback):
             policy.load_state_dict(before)
 
     def load_average(self) -> None:
-        """Give the model the average of its late policies, if it has come that far."""
+        """Load the average of the late policies into the model, if there is one."""
         if self.average is not None and self.average.count:
             policy = self.model.policy
             means = zip(policy.state_dict(), self.average.mean(), strict=True)
@@ -358,7 +360,7 @@ def _learn_unrolled(
 
 
 def sign(path: Path, command: str, base_lr: float | None) -> None:
-    """Write into a policy's description the command that made it, and its base rate."""
+    """Add a policy's base learning rate and the command that made it to its description."""
     policy = load_policy(path)
     policy.description["command"] = command
     if base_lr is not None:
@@ -395,7 +397,7 @@ def write_config(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def _commit() -> str | None:
-    """Return the commit of the checkout, or None if the code runs from none."""
+    """Return the commit of the git checkout; None if the code is not in one."""
     try:
         done = subprocess.run(
             ["git", "rev-parse", "HEAD"],

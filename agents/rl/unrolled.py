@@ -1,6 +1,6 @@
-"""Policies of learning rates learned by differentiating through training runs.
+"""Learning-rate policies that are learned by differentiating through training runs.
 
-The policy and the environment are those of PPO and DQN. The learning signal is the gradient
+Policy and environment are the same as for PPO and DQN. The learning signal is the gradient
 of the rewards themselves: the environment's dynamics are differentiated, from the losses at
 the end of a segment of control steps back to the actions taken in it (truncated
 backpropagation through time).
@@ -33,8 +33,8 @@ from .checkpoints import Checkpoint
 
 __all__ = ["Callback", "UnrolledLR"]
 
-#: Called after the runs of each round with the learner and their mean return. A false
-#: result, other than None, ends the learning.
+#: Function that is called after the runs of each round, with the learner and the runs' mean
+#: return. A false result, except None, ends the learning.
 Callback = Callable[["UnrolledLR", float], object]
 
 
@@ -48,30 +48,30 @@ class UnrolledLR:
     .. math:: g_t = \operatorname{clip}\Bigl(
         \frac{\partial}{\partial a_t} \sum_{u \ge t} r_u, -c, c\Bigr),
 
-    since over a few hundred updates it can be of any size (Metz et al., 2019); the policy
-    ascends along :math:`g_t`. Rewards after the segment are ignored, so that short segments
-    teach learning rates that are too small (Wu et al., 2018).
+    because over a few hundred updates the gradient can have any size (Metz et al., 2019);
+    the policy ascends along :math:`g_t`. Rewards after the segment are ignored, so that
+    with short segments the learned learning rates are too small (Wu et al., 2018).
 
     Args:
         arguments: arguments of the environment, see :class:`optenv.settings.Settings`; the
             action must be continuous.
         groups: number of structures that are trained on at a time.
-        size: runs of each structure.
-        segment: control steps that are differentiated at once.
+        size: number of runs of each structure.
+        segment: number of control steps that are differentiated at once.
         net_arch: widths of the policy's hidden layers.
         noise: standard deviation of the noise on the actions.
         clip: bound of the gradient of each action, in nats.
         meta_lr: learning rate of Adam on the policy's weights.
         seed: seed of tasks, noise and initial policy.
-        **unknown: refused, with the closest valid name.
+        **unknown: unknown arguments, which are refused with the closest valid name.
 
     Attributes:
         policy: the policy that is learned.
-        num_timesteps: control steps made, over all runs.
+        num_timesteps: number of control steps made, over all runs.
 
     Raises:
-        ValueError, TypeError: an argument is not valid, or more memory would be needed than
-            there may be (``max_memory`` of the environment).
+        ValueError, TypeError: an argument is not valid, or the memory needed exceeds the
+            environment's ``max_memory``.
 
     Example:
         ::
@@ -138,7 +138,7 @@ class UnrolledLR:
         self._total_return = 0.0  # of the present round, over all runs
 
     def _initialise(self) -> None:
-        """Draw orthogonal weights, for initial actions near 0 as of an untrained PPO."""
+        """Draw orthogonal weights with initial actions near 0, as for an untrained PPO."""
         layers = [m for m in self.policy.members[0] if isinstance(m, nn.Linear)]
         for layer in layers:
             gain = 0.01 if layer is layers[-1] else 2**0.5
@@ -150,13 +150,13 @@ class UnrolledLR:
         callback: Callback | None = None,
         progress_bar: bool = False,
     ) -> Self:
-        """Train for whole rounds of runs, until ``total_timesteps`` more control steps.
+        """Train for whole rounds of runs, for at least ``total_timesteps`` control steps.
 
-        The parameters are then the average over the last rounds, see
-        :class:`~agents.utils.averaging.TailAverage`; also after an interrupt.
+        At the end, also after an interrupt, the parameters are the average over the last
+        rounds, see :class:`~agents.utils.averaging.TailAverage`.
 
         Args:
-            total_timesteps: control steps over all runs.
+            total_timesteps: number of control steps over all runs.
             callback: see :data:`Callback`.
             progress_bar: show a progress bar.
 
@@ -170,7 +170,7 @@ class UnrolledLR:
         return self.go_on(callback, progress_bar)
 
     def go_on(self, callback: Callback | None = None, progress_bar: bool = False) -> Self:
-        """Go on with learning that a callback has stopped, or that was :meth:`restored`.
+        """Continue learning that a callback has stopped, or that was :meth:`restored`.
 
         Args:
             callback: see :meth:`learn`.
@@ -180,7 +180,7 @@ class UnrolledLR:
             The learner.
 
         Raises:
-            RuntimeError: it has not begun.
+            RuntimeError: learning has not begun.
         """
         average = self._average
         if average is None:
@@ -202,11 +202,11 @@ class UnrolledLR:
         return self
 
     def state(self) -> Checkpoint:
-        """Return the state of the learner between two rounds, for a callback to keep.
+        """Return the state of the learner between two rounds, for a callback to save.
 
-        A learner that was made with the same arguments and :meth:`restored` goes on with
-        the same numbers, bit for bit. Runs are begun anew in every round, and are no part
-        of it.
+        A learner that was made with the same arguments and :meth:`restored` continues with
+        the same numbers, bit for bit. Runs start anew in every round and are not part of
+        the state.
         """
         numbers = {
             "class": type(self).__name__,
@@ -230,10 +230,10 @@ class UnrolledLR:
         )
 
     def restored(self, state: Checkpoint) -> Self:
-        """Take over the :meth:`state` of another learner; :meth:`go_on` goes on with it.
+        """Load the :meth:`state` of another learner; :meth:`go_on` continues from it.
 
         Raises:
-            ValueError: it is of another class, or its policy of another size.
+            ValueError: the state is of another class, or its policy has another size.
         """
         self.continued(state)
         numbers, arrays = state
@@ -249,13 +249,13 @@ class UnrolledLR:
         return self
 
     def continued(self, state: Checkpoint) -> Self:
-        """Take over what another learner has learned, to begin to :meth:`learn` with it.
+        """Load what another learner has learned, as a start for :meth:`learn`.
 
-        These are the policy, the moments of Adam and the number of control steps. Tasks
-        and noise are drawn from the seed and that number.
+        It consists of the policy, the moments of Adam and the number of control steps.
+        Tasks and noise are drawn from the seed and that number.
 
         Raises:
-            ValueError: it is of another class, or its policy of another size.
+            ValueError: the state is of another class, or its policy has another size.
         """
         # 1. Check everything before anything changes
         numbers, arrays = state
@@ -280,20 +280,21 @@ class UnrolledLR:
                 moments.setdefault(int(i), {})[name] = torch.from_numpy(array)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        # 3. Tasks and noise of its own
+        # 3. New tasks and noise
         self.rng = np.random.default_rng(self.seed + self.num_timesteps)
         self.generator.manual_seed(self.seed + self.num_timesteps)
         return self
 
     def _indices(self) -> range:
-        """Return the numbers of the parameters that are learned."""
+        """Return the indices of the learned parameters."""
         return range(len(self._parameters()))
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Give the policy within the parameters that it would have if learning ended now.
+        """Load the average over the last rounds into the policy, within the context.
 
-        That is for a callback of :meth:`learn`, to write or evaluate the policy.
+        A callback of :meth:`learn` can then write or evaluate the policy as if learning
+        ended now.
         """
         before = [p.data for p in self._parameters()]
         if self._average is not None and self._average.count:
@@ -304,18 +305,18 @@ class UnrolledLR:
             self._set(before)
 
     def _set(self, values: Sequence[Tensor]) -> None:
-        """Set everything that is learned."""
+        """Set all learned parameters."""
         for p, value in zip(self._parameters(), values, strict=True):
             p.data = value
 
     def _parameters(self) -> list[nn.Parameter]:
-        """Return everything that is learned."""
+        """Return all learned parameters."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def _train_runs(self) -> float:
-        """Train on runs from beginning to end, and return their mean return.
+        """Train on new runs from beginning to end, and return their mean return.
 
-        Each segment of all groups makes one step of Adam.
+        Each segment, over all groups, gives one step of Adam.
         """
         self._total_return = 0.0
         observations = [self._reset(group) for group in self.groups]
@@ -328,14 +329,14 @@ class UnrolledLR:
         return self._total_return / sum(group.size for group in self.groups)
 
     def _reset(self, group: Group) -> Tensor:
-        """Begin new runs of a new structure; return their observations ``[B, F]``."""
+        """Start new runs of a new structure; return their observations ``[B, F]``."""
         seeds = self.rng.integers(2**62, size=group.size)
         generators = [np.random.default_rng(int(seed)) for seed in seeds]
         structure = np.random.default_rng(int(self.rng.integers(2**62)))
         return group.reset(np.arange(group.size), generators, structure)
 
     def _learn_segment(self, group: Group, observation: Tensor) -> Tensor:
-        """Run a segment and add its gradient to that of the parameters.
+        """Run a segment, and add its gradient to the gradients of the parameters.
 
         Args:
             group: runs of one structure.
@@ -344,7 +345,7 @@ class UnrolledLR:
         Returns:
             Observations after the segment, ``[B, F]``.
         """
-        # 1. Run the segment, with the graph from actions to rewards
+        # 1. Run the segment, and record the graph from actions to rewards
         others = self._begin_segment(group)
         means, taken, total = [], [], torch.zeros(())
         for _ in range(min(self.segment, group.num_steps - int(group.steps[0]))):
@@ -362,7 +363,7 @@ class UnrolledLR:
             self._total_return += float(total.detach())
             grads = torch.autograd.grad(total, [*taken, *others], allow_unused=True)
             group.detach()
-            # 3. Pass the gradients of the actions on to the policy
+            # 3. Backpropagate the gradients of the actions into the policy
             for mean, grad in zip(means, grads[: len(taken)], strict=True):
                 if grad is not None:
                     self._ascend(mean, grad, len(taken))
@@ -370,7 +371,7 @@ class UnrolledLR:
         return observation
 
     def _begin_segment(self, group: Group) -> list[Tensor]:
-        """Return further tensors to differentiate the segment's return by."""
+        """Return further tensors with respect to which the return is differentiated."""
         return []
 
     def _ascend_others(self, grads: Sequence[Tensor | None]) -> None:
@@ -381,8 +382,8 @@ class UnrolledLR:
 
         Args:
             mean: the policy's output ``[B, 1]``, with its graph.
-            grad: gradient of the segment's return by the actions, ``[B, 1]``.
-            steps: control steps of the segment.
+            grad: gradient of the segment's return with respect to the actions, ``[B, 1]``.
+            steps: number of control steps in the segment.
         """
         grad = grad.nan_to_num(0.0, 0.0, 0.0).clamp(-self.clip, self.clip)
         # Outputs beyond [-1, 1], where actions are clipped, may only move inwards

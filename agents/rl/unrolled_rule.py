@@ -22,21 +22,21 @@ __all__ = ["UnrolledRule"]
 
 
 class UnrolledRule(UnrolledLR):
-    """Learner of an MLP update rule, together with the policy of its learning rates.
+    """Learner of an MLP update rule, together with a policy for its learning rate.
 
     The rule is the small network of :func:`optenv.rules.network`, which is applied to each
     parameter. Rule and policy ascend the rewards of the same segments. Each run has its own
-    copy of the rule's weights, so that its gradient can be clipped by itself. The initial
-    rule is Adam. Derivatives are not taken through the rule's inputs, which are functions
-    of a parameter and its gradients, so that gradients are approximate.
+    copy of the rule's weights, so that gradients are clipped per run. The initial rule is
+    Adam. The rule's inputs, which are functions of a parameter and its gradients, are not
+    differentiated, so that gradients are approximate.
 
     To continue from a learned rule, give its weights: ``{"rule": {"name": "network",
-    "weights": learner.weights.tolist()}}``. The policy of learning rates begins anew.
+    "weights": learner.weights.tolist()}}``. The policy for the learning rate starts anew.
 
     Args:
         arguments: see :class:`~agents.rl.unrolled.UnrolledLR`; the rule, ``"network"``
-            by default, may have weights to begin with.
-        hidden: hidden units of the rule's network, unless the rule has weights.
+            by default, may have initial weights.
+        hidden: number of hidden units of the rule's network, unless the rule has weights.
         rule_lr: learning rate of Adam on the rule's weights.
         **unrolled: other arguments of :class:`~agents.rl.unrolled.UnrolledLR`.
 

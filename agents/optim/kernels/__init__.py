@@ -1,7 +1,7 @@
-"""Update rules on lists of parameters, by torch's own kernels where it has them.
+"""Update rules on lists of parameters, in torch's own implementation where there is one.
 
-:data:`KERNELS` is the table of kernels by the names of their rules. A rule that is not in
-it is applied by a generic kernel, to one parameter at a time.
+:data:`KERNELS` is the table of kernels by name of their rule. A rule that is not in it is
+applied by a generic kernel, to one parameter at a time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
     "update",
 ]
 
-#: Kernels by the name of their rule. Any other rule has a generic kernel.
+#: Kernels by name of their rule. Any other rule has a generic kernel.
 KERNELS: dict[str, Kernel] = {
     **torch_native.KERNELS,
     **lion.KERNELS,
@@ -66,7 +66,7 @@ def register(name: str, kernel: Kernel) -> None:
 
 
 def kernel_of(rule: Rule) -> Kernel:
-    """Return the kernel of a rule, a generic one if it has none of its own."""
+    """Return the kernel of a rule: its own, or else a generic one."""
     kernel = KERNELS.get(rule.name)
     return generic_kernel(rule) if kernel is None else kernel
 
@@ -84,20 +84,20 @@ def update(
 ) -> None:
     """Update parameters by ``rule``, after decoupled weight decay.
 
-    Half precision has too few digits for moments: those and the update are in float32.
+    For parameters in half precision, moments and update are in float32.
 
     Args:
         rule: the update rule.
         params: parameters, changed in place.
         grads: their gradients.
-        states: their states, where slots that are missing are allocated.
-        lr: learning rate; a tensor on the device, if it is captured in a CUDA graph.
+        states: their states; missing slots are allocated.
+        lr: learning rate; a tensor on the device if the step is capturable.
         weight_decay: the parameters are multiplied by ``1 - lr * weight_decay``.
         options: implementation to use.
         matrices: see :class:`~agents.optim.kernels.base.Step`.
     """
     allocate(rule, params, states, options)
-    # 1. Split by kind, if there are several: sharded or not, half precision or not.
+    # 1. Split into kinds: sharded or not, half precision or not.
     parts: list[list[int]] = [[]]
     if len({(type(p), p.dtype) for p in params}) > 1:
         kinds = [(is_sharded(p), p.dtype in HALF) for p in params]
@@ -115,7 +115,8 @@ def update(
             step = replace(step, params=copies, grads=wide_grads)
         if weight_decay:
             torch._foreach_mul_(step.params, 1.0 - lr * weight_decay)
-        # 3. Apply the kernel; those that are not torch's can save memory one by one.
+        # 3. Apply the kernel. With foreach=False, kernels of this package update one
+        # parameter at a time, which saves memory.
         if kernel.native or options.foreach is not False:
             kernel.update(step)
         else:
@@ -128,7 +129,7 @@ def update(
 def allocate_kept(
     rule: Rule, params: Sequence[Tensor], states: Sequence[dict[str, Any]]
 ) -> None:
-    """Allocate what the kernel of ``rule`` keeps beside its slots, if it keeps that."""
+    """Allocate the entries that the kernel of ``rule`` keeps besides its slots, if any."""
     kernel = kernel_of(rule)
     if not kernel.kept or not kernel.keeps(rule.hyperparameters):
         return
@@ -145,13 +146,13 @@ def allocate(
     states: Sequence[dict[str, Any]],
     options: KernelOptions = DEFAULT,
 ) -> None:
-    """Allocate the slots of ``rule`` in the states of parameters that have none."""
+    """Allocate missing slots of ``rule`` in the states of parameters."""
     kernel = kernel_of(rule)
     for param, state in zip(params, states, strict=True):
         if not kernel.slots <= state.keys():
             for name in sorted(kernel.slots - state.keys()):
                 state[name] = kernel.init(name, param, options)
-        if options.capturable:  # numbers, as of a checkpoint, that are still on the CPU
+        if options.capturable:  # move numbers that a checkpoint has on the CPU
             for name in NUMBERS & kernel.slots:
                 if state[name].device != param.device:
                     state[name] = state[name].to(param.device)

@@ -1,8 +1,8 @@
-"""Types that the kernels share: a kernel, the step it takes, and moments on lists.
+"""Types and functions that the kernels share: kernel, step, and moments of lists.
 
 A kernel is an update rule on lists of parameters. It changes them in place, as a torch
 optimizer does, and keeps the rule's state in a dict for each parameter. Up to rounding, it
-computes what the rule of its name in :mod:`optenv.rules` does with a batch of one run.
+computes the same as the rule of its name in :mod:`optenv.rules` on a batch of one run.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class KernelOptions(NamedTuple):
     """Implementation to use, as in torch's optimizers; None lets torch choose.
 
     Attributes:
-        foreach: whether each operation is on all parameters, which takes less time and more
-            memory than one parameter at a time.
-        fused: whether there is a single operation.
-        capturable: whether the operations can be captured in a CUDA graph: none waits for
-            the device, and numbers that change are on it.
+        foreach: whether each operation runs on all parameters at once, which takes less
+            time and more memory than one parameter at a time.
+        fused: whether the whole update is a single operation.
+        capturable: whether the update can be captured in a CUDA graph: no operation waits
+            for the device, and numbers that change are on the device.
     """
 
     foreach: bool | None = None
@@ -58,17 +58,18 @@ NUMBERS = frozenset({"step", "mu_product"})
 
 @dataclass(frozen=True)
 class Step:
-    """One update of several parameters of one kind: all sharded or none, one precision.
+    """One update of several parameters, either all sharded or all plain tensors.
 
     Attributes:
-        params: parameters, to be changed in place; half precision comes in float32.
+        params: parameters, to be changed in place; in place of half-precision parameters,
+            float32 copies.
         grads: their gradients, of the same shapes.
         states: their states, with the slots of the kernel.
         lr: learning rate; a tensor on the device if the step is capturable.
-        h: hyperparameters of the rule, of a class of its own.
+        h: hyperparameters of the rule, an instance of the rule's own class.
         options: implementation to use.
-        matrices: for rules that treat matrices apart, whether each parameter may be taken
-            for one; None where all may that have two sides.
+        matrices: whether rules that depend on shapes may treat each parameter as a matrix;
+            None if this holds for all with two or more dimensions.
     """
 
     params: list[Tensor]
@@ -80,13 +81,13 @@ class Step:
     matrices: Sequence[bool] | None = None
 
     def slots(self, name: str) -> list[Any]:
-        """List a slot of all parameters."""
+        """Return the slot of this name of all parameters."""
         return [state[name] for state in self.states]
 
     def count(self) -> list[float] | Tensor:
-        """Count the update in the ``step`` slots, and return the numbers of updates.
+        """Count the update in the ``step`` slots, and return each parameter's count.
 
-        They are one tensor on the device if the step is capturable.
+        If the step is capturable, the counts are one tensor ``[n]`` on the device.
         """
         steps = self.slots("step")
         torch._foreach_add_(steps, 1)
@@ -104,7 +105,7 @@ class Step:
         )  # fmt: skip
 
     def one_by_one(self) -> list[Step]:
-        """Split into steps of single parameters, which take less memory."""
+        """Split into steps of one parameter each, which take less memory."""
         return [self.select([i]) for i in range(len(self.params))]
 
 
@@ -117,8 +118,8 @@ def initial_slot(name: str, param: Tensor, options: KernelOptions) -> Tensor:
         options: implementation to use.
     """
     if name == "step":
-        # Not of torch's default type: half precision cannot count beyond 256. Fused
-        # implementations read it on the device.
+        # Always float32: torch's default type may be half precision, which cannot count
+        # beyond 256. Fused implementations read it on the device.
         on_device = options.fused or options.capturable
         device = param.device if on_device else torch.device("cpu")
         return torch.zeros((), dtype=torch.float32, device=device)
@@ -130,9 +131,9 @@ def initial_slot(name: str, param: Tensor, options: KernelOptions) -> Tensor:
 
 
 def takes_fused(step: Step) -> bool:
-    """Return whether torch's fused Adam can take a step where the user has no wish.
+    """Return whether torch's fused Adam can take a step, unless the user chose otherwise.
 
-    It is much quicker than others on the CPU, which torch does not choose by itself.
+    On the CPU it is much faster, but torch does not choose it by default.
     """
     options, first = step.options, step.params[0]
     if options.capturable or options.foreach is not None or options.fused is not None:
@@ -158,16 +159,18 @@ class Kernel:
     """An update rule on lists of parameters.
 
     Attributes:
-        update: takes a :class:`Step`, and changes parameters and states in place.
-        slots: names of a parameter's state entries.
-        native: whether ``update`` follows :class:`KernelOptions` itself, as torch's own do.
+        update: function of a :class:`Step` that changes parameters and states in place.
+        slots: names of the entries in a parameter's state.
+        native: whether ``update`` follows :class:`KernelOptions` itself, as torch's own
+            implementations do.
         fused: whether there is a fused implementation.
-        capturable: whether ``update`` follows :attr:`KernelOptions.capturable`.
-        kept: entries of a parameter's state that ``update`` adds where it can use them, by
-            the functions that tell their shape for a parameter, or None if it has none.
-        keeps: whether it adds them, with the hyperparameters of a rule.
-        init: makes the initial value of a slot; see :func:`initial_slot`, by which
-            ``step`` and ``mu_product`` are numbers, and all others begin at zero.
+        capturable: whether ``update`` supports :attr:`KernelOptions.capturable`.
+        kept: further entries that ``update`` adds to a parameter's state: for each name, a
+            function that returns the entry's shape for a parameter, or None if that
+            parameter has no such entry.
+        keeps: function of the rule's hyperparameters that returns whether it adds them.
+        init: function that makes the initial value of a slot, see :func:`initial_slot`: by
+            default, ``step`` and ``mu_product`` are numbers, and all others zeros.
     """
 
     update: Callable[[Step], None]
@@ -185,9 +188,9 @@ class Kernel:
 def update_means_(means: list[Tensor], grads: list[Tensor], decay: float) -> None:
     r"""Update moving averages in place: :math:`m \leftarrow \beta m + (1-\beta) g`.
 
-    With :func:`update_squares_` and :func:`debiased_roots` the counterpart, on lists of
-    tensors of any shapes, of the functions in :mod:`optenv.rules.arithmetic` on one batch
-    of flat parameters.
+    Like :func:`update_squares_` and :func:`debiased_roots`, it is the counterpart of a
+    function in :mod:`optenv.rules.arithmetic`, for lists of tensors of any shapes instead
+    of one batch of flat parameters.
 
     Args:
         means: average :math:`m` of each parameter.
@@ -225,8 +228,8 @@ def debiased_roots(
 
     Args:
         squares: average of squares :math:`v` of each parameter.
-        decay: their decay rate :math:`\beta`; None if they have no bias.
-        counts: number of gradients :math:`t` in each.
+        decay: decay rate :math:`\beta` of the averages; None for no bias correction.
+        counts: number of gradients :math:`t` in each average.
         eps: :math:`\epsilon`.
     """
     roots = torch._foreach_sqrt(squares)
@@ -239,12 +242,12 @@ def debiased_roots(
 def for_each_count(
     function: Callable[[Any], Any], counts: Sequence[float] | Tensor
 ) -> list[Any]:
-    """List a function of the number of updates for each parameter.
+    """Apply a function to each parameter's number of updates, and list the results.
 
     Args:
-        function: arithmetic on a number or on a tensor.
-        counts: numbers of updates; if they are a tensor ``[n]``, so is the result computed
-            as one, and listed as tensors ``[]``.
+        function: arithmetic function of a number or a tensor.
+        counts: numbers of updates. For a tensor ``[n]``, the function is applied once, and
+            the results are tensors ``[]``.
     """
     if not isinstance(counts, Tensor):
         return [function(count) for count in counts]
@@ -260,8 +263,8 @@ def descend_(
     Args:
         params: parameters.
         directions: direction :math:`d` of each.
-        lr: learning rate :math:`\eta`; a tensor on the device, which torch would read on
-            the host to add a multiple, is multiplied first.
+        lr: learning rate :math:`\eta`, a number or a tensor on the device, which is not
+            read on the host.
     """
     params, directions = list(params), list(directions)
     if isinstance(lr, Tensor):

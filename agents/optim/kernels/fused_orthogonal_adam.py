@@ -1,8 +1,8 @@
-"""Orthogonal Adam by torch's fused Adam, for parameters on the CPU.
+"""Orthogonal Adam with torch's fused Adam, for parameters on the CPU.
 
-Of large matrices, memory traffic takes much of the time, and of small ones the calls. So
-the directions come to lie in one buffer as they are to be stacked, new factors keep norms
-without another pass, and products are added to parameters where they are computed.
+Memory traffic takes most of the time for large matrices, and calls for small ones.
+Therefore directions are written to one buffer in the order in which they are stacked, new
+factors keep the norms without another pass, and products are added directly to parameters.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ from .orthogonal_stacks import (
 
 __all__ = ["update_fused"]
 
-#: Numbers in the matrices that go through an update together, which bounds the buffer
-#: (but for a matrix that alone has more).
+#: Largest number of elements of matrices that are updated together (except a single larger
+#: matrix), which bounds the size of the buffer.
 CHUNK_NUMEL = 2**20
 
-#: Numbers in the strips of one matrix that go through several stages together.
+#: Number of elements of one matrix's strips that go through several stages together.
 CACHED_NUMEL = 2**17
 
-#: Equal matrices of which so many are a stack of their own: fewer may share one with
-#: others, by copies.
+#: Number of matrices of equal shape from which on they are a stack of their own; fewer may
+#: share a stack with others, by copies.
 FEW = 4
 
 
 def update_fused(step: Step) -> None:
-    """Update by torch's fused Adam, whose steps of matrices go to a buffer first.
+    """Update by torch's fused Adam; its steps for matrices are written to a buffer first.
 
-    Nesterov's numerator is that of Adam after the same gradient with another decay rate of
-    the mean; the mean is then corrected to the rate it should have had.
+    Nesterov's numerator is Adam's with another decay rate of the mean. The mean is
+    afterwards corrected to its own decay rate.
     """
-    # Parameters that have counted as many updates take one call.
+    # Parameters with equal numbers of updates take one call.
     counts = step.count()
     for count in dict.fromkeys(counts):
         of_count = [i for i, each in enumerate(counts) if each == count]
@@ -69,7 +69,7 @@ def _update_at(step: Step, count: float) -> None:
     h, lr = step.h, float(step.lr)
     tensors = (step.params, step.grads, step.slots("exp_avg"), step.slots("exp_avg_sq"))
     counters = step.slots("step")
-    # 1. The decay rate and the factor with which Adam's numerator is Nesterov's.
+    # 1. The decay rate and the factor by which Adam's numerator becomes Nesterov's.
     of_mean, of_grad = nesterov_weights(count, h.beta1)
     of_last, of_new = of_mean * h.beta1, of_mean * (1 - h.beta1) + of_grad
     decay = of_last / (of_last + of_new)
@@ -124,11 +124,11 @@ class _Group(NamedTuple):
     """Matrices that are orthogonalised together.
 
     Attributes:
-        first, last: the first of a chunk, and the one after the last.
-        begin, end: their place in the buffer.
+        first, last: index in the chunk of the first one, and of the one after the last.
+        begin, end: slice of the buffer that holds them.
         cut: strips of each.
-        stack: how they are stacked by copies; None for equal ones, whose strips lie in the
-            buffer as they are stacked.
+        stack: stack into which they are copied; None for matrices of equal shape, whose
+            strips are already stacked in the buffer.
     """
 
     first: int
@@ -140,12 +140,12 @@ class _Group(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """Matrices that go through an update together, in the order of their groups.
+    """Matrices that are updated together, in the order of their groups.
 
     Attributes:
-        members: their indices.
-        sizes: numbers in each.
-        groups: those that are orthogonalised together.
+        members: indices of the matrices.
+        sizes: number of elements of each.
+        groups: groups that are orthogonalised together.
     """
 
     members: list[int]
@@ -170,7 +170,7 @@ def _chunks(shapes: tuple[tuple[int, ...], ...]) -> list[_Chunk]:
 
 def _chunk_of(members: list[int], shapes: Sequence[tuple[int, ...]]) -> _Chunk:
     """Sort matrices into groups."""
-    # 1. Equal ones whose strips need no copies, if they are many; others are stacked.
+    # 1. Many of equal shape, whose strips need no copies, are a group; others are stacked.
     cuts = {i: Cut.of(tuple(shapes[i])) for i in members}
     equals: dict[tuple[int, ...], list[int]] = {}
     for i in members:
@@ -186,7 +186,7 @@ def _chunk_of(members: list[int], shapes: Sequence[tuple[int, ...]]) -> _Chunk:
         own = [mixed[i] for i in stack.members]
         is_alone = len(own) == 1 and cuts[own[0]].fills
         found.append((own, None if is_alone else stack))
-    # 2. Their places.
+    # 2. Their places in the buffer.
     ordered = [i for own, _ in found for i in own]
     sizes = [math.prod(shapes[i]) for i in ordered]
     groups, first, begin = [], 0, 0
@@ -209,17 +209,17 @@ def _descend(
     due: bool,
     lr: float,
 ) -> None:
-    """Add the orthogonalised directions of a chunk, times a rate, to its parameters.
+    """Add the orthogonalised directions of a chunk, times ``lr``, to its parameters.
 
     Args:
         params: the matrices, in the order of the chunk.
-        directions: of each, which lie in the buffer one after the other.
-        buffer: its numbers.
+        directions: direction of each, a view into the buffer.
+        buffer: all directions, one after the other.
         chunk: groups of the matrices.
-        states: in which factors are kept.
-        refresh: number of updates for which they are.
-        due: whether all compute new ones.
-        lr: the rate.
+        states: states of the matrices, in which factors are kept.
+        refresh: number of updates for which factors are kept.
+        due: whether all factors are computed anew at this update.
+        lr: learning rate.
     """
     keeps = refresh > 1
     moved: list[Tensor] = []
@@ -228,9 +228,9 @@ def _descend(
         own, own_states, count = params[first:last], states[first:last], last - first
         if not keeps:
             for state in own_states:
-                state.pop(FACTORS, None)  # of a time when they were kept
+                state.pop(FACTORS, None)  # left over from when they were kept
         have = [] if due else [state[FACTORS] for state in own_states if FACTORS in state]
-        # 1. Matrices that are stacked by copies, or of which some have factors.
+        # 1. Matrices that are stacked by copies, or of which only some have factors.
         if stack is not None or (keeps and 0 < len(have) < count):
             some = list(directions[first:last])
             moved += own
@@ -252,7 +252,7 @@ def _descend(
             factors = have[0] if count == 1 else torch.cat(have)
         else:
             factors = factors_of_strips(x.mT if cut.is_turned else x)
-            if keeps:  # copies, which keep nothing else in memory and in files
+            if keeps:  # copies, since a view would keep the whole tensor alive
                 parts = factors.split(cut.strips)
                 for state, part in zip(own_states, parts, strict=True):
                     state[FACTORS] = part.clone()
@@ -287,9 +287,10 @@ def _strips_of(p: Tensor, cut: Cut) -> Tensor:
 def _descend_by_earlier(
     target: Tensor, x: Tensor, left: Tensor, right: Tensor, lr: float
 ) -> None:
-    """Add products by earlier factors, of the norms of ``x``, times a rate to a target.
+    """Add products with earlier factors, scaled to the norms of ``x``, to a target.
 
-    All are stacked strips of one matrix. A few at a time stay in the processor's cache.
+    All arguments are stacked strips of one matrix; ``lr`` multiplies the products. Strips
+    are processed a few at a time, to stay in the processor's cache.
     """
     count = max(1, CACHED_NUMEL // x[0].numel())
     parts = (each.split(count) for each in (target, x, left, right))

@@ -1,7 +1,7 @@
-"""Kernel of any other rule: the batched rule, applied to one parameter at a time.
+"""Generic kernel: a batched rule, applied to one parameter at a time.
 
-A rule that has no kernel of its own is applied by it, such as one that a user has
-registered (:func:`optenv.rules.register`). A kernel on lists of parameters takes less time
+It applies rules that have no kernel of their own, such as those that a user has registered
+(:func:`optenv.rules.register`). A kernel on lists of parameters is faster
 (:func:`agents.optim.kernels.register`).
 """
 
@@ -25,11 +25,11 @@ __all__ = ["generic_kernel"]
 def generic_kernel(rule: Rule) -> Kernel:
     """Make a kernel that updates each parameter as a batch of one run.
 
-    A complex parameter is a vector of real numbers to the rule. A ``DTensor`` is gathered
-    in each process, since an update may depend on all numbers of a parameter.
+    To the rule, a complex parameter is a vector of real numbers. A ``DTensor`` is gathered
+    in each process, since an update may depend on all elements of a parameter.
 
     Raises:
-        ValueError: a slot of the rule has a name that the optimizer needs.
+        ValueError: a slot of the rule has a name that is reserved for the optimizer.
     """
     taken = [name for name in rule.slots if name in OWN]
     if taken:
@@ -62,10 +62,10 @@ def _update(rule: Rule, step: Step) -> None:
 
 
 def _initial_slot(rule: Rule, name: str, param: Tensor, options: KernelOptions) -> Tensor:
-    """Make the initial value of a slot, as the rule does for a batch of one run."""
+    """Make the initial value of a slot, by the rule on a batch of one run."""
     target = real(param.detach().to(wide(param.dtype)))
     shape = (target.numel(),) if param.is_complex() else target.shape
-    # It may keep the parameters it gets.
+    # A clone, since the rule may keep the parameters that it gets.
     parts = rule.bind([shape]).init(_row(target, target).clone())
     return _shaped(parts[rule.slots.index(name)], target)
 

@@ -15,12 +15,12 @@ def _lion(step: Step) -> None:
     """Update parameters by :func:`optenv.rules.lion.lion`."""
     params, grads = [real(p) for p in step.params], [real(grad) for grad in step.grads]
     means = [real(mean) for mean in step.slots("exp_avg")]
-    # 1. The direction, of the mean before this gradient.
+    # 1. The direction, before the mean is updated.
     directions = torch._foreach_mul(means, step.h.beta1)
     torch._foreach_add_(directions, grads, alpha=1 - step.h.beta1)
     update_means_(means, grads, step.h.beta2)
     # 2. Its sign.
-    if is_sharded(params[0]):  # DTensor has no foreach operation for it
+    if is_sharded(params[0]):  # DTensor has no foreach operation for signs
         signs = tuple(direction.sign() for direction in directions)
     else:
         signs = torch._foreach_sign(directions)

@@ -24,14 +24,14 @@ from .base import Kernel, Step, debiased_roots, update_means_, update_squares_
 
 __all__ = ["KERNELS"]
 
-#: Numbers that the MLP is applied to at once: the hidden units of more of them do not fit
-#: into a processor's cache.
+#: Number of elements that the MLP is applied to at once: the hidden units of more would not
+#: fit into a processor's cache.
 CHUNK_NUMEL = 2**14
 
 
 def _network(step: Step) -> None:
     """Update parameters by :func:`optenv.rules.mlp.network`."""
-    # Parameters are updated together that have had as many updates, on one device.
+    # Parameters with equal numbers of updates, data types and devices are updated together.
     by_kind: dict[tuple[Any, ...], list[int]] = {}
     kinds = zip(step.count(), step.params, strict=True)
     for i, (count, param) in enumerate(kinds):
@@ -61,10 +61,10 @@ def _update(
     Args:
         params: parameters, real.
         grads: their gradients, real.
-        fast: mean of the gradient of each.
-        slow: mean with the longer memory.
-        squares: mean square of the gradient.
-        count: number of updates of each, with this one.
+        fast: mean of each gradient with the shorter memory.
+        slow: mean of each gradient with the longer memory.
+        squares: mean square of each gradient.
+        count: number of updates of each, including this one.
         lr: learning rate.
         h: hyperparameters.
     """
@@ -105,28 +105,28 @@ def _direction(
     eps: float,
     weights: Tensor,
 ) -> Tensor:
-    """Compute directions ``[1, n]`` of a chunk; all tensors are ``[1, n]``."""
+    """Compute the directions of a chunk; all tensors are ``[1, n]``."""
     means = unbiased_means(fast, slow, root, count)
     if not weights.numel():
         return means[0]
     rms = (root_rms, param_rms)
     age = torch.full_like(root, math.log1p(count) / INPUT_BOUND)
-    # The half precision of a caller's autocast is too coarse for it.
+    # Half precision, under a caller's autocast, would be too coarse.
     with torch.autocast(root.device.type, enabled=False):
         return corrected_direction(grad, means, root, param, rms, age, eps, weights)
 
 
 def _rms(tensors: Sequence[Tensor], sizes: Tensor) -> Tensor:
-    """Compute the root mean square of each full tensor, for each of its local numbers.
+    """Compute the root mean square of each full tensor, for each of its local elements.
 
-    It is :func:`optenv.rules.mlp.tensor_rms` on lists of tensors that may be sharded.
+    It is :func:`optenv.rules.mlp.tensor_rms` for lists of tensors that may be sharded.
 
     Args:
         tensors: tensors of any shapes.
-        sizes: number of local numbers of each.
+        sizes: number of local elements of each.
 
     Returns:
-        Root mean squares ``[n]``.
+        Root mean squares ``[n]``, for the ``n`` local elements of all tensors.
     """
     norms = torch.stack([full_tensor(n) for n in torch._foreach_norm(list(tensors))])
     counts = torch.tensor([t.numel() for t in tensors], device=norms.device)

@@ -24,7 +24,7 @@ from .orthogonal_stacks import FACTORS, factors_shape, is_matrix, orthogonalized
 
 __all__ = ["KERNELS"]
 
-#: Decay rate of the mean below which its correction after a fused step would lose digits.
+#: Decay rate of the mean below which correcting it after a fused step would lose precision.
 LEAST_BETA1 = 0.01
 
 

@@ -1,4 +1,4 @@
-"""Orthogonalisation of lists of matrices, a few stacked at a time."""
+"""Orthogonalisation of lists of matrices, in stacks of several."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ __all__ = [
     "stacks_of",
 ]
 
-#: Entry of a matrix's state: the factors that are kept, ``[k, h, h]``, with ``refresh``
-#: above 1. Neither sharded parameters have it nor steps that can be captured: they compute
+#: Entry of a matrix's state with the factors ``[k, h, h]`` that are kept if ``refresh`` is
+#: above 1. With sharded parameters and capturable steps, it does not exist: they compute
 #: factors at every update.
 FACTORS = "factors"
 
-#: Numbers in the matrices that are stacked to be orthogonalised together. With more of
-#: them, memory traffic takes the time.
+#: Largest number of elements in a stack. In larger stacks, memory traffic takes most of the
+#: time.
 STACK_NUMEL = 2**18
 
-#: Multiplications that take about as long as the calls to orthogonalise one stack: so many
-#: more, of zeros, are accepted to have one stack in place of two.
+#: Number of multiplications that take about as long as the calls to orthogonalise one
+#: stack. Up to this many multiplications of zeros are accepted to join two stacks.
 CALLS = 2**20
 
 
@@ -64,21 +64,20 @@ def orthogonalized_by_factors(
     due: list[bool],
     refresh: int,
 ) -> list[Tensor]:
-    """Orthogonalise the directions of matrices, by the factors that are kept if there are.
+    """Orthogonalise the directions of matrices, by kept factors where there are any.
 
     Args:
-        directions: of each matrix.
+        directions: direction of each matrix.
         params: the matrices.
         states: their states, in which factors are kept.
-        due: whether each computes factors at this update in any case.
+        due: whether the factors of each matrix must be computed anew at this update.
         refresh: number of updates for which factors are kept.
     """
     if refresh == 1:
         for state in states:
-            state.pop(FACTORS, None)  # of a time when they were kept
+            state.pop(FACTORS, None)  # left over from when they were kept
         return orthogonalized(directions, params)
-    # 1. Factors of earlier updates, on each device and of each precision. Sharded matrices
-    # keep none.
+    # 1. Factors of earlier updates, by device and precision. Sharded matrices keep none.
     results, fresh = list(directions), []
     kept: dict[Any, list[int]] = {}
     for i, (p, state) in enumerate(zip(params, states, strict=True)):
@@ -91,7 +90,7 @@ def orthogonalized_by_factors(
         found = _by_factors([directions[i] for i in indices], factors)
         for i, result in zip(indices, found, strict=True):
             results[i] = result
-    # 2. New ones.
+    # 2. New factors.
     if fresh:
         chosen = [params[i] for i in fresh]
         keeping = [{} if is_sharded(params[i]) else states[i] for i in fresh]
@@ -103,11 +102,11 @@ def orthogonalized_by_factors(
 
 @in_full_precision
 def _by_factors(directions: list[Tensor], factors: list[Tensor]) -> list[Tensor]:
-    """Orthogonalise matrices ``[r, ...]`` by factors ``[k, h, h]`` of earlier ones.
+    """Orthogonalise matrices ``[r, ...]`` by factors ``[k, h, h]`` of earlier updates.
 
-    Each strip keeps its norm, as by :func:`optenv.rules.orthogonal_adam.apply_factors`.
+    Each strip keeps its norm, as in :func:`optenv.rules.orthogonal_adam.apply_factors`.
     """
-    # 1. Matrices in several strips, and products of those in one piece.
+    # 1. Matrices of several strips, and the products of those of one strip.
     results, single = list(directions), []
     for i, (direction, factor) in enumerate(zip(directions, factors, strict=True)):
         matrix = direction.reshape(len(direction), -1)
@@ -118,23 +117,23 @@ def _by_factors(directions: list[Tensor], factors: list[Tensor]) -> list[Tensor]
             result = _whole(strips, wide, is_turned)
         else:
             single.append(i)
-            own = factor[0]  # which is symmetric
+            own = factor[0]  # symmetric
             result = matrix @ own if is_turned else own @ matrix
         results[i] = result.reshape(direction.shape)
-    # 2. The norms of the latter, in few calls.
+    # 2. The norms of matrices of one strip, in few calls.
     if single:
         products = [results[i] for i in single]
         norms = torch._foreach_norm([directions[i] for i in single] + products)
         norm, length = torch.stack(norms).split(len(single))
         ratios = norm / length.clamp(min=TINY)
-        # Numbers on the host take one call; to read them from a device would wait for it.
+        # On the CPU, numbers take one call; on another device, reading them would wait.
         on_host = ratios.is_cpu
         torch._foreach_mul_(products, ratios.tolist() if on_host else list(ratios.unbind()))
     return results
 
 
 def _whole(strips: Tensor, wide: Tensor, is_turned: bool) -> Tensor:
-    """Put the strips ``[k, h, c]`` of a matrix together that was turned before or not."""
+    """Join strips ``[k, h, c]`` to the matrix they were cut from, turned back if needed."""
     matrix = strips.reshape(-1, strips.shape[2]).narrow(0, 0, len(wide))
     return matrix.mT if is_turned else matrix
 
@@ -155,14 +154,14 @@ def orthogonalized(
 ) -> list[Tensor]:
     """Orthogonalise the directions of real matrices; return all directions.
 
-    Matrices of one shape are stacked, and small ones of several shapes, with zeros around
-    them, which changes nothing.
+    Matrices of equal shape are stacked, and small ones of different shapes after padding
+    with zeros, which does not change the result.
 
     Args:
-        directions: of each parameter, in single or double precision; ``DTensor`` if the
-            parameter is one.
+        directions: direction of each parameter, in single or double precision; a
+            ``DTensor`` if the parameter is one.
         params: the parameters, for their shapes.
-        matrices: whether each may be taken for a matrix; by default all may.
+        matrices: whether each may be treated as a matrix; by default all may.
         states: a state of each, to keep its factors in; by default they are not kept.
     """
     kinds: dict[tuple[Any, ...], list[int]] = {}
@@ -186,10 +185,10 @@ class Cut(NamedTuple):
     """Strips that a matrix is cut into.
 
     Attributes:
-        strips: their number.
-        height, width: of each strip.
+        strips: number of strips.
+        height, width: size of each strip.
         is_turned: whether they are strips of the transpose.
-        fills: whether the matrix is its strips, without rows of zeros.
+        fills: whether the strips fill the matrix exactly, without padding.
     """
 
     strips: int
@@ -213,9 +212,9 @@ class Stack(NamedTuple):
     """Matrices that are orthogonalised together.
 
     Attributes:
-        members: their indices.
-        cuts: of each.
-        height, width: of the largest strip.
+        members: indices of the matrices.
+        cuts: strips of each.
+        height, width: largest height and width of a strip.
     """
 
     members: tuple[int, ...]
@@ -225,12 +224,12 @@ class Stack(NamedTuple):
 
     @property
     def work(self) -> int:
-        """Multiplications to orthogonalise it."""
+        """Number of multiplications to orthogonalise the stack."""
         count = sum(cut.strips for cut in self.cuts)
         return count * self.height**2 * (5 * self.height + 2 * self.width)
 
     def joined(self, other: Stack) -> Stack:
-        """Return one stack of both."""
+        """Return one stack with the matrices of both."""
         return Stack(
             self.members + other.members,
             self.cuts + other.cuts,
@@ -240,15 +239,16 @@ class Stack(NamedTuple):
 
     @property
     def numel(self) -> int:
-        """Numbers in all strips, with the zeros around them."""
+        """Number of elements in all strips, including padding."""
         return sum(cut.strips for cut in self.cuts) * self.height * self.width
 
 
 @lru_cache(maxsize=256)
 def stacks_of(cuts: tuple[Cut, ...]) -> list[Stack]:
-    """Sort matrices of these cuts into stacks, each of which takes about the same calls.
+    """Sort matrices with these cuts into stacks.
 
-    A stack takes in another as long as the zeros to be added cost less than its calls.
+    A matrix joins a stack as long as the padding costs less than the calls for another
+    stack.
     """
     singles = []
     for i, cut in enumerate(cuts):
@@ -273,8 +273,8 @@ def orthogonalize_stack(
 
     Args:
         directions: the matrices.
-        stack: how they are stacked.
-        states: where to keep the factors of each, unless it is None.
+        stack: stack of these matrices.
+        states: states in which to keep the factors of each; None keeps none.
     """
     # 1. Their strips, in one tensor [n, height, width].
     wides = [
@@ -298,7 +298,7 @@ def orthogonalize_stack(
     parts = result.split(counts) if len(strips) > 1 else (result,)
     if states is not None:
         for state, own, cut in zip(states, factors.split(counts), stack.cuts, strict=True):
-            # A copy, which keeps nothing else in memory and in files.
+            # A copy, since a view would keep the whole tensor alive, also in files.
             state[FACTORS] = own[:, : cut.height, : cut.height].clone()
     shaped = []
     for part, wide, direction, cut in zip(
@@ -311,7 +311,7 @@ def orthogonalize_stack(
 
 
 def _filled_up(strips: Tensor, stack: Stack) -> Tensor:
-    """Return strips with zeros up to the height and width of a stack."""
+    """Pad strips with zeros to the height and width of a stack."""
     _, height, width = strips.shape
     if (height, width) == (stack.height, stack.width):
         return strips

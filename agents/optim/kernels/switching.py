@@ -24,14 +24,15 @@ MOMENTS = ("exp_avg", "slow_exp_avg", "exp_avg_sq", "short_exp_avg_sq")
 def update(batch: GradientBatch, state: dict[str, Any], partitioned: bool) -> None:
     """Update parameters by the rule in force (:func:`optenv.rules.switching.update`).
 
-    Moments and update are in single precision for parameters in half precision.
-    Parameters whose learning rate is 0 do not move, and neither do their moments.
+    For parameters in half precision, moments and update are in single precision. Parameters
+    whose learning rate is 0 and their moments are not changed.
 
     Args:
-        batch: gradients; the learning rates in force are ``group["effective_lr"]``. The
-            states of the parameters have their slots.
-        state: of the controller, which has chosen a rule. Right after a choice its
-            ``"scale"``, from the learning rate to the rule's own, is None; it is set.
+        batch: gradients; the learning rates in force are ``group["effective_lr"]``. All
+            slots have been allocated in the states of the parameters.
+        state: state of the controller, which has chosen a rule. If its entry ``"scale"``
+            (from the learning rate to the rule's own) is None, as right after a choice, it
+            is set.
         partitioned: whether other processes hold further parameters.
     """
     # 1. Update the moments of all rules.
@@ -53,7 +54,7 @@ def update(batch: GradientBatch, state: dict[str, Any], partitioned: bool) -> No
         switching.update_moments(of_param, real(grad), inplace=True)
     counts = [each["step"].item() for each in states]
     counted = list(zip(moments, counts, strict=True))
-    # 2. The direction of the rule, and right after a choice its scale.
+    # 2. The direction of the rule, and its scale right after a choice.
     chosen = switching.NAMES[state["chosen"]]
     directions = _directions(chosen, params, grads, counted, flags)
     if state["scale"] is None:
@@ -82,14 +83,14 @@ def _directions(
     counted: list[tuple[Moments, float]],
     matrices: Sequence[bool],
 ) -> list[Tensor]:
-    """Compute the direction of a rule for each parameter, complex where that is.
+    """Compute the direction of a rule for each parameter, in the parameter's shape.
 
     Args:
         name: name of the rule.
         params: parameters.
         grads: their gradients, in single or double precision.
         counted: moments of each parameter, and the number of gradients in them.
-        matrices: whether each may be taken for a matrix.
+        matrices: whether each may be treated as a matrix.
     """
     directions = []
     for grad, (moments, count) in zip(grads, counted, strict=True):

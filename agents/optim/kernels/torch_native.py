@@ -1,4 +1,4 @@
-"""Update rules for which torch has kernels of its own."""
+"""Kernels of update rules that torch implements."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _call_sgd(
 def _sgd_on_device(
     step: Step, grads: list[Tensor], buffers: list[Any], momentum: float, nesterov: bool
 ) -> None:
-    """Update as torch's ``sgd`` does, which reads the learning rate on the host."""
+    """Update like torch's ``sgd``, without reading the learning rate on the host."""
     directions = grads
     if momentum:
         torch._foreach_mul_(buffers, momentum)
@@ -95,7 +95,7 @@ def _rmsprop(step: Step) -> None:
 
 
 def _rmsprop_on_device(step: Step) -> None:
-    """Update as torch's ``rmsprop`` does, which reads the learning rate on the host."""
+    """Update like torch's ``rmsprop``, without reading the learning rate on the host."""
     params, grads = [real(p) for p in step.params], [real(grad) for grad in step.grads]
     squares = [real(square) for square in step.slots("square_avg")]
     counts = step.count()

@@ -1,1 +1,1 @@
-"""RLlib as engine of a training: presets of PPO and RL² with runs in several processes."""
+"""RLlib as the engine of a training: PPO and RL² with runs in several processes."""

@@ -1,10 +1,10 @@
-"""Arguments of RLlib's PPO from those of a preset.
+"""Translation of a preset's arguments to RLlib's PPO.
 
-Presets name the arguments of Stable-Baselines3. Most have a counterpart of the same meaning
-in RLlib (:data:`RENAMED`); those without one are refused (:func:`translate`). Three things
-differ, whatever the arguments: advantages are normalised over a rollout instead of a
-minibatch, Adam's ``eps`` is 1e-8 instead of 1e-5, and a minibatch has one row more for each
-episode, which the loss leaves out.
+Presets have the arguments of Stable-Baselines3. Most have a counterpart with the same
+meaning in RLlib (:data:`RENAMED`); others are refused (:func:`translate`). There remain
+three differences: advantages are normalised over a rollout instead of a minibatch, Adam's
+``eps`` is 1e-8 instead of 1e-5, and a minibatch has an additional row for each episode,
+which the loss ignores.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ...utils.arguments import check_arguments
 
 __all__ = ["OWN", "RENAMED", "Arguments", "translate"]
 
-#: Arguments of the same meaning: by their names in Stable-Baselines3, those in RLlib.
+#: Names of arguments in Stable-Baselines3, with those of the same meaning in RLlib.
 RENAMED = {
     "learning_rate": "lr",
     "n_epochs": "num_epochs",
@@ -34,7 +34,7 @@ RENAMED = {
     "max_grad_norm": "grad_clip",
 }
 
-#: Arguments that RLlib alone has, with values by which it does as Stable-Baselines3.
+#: Arguments that only RLlib has, with the values that correspond to Stable-Baselines3.
 OWN: dict[str, Any] = {
     "use_kl_loss": False,
     "kl_coeff": 0.2,
@@ -42,13 +42,13 @@ OWN: dict[str, Any] = {
     "vf_clip_param": float("inf"),
 }
 
-#: Arguments of the sizes of rollouts and minibatches, and of the network.
+#: Arguments on the sizes of rollouts, minibatches and network.
 SIZES = ("n_steps", "batch_size", "policy_kwargs")
 
-#: Arguments of the network that :mod:`agents.rl.rllib.module` has, with their defaults.
+#: Arguments of the network that :mod:`agents.rl.rllib.module` supports, with defaults.
 NETWORK: dict[str, Any] = {"net_arch": [64, 64], "log_std_init": 0.0}
 
-#: Further ones of a recurrent network; ``memory`` may be None.
+#: Further arguments of a recurrent network, with their defaults.
 RECURRENT: dict[str, Any] = {"lstm_hidden_size": 256, "memory": None}
 
 
@@ -56,10 +56,10 @@ class Arguments(NamedTuple):
     """Arguments of RLlib.
 
     Attributes:
-        training: of ``PPOConfig.training``.
-        network: of the model (:class:`agents.rl.rllib.module.ActorCritic`).
-        rollout: control steps of a rollout, over all runs.
-        fragment: control steps of each run in a rollout.
+        training: arguments of ``PPOConfig.training``.
+        network: arguments of the model (:class:`agents.rl.rllib.module.ActorCritic`).
+        rollout: number of control steps in a rollout, over all runs.
+        fragment: number of control steps of each run in a rollout.
     """
 
     training: dict[str, Any]
@@ -72,9 +72,9 @@ def translate(arguments: Mapping[str, Any], num_envs: int, *, recurrent: bool) -
     """Translate the arguments of an algorithm.
 
     Args:
-        arguments: of a preset, with changes: names of Stable-Baselines3, or of
-            :data:`OWN`.
-        num_envs: runs at once, over all processes.
+        arguments: arguments of a preset, with changes, by their names in Stable-Baselines3
+            or in :data:`OWN`.
+        num_envs: number of runs at once, over all processes.
         recurrent: True for RL².
 
     Raises:
@@ -94,8 +94,8 @@ def translate(arguments: Mapping[str, Any], num_envs: int, *, recurrent: bool) -
     for name in (*RENAMED, *OWN):
         _check_number(name, chosen[name], like=defaults[name])
 
-    # 2. Sizes. Minibatches of RL² are whole trials, to each of which RLlib adds a row; one
-    # more row, since it rounds the number of trials down
+    # 2. Sizes. Minibatches of RL² are whole trials, and RLlib adds a row to each trial. The
+    # last + 1 is needed because RLlib rounds the number of trials down
     n_steps, batch_size = chosen["n_steps"], chosen["batch_size"]
     for name in ("n_steps", "batch_size", "n_epochs"):
         if not isinstance(chosen[name], int) or chosen[name] < 1:
@@ -111,7 +111,7 @@ def translate(arguments: Mapping[str, Any], num_envs: int, *, recurrent: bool) -
 
     # 3. The network
     network = _network(chosen["policy_kwargs"] or {}, recurrent)
-    if recurrent:  # a trial, and the row that RLlib adds for its last value
+    if recurrent:  # a trial, and the row that RLlib adds for the last value
         network["max_seq_len"] = n_steps + 1
     return Arguments(training, network, rollout, n_steps)
 
@@ -121,7 +121,7 @@ def _network(given: Mapping[str, Any], recurrent: bool) -> dict[str, Any]:
 
     Raises:
         TypeError: there is an argument that it does not have.
-        ValueError: its layers are not widths, the same ones for actor and critic.
+        ValueError: ``net_arch`` is not a list of widths, for actor and critic alike.
     """
     defaults = {**NETWORK, **(RECURRENT if recurrent else {})}
     for name in given:
@@ -144,10 +144,10 @@ def _network(given: Mapping[str, Any], recurrent: bool) -> dict[str, Any]:
 
 
 def _check_number(name: str, value: Any, *, like: Any) -> None:
-    """Refuse a value that is not of the kind of the default.
+    """Refuse a value of another type than the default ``like``: a flag or a number.
 
     Raises:
-        TypeError: it is not.
+        TypeError: the type differs.
     """
     if isinstance(like, bool):
         if not isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""RLlib's model of a preset, with the checks of its environment."""
+"""RLlib's model of a preset, with checks of its environment."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def build_rllib(
 
     Args:
         agent: key of :data:`~agents.rl.presets.PRESETS`, of PPO or RL².
-        config: see :func:`agents.rl.factory.build`; with one copy of each task.
-        num_workers: processes that step environments.
-        address: of a running Ray cluster; None starts one on this machine.
-        seed: of the algorithm and of the environments.
-        resume: ``model.zip`` of a training by RLlib to go on from.
+        config: configuration, see :func:`agents.rl.factory.build`; ``copies`` must be 1.
+        num_workers: number of processes that step environments.
+        address: address of a running Ray cluster; None starts one on this machine.
+        seed: seed of the algorithm and of the environments.
+        resume: ``model.zip`` of a training by RLlib to continue from.
 
     Raises:
         ImportError: Ray is not installed.
         TypeError, ValueError: the preset is of another algorithm; or environment,
-            algorithm and their arguments do not go together.
+            algorithm and their arguments do not fit together.
 
     Example::
 
@@ -57,7 +57,7 @@ def build_rllib(
             f"{config['copies']!r}; give --copies 1"
         )
     env_id, given = config["env_id"], config["env_arguments"]
-    # As large as that of each process, since there are at least as many runs as groups
+    # As many runs as in each process: there must be at least as many as groups
     env = make_env(env_id, max(1, config["num_envs"] // num_workers), given)
     described = check_fit(agent, env)
     arguments = {

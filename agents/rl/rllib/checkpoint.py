@@ -1,4 +1,4 @@
-"""``model.zip`` of a training by RLlib: its checkpoint, and how far the training was."""
+"""``model.zip`` of a training by RLlib: RLlib's checkpoint, and the control steps made."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from optenv.checks import parsed_json
 
 __all__ = ["restore", "save", "steps_of"]
 
-#: Name in the archive of RLlib's checkpoint, a folder.
+#: Name of the folder in the archive with RLlib's checkpoint.
 CHECKPOINT = "checkpoint"
-#: Name in the archive of the description of the training.
+#: Name of the file in the archive that describes the training.
 NOTE = "optenv.json"
 
 
 def save(algorithm: Any, path: Path, *, name: str, num_timesteps: int) -> None:
-    """Write ``model.zip`` in one step, or leave it as it is.
+    """Write ``model.zip`` in one step; if that fails, the old file remains.
 
     Args:
         algorithm: algorithm of RLlib.
         path: path of the file.
         name: ``"class"`` of the preset.
-        num_timesteps: control steps made so far, over all runs.
+        num_timesteps: number of control steps made so far, over all runs.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     note = {"engine": "rllib", "class": name, "num_timesteps": num_timesteps}
     with tempfile.TemporaryDirectory() as temporary:
@@ -47,7 +47,7 @@ def save(algorithm: Any, path: Path, *, name: str, num_timesteps: int) -> None:
 
 
 def restore(algorithm: Any, path: Path) -> None:
-    """Give an algorithm the state of a ``model.zip``. It runs code in the file."""
+    """Load a ``model.zip`` into an algorithm. This can run code in the file."""
     with _unpacked(path) as folder:
         algorithm.restore_from_path(str(folder / CHECKPOINT))
 
@@ -57,7 +57,7 @@ def steps_of(path: Path, name: str) -> int:
 
     Args:
         path: path of the file.
-        name: ``"class"`` of the preset that is to go on.
+        name: ``"class"`` of the preset to continue with.
 
     Raises:
         ValueError: the file is not a model of RLlib, or one of another class.
@@ -78,7 +78,7 @@ def steps_of(path: Path, name: str) -> int:
 
 @contextlib.contextmanager
 def _unpacked(path: Path) -> Iterator[Path]:
-    """Unpack an archive for the time within."""
+    """Unpack an archive to a temporary folder within the context."""
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
         archive.extractall(folder)
         yield Path(folder)

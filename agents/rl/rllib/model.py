@@ -31,35 +31,35 @@ from .recorder import Recorder, module_of
 
 __all__ = ["AGENTS", "RLlibModel"]
 
-#: Classes of presets that RLlib can train, and whether they have a memory.
+#: Classes of presets that RLlib can train; True if they have a memory.
 AGENTS = {"PPO": False, "RL2": True}
 
 
 class RLlibModel:
-    """PPO or RL² of RLlib, with an environment in each of several processes.
+    """PPO or RL² of RLlib, with environments in several processes.
 
     Args:
         name: ``"class"`` of the preset, one of :data:`AGENTS`.
         env_id: id of the environment.
-        env_arguments: its arguments.
-        described: ``describe()`` of it.
-        num_envs: runs at once, a multiple of ``num_workers``.
+        env_arguments: arguments of the environment.
+        described: ``describe()`` of the environment.
+        num_envs: number of runs at once, a multiple of ``num_workers``.
         arguments: arguments of the algorithm, see
             :func:`agents.rl.rllib.arguments.translate`.
-        num_workers: processes that step environments.
-        address: of a running cluster; None starts one on this machine.
+        num_workers: number of processes that step environments.
+        address: address of a running Ray cluster; None starts one on this machine.
         seed: seed of the algorithm and of the environments.
-        resume: ``model.zip`` to go on from.
+        resume: ``model.zip`` to continue from.
 
     Attributes:
-        num_timesteps: control steps made so far, over all runs.
-        unit: control steps of a rollout, over all runs.
+        num_timesteps: number of control steps made so far, over all runs.
+        unit: number of control steps in a rollout, over all runs.
         described: ``describe()`` of the environment.
 
     Raises:
         ImportError: Ray is not installed.
-        TypeError, ValueError: see :func:`agents.rl.rllib.arguments.translate`; or RLlib has
-            no algorithm for the preset, its actions or the number of processes.
+        TypeError, ValueError: see :func:`agents.rl.rllib.arguments.translate`; or RLlib
+            does not support the preset, its actions or the number of processes.
     """
 
     def __init__(
@@ -105,10 +105,10 @@ class RLlibModel:
     ) -> bool:
         """Train, and write model and policy; see :func:`agents.rl.training.learn`.
 
-        A process that dies is replaced. The others complete its rollout, and lose nothing.
+        If a process dies, it is replaced, and the others complete its rollout.
 
         Returns:
-            True if the training went to its end, False if the user interrupted it.
+            True if the training is complete, False if the user interrupted it.
         """
         end, finished = self.num_timesteps + timesteps, False
         with cluster(self._num_workers + 1, self._address), self.algorithm() as algorithm:
@@ -136,7 +136,7 @@ class RLlibModel:
 
     @contextlib.contextmanager
     def algorithm(self) -> Iterator[Any]:
-        """Make RLlib's algorithm, or load it, and end its processes after it."""
+        """Make or load RLlib's algorithm; its processes end with the context."""
         logging.getLogger("ray.rllib").setLevel(logging.ERROR)
         from ray.rllib.algorithms.ppo import PPOConfig
         from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -192,7 +192,7 @@ class RLlibModel:
         Args:
             algorithm: algorithm of RLlib.
             state: parameters of the module, by name.
-            steps: control steps of the training so far.
+            steps: number of control steps of the training so far.
         """
         module = copy.deepcopy(module_of(algorithm))
         module.load_state_dict(dict(state))

@@ -1,8 +1,8 @@
-"""Actor and critic as a module of RLlib: the networks that the presets have.
+"""Actor and critic of the presets as a module of RLlib.
 
-They are those of Stable-Baselines3's policies, and of :class:`agents.rl.rl2.LstmPolicy`
-with an LSTM, with the same initial distribution of parameters. Importing this module needs
-Ray (extra ``ray``).
+The networks are the same as in Stable-Baselines3's policies (with an LSTM, as in
+:class:`agents.rl.rl2.LstmPolicy`), with the same initial distribution of parameters.
+Importing this module needs Ray (extra ``ray``).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 __all__ = ["ActorCritic"]
 
-#: Gains of the orthogonal initial weights: of hidden layers, of the actor's and of the
-#: critic's last one.
+#: Gains of the orthogonal initial weights: of hidden layers, of the actor's last layer, and
+#: of the critic's last layer.
 HIDDEN_GAIN, ACTOR_GAIN, CRITIC_GAIN = math.sqrt(2), 0.01, 1.0
 
-#: Parts of a network with an LSTM, which have a state each.
+#: Parts of a network with LSTMs, each of which has its own state.
 PARTS = ("actor", "critic")
 
 
@@ -32,10 +32,10 @@ class ActorCritic(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
     """Separate networks for the action and for the value of an observation.
 
     Each has hidden layers with ``tanh``. With ``lstm_hidden_size``, each sees the
-    observation and the output of an LSTM of its own, whose state lasts for an episode.
-    Standard deviations of a continuous action do not depend on the observation.
+    observation and the output of its own LSTM, whose state lasts for an episode. Standard
+    deviations of a continuous action do not depend on the observation.
 
-    Its ``model_config`` has the entries of :class:`agents.rl.rllib.arguments.Arguments`.
+    Its ``model_config`` is ``network`` of :class:`agents.rl.rllib.arguments.Arguments`.
     """
 
     def setup(self) -> None:
@@ -98,7 +98,7 @@ class ActorCritic(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
     def _remember(
         self, part: str, batch: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the input of a perceptron, and the new state of its LSTM."""
+        """Return the input of actor or critic, and the new state of its LSTM."""
         observations = batch[Columns.OBS]
         if not self.memory:
             return observations, {}
@@ -109,7 +109,7 @@ class ActorCritic(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
 
 
 def _perceptron(widths: list[int], gain: float) -> nn.Sequential:
-    """Make layers with ``tanh`` between them, with orthogonal weights and no biases."""
+    """Make layers with ``tanh`` between them, orthogonal weights and zero biases."""
     layers: list[nn.Module] = []
     for i in range(len(widths) - 1):
         layer = nn.Linear(widths[i], widths[i + 1])

@@ -1,4 +1,4 @@
-"""Record of a training by RLlib: logs, files at intervals, average of the late policies."""
+"""Logs and files of a training by RLlib, and the average of its late policies."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ MODULE = "default_policy"
 
 
 def module_of(algorithm: Any) -> Any:
-    """Return the module that an algorithm's learner, in this process, trains."""
+    """Return the module that an algorithm's learner trains, in this process."""
     return algorithm.learner_group._learner.module[MODULE].unwrapped()
 
 
 class Recorder:
-    """Log the rollouts, save the model now and then, and average the late policies.
+    """Log the rollouts, save the model at intervals, and average the late policies.
 
     Args:
         algorithm: algorithm of RLlib.
         folder: folder of model, policy and logs.
         name: ``"class"`` of the preset.
-        start: control steps that the model has made.
-        timesteps: control steps of the training, over all runs.
-        save_every: control steps from one saving to the next.
-        make_policy: returns the policy of parameters by name, after control steps.
+        start: number of control steps that the model has made before.
+        timesteps: number of control steps of the training, over all runs.
+        save_every: number of control steps from one saving to the next.
+        make_policy: function of parameters by name and the number of control steps that
+            returns the policy.
 
     Attributes:
         last_return: mean return of the runs that ended in the last rollout; None if none
@@ -64,7 +65,7 @@ class Recorder:
         self.last_return: float | None = None
 
     def before_rollout(self) -> None:
-        """Take the policy into the average, and write the files if it is time to."""
+        """Add the policy to the average, and write the files if they are due."""
         state = module_of(self._algorithm).state_dict()
         self._average.update(self._steps, state.values())
         if self._steps >= self._next_save:
@@ -75,7 +76,7 @@ class Recorder:
         """Log the results of a rollout and of the updates after it.
 
         Args:
-            num_timesteps: control steps that the model has made.
+            num_timesteps: number of control steps that the model has made.
             result: results of RLlib's iteration.
         """
         self._steps, sampled = num_timesteps, result["env_runners"]
@@ -103,7 +104,7 @@ class Recorder:
         self._logger.dump(num_timesteps)
 
     def close(self) -> None:
-        """Give the model the average of its late policies, and write the files."""
+        """Load the average of the late policies into the model, and write the files."""
         if self._average.count:
             module_of(self._algorithm).load_state_dict(self._averaged())
             self._algorithm.env_runner_group.sync_weights(
@@ -121,7 +122,7 @@ class Recorder:
         return dict(zip(state, self._average.mean(), strict=True))
 
     def _write(self) -> None:
-        """Write the model as it is, and the policy as it would be if it ended now."""
+        """Write the model as it is, and the policy as if the training ended now."""
         checkpoint.save(
             self._algorithm, self._folder / "model.zip", name=self._name,
             num_timesteps=self._steps,

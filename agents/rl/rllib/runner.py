@@ -1,4 +1,4 @@
-"""Processes that step the environments, with seeds that do not overlap.
+"""Processes that step the environments, each with different seeds.
 
 Importing this module needs Ray (extra ``ray``).
 """
@@ -16,17 +16,17 @@ from ray.rllib.utils.debug import update_global_seed_if_necessary
 
 __all__ = ["ENDS", "Runner", "record_end"]
 
-#: Entries of the last info of a run that are logged.
+#: Entries of a run's last ``info`` that are logged.
 ENDS = ("diverged", "validation_loss")
 
 
 class Runner(SingleAgentEnvRunner):  # type: ignore[misc]
-    """Env runner whose tasks are its own.
+    """Env runner with different tasks than the other runners.
 
-    RLlib gives runner ``i`` the seed ``seed + i``, and a batch of environments with a seed
-    takes that and the following ones. Two runners would therefore train on the same tasks
-    but for one. Here, the seeds of a runner are drawn from the seed and its number. One
-    that replaces a runner that died draws others.
+    RLlib gives runner ``i`` the seed ``seed + i``, and a batch of environments uses that
+    seed and the following ones. Two successive runners would therefore share all tasks
+    except one. Here, the seeds of a runner are drawn from the seed and the runner's number.
+    A runner that replaces one that died draws new seeds.
     """
 
     def make_env(self) -> None:
@@ -47,7 +47,7 @@ def _is_replacement() -> bool:
 
 
 def record_end(*, episode: Any, metrics_logger: Any, **_: Any) -> None:
-    """Log divergence and validation loss of a run that has ended; a callback of RLlib."""
+    """Log divergence and validation loss of an ended run; a callback of RLlib."""
     info = episode.get_infos(-1)
     for name in ENDS:
         metrics_logger.log_value(name, float(info[name]), reduce="item_series")
