@@ -49,8 +49,16 @@ _DECISION = {
     "loss": "mean loss since the previous decision; none if no loss was given",
 }
 
-#: Columns that traces of version 0.1 lack. -1 stands for an unknown value.
+#: Columns that traces of version 0.1 lack.
 _LATER = ("schedule", "rate", "loss")
+
+
+def _unknown(dtype: torch.dtype) -> list[float]:
+    """Return the values of the columns :data:`_LATER` that stand for unknown ones.
+
+    Schedule and rate are never below 0; a loss may be.
+    """
+    return [-1.0, -1.0, -torch.finfo(dtype).max]
 
 
 #: Meanings of the features, with examples of their values.
@@ -209,11 +217,13 @@ def append(
         loss: mean loss since the previous decision; None if there was none.
         extra: values of the columns :func:`extra_names`, ``[1, k]``.
     """
-    most = torch.finfo(trace.dtype).max
-    known = -1.0 if loss is None else min(loss, most)
+    later_values = _unknown(trace.dtype)
+    if loss is not None:
+        most = torch.finfo(trace.dtype).max
+        later_values[-1] = min(max(loss, -most / 2), most)
     first, later = (
         torch.tensor(values, dtype=trace.dtype, device="cpu")
-        for values in ([float(step)], [-1.0, -1.0, known])
+        for values in ([float(step)], later_values)
     )
     chosen = rule.to(trace.dtype)
     parts = [first, shift, log_multiplier.exp(), later, features[0], chosen, extra[0]]
@@ -242,7 +252,7 @@ def widened(trace: Any, features: Sequence[str], action: Action) -> Any:
     width = columns(observed, action) - len(_LATER)
     if not isinstance(trace, Tensor) or trace.shape[1:] != (width,):
         return trace
-    unknown = trace.new_full((len(trace), len(_LATER)), -1.0)
+    unknown = trace.new_tensor(_unknown(trace.dtype)).expand(len(trace), -1)
     nothing = trace.new_zeros(len(trace))
     rest = begin + len(observed)
     by_name = dict(zip(observed, trace[:, begin:rest].T, strict=True))
@@ -265,8 +275,7 @@ class Explanation(list[dict[str, Any]]):
     - ``rate``: learning rate in force at this step; with several groups, the highest. It is
       the base learning rate (``group["initial_lr"]`` under a torch scheduler, else
       ``group["lr"]``) times ``multiplier`` times ``schedule``, at most ``max_lr``;
-    - ``loss``: mean loss since the previous decision; None if no loss was given, or if it
-      is negative;
+    - ``loss``: mean loss since the previous decision; None if no loss was given;
     - the name of every observed feature, with its value as the policy sees it
       (:data:`optenv.telemetry.ALL_FEATURES`; explained in
       :data:`agents.optim.trace.MEANINGS`).
@@ -325,8 +334,9 @@ class Explanation(list[dict[str, Any]]):
             rule, settings = row[len(names)], row[len(names) + 1 :]
             decision: dict[str, Any] = dict(zip(names, row[: len(names)], strict=True))
             decision |= dict(zip(self.extra, settings, strict=True))
-            unknown = {name: None for name in _LATER if decision[name] < 0}
-            decisions.append({**decision, **unknown})
+            unknown = dict(zip(_LATER, _unknown(trace.dtype), strict=True))
+            missing = [name for name in _LATER if decision[name] == unknown[name]]
+            decisions.append({**decision, **dict.fromkeys(missing)})
             if rule >= 0:
                 decisions[-1]["rule"] = NAMES[int(rule)]
         super().__init__(decisions)
@@ -383,7 +393,8 @@ class Explanation(list[dict[str, Any]]):
         # 1. The losses
         losses = [_number(row["loss"]) for row in self]
         panels[0].plot(steps, losses, marker=".")
-        _scale(panels[0], losses)
+        if not any(loss < 0 for loss in losses):  # of those below 0, a log axis shows none
+            _scale(panels[0], losses)
         panels[0].set_ylabel("mean loss since\nthe decision before")
         if all(map(math.isnan, losses)):
             middle = {"ha": "center", "va": "center", "transform": panels[0].transAxes}

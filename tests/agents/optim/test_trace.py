@@ -171,6 +171,22 @@ def test_an_enormous_loss_is_kept_as_a_finite_number():
     learned(make_model()).load_state_dict(optimizer.state_dict())
 
 
+def test_losses_below_zero_are_told_and_drawn():
+    optimizer = learned(make_model())
+    losses = [2.0, 1.0, -1.0, -3.0]
+    for loss in losses:
+        for p in optimizer.param_groups[0]["params"]:
+            p.grad = torch.ones_like(p)
+        optimizer.step(loss=loss)
+    rows = optimizer.explain()
+    assert [row["loss"] for row in rows] == losses[: len(rows)] and len(rows) >= 3
+    other = learned(make_model())
+    other.load_state_dict(optimizer.state_dict())
+    assert other.explain() == rows
+    panel = rows.plot().axes[0]
+    assert panel.get_yscale() == "linear" and panel.get_ylim()[0] < -1.0
+
+
 def test_a_trace_of_version_0_1_has_no_rates_and_losses():
     def make_optimizer(model):
         names = observed_features("positive")
