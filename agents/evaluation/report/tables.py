@@ -101,11 +101,10 @@ def format_table(rows: Sequence[Row], width: int = LOSS_TABLE_WIDTH) -> str:
         columns = _differences(rows, arm, baselines)
         if TUNED in baselines:
             text += [
-                f"gap to tuned: how much of the way from the initial to {TUNED}'s loss is "
-                "left open, below 0 beyond it;",
-                "without a limit, so that one task may make up the mean over all tasks "
-                "(IQM and ahead, where they are",
-                f"given, count no run as more than {MOST_AHEAD} beyond)",
+                f"gap to tuned: final loss minus that of {TUNED}, in % of the decrease of "
+                f"{TUNED}'s loss: below 0 is better;",
+                "without a limit, so that a single task may dominate the mean (in IQM and "
+                f"ahead, no run counts as more than {MOST_AHEAD} ahead)",
             ]
         parts.append(_grid("\n".join(text), [*tasks, "all tasks"], columns, width))
     return "\n\n".join(parts)

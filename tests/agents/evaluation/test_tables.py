@@ -115,7 +115,7 @@ def test_legends_tell_what_arms_are_and_how_far_a_run_counts():
     losses, gaps = format_table(rows).split("minus the baseline")
     assert f"{SHARED}: AdamW at one setting tuned for all tasks\n" in losses
     assert "\nnoise: random moves" in losses and "\nreplay:" not in losses
-    assert "without a limit" in gaps and "20 % beyond" in gaps
+    assert "without a limit" in gaps and "20 % ahead" in gaps
     standings = format_standings(rows)
     assert standings.count("no run counts as more than 20 %") == 2
     assert "\ndiverged: " in standings and "\nworst lr: " in standings
