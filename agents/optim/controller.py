@@ -294,21 +294,21 @@ class Controller:
         rule = (
             torch.full((1,), -1, device="cpu") if decision.rule is None else decision.rule
         )
-        chosen = self._set_by(action, decision)
+        entries = self._set_by(action, decision)
         usable = all(
-            bool(chosen[name].isfinite().all())
+            bool(entries[name].isfinite().all())
             for name in ("log_multiplier", "settings", "role_multipliers")
         )
         if not usable:  # possible with policies made in code, whose weights are unchecked
-            chosen = {name: state[name] for name in chosen}
-            chosen["previous_action"] = torch.zeros_like(state["log_multiplier"])
+            entries = {name: state[name] for name in entries}
+            entries["previous_action"] = torch.zeros_like(state["log_multiplier"])
             memory = recalled
             state["ignored_actions"] += 1
         if self.tensors is None:
             state["memory"] = memory
         else:
             self.tensors.keep(decision if usable else None, action, memory)
-        state.update(chosen, budget=opened, chosen=rule.item(), scale=None, new_run=0.0)
+        state.update(entries, budget=opened, chosen=rule.item(), scale=None, new_run=0.0)
         # 3. The record, and a new window.
         losses = Losses(**state["losses"])
         state.update(

@@ -329,12 +329,12 @@ class Explanation(list[dict[str, Any]]):
                 self._registered[shown[-1]] = meaning_of(name)
         self.features = tuple(shown)
         names = (*_DECISION, *self.features)
+        unknown = dict(zip(_LATER, _unknown(trace.dtype), strict=True))
         decisions: list[dict[str, Any]] = []
         for row in trace[trace[:, 0] >= 0].tolist():
             rule, settings = row[len(names)], row[len(names) + 1 :]
             decision: dict[str, Any] = dict(zip(names, row[: len(names)], strict=True))
             decision |= dict(zip(self.extra, settings, strict=True))
-            unknown = dict(zip(_LATER, _unknown(trace.dtype), strict=True))
             missing = [name for name in _LATER if decision[name] == unknown[name]]
             decisions.append({**decision, **dict.fromkeys(missing)})
             if rule >= 0:
