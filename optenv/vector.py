@@ -276,6 +276,12 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._generators: list[np.random.Generator] = []
         self._ended = np.zeros(num_envs, np.bool_)
         self._estimated_reward = np.zeros(num_envs)
+        #: Types of the values of a step.
+        self._kinds: dict[str, type] = {
+            **_STEP,
+            **(_OF_TASKS if self.settings.changes is not None else {}),
+            **(_OF_BATCHES if self.action.sets_batch_size else {}),
+        }
 
     def _check_memory(self) -> None:
         """Refuse a batch that needs more memory than the limit, before it is made.
@@ -702,13 +708,8 @@ class LearningRateVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         observation = np.zeros(
             (self.num_envs, *self._run_space.shape), self._run_space.dtype
         )
-        kinds = {
-            **_STEP,
-            **(_OF_TASKS if self.settings.changes is not None else {}),
-            **(_OF_BATCHES if self.action.sets_batch_size else {}),
-        }
         values: dict[str, np.ndarray] = {
-            name: np.zeros(self.num_envs, kind) for name, kind in kinds.items()
+            name: np.zeros(self.num_envs, kind) for name, kind in self._kinds.items()
         }
         for rows, group in self.groups:
             mask = active[rows]
